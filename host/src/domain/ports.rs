@@ -1,0 +1,280 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What the services ask of the outside: machines that start, and calls into a machine that runs.
+//!
+//! This is the only async in the domain. Adapters live in `infra`; the behaviour tests bring one more, the real agent
+//! in-process.
+
+use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use super::{environment::EnvironmentId, guest_path::GuestPath, image::ImageRef};
+
+/// A boxed future, so that the ports can be trait objects.
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Starts machines: libkrun, QEMU, and in the behaviour tests the agent on an in-memory pipe.
+pub trait Machines: Send + Sync {
+    /// Starts one machine and resolves when its agent serves calls.
+    ///
+    /// `stages` hears each stage as it begins. Dropping the future ends whatever was started, as `Machine::stop` does.
+    ///
+    /// # Errors
+    /// [`StartFault`] names the stage that failed; everything that was taken for the machine has been released by then.
+    fn start<'a>(
+        &'a self,
+        spec: &'a MachineSpec,
+        stages: &'a (dyn Fn(Stage) + Send + Sync),
+    ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>>;
+}
+
+/// One running machine.
+pub trait Machine: Send + Sync {
+    /// What the agent found in the guest when it started.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Runs a command to its end, its deadline or its cancellation; `on_output` gets the output as it arrives.
+    fn exec<'a>(
+        &'a self,
+        command: Command,
+        cancelled: PortFuture<'a, ()>,
+        on_output: &'a mut (dyn FnMut(OutputStream, &[u8]) + Send),
+    ) -> PortFuture<'a, Result<Ended, CallFault>>;
+
+    /// Writes a whole file, making its parents; returns the bytes written.
+    fn write_file<'a>(&'a self, path: &'a GuestPath, content: &'a [u8]) -> PortFuture<'a, Result<u64, CallFault>>;
+
+    /// Reads a whole file of at most `bytes_max`.
+    fn read_file<'a>(&'a self, path: &'a GuestPath, bytes_max: u64) -> PortFuture<'a, Result<Vec<u8>, CallFault>>;
+
+    /// Lists a folder, one level deep, at most `entries_max` of its entries, sorted by name.
+    fn list_files<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        entries_max: u32,
+    ) -> PortFuture<'a, Result<Listing, CallFault>>;
+
+    /// Resolves when the machine is gone without having been told to stop; says why.
+    fn gone(&self) -> PortFuture<'_, String>;
+
+    /// Ends the machine and releases everything that it held. Idempotent; bounded by the adapter's own grace period.
+    fn stop(&self) -> PortFuture<'_, ()>;
+}
+
+/// What one machine is made of.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// The environment that it is for; names its files and its log lines.
+    pub id: EnvironmentId,
+    /// The root file system.
+    pub image: ImageRef,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Size of the scratch disk in MiB; it is sparse.
+    pub disk_mib: u32,
+    /// From the start of the virtual machine to the agent's hello.
+    pub boot_timeout: Duration,
+}
+
+/// The stages of a start, in their order.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Stage {
+    /// The image is looked up, and merged if it is new.
+    Image,
+    /// The scratch disk and the initial root are made.
+    Disks,
+    /// The virtual machine boots.
+    Boot,
+}
+
+impl Stage {
+    /// What a person reads while the stage runs.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Image => "preparing the image",
+            Self::Disks => "making the disks",
+            Self::Boot => "booting the machine",
+        }
+    }
+}
+
+/// A machine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("failed while {}", stage.describe())]
+pub struct StartFault {
+    /// The stage that failed.
+    pub stage: Stage,
+    /// The cause, with operands.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// What the agent found in the guest.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Capabilities {
+    /// Whether the agent came with the image or from the host.
+    pub agent_origin: AgentOrigin,
+    /// The agent's version and build, as it says so itself. Checked for length and printable characters.
+    pub agent_build: String,
+    /// Programs by name, of those that waggle asks for (interpreters and package managers).
+    pub programs: Vec<String>,
+}
+
+impl Capabilities {
+    /// Whether the guest has the program on its search path.
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        self.programs.iter().any(|found| found == program)
+    }
+}
+
+/// Where the serving agent was taken from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AgentOrigin {
+    /// The copy that the host put into the initial root.
+    #[default]
+    Host,
+    /// The image's own.
+    Image,
+}
+
+/// What to run in the guest. No shell is involved: `argv` is executed as it is.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Program (absolute, or looked up in the guest's search path) and arguments.
+    pub argv: Vec<String>,
+    /// Written to a temporary file whose path becomes the last argument.
+    pub script: Option<Script>,
+    /// Added to the environment that the agent gives every command.
+    pub env: Vec<(String, String)>,
+    /// Who runs it.
+    pub user: User,
+    /// The agent kills everything that the call started when this has passed.
+    pub timeout: Duration,
+}
+
+/// Code to run from a temporary file.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Without the dot: `py`, `js`, `sh`.
+    pub extension: &'static str,
+    /// The file's content.
+    pub code: Vec<u8>,
+}
+
+/// Who runs a command in the guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum User {
+    /// `sandbox`, 1000:1000.
+    Sandbox,
+    /// The guest's root, for package managers that need it.
+    Root,
+}
+
+/// Which of the two outputs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ended {
+    /// Its exit code; 128 + n for signal n.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Why it ended.
+    pub cause: EndCause,
+    /// From spawn to exit, as the agent measured it.
+    pub duration: Duration,
+}
+
+/// Why a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EndCause {
+    /// By itself.
+    Exited,
+    /// Its deadline passed and the agent killed it.
+    TimedOut,
+    /// The caller cancelled it and the agent killed it.
+    Cancelled,
+}
+
+/// A folder's entries.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Listing {
+    /// Sorted by name.
+    pub entries: Vec<Entry>,
+    /// True if the folder holds more than was asked for.
+    pub truncated: bool,
+}
+
+/// One entry of a folder; a symbolic link is told as itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Its name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since the epoch.
+    pub modified_unix_s: i64,
+}
+
+/// A call into a machine did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum CallFault {
+    /// The guest refused, for a reason that the caller can mend.
+    #[error("{message}")]
+    Refused {
+        /// What kind of reason.
+        kind: RefusalKind,
+        /// The agent's sentence, checked for length and control characters.
+        message: String,
+    },
+    /// The machine is gone, or its link is.
+    #[error("the machine is gone: {reason}")]
+    Gone {
+        /// What was noticed.
+        reason: String,
+    },
+    /// The agent broke the protocol.
+    #[error("failed to understand the guest agent")]
+    Protocol {
+        /// What was wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// Why the guest refused a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RefusalKind {
+    /// No such file, folder or program.
+    NotFound,
+    /// A folder where a file is needed.
+    IsDirectory,
+    /// A file where a folder is needed.
+    NotDirectory,
+    /// Not a regular file: a device, a socket, a pipe.
+    NotRegular,
+    /// The sandbox user may not.
+    Denied,
+    /// Above the limit of this call.
+    TooLarge,
+    /// The guest's disk is full, or its quota.
+    NoSpace,
+    /// A read-only place.
+    ReadOnly,
+    /// The path cannot name anything.
+    InvalidPath,
+    /// Too many calls at once.
+    Busy,
+    /// Anything else that the guest's kernel said.
+    Other,
+}
