@@ -1,1 +1,7 @@
-//! Placeholder.
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host side of waggle: an MCP server that gives AI agents their own isolated Linux machines.
+//!
+//! The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
+
+pub mod domain;

@@ -1,1 +1,5 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The `waggle` binary.
+
 fn main() {}

@@ -1,0 +1,8 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What waggle is about: environments, their rules and the ports to the outside.
+//!
+//! There is no I/O and no clock in here, and async only in the ports; time is an argument.
+
+pub mod environment;
+pub mod guest_path;
