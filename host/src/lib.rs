@@ -5,3 +5,4 @@
 //! The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
 
 pub mod domain;
+pub mod infra;

@@ -1,0 +1,5 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Adapters: what the domain's ports are made of on a real host.
+
+pub mod agent_binary;
