@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What the host tells PID 1 before there is any link: one file in the initial root, one postcard message in it.
+//!
+//! Kernel command lines are too short for this, and readable by everyone in the guest.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the message lies in the initial root.
+pub const BOOT_CONFIG_PATH: &str = "/waggle/boot";
+
+/// Largest [`BootConfig`], in bytes: an image's environment and a few paths.
+pub const BOOT_CONFIG_BYTES_MAX: usize = 256 * 1024;
+
+/// How PID 1 makes the machine.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BootConfig {
+    /// Kernel modules in the order of loading: paths in the initial root.
+    pub modules: Vec<String>,
+    /// The image's own agent, if it fits: a path inside the image.
+    pub image_agent: Option<String>,
+    /// The image's environment variables.
+    pub env: Vec<(String, String)>,
+    /// The machine's host name.
+    pub hostname: String,
+}
+
+impl BootConfig {
+    /// The bytes of the file at [`BOOT_CONFIG_PATH`].
+    ///
+    /// # Errors
+    /// What postcard refused.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_allocvec(self)
+    }
+
+    /// Reads the file's bytes.
+    ///
+    /// # Errors
+    /// What postcard found in place of a `BootConfig`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The encoding of every message, frozen. If this test fails, do not change the bytes: a changed message is a new
+//! variant, and a changed protocol a new version with a file of its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes should stop")]
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use waggle_protocol::{
+    Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
+    boot::BootConfig,
+    frame, handshake,
+    reply::{Cause, Entry, Exited, Status},
+    request::{Exec, Script, User},
+};
+
+#[test]
+fn the_encoding_of_this_version_is_frozen() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bytes/v{VERSION}.txt"));
+    let frozen = fs::read_to_string(&path).unwrap();
+    let now = render();
+    for (frozen, now) in frozen.lines().zip(now.lines()) {
+        assert_eq!(frozen, now, "the encoding of a shipped message has changed");
+    }
+    assert_eq!(frozen.lines().count(), now.lines().count(), "append the new messages to {}:\n{now}", path.display());
+}
+
+fn render() -> String {
+    let mut text = String::from("# One message a line: its name, and the bytes of its frame.\n");
+    let mut line = |name: &str, bytes: &[u8]| {
+        write!(text, "{name} ").unwrap();
+        bytes.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+        text.push('\n');
+    };
+    line("preamble.call", &handshake::preamble(Link::Call));
+    line("preamble.egress", &handshake::preamble(Link::Egress));
+    let (accepted, _) = handshake::judge(handshake::preamble(Link::Call), Link::Call);
+    line("answer.accepted", &accepted.unwrap());
+    let (wrong_link, _) = handshake::judge(handshake::preamble(Link::Egress), Link::Call);
+    line("answer.wrong_link", &wrong_link.unwrap());
+    for (name, bytes) in requests().into_iter().chain(replies()).chain(beginnings()) {
+        line(name, &bytes);
+    }
+    text
+}
+
+fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(message, &mut bytes).unwrap();
+    bytes
+}
+
+fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
+    let boot = BootConfig {
+        modules: vec!["/modules/erofs.ko".to_owned()],
+        image_agent: Some("/agent".to_owned()),
+        env: vec![("A".to_owned(), "b".to_owned())],
+        hostname: "sandbox".to_owned(),
+    };
+    vec![
+        (
+            "hello.image",
+            framed(&Hello { origin: Origin::Image, build: "0.1.0".to_owned(), programs: vec!["sh".to_owned()] }),
+        ),
+        ("hello.host", framed(&Hello { origin: Origin::Host, build: String::new(), programs: Vec::new() })),
+        ("welcome", framed(&Welcome { unix_ns: 1_700_000_000_000_000_000 })),
+        ("boot", boot.encode().unwrap()),
+    ]
+}
+
+fn requests() -> Vec<(&'static str, Vec<u8>)> {
+    let exec = Exec {
+        argv: vec!["python3".to_owned()],
+        script: Some(Script { extension: "py".to_owned(), bytes: 300 }),
+        env: vec![("K".to_owned(), "v".to_owned())],
+        user: User::Sandbox,
+        timeout_ms: 30_000,
+    };
+    let bare = Exec { script: None, env: Vec::new(), user: User::Root, ..exec.clone() };
+    vec![
+        ("request.exec", framed(&Request::Exec(exec))),
+        ("request.exec.bare", framed(&Request::Exec(bare))),
+        ("request.write_file", framed(&Request::WriteFile { path: "a".to_owned(), bytes: 5, mode: 0o644 })),
+        ("request.read_file", framed(&Request::ReadFile { path: "a".to_owned(), bytes_max: 1 << 20 })),
+        ("request.list_files", framed(&Request::ListFiles { path: "/".to_owned(), entries_max: 100 })),
+        ("request.set_clock", framed(&Request::SetClock { unix_ns: 1 })),
+        ("request.power_off", framed(&Request::PowerOff)),
+        ("input.data", framed(&Input::Data(b"\x00\xff"))),
+        ("input.stdin_end", framed(&Input::StdinEnd)),
+        ("input.cancel", framed(&Input::Cancel)),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, Vec<u8>)> {
+    let entry = Entry { name: b"\xff.txt".to_vec(), mode: 0o100_644, size: 7, modified_unix_s: -1 };
+    let exited = |status, cause| framed(&Reply::Exited(Exited { status, cause, duration_us: 1000 }));
+    let mut all = vec![
+        ("reply.stdout", framed(&Reply::Stdout(b"out"))),
+        ("reply.stderr", framed(&Reply::Stderr(b"err"))),
+        ("reply.data", framed(&Reply::Data(b"data"))),
+        ("reply.entries", framed(&Reply::Entries(vec![entry]))),
+        ("reply.exited.itself", exited(Status::Code(3), Cause::Itself)),
+        ("reply.exited.deadline", exited(Status::Signal(9), Cause::Deadline)),
+        ("reply.exited.cancelled", exited(Status::Signal(9), Cause::Cancelled)),
+        ("reply.written", framed(&Reply::Written { bytes: 5 })),
+        ("reply.file_end", framed(&Reply::FileEnd)),
+        ("reply.list_end", framed(&Reply::ListEnd { truncated: true })),
+        ("reply.done", framed(&Reply::Done)),
+    ];
+    let kinds = [
+        ("reply.fault.not_found", FaultKind::NotFound),
+        ("reply.fault.is_directory", FaultKind::IsDirectory),
+        ("reply.fault.not_directory", FaultKind::NotDirectory),
+        ("reply.fault.not_regular", FaultKind::NotRegular),
+        ("reply.fault.denied", FaultKind::Denied),
+        ("reply.fault.too_large", FaultKind::TooLarge),
+        ("reply.fault.no_space", FaultKind::NoSpace),
+        ("reply.fault.read_only", FaultKind::ReadOnly),
+        ("reply.fault.invalid_path", FaultKind::InvalidPath),
+        ("reply.fault.busy", FaultKind::Busy),
+        ("reply.fault.bad_request", FaultKind::BadRequest),
+        ("reply.fault.other", FaultKind::Other),
+    ];
+    all.extend(kinds.map(|(name, kind)| (name, framed(&Reply::Fault(Fault { kind, message: "m".to_owned() })))));
+    all
+}

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What holds for every message and for every byte string, by property.
+#![expect(clippy::unwrap_used, reason = "a failed encoding is a failed test")]
+
+use proptest::prelude::*;
+use waggle_protocol::{
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, Fault, FaultKind, Hello, Input, Link, Reply, Request,
+    frame::{self, FrameFault},
+    handshake::{self, Refusal},
+    reply::Entry,
+    request::{Exec, Script, User},
+};
+
+fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(message, &mut bytes).unwrap();
+    bytes
+}
+
+fn body(bytes: &[u8]) -> &[u8] {
+    let (prefix, body) = bytes.split_first_chunk().unwrap();
+    assert_eq!(frame::body_bytes(*prefix).unwrap(), body.len());
+    body
+}
+
+proptest! {
+    #[test]
+    fn a_request_comes_back_as_it_was(
+        argv in prop::collection::vec(".*", 1..4),
+        env in prop::collection::vec((".*", ".*"), 0..4),
+        extension in "[a-z]{0,4}",
+        bytes: u64,
+        timeout_ms: u64,
+    ) {
+        let script = Some(Script { extension, bytes });
+        let request = Request::Exec(Exec { argv, script, env, user: User::Sandbox, timeout_ms });
+        let encoded = framed(&request);
+        prop_assert_eq!(frame::decode::<Request>(body(&encoded)).unwrap(), request);
+    }
+
+    #[test]
+    fn a_chunk_comes_back_as_it_was(chunk in prop::collection::vec(any::<u8>(), 0..2000)) {
+        let encoded = framed(&Input::Data(&chunk));
+        prop_assert_eq!(frame::decode::<Input<'_>>(body(&encoded)).unwrap(), Input::Data(&chunk));
+        let encoded = framed(&Reply::Stderr(&chunk));
+        prop_assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), Reply::Stderr(&chunk));
+    }
+
+    #[test]
+    fn entries_come_back_as_they_were(
+        names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..255), 0..20),
+        mode: u32, size: u64, modified_unix_s: i64,
+    ) {
+        let entries = names.into_iter().map(|name| Entry { name, mode, size, modified_unix_s }).collect();
+        let reply = Reply::Entries(entries);
+        let encoded = framed(&reply);
+        prop_assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), reply);
+    }
+
+    /// Whatever the bytes are, decoding does not panic, and what it accepts encodes to a message that is the same.
+    #[test]
+    fn arbitrary_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(request) = frame::decode::<Request>(&bytes) {
+            prop_assert_eq!(frame::decode::<Request>(body(&framed(&request))).unwrap(), request);
+        }
+        if let Ok(reply) = frame::decode::<Reply<'_>>(&bytes) {
+            let again = framed(&reply);
+            prop_assert_eq!(frame::decode::<Reply<'_>>(body(&again)).unwrap(), reply);
+        }
+        if let Ok(input) = frame::decode::<Input<'_>>(&bytes) {
+            let again = framed(&input);
+            prop_assert_eq!(frame::decode::<Input<'_>>(body(&again)).unwrap(), input);
+        }
+        if let Ok(hello) = frame::decode::<Hello>(&bytes) {
+            prop_assert_eq!(frame::decode::<Hello>(body(&framed(&hello))).unwrap(), hello);
+        }
+    }
+
+    #[test]
+    fn a_preamble_of_another_version_is_explained_to_both(theirs: u32, link in 1_u32..=2) {
+        prop_assume!(theirs != waggle_protocol::VERSION);
+        let mut preamble = handshake::preamble(Link::Call);
+        preamble[8..12].copy_from_slice(&theirs.to_le_bytes());
+        preamble[12..].copy_from_slice(&link.to_le_bytes());
+        let (answer, verdict) = handshake::judge(preamble, Link::Call);
+        let ours = waggle_protocol::VERSION;
+        prop_assert_eq!(verdict, Err(Refusal::Version { ours, theirs }));
+        // The other side reads the same answer with its own version in mind; here that version is ours.
+        let mut answer = answer.unwrap();
+        answer[8..12].copy_from_slice(&theirs.to_le_bytes());
+        prop_assert_eq!(handshake::read_answer(answer, Link::Call), Err(Refusal::Version { ours, theirs }));
+    }
+}
+
+#[test]
+fn a_link_on_the_wrong_port_is_explained_to_both() {
+    let (answer, verdict) = handshake::judge(handshake::preamble(Link::Egress), Link::Call);
+    assert_eq!(verdict, Err(Refusal::WrongLink { expected: 1, found: 2 }));
+    assert_eq!(handshake::read_answer(answer.unwrap(), Link::Egress), Err(Refusal::LinkRefused { link: 2 }));
+}
+
+#[test]
+fn a_side_that_does_not_speak_waggle_gets_no_answer() {
+    let (answer, verdict) = handshake::judge(*b"GET / HTTP/1.1\r\n", Link::Call);
+    assert_eq!(answer, None);
+    assert_eq!(verdict, Err(Refusal::NotWaggle { found: *b"GET / HT" }));
+}
+
+#[test]
+fn bytes_behind_a_message_are_an_error() {
+    let mut encoded = framed(&Request::PowerOff);
+    encoded.push(0);
+    let fault = frame::decode::<Request>(&encoded[frame::PREFIX_BYTES..]).unwrap_err();
+    assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
+}
+
+#[test]
+fn a_length_above_the_limit_is_refused_on_both_sides() {
+    let above = u32::try_from(FRAME_BYTES_MAX + 1).unwrap().to_le_bytes();
+    assert!(matches!(frame::body_bytes(above), Err(FrameFault::TooLong { bytes }) if bytes == FRAME_BYTES_MAX + 1));
+    assert!(matches!(frame::body_bytes([0xff; 4]), Err(FrameFault::TooLong { .. })));
+
+    let mut buffer = b"before".to_vec();
+    let fault = Fault { kind: FaultKind::Other, message: "x".repeat(FRAME_BYTES_MAX) };
+    assert!(matches!(frame::encode(&Reply::Fault(fault), &mut buffer), Err(FrameFault::TooLong { .. })));
+    assert_eq!(buffer, b"before");
+}
+
+#[test]
+fn a_full_chunk_fits_a_frame() {
+    let chunk = vec![0xa5; CHUNK_BYTES_MAX];
+    let encoded = framed(&Reply::Stdout(&chunk));
+    assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), Reply::Stdout(&chunk));
+}
