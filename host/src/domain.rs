@@ -6,3 +6,4 @@
 
 pub mod environment;
 pub mod guest_path;
+pub mod image;

@@ -1,0 +1,379 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! References to images, parsed once at the edge.
+//!
+//! Three forms: a registry reference (`[REGISTRY/]NAME[:TAG][@DIGEST]`, the grammar and the short names of
+//! distribution/reference), an OCI layout folder (`oci:DIR[:TAG]`) and an OCI layout in a tar file
+//! (`oci-archive:FILE[:TAG]`). Parsing says only that a reference is well formed, not that the image is there.
+
+use std::{fmt, path::Path, path::PathBuf, str::FromStr};
+
+use oci_spec::distribution::{ParseError, Reference};
+
+/// Bytes of a whole reference. A path has at most 4096 (`PATH_MAX`); the rest of the longest form is a tag.
+const REFERENCE_BYTES_MAX: usize = 4096 + 512;
+
+/// Bytes of a registry reference: registry and repository 255 each, tag 128, digest 137, with room to spare.
+const REGISTRY_REFERENCE_BYTES_MAX: usize = 1024;
+
+/// Bytes of a layout's tag. The image specification sets no limit; a tag often is a whole registry reference.
+const LAYOUT_TAG_BYTES_MAX: usize = 512;
+
+const LAYOUT_PREFIX: &str = "oci:";
+const ARCHIVE_PREFIX: &str = "oci-archive:";
+
+/// Where an image comes from.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum ImageRef {
+    /// An image in a registry.
+    Registry(RegistryRef),
+    /// An OCI layout folder.
+    Layout(LocalRef),
+    /// An OCI layout in a tar file.
+    Archive(LocalRef),
+}
+
+/// An image in a registry, with the registry and the tag filled in where the user left them out.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct RegistryRef(Reference);
+
+impl RegistryRef {
+    /// The registry's host name and, if given, its port: `docker.io` for short names.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        self.0.registry()
+    }
+
+    /// The repository in the registry: `library/python` for `python`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        self.0.repository()
+    }
+
+    /// The tag; `latest` if the user gave neither tag nor digest.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.0.tag()
+    }
+
+    /// The digest, `ALGORITHM:HEX`; where there is one, it decides and the tag is only a name.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.0.digest()
+    }
+}
+
+/// An image on this machine.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct LocalRef {
+    path: PathBuf,
+    tag: Option<String>,
+}
+
+impl LocalRef {
+    /// The folder or the tar file, as the user wrote it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which of the layout's images; without it the layout must hold one, or one tagged `latest`.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+}
+
+/// A text is not an image reference.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{reference:?} is not an image reference: {reason}")]
+pub struct ImageRefError {
+    /// The text, cut to what fits on a line.
+    pub reference: String,
+    /// What is wrong with it.
+    pub reason: ImageRefFlaw,
+}
+
+/// What is wrong with a text that should be an image reference. Each says what would be right.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ImageRefFlaw {
+    /// Nothing there.
+    #[error("it is empty; write [REGISTRY/]NAME[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]")]
+    Empty,
+    /// Too long.
+    #[error("it has {bytes} bytes, and at most {bytes_max} are allowed")]
+    TooLong {
+        /// Bytes there are.
+        bytes: usize,
+        /// Bytes there may be.
+        bytes_max: usize,
+    },
+    /// A space, a line break, a NUL.
+    #[error("it contains white space or a control character; remove it")]
+    WhiteSpace,
+    /// `https://` or `docker://` in front.
+    #[error("it starts with {scheme:?}; write the registry's name without it")]
+    Scheme {
+        /// With its `://`.
+        scheme: String,
+    },
+    /// `oci:` with nothing behind it.
+    #[error("no path follows {prefix:?}; write {prefix}PATH[:TAG]")]
+    NoPath {
+        /// `oci:` or `oci-archive:`.
+        prefix: &'static str,
+    },
+    /// A layout's tag that the image specification does not allow.
+    #[error(
+        "the tag {tag:?} is not one: it needs letters and digits, with single '-', '.', '_', ':', '@', '+' or '/' between \
+         them, and at most {LAYOUT_TAG_BYTES_MAX} bytes (the path itself cannot contain ':')"
+    )]
+    LayoutTag {
+        /// What stood there.
+        tag: String,
+    },
+    /// A capital letter in a repository.
+    #[error("the repository {repository:?} has capital letters; only lower case is allowed there")]
+    UpperCase {
+        /// As far as it could be told apart.
+        repository: String,
+    },
+    /// A digest that is not one.
+    #[error("its digest is not one; write @sha256: and 64 lower-case hexadecimal digits (or sha384, sha512)")]
+    Digest,
+    /// The repository's name is too long.
+    #[error("its repository has more than 255 characters")]
+    RepositoryTooLong,
+    /// Anything else.
+    #[error("write [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], for example python:3.13 or ghcr.io/owner/name:1.0")]
+    Malformed,
+}
+
+impl FromStr for ImageRef {
+    type Err = ImageRefError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).map_err(|reason| ImageRefError { reference: shorten(text), reason })
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (prefix, local) = match self {
+            Self::Registry(registry) => return registry.0.fmt(f),
+            Self::Layout(local) => (LAYOUT_PREFIX, local),
+            Self::Archive(local) => (ARCHIVE_PREFIX, local),
+        };
+        write!(f, "{prefix}{}", local.path.display())?;
+        match &local.tag {
+            Some(tag) => write!(f, ":{tag}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<ImageRef, ImageRefFlaw> {
+    if text.is_empty() {
+        return Err(ImageRefFlaw::Empty);
+    }
+    check_length(text, REFERENCE_BYTES_MAX)?;
+    if let Some(rest) = text.strip_prefix(ARCHIVE_PREFIX) {
+        return Ok(ImageRef::Archive(parse_local(rest, ARCHIVE_PREFIX)?));
+    }
+    if let Some(rest) = text.strip_prefix(LAYOUT_PREFIX) {
+        return Ok(ImageRef::Layout(parse_local(rest, LAYOUT_PREFIX)?));
+    }
+    parse_registry(text).map(ImageRef::Registry)
+}
+
+/// As skopeo reads it: the first colon ends the path, so a path with a colon cannot be named.
+fn parse_local(rest: &str, prefix: &'static str) -> Result<LocalRef, ImageRefFlaw> {
+    if rest.chars().any(char::is_control) {
+        return Err(ImageRefFlaw::WhiteSpace);
+    }
+    let (path, tag) = match rest.split_once(':') {
+        Some((path, tag)) => (path, Some(tag)),
+        None => (rest, None),
+    };
+    if path.is_empty() {
+        return Err(ImageRefFlaw::NoPath { prefix });
+    }
+    if let Some(tag) = tag
+        && !is_layout_tag(tag)
+    {
+        return Err(ImageRefFlaw::LayoutTag { tag: shorten(tag) });
+    }
+    Ok(LocalRef { path: PathBuf::from(path), tag: tag.map(str::to_owned) })
+}
+
+/// The grammar of `org.opencontainers.image.ref.name` in the image specification's annotations.
+fn is_layout_tag(tag: &str) -> bool {
+    let is_component = |component: &str| {
+        let without_double = component.replace("--", "-");
+        without_double
+            .split(['-', '.', '_', ':', '@', '+'])
+            .all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric()))
+    };
+    tag.len() <= LAYOUT_TAG_BYTES_MAX && tag.split('/').all(is_component)
+}
+
+fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
+    check_length(text, REGISTRY_REFERENCE_BYTES_MAX)?;
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(ImageRefFlaw::WhiteSpace);
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(ImageRefFlaw::Scheme { scheme: format!("{scheme}://") });
+    }
+    let reference: Reference = text.parse().map_err(|error| explain(text, &error))?;
+    // The library takes a capital letter in the first component for a registry's, and then finds that it is none.
+    if has_upper_case(reference.repository()) {
+        return Err(ImageRefFlaw::UpperCase { repository: reference.repository().to_owned() });
+    }
+    if reference.digest().is_some_and(has_upper_case) {
+        return Err(ImageRefFlaw::Digest);
+    }
+    Ok(RegistryRef(reference))
+}
+
+/// The library's "invalid reference format" does not say what is wrong; these are the usual slips.
+fn explain(text: &str, error: &ParseError) -> ImageRefFlaw {
+    match error {
+        ParseError::NameEmpty => ImageRefFlaw::Empty,
+        ParseError::NameTooLong => ImageRefFlaw::RepositoryTooLong,
+        ParseError::DigestInvalidFormat | ParseError::DigestInvalidLength | ParseError::DigestUnsupported => {
+            ImageRefFlaw::Digest
+        }
+        ParseError::NameContainsUppercase | ParseError::ReferenceInvalidFormat | ParseError::TagInvalidFormat => {
+            let (name, digest) = match text.split_once('@') {
+                Some((name, digest)) => (name, Some(digest)),
+                None => (text, None),
+            };
+            let path = name.rsplit_once('/').map_or(name, |(_, last)| last);
+            let repository = path.split_once(':').map_or(path, |(repository, _)| repository);
+            if has_upper_case(repository) {
+                ImageRefFlaw::UpperCase { repository: repository.to_owned() }
+            } else if digest.is_some() && name.parse::<Reference>().is_ok() {
+                ImageRefFlaw::Digest
+            } else {
+                ImageRefFlaw::Malformed
+            }
+        }
+    }
+}
+
+fn has_upper_case(text: &str) -> bool {
+    text.chars().any(char::is_uppercase)
+}
+
+fn check_length(text: &str, bytes_max: usize) -> Result<(), ImageRefFlaw> {
+    if text.len() > bytes_max {
+        return Err(ImageRefFlaw::TooLong { bytes: text.len(), bytes_max });
+    }
+    Ok(())
+}
+
+/// Characters of a bad reference that an error repeats: enough to recognise it.
+const SHOWN_CHARS_MAX: usize = 200;
+
+fn shorten(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
+
+    #[track_caller]
+    fn check(input: &str, expected: Result<&str, ImageRefFlaw>) {
+        let parsed = input.parse::<ImageRef>();
+        assert_eq!(parsed.map(|image| image.to_string()).map_err(|error| error.reason), expected.map(str::to_owned));
+    }
+
+    #[test]
+    fn short_names_get_registry_and_tag() {
+        check("python", Ok("docker.io/library/python:latest"));
+        check("python:3.13-slim", Ok("docker.io/library/python:3.13-slim"));
+        check("opensuse/leap:15.3", Ok("docker.io/opensuse/leap:15.3"));
+        check("ghcr.io/owner/name", Ok("ghcr.io/owner/name:latest"));
+        check("localhost/x", Ok("localhost/x:latest"));
+        check("registry:5000/x", Ok("registry:5000/x:latest"));
+        check("registry:5000", Ok("docker.io/library/registry:5000"));
+        check("index.docker.io/library/node:22", Ok("docker.io/library/node:22"));
+    }
+
+    #[test]
+    fn a_digest_needs_no_tag() {
+        let input = format!("quay.io/a/b@sha256:{HEX}");
+        check(&input, Ok(&input));
+        let both = format!("quay.io/a/b:1.0@sha256:{HEX}");
+        check(&both, Ok(&both));
+    }
+
+    #[test]
+    fn layouts_and_archives_keep_path_and_tag() {
+        check("oci:target/images/python", Ok("oci:target/images/python"));
+        check("oci:/srv/images:latest", Ok("oci:/srv/images:latest"));
+        check("oci:/srv/my images:v1.2", Ok("oci:/srv/my images:v1.2"));
+        check("oci:/srv/x:docker.io/library/python:3.13", Ok("oci:/srv/x:docker.io/library/python:3.13"));
+        check("oci-archive:x.tar:latest", Ok("oci-archive:x.tar:latest"));
+        let parsed: ImageRef = "oci:/srv/x:v1".parse().unwrap();
+        let ImageRef::Layout(local) = parsed else { panic!("{parsed:?}") };
+        assert_eq!((local.path(), local.tag()), (Path::new("/srv/x"), Some("v1")));
+    }
+
+    #[test]
+    fn each_slip_has_its_own_message() {
+        check("", Err(ImageRefFlaw::Empty));
+        check("a b", Err(ImageRefFlaw::WhiteSpace));
+        check("a\n", Err(ImageRefFlaw::WhiteSpace));
+        check("oci:/a\0b", Err(ImageRefFlaw::WhiteSpace));
+        check("docker://python", Err(ImageRefFlaw::Scheme { scheme: "docker://".to_owned() }));
+        check("oci:", Err(ImageRefFlaw::NoPath { prefix: "oci:" }));
+        check("oci-archive::x", Err(ImageRefFlaw::NoPath { prefix: "oci-archive:" }));
+        check("oci:/x:", Err(ImageRefFlaw::LayoutTag { tag: String::new() }));
+        check("oci:/x:-a", Err(ImageRefFlaw::LayoutTag { tag: "-a".to_owned() }));
+        check("Python", Err(ImageRefFlaw::UpperCase { repository: "Python".to_owned() }));
+        check("Owner/name", Err(ImageRefFlaw::UpperCase { repository: "Owner/name".to_owned() }));
+        check("ghcr.io/x/Name:1", Err(ImageRefFlaw::UpperCase { repository: "Name".to_owned() }));
+        check("x@sha256:12", Err(ImageRefFlaw::Digest));
+        check(&format!("x@sha256:{}", HEX.to_uppercase()), Err(ImageRefFlaw::Digest));
+        check(&format!("x@md5:{HEX}"), Err(ImageRefFlaw::Digest));
+        check("x:", Err(ImageRefFlaw::Malformed));
+        check(":tag", Err(ImageRefFlaw::Malformed));
+        check("a//b", Err(ImageRefFlaw::Malformed));
+        check(&format!("r.io/{}", "a".repeat(256)), Err(ImageRefFlaw::RepositoryTooLong));
+        check(&"a".repeat(1025), Err(ImageRefFlaw::TooLong { bytes: 1025, bytes_max: 1024 }));
+    }
+
+    #[test]
+    fn the_message_repeats_the_reference_and_says_what_is_right() {
+        let error = "docker://python".parse::<ImageRef>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#""docker://python" is not an image reference: it starts with "docker://"; write the registry's name without it"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_survives_a_round_trip(
+            text in r"(oci:|oci-archive:)?[a-zA-Z0-9._/-]{0,12}(:[a-zA-Z0-9._:/-]{0,8})?(@sha256:[0-9a-f]{64})?"
+        ) {
+            if let Ok(image) = text.parse::<ImageRef>() {
+                prop_assert_eq!(image.to_string().parse::<ImageRef>(), Ok(image));
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_odd_to_be_refused(text in any::<String>()) {
+            if let Ok(image) = text.parse::<ImageRef>() {
+                prop_assert_eq!(image.to_string().parse::<ImageRef>(), Ok(image));
+            }
+        }
+    }
+}
