@@ -7,3 +7,9 @@
 pub mod environment;
 pub mod guest_path;
 pub mod image;
+pub mod lifecycle;
+pub mod output;
+pub mod package_name;
+pub mod ports;
+pub mod repository;
+pub mod runtime;

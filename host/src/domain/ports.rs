@@ -47,11 +47,7 @@ pub trait Machine: Send + Sync {
     fn read_file<'a>(&'a self, path: &'a GuestPath, bytes_max: u64) -> PortFuture<'a, Result<Vec<u8>, CallFault>>;
 
     /// Lists a folder, one level deep, at most `entries_max` of its entries, sorted by name.
-    fn list_files<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        entries_max: u32,
-    ) -> PortFuture<'a, Result<Listing, CallFault>>;
+    fn list_files<'a>(&'a self, path: &'a GuestPath, entries_max: u32) -> PortFuture<'a, Result<Listing, CallFault>>;
 
     /// Resolves when the machine is gone without having been told to stop; says why.
     fn gone(&self) -> PortFuture<'_, String>;

@@ -1,0 +1,185 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What is kept of a command's output: the first bytes and the last, and which range between them was lost.
+
+use std::collections::VecDeque;
+
+/// Kept of the start of an output. With the end's share, a call holds at most 1 MiB for its two outputs, and a client
+/// gets no more than it can show.
+pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Kept of the end of an output, where programs say why they failed.
+pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
+
+/// The longest UTF-8 character less its first byte.
+const CONTINUATION_BYTES_MAX: usize = 3;
+
+/// Collects one output of a command in bounded memory.
+#[derive(Clone, Debug)]
+pub struct OutputWindow {
+    head_max: usize,
+    tail_max: usize,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total_bytes: u64,
+}
+
+impl Default for OutputWindow {
+    fn default() -> Self {
+        Self::with_limits(OUTPUT_HEAD_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX)
+    }
+}
+
+impl OutputWindow {
+    /// A window that keeps so many bytes of the start and of the end.
+    #[must_use]
+    pub fn with_limits(head_max: usize, tail_max: usize) -> Self {
+        Self { head_max, tail_max, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
+    }
+
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.total_bytes = self.total_bytes.saturating_add(bytes.len() as u64);
+        let (head, rest) = bytes.split_at(bytes.len().min(self.head_max - self.head.len()));
+        self.head.extend_from_slice(head);
+        let surplus = rest.len().saturating_sub(self.tail_max);
+        let (_, rest) = rest.split_at(surplus);
+        let overflow = (self.tail.len() + rest.len()).saturating_sub(self.tail_max);
+        self.tail.drain(..overflow);
+        self.tail.extend(rest);
+    }
+
+    /// The text of what was kept, and the range of bytes that was lost.
+    ///
+    /// Bytes that are no UTF-8 are replaced; a character that was cut at the edge of the lost range counts as lost.
+    #[must_use]
+    pub fn finish(self) -> Output {
+        let Self { head, tail, total_bytes, .. } = self;
+        let tail = Vec::from(tail);
+        if head.len() as u64 + tail.len() as u64 == total_bytes {
+            let whole = [head, tail].concat();
+            return Output { text: String::from_utf8_lossy(&whole).into_owned(), lost: None };
+        }
+        let head = without_cut_end(&head);
+        let tail = without_cut_start(&tail);
+        let lost = LostRange { from: head.len() as u64, to: total_bytes - tail.len() as u64 };
+        let text = format!(
+            "{}\n[{} bytes left out here: {} to {} of {total_bytes}]\n{}",
+            String::from_utf8_lossy(head),
+            lost.to - lost.from,
+            lost.from,
+            lost.to,
+            String::from_utf8_lossy(tail)
+        );
+        Output { text, lost: Some(lost) }
+    }
+}
+
+/// A command's output as a client gets it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Output {
+    /// The text; where bytes were lost, a line says so in their place.
+    pub text: String,
+    /// The bytes that were lost, if any.
+    pub lost: Option<LostRange>,
+}
+
+/// A range of bytes, from `from` up to but not including `to`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LostRange {
+    /// Offset of the first lost byte.
+    pub from: u64,
+    /// Offset of the first byte after it.
+    pub to: u64,
+}
+
+fn without_cut_end(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes.rchunks(CONTINUATION_BYTES_MAX + 1).next().unwrap_or_default()) {
+        Ok(_) => bytes,
+        Err(_) => {
+            // Only an unfinished character at the very end counts as cut; what is wrong elsewhere is the program's.
+            let start = bytes.iter().rposition(|byte| is_character_start(*byte)).unwrap_or(bytes.len());
+            let (before, last) = bytes.split_at(start);
+            match std::str::from_utf8(last) {
+                Err(fault) if fault.error_len().is_none() => before,
+                Ok(_) | Err(_) => bytes,
+            }
+        }
+    }
+}
+
+fn without_cut_start(bytes: &[u8]) -> &[u8] {
+    let cut = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(|byte| !is_character_start(**byte)).count();
+    bytes.split_at(cut).1
+}
+
+fn is_character_start(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn collect(head_max: usize, tail_max: usize, chunks: &[&[u8]]) -> Output {
+        let mut window = OutputWindow::with_limits(head_max, tail_max);
+        chunks.iter().for_each(|chunk| window.push(chunk));
+        window.finish()
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole() {
+        assert_eq!(collect(4, 4, &[b"12", b"345678"]), Output { text: "12345678".to_owned(), lost: None });
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_numbers() {
+        let output = collect(4, 4, &[b"abcdefghij", b"klm"]);
+        assert_eq!(output.lost, Some(LostRange { from: 4, to: 9 }));
+        assert_eq!(output.text, "abcd\n[5 bytes left out here: 4 to 9 of 13]\njklm");
+    }
+
+    #[test]
+    fn a_character_split_between_chunks_stays_whole() {
+        let euro = "€".as_bytes();
+        assert_eq!(collect(8, 8, &[&euro[..1], &euro[1..2], &euro[2..]]).text, "€");
+    }
+
+    #[test]
+    fn a_character_cut_at_the_edge_is_lost_and_not_mangled() {
+        let output = collect(4, 4, &["a€€xxxx€€b".as_bytes()]);
+        assert_eq!(output.text, "a€\n[13 bytes left out here: 4 to 14 of 18]\n€b".replace("13", "10"));
+        let output = collect(3, 2, &["a€€xxxx€€b".as_bytes()]);
+        assert_eq!(output.lost, Some(LostRange { from: 1, to: 17 }));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_replaced() {
+        assert_eq!(collect(8, 8, &[b"a\xffb"]).text, "a\u{fffd}b");
+        assert_eq!(collect(2, 2, &[b"\xff\xff\xff\xff\xff\xff"]).lost, Some(LostRange { from: 2, to: 4 }));
+    }
+
+    proptest! {
+        #[test]
+        fn memory_is_bounded_and_no_byte_is_unaccounted(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
+            head_max in 0usize..16,
+            tail_max in 0usize..16,
+        ) {
+            let mut window = OutputWindow::with_limits(head_max, tail_max);
+            for chunk in &chunks {
+                window.push(chunk);
+                prop_assert!(window.head.len() <= head_max && window.tail.len() <= tail_max);
+            }
+            let total: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            let kept = (window.head.len() + window.tail.len()) as u64;
+            let lost = window.finish().lost;
+            match lost {
+                None => prop_assert_eq!(kept, total),
+                Some(range) => prop_assert!(range.from < range.to && range.to <= total && total - kept <= range.to - range.from),
+            }
+        }
+    }
+}
