@@ -1,0 +1,209 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The one task that polls a yamux connection, and the handles that its users hold.
+//!
+//! On a link only one side opens streams. One that comes from the other side ends the link, and so does anything else
+//! that breaks yamux's rules.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
+};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use waggle_protocol::{CALLS_MAX, CHUNK_BYTES_MAX};
+use yamux::{Config, Connection, Mode};
+
+use crate::Pump;
+
+/// One stream of a link. Dropping it resets it, unless it was finished.
+pub type Stream = Compat<yamux::Stream>;
+
+/// Streams that yamux keeps at a time: twice the calls, so that closing ones don't count against new ones. A peer that
+/// exceeds it loses the whole link.
+const STREAMS_MAX: usize = 2 * CALLS_MAX;
+
+/// yamux's receive window of a stream, in bytes; its specification fixes it.
+const STREAM_WINDOW_BYTES: usize = 256 * 1024;
+
+/// What one link can hold of unread data, in bytes. It equals the streams' windows, so they never grow.
+const LINK_WINDOW_BYTES: usize = STREAMS_MAX * STREAM_WINDOW_BYTES;
+
+/// What the pump takes in while a write is blocked, in bytes: all that a peer within the rules can have in flight, and
+/// room for its control frames.
+const PUMP_BYTES_MAX: usize = CALLS_MAX * STREAM_WINDOW_BYTES + 1024 * 1024;
+
+/// Streams that wait to be opened or taken; above it openers wait.
+const QUEUE: usize = CALLS_MAX;
+
+/// Why a link ended, or a stream could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkFault {
+    /// The other side closed the connection.
+    #[error("the other side closed the link")]
+    Closed,
+    /// The connection broke, or the other side broke yamux's rules.
+    #[error("the link failed: {message}")]
+    Failed {
+        /// What yamux said.
+        message: String,
+    },
+    /// The other side opened a stream that was not its to open.
+    #[error("the other side opened a stream on a link where only this side may")]
+    UnexpectedStream,
+    /// As many streams are open as the link may have.
+    #[error("as many streams are open as a link may have")]
+    TooManyStreams,
+}
+
+/// The side that opens streams. The link lives until the last clone is dropped, or it fails.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    requests: mpsc::Sender<Request>,
+    ended: watch::Receiver<Option<LinkFault>>,
+}
+
+type Request = oneshot::Sender<Result<Stream, LinkFault>>;
+
+impl Opener {
+    /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Self {
+        let (requests, asked) = mpsc::channel(QUEUE);
+        let (_driver, ended) = spawn(stream, Mode::Client, Side::Opens(asked));
+        Self { requests, ended }
+    }
+
+    /// Opens a stream; the other side hears of it with the first message.
+    ///
+    /// # Errors
+    /// [`LinkFault::TooManyStreams`], or why the link ended.
+    pub async fn open(&self) -> Result<Stream, LinkFault> {
+        let (reply, stream) = oneshot::channel();
+        if self.requests.send(reply).await.is_err() {
+            return Err(self.ended().await);
+        }
+        match stream.await {
+            Ok(opened) => opened,
+            Err(_dropped) => Err(self.ended().await),
+        }
+    }
+
+    /// Waits until the link has ended, and says why.
+    pub async fn ended(&self) -> LinkFault {
+        why_ended(self.ended.clone()).await
+    }
+}
+
+/// The side that accepts streams. The link lives until this is dropped, or it fails.
+#[derive(Debug)]
+pub struct Acceptor {
+    streams: mpsc::Receiver<Stream>,
+    ended: watch::Receiver<Option<LinkFault>>,
+    driver: AbortHandle,
+}
+
+impl Acceptor {
+    /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Self {
+        let (arrivals, streams) = mpsc::channel(QUEUE);
+        let (driver, ended) = spawn(stream, Mode::Server, Side::Accepts(arrivals));
+        Self { streams, ended, driver }
+    }
+
+    /// The next stream that the other side opened.
+    ///
+    /// # Errors
+    /// Why the link has ended.
+    pub async fn accept(&mut self) -> Result<Stream, LinkFault> {
+        match self.streams.recv().await {
+            Some(stream) => Ok(stream),
+            None => Err(why_ended(self.ended.clone()).await),
+        }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn why_ended(mut ended: watch::Receiver<Option<LinkFault>>) -> LinkFault {
+    match ended.wait_for(Option::is_some).await {
+        Ok(fault) => fault.clone().unwrap_or(LinkFault::Closed),
+        Err(_driver_gone) => LinkFault::Closed,
+    }
+}
+
+fn spawn<S>(stream: S, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (end, ended) = watch::channel(None);
+    let mut connection = Connection::new(Pump::new(stream, PUMP_BYTES_MAX).compat(), config(), mode);
+    let mut side = side;
+    let task = tokio::spawn(async move {
+        let fault = poll_fn(|cx| poll(&mut connection, &mut side, cx)).await;
+        end.send_replace(Some(fault));
+    });
+    (task.abort_handle(), ended)
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.set_max_num_streams(STREAMS_MAX);
+    config.set_max_connection_receive_window(Some(LINK_WINDOW_BYTES));
+    config.set_split_send_size(CHUNK_BYTES_MAX);
+    config
+}
+
+/// What a side does with streams.
+enum Side {
+    Opens(mpsc::Receiver<Request>),
+    Accepts(mpsc::Sender<Stream>),
+}
+
+fn poll<S>(connection: &mut Connection<Compat<Pump<S>>>, side: &mut Side, cx: &mut Context<'_>) -> Poll<LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match (connection.poll_next_inbound(cx), &*side) {
+            (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
+            (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
+                // A full queue resets the stream: its opener has more calls open than it may.
+                drop(arrivals.try_send(stream.compat()));
+                continue;
+            }
+            (Poll::Ready(Some(Err(fault))), _) => {
+                return Poll::Ready(LinkFault::Failed { message: fault.to_string() });
+            }
+            (Poll::Ready(None), _) => return Poll::Ready(LinkFault::Closed),
+            (Poll::Pending, _) => {}
+        }
+        let Side::Opens(asked) = side else { return Poll::Pending };
+        match asked.poll_recv(cx) {
+            // The asker may have gone; its stream is then dropped, which resets it. The connection is polled again
+            // either way: yamux listens to a new stream only from its next poll on.
+            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, cx))),
+            Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+fn open<S>(connection: &mut Connection<Compat<Pump<S>>>, cx: &mut Context<'_>) -> Result<Stream, LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match connection.poll_new_outbound(cx) {
+        Poll::Ready(Ok(stream)) => Ok(stream.compat()),
+        Poll::Ready(Err(yamux::ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
+        Poll::Ready(Err(fault)) => Err(LinkFault::Failed { message: fault.to_string() }),
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Both directions of a link full at once, over a socket that holds next to nothing: everything arrives.
+#![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
+
+use std::time::Duration;
+
+use tokio::{
+    io::{self, AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::timeout,
+};
+use waggle_link::{Acceptor, FrameReader, FrameWriter, LinkFault, Opener, Pump, Stream};
+use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply};
+
+/// Bytes each way on each stream.
+const FLOOD_BYTES: usize = 8 * 1024 * 1024;
+
+/// Streams that flood at the same time.
+const STREAMS: usize = 8;
+
+/// How long a stuck test waits before it says so; a flood takes a second or two.
+const STUCK: Duration = Duration::from_secs(120);
+
+/// A socket pair whose buffers are the smallest that the kernel gives for a request of 4 KiB.
+fn narrow_pair() -> (UnixStream, UnixStream) {
+    let (a, b) = UnixStream::pair().unwrap();
+    for socket in [&a, &b] {
+        let socket = socket2::SockRef::from(socket);
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+    }
+    (a, b)
+}
+
+/// Sends a flood and receives one, both at once, and checks every byte's place.
+async fn flood(stream: Stream, seed: u8) {
+    let (read, write) = io::split(stream);
+    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    let chunk: Vec<u8> = (0..CHUNK_BYTES_MAX).map(|at| u8::try_from(at % 251).unwrap() ^ seed).collect();
+    let expected = chunk.clone();
+    let send = async move {
+        for _ in 0..FLOOD_BYTES / CHUNK_BYTES_MAX {
+            writer.send(&Input::Data(&chunk)).await.unwrap();
+        }
+        writer.finish().await.unwrap();
+    };
+    let receive = async move {
+        let mut received = 0;
+        while let Some(Input::Data(bytes)) = reader.receive().await.unwrap() {
+            assert_eq!(bytes, expected);
+            received += bytes.len();
+        }
+        assert_eq!(received, FLOOD_BYTES);
+    };
+    tokio::join!(send, receive);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
+    let (a, b) = narrow_pair();
+    let (opener, mut acceptor) = (Opener::start(a), Acceptor::start(b));
+    let serving = tokio::spawn(async move {
+        let mut floods = tokio::task::JoinSet::new();
+        for _ in 0..STREAMS {
+            floods.spawn(flood(acceptor.accept().await.unwrap(), 0));
+        }
+        floods.join_all().await;
+        acceptor
+    });
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        floods.spawn(flood(opener.open().await.unwrap(), 0));
+    }
+    timeout(STUCK, floods.join_all()).await.expect("the opening side is stuck");
+    timeout(STUCK, serving).await.expect("the accepting side is stuck").unwrap();
+}
+
+/// Two ends that write a mebibyte each before they read any of it, as yamux does while an answer of its own can't be
+/// written: whether both get through, when the pump may store `stored_bytes_max`.
+async fn both_write_first(stored_bytes_max: usize) -> bool {
+    const BYTES: usize = 1024 * 1024;
+    let (a, b) = narrow_pair();
+    let end = |socket, fill: u8| async move {
+        let mut pump = Pump::new(socket, stored_bytes_max);
+        pump.write_all(&vec![fill; BYTES]).await.unwrap();
+        let mut received = vec![0; BYTES];
+        pump.read_exact(&mut received).await.unwrap();
+        received
+    };
+    let both = async { tokio::join!(end(a, 1), end(b, 2)) };
+    match timeout(Duration::from_secs(5), both).await {
+        Ok(received) => received == (vec![2; BYTES], vec![1; BYTES]),
+        Err(_stuck) => false,
+    }
+}
+
+#[tokio::test]
+async fn the_pump_frees_two_ends_that_only_write() {
+    assert!(both_write_first(1024 * 1024).await, "the pump did not take in what arrived");
+    assert!(!both_write_first(16 * 1024).await, "a socket that holds so much shows nothing about the pump");
+}
+
+#[tokio::test]
+async fn dropping_a_receive_in_the_middle_loses_nothing() {
+    let (near, far) = io::duplex(64);
+    let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
+    let chunk = vec![7; 1000];
+    let sending = tokio::spawn(async move { writer.send(&Reply::Stdout(&chunk)).await.unwrap() });
+    // Each poll moves at most 64 bytes; drop the future after each.
+    let mut polls = 0;
+    let length = loop {
+        polls += 1;
+        tokio::select! {
+            biased;
+            reply = reader.receive::<Reply<'_>>() => match reply.unwrap() {
+                Some(Reply::Stdout(bytes)) => break bytes.len(),
+                other => panic!("{other:?}"),
+            },
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    sending.await.unwrap();
+    assert_eq!(length, 1000);
+    assert!(polls > 10, "the frame came in {polls} polls, so nothing was dropped in the middle");
+}
+
+#[tokio::test]
+async fn dropping_a_send_in_the_middle_tears_no_frame() {
+    let (near, far) = io::duplex(64);
+    let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
+    let chunk = vec![7; 1000];
+    assert!(timeout(Duration::ZERO, writer.send(&Reply::Stdout(&chunk))).await.is_err(), "64 bytes can't hold 1000");
+    let sending = tokio::spawn(async move { writer.send(&Reply::Done).await.unwrap() });
+    assert_eq!(reader.receive::<Reply<'_>>().await.unwrap(), Some(Reply::Stdout(&vec![7; 1000])));
+    assert_eq!(reader.receive::<Reply<'_>>().await.unwrap(), Some(Reply::Done));
+    sending.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_from_the_wrong_side_ends_the_link() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let (opener, hostile) = (Opener::start(a), hostile_opener(b));
+    let fault = timeout(STUCK, opener.ended()).await.unwrap();
+    assert!(matches!(fault, LinkFault::UnexpectedStream), "{fault}");
+    drop(hostile);
+}
+
+/// A yamux server that opens a stream of its own, as the guest must not on the call link.
+fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+    tokio::spawn(async move {
+        let mut connection = yamux::Connection::new(socket.compat(), yamux::Config::default(), yamux::Mode::Server);
+        let mut stream = std::future::poll_fn(|cx| connection.poll_new_outbound(cx)).await.unwrap();
+        let write = async {
+            futures_util::AsyncWriteExt::write_all(&mut stream, b"hello").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = write => {}
+            _ = std::future::poll_fn(|cx| connection.poll_next_inbound(cx)) => {}
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_link_ends_when_the_other_side_goes() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let (opener, acceptor) = (Opener::start(a), Acceptor::start(b));
+    drop(acceptor);
+    timeout(STUCK, opener.ended()).await.unwrap();
+    let fault = opener.open().await.unwrap_err();
+    assert!(matches!(fault, LinkFault::Closed | LinkFault::Failed { .. }), "{fault}");
+}
