@@ -3,3 +3,4 @@
 //! Adapters: what the domain's ports are made of on a real host.
 
 pub mod agent_binary;
+pub mod vmm;

@@ -2,4 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `waggle` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = waggle::infra::vmm::run_if_runner() {
+        return code;
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The command lines of the two programs that make a QEMU machine.
+//!
+//! Relative names are files in the machine's run folder, which is the programs' working folder: a socket's path is then
+//! short wherever the folder is (Linux takes 107 bytes).
+
+use std::ffi::OsString;
+
+use super::runner_messages::{Accelerator, MachineConfig};
+
+/// Sockets of the guest's connections to port N are named `<this>_N`.
+pub(super) const LINK_SOCKETS: &str = "link";
+/// Where `vhost-device-vsock` waits for QEMU.
+pub(super) const VHOST_SOCKET: &str = "vhost";
+/// The guest's address. Every machine has a `vhost-device-vsock` of its own, so all can have the same one.
+const GUEST_CID: u32 = 3;
+
+/// Arguments of `vhost-device-vsock`.
+pub(super) fn vhost_device_vsock() -> Vec<OsString> {
+    vec!["--vm".into(), format!("guest-cid={GUEST_CID},uds-path={LINK_SOCKETS},socket={VHOST_SOCKET}").into()]
+}
+
+/// Arguments of QEMU; `vhost` is the number of the descriptor that is connected to `vhost-device-vsock`.
+pub(super) fn qemu(machine: &MachineConfig, vhost: i32) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::with_capacity(48);
+    let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
+    let (accelerator, cpu) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        // TCG's default CPU lacks what x86-64-v2 programs need.
+        Accelerator::Emulation { .. } => ("tcg,thread=multi", "max"),
+    };
+    let memory = machine.memory_mib;
+    pair("-accel", accelerator.into());
+    pair("-machine", "microvm,memory-backend=memory".into());
+    pair("-cpu", cpu.into());
+    pair("-smp", machine.cpus.to_string().into());
+    pair("-m", format!("{memory}M").into());
+    pair("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on").into());
+    pair("-kernel", machine.kernel.clone().into());
+    pair("-initrd", machine.initramfs.clone().into());
+    pair("-append", kernel_command_line(&machine.accelerator).into());
+    pair("-drive", drive("image", machine.image.clone().into(), "readonly=on"));
+    pair("-device", "virtio-blk-device,drive=image".into());
+    // A full host disk has to be the guest's fault to see, not a reason to pause its machine.
+    pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
+    pair("-device", "virtio-blk-device,drive=scratch".into());
+    pair("-device", "virtio-rng-device".into());
+    pair("-chardev", format!("socket,id=vhost,fd={vhost}").into());
+    pair("-device", "vhost-user-vsock-device,chardev=vhost".into());
+    pair("-chardev", "stdio,id=console,signal=off".into());
+    pair("-serial", "chardev:console".into());
+    pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".into());
+    arguments.extend(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"].map(OsString::from));
+    arguments
+}
+
+fn drive(id: &str, path: OsString, options: &str) -> OsString {
+    let mut drive = OsString::from(format!("if=none,id={id},format=raw,{options},file="));
+    drive.push(comma_doubled(path));
+    drive
+}
+
+// QEMU's option syntax ends a value at a comma and takes two for one.
+fn comma_doubled(path: OsString) -> OsString {
+    match path.into_string() {
+        Ok(text) => text.replace(',', ",,").into(),
+        Err(bytes) => bytes,
+    }
+}
+
+fn kernel_command_line(accelerator: &Accelerator) -> String {
+    // A panic ends the machine at once, and a triple fault is the shortest way to a reboot, which ends it too.
+    let mut line = "console=ttyS0 quiet panic=-1 reboot=t".to_owned();
+    if let Accelerator::Emulation { tsc_khz } = accelerator {
+        // One boot in four hangs in the calibration of the emulated timers; under emulation the guest's counter is the
+        // host's, so its frequency is known.
+        line.push_str(&format!(" tsc_early_khz={tsc_khz} tsc=reliable"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(accelerator: Accelerator) -> MachineConfig {
+        MachineConfig {
+            accelerator,
+            cpus: 2,
+            memory_mib: 512,
+            kernel: "/k/vmlinuz".into(),
+            initramfs: "initramfs".into(),
+            image: "/c/a,b.erofs".into(),
+            scratch: "scratch".into(),
+        }
+    }
+
+    fn line(arguments: &[OsString]) -> String {
+        arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn emulation_tells_the_guest_its_clock_rate() {
+        let line = line(&qemu(&machine(Accelerator::Emulation { tsc_khz: 2_596_098 }), 7));
+        assert!(
+            line.contains("-accel tcg,thread=multi -machine microvm,memory-backend=memory -cpu max -smp 2"),
+            "{line}"
+        );
+        assert!(line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable -drive"), "{line}");
+        assert!(line.contains("socket,id=vhost,fd=7"), "{line}");
+    }
+
+    #[test]
+    fn kvm_takes_the_hosts_cpu_and_its_own_clock() {
+        let line = line(&qemu(&machine(Accelerator::Kvm), 3));
+        assert!(line.contains("-accel kvm"), "{line}");
+        assert!(line.contains("-cpu host"), "{line}");
+        assert!(!line.contains("tsc"), "{line}");
+    }
+
+    #[test]
+    fn the_image_is_read_only_and_a_full_disk_is_reported() {
+        let line = line(&qemu(&machine(Accelerator::Kvm), 3));
+        assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
+        assert!(
+            line.contains("id=scratch,format=raw,werror=report,rerror=report,discard=unmap,file=scratch"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Run folders: `<data>/run/<server>/<machine>/`, where a machine's sockets, initial root and scratch disk are.
+//!
+//! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is free
+//! were left behind: the next server removes them, once the runners in them have ended too.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use uuid::Uuid;
+
+/// How long the sweep waits for a left-behind runner, which ends as soon as its host is gone.
+const RUNNER_END_MAX: Duration = Duration::from_secs(5);
+/// Between two looks whether it has ended.
+const RUNNER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Held while folders are made or swept, so that no server sweeps what another has made and not locked yet.
+const SWEEP_LOCK: &str = ".lock";
+
+/// A step with a run folder failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {step} the run folder {}", path.display())]
+pub(crate) struct RunDirFault {
+    step: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn fault(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirFault {
+    let path = path.to_owned();
+    move |source| RunDirFault { step, path, source }
+}
+
+/// A server's folder of machines; dropping it removes it.
+#[derive(Debug)]
+pub(super) struct RunDirs {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDirs {
+    /// Sweeps what dead servers left, makes this server's folder and locks it. Blocks for as long as the sweep.
+    ///
+    /// # Errors
+    /// [`RunDirFault`] names the step and the folder.
+    pub(super) fn open(data_dir: &Path) -> Result<Self, RunDirFault> {
+        let run = data_dir.join("run");
+        make_private(&run).map_err(fault("make", &run))?;
+        let run = run.canonicalize().map_err(fault("find", &run))?;
+        let mut options = OpenOptions::new();
+        let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
+        let sweep_lock = sweep_lock.map_err(fault("lock", &run))?;
+        flock(&sweep_lock, FlockOperation::LockExclusive).map_err(|errno| fault("lock", &run)(errno.into()))?;
+        sweep(&run)?;
+        let name = Uuid::new_v4().simple().to_string();
+        let path = run.join(name.get(..8).unwrap_or(&name));
+        make_private(&path).map_err(fault("make", &path))?;
+        let lock = File::open(&path).map_err(fault("lock", &path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &path)(errno.into()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Makes one machine's folder, for this user's eyes only.
+    ///
+    /// # Errors
+    /// [`RunDirFault`], also when the name is taken.
+    pub(super) fn make(&self, machine: &str) -> Result<PathBuf, RunDirFault> {
+        let path = self.path.join(machine);
+        DirBuilder::new().mode(0o700).create(&path).map_err(fault("make", &path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for RunDirs {
+    fn drop(&mut self) {
+        // Machines remove their own folders; what cannot be removed now, the next server sweeps.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Removes one machine's folder; one that is gone already is fine.
+///
+/// # Errors
+/// [`RunDirFault`].
+pub(super) fn remove(path: &Path) -> Result<(), RunDirFault> {
+    match fs::remove_dir_all(path) {
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(fault("remove", path)),
+    }
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path)
+}
+
+fn sweep(run: &Path) -> Result<(), RunDirFault> {
+    for server in folders_in(run)? {
+        if is_locked(&server).map_err(fault("look at", &server))? {
+            continue;
+        }
+        tracing::info!(folder = %server.display(), "removing what a server left behind");
+        let deadline = Instant::now() + RUNNER_END_MAX;
+        for machine in folders_in(&server)? {
+            while is_locked(&machine).unwrap_or(false) && Instant::now() < deadline {
+                thread::sleep(RUNNER_LOOK_INTERVAL);
+            }
+        }
+        remove(&server)?;
+    }
+    Ok(())
+}
+
+fn folders_in(path: &Path) -> Result<Vec<PathBuf>, RunDirFault> {
+    let entries = fs::read_dir(path).map_err(fault("list", path))?;
+    let entries: Vec<_> = entries.collect::<Result<_, _>>().map_err(fault("list", path))?;
+    Ok(entries
+        .iter()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
+}
+
+fn is_locked(path: &Path) -> io::Result<bool> {
+    match flock(File::open(path)?, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_dead_servers_folder_is_swept_and_a_live_ones_is_not() {
+        let data = tempfile::tempdir().unwrap();
+        let live = RunDirs::open(data.path()).unwrap();
+        let kept = live.make("machine").unwrap();
+        let left = data.path().join("run/dead0000/machine");
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("scratch"), b"x").unwrap();
+        let second = RunDirs::open(data.path()).unwrap();
+        assert!(kept.exists());
+        assert!(!left.exists());
+        assert_ne!(live.path, second.path);
+    }
+
+    #[test]
+    fn the_sweep_waits_for_a_runner_that_still_ends() {
+        let data = tempfile::tempdir().unwrap();
+        let left = data.path().join("run/dead0000/machine");
+        fs::create_dir_all(&left).unwrap();
+        let runner = File::open(&left).unwrap();
+        flock(&runner, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let held = Duration::from_millis(100);
+        let started = Instant::now();
+        let ending = thread::spawn(move || {
+            thread::sleep(held);
+            drop(runner);
+        });
+        let _server = RunDirs::open(data.path()).unwrap();
+        assert!(started.elapsed() >= held, "{:?}", started.elapsed());
+        assert!(!left.exists());
+        ending.join().unwrap();
+    }
+
+    #[test]
+    fn folders_are_private_and_removed_in_the_end() {
+        let data = tempfile::tempdir().unwrap();
+        let server = RunDirs::open(data.path()).unwrap();
+        let machine = server.make("machine").unwrap();
+        for path in [&server.path, &machine] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        remove(&machine).unwrap();
+        remove(&machine).unwrap();
+        let path = server.path.clone();
+        drop(server);
+        assert!(!path.exists());
+    }
+}

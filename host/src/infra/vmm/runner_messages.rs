@@ -1,0 +1,80 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What the host and a runner tell each other, as one line of JSON each, over the socket that is the runner's stdin.
+//!
+//! ```text
+//!  host ── Orders ──▶ runner         the first line; then the host only holds the socket open: its end is the
+//!  host ◀── Report ── runner         runner's order to end everything
+//! ```
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Largest line in bytes; a dozen paths of 4096 bytes fit.
+pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a runner is to run.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Orders {
+    /// Its working folder, which it locks, and removes when everything has ended.
+    pub(super) run_dir: PathBuf,
+    /// The QEMU program.
+    pub(super) qemu: PathBuf,
+    /// The program that serves the virtual socket device.
+    pub(super) vhost_device_vsock: PathBuf,
+    /// The machine.
+    pub(super) machine: MachineConfig,
+}
+
+/// One machine.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct MachineConfig {
+    /// What runs the guest's instructions.
+    pub(super) accelerator: Accelerator,
+    /// Virtual CPUs.
+    pub(super) cpus: u32,
+    /// Memory in MiB.
+    pub(super) memory_mib: u32,
+    /// The bzImage.
+    pub(super) kernel: PathBuf,
+    /// The initial root.
+    pub(super) initramfs: PathBuf,
+    /// The root file system, read-only.
+    pub(super) image: PathBuf,
+    /// The writable disk.
+    pub(super) scratch: PathBuf,
+}
+
+/// What runs the guest's instructions.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum Accelerator {
+    /// The processor, by KVM.
+    Kvm,
+    /// QEMU's translator.
+    Emulation {
+        /// Frequency of the host's time stamp counter in kHz.
+        tsc_khz: u32,
+    },
+}
+
+/// How a machine came to its end, or why it never ran.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+pub(super) enum Report {
+    /// A program could not be started, or a step before it failed.
+    #[error("failed to {step}: {cause}")]
+    NotStarted {
+        /// What was tried.
+        step: String,
+        /// The system's reason.
+        cause: String,
+    },
+    /// A program ended.
+    #[error("{program} ended: {how}")]
+    Ended {
+        /// Which of the two.
+        program: String,
+        /// `exit status: 1`, `signal: 9 (SIGKILL)`.
+        how: String,
+    },
+}

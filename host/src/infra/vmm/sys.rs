@@ -1,0 +1,90 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The unsafe calls of the machine adapters, each with a safe face.
+#![expect(
+    unsafe_code,
+    reason = "what happens between fork and exec, inherited descriptors, KVM memory and rdtsc have no safe form"
+)]
+
+use std::{
+    fs, io,
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use rustix::{
+    io::{Errno, FdFlags, fcntl_setfd},
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+};
+
+/// The last of the three standard descriptors.
+const STDERR: RawFd = 2;
+
+/// Has the kernel kill the command's process when the thread that spawns it ends, however it ends.
+///
+/// Only for a single-threaded process: with threads, the end of the spawning one would do.
+pub(super) fn dies_with_its_parent(command: &mut Command) {
+    let parent = getpid();
+    let before_exec = move || die_with(parent);
+    // SAFETY: the closure makes two system calls and touches no memory but its own copy of a number, so it is allowed
+    // between fork and exec.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have ended before the call above; then no signal comes.
+    if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+}
+
+/// Marks every descriptor beyond the standard three to be closed in programs that this process starts.
+///
+/// # Errors
+/// When the kernel's list of them cannot be read.
+pub(super) fn keep_descriptors_from_children() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if number <= STDERR {
+            continue;
+        }
+        // SAFETY: the number comes from the kernel's list of this process's open descriptors, and only the caller's
+        // thread exists, so nothing closes it meanwhile.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    }
+    Ok(())
+}
+
+/// The processor's time stamp counter.
+pub(super) fn time_stamp_counter() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction, and Linux leaves it enabled for processes.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// One page of a probe's guest.
+#[derive(Clone, Debug)]
+#[repr(C, align(4096))]
+pub(super) struct Page(pub(super) [u8; 4096]);
+
+/// Gives the pages to a probe's guest as its memory from address 0 on; they live as long as the process, so the guest
+/// can't outlive them.
+///
+/// # Errors
+/// What KVM says.
+pub(super) fn give_memory(vm: &VmFd, pages: &'static mut [Page]) -> Result<(), kvm_ioctls::Error> {
+    let region = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: size_of_val(pages) as u64,
+        userspace_addr: pages.as_mut_ptr() as u64,
+    };
+    // SAFETY: the region is exactly the slice, which is page-aligned, never freed, and borrowed mutably for good, so no
+    // Rust code sees what the guest writes.
+    unsafe { vm.set_user_memory_region(region) }
+}
