@@ -6,3 +6,6 @@
 
 pub mod domain;
 pub mod infra;
+pub mod reaper;
+pub mod service;
+pub mod telemetry;

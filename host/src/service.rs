@@ -1,0 +1,11 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What clients can do with environments: make and destroy them, run code in them, use their files.
+//!
+//! Services speak the domain's types alone. They know nothing of MCP, and of machines only the domain's ports.
+
+pub(crate) mod driver;
+pub mod environments;
+pub mod execution;
+pub mod fault;
+pub mod filesystem;

@@ -1,0 +1,271 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Runs code and installs packages in environments.
+//!
+//! Code travels as a file and is run by an interpreter, never through a shell. The agent in the guest enforces the
+//! time-outs; the host waits a grace longer, so that a guest that answers nothing cannot hold a call for ever.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    environments::{CountedCall, Environments},
+    fault::{ArgumentFault, CallerFault, Fault, OutputSoFar, ServerFault},
+};
+use crate::domain::{
+    environment::{EnvironmentId, Principal},
+    output::{Output, OutputWindow},
+    package_name::parse_packages,
+    ports::{CallFault, Command, EndCause, Ended, OutputStream, Script, User},
+    runtime::{CommandLine, Runtime, SANDBOX_HOME},
+};
+
+/// The largest piece of code in one call.
+pub const CODE_BYTES_MAX: usize = 512_000;
+
+/// How much longer than a call's own time-out the host waits: the agent kills and reports within this even under
+/// emulation, where a process takes most of a second to start.
+const GUEST_GRACE: Duration = Duration::from_secs(15);
+
+/// Where a guest's programs are, behind what was installed for its user.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The operator's commands for one runtime, in place of what the guest has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OperatorCommands {
+    /// Runs code.
+    pub exec: Option<CommandLine>,
+    /// Installs packages.
+    pub install: Option<CommandLine>,
+}
+
+/// How long commands may run, and what runs them.
+#[derive(Clone, Debug)]
+pub struct ExecutionRules {
+    /// For code whose caller says nothing.
+    pub exec_timeout_default: Duration,
+    /// The most that a caller can ask for.
+    pub exec_timeout_max: Duration,
+    /// For an installation.
+    pub install_timeout: Duration,
+    /// By runtime.
+    pub commands: [(Runtime, OperatorCommands); 3],
+}
+
+impl ExecutionRules {
+    fn commands(&self, runtime: Runtime) -> Option<&OperatorCommands> {
+        self.commands.iter().find(|(known, _)| *known == runtime).map(|(_, commands)| commands)
+    }
+}
+
+/// Runs commands in environments.
+#[derive(Debug)]
+pub struct Execution {
+    environments: Arc<Environments>,
+    rules: ExecutionRules,
+}
+
+/// Code that a client wants run.
+#[derive(Clone, Debug)]
+pub struct Code {
+    /// The environment's own if absent.
+    pub language: Option<Runtime>,
+    /// The program text.
+    pub text: String,
+    /// The default if absent, zero or negative.
+    pub timeout_s: Option<f64>,
+}
+
+/// A command that ended by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Executed {
+    /// Its exit code; 128 + n for signal n.
+    pub exit_code: i32,
+    /// From spawn to exit, as the agent measured it.
+    pub duration: Duration,
+    /// What it wrote to its standard output.
+    pub stdout: Output,
+    /// What it wrote to its standard error.
+    pub stderr: Output,
+}
+
+impl Execution {
+    /// Commands for these environments, under these rules.
+    #[must_use]
+    pub fn new(environments: Arc<Environments>, rules: ExecutionRules) -> Self {
+        Self { environments, rules }
+    }
+
+    /// Runs a piece of code to its end. A failing exit code is a result, not a fault.
+    ///
+    /// # Errors
+    /// [`CallerFault::TimedOut`] and [`CallerFault::Cancelled`] once everything that it started is dead; and what stands
+    /// against the call in the first place.
+    pub async fn execute(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        code: Code,
+        cancelled: &CancellationToken,
+    ) -> Result<Executed, Fault> {
+        let limit = self.exec_timeout(code.timeout_s)?;
+        check_code(&code.text)?;
+        let call = self.environments.begin(owner, id).await?;
+        let runtime = code.language.unwrap_or(call.call.environment.runtime);
+        let operator = self.rules.commands(runtime).and_then(|commands| commands.exec.as_ref());
+        let argv = runtime.interpreter(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
+        let command = Command {
+            argv,
+            script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
+            env: variables(User::Sandbox),
+            user: User::Sandbox,
+            timeout: limit,
+        };
+        let mut outputs = Outputs::default();
+        let ended = self.run(owner, &call, command, cancelled, &mut outputs, "run the code").await?;
+        outputs.into_result(ended, limit, ended.duration)
+    }
+
+    /// Installs packages with what the environment's runtime installs them with, and reports what that says.
+    ///
+    /// # Errors
+    /// As [`Execution::execute`]; a package manager that fails is a result.
+    pub async fn install_packages(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        packages: &str,
+        cancelled: &CancellationToken,
+    ) -> Result<Executed, Fault> {
+        let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
+        let call = self.environments.begin(owner, id).await?;
+        let runtime = call.call.environment.runtime;
+        let operator = self.rules.commands(runtime).and_then(|commands| commands.install.as_ref());
+        let installer = runtime.installer(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
+        let limit = self.rules.install_timeout;
+        let start = Instant::now();
+        let mut outputs = Outputs::default();
+        let mut last = None;
+        for step in installer.steps(&packages) {
+            let mut env = variables(step.user);
+            env.extend(step.env);
+            let command = Command {
+                argv: step.argv,
+                script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
+                env,
+                user: step.user,
+                timeout: limit.saturating_sub(start.elapsed()),
+            };
+            let ended = self.run(owner, &call, command, cancelled, &mut outputs, "install the packages").await?;
+            last = Some(ended);
+            if ended.exit_code != 0 || ended.cause != EndCause::Exited {
+                break;
+            }
+        }
+        // Every installer has a step; an empty list would be as good as nothing to do.
+        let ended =
+            last.unwrap_or(Ended { exit_code: 0, signal: None, cause: EndCause::Exited, duration: Duration::ZERO });
+        outputs.into_result(ended, limit, start.elapsed())
+    }
+
+    async fn run(
+        &self,
+        owner: &Principal,
+        call: &CountedCall,
+        command: Command,
+        cancelled: &CancellationToken,
+        outputs: &mut Outputs,
+        operation: &'static str,
+    ) -> Result<Ended, Fault> {
+        let patience = command.timeout + GUEST_GRACE;
+        let mut on_output = |stream, bytes: &[u8]| outputs.push(stream, bytes);
+        let running = call.call.machine.exec(command, Box::pin(cancelled.cancelled()), &mut on_output);
+        await_guest(&self.environments, owner, call, operation, patience, running).await
+    }
+
+    fn exec_timeout(&self, asked_s: Option<f64>) -> Result<Duration, ArgumentFault> {
+        let max = self.rules.exec_timeout_max;
+        match asked_s {
+            Some(seconds) if seconds > max.as_secs_f64() => {
+                Err(ArgumentFault::AboveMaximum { name: "timeout_seconds", value: seconds, max: max.as_secs_f64() })
+            }
+            Some(seconds) if seconds > 0.0 => Ok(Duration::from_secs_f64(seconds)),
+            Some(_) | None => Ok(self.rules.exec_timeout_default),
+        }
+    }
+}
+
+/// Waits for a guest's answer, but not for ever, and says what its absence means.
+pub(super) async fn await_guest<T>(
+    environments: &Environments,
+    owner: &Principal,
+    call: &CountedCall,
+    operation: &'static str,
+    patience: Duration,
+    answer: impl Future<Output = Result<T, CallFault>>,
+) -> Result<T, Fault> {
+    let id = call.call.environment.id;
+    match timeout(patience, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(CallFault::Refused { kind, message })) => Err(CallerFault::Guest { kind, message }.into()),
+        Ok(Err(CallFault::Gone { reason })) => {
+            tracing::warn!(environment = %id, operation, reason, "machine went away under a call");
+            Err(environments.why_gone(owner, id))
+        }
+        Ok(Err(source @ CallFault::Protocol { .. })) => Err(ServerFault::Call { operation, id, source }.into()),
+        Err(_) => Err(ServerFault::Silent { operation, id, waited: patience }.into()),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outputs {
+    stdout: OutputWindow,
+    stderr: OutputWindow,
+}
+
+impl Outputs {
+    fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
+        match stream {
+            OutputStream::Stdout => self.stdout.push(bytes),
+            OutputStream::Stderr => self.stderr.push(bytes),
+        }
+    }
+
+    fn into_result(self, ended: Ended, limit: Duration, duration: Duration) -> Result<Executed, Fault> {
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        match ended.cause {
+            EndCause::Exited => Ok(Executed { exit_code: ended.exit_code, duration, stdout, stderr }),
+            EndCause::TimedOut => {
+                let output = OutputSoFar { stdout: stdout.text, stderr: stderr.text };
+                Err(CallerFault::TimedOut { after: limit, output }.into())
+            }
+            EndCause::Cancelled => Err(CallerFault::Cancelled.into()),
+        }
+    }
+}
+
+fn check_code(text: &str) -> Result<(), ArgumentFault> {
+    if text.is_empty() {
+        return Err(ArgumentFault::NoCode);
+    }
+    if text.len() > CODE_BYTES_MAX {
+        return Err(ArgumentFault::TooLarge {
+            name: "code",
+            bytes: text.len(),
+            bytes_max: CODE_BYTES_MAX,
+            advice: "; put data into files with write_file",
+        });
+    }
+    Ok(())
+}
+
+/// What was installed for the sandbox user comes first for that user, and not at all for root.
+fn variables(user: User) -> Vec<(String, String)> {
+    let path = match user {
+        User::Sandbox => format!("{SANDBOX_HOME}/venv/bin:{SANDBOX_HOME}/.local/bin:{SYSTEM_PATH}"),
+        User::Root => SYSTEM_PATH.to_owned(),
+    };
+    vec![("PATH".to_owned(), path), ("NODE_PATH".to_owned(), format!("{SANDBOX_HOME}/node_modules"))]
+}

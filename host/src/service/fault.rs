@@ -1,0 +1,273 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Why a service did not do what it was asked: for a reason that the caller can mend, or because the server failed.
+
+use std::{error::Error, fmt, time::Duration};
+
+use crate::domain::{
+    environment::{CALLS_MAX, EnvironmentId, EnvironmentIdFault, NameFault},
+    guest_path::GuestPathFault,
+    lifecycle::State,
+    package_name::PackagesFault,
+    ports::{CallFault, RefusalKind, StartFault},
+    repository::{CapacityFault, DestroyReason},
+    runtime::RuntimeFault,
+};
+
+/// A request that was not fulfilled.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The caller can do something about it.
+    #[error(transparent)]
+    Caller(#[from] CallerFault),
+    /// Only the operator can.
+    #[error(transparent)]
+    Server(#[from] ServerFault),
+}
+
+/// What the caller can mend. Each text says what was wrong and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum CallerFault {
+    /// An argument breaks a rule.
+    #[error("{0}")]
+    Argument(ArgumentFault),
+    /// No such environment, at least none of this caller.
+    #[error("there is no environment {id}; list_environments tells which there are")]
+    UnknownEnvironment {
+        /// The id that was asked for.
+        id: EnvironmentId,
+    },
+    /// There was one.
+    #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
+    DestroyedEnvironment {
+        /// The id that was asked for.
+        id: EnvironmentId,
+        /// Why it went.
+        reason: DestroyReason,
+    },
+    /// There is one, but it takes no calls.
+    #[error("environment {id} is not running: {}", hint(*state))]
+    NotRunning {
+        /// The id that was asked for.
+        id: EnvironmentId,
+        /// Where it stands.
+        state: State,
+    },
+    /// There is no room for another one.
+    #[error(transparent)]
+    Capacity(#[from] CapacityFault),
+    /// It has enough to do.
+    #[error("environment {id} has {CALLS_MAX} calls running already; wait until one has ended")]
+    Busy {
+        /// The id that was asked for.
+        id: EnvironmentId,
+    },
+    /// Its image lacks what was asked for.
+    #[error(transparent)]
+    Runtime(RuntimeFault),
+    /// A command took too long.
+    #[error(
+        "the time-out of {} s has passed, and everything that the call had started was stopped{output}",
+        after.as_secs_f64()
+    )]
+    TimedOut {
+        /// The time-out.
+        after: Duration,
+        /// What it had written until then.
+        output: OutputSoFar,
+    },
+    /// The caller cancelled the call.
+    #[error("the call was cancelled, and everything that it had started was stopped")]
+    Cancelled,
+    /// The guest's kernel, or the agent, said no.
+    #[error("{message}")]
+    Guest {
+        /// What kind of no.
+        kind: RefusalKind,
+        /// The agent's sentence.
+        message: String,
+    },
+    /// The server is on its way out.
+    #[error("the server is shutting down and takes no new calls")]
+    ShuttingDown,
+}
+
+impl CallerFault {
+    /// A stable word for the kind of fault, for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Argument(_) => "invalid_argument",
+            Self::UnknownEnvironment { .. } => "environment_not_found",
+            Self::DestroyedEnvironment { .. } => "environment_destroyed",
+            Self::NotRunning { .. } => "environment_not_running",
+            Self::Capacity(_) => "capacity_reached",
+            Self::Busy { .. } => "environment_busy",
+            Self::Runtime(_) => "runtime_unavailable",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Guest { kind, .. } => refusal_kind(*kind),
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+fn refusal_kind(kind: RefusalKind) -> &'static str {
+    match kind {
+        RefusalKind::NotFound => "not_found",
+        RefusalKind::IsDirectory => "is_a_directory",
+        RefusalKind::NotDirectory => "not_a_directory",
+        RefusalKind::NotRegular => "not_a_regular_file",
+        RefusalKind::Denied => "permission_denied",
+        RefusalKind::TooLarge => "too_large",
+        RefusalKind::NoSpace => "no_space",
+        RefusalKind::ReadOnly => "read_only",
+        RefusalKind::InvalidPath => "invalid_path",
+        RefusalKind::Busy => "guest_busy",
+        RefusalKind::Other => "guest_refused",
+    }
+}
+
+fn because(reason: DestroyReason) -> &'static str {
+    match reason {
+        DestroyReason::Requested => "",
+        DestroyReason::Idle => " because nobody had used it for its idle time-out",
+        DestroyReason::NeverReady => " before it was ready",
+        DestroyReason::Shutdown => " because the server is shutting down",
+    }
+}
+
+fn hint(state: State) -> &'static str {
+    match state {
+        State::Creating => "it is still being created; wait until list_environments says running",
+        State::Running => "it has only just started; try again",
+        State::Destroying | State::Destroyed => "it is being destroyed; create a new one with create_environment",
+        State::Error => "its machine has failed; destroy it and create a new one",
+    }
+}
+
+/// An argument that breaks a rule.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentFault {
+    /// An id that is none.
+    #[error("environment_id: {0}")]
+    Id(EnvironmentIdFault),
+    /// A name that is none.
+    #[error("name: {0}")]
+    Name(NameFault),
+    /// A path that is none.
+    #[error("path: {0}")]
+    Path(GuestPathFault),
+    /// Packages that are none.
+    #[error("packages: {0}")]
+    Packages(PackagesFault),
+    /// A number out of its range.
+    #[error("{name}: {value} is too much; the maximum is {max}")]
+    AboveMaximum {
+        /// The argument.
+        name: &'static str,
+        /// What it was.
+        value: f64,
+        /// What it may be.
+        max: f64,
+    },
+    /// Nothing to run.
+    #[error("code: there is none; give the program text to run")]
+    NoCode,
+    /// Too much in one piece.
+    #[error("{name}: {bytes} bytes are too many; the maximum for one call is {bytes_max}{}", advice)]
+    TooLarge {
+        /// The argument.
+        name: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// What it may be.
+        bytes_max: usize,
+        /// What to do instead.
+        advice: &'static str,
+    },
+}
+
+impl From<ArgumentFault> for CallerFault {
+    fn from(fault: ArgumentFault) -> Self {
+        Self::Argument(fault)
+    }
+}
+
+impl From<ArgumentFault> for Fault {
+    fn from(fault: ArgumentFault) -> Self {
+        Self::Caller(CallerFault::Argument(fault))
+    }
+}
+
+/// What a command had written when it was stopped.
+#[derive(Debug)]
+pub struct OutputSoFar {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl fmt::Display for OutputSoFar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            if !text.is_empty() {
+                write!(f, "\n{name} until then:\n{text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What only the operator can mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerFault {
+    /// The machine could not be started.
+    #[error("failed to create environment {id}")]
+    Start {
+        /// The environment that it was for.
+        id: EnvironmentId,
+        /// The stage and its cause.
+        source: StartFault,
+    },
+    /// The guest's agent broke the protocol, or the link to it.
+    #[error("failed to {operation} in environment {id}")]
+    Call {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        id: EnvironmentId,
+        /// What happened.
+        source: CallFault,
+    },
+    /// The guest did not answer within the call's time and a grace.
+    #[error("failed to {operation} in environment {id}: the guest has not answered for {} s", waited.as_secs())]
+    Silent {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        id: EnvironmentId,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The task that owns the environment is gone without a word: a defect.
+    #[error("failed to reach the task that owns environment {id}")]
+    Unowned {
+        /// Which environment.
+        id: EnvironmentId,
+    },
+}
+
+/// An error and its causes on one line, outermost first.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

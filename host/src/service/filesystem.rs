@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Writes, reads and lists files in environments, with the rights of the sandbox user.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    environments::Environments,
+    execution::await_guest,
+    fault::{ArgumentFault, Fault},
+};
+use crate::domain::{
+    environment::{EnvironmentId, Principal},
+    guest_path::GuestPath,
+    ports::Listing,
+};
+
+/// The largest file that one call writes or reads.
+pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
+
+/// More entries than this are of no use to a client, and their names would fill megabytes.
+pub const ENTRIES_MAX: u32 = 10_000;
+
+/// A full file takes a second under emulation; a guest that needs longer than this is stuck.
+const FILE_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The files of these environments.
+#[derive(Debug)]
+pub struct Filesystem {
+    environments: Arc<Environments>,
+}
+
+impl Filesystem {
+    /// The files of these environments.
+    #[must_use]
+    pub fn new(environments: Arc<Environments>) -> Self {
+        Self { environments }
+    }
+
+    /// Writes a whole file, making the folders above it; returns the bytes written.
+    ///
+    /// # Errors
+    /// A file above [`FILE_BYTES_MAX`], and what the guest says against it.
+    pub async fn write(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        path: &GuestPath,
+        content: &[u8],
+    ) -> Result<u64, Fault> {
+        if content.len() > FILE_BYTES_MAX {
+            return Err(ArgumentFault::TooLarge {
+                name: "content",
+                bytes: content.len(),
+                bytes_max: FILE_BYTES_MAX,
+                advice: "; write it in parts, or make it with execute",
+            }
+            .into());
+        }
+        let call = self.environments.begin(owner, id).await?;
+        let answer = call.call.machine.write_file(path, content);
+        await_guest(&self.environments, owner, &call, "write the file", FILE_CALL_TIMEOUT, answer).await
+    }
+
+    /// Reads a whole file of at most [`FILE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// What the guest says against it: no such file, a folder, too large.
+    pub async fn read(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Vec<u8>, Fault> {
+        let call = self.environments.begin(owner, id).await?;
+        let answer = call.call.machine.read_file(path, FILE_BYTES_MAX as u64);
+        await_guest(&self.environments, owner, &call, "read the file", FILE_CALL_TIMEOUT, answer).await
+    }
+
+    /// Lists a folder, one level deep, at most [`ENTRIES_MAX`] entries by name.
+    ///
+    /// # Errors
+    /// What the guest says against it.
+    pub async fn list(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Listing, Fault> {
+        let call = self.environments.begin(owner, id).await?;
+        let answer = call.call.machine.list_files(path, ENTRIES_MAX);
+        await_guest(&self.environments, owner, &call, "list the folder", FILE_CALL_TIMEOUT, answer).await
+    }
+}
