@@ -1,1 +1,26 @@
-//! Placeholder.
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The guest agent: serves the host's calls over one byte stream.
+//!
+//! [`serve`] takes any stream, so that the host's behaviour tests run this very code on an in-memory pipe. What only a
+//! machine has (PID 1, mounts, the vsock device, the `sandbox` user) is in the binary's modules [`boot`] and [`reaper`]
+//! and behind [`Identity`].
+//!
+//! The agent trusts the host. It does not trust what runs in the guest.
+
+pub mod boot;
+mod calls;
+mod clock;
+pub mod dial;
+mod exec;
+mod fault;
+pub mod files;
+pub mod guest;
+mod probe;
+pub mod reaper;
+mod script;
+mod serve;
+mod sys;
+
+pub use guest::{Guest, Identity};
+pub use serve::{ServeFault, serve};

@@ -1,1 +1,46 @@
-fn main() {}
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The guest agent's program: PID 1 of a machine, the agent that an image brings, or a file worker.
+//!
+//! ```text
+//!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
+//!   waggle-agent serve            as PID 1's child, from the image: serves; stdin holds the boot configuration,
+//!                                 stdout is the pipe on which it says that it was accepted
+//!   waggle-agent files ROOT       as the agent's child: serves the one call on its stdin
+//! ```
+
+use std::{
+    env,
+    ffi::OsStr,
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::Path,
+    process::ExitCode,
+};
+
+use guest_agent::{boot, files};
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+    match arguments.as_slice() {
+        [command] if *command == boot::SERVE => boot::serve_from_image(),
+        [command, root] if *command == files::WORKER => serve_files(Path::new(root)),
+        _ if std::process::id() == 1 => boot::run(),
+        _ => {
+            #[expect(clippy::print_stderr, reason = "the answer to a person who tries the program by hand")]
+            {
+                eprintln!("waggle-agent runs inside a machine, where the kernel starts it as PID 1");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve_files(root: &Path) -> ExitCode {
+    let socket = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(socket) => UnixStream::from(socket),
+        Err(_no_stdin) => return ExitCode::FAILURE,
+    };
+    files::serve(socket, root);
+    ExitCode::SUCCESS
+}

@@ -29,8 +29,8 @@
 //!
 //! **Ends of a call.** A call is over when its last reply has arrived: [`Reply::is_last`] says which those are. A stream
 //! that ends without one was cut. The host cancels with [`Input::Cancel`] and keeps reading until that last reply; a
-//! host that vanished resets the stream, which has the same effect. The end of stdin is a message of its own
-//! ([`Input::StdinEnd`]): a yamux stream that is half-closed and then dropped is not reset, and its peer would wait.
+//! host that vanished resets the stream, which has the same effect. No message depends on a half-closed stream: one that
+//! is half-closed and then dropped is not reset by yamux, and its peer would wait for ever.
 
 pub mod boot;
 pub mod fault;

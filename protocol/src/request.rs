@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The first message of a stream.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Request {
-    /// Run a command. If it has a script, inputs with the script's bytes come first; then stdin.
+    /// Run a command; its stdin is empty. If it has a script, inputs with exactly its bytes follow.
     Exec(Exec),
     /// Replace or make a file. Inputs with exactly `bytes` bytes follow.
     WriteFile {
@@ -77,10 +77,8 @@ pub enum User {
 /// What follows a request on its stream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Input<'a> {
-    /// The next bytes: of the script, of the file, of stdin; at most [`crate::CHUNK_BYTES_MAX`].
+    /// The next bytes of the script, or of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// The end of stdin.
-    StdinEnd,
     /// Kill everything that the call started, then answer with the last reply.
     Cancel,
 }

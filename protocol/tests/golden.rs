@@ -86,7 +86,6 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ("request.set_clock", framed(&Request::SetClock { unix_ns: 1 })),
         ("request.power_off", framed(&Request::PowerOff)),
         ("input.data", framed(&Input::Data(b"\x00\xff"))),
-        ("input.stdin_end", framed(&Input::StdinEnd)),
         ("input.cancel", framed(&Input::Cancel)),
     ]
 }

@@ -85,9 +85,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Gives the stream back. Bytes of a frame that had begun to arrive are lost.
-    pub fn into_inner(self) -> R {
-        self.stream
+    /// The stream itself, which stands right behind the last message.
+    pub fn stream_mut(&mut self) -> &mut R {
+        &mut self.stream
     }
 }
 
@@ -156,8 +156,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.stream.shutdown().await.map_err(|source| SendFault::Io { source })
     }
 
-    /// Gives the stream back. What was pending is lost.
-    pub fn into_inner(self) -> W {
-        self.stream
+    /// The stream itself, which stands right behind the last message that was sent.
+    pub fn stream_mut(&mut self) -> &mut W {
+        &mut self.stream
     }
 }

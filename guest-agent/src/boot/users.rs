@@ -1,0 +1,62 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The user `sandbox` in images that lack it: an entry in the user and group files, and a home.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::chown,
+    path::Path,
+};
+
+use super::{BootFault, Step};
+use crate::guest::{HOME, SANDBOX_ID, SANDBOX_NAME};
+
+/// Largest user or group file that is read, in bytes. An image with a larger one is left as it is.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Adds the user unless the number is taken: then the image's own user of that number is the sandbox user.
+pub(super) fn add_sandbox_user() -> Result<(), BootFault> {
+    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+    let user = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:{SANDBOX_ID}::{HOME}:{shell}\n");
+    let group = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:\n");
+    fs::create_dir_all("/etc").step(|| "make /etc".to_owned())?;
+    for (path, line) in [("/etc/passwd", user), ("/etc/group", group)] {
+        append_unless_taken(path, &line).step(|| format!("add {SANDBOX_NAME} to {path}"))?;
+    }
+    fs::create_dir_all(HOME).step(|| format!("make {HOME}"))?;
+    chown(HOME, Some(SANDBOX_ID), Some(SANDBOX_ID)).step(|| format!("give {HOME} to {SANDBOX_NAME}"))
+}
+
+fn append_unless_taken(path: &str, line: &str) -> io::Result<()> {
+    let text = match fs::metadata(path) {
+        Ok(meta) if meta.len() > FILE_BYTES_MAX => return Ok(()),
+        Ok(_) => String::from_utf8_lossy(&fs::read(path)?).into_owned(),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(fault) => return Err(fault),
+    };
+    if is_taken(&text) {
+        return Ok(());
+    }
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    file.write_all(format!("{gap}{line}").as_bytes())
+}
+
+/// Whether an entry of a user or group file has the sandbox user's number: its third field in both.
+fn is_taken(text: &str) -> bool {
+    text.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id == SANDBOX_ID.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_taken;
+
+    #[test]
+    fn a_taken_number_is_seen_in_either_file() {
+        assert!(is_taken("root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n"));
+        assert!(is_taken("staff:x:50:\nnode:x:1000:"));
+        assert!(!is_taken("a:x:100:1000::/:/bin/sh\nb:x:10000:1::/:/bin/sh\n"));
+        assert!(!is_taken(""));
+    }
+}

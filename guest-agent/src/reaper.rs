@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! PID 1 after the boot: reaps orphans, and powers the machine off when the serving child is gone.
+//!
+//! The child serves, PID 1 only reaps: so `waitpid(-1)` here never races a wait for one child there.
+
+use std::{fs::File, io::Read, os::fd::OwnedFd};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        reboot::{RebootMode, reboot},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{Pid, sync},
+};
+
+use crate::serve::report;
+
+/// A child that serves, and the pipe on which it says that the host has accepted it.
+#[derive(Debug)]
+pub struct Serving {
+    /// The child.
+    pub pid: Pid,
+    /// The pipe's reading end, non-blocking.
+    pub ready: OwnedFd,
+}
+
+/// Reaps until the serving child is gone. If it goes before the host has accepted it, `second` starts another, once.
+pub fn reap_until_gone(first: Serving, second: Option<impl FnOnce() -> nix::Result<Serving>>) {
+    let mut serving = first;
+    let mut second = second;
+    loop {
+        let status = match waitpid(None::<Pid>, None) {
+            Ok(status) => status,
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return report(&format!("failed to wait for children: {errno}")),
+        };
+        if status.pid() != Some(serving.pid) || matches!(status, WaitStatus::Stopped(..) | WaitStatus::Continued(_)) {
+            continue;
+        }
+        let accepted = was_accepted(&serving.ready);
+        match second.take() {
+            Some(start) if !accepted => {
+                report(&format!("the image's agent did not come up ({status:?}); the host's takes its place"));
+                match start() {
+                    Ok(started) => serving = started,
+                    Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
+                }
+            }
+            _ => return report(&format!("the agent is gone ({status:?})")),
+        }
+    }
+}
+
+fn was_accepted(ready: &OwnedFd) -> bool {
+    let Ok(pipe) = ready.try_clone() else { return false };
+    matches!(File::from(pipe).read(&mut [0]), Ok(1))
+}
+
+/// Writes everything to the disks and ends the machine. A restart is what every back end takes for the end: a power-off
+/// leaves libkrun running.
+pub fn end_machine() {
+    sync();
+    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
+    report(&format!("failed to end the machine: {errno}"));
+}

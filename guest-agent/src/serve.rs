@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's side of the call link: greet, say hello, then one task a call until the link ends.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinSet,
+};
+use waggle_link::{Acceptor, FrameReader, FrameWriter, GreetFault, LinkFault, ReceiveFault, SendFault};
+use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
+
+use crate::{
+    calls, clock,
+    guest::{Guest, Identity},
+    probe,
+};
+
+/// Why the agent stopped serving before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeFault {
+    /// The host refused the link, or is not there.
+    #[error("failed to greet the host")]
+    Greet {
+        /// What came in the way.
+        source: GreetFault,
+    },
+    /// The hello could not be sent.
+    #[error("failed to say hello")]
+    Hello {
+        /// What came in the way.
+        source: SendFault,
+    },
+    /// The host did not answer the hello.
+    #[error("failed to hear the host's welcome")]
+    Welcome {
+        /// What came in the way; none if the host just left.
+        source: Option<ReceiveFault>,
+    },
+    /// The link is gone.
+    #[error("lost the link to the host")]
+    Link {
+        /// How it ended.
+        source: LinkFault,
+    },
+}
+
+/// Serves the host's calls on `stream` until the host asks to power off, or the link ends. `ready` runs once the host
+/// has accepted the agent. Calls that run when this returns, or is dropped, are ended.
+///
+/// # Errors
+/// [`ServeFault`] for anything but a power-off that was asked for.
+pub async fn serve<S>(mut stream: S, guest: Guest, ready: impl FnOnce()) -> Result<(), ServeFault>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    waggle_link::present(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
+    let hello = Hello { origin: guest.origin, build: build(), programs: probe::programs(&guest) };
+    FrameWriter::new(&mut stream).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
+    let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;
+    let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
+    let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
+    if guest.identity == Identity::Sandbox
+        && let Err(errno) = clock::set(welcome.unix_ns)
+    {
+        report(&format!("failed to set the clock: {errno}"));
+    }
+    ready();
+    accept_calls(Acceptor::start(stream), Arc::new(guest)).await
+}
+
+async fn accept_calls(mut link: Acceptor, guest: Arc<Guest>) -> Result<(), ServeFault> {
+    let mut running = JoinSet::new();
+    let (power_off, mut asked) = mpsc::channel(1);
+    loop {
+        tokio::select! {
+            stream = link.accept() => {
+                let stream = stream.map_err(|source| ServeFault::Link { source })?;
+                let room = running.len() < CALLS_MAX;
+                running.spawn(calls::serve_call(stream, Arc::clone(&guest), room, power_off.clone()));
+            }
+            Some(ended) = running.join_next() => {
+                if let Err(fault) = ended {
+                    report(&format!("a call's task failed: {fault}"));
+                }
+            }
+            Some(()) = asked.recv() => return Ok(()),
+        }
+    }
+}
+
+fn build() -> String {
+    concat!("waggle-agent ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+/// One line to the machine's console, which the host keeps the end of.
+pub(crate) fn report(line: &str) {
+    #[expect(clippy::print_stderr, reason = "the console is the agent's only log")]
+    {
+        eprintln!("waggle-agent: {line}");
+    }
+}
