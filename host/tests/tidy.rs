@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! House rules that neither rustc nor clippy can state. Each failure names the rule it breaks.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a check that cannot read the tree should stop")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// More than that is two files; the median is meant to be a third of it.
+const LINES_MAX: usize = 500;
+
+/// Names that say nothing about what is in the file.
+const NAMES_BANNED: &[&str] =
+    &["base", "utils", "util", "common", "helpers", "helper", "misc", "manager", "types", "prelude"];
+
+const SPDX: [&str; 2] =
+    ["SPDX-FileCopyrightText: Copyright 2026 The waggle authors", "SPDX-License-Identifier: Apache-2.0"];
+
+/// A layer, and what its code must not mention. Imports point one way: mcp, http -> service -> domain <- infra.
+const LAYERS: &[(&str, &[&str])] = &[
+    (
+        "host/src/domain",
+        &[
+            "crate::infra",
+            "crate::service",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "tokio::",
+            "tracing::",
+            "std::fs",
+            "std::net",
+            "std::process",
+            "std::env",
+            "async fn",
+            "Instant::now",
+            "SystemTime::now",
+        ],
+    ),
+    ("host/src/infra", &["crate::service", "crate::mcp", "crate::http", "crate::config"]),
+    ("host/src/service", &["crate::infra", "crate::mcp", "crate::http", "crate::config"]),
+    ("protocol/src", &["tokio::", "std::io", "std::net", "std::fs"]),
+];
+
+/// A word, and the only places below `host/src` whose code may mention it.
+const PLACES: &[(&str, &[&str])] = &[
+    ("waggle_protocol::", &["host/src/infra"]),
+    ("waggle_link::", &["host/src/infra"]),
+    ("rmcp::", &["host/src/mcp"]),
+    ("axum::", &["host/src/http"]),
+];
+
+#[test]
+fn sources_are_tidy() {
+    let mut broken = Vec::new();
+    for name in tracked().into_iter().filter(|name| extension(name) == "rs") {
+        let text = fs::read_to_string(root().join(&name)).unwrap();
+        if text.lines().count() > LINES_MAX {
+            broken.push(format!("{name}: more than {LINES_MAX} lines"));
+        }
+        if !text.lines().nth(2).is_some_and(|line| line.starts_with("//!")) {
+            broken.push(format!("{name}: no module doc after the two SPDX lines"));
+        }
+        if NAMES_BANNED.iter().any(|banned| Path::new(&name).file_stem().is_some_and(|stem| stem == *banned)) {
+            broken.push(format!("{name}: a name that says nothing"));
+        }
+        broken.extend(out_of_place(&name, &text));
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_source_says_its_licence() {
+    let broken: Vec<_> = tracked()
+        .into_iter()
+        .filter(|name| {
+            let Ok(text) = fs::read_to_string(root().join(name)) else { return false };
+            let lines: Vec<_> = text.lines().skip(usize::from(text.starts_with("#!"))).take(2).collect();
+            bears_licence(name, &text)
+                && !(lines.len() == 2 && lines.iter().zip(SPDX).all(|(line, tag)| line.ends_with(tag)))
+        })
+        .collect();
+    assert!(broken.is_empty(), "without the two SPDX lines on top:\n{}", broken.join("\n"));
+}
+
+/// Every guarantee in docs/guarantees.md names the test that holds it, and that test exists.
+#[test]
+fn guarantees_are_tested() {
+    let doc = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    let sources: String = tracked()
+        .iter()
+        .filter(|name| matches!(extension(name), "rs" | "py"))
+        .map(|name| fs::read_to_string(root().join(name)).unwrap())
+        .collect();
+    for line in doc.lines().filter(|line| line.starts_with("- ")) {
+        let (_, test) = line.rsplit_once("`test: ").unwrap_or_else(|| panic!("no test named: {line}"));
+        let test = test.trim_end_matches(['`', '.']);
+        let exists = sources.contains(&format!("fn {test}(")) || sources.contains(&format!("def {test}("));
+        assert!(exists, "no such test: {test}");
+    }
+}
+
+#[test]
+fn the_check_of_layers_sees_a_break() {
+    let text = "use crate::infra::disks;\n// use rmcp::x\nlet now = axum::serve();\n";
+    assert_eq!(
+        out_of_place("host/src/domain/environment.rs", text),
+        [
+            "host/src/domain/environment.rs: host/src/domain must not mention crate::infra",
+            "host/src/domain/environment.rs: axum:: belongs in host/src/http",
+        ]
+    );
+}
+
+fn out_of_place(name: &str, text: &str) -> Vec<String> {
+    let code = || text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mentions = |word: &str| code().any(|line| line.contains(word));
+    let mut broken = Vec::new();
+    for (layer, banned) in LAYERS.iter().filter(|(layer, _)| name.starts_with(layer)) {
+        broken.extend(
+            banned.iter().filter(|word| mentions(word)).map(|word| format!("{name}: {layer} must not mention {word}")),
+        );
+    }
+    for (word, places) in PLACES {
+        let may = !name.starts_with("host/src/") || places.iter().any(|place| name.starts_with(place));
+        if !may && mentions(word) {
+            broken.push(format!("{name}: {word} belongs in {}", places.join(", ")));
+        }
+    }
+    broken
+}
+
+/// Sources, settings and scripts; not data, not what a tool writes, not formats without comments.
+fn bears_licence(name: &str, text: &str) -> bool {
+    let named = matches!(extension(name), "rs" | "toml" | "yml" | "yaml" | "sh" | "py" | "mjs" | "js" | "ts" | "ini");
+    named || text.starts_with("#!") || name.ends_with("Containerfile") || name.ends_with("requirements.txt")
+}
+
+fn extension(name: &str) -> &str {
+    Path::new(name).extension().and_then(|extension| extension.to_str()).unwrap_or_default()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// What git keeps or would keep, by its path from the root: build output is left out by .gitignore.
+fn tracked() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git, to list the sources");
+    assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
+    let names = String::from_utf8(output.stdout).unwrap();
+    names.lines().filter(|name| root().join(name).is_file()).map(str::to_owned).collect()
+}
