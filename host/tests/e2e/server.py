@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""One waggle server as a user would start it, and what it must not leave behind."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import mcp
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BINARY = pathlib.Path(os.environ.get("WAGGLE_BINARY", ROOT / "target/debug/waggle"))
+
+# The KVM probe comes before the server is ready.
+READY_S = 60
+# The server promises to be gone 30 s after it was told to stop.
+STOP_S = 35
+# A runner that lost its server has that long to end its machine.
+ORPHAN_S = 15
+# Software emulation on a busy machine.
+CALL_S = 180
+
+
+def image(name):
+    return f"oci:{ROOT / 'target/images' / name}"
+
+
+class Server:
+    """A server with a data folder of its own; settings are WAGGLE_* variables without the prefix."""
+
+    def __init__(self, **settings):
+        # Short, because the names of Unix sockets may have 107 bytes.
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-"))
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.port = free_port()
+        self.settings = {
+            "LISTEN_ADDR": f"127.0.0.1:{self.port}",
+            "DATA_DIR": str(self.data),
+            "IMAGE_CACHE_DIR": str(ROOT / "target/e2e-image-cache"),
+            "KERNEL": str(ROOT / "target/kernel"),
+            "IMAGE_PYTHON": image("python"),
+            "IMAGE_NODE": image("node"),
+            "IMAGE_SHELL": image("shell"),
+            **settings,
+        }
+        self.process = None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def launch(self):
+        """Starts the process and does not wait for it to be ready."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
+        settings = {f"WAGGLE_{name}": value for name, value in self.settings.items()}
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [BINARY, "serve"], env=inherited | settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self
+
+    def start(self):
+        self.launch()
+        deadline = time.monotonic() + READY_S
+        while self.status("/readyz")[0] != 200:
+            assert self.process.poll() is None, f"the server ended at its start:\n{self.output()}"
+            assert time.monotonic() < deadline, f"the server did not get ready in {READY_S} s:\n{self.output()}"
+            time.sleep(0.05)
+        return self
+
+    def status(self, path):
+        """The HTTP status and body of a page, or 0 while nothing answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except (urllib.error.URLError, OSError):
+            return 0, None
+
+    def output(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def kill(self):
+        """Ends the server the way that leaves it no time for anything."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            status = self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"the server was still there {STOP_S} s after SIGTERM:\n{self.output()}") from None
+        assert status == 0, f"the server ended with {status}:\n{self.output()}"
+
+    def remove(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """What the server started, at any depth: the programs of a machine work in its folder and name its files."""
+        mark = str(self.folder).encode()
+        found = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
+                texts = [line, (entry / "environ").read_bytes(), os.readlink(entry / "cwd").encode()]
+                if any(mark in text for text in texts) and line and int(entry.name) != os.getpid():
+                    found.append((int(entry.name), line.decode(errors="replace")))
+        return found
+
+    def machine_processes(self, program):
+        return [pid for pid, line in self.processes() if program in line.split(" ")[0]]
+
+    def machine_files(self):
+        """What lies in the folders of machines, sockets and half-made images; locks that stay are not a machine's."""
+        run = self.data / "run"
+        found = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        for place in (self.data, self.folder):
+            found += [path for path in place.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+        return sorted({str(path) for path in found})
+
+    def bound_sockets(self):
+        """Unix sockets that the kernel still knows by a name in the server's folder."""
+        return [line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if str(self.folder) in line]
+
+    def leftovers(self, but=()):
+        """Everything of machines that is there; the processes in `but` aside."""
+        processes = [f"{pid} {line}" for pid, line in self.processes() if pid not in but]
+        return processes + self.machine_files() + self.bound_sockets()
+
+    def assert_nothing_left(self, within_s=0.0):
+        """Nothing of any machine is there; with the server running, nothing but itself."""
+        alive = [self.process.pid] if self.process and self.process.poll() is None else []
+        deadline = time.monotonic() + within_s
+        while (left := self.leftovers(alive)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == [], "left behind:\n" + "\n".join(left)
+
+    @contextlib.asynccontextmanager
+    async def client(self, **options):
+        async with mcp.Client(self.url, read_timeout_seconds=CALL_S, **options) as client:
+            yield Tools(client)
+
+
+class Tools:
+    """The eight tools as functions that give the parsed result or fail."""
+
+    def __init__(self, client):
+        self.client = client
+
+    async def raw(self, tool, **arguments):
+        return await self.client.call_tool(tool, arguments)
+
+    async def text(self, tool, **arguments):
+        result = await self.raw(tool, **arguments)
+        assert not result.is_error, f"{tool}({arguments}): {result.content[0].text}"
+        return result.content[0].text
+
+    async def call(self, tool, **arguments):
+        return json.loads(await self.text(tool, **arguments))
+
+    async def refusal(self, tool, **arguments):
+        """The message of a call that has to be refused."""
+        result = await self.raw(tool, **arguments)
+        assert result.is_error, f"{tool}({arguments}) was not refused: {result.content[0].text}"
+        return result.content[0].text
+
+    @contextlib.asynccontextmanager
+    async def environment(self, runtime, **arguments):
+        made = await self.call("create_environment", runtime=runtime, **arguments)
+        try:
+            yield made
+        finally:
+            await self.raw("destroy_environment", environment_id=made["environment_id"])
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images that are not ours, and images that are not images."""
+
+import pathlib
+import shutil
+
+from server import ROOT, image
+
+
+async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
+    server = serve(IMAGE_SHELL=image("foreign")).start()
+    async with server.client() as tools:
+        async with tools.environment("shell") as made:
+            one = made["environment_id"]
+            assert made["agent_origin"] == "host"
+            ran = await tools.call("execute", environment_id=one, code="id -u; echo $HOME; ls /; busybox | head -n 1")
+            lines = ran["stdout"].splitlines()
+            assert lines[:2] == ["1000", "/home/sandbox"], ran
+            assert "tmp" in lines
+            assert any(line.startswith("BusyBox") for line in lines)
+            await tools.call("write_file", environment_id=one, path="note", content="hello")
+            assert await tools.text("read_file", environment_id=one, path="note") == "hello"
+            # It holds no package manager.
+            assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
+
+
+async def test_the_agent_is_static():
+    agent = (ROOT / "target/agent/waggle-agent").read_bytes()
+    assert agent[:4] == b"\x7fELF"
+    # A program with a loader names it.
+    assert b"ld-linux" not in agent and b"ld-musl" not in agent
+
+
+async def test_a_folder_that_is_no_image_is_refused(serve, tmp_path):
+    (tmp_path / "index.json").write_text("{}")
+    server = serve(IMAGE_SHELL=f"oci:{tmp_path}").start()
+    async with server.client() as tools:
+        await create_fails(tools, server)
+
+
+async def test_a_corrupt_layer_is_refused(serve, tmp_path):
+    broken = tmp_path / "shell"
+    shutil.copytree(ROOT / "target/images/shell", broken)
+    largest = max((broken / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    with open(largest, "r+b") as layer:
+        layer.seek(largest.stat().st_size // 2)
+        layer.write(b"\0" * 64)
+    server = serve(IMAGE_SHELL=f"oci:{broken}", IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    async with server.client() as tools:
+        await create_fails(tools, server)
+        # The others are not the worse for it.
+        async with tools.environment("python") as made:
+            assert made["status"] == "running"
+    assert [path for path in pathlib.Path(tmp_path / "cache").rglob("*") if path.suffix not in (".erofs", "")] == []
+
+
+async def create_fails(tools, server):
+    """A create that fails says so, as whatever kind of error, takes no place and leaves nothing."""
+    try:
+        result = await tools.raw("create_environment", runtime="shell")
+    except Exception as error:
+        message = str(error)
+    else:
+        assert result.is_error
+        message = result.content[0].text
+    assert message
+    listed = await tools.call("list_environments")
+    assert [one for one in listed["environments"] if one["status"] == "running"] == []
+    server.assert_nothing_left()
+    return message

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ends that nobody planned, and that nothing is left after any end."""
+
+import asyncio
+import os
+import signal
+import time
+
+from server import ORPHAN_S
+
+ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "20"))
+# A machine that is gone is seen at once; the rest is a busy test machine.
+NOTICE_S = 20
+
+
+async def test_a_killed_server_leaves_no_machine(serve):
+    server = serve().start()
+    async with server.client() as tools:
+        await tools.call("create_environment", runtime="shell")
+        assert server.machine_processes("qemu-system")
+        server.kill()
+        # The client is not told; closing it asks a server that is gone.
+        deadline = time.monotonic() + ORPHAN_S
+        while server.processes() and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        assert server.processes() == []
+    # The next server on the same folder clears what the first one could not.
+    server.start()
+    server.assert_nothing_left()
+
+
+async def test_a_machine_that_dies_becomes_an_error(server):
+    async with server.client() as tools:
+        made = await tools.call("create_environment", runtime="shell")
+        one = made["environment_id"]
+        for pid in server.machine_processes("qemu-system"):
+            os.kill(pid, signal.SIGKILL)
+        assert await becomes(tools, one, "error")
+        message = await tools.refusal("execute", environment_id=one, code="true")
+        assert "error" in message.lower() or "not running" in message.lower()
+        await tools.call("destroy_environment", environment_id=one)
+        server.assert_nothing_left()
+
+
+async def test_a_call_ends_when_its_machine_dies(server):
+    async with server.client() as tools:
+        made = await tools.call("create_environment", runtime="shell")
+        one = made["environment_id"]
+
+        async def kill_soon():
+            await asyncio.sleep(1.0)
+            for pid in server.machine_processes("qemu-system"):
+                os.kill(pid, signal.SIGKILL)
+
+        started = time.monotonic()
+        killer = asyncio.create_task(kill_soon())
+        try:
+            result = await tools.raw("execute", environment_id=one, code="sleep 100", timeout_seconds=120)
+            assert result.is_error
+        except Exception as error:
+            assert str(error)
+        await killer
+        assert time.monotonic() - started < NOTICE_S
+        await tools.raw("destroy_environment", environment_id=one)
+        server.assert_nothing_left()
+
+
+async def test_capacity_is_exact_and_a_place_comes_back(serve):
+    server = serve(MAX_ENVIRONMENTS="1").start()
+    async with server.client() as tools:
+        async with tools.environment("shell"):
+            message = await tools.refusal("create_environment", runtime="shell")
+            assert "1" in message
+        async with tools.environment("shell") as made:
+            assert made["status"] == "running"
+
+
+async def test_a_server_told_to_stop_ends_its_machines(serve):
+    server = serve().start()
+    async with server.client() as tools:
+        await asyncio.gather(*(tools.call("create_environment", runtime="shell") for _ in range(2)))
+        assert len(server.machine_processes("qemu-system")) == 2
+    server.stop()
+    server.assert_nothing_left()
+
+
+async def test_rounds_of_create_and_destroy_leave_nothing(server):
+    async with server.client() as tools:
+        before = None
+        for number in range(ROUNDS):
+            made = await tools.call("create_environment", runtime="shell")
+            ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {number}")
+            assert ran["stdout"] == f"{number}\n"
+            await tools.call("destroy_environment", environment_id=made["environment_id"])
+            server.assert_nothing_left()
+            held = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+            # The first round opens what stays open.
+            before = before or held
+            assert held <= before + 2, f"{held} open files after round {number + 1}, {before} after the first"
+
+
+async def becomes(tools, one, status):
+    """Whether an environment gets to a status in time."""
+    deadline = time.monotonic() + NOTICE_S
+    while time.monotonic() < deadline:
+        listed = await tools.call("list_environments")
+        if [each["status"] for each in listed["environments"] if each["environment_id"] == one] == [status]:
+            return True
+        await asyncio.sleep(0.1)
+    return False

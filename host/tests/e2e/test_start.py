@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Starts that cannot work say why and end."""
+
+import socket
+import subprocess
+
+import pytest
+
+from server import BINARY
+
+# A start that is refused needs nothing but to look at what it was given.
+REFUSED_S = 30
+
+
+def refused(server):
+    """The log of a server that has to end by itself with a failure."""
+    server.launch()
+    assert server.process.wait(REFUSED_S) != 0
+    return server.output()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("LISTEN_ADDR", "nowhere"),
+        ("MAX_ENVIRONMENTS", "many"),
+        ("MAX_ENVIRONMENTS", "-1"),
+        ("DEFAULT_MEMORY_MB", "lots"),
+        ("MAX_EXEC_TIMEOUT", "five minutes"),
+        ("BACKEND", "paper"),
+        ("IMAGE_SHELL", ""),
+    ],
+)
+def test_an_invalid_setting_stops_the_start(serve, setting, value):
+    output = refused(serve(**{setting: value}))
+    assert setting in output or setting.lower().replace("_", "-") in output
+
+
+def test_a_taken_port_stops_the_start(serve):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        output = refused(serve(LISTEN_ADDR=address))
+    assert address in output
+    assert "in use" in output
+
+
+async def test_a_kernel_that_is_none_fails_by_the_boot_time_out(serve, tmp_path):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/modules.dep").write_text("")
+    (tmp_path / "version").write_text("0.0\n")
+    (tmp_path / "vmlinuz").write_bytes(b"not a kernel" * 1000)
+    server = serve(KERNEL=str(tmp_path), BOOT_TIMEOUT="20s").launch()
+    # Whether it is found at the start or at the first machine, somebody is told.
+    for _ in range(REFUSED_S * 20):
+        if server.process.poll() is not None or server.status("/readyz")[0] == 200:
+            break
+        try:
+            server.process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    if server.process.poll() is None:
+        async with server.client() as tools:
+            try:
+                result = await tools.raw("create_environment", runtime="shell")
+                assert result.is_error
+            except Exception as error:
+                assert str(error)
+        server.assert_nothing_left()
+    assert "kernel" in server.output()
+
+
+def test_the_version_is_printed():
+    printed = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
+    assert "waggle" in printed
+
+
+def test_the_server_says_that_it_is_well(server):
+    assert server.status("/healthz") == (200, {"status": "ok"})
+    status, body = server.status("/readyz")
+    assert (status, body["status"]) == (200, "ok")
+    assert body["checks"]

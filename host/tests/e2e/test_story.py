@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a user does first: environments of all three runtimes, code, files, commands."""
+
+import json
+
+import pytest
+
+CSV = "name,legs\nbee,6\nspider,8\n"
+SUM_LEGS = """
+import csv, json
+rows = list(csv.DictReader(open("data/animals.csv")))
+legs = sum(int(row["legs"]) for row in rows)
+json.dump({"legs": legs}, open("result.json", "w"))
+print("legs:", legs)
+"""
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
+async def test_the_whole_story(server, mode):
+    async with server.client(mode=mode) as tools:
+        made = await tools.call("create_environment", runtime="python", name="ants")
+        python = made["environment_id"]
+        assert made["name"] == "ants"
+        assert made["runtime"] == "python"
+        assert made["status"] == "running"
+        assert made["timeout"] == "30m0s"
+        assert made["agent_origin"] == "image"
+
+        written = await tools.call("write_file", environment_id=python, path="data/animals.csv", content=CSV)
+        assert written == {"bytes_written": len(CSV), "path": "data/animals.csv", "status": "written"}
+
+        ran = await tools.call("execute", environment_id=python, code=SUM_LEGS)
+        assert (ran["exit_code"], ran["stdout"], ran["stderr"]) == (0, "legs: 14\n", "")
+        assert ran["duration_ms"] > 0
+
+        result = await tools.text("read_file", environment_id=python, path="/home/sandbox/result.json")
+        assert json.loads(result) == {"legs": 14}
+
+        listed = await tools.call("list_files", environment_id=python)
+        files = {file["name"]: file for file in listed["files"]}
+        assert listed["path"] == "/home/sandbox"
+        assert listed["count"] == len(listed["files"])
+        assert files["data"]["is_dir"] is True
+        assert (files["result.json"]["is_dir"], files["result.json"]["size"]) == (False, len('{"legs": 14}'))
+        assert files["result.json"]["mode"].startswith("-rw")
+
+        shell = await tools.call("execute", environment_id=python, language="shell", code="id -un; uname -s; wc -l <result.json")
+        assert (shell["exit_code"], shell["stdout"]) == (0, "sandbox\nLinux\n0\n")
+        failed = await tools.call("execute", environment_id=python, language="shell", code="echo oops >&2; exit 3")
+        assert (failed["exit_code"], failed["stdout"], failed["stderr"]) == (3, "", "oops\n")
+
+        async with tools.environment("node") as node, tools.environment("shell") as bash:
+            ran = await tools.call("execute", environment_id=node["environment_id"], code="console.log([1, 2, 3].map(x => x * 2))")
+            assert (ran["exit_code"], ran["stdout"]) == (0, "[ 2, 4, 6 ]\n")
+            ran = await tools.call("execute", environment_id=bash["environment_id"], code="printf '%s\\n' a b c | tac")
+            assert (ran["exit_code"], ran["stdout"]) == (0, "c\nb\na\n")
+
+            listed = await tools.call("list_environments")
+            assert listed["count"] == 3
+            assert [one["runtime"] for one in listed["environments"]] == ["python", "node", "shell"]
+            assert {one["status"] for one in listed["environments"]} == {"running"}
+
+        gone = await tools.call("destroy_environment", environment_id=python)
+        assert gone == {"message": f"Environment {python} has been destroyed", "status": "destroyed"}
+        assert (await tools.call("list_environments"))["count"] == 0
+        server.assert_nothing_left()
+
+
+async def test_a_long_step_shows_progress(server):
+    heard = []
+
+    async def listen(progress, total, message):
+        heard.append(message or "")
+
+    async with server.client() as tools, tools.environment("shell") as made:
+        code = "for i in 1 2 3; do echo step-$i; sleep 1; done"
+        arguments = {"environment_id": made["environment_id"], "code": code}
+        result = await tools.client.call_tool("execute", arguments, progress_callback=listen)
+        assert json.loads(result.content[0].text)["stdout"] == "step-1\nstep-2\nstep-3\n"
+    assert any("step-1" in message for message in heard)
+
+
+async def test_structured_content_is_the_text(server):
+    async with server.client() as tools:
+        result = await tools.raw("list_environments")
+        assert result.structured_content == json.loads(result.content[0].text) == {"count": 0, "environments": []}
+
+
+async def test_a_command_past_its_time_is_stopped_with_all_it_started(server):
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        code = "setsid sleep 1000 & sleep 1000"
+        message = await tools.refusal("execute", environment_id=one, code=code, timeout_seconds=2)
+        assert "2" in message and "tim" in message.lower()
+        left = await tools.call("execute", environment_id=one, code="pgrep -c sleep")
+        assert left["stdout"] == "0\n"
+
+
+async def test_work_sees_neither_the_agent_nor_a_network_card(server):
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        seen = await tools.call("execute", environment_id=one, code="cat /proc/[0-9]*/comm")
+        assert "waggle-agent" not in seen["stdout"]
+        cards = await tools.call("execute", environment_id=one, code="ls /sys/class/net 2>/dev/null || true")
+        assert cards["stdout"].split() in ([], ["lo"])
+
+
+async def test_packages_come_from_a_wheel_made_in_the_guest(server):
+    make_wheel = """
+import zipfile
+info = "anthill-1.0.dist-info"
+with zipfile.ZipFile("anthill-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("anthill.py", "ants = 42\\n")
+    wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: anthill\\nVersion: 1.0\\n")
+    wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr(f"{info}/RECORD", "")
+"""
+    async with server.client() as tools, tools.environment("python") as made:
+        one = made["environment_id"]
+        assert (await tools.call("execute", environment_id=one, code=make_wheel))["exit_code"] == 0
+        settings = "[global]\nno-index = true\nfind-links = /home/sandbox\n"
+        await tools.call("write_file", environment_id=one, path="/home/sandbox/.config/pip/pip.conf", content=settings)
+        installed = await tools.call("install_packages", environment_id=one, packages="anthill==1.0")
+        assert installed["exit_code"] == 0, installed
+        assert "Successfully installed anthill-1.0" in installed["stdout"]
+        ran = await tools.call("execute", environment_id=one, code="import anthill; print(anthill.ants)")
+        assert ran["stdout"] == "42\n", ran
+        missing = await tools.call("install_packages", environment_id=one, packages="no-such-package-at-all")
+        assert missing["exit_code"] != 0
+        assert "no-such-package-at-all" in missing["stderr"]
