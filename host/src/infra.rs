@@ -2,5 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Adapters: what the domain's ports are made of on a real host.
 
+pub mod agent;
 pub mod agent_binary;
 pub mod vmm;

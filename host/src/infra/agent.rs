@@ -1,0 +1,278 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of a machine's call link: one stream a call, and a clock that keeps the guest's right.
+//!
+//! Everything that comes out of the link was written by a hostile guest. Lengths and counts are checked against what the
+//! call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines, but a
+//! guest may have replaced the agent.
+
+mod call;
+mod fault;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval},
+};
+use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
+use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Reply, Request, Welcome, request};
+
+use self::{call::Call, fault::AgentFault};
+use crate::domain::{
+    guest_path::GuestPath,
+    ports::{AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, Listing, OutputStream, PortFuture, User},
+};
+
+/// Between two settings of the guest's clock, which has nothing else to go by.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Added to a command's own deadline before the host stops believing that the agent will end it.
+const DEADLINE_GRACE: Duration = Duration::from_secs(15);
+
+/// Longest wait for a file call: ten mebibytes take a fraction of a second even under emulation, a full disk longer.
+const FILE_CALL_MAX: Duration = Duration::from_secs(120);
+
+/// Longest wait for an agent to confirm that the machine may go off, or to take the time.
+const CONTROL_CALL_MAX: Duration = Duration::from_secs(5);
+
+/// Permissions of new files, as the contract has it.
+const NEW_FILE_MODE: u32 = 0o644;
+
+/// No agent was found on the other end of a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectFault {
+    /// The two could not agree on a link.
+    #[error("failed to greet the guest agent")]
+    Greet {
+        /// What came in the way.
+        source: GreetFault,
+    },
+    /// The agent's hello did not arrive.
+    #[error("failed to read the guest agent's hello")]
+    Hello {
+        /// What came in the way.
+        source: ReceiveFault,
+    },
+    /// The agent left before it said hello.
+    #[error("the guest agent left before it said hello")]
+    Left,
+    /// The hello is too long, or holds control characters.
+    #[error("the guest agent's hello breaks the protocol's limits")]
+    Excessive,
+    /// The welcome could not be sent.
+    #[error("failed to welcome the guest agent")]
+    Welcome {
+        /// What came in the way.
+        source: SendFault,
+    },
+}
+
+/// A connected agent. Dropping it ends the link and the clock.
+#[derive(Debug)]
+pub struct AgentClient {
+    link: Opener,
+    capabilities: Capabilities,
+    /// One permit a call; more callers than that wait their turn.
+    calls: Semaphore,
+    clock: AbortHandle,
+}
+
+/// Greets the agent on a fresh connection, reads its hello, and starts the link. The caller bounds the wait.
+///
+/// # Errors
+/// [`ConnectFault`].
+pub async fn connect<S>(mut stream: S) -> Result<AgentClient, ConnectFault>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let greeted = waggle_link::answer_preamble(&mut stream, Link::Call).await;
+    greeted.map_err(|source| ConnectFault::Greet { source })?;
+    let hello = FrameReader::new(&mut stream).receive::<Hello>().await;
+    let hello = hello.map_err(|source| ConnectFault::Hello { source })?.ok_or(ConnectFault::Left)?;
+    if !hello.is_within_limits() {
+        return Err(ConnectFault::Excessive);
+    }
+    let welcome = Welcome { unix_ns: unix_ns() };
+    FrameWriter::new(&mut stream).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
+    let link = Opener::start(stream);
+    let clock = tokio::spawn(keep_clock(link.clone())).abort_handle();
+    Ok(AgentClient { link, capabilities: capabilities(hello), calls: Semaphore::new(CALLS_MAX), clock })
+}
+
+impl AgentClient {
+    /// What the agent said of itself and of the guest.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Runs a command; see `Machine::exec`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn exec(
+        &self,
+        command: Command,
+        cancelled: PortFuture<'_, ()>,
+        on_output: &mut (dyn FnMut(OutputStream, &[u8]) + Send),
+    ) -> Result<Ended, CallFault> {
+        let _permit = self.permit().await?;
+        let script = command.script.unwrap_or(crate::domain::ports::Script { extension: "", code: Vec::new() });
+        let request = Request::Exec(request::Exec {
+            argv: command.argv,
+            script: (!script.extension.is_empty())
+                .then(|| request::Script { extension: script.extension.to_owned(), bytes: script.code.len() as u64 }),
+            env: command.env,
+            user: match command.user {
+                User::Sandbox => request::User::Sandbox,
+                User::Root => request::User::Root,
+            },
+            timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+        });
+        let call = Call { request, body: &script.code, within: command.timeout + DEADLINE_GRACE };
+        call.make(&self.link, cancelled, |reply| match reply {
+            Reply::Stdout(bytes) => {
+                on_output(OutputStream::Stdout, bytes);
+                Ok(None)
+            }
+            Reply::Stderr(bytes) => {
+                on_output(OutputStream::Stderr, bytes);
+                Ok(None)
+            }
+            Reply::Exited(exited) => Ok(Some(call::ended(exited))),
+            other => Err(fault::unexpected(&other)),
+        })
+        .await
+    }
+
+    /// Writes a file; see `Machine::write_file`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn write_file(&self, path: &GuestPath, content: &[u8]) -> Result<u64, CallFault> {
+        let _permit = self.permit().await?;
+        let path = path.as_str().to_owned();
+        let request = Request::WriteFile { path, bytes: content.len() as u64, mode: NEW_FILE_MODE };
+        let call = Call { request, body: content, within: FILE_CALL_MAX };
+        call.make(&self.link, never(), |reply| match reply {
+            Reply::Written { bytes } => Ok(Some(bytes)),
+            other => Err(fault::unexpected(&other)),
+        })
+        .await
+    }
+
+    /// Reads a file; see `Machine::read_file`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn read_file(&self, path: &GuestPath, bytes_max: u64) -> Result<Vec<u8>, CallFault> {
+        let _permit = self.permit().await?;
+        let request = Request::ReadFile { path: path.as_str().to_owned(), bytes_max };
+        let mut content = Vec::new();
+        let call = Call { request, body: &[], within: FILE_CALL_MAX };
+        call.make(&self.link, never(), |reply| match reply {
+            Reply::Data(bytes) if (content.len() + bytes.len()) as u64 <= bytes_max => {
+                content.extend_from_slice(bytes);
+                Ok(None)
+            }
+            Reply::Data(_) => Err(AgentFault::TooMuch { what: "bytes of a file", max: bytes_max }),
+            Reply::FileEnd => Ok(Some(())),
+            other => Err(fault::unexpected(&other)),
+        })
+        .await?;
+        Ok(content)
+    }
+
+    /// Lists a folder; see `Machine::list_files`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn list_files(&self, path: &GuestPath, entries_max: u32) -> Result<Listing, CallFault> {
+        let _permit = self.permit().await?;
+        let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max };
+        let mut entries: Vec<Entry> = Vec::new();
+        let call = Call { request, body: &[], within: FILE_CALL_MAX };
+        let truncated = call
+            .make(&self.link, never(), |reply| match reply {
+                Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
+                    entries.extend(more.into_iter().map(call::entry));
+                    Ok(None)
+                }
+                Reply::Entries(_) => Err(AgentFault::TooMuch { what: "entries of a folder", max: entries_max.into() }),
+                Reply::ListEnd { truncated } => Ok(Some(truncated)),
+                other => Err(fault::unexpected(&other)),
+            })
+            .await?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Listing { entries, truncated })
+    }
+
+    /// Asks the agent to write everything to the disks and end the machine. An agent that does not answer within a few
+    /// seconds, or at all, is not waited for.
+    pub async fn power_off(&self) {
+        if let Err(fault) = control(&self.link, Request::PowerOff).await {
+            tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not confirm the power-off");
+        }
+    }
+
+    /// Resolves when the link has ended; says how.
+    pub async fn closed(&self) -> String {
+        self.link.ended().await.to_string()
+    }
+
+    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallFault> {
+        let permit = self.calls.acquire().await;
+        permit.map_err(|_closed| CallFault::Gone { reason: "no more calls are taken".to_owned() })
+    }
+}
+
+impl Drop for AgentClient {
+    fn drop(&mut self) {
+        self.clock.abort();
+    }
+}
+
+async fn keep_clock(link: Opener) {
+    let mut ticks = interval(CLOCK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is immediate, and the welcome has just brought the time.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if let Err(fault) = control(&link, Request::SetClock { unix_ns: unix_ns() }).await {
+            tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not take the time");
+        }
+    }
+}
+
+async fn control(link: &Opener, request: Request) -> Result<(), CallFault> {
+    let call = Call { request, body: &[], within: CONTROL_CALL_MAX };
+    call.make(link, never(), |reply| match reply {
+        Reply::Done => Ok(Some(())),
+        other => Err(fault::unexpected(&other)),
+    })
+    .await
+}
+
+fn never() -> PortFuture<'static, ()> {
+    Box::pin(std::future::pending())
+}
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn capabilities(hello: Hello) -> Capabilities {
+    Capabilities {
+        agent_origin: match hello.origin {
+            Origin::Host => AgentOrigin::Host,
+            Origin::Image => AgentOrigin::Image,
+        },
+        agent_build: hello.build,
+        programs: hello.programs,
+    }
+}

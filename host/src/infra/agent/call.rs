@@ -1,0 +1,116 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! One call: a stream, the request and its body one way, replies the other way until the last.
+
+use std::time::Duration;
+
+use tokio::{io, pin, time::timeout};
+use waggle_link::{FrameReader, FrameWriter, Opener, SendFault, Stream};
+use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
+
+use super::fault::AgentFault;
+use crate::domain::ports::{CallFault, EndCause, Ended, Entry, PortFuture};
+
+/// How long the agent may take from a cancel to the last reply. Killing is a matter of milliseconds; output that is on
+/// its way comes first.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
+
+/// What a call sends, and how long it may take.
+pub(super) struct Call<'a> {
+    /// The first message.
+    pub(super) request: Request,
+    /// Follows it in chunks.
+    pub(super) body: &'a [u8],
+    /// The call fails when this has passed: the agent should have answered long before.
+    pub(super) within: Duration,
+}
+
+impl Call<'_> {
+    /// Makes the call. `on_reply` gets each reply and says what the call comes to once it knows. When `cancelled`
+    /// resolves, the agent is told, and its last reply awaited. Dropping the future resets the stream, upon which the
+    /// agent ends the work.
+    pub(super) async fn make<T>(
+        self,
+        link: &Opener,
+        cancelled: PortFuture<'_, ()>,
+        on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
+    ) -> Result<T, CallFault> {
+        let stream = link.open().await.map_err(|fault| CallFault::Gone { reason: fault.to_string() })?;
+        let (read, write) = io::split(stream);
+        let mut writer = FrameWriter::new(write);
+        let sending = self.send(&mut writer, cancelled);
+        let receiving = receive(FrameReader::new(read), on_reply);
+        pin!(sending, receiving);
+        let made = timeout(self.within, async {
+            tokio::select! {
+                received = &mut receiving => received,
+                () = &mut sending => timeout(CANCEL_MAX, &mut receiving)
+                    .await
+                    .unwrap_or_else(|_elapsed| Err(AgentFault::Silent { seconds: CANCEL_MAX.as_secs() }.into())),
+            }
+        });
+        made.await.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { seconds: self.within.as_secs() }.into()))
+    }
+
+    /// Sends the request and its body; then, or as soon as that is so, that the call was cancelled. Resolves only after
+    /// a cancel. A stream that does not take it all has an answer, or an end, waiting on its other side.
+    async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>, mut cancelled: PortFuture<'_, ()>) {
+        let body = async {
+            writer.send(&self.request).await?;
+            for chunk in self.body.chunks(CHUNK_BYTES_MAX) {
+                writer.send(&Input::Data(chunk)).await?;
+            }
+            Ok::<(), SendFault>(())
+        };
+        let was_cancelled = tokio::select! {
+            _sent = body => false,
+            () = &mut cancelled => true,
+        };
+        if !was_cancelled {
+            cancelled.await;
+        }
+        let _told = writer.send(&Input::Cancel).await;
+    }
+}
+
+async fn receive<T>(
+    mut reader: FrameReader<io::ReadHalf<Stream>>,
+    mut on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
+) -> Result<T, CallFault> {
+    loop {
+        match reader.receive::<Reply<'_>>().await {
+            Ok(Some(Reply::Fault(fault))) => return Err(super::fault::refused(fault)),
+            Ok(Some(reply)) => {
+                if let Some(outcome) = on_reply(reply)? {
+                    return Ok(outcome);
+                }
+            }
+            Ok(None) => return Err(AgentFault::Cut.into()),
+            Err(source) => return Err(AgentFault::Receive { source }.into()),
+        }
+    }
+}
+
+/// A command's end, in the domain's words.
+pub(super) fn ended(exited: reply::Exited) -> Ended {
+    let (exit_code, signal) = match exited.status {
+        reply::Status::Code(code) => (i32::from(code), None),
+        reply::Status::Signal(signal) => (128 + i32::from(signal), Some(i32::from(signal))),
+    };
+    let cause = match exited.cause {
+        reply::Cause::Itself => EndCause::Exited,
+        reply::Cause::Deadline => EndCause::TimedOut,
+        reply::Cause::Cancelled => EndCause::Cancelled,
+    };
+    Ended { exit_code, signal, cause, duration: Duration::from_micros(exited.duration_us) }
+}
+
+/// A folder's entry, in the domain's words.
+pub(super) fn entry(entry: reply::Entry) -> Entry {
+    Entry {
+        name: String::from_utf8_lossy(&entry.name).into_owned(),
+        mode: entry.mode,
+        size: entry.size,
+        modified_unix_s: entry.modified_unix_s,
+    }
+}
