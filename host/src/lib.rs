@@ -4,8 +4,10 @@
 //!
 //! The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
 
+pub mod config;
 pub mod domain;
 pub mod infra;
+pub mod mcp;
 pub mod reaper;
 pub mod service;
 pub mod telemetry;

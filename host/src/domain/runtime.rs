@@ -118,6 +118,28 @@ impl FromStr for Runtime {
     }
 }
 
+/// One of something for each runtime.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ByRuntime<T> {
+    /// [`Runtime::Python`]'s.
+    pub python: T,
+    /// [`Runtime::Node`]'s.
+    pub node: T,
+    /// [`Runtime::Shell`]'s.
+    pub shell: T,
+}
+
+impl<T> ByRuntime<T> {
+    /// The one of a runtime.
+    pub fn of(&self, runtime: Runtime) -> &T {
+        match runtime {
+            Runtime::Python => &self.python,
+            Runtime::Node => &self.node,
+            Runtime::Shell => &self.shell,
+        }
+    }
+}
+
 /// An unknown name is repeated in the error, but not without end.
 const NAME_SHOWN_CHARS_MAX: usize = 64;
 

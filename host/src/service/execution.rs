@@ -19,7 +19,7 @@ use crate::domain::{
     output::{Output, OutputWindow},
     package_name::parse_packages,
     ports::{CallFault, Command, EndCause, Ended, OutputStream, Script, User},
-    runtime::{CommandLine, Runtime, SANDBOX_HOME},
+    runtime::{ByRuntime, CommandLine, Runtime, SANDBOX_HOME},
 };
 
 /// The largest piece of code in one call.
@@ -51,13 +51,7 @@ pub struct ExecutionRules {
     /// For an installation.
     pub install_timeout: Duration,
     /// By runtime.
-    pub commands: [(Runtime, OperatorCommands); 3],
-}
-
-impl ExecutionRules {
-    fn commands(&self, runtime: Runtime) -> Option<&OperatorCommands> {
-        self.commands.iter().find(|(known, _)| *known == runtime).map(|(_, commands)| commands)
-    }
+    pub commands: ByRuntime<OperatorCommands>,
 }
 
 /// Runs commands in environments.
@@ -114,7 +108,7 @@ impl Execution {
         check_code(&code.text)?;
         let call = self.environments.begin(owner, id).await?;
         let runtime = code.language.unwrap_or(call.call.environment.runtime);
-        let operator = self.rules.commands(runtime).and_then(|commands| commands.exec.as_ref());
+        let operator = self.rules.commands.of(runtime).exec.as_ref();
         let argv = runtime.interpreter(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         let command = Command {
             argv,
@@ -142,7 +136,7 @@ impl Execution {
         let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
         let call = self.environments.begin(owner, id).await?;
         let runtime = call.call.environment.runtime;
-        let operator = self.rules.commands(runtime).and_then(|commands| commands.install.as_ref());
+        let operator = self.rules.commands.of(runtime).install.as_ref();
         let installer = runtime.installer(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         let limit = self.rules.install_timeout;
         let start = Instant::now();

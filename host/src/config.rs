@@ -1,0 +1,341 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The settings of `waggle serve`: a flag comes before its `WAGGLE_*` variable, and that before the default.
+//!
+//! Reading them is a pure function of the arguments and of a look-up for variables; an invalid value of either is an
+//! error that names it. Whether a folder or an image is there is not decided here, with one exception: a runtime whose
+//! image is not set takes the project's own one if its layout has been built.
+
+pub mod duration;
+mod table;
+
+use std::{
+    ffi::{OsStr, OsString},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+pub use self::table::settings_table;
+use crate::{
+    domain::{
+        image::ImageRef,
+        runtime::{ByRuntime, CommandLine, Runtime},
+    },
+    service::execution::OperatorCommands,
+};
+
+/// What every variable begins with.
+pub const VARIABLE_PREFIX: &str = "WAGGLE_";
+
+/// Variables of an earlier version that mean nothing any more.
+const RETIRED: [&str; 5] = ["SSH_PORT_BASE", "SSH_PORT_MAX", "RUNNER_PATH", "INIT_PATH", "LIB_DIR"];
+
+/// The official images by their full references, for runtimes whose own image has not been built.
+const OFFICIAL_IMAGES: ByRuntime<&str> = ByRuntime {
+    python: "docker.io/library/python:3-slim",
+    node: "docker.io/library/node:lts-slim",
+    shell: "docker.io/library/debian:stable-slim",
+};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "waggle", about = "Isolated Linux machines for AI agents, over MCP", version, max_term_width = 120)]
+pub struct CommandArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the tools over HTTP
+    Serve(Box<Settings>),
+    /// Print version, commit and build date
+    Version,
+    /// Print what is generated from the program
+    #[command(hide = true)]
+    Gen {
+        /// Which of it
+        what: Generated,
+    },
+}
+
+/// What can be generated.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Generated {
+    /// The table of settings, in Markdown
+    Settings,
+    /// The tools with their schemas, in JSON
+    Tools,
+}
+
+/// The settings of `waggle serve`. Every flag is also a variable: `--listen-addr` is `WAGGLE_LISTEN_ADDR`.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Address to serve MCP on
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = parse_address, value_name = "HOST:PORT")]
+    pub listen_addr: SocketAddr,
+    /// How many environments there can be at once
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "COUNT")]
+    pub max_environments: u32,
+    /// Virtual CPUs of an environment
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "COUNT")]
+    pub default_cpus: u32,
+    /// Memory of an environment, in MiB
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=1_048_576), value_name = "MIB")]
+    pub default_memory_mb: u32,
+    /// Scratch disk of an environment, in MiB; it takes room only as it fills
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576), value_name = "MIB")]
+    pub default_disk_mb: u32,
+    /// Minutes without a call after which an environment is destroyed, where its client says nothing else
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60), value_name = "MINUTES")]
+    pub default_timeout_min: u32,
+    /// Time-out of a call of execute that says nothing else
+    #[arg(long, default_value = "30s", value_parser = duration::parse, value_name = "DURATION")]
+    pub default_exec_timeout: Duration,
+    /// The longest time-out that a call of execute can ask for
+    #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
+    pub max_exec_timeout: Duration,
+    /// Time-out of a call of install_packages
+    #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
+    pub install_timeout: Duration,
+    /// How long a machine may take to boot, from when its image is ready
+    #[arg(long, default_value = "2m", value_parser = duration::parse, value_name = "DURATION")]
+    pub boot_timeout: Duration,
+    /// How often environments are looked at for having idled too long
+    #[arg(long, default_value = "1m", value_parser = duration::parse, value_name = "DURATION")]
+    pub reaper_interval: Duration,
+    /// Folder for machines and disks [default: the XDG data folder, waggle/]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Folder for images that have been prepared [default: the XDG cache folder, waggle/images/]
+    #[arg(long, value_name = "FOLDER")]
+    pub image_cache_dir: Option<PathBuf>,
+    /// Prepared images that nobody has used for so long are deleted
+    #[arg(long, default_value = "168h", value_parser = duration::parse, value_name = "DURATION")]
+    pub image_cache_max_age: Duration,
+    /// Image for python environments [default: the project's own where it has been built, else the official one]
+    #[arg(long, value_name = "IMAGE")]
+    pub image_python: Option<ImageRef>,
+    /// Image for node environments [default: likewise]
+    #[arg(long, value_name = "IMAGE")]
+    pub image_node: Option<ImageRef>,
+    /// Image for shell environments [default: likewise]
+    #[arg(long, value_name = "IMAGE")]
+    pub image_shell: Option<ImageRef>,
+    /// Command that runs python code, in place of what the image has
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_python_exec_command: Option<CommandLine>,
+    /// Command that installs python packages
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_python_install_command: Option<CommandLine>,
+    /// Command that runs node code
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_node_exec_command: Option<CommandLine>,
+    /// Command that installs node packages
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_node_install_command: Option<CommandLine>,
+    /// Command that runs shell scripts
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_shell_exec_command: Option<CommandLine>,
+    /// Command that installs packages in shell environments
+    #[arg(long, value_name = "COMMAND")]
+    pub runtime_shell_install_command: Option<CommandLine>,
+    /// What runs the machines
+    #[arg(long, default_value = "auto", value_parser = parse_backend, value_name = "auto|qemu")]
+    pub backend: Backend,
+    /// Folder with the guests' kernel: vmlinuz and modules [default: kernel/ in the data folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub kernel: Option<PathBuf>,
+    /// How much the machines say in the log, 0 to 5; above 3 it holds internals of the hypervisor
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5), value_name = "LEVEL")]
+    pub log_level: u8,
+}
+
+/// What runs the machines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Backend {
+    /// The best that works here.
+    Auto,
+    /// QEMU, with KVM where that works.
+    Qemu,
+}
+
+/// What a look-up for variables is.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Reads the command line and the variables.
+///
+/// # Errors
+/// clap's, which also carries the answers to `--help` and `--version`.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: Lookup<'_>,
+) -> Result<CommandArguments, clap::Error> {
+    let command = CommandArguments::command().mut_subcommand("serve", |serve| with_variables(serve, variable));
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    let arguments = CommandArguments::from_arg_matches(&matches)?;
+    if let Command::Serve(settings) = &arguments.command {
+        settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
+    }
+    Ok(arguments)
+}
+
+/// The warnings that the variables give rise to.
+#[must_use]
+pub fn warnings(variable: Lookup<'_>) -> Vec<String> {
+    let set = RETIRED.iter().map(|name| format!("{VARIABLE_PREFIX}{name}")).filter(|name| variable(name).is_some());
+    set.map(|name| format!("{name} has no meaning any more; there is no SSH and no helper program to find")).collect()
+}
+
+/// A variable's value takes the place of the default; the help names the variable.
+fn with_variables(serve: clap::Command, variable: Lookup<'_>) -> clap::Command {
+    serve.mut_args(|argument| {
+        let name = variable_name(argument.get_id().as_str());
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        let argument = argument.help(format!("{help} [env: {name}]"));
+        match variable(&name).filter(|value| !value.is_empty()) {
+            Some(value) => argument.hide_default_value(true).default_value(value),
+            None => argument,
+        }
+    })
+}
+
+fn variable_name(id: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", id.to_ascii_uppercase())
+}
+
+impl Settings {
+    /// What one value alone does not show.
+    fn check(&self) -> Result<(), String> {
+        if self.default_exec_timeout > self.max_exec_timeout {
+            let (default, max) = (duration::format(self.default_exec_timeout), duration::format(self.max_exec_timeout));
+            return Err(format!("--default-exec-timeout ({default}) is above --max-exec-timeout ({max})"));
+        }
+        Ok(())
+    }
+
+    /// The operator's commands.
+    #[must_use]
+    pub fn commands(&self) -> ByRuntime<OperatorCommands> {
+        let both = |exec: &Option<CommandLine>, install: &Option<CommandLine>| OperatorCommands {
+            exec: exec.clone(),
+            install: install.clone(),
+        };
+        ByRuntime {
+            python: both(&self.runtime_python_exec_command, &self.runtime_python_install_command),
+            node: both(&self.runtime_node_exec_command, &self.runtime_node_install_command),
+            shell: both(&self.runtime_shell_exec_command, &self.runtime_shell_install_command),
+        }
+    }
+}
+
+/// The folders that the settings name, or the user's own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Folders {
+    /// For machines and disks.
+    pub data: PathBuf,
+    /// For prepared images.
+    pub images: PathBuf,
+    /// With the guests' kernel.
+    pub kernel: PathBuf,
+}
+
+impl Folders {
+    /// The folders, by the XDG base directory specification where the settings are silent.
+    ///
+    /// # Errors
+    /// [`FoldersFault`] if neither a setting nor the user's home says where.
+    pub fn of(settings: &Settings, variable: Lookup<'_>) -> Result<Self, FoldersFault> {
+        // The specification has relative paths ignored.
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let under_home = |below: &str| absolute("HOME").map(|home| home.join(below));
+        let data = settings.data_dir.clone().or_else(|| {
+            let base = absolute("XDG_DATA_HOME").or_else(|| under_home(".local/share"));
+            base.map(|base| base.join("waggle"))
+        });
+        let images = settings.image_cache_dir.clone().or_else(|| {
+            let base = absolute("XDG_CACHE_HOME").or_else(|| under_home(".cache"));
+            base.map(|base| base.join("waggle/images"))
+        });
+        let data = data.ok_or(FoldersFault { setting: "DATA_DIR" })?;
+        let images = images.ok_or(FoldersFault { setting: "IMAGE_CACHE_DIR" })?;
+        let kernel = settings.kernel.clone().unwrap_or_else(|| data.join("kernel"));
+        Ok(Self { data, images, kernel })
+    }
+}
+
+/// A folder is neither set nor to be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("failed to choose a folder: {VARIABLE_PREFIX}{setting} is not set, and there is no HOME either")]
+pub struct FoldersFault {
+    setting: &'static str,
+}
+
+/// The image of each runtime: as set, else the project's own if `has_layout` says that its folder is one, else the
+/// official one.
+///
+/// # Errors
+/// [`ImageDefaultFault`] if the path of the project's own images cannot be written as a reference.
+pub fn images(
+    settings: &Settings,
+    data: &Path,
+    has_layout: &dyn Fn(&Path) -> bool,
+) -> Result<ByRuntime<ImageRef>, ImageDefaultFault> {
+    let choose = |set: &Option<ImageRef>, runtime: Runtime| match set {
+        Some(image) => Ok(image.clone()),
+        None => {
+            let own = data.join("images").join(runtime.name());
+            let reference = if has_layout(&own) {
+                format!("oci:{}", own.display())
+            } else {
+                (*OFFICIAL_IMAGES.of(runtime)).to_owned()
+            };
+            reference.parse().map_err(|source| ImageDefaultFault { reference, source: Box::new(source) })
+        }
+    };
+    Ok(ByRuntime {
+        python: choose(&settings.image_python, Runtime::Python)?,
+        node: choose(&settings.image_node, Runtime::Node)?,
+        shell: choose(&settings.image_shell, Runtime::Shell)?,
+    })
+}
+
+/// A default image has no reference.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to use {reference} as an image; set WAGGLE_IMAGE_PYTHON, _NODE and _SHELL")]
+pub struct ImageDefaultFault {
+    reference: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let fault = || "an address is HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or localhost:8080".to_owned();
+    let text = text.strip_prefix("localhost").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1{port}"));
+    match text.strip_prefix(':') {
+        Some(port) => port.parse().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(|_| fault()),
+        None => text.parse().map_err(|_| fault()),
+    }
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    match text {
+        "auto" => Ok(Backend::Auto),
+        "qemu" => Ok(Backend::Qemu),
+        "krun" => Err("this version has no libkrun back end; there are auto and qemu".to_owned()),
+        _ => Err("there are auto and qemu".to_owned()),
+    }
+}
+
+/// The process's own variables.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(OsStr::new(name))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The table of settings for the documentation.
+
+use clap::CommandFactory as _;
+
+use super::{CommandArguments, variable_name};
+
+/// The settings as a Markdown table, one row each, in the order of `--help`.
+#[must_use]
+pub fn settings_table() -> String {
+    let command = CommandArguments::command();
+    let serve = command.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
+    let rows = serve.filter_map(|argument| {
+        let flag = argument.get_long()?;
+        let (help, default) = split_default(&argument.get_help()?.to_string());
+        let set: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let default = if set.is_empty() { default } else { format!("`{}`", set.join(" ")) };
+        let variable = variable_name(argument.get_id().as_str());
+        Some(format!("| `{variable}` | `--{flag}` | {default} | {help} |\n"))
+    });
+    let head = "| variable | flag | default | what it is |\n|---|---|---|---|\n";
+    std::iter::once(head.to_owned()).chain(rows).collect()
+}
+
+/// A default that depends on where the server runs stands in the help.
+fn split_default(help: &str) -> (String, String) {
+    match help.split_once(" [default: ") {
+        Some((help, default)) => (help.to_owned(), default.trim_end_matches(']').to_owned()),
+        None => (help.to_owned(), "unset".to_owned()),
+    }
+}

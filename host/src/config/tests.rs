@@ -1,0 +1,123 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Settings are read from flags, variables and defaults, in this order.
+
+use super::*;
+
+fn read(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, String> {
+    let arguments = ["waggle", "serve"].iter().chain(flags).map(OsString::from);
+    let lookup = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+    match parse(arguments, &lookup).map_err(|fault| fault.to_string())?.command {
+        Command::Serve(settings) => Ok(*settings),
+        other => panic!("serve was asked for, not {other:?}"),
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let settings = read(&[], &[]).unwrap();
+    assert_eq!(settings.listen_addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!((settings.max_environments, settings.default_cpus, settings.default_memory_mb), (10, 1, 512));
+    assert_eq!((settings.default_timeout_min, settings.default_disk_mb, settings.log_level), (30, 4096, 0));
+    let seconds = [
+        settings.default_exec_timeout,
+        settings.max_exec_timeout,
+        settings.install_timeout,
+        settings.boot_timeout,
+        settings.reaper_interval,
+        settings.image_cache_max_age,
+    ]
+    .map(|duration| duration.as_secs());
+    assert_eq!(seconds, [30, 300, 300, 120, 60, 604_800]);
+    assert_eq!(settings.backend, Backend::Auto);
+}
+
+#[test]
+fn a_flag_comes_before_its_variable_and_that_before_the_default() {
+    let variables = [("WAGGLE_MAX_ENVIRONMENTS", "3"), ("WAGGLE_BOOT_TIMEOUT", "90s")];
+    let settings = read(&["--max-environments", "4"], &variables).unwrap();
+    assert_eq!((settings.max_environments, settings.boot_timeout.as_secs()), (4, 90));
+}
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    assert_eq!(read(&[], &[("WAGGLE_MAX_ENVIRONMENTS", "")]).unwrap().max_environments, 10);
+}
+
+#[test]
+fn an_invalid_value_is_refused_with_its_name() {
+    for (variable, value, flag) in [
+        ("WAGGLE_LISTEN_ADDR", "nowhere", "--listen-addr"),
+        ("WAGGLE_MAX_ENVIRONMENTS", "0", "--max-environments"),
+        ("WAGGLE_MAX_ENVIRONMENTS", "ten", "--max-environments"),
+        ("WAGGLE_DEFAULT_MEMORY_MB", "1", "--default-memory-mb"),
+        ("WAGGLE_DEFAULT_EXEC_TIMEOUT", "30", "--default-exec-timeout"),
+        ("WAGGLE_DEFAULT_EXEC_TIMEOUT", "6m", "--max-exec-timeout"),
+        ("WAGGLE_DEFAULT_TIMEOUT_MIN", "61", "--default-timeout-min"),
+        ("WAGGLE_RUNTIME_NODE_EXEC_COMMAND", "node", "--runtime-node-exec-command"),
+        ("WAGGLE_IMAGE_NODE", "UPPER CASE", "--image-node"),
+        ("WAGGLE_LOG_LEVEL", "6", "--log-level"),
+        ("WAGGLE_BACKEND", "xen", "--backend"),
+    ] {
+        let message = read(&[], &[(variable, value)]).unwrap_err();
+        assert!(message.contains(flag) && message.contains(value), "{variable}={value}: {message}");
+    }
+}
+
+#[test]
+fn a_back_end_that_this_version_lacks_is_refused_as_such() {
+    let message = read(&[], &[("WAGGLE_BACKEND", "krun")]).unwrap_err();
+    assert!(message.contains("this version has no libkrun back end"), "{message}");
+}
+
+#[test]
+fn gos_short_addresses_are_understood() {
+    assert_eq!(read(&["--listen-addr", ":80"], &[]).unwrap().listen_addr, "0.0.0.0:80".parse().unwrap());
+    assert_eq!(read(&["--listen-addr", "localhost:1"], &[]).unwrap().listen_addr, "127.0.0.1:1".parse().unwrap());
+}
+
+#[test]
+fn a_retired_setting_gives_a_warning() {
+    let lookup = |name: &str| (name == "WAGGLE_SSH_PORT_BASE").then(|| OsString::from("2222"));
+    assert_eq!(
+        warnings(&lookup),
+        ["WAGGLE_SSH_PORT_BASE has no meaning any more; there is no SSH and no helper program to find"]
+    );
+}
+
+#[test]
+fn folders_follow_the_settings_then_xdg_then_the_home() {
+    let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/u"));
+    let settings = read(&[], &[]).unwrap();
+    let folders = Folders::of(&settings, &home).unwrap();
+    assert_eq!(folders.data, Path::new("/home/u/.local/share/waggle"));
+    assert_eq!(folders.images, Path::new("/home/u/.cache/waggle/images"));
+    assert_eq!(folders.kernel, Path::new("/home/u/.local/share/waggle/kernel"));
+
+    let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| OsString::from("/d"));
+    let settings = read(&["--image-cache-dir", "/i", "--kernel", "/k"], &[]).unwrap();
+    let folders = Folders::of(&settings, &xdg).unwrap();
+    assert_eq!(folders, Folders { data: "/d/waggle".into(), images: "/i".into(), kernel: "/k".into() });
+
+    let fault = Folders::of(&read(&[], &[]).unwrap(), &|_| None).unwrap_err();
+    assert_eq!(fault, FoldersFault { setting: "DATA_DIR" });
+}
+
+#[test]
+fn an_image_that_is_not_set_is_the_projects_own_where_it_has_been_built() {
+    let settings = read(&[], &[("WAGGLE_IMAGE_SHELL", "oci:/x:latest")]).unwrap();
+    let images = images(&settings, Path::new("/d"), &|folder| folder == Path::new("/d/images/python")).unwrap();
+    assert_eq!(images.python.to_string(), "oci:/d/images/python");
+    assert_eq!(images.node.to_string(), "docker.io/library/node:lts-slim");
+    assert_eq!(images.shell.to_string(), "oci:/x:latest");
+}
+
+#[test]
+fn the_help_names_every_variable() {
+    // Long lines are wrapped.
+    let help = read(&["--help"], &[]).unwrap_err().split_whitespace().collect::<Vec<_>>().join(" ");
+    for row in settings_table().lines().skip(2) {
+        let variable = row.split('`').nth(1).unwrap();
+        assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
+    }
+}

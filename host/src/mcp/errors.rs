@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The two kinds of error.
+//!
+//! What the caller can mend goes to the model as a tool result; what it cannot is a protocol error that names its cause,
+//! and a line in the server's log.
+
+use rmcp::{
+    ErrorData,
+    model::{CallToolResult, ContentBlock, JsonObject, MetaObject},
+};
+
+use super::arguments::ArgumentsFault;
+use crate::service::fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain};
+
+/// Where a result carries the kind of its error.
+const KIND_META: &str = "waggle/error";
+
+/// Why a tool has no result.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Arguments(ArgumentsFault),
+    Service(Fault),
+    /// A result could not be written as JSON.
+    Result(serde_json::Error),
+}
+
+impl From<ArgumentsFault> for Failure {
+    fn from(fault: ArgumentsFault) -> Self {
+        Self::Arguments(fault)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Service(fault)
+    }
+}
+
+impl From<ArgumentFault> for Failure {
+    fn from(fault: ArgumentFault) -> Self {
+        Self::Service(fault.into())
+    }
+}
+
+impl From<CallerFault> for Failure {
+    fn from(fault: CallerFault) -> Self {
+        Self::Service(fault.into())
+    }
+}
+
+/// Answers a call that has failed.
+pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
+    match failure {
+        Failure::Arguments(fault) => Ok(for_caller(fault.to_string(), "invalid_argument")),
+        Failure::Service(Fault::Caller(fault)) => Ok(for_caller(fault.to_string(), fault.kind())),
+        Failure::Service(Fault::Server(fault)) => Err(for_operator(tool, &fault)),
+        Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
+    }
+}
+
+/// Answers a call whose code panicked. The panic's own message went to standard error.
+pub(super) fn panicked(tool: &str) -> ErrorData {
+    internal(tool, format!("{tool} panicked; the server's log has more"))
+}
+
+fn for_caller(message: String, kind: &'static str) -> CallToolResult {
+    let meta = JsonObject::from_iter([(KIND_META.to_owned(), kind.into())]);
+    CallToolResult::error(vec![ContentBlock::text(message)]).with_meta(Some(MetaObject(meta)))
+}
+
+fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
+    internal(tool, chain(fault))
+}
+
+fn internal(tool: &str, message: String) -> ErrorData {
+    tracing::error!(tool, message, "a tool failed");
+    ErrorData::internal_error(message, None)
+}
