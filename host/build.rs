@@ -12,6 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-env=WAGGLE_AGENT_FILE={}", agent.display());
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    // Git writes this log with each commit. A build for development need not be made again for that.
+    let log = answer("git", &["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]);
+    if let Some(log) = log.filter(|_| env::var("PROFILE").is_ok_and(|profile| profile == "release")) {
+        println!("cargo::rerun-if-changed={log}");
+    }
     let commit = answer("git", &["rev-parse", "--short=12", "HEAD"]);
     println!("cargo::rustc-env=WAGGLE_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     let at = env::var("SOURCE_DATE_EPOCH").map_or_else(|_| "now".to_owned(), |seconds| format!("@{seconds}"));
