@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Arbitrary bytes as a link's beginning and as every message: an error or a message that encodes to itself, no panic,
+//! and nothing allocated beyond what a frame may hold.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use waggle_protocol::{
+    FRAME_BYTES_MAX, Hello, Input, Link, Reply, Request, Welcome,
+    boot::BootConfig,
+    frame::{self, PREFIX_BYTES},
+    handshake,
+};
+
+macro_rules! survives {
+    ($message:ty, $body:expr) => {
+        if let Ok(message) = frame::decode::<$message>($body) {
+            let mut encoded = Vec::new();
+            // A hostile encoding may be denser than ours; then it does not fit a frame, and says so.
+            if frame::encode(&message, &mut encoded).is_ok() {
+                let again = frame::decode::<$message>(&encoded[PREFIX_BYTES..]);
+                assert_eq!(again.expect("what was encoded decodes"), message);
+            }
+        }
+    };
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some((preamble, _)) = bytes.split_first_chunk() {
+        let _verdict = handshake::judge(*preamble, Link::Call);
+        let _verdict = handshake::read_answer(*preamble, Link::Egress);
+    }
+    let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return };
+    if let Ok(length) = frame::body_bytes(*prefix) {
+        assert!(length <= FRAME_BYTES_MAX);
+    }
+    // The messages themselves, whatever the prefix says: a fuzzer should not have to guess a length.
+    survives!(Request, rest);
+    survives!(Input<'_>, rest);
+    survives!(Reply<'_>, rest);
+    survives!(Hello, rest);
+    survives!(Welcome, rest);
+    let _boot = BootConfig::decode(rest);
+});
