@@ -29,7 +29,7 @@ def refused(server):
         ("DEFAULT_MEMORY_MB", "lots"),
         ("MAX_EXEC_TIMEOUT", "five minutes"),
         ("BACKEND", "paper"),
-        ("IMAGE_SHELL", ""),
+        ("IMAGE_SHELL", "not an image"),
     ],
 )
 def test_an_invalid_setting_stops_the_start(serve, setting, value):
