@@ -80,7 +80,9 @@ def cpio(entries):
 
 
 def bare_initramfs(folder):
-    init = subprocess.run(["guest-agent/build-static", "--example", "raw_vsock"], cwd=ROOT, check=True, text=True, capture_output=True)
+    init = subprocess.run(
+        ["guest-agent/build-static", "--example", "raw_vsock"], cwd=ROOT, check=True, text=True, capture_output=True
+    )
     files = sorted((ROOT / "target/kernel/modules").rglob("*.ko"))
     by_name = {file.stem.replace("-", "_"): file for file in files}
     entries = [("dev", stat.S_IFDIR | 0o755, b"", (0, 0)), ("modules", stat.S_IFDIR | 0o755, b"", (0, 0))]
@@ -106,7 +108,9 @@ def run_bare(arguments, initramfs):
         while not os.path.exists(f"{folder}/vhost"):
             time.sleep(0.001)
         started = time.monotonic()
-        qemu = subprocess.Popen(bare(arguments, initramfs), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        qemu = subprocess.Popen(
+            bare(arguments, initramfs), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
         stack.callback(end, qemu)
         line = b""
         while b"raw-vsock: init" not in line:
@@ -152,7 +156,10 @@ async def measure(server):
         with tempfile.TemporaryDirectory(prefix="wb-") as folder:
             initramfs = bare_initramfs(folder)
             # The first one prepares the image.
-            await tools.call("destroy_environment", environment_id=(await tools.call("create_environment", runtime="shell"))["environment_id"])
+            await tools.call(
+                "destroy_environment",
+                environment_id=(await tools.call("create_environment", runtime="shell"))["environment_id"],
+            )
             for _ in range(BOOTS):
                 seconds, made = await timed(tools.call("create_environment", runtime="shell"))
                 figures["create"].append(seconds)
@@ -186,10 +193,10 @@ compare what was measured side by side.
 
 | what | figure | against | aim |
 | --- | --- | --- | --- |
-| create to ready | {figures['create']:.2f} s | {figures['create'] / figures['init']:.2f} × the {figures['init']:.2f} s that a bare machine takes from QEMU's start to init | 1.3 |
-| `execute` of `true`, round trip less what the agent measured from spawn to exit | {figures['execute']:.1f} ms | | under 5 ms |
-| `write_file` of 8 MiB | {figures['write']:.0f} MiB/s | {100 * figures['write'] / raw_down:.0f} % of {raw_down:.0f} MiB/s over a bare vsock connection | 80 % |
-| `read_file` of 8 MiB | {figures['read']:.0f} MiB/s | {100 * figures['read'] / raw_up:.0f} % of {raw_up:.0f} MiB/s over a bare vsock connection | 80 % |
+| create to ready | {figures["create"]:.2f} s | {figures["create"] / figures["init"]:.2f} × the {figures["init"]:.2f} s that a bare machine takes from QEMU's start to init | 1.3 |
+| `execute` of `true`, round trip less what the agent measured from spawn to exit | {figures["execute"]:.1f} ms | | under 5 ms |
+| `write_file` of 8 MiB | {figures["write"]:.0f} MiB/s | {100 * figures["write"] / raw_down:.0f} % of {raw_down:.0f} MiB/s over a bare vsock connection | 80 % |
+| `read_file` of 8 MiB | {figures["read"]:.0f} MiB/s | {100 * figures["read"] / raw_up:.0f} % of {raw_up:.0f} MiB/s over a bare vsock connection | 80 % |
 
 The times are those of the Python client, JSON and HTTP included. The bare machine has the same QEMU command line without
 its disks; its init is `guest-agent/examples/raw_vsock.rs`.

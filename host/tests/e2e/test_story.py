@@ -45,13 +45,17 @@ async def test_the_whole_story(server, mode):
         assert (files["result.json"]["is_dir"], files["result.json"]["size"]) == (False, len('{"legs": 14}'))
         assert files["result.json"]["mode"].startswith("-rw")
 
-        shell = await tools.call("execute", environment_id=python, language="shell", code="id -un; uname -s; wc -l <result.json")
+        shell = await tools.call(
+            "execute", environment_id=python, language="shell", code="id -un; uname -s; wc -l <result.json"
+        )
         assert (shell["exit_code"], shell["stdout"]) == (0, "sandbox\nLinux\n0\n")
         failed = await tools.call("execute", environment_id=python, language="shell", code="echo oops >&2; exit 3")
         assert (failed["exit_code"], failed["stdout"], failed["stderr"]) == (3, "", "oops\n")
 
         async with tools.environment("node") as node, tools.environment("shell") as bash:
-            ran = await tools.call("execute", environment_id=node["environment_id"], code="console.log([1, 2, 3].map(x => x * 2))")
+            ran = await tools.call(
+                "execute", environment_id=node["environment_id"], code="console.log([1, 2, 3].map(x => x * 2))"
+            )
             assert (ran["exit_code"], ran["stdout"]) == (0, "[ 2, 4, 6 ]\n")
             ran = await tools.call("execute", environment_id=bash["environment_id"], code="printf '%s\\n' a b c | tac")
             assert (ran["exit_code"], ran["stdout"]) == (0, "c\nb\na\n")
