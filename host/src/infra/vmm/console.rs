@@ -63,8 +63,7 @@ impl ConsoleTail {
 }
 
 fn shown(line: &str) -> String {
-    let mut shown: String =
-        line.trim_end().chars().take(SHOWN_LINE_CHARS_MAX).flat_map(|letter| letter_shown(letter)).collect();
+    let mut shown: String = line.trim_end().chars().take(SHOWN_LINE_CHARS_MAX).flat_map(letter_shown).collect();
     if line.trim_end().chars().nth(SHOWN_LINE_CHARS_MAX).is_some() {
         shown.push('…');
     }

@@ -118,9 +118,10 @@ impl Resolver<'_> {
 fn read(path: &Path) -> Result<Vec<u8>, ModuleFault> {
     let unreadable = |source: io::Error| {
         // Lists name `x.ko` where the file is `x.ko.xz`.
-        match source.kind() {
-            io::ErrorKind::NotFound => ModuleFault::NotPlain { path: path.to_owned() },
-            _ => ModuleFault::Read { path: path.to_owned(), source },
+        if source.kind() == io::ErrorKind::NotFound {
+            ModuleFault::NotPlain { path: path.to_owned() }
+        } else {
+            ModuleFault::Read { path: path.to_owned(), source }
         }
     };
     if fs::metadata(path).map_err(unreadable)?.len() > MODULE_BYTES_MAX {

@@ -102,15 +102,12 @@ fn result_of(kvm: &Kvm, code: &[u8]) -> Result<u32, String> {
     sys::give_memory(&vm, memory(code).leak()).map_err(what("KVM_SET_USER_MEMORY_REGION"))?;
     let mut cpu = long_mode_cpu(kvm, &vm).map_err(what("set up the virtual CPU"))?;
     loop {
-        match cpu.run().map_err(what("KVM_RUN"))? {
-            VcpuExit::IoOut(RESULT_PORT, told) => {
-                return told.try_into().map(u32::from_le_bytes).map_err(|_| "the result has no four bytes".to_owned());
-            }
-            VcpuExit::MmioRead(_, answer) => {
-                answer.iter_mut().zip(MMIO_ANSWER).for_each(|(byte, answer)| *byte = answer);
-            }
-            other => return Err(format!("KVM ended the guest with {other:?}")),
+        let exit = cpu.run().map_err(what("KVM_RUN"))?;
+        if let VcpuExit::IoOut(RESULT_PORT, told) = exit {
+            return told.try_into().map(u32::from_le_bytes).map_err(|_| "the result has no four bytes".to_owned());
         }
+        let VcpuExit::MmioRead(_, answer) = exit else { return Err(format!("KVM ended the guest with {exit:?}")) };
+        answer.iter_mut().zip(MMIO_ANSWER).for_each(|(byte, answer)| *byte = answer);
     }
 }
 

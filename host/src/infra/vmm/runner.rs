@@ -95,9 +95,9 @@ fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     let mut qemu = Program::start(&orders.qemu, arguments)?;
     drop(connection);
     match watch(host, &vhost, Some(&qemu), None)? {
-        Woken::ByQemu => Err(qemu.report()),
-        Woken::ByVhost => Err(vhost.report()),
-        Woken::ByHost | Woken::ByTime => Ok(()),
+        Woken::Qemu => Err(qemu.report()),
+        Woken::Vhost => Err(vhost.report()),
+        Woken::Host | Woken::Time => Ok(()),
     }
 }
 
@@ -130,9 +130,9 @@ fn connect(host: &UnixStream, vhost: &mut Program) -> Result<Option<UnixStream>,
             return Err(not_started(format!("connect to {}", vhost.name), &fault));
         }
         match watch(host, vhost, None, Some(&VHOST_LOOK_INTERVAL))? {
-            Woken::ByHost => return Ok(None),
-            Woken::ByVhost => return Err(vhost.report()),
-            Woken::ByTime | Woken::ByQemu => {}
+            Woken::Host => return Ok(None),
+            Woken::Vhost => return Err(vhost.report()),
+            Woken::Time | Woken::Qemu => {}
         }
     }
 }
@@ -144,13 +144,13 @@ fn is_too_early(fault: &io::Error) -> bool {
 /// What ended a watch.
 enum Woken {
     /// The host closed its end.
-    ByHost,
+    Host,
     /// QEMU ended.
-    ByQemu,
+    Qemu,
     /// `vhost-device-vsock` ended.
-    ByVhost,
+    Vhost,
     /// The time-out passed.
-    ByTime,
+    Time,
 }
 
 fn watch(
@@ -164,21 +164,21 @@ fn watch(
         let watched = [host.as_fd(), vhost.pidfd.as_fd(), qemu.unwrap_or(vhost).pidfd.as_fd()];
         let mut polled = watched.each_ref().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN));
         match poll(&mut polled, timeout) {
-            Ok(0) => return Ok(Woken::ByTime),
+            Ok(0) => return Ok(Woken::Time),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(fault) => return Err(not_started("watch the machine".into(), &fault.into())),
         }
         let [host_ready, vhost_ready, qemu_ready] = polled.map(|polled| !polled.revents().is_empty());
         if host_ready && has_left(host) {
-            return Ok(Woken::ByHost);
+            return Ok(Woken::Host);
         }
         // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
         if qemu_ready && qemu.is_some() {
-            return Ok(Woken::ByQemu);
+            return Ok(Woken::Qemu);
         }
         if vhost_ready {
-            return Ok(Woken::ByVhost);
+            return Ok(Woken::Vhost);
         }
     }
 }

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The runner with its real programs: whatever ends, nothing is left, and the report says what it was.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where its preparation fails"
+)]
+
+#[path = "machines/processes.rs"]
+mod processes;
+#[path = "machines/tiny_kernel.rs"]
+mod tiny_kernel;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+#[test]
+fn the_hosts_end_ends_everything() {
+    let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
+    machine.read_console_until("up");
+    // The life line belongs to a process that is killed the hard way.
+    let life_line = OwnedFd::from(machine.life_line.take().unwrap());
+    let mut host = Command::new("sleep").arg("1000").stdin(life_line).spawn().unwrap();
+    assert_eq!(machine.programs().len(), 2);
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(machine.runner.wait().unwrap().success());
+    machine.assert_nothing_is_left();
+}
+
+#[test]
+fn the_runners_end_ends_both_programs() {
+    let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
+    machine.read_console_until("up");
+    machine.runner.kill().unwrap();
+    machine.runner.wait().unwrap();
+    processes::wait_until("both programs have ended", || machine.programs().is_empty());
+}
+
+#[test]
+fn the_report_tells_which_program_ended_and_how() {
+    for (name, other) in [("qemu-system-x86_64", "vhost-device-vsock"), ("vhost-device-vsock", "qemu-system-x86_64")] {
+        let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
+        machine.read_console_until("up");
+        let programs = machine.programs();
+        assert_ne!(processes::named(&programs, name), processes::named(&programs, other));
+        kill_process(processes::named(&programs, name), Signal::KILL).unwrap();
+        let report = machine.report();
+        assert!(report.contains(name) && report.contains("signal: 9"), "{report}");
+        assert!(!machine.runner.wait().unwrap().success());
+        machine.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_program_that_cannot_start_is_reported() {
+    let mut machine =
+        TestMachine::start_with(&tiny_kernel::printing("up"), |orders| orders["qemu"] = "/nowhere/qemu".into());
+    let report = machine.report();
+    assert!(report.contains("start /nowhere/qemu") && report.contains("No such file"), "{report}");
+    machine.runner.wait().unwrap();
+    machine.assert_nothing_is_left();
+}
+
+#[test]
+fn a_run_folder_may_have_a_long_path() {
+    let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
+    assert!(machine.run_dir.as_os_str().len() > 108, "{}", machine.run_dir.display());
+    machine.read_console_until("up");
+    drop(machine.life_line.take());
+    machine.runner.wait().unwrap();
+    machine.assert_nothing_is_left();
+}
+
+#[test]
+fn a_console_flood_that_nobody_reads_stops_the_guest_and_not_the_end() {
+    let mut machine = TestMachine::start(&tiny_kernel::flooding());
+    machine.read_console_until("xxxx");
+    thread::sleep(Duration::from_millis(200));
+    drop(machine.life_line.take());
+    assert!(machine.runner.wait().unwrap().success());
+    machine.assert_nothing_is_left();
+}
+
+struct TestMachine {
+    _folder: TempDir,
+    run_dir: PathBuf,
+    runner: Child,
+    life_line: Option<UnixStream>,
+}
+
+impl TestMachine {
+    fn start(kernel: &[u8]) -> Self {
+        Self::start_with(kernel, |_| {})
+    }
+
+    fn start_with(kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");
+        fs::create_dir_all(&run_dir).unwrap();
+        fs::write(run_dir.join("initramfs"), [0; 512]).unwrap();
+        for disk in ["image", "scratch"] {
+            fs::File::create(run_dir.join(disk)).unwrap().set_len(1 << 20).unwrap();
+        }
+        fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+        let mut orders = serde_json::json!({
+            "run_dir": run_dir,
+            "qemu": processes::qemu(),
+            "vhost_device_vsock": processes::vhost_device_vsock(),
+            "machine": {
+                "accelerator": {"Emulation": {"tsc_khz": 2_000_000}}, "cpus": 1, "memory_mib": 64,
+                "kernel": folder.path().join("vmlinuz"), "initramfs": "initramfs", "image": "image", "scratch": "scratch",
+            },
+        });
+        change(&mut orders);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(processes::WAIT_MAX)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waggle"));
+        command.args(["runner", "qemu"]).stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let runner = command.spawn().unwrap();
+        drop(command);
+        writeln!(&ours, "{orders}").unwrap();
+        Self { _folder: folder, run_dir, runner, life_line: Some(ours) }
+    }
+
+    /// The programs that work in the run folder, without the runner.
+    fn programs(&self) -> Vec<(String, Pid)> {
+        let runner = i32::try_from(self.runner.id()).ok().and_then(Pid::from_raw);
+        processes::working_in(&self.run_dir).into_iter().filter(|(_, pid)| Some(*pid) != runner).collect()
+    }
+
+    fn read_console_until(&mut self, text: &str) {
+        let console = self.runner.stdout.as_mut().unwrap();
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(text.as_bytes()) {
+            assert_eq!(console.read(&mut byte).unwrap(), 1, "console ended: {}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+    }
+
+    fn report(&mut self) -> String {
+        let mut report = String::new();
+        self.life_line.as_mut().unwrap().read_to_string(&mut report).unwrap();
+        report
+    }
+
+    fn assert_nothing_is_left(&self) {
+        assert_eq!(self.programs(), []);
+        assert!(!self.run_dir.exists());
+    }
+}
+
+impl Drop for TestMachine {
+    fn drop(&mut self) {
+        drop(self.life_line.take());
+        let _ = self.runner.wait();
+    }
+}
