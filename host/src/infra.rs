@@ -4,4 +4,7 @@
 
 pub mod agent;
 pub mod agent_binary;
+pub mod disks;
+mod draft;
+pub mod images;
 pub mod vmm;

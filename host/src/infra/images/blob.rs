@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Blobs: every byte is hashed while it is read, and nothing that was read counts before `finish` agrees.
+
+use std::io::{self, Read};
+
+use oci_spec::image::{Descriptor, Digest, DigestAlgorithm};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use super::file_range::FileRange;
+
+/// Bytes read at a time where the content itself is of no interest.
+const DRAIN_BUFFER_BYTES: usize = 256 * 1024;
+
+/// A blob is not what its descriptor says.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobFault {
+    /// It is not there.
+    #[error("the blob {digest} is missing")]
+    Missing {
+        /// Its digest.
+        digest: String,
+    },
+    /// Its digest uses an algorithm that is neither sha256 nor sha512.
+    #[error("the digest {digest} is neither sha256 nor sha512")]
+    Algorithm {
+        /// The digest.
+        digest: String,
+    },
+    /// It is longer or shorter than it should be.
+    #[error("the blob {digest} has {found} bytes where its descriptor says {expected}")]
+    Size {
+        /// Its digest.
+        digest: String,
+        /// Bytes in the descriptor.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// Its content is not the one that was named.
+    #[error("the blob {digest} is corrupt: its content has the digest {found}")]
+    Digest {
+        /// The digest that it should have.
+        digest: String,
+        /// The digest that it has.
+        found: String,
+    },
+    /// The file system said no.
+    #[error("failed to read the blob {digest}")]
+    Read {
+        /// Its digest.
+        digest: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+enum Hasher {
+    Sha256(Sha256),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Sha256(hasher) => hasher.finalize().to_vec(),
+            Self::Sha512(hasher) => hasher.finalize().to_vec(),
+        }
+    }
+}
+
+/// Reads a blob and hashes what it reads.
+pub(super) struct BlobReader {
+    content: FileRange,
+    hasher: Hasher,
+    digest: Digest,
+    bytes: u64,
+}
+
+impl BlobReader {
+    /// `content` is the whole blob as it is stored.
+    pub(super) fn new(content: FileRange, descriptor: &Descriptor) -> Result<Self, BlobFault> {
+        let digest = descriptor.digest().clone();
+        let hasher = match digest.algorithm() {
+            DigestAlgorithm::Sha256 => Hasher::Sha256(Sha256::new()),
+            DigestAlgorithm::Sha512 => Hasher::Sha512(Box::new(Sha512::new())),
+            DigestAlgorithm::Sha384 | DigestAlgorithm::Other(_) | _ => {
+                return Err(BlobFault::Algorithm { digest: digest.to_string() });
+            }
+        };
+        let (expected, found) = (descriptor.size(), content.bytes_left());
+        if expected != found {
+            return Err(BlobFault::Size { digest: digest.to_string(), expected, found });
+        }
+        Ok(Self { content, hasher, digest, bytes: expected })
+    }
+
+    /// Reads what is left, then says whether the whole blob was what its digest names.
+    pub(super) fn finish(mut self) -> Result<(), BlobFault> {
+        let mut buffer = vec![0; DRAIN_BUFFER_BYTES];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(BlobFault::Read { digest: self.digest.to_string(), source }),
+            }
+        }
+        let left = self.content.bytes_left();
+        if left > 0 {
+            let found = self.bytes.saturating_sub(left);
+            return Err(BlobFault::Size { digest: self.digest.to_string(), expected: self.bytes, found });
+        }
+        let found = to_hex(&self.hasher.finish());
+        if found != self.digest.digest() {
+            let found = format!("{}:{found}", self.digest.algorithm());
+            return Err(BlobFault::Digest { digest: self.digest.to_string(), found });
+        }
+        Ok(())
+    }
+
+    /// Reads and checks a blob whose size the caller has found small enough to hold.
+    pub(super) fn read_whole(mut self) -> Result<Vec<u8>, BlobFault> {
+        let mut content = Vec::new();
+        if let Err(source) = self.read_to_end(&mut content) {
+            return Err(BlobFault::Read { digest: self.digest.to_string(), source });
+        }
+        self.finish()?;
+        Ok(content)
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer)?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

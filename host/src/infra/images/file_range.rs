@@ -1,0 +1,51 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A part of a file as a reader of its own, with a position that no other reader of the file shares.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Reads `bytes` bytes of a file from `offset` on; ends early if the file does.
+#[derive(Clone, Debug)]
+pub(super) struct FileRange {
+    file: Arc<File>,
+    position: u64,
+    end: u64,
+}
+
+impl FileRange {
+    pub(super) fn new(file: Arc<File>, offset: u64, bytes: u64) -> Self {
+        Self { file, position: offset, end: offset.saturating_add(bytes) }
+    }
+
+    /// Bytes that are left, if the file has them.
+    pub(super) fn bytes_left(&self) -> u64 {
+        self.end.saturating_sub(self.position)
+    }
+}
+
+impl Read for FileRange {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.bytes_left()).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..wanted) else { return Ok(0) };
+        let read = self.file.read_at(buffer, self.position)?;
+        self.position = self.position.saturating_add(read as u64);
+        Ok(read)
+    }
+}
+
+/// Always ready: the EROFS writer is async, but it runs on a thread that may block.
+impl AsyncRead for FileRange {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = self.read(buffer.initialize_unfilled());
+        Poll::Ready(read.map(|bytes| buffer.advance(bytes)))
+    }
+}

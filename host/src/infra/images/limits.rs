@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What an image may cost the host. Images are hostile: each number below bounds memory, disk or time.
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// Bytes of an index, a manifest or a configuration; registries refuse manifests above 4 MiB.
+pub(super) const DOCUMENT_BYTES_MAX: u64 = 4 * MIB;
+
+/// Indexes in indexes. Build tools nest one level; the specification sets no bound.
+pub(super) const INDEX_DEPTH_MAX: u32 = 4;
+
+/// Layers of an image: overlayfs stops at 500, docker at 127.
+pub(super) const LAYERS_MAX: usize = 500;
+
+/// Files in an `oci-archive:` tar: layers, configurations and manifests of all its images.
+pub(super) const ARCHIVE_MEMBERS_MAX: usize = 10_000;
+
+/// Bytes of all layers of one image after decompression. The largest images in use (machine learning) have 10 to 20 GiB.
+pub(super) const EXPANDED_BYTES_MAX: u64 = 32 * GIB;
+
+/// Expanded bytes for each compressed one, judged once a layer has expanded to more than `RATIO_FREE_BYTES`. Text
+/// reaches 20, a file of zeros 1000.
+pub(super) const RATIO_MAX: u64 = 200;
+
+/// A layer may expand to this much at any ratio: small layers of zeros are harmless and exist.
+pub(super) const RATIO_FREE_BYTES: u64 = 256 * MIB;
+
+/// Entries of all layers together, and nodes of the merged tree. Each costs the host about 1 KiB of memory while it
+/// merges; the official language images have 10,000 to 60,000.
+pub(super) const ENTRIES_MAX: u64 = 500_000;
+
+/// Bytes of the merged tree's files, hard links counted as the copies that they become.
+pub(super) const CONTENT_BYTES_MAX: u64 = 32 * GIB;
+
+/// Bytes of the files that are not larger than a block: the EROFS writer keeps those in memory, twice.
+pub(super) const SMALL_FILE_BYTES_MAX: u64 = 512 * MIB;
+
+/// Bytes of names, link targets and extended attributes; they are in memory while an image is merged.
+pub(super) const METADATA_BYTES_MAX: u64 = 256 * MIB;
+
+/// Name comparisons that the EROFS writer makes (it searches folders from end to end): about 20 s. A folder of 100,000
+/// files takes half of it.
+pub(super) const COMPARISONS_MAX: u64 = 10_000_000_000;
+
+/// Steps along paths and through folders while layers are merged: some seconds. An entry takes about ten.
+pub(super) const TREE_STEPS_MAX: u64 = 200_000_000;
+
+/// Folders above an entry. Recursion in here and in the EROFS writer goes as deep; deep `node_modules` reach 50.
+pub(super) const PATH_DEPTH_MAX: usize = 256;
+
+/// Bytes of a path and of a link's target: Linux's `PATH_MAX`.
+pub(super) const PATH_BYTES_MAX: usize = 4096;
+
+/// Bytes of one name: Linux's `NAME_MAX`, and EROFS's.
+pub(super) const NAME_BYTES_MAX: usize = 255;
+
+/// Symbolic links on the way to one entry, as in Linux.
+pub(super) const SYMLINKS_FOLLOWED_MAX: u32 = 40;
+
+/// Bytes of one pax or GNU extension header: it is read into memory. Go's archive/tar allows 1 MiB as well.
+pub(super) const TAR_EXTENSION_BYTES_MAX: u64 = MIB;
+
+/// Bytes of one file's extended attributes, names included. ext4 allows 4 KiB, and file capabilities take 20 bytes.
+pub(super) const XATTR_BYTES_MAX: usize = 16 * 1024;
+
+/// Variables in an image's environment.
+pub(super) const ENV_COUNT_MAX: usize = 1024;
+
+/// Bytes of an image's environment; it travels in the boot configuration and in front of every command.
+pub(super) const ENV_BYTES_MAX: usize = 64 * 1024;
+
+/// Merges at once: each may take a gigabyte of memory, and a CPU.
+pub(super) const MERGES_AT_ONCE: usize = 2;

@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Records of a pax extended header (POSIX.1-2017, pax, "pax Extended Header"): `LENGTH KEY=VALUE\n`.
+
+/// Extended attributes, as GNU tar, Go and the image specification store them.
+const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
+
+/// A record is malformed.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PaxFault {
+    /// Not `LENGTH KEY=VALUE` with a line break at the end.
+    #[error("a record is not of the form LENGTH KEY=VALUE")]
+    Record,
+    /// A value that should be a number.
+    #[error("the value of {key} is not a number")]
+    Number {
+        /// The record's key.
+        key: &'static str,
+    },
+    /// A NUL where a path cannot have one.
+    #[error("the value of {key} contains a NUL")]
+    Nul {
+        /// The record's key.
+        key: &'static str,
+    },
+}
+
+/// What of a pax header matters here.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct PaxRecords {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) bytes: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    /// Seconds and nanoseconds since the epoch.
+    pub(super) mtime: Option<(i64, u32)>,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: bool,
+}
+
+pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
+    let mut records = PaxRecords::default();
+    while !rest.is_empty() {
+        let (key, value, after) = split_record(rest).ok_or(PaxFault::Record)?;
+        rest = after;
+        // An empty value takes back what a global header said; those are ignored.
+        if value.is_empty() && !key.starts_with(XATTR_PREFIX) {
+            continue;
+        }
+        match key {
+            b"path" => records.path = Some(without_nul("path", value)?),
+            b"linkpath" => records.link_path = Some(without_nul("linkpath", value)?),
+            b"size" => records.bytes = Some(number("size", value)?),
+            b"uid" => records.uid = Some(number("uid", value)?),
+            b"gid" => records.gid = Some(number("gid", value)?),
+            b"mtime" => records.mtime = Some(time("mtime", value)?),
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
+                    records.xattrs.push((name.to_vec(), value.to_vec()));
+                } else if key.starts_with(SPARSE_PREFIX) {
+                    records.sparse = true;
+                }
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn split_record(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = rest.iter().position(|byte| *byte == b' ')?;
+    let bytes: usize = std::str::from_utf8(rest.get(..space)?).ok()?.parse().ok()?;
+    let (record, after) = rest.split_at_checked(bytes)?;
+    let field = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = field.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = field.split_at_checked(equals)?;
+    (!key.is_empty()).then_some((key, value.get(1..)?, after))
+}
+
+fn without_nul(key: &'static str, value: &[u8]) -> Result<Vec<u8>, PaxFault> {
+    if value.contains(&0) { Err(PaxFault::Nul { key }) } else { Ok(value.to_vec()) }
+}
+
+fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(PaxFault::Number { key })
+}
+
+/// Decimal seconds, perhaps negative, perhaps with a fraction; more than nine digits of it are cut.
+fn time(key: &'static str, value: &[u8]) -> Result<(i64, u32), PaxFault> {
+    let fault = PaxFault::Number { key };
+    let Ok(text) = std::str::from_utf8(value) else { return Err(fault) };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let Ok(seconds) = whole.parse::<i64>() else { return Err(fault) };
+    if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(fault);
+    }
+    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let Ok(nanoseconds) = digits.parse::<u32>() else { return Err(fault) };
+    if whole.starts_with('-') && nanoseconds > 0 {
+        return Ok((seconds.saturating_sub(1), 1_000_000_000 - nanoseconds));
+    }
+    Ok((seconds, nanoseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(input: &[u8], expected: &Result<PaxRecords, PaxFault>) {
+        assert_eq!(parse(input), *expected);
+    }
+
+    #[test]
+    fn records_may_hold_line_breaks() {
+        let xattrs = vec![(b"user.x".to_vec(), b"a\nb=\0".to_vec())];
+        check(b"29 SCHILY.xattr.user.x=a\nb=\0\n", &Ok(PaxRecords { xattrs, ..PaxRecords::default() }));
+    }
+
+    #[test]
+    fn the_last_of_two_records_counts() {
+        let path = Some(b"b".to_vec());
+        check(b"12 path=aa\n9 path=b\n", &Err(PaxFault::Record));
+        check(b"11 path=aa\n9 path=b\n", &Ok(PaxRecords { path, ..PaxRecords::default() }));
+    }
+
+    #[test]
+    fn times_before_the_epoch_are_floored() {
+        let at = |mtime| Ok(PaxRecords { mtime: Some(mtime), ..PaxRecords::default() });
+        check(b"13 mtime=1.5\n", &at((1, 500_000_000)));
+        check(b"14 mtime=-1.5\n", &at((-2, 500_000_000)));
+        check(b"14 mtime=-0.5\n", &at((-1, 500_000_000)));
+        check(b"22 mtime=1.1234567899\n", &at((1, 123_456_789)));
+        check(b"12 mtime=1x\n", &Err(PaxFault::Number { key: "mtime" }));
+    }
+
+    #[test]
+    fn malformed_records_are_refused() {
+        for input in [&b"x"[..], b"99 path=a\n", b"9 path=ab", b"5 =a\n", b"-1 a=b\n", b"7 path\n", b" a=b\n"] {
+            check(input, &Err(PaxFault::Record));
+        }
+        check(b"12 path=a\0b\n", &Err(PaxFault::Nul { key: "path" }));
+        check(b"11 size=-1\n", &Err(PaxFault::Number { key: "size" }));
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A tar archive as a stream of entries: ustar, GNU long names, pax.
+//!
+//! The crate `tar` reads extension headers of any length into memory and splits pax records at line breaks, which
+//! breaks binary attributes; so only its header decoding is used. Where tar dialects differ this follows Go's
+//! archive/tar, which the image tools use. Sparse files are refused: those tools do not write them.
+
+use std::io::{self, Read};
+
+use tar::{EntryType, Header};
+
+use super::{
+    limits::TAR_EXTENSION_BYTES_MAX,
+    pax::{self, PaxFault, PaxRecords},
+};
+
+const BLOCK_BYTES: usize = 512;
+const BLOCK_BYTES_U64: u64 = 512;
+
+/// An archive is damaged, or holds what cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum TarFault {
+    /// The stream below failed: decompression, a limit, the disk.
+    #[error("failed to read on")]
+    Read {
+        /// Why.
+        source: io::Error,
+    },
+    /// It stops in the middle.
+    #[error("the archive ends in the middle of an entry")]
+    Truncated,
+    /// Not a header where one should be.
+    #[error("there is no valid header after {entries} entries")]
+    Header {
+        /// Whole entries before it.
+        entries: u64,
+        /// What the decoder says.
+        source: io::Error,
+    },
+    /// A pax header that is not one.
+    #[error("an extended header is malformed")]
+    Pax {
+        /// What is wrong.
+        source: PaxFault,
+    },
+    /// An extension header that would fill the memory.
+    #[error("an extended header has {bytes} bytes, and at most {TAR_EXTENSION_BYTES_MAX} are allowed")]
+    ExtensionTooLong {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// A kind of entry that no file system has.
+    #[error("the entry {name:?} has the unknown type {kind:?}")]
+    Kind {
+        /// Its name.
+        name: String,
+        /// The type flag.
+        kind: char,
+    },
+    /// A sparse file.
+    #[error("the entry {name:?} is stored as a sparse file, which is not supported; write the layer without --sparse")]
+    Sparse {
+        /// Its name.
+        name: String,
+    },
+    /// A number that does not fit.
+    #[error("the entry {name:?} has the {what} {value}, which is too large")]
+    Number {
+        /// Its name.
+        name: String,
+        /// Which number.
+        what: &'static str,
+        /// The number.
+        value: u64,
+    },
+}
+
+/// One entry, before anything about it has been checked against a tree.
+#[derive(Debug)]
+pub(super) struct TarEntry {
+    pub(super) path: Vec<u8>,
+    pub(super) kind: TarKind,
+    pub(super) permissions: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime_s: i64,
+    pub(super) mtime_ns: u32,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum TarKind {
+    File { bytes: u64 },
+    Folder,
+    Symlink { target: Vec<u8> },
+    HardLink { target: Vec<u8> },
+    CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+    Fifo,
+}
+
+/// Extension headers that describe the next entry.
+#[derive(Default)]
+struct Extensions {
+    long_path: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    pax: PaxRecords,
+}
+
+/// How content that nobody reads is passed over.
+type Skip<R> = fn(&mut R, u64) -> io::Result<()>;
+
+pub(super) struct TarStream<R> {
+    reader: R,
+    skip: Skip<R>,
+    content_left: u64,
+    padding: u64,
+    entries: u64,
+}
+
+impl<R: Read> TarStream<R> {
+    /// Passes over content by reading it.
+    pub(super) fn new(reader: R) -> Self {
+        Self::with_skip(reader, |reader, bytes| {
+            let skipped = io::copy(&mut reader.by_ref().take(bytes), &mut io::sink())?;
+            if skipped == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        })
+    }
+
+    /// Passes over content by `skip`, for readers that can seek.
+    pub(super) fn with_skip(reader: R, skip: Skip<R>) -> Self {
+        Self { reader, skip, content_left: 0, padding: 0, entries: 0 }
+    }
+
+    pub(super) fn reader(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
+    /// The content of the entry that `next_entry` returned last.
+    pub(super) fn content(&mut self) -> Content<'_, R> {
+        Content { stream: self }
+    }
+
+    /// The next entry; what was left of the last one's content is passed over.
+    pub(super) fn next_entry(&mut self) -> Result<Option<TarEntry>, TarFault> {
+        let mut extensions = Extensions::default();
+        loop {
+            let Some(header) = self.next_header()? else { return Ok(None) };
+            let kind = header.entry_type();
+            let bytes = self.number(header.entry_size())?;
+            if kind.is_gnu_longname() {
+                extensions.long_path = Some(until_nul(self.read_extension(bytes)?));
+            } else if kind.is_gnu_longlink() {
+                extensions.long_link = Some(until_nul(self.read_extension(bytes)?));
+            } else if kind.is_pax_local_extensions() {
+                let records = self.read_extension(bytes)?;
+                extensions.pax = pax::parse(&records).map_err(|source| TarFault::Pax { source })?;
+            } else if kind.is_pax_global_extensions() {
+                // They hold comments in practice, and the image tools ignore them too.
+                self.read_extension(bytes)?;
+            } else {
+                let entry = self.entry(&header, bytes, extensions)?;
+                self.entries = self.entries.saturating_add(1);
+                return Ok(Some(entry));
+            }
+        }
+    }
+
+    fn entry(&mut self, header: &Header, bytes: u64, extensions: Extensions) -> Result<TarEntry, TarFault> {
+        let Extensions { long_path, long_link, pax } = extensions;
+        let path = pax.path.or(long_path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let name = String::from_utf8_lossy(&path).into_owned();
+        if pax.sparse || header.entry_type().is_gnu_sparse() {
+            return Err(TarFault::Sparse { name });
+        }
+        let link = || pax.link_path.or(long_link).or_else(|| header.link_name_bytes().map(Into::into));
+        let device = || -> Result<(u32, u32), TarFault> {
+            let major = self.number(header.device_major())?.unwrap_or(0);
+            let minor = self.number(header.device_minor())?.unwrap_or(0);
+            Ok((major, minor))
+        };
+        let kind = match header.entry_type() {
+            // Before POSIX a folder was a file with a slash at the end of its name.
+            EntryType::Regular if header.as_bytes().get(156) == Some(&0) && path.ends_with(b"/") => TarKind::Folder,
+            EntryType::Regular | EntryType::Continuous => TarKind::File { bytes: pax.bytes.unwrap_or(bytes) },
+            EntryType::Directory => TarKind::Folder,
+            EntryType::Symlink => TarKind::Symlink { target: link().unwrap_or_default() },
+            EntryType::Link => TarKind::HardLink { target: link().unwrap_or_default() },
+            EntryType::Char => device().map(|(major, minor)| TarKind::CharDevice { major, minor })?,
+            EntryType::Block => device().map(|(major, minor)| TarKind::BlockDevice { major, minor })?,
+            EntryType::Fifo => TarKind::Fifo,
+            // The first four were told apart above.
+            other @ (EntryType::GNULongName
+            | EntryType::GNULongLink
+            | EntryType::XHeader
+            | EntryType::XGlobalHeader
+            | EntryType::GNUSparse
+            | _) => return Err(TarFault::Kind { name, kind: char::from(other.as_byte()) }),
+        };
+        // The other kinds have no content, whatever their header says.
+        if let TarKind::File { bytes } = &kind {
+            self.expect_content(*bytes);
+        }
+        let narrow =
+            |what, value: u64| u32::try_from(value).map_err(|_| TarFault::Number { name: name.clone(), what, value });
+        let (mtime_s, mtime_ns) = match pax.mtime {
+            Some(mtime) => mtime,
+            None => (self.number(header.mtime())?.cast_signed(), 0),
+        };
+        let permissions = self.number(header.mode())? & 0o7777;
+        Ok(TarEntry {
+            kind,
+            permissions: u16::try_from(permissions).unwrap_or(0),
+            uid: narrow("owner", pax.uid.map_or_else(|| self.number(header.uid()), Ok)?)?,
+            gid: narrow("group", pax.gid.map_or_else(|| self.number(header.gid()), Ok)?)?,
+            mtime_s,
+            mtime_ns,
+            xattrs: pax.xattrs,
+            path,
+        })
+    }
+
+    fn next_header(&mut self) -> Result<Option<Header>, TarFault> {
+        let left = self.content_left.saturating_add(self.padding);
+        (self.content_left, self.padding) = (0, 0);
+        if left > 0 {
+            (self.skip)(&mut self.reader, left).map_err(read_fault)?;
+        }
+        let mut header = Header::new_old();
+        if !read_block(&mut self.reader, header.as_mut_bytes())? || header.as_bytes().iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let sum = (header.as_bytes().iter().enumerate())
+            // The checksum's own field counts as eight spaces.
+            .map(|(at, byte)| if (148..156).contains(&at) { u32::from(b' ') } else { u32::from(*byte) })
+            .sum::<u32>();
+        if self.number(header.cksum())? != sum {
+            return self.number(Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong")));
+        }
+        Ok(Some(header))
+    }
+
+    fn read_extension(&mut self, bytes: u64) -> Result<Vec<u8>, TarFault> {
+        if bytes > TAR_EXTENSION_BYTES_MAX {
+            return Err(TarFault::ExtensionTooLong { bytes });
+        }
+        self.expect_content(bytes);
+        let mut content = Vec::new();
+        self.content().read_to_end(&mut content).map_err(read_fault)?;
+        Ok(content)
+    }
+
+    fn expect_content(&mut self, bytes: u64) {
+        self.content_left = bytes;
+        self.padding = (BLOCK_BYTES_U64 - bytes % BLOCK_BYTES_U64) % BLOCK_BYTES_U64;
+    }
+
+    fn number<T>(&self, decoded: io::Result<T>) -> Result<T, TarFault> {
+        decoded.map_err(|source| TarFault::Header { entries: self.entries, source })
+    }
+}
+
+/// An entry's content. A stream that ends within it is an error, never an end.
+pub(super) struct Content<'a, R> {
+    stream: &'a mut TarStream<R>,
+}
+
+impl<R: Read> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.stream.content_left).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..wanted) else { return Ok(0) };
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let read = self.stream.reader.read(buffer)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.stream.content_left = self.stream.content_left.saturating_sub(read as u64);
+        Ok(read)
+    }
+}
+
+pub(super) fn read_fault(source: io::Error) -> TarFault {
+    if source.kind() == io::ErrorKind::UnexpectedEof { TarFault::Truncated } else { TarFault::Read { source } }
+}
+
+/// False at the end of the stream; a part of a block is an error.
+fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK_BYTES]) -> Result<bool, TarFault> {
+    let mut filled = 0;
+    while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) if filled == 0 => return Ok(false),
+            Ok(0) => return Err(TarFault::Truncated),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(read_fault(error)),
+        }
+    }
+    Ok(true)
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    bytes
+}

@@ -1,0 +1,361 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The tree that an image's layers add up to.
+//!
+//! It exists in memory only, so an entry's name cannot reach the host's file system, whatever it is. The rules are those
+//! of the image specification's layer chapter, and where that is silent those of `umoci unpack` and containerd:
+//!
+//! - an entry replaces what is there, except that a folder over a folder keeps the children;
+//! - a whiteout takes away what lower layers put there, never what its own layer did, wherever in the layer it stands;
+//! - symbolic links among an entry's parents are followed, inside the tree, so `lib/x` over a link `lib -> usr/lib`
+//!   becomes `usr/lib/x`; one that leads nowhere is followed too and the folders are made;
+//! - parents that are missing are made with mode 0755, owner 0:0; a file where a folder is needed is replaced by one;
+//! - a hard link becomes a copy of what it names.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    entry_name::{NameFlaw, Request, components, parse_name},
+    limits::{ENTRIES_MAX, METADATA_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, SYMLINKS_FOLLOWED_MAX, TREE_STEPS_MAX},
+    tar_stream::{TarEntry, TarKind},
+    xattrs::{self, XattrFlaw, Xattrs},
+};
+
+/// A place in the spool file.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Extent {
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Meta {
+    pub(super) permissions: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime_s: i64,
+    pub(super) mtime_ns: u32,
+    pub(super) xattrs: Arc<Xattrs>,
+}
+
+pub(super) type Children = BTreeMap<Box<str>, Node>;
+
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    Folder(Children),
+    File(Extent),
+    Symlink(Arc<[u8]>),
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
+    Fifo,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) meta: Meta,
+    pub(super) body: Body,
+    /// The last layer that put this or something below it.
+    layer: usize,
+}
+
+/// An entry cannot be part of the tree.
+#[derive(Debug, thiserror::Error)]
+#[error("the entry {name:?} cannot be used: {reason}")]
+pub struct EntryFault {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: EntryFlaw,
+}
+
+/// Why an entry cannot be part of the tree.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryFlaw {
+    /// Its name cannot be one.
+    #[error("its name is wrong: {0}")]
+    Name(NameFlaw),
+    /// A link's target cannot be one.
+    #[error("the target of its link is wrong: {0}")]
+    Target(NameFlaw),
+    /// A symbolic link that names nothing, or has a NUL.
+    #[error("its link has no target that a link can have")]
+    NoTarget,
+    /// A hard link to what is not there.
+    #[error("it is a hard link to {target:?}, which is not in this layer before it nor in a layer below")]
+    LinkToNothing {
+        /// The target as the entry has it.
+        target: String,
+    },
+    /// A hard link to a folder.
+    #[error("it is a hard link to the folder {target:?}")]
+    LinkToFolder {
+        /// The target as the entry has it.
+        target: String,
+    },
+    /// Something else than a folder for the root.
+    #[error("it would replace the root folder")]
+    ReplacesRoot,
+    /// Links that lead in circles.
+    #[error("more than {SYMLINKS_FOLLOWED_MAX} symbolic links are on its way")]
+    TooManySymlinks,
+    /// Too deep once links were followed.
+    #[error("it is too deep or too long once symbolic links are followed")]
+    TooDeep,
+    /// An extended attribute that cannot be one.
+    #[error("{0}")]
+    Xattr(XattrFlaw),
+    /// The image has too many entries.
+    #[error("with it the image has more than {ENTRIES_MAX} entries")]
+    TooManyEntries,
+    /// The image has too much metadata.
+    #[error("with it the image has more than {METADATA_BYTES_MAX} bytes of names and attributes")]
+    TooMuchMetadata,
+    /// The image takes too long.
+    #[error("with it the layers take more than {TREE_STEPS_MAX} steps to merge")]
+    TooMuchWork,
+}
+
+/// The merged tree, and what it has cost so far.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: Node,
+    entries: u64,
+    metadata_bytes: u64,
+    steps: u64,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        Self { root: Node::implicit_folder(0), entries: 0, metadata_bytes: 0, steps: 0 }
+    }
+
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// Puts one entry of the layer `layer` (counted from the lowest) into the tree. `extent` is where a file's content is.
+    pub(super) fn apply(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<(), EntryFault> {
+        self.try_apply(layer, entry, extent)
+            .map_err(|reason| EntryFault { name: String::from_utf8_lossy(&entry.path).into_owned(), reason })
+    }
+
+    fn try_apply(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<(), EntryFlaw> {
+        self.count_entry(entry.path.len())?;
+        let (folders, request) = parse_name(&entry.path).map_err(EntryFlaw::Name)?;
+        match request {
+            Request::Ignore => Ok(()),
+            Request::Root => {
+                if entry.kind != TarKind::Folder {
+                    return Err(EntryFlaw::ReplacesRoot);
+                }
+                self.root.meta = self.meta(entry)?;
+                self.root.layer = layer;
+                Ok(())
+            }
+            Request::Empty => self.white_out(&folders, None, layer),
+            Request::Delete(name) => self.white_out(&folders, Some(name), layer),
+            Request::Put(name) => {
+                let node = self.node(layer, entry, extent)?;
+                let folders = self.resolve(&folders)?;
+                if folders.len() >= PATH_DEPTH_MAX {
+                    return Err(EntryFlaw::TooDeep);
+                }
+                let children = self.make_folder(&folders, layer)?;
+                put(children, name, node);
+                Ok(())
+            }
+        }
+    }
+
+    fn node(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<Node, EntryFlaw> {
+        let body = match &entry.kind {
+            TarKind::File { .. } => Body::File(extent),
+            TarKind::Folder => Body::Folder(Children::new()),
+            TarKind::Symlink { target } => {
+                if target.is_empty() || target.len() >= PATH_BYTES_MAX || target.contains(&0) {
+                    return Err(EntryFlaw::NoTarget);
+                }
+                self.count_metadata(target.len())?;
+                Body::Symlink(target.as_slice().into())
+            }
+            TarKind::HardLink { target } => {
+                let found = self.link_target(target)?;
+                return Ok(Node { layer, ..found });
+            }
+            TarKind::CharDevice { major, minor } => Body::CharDevice(*major, *minor),
+            TarKind::BlockDevice { major, minor } => Body::BlockDevice(*major, *minor),
+            TarKind::Fifo => Body::Fifo,
+        };
+        Ok(Node { meta: self.meta(entry)?, body, layer })
+    }
+
+    fn link_target(&mut self, target: &[u8]) -> Result<Node, EntryFlaw> {
+        let shown = || String::from_utf8_lossy(target).into_owned();
+        let mut folders = components(target).map_err(EntryFlaw::Target)?;
+        let Some(name) = folders.pop() else { return Err(EntryFlaw::LinkToFolder { target: shown() }) };
+        let folders = self.resolve(&folders)?;
+        let node = self.folder(&folders).and_then(|children| children.get(name));
+        match node {
+            None => Err(EntryFlaw::LinkToNothing { target: shown() }),
+            Some(Node { body: Body::Folder(_), .. }) => Err(EntryFlaw::LinkToFolder { target: shown() }),
+            // Cheap: what can be large in it is shared.
+            Some(node) => Ok(node.clone()),
+        }
+    }
+
+    fn meta(&mut self, entry: &TarEntry) -> Result<Meta, EntryFlaw> {
+        let xattrs = xattrs::keep(&entry.xattrs).map_err(EntryFlaw::Xattr)?;
+        self.count_metadata(xattrs::bytes(&xattrs))?;
+        let TarEntry { permissions, uid, gid, mtime_s, mtime_ns, .. } = *entry;
+        Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs: Arc::new(xattrs) })
+    }
+
+    /// Where a folder's path leads once the symbolic links in it are followed; none of it needs to exist.
+    fn resolve(&mut self, path: &[&str]) -> Result<Vec<Box<str>>, EntryFlaw> {
+        let mut found: Vec<(Box<str>, Option<&Node>)> = Vec::new();
+        let mut ahead: Vec<Box<str>> = path.iter().rev().map(|name| Box::from(*name)).collect();
+        let mut followed = 0;
+        while let Some(name) = ahead.pop() {
+            self.steps = self.steps.saturating_add(1);
+            if self.steps > TREE_STEPS_MAX {
+                return Err(EntryFlaw::TooMuchWork);
+            }
+            if &*name == ".." {
+                found.pop();
+                continue;
+            }
+            let folder = found.last().map_or(Some(&self.root), |(_, node)| *node);
+            let node = match folder.map(|node| &node.body) {
+                Some(Body::Folder(children)) => children.get(&name),
+                _ => None,
+            };
+            if let Some(Node { body: Body::Symlink(target), .. }) = node {
+                followed += 1;
+                if followed > SYMLINKS_FOLLOWED_MAX {
+                    return Err(EntryFlaw::TooManySymlinks);
+                }
+                if target.starts_with(b"/") {
+                    found.clear();
+                }
+                let target = std::str::from_utf8(target).map_err(|_| EntryFlaw::Target(NameFlaw::NotUtf8))?;
+                ahead.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
+            } else {
+                found.push((name, node));
+            }
+        }
+        let bytes: usize = found.iter().map(|(name, _)| name.len().saturating_add(1)).sum();
+        let too_long = found.iter().any(|(name, _)| name.len() > super::limits::NAME_BYTES_MAX);
+        if found.len() > PATH_DEPTH_MAX || bytes > PATH_BYTES_MAX || too_long {
+            return Err(EntryFlaw::TooDeep);
+        }
+        Ok(found.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The children of a folder that `resolve` found, if it is there.
+    fn folder(&self, path: &[Box<str>]) -> Option<&Children> {
+        path.iter().try_fold(self.root.children()?, |children, name| children.get(name)?.children())
+    }
+
+    /// The children of a folder that `resolve` found; makes what is missing, and marks the way as the layer's.
+    fn make_folder(&mut self, path: &[Box<str>], layer: usize) -> Result<&mut Children, EntryFlaw> {
+        let Self { root, entries, metadata_bytes, .. } = self;
+        let mut node = root;
+        for name in path {
+            node.layer = layer;
+            let children = node.make_children();
+            if !children.contains_key(name) {
+                count(entries, 1, ENTRIES_MAX, EntryFlaw::TooManyEntries)?;
+                count(metadata_bytes, name.len(), METADATA_BYTES_MAX, EntryFlaw::TooMuchMetadata)?;
+            }
+            node = children.entry(name.clone()).or_insert_with(|| Node::implicit_folder(layer));
+        }
+        node.layer = layer;
+        Ok(node.make_children())
+    }
+
+    /// Takes away what layers below `layer` put at `name` in a folder, or into the folder if there is no name.
+    fn white_out(&mut self, folder: &[&str], name: Option<&str>, layer: usize) -> Result<(), EntryFlaw> {
+        let path = self.resolve(folder)?;
+        let Self { root, steps, .. } = self;
+        let mut node = root;
+        for part in &path {
+            let Body::Folder(children) = &mut node.body else { return Ok(()) };
+            let Some(child) = children.get_mut(part) else { return Ok(()) };
+            node = child;
+        }
+        let Body::Folder(children) = &mut node.body else { return Ok(()) };
+        match name {
+            None => purge(children, layer, steps),
+            Some(name) => {
+                let Some(child) = children.get_mut(name) else { return Ok(()) };
+                if child.layer < layer {
+                    children.remove(name);
+                } else if let Body::Folder(grandchildren) = &mut child.body {
+                    purge(grandchildren, layer, steps)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn count_entry(&mut self, name_bytes: usize) -> Result<(), EntryFlaw> {
+        count(&mut self.entries, 1, ENTRIES_MAX, EntryFlaw::TooManyEntries)?;
+        self.count_metadata(name_bytes)
+    }
+
+    fn count_metadata(&mut self, bytes: usize) -> Result<(), EntryFlaw> {
+        count(&mut self.metadata_bytes, bytes, METADATA_BYTES_MAX, EntryFlaw::TooMuchMetadata)
+    }
+}
+
+impl Node {
+    fn implicit_folder(layer: usize) -> Self {
+        let xattrs = Arc::new(Xattrs::new());
+        let meta = Meta { permissions: 0o755, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs };
+        Self { meta, body: Body::Folder(Children::new()), layer }
+    }
+
+    pub(super) fn children(&self) -> Option<&Children> {
+        if let Body::Folder(children) = &self.body { Some(children) } else { None }
+    }
+
+    /// Its children; what is not a folder becomes one.
+    fn make_children(&mut self) -> &mut Children {
+        if !matches!(self.body, Body::Folder(_)) {
+            *self = Self::implicit_folder(self.layer);
+        }
+        match &mut self.body {
+            Body::Folder(children) => children,
+            Body::File(_) | Body::Symlink(_) | Body::CharDevice(..) | Body::BlockDevice(..) | Body::Fifo => {
+                unreachable!("it was made a folder above")
+            }
+        }
+    }
+}
+
+/// A folder over a folder keeps the children; everything else replaces what was there.
+fn put(children: &mut Children, name: &str, mut node: Node) {
+    if let Some(old) = children.get_mut(name)
+        && let (Body::Folder(old), Body::Folder(new)) = (&mut old.body, &mut node.body)
+    {
+        std::mem::swap(old, new);
+    }
+    children.insert(name.into(), node);
+}
+
+/// Removes everything that layers below `layer` put, and keeps the way to what `layer` put.
+fn purge(children: &mut Children, layer: usize, steps: &mut u64) -> Result<(), EntryFlaw> {
+    count(steps, children.len(), TREE_STEPS_MAX, EntryFlaw::TooMuchWork)?;
+    children.retain(|_, child| child.layer >= layer);
+    for child in children.values_mut() {
+        if let Body::Folder(grandchildren) = &mut child.body {
+            purge(grandchildren, layer, steps)?;
+        }
+    }
+    Ok(())
+}
+
+fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<(), EntryFlaw> {
+    *counter = counter.saturating_add(more as u64);
+    if *counter > max { Err(flaw) } else { Ok(()) }
+}

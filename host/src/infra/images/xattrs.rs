@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Extended attributes: which of a layer's are kept, and how long they may be.
+
+use std::collections::BTreeMap;
+
+use super::limits::{NAME_BYTES_MAX, XATTR_BYTES_MAX};
+
+/// The namespaces that EROFS can store as they are. POSIX ACLs (`system.posix_acl_*`) have a binary form of their own
+/// there, which the writer does not know, so they are dropped with the rest of `system.`.
+const KEPT_NAMESPACES: [&str; 3] = ["user.", "trusted.", "security."];
+
+/// overlayfs's own marks. In an image they would steer the guest's overlay: make folders opaque, redirect them.
+const OVERLAY_PREFIX: &str = "trusted.overlay.";
+
+/// Names with their namespace, and values.
+pub(super) type Xattrs = BTreeMap<String, Vec<u8>>;
+
+/// Why an extended attribute cannot be kept.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum XattrFlaw {
+    /// Its name is empty, too long, or not text.
+    #[error("an extended attribute has a name that Linux does not allow")]
+    Name,
+    /// More than the limit.
+    #[error("its extended attributes have {bytes} bytes, and at most {XATTR_BYTES_MAX} are allowed")]
+    TooLong {
+        /// Their bytes.
+        bytes: usize,
+    },
+}
+
+/// Those to keep; a later one of the same name wins.
+pub(super) fn keep(found: &[(Vec<u8>, Vec<u8>)]) -> Result<Xattrs, XattrFlaw> {
+    let mut kept = Xattrs::new();
+    for (name, value) in found {
+        let name = std::str::from_utf8(name).map_err(|_| XattrFlaw::Name)?;
+        let Some(rest) = KEPT_NAMESPACES.iter().find_map(|namespace| name.strip_prefix(namespace)) else { continue };
+        if name.starts_with(OVERLAY_PREFIX) {
+            continue;
+        }
+        if rest.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+            return Err(XattrFlaw::Name);
+        }
+        kept.insert(name.to_owned(), value.clone());
+    }
+    let bytes = bytes(&kept);
+    if bytes > XATTR_BYTES_MAX { Err(XattrFlaw::TooLong { bytes }) } else { Ok(kept) }
+}
+
+pub(super) fn bytes(xattrs: &Xattrs) -> usize {
+    xattrs.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, value_bytes: usize, expected: &Result<usize, XattrFlaw>) {
+        let found = [(name.as_bytes().to_vec(), vec![7; value_bytes])];
+        assert_eq!(keep(&found).map(|kept| kept.len()), *expected, "{name}");
+    }
+
+    #[test]
+    fn only_what_erofs_stores_and_overlayfs_ignores_is_kept() {
+        check("security.capability", 20, &Ok(1));
+        check("user.note", 3, &Ok(1));
+        check("trusted.note", 3, &Ok(1));
+        check("trusted.overlay.opaque", 1, &Ok(0));
+        check("system.posix_acl_access", 28, &Ok(0));
+        check("com.apple.quarantine", 5, &Ok(0));
+    }
+
+    #[test]
+    fn oversized_attributes_are_refused() {
+        check("user.", 1, &Err(XattrFlaw::Name));
+        check(&format!("user.{}", "n".repeat(251)), 1, &Err(XattrFlaw::Name));
+        check("user.a", 16 * 1024, &Err(XattrFlaw::TooLong { bytes: 16 * 1024 + 6 }));
+    }
+}
