@@ -198,7 +198,7 @@ fn with_variables(serve: clap::Command, variable: Lookup<'_>) -> clap::Command {
         let name = variable_name(argument.get_id().as_str());
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
         let argument = argument.help(format!("{help} [env: {name}]"));
-        match variable(&name).filter(|value| !value.is_empty()) {
+        match variable(&name) {
             Some(value) => argument.hide_default_value(true).default_value(value),
             None => argument,
         }

@@ -6,8 +6,10 @@
 
 pub mod config;
 pub mod domain;
+pub mod http;
 pub mod infra;
 pub mod mcp;
 pub mod reaper;
+pub mod server;
 pub mod service;
 pub mod telemetry;

@@ -40,11 +40,6 @@ fn a_flag_comes_before_its_variable_and_that_before_the_default() {
 }
 
 #[test]
-fn an_empty_variable_is_as_good_as_none() {
-    assert_eq!(read(&[], &[("WAGGLE_MAX_ENVIRONMENTS", "")]).unwrap().max_environments, 10);
-}
-
-#[test]
 fn an_invalid_value_is_refused_with_its_name() {
     for (variable, value, flag) in [
         ("WAGGLE_LISTEN_ADDR", "nowhere", "--listen-addr"),
@@ -56,6 +51,7 @@ fn an_invalid_value_is_refused_with_its_name() {
         ("WAGGLE_DEFAULT_TIMEOUT_MIN", "61", "--default-timeout-min"),
         ("WAGGLE_RUNTIME_NODE_EXEC_COMMAND", "node", "--runtime-node-exec-command"),
         ("WAGGLE_IMAGE_NODE", "UPPER CASE", "--image-node"),
+        ("WAGGLE_IMAGE_SHELL", "", "--image-shell"),
         ("WAGGLE_LOG_LEVEL", "6", "--log-level"),
         ("WAGGLE_BACKEND", "xen", "--backend"),
     ] {
