@@ -231,6 +231,10 @@ impl Environments {
         }
     }
 
+    pub(super) fn is_running(&self, owner: &Principal, id: EnvironmentId) -> bool {
+        matches!(self.registry.repository.find(owner, id), Found::Known(known) if known.state() == State::Running)
+    }
+
     /// Why a call's machine went away under it.
     pub(super) fn why_gone(&self, owner: &Principal, id: EnvironmentId) -> Fault {
         match self.registry.repository.find(owner, id) {

@@ -3,11 +3,11 @@
 //! Runs code and installs packages in environments.
 //!
 //! Code travels as a file and is run by an interpreter, never through a shell. The agent in the guest enforces the
-//! time-outs; the host waits a grace longer, so that a guest that answers nothing cannot hold a call for ever.
+//! time-outs; that no call waits for ever for a guest which answers nothing is the adapter's care.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,10 +24,6 @@ use crate::domain::{
 
 /// The largest piece of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
-
-/// How much longer than a call's own time-out the host waits: the agent kills and reports within this even under
-/// emulation, where a process takes most of a second to start.
-const GUEST_GRACE: Duration = Duration::from_secs(15);
 
 /// Where a guest's programs are, behind what was installed for its user.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -173,10 +169,9 @@ impl Execution {
         outputs: &mut Outputs,
         operation: &'static str,
     ) -> Result<Ended, Fault> {
-        let patience = command.timeout + GUEST_GRACE;
         let mut on_output = |stream, bytes: &[u8]| outputs.push(stream, bytes);
         let running = call.call.machine.exec(command, Box::pin(cancelled.cancelled()), &mut on_output);
-        await_guest(&self.environments, owner, call, operation, patience, running).await
+        await_guest(&self.environments, owner, call, operation, running).await
     }
 
     fn exec_timeout(&self, asked_s: Option<f64>) -> Result<Duration, ArgumentFault> {
@@ -191,25 +186,25 @@ impl Execution {
     }
 }
 
-/// Waits for a guest's answer, but not for ever, and says what its absence means.
+/// Waits for a guest's answer, and says what it means if there is none.
 pub(super) async fn await_guest<T>(
     environments: &Environments,
     owner: &Principal,
     call: &CountedCall,
     operation: &'static str,
-    patience: Duration,
     answer: impl Future<Output = Result<T, CallFault>>,
 ) -> Result<T, Fault> {
     let id = call.call.environment.id;
-    match timeout(patience, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(CallFault::Refused { kind, message })) => Err(CallerFault::Guest { kind, message }.into()),
-        Ok(Err(CallFault::Gone { reason })) => {
+    match answer.await {
+        Ok(answer) => Ok(answer),
+        Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),
+        Err(CallFault::Gone { reason }) => {
             tracing::warn!(environment = %id, operation, reason, "machine went away under a call");
             Err(environments.why_gone(owner, id))
         }
-        Ok(Err(source @ CallFault::Protocol { .. })) => Err(ServerFault::Call { operation, id, source }.into()),
-        Err(_) => Err(ServerFault::Silent { operation, id, waited: patience }.into()),
+        // An environment that is being ended breaks off its calls in the middle of a message.
+        Err(CallFault::Protocol { .. }) if !environments.is_running(owner, id) => Err(environments.why_gone(owner, id)),
+        Err(source @ CallFault::Protocol { .. }) => Err(ServerFault::Call { operation, id, source }.into()),
     }
 }
 

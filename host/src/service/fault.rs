@@ -241,16 +241,6 @@ pub enum ServerFault {
         /// What happened.
         source: CallFault,
     },
-    /// The guest did not answer within the call's time and a grace.
-    #[error("failed to {operation} in environment {id}: the guest has not answered for {} s", waited.as_secs())]
-    Silent {
-        /// What was tried.
-        operation: &'static str,
-        /// Where.
-        id: EnvironmentId,
-        /// How long it was waited for.
-        waited: Duration,
-    },
     /// The task that owns the environment is gone without a word: a defect.
     #[error("failed to reach the task that owns environment {id}")]
     Unowned {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes, reads and lists files in environments, with the rights of the sandbox user.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     environments::Environments,
@@ -20,9 +20,6 @@ pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// More entries than this are of no use to a client, and their names would fill megabytes.
 pub const ENTRIES_MAX: u32 = 10_000;
-
-/// A full file takes a second under emulation; a guest that needs longer than this is stuck.
-const FILE_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The files of these environments.
 #[derive(Debug)]
@@ -59,7 +56,7 @@ impl Filesystem {
         }
         let call = self.environments.begin(owner, id).await?;
         let answer = call.call.machine.write_file(path, content);
-        await_guest(&self.environments, owner, &call, "write the file", FILE_CALL_TIMEOUT, answer).await
+        await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
     /// Reads a whole file of at most [`FILE_BYTES_MAX`].
@@ -69,7 +66,7 @@ impl Filesystem {
     pub async fn read(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Vec<u8>, Fault> {
         let call = self.environments.begin(owner, id).await?;
         let answer = call.call.machine.read_file(path, FILE_BYTES_MAX as u64);
-        await_guest(&self.environments, owner, &call, "read the file", FILE_CALL_TIMEOUT, answer).await
+        await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
     /// Lists a folder, one level deep, at most [`ENTRIES_MAX`] entries by name.
@@ -79,6 +76,6 @@ impl Filesystem {
     pub async fn list(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Listing, Fault> {
         let call = self.environments.begin(owner, id).await?;
         let answer = call.call.machine.list_files(path, ENTRIES_MAX);
-        await_guest(&self.environments, owner, &call, "list the folder", FILE_CALL_TIMEOUT, answer).await
+        await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

@@ -1,0 +1,223 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Each mistake has its own clear error; what the caller can mend is a tool result, a defect a protocol error.
+
+use serde_json::{Value, json};
+use waggle::http;
+
+use crate::{
+    machines::PANIC_FILE,
+    served::{Served, serve, serve_trouble, settings},
+};
+
+const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
+
+async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str, message: &str) {
+    let shown = arguments.to_string().chars().take(200).collect::<String>();
+    let (text, found) = served.refused(tool, arguments).await;
+    assert_eq!((text.as_str(), found.as_str()), (message, kind), "{tool}({shown})");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_that_do_not_fit_are_refused_by_name() {
+    let served = serve(&[]).await;
+    for (tool, arguments, message) in [
+        (
+            "create_environment",
+            json!({"runtime": "python", "cpu": 4}),
+            "there is no argument \"cpu\" of create_environment; there are: name, runtime, timeout_minutes",
+        ),
+        (
+            "list_environments",
+            json!({"all": true}),
+            "there is no argument \"all\" of list_environments; there are: none",
+        ),
+        ("execute", json!({"environment_id": NO_ONE}), "the argument \"code\" of execute is missing; it is required"),
+        (
+            "execute",
+            json!({"environment_id": NO_ONE, "code": 5}),
+            "the argument \"code\" is wrong: invalid type: integer `5`, expected a string",
+        ),
+        (
+            "execute",
+            json!({"environment_id": NO_ONE, "code": "1", "timeout_seconds": "5"}),
+            "the argument \"timeout_seconds\" is wrong: invalid type: string \"5\", expected f64",
+        ),
+        (
+            "create_environment",
+            json!({"runtime": "ruby"}),
+            "the argument \"runtime\" is wrong: unknown variant `ruby`, expected one of `python`, `node`, `shell`",
+        ),
+        (
+            "create_environment",
+            json!({"runtime": "python", "timeout_minutes": 61}),
+            "timeout_minutes: 61 is too much; the maximum is 60",
+        ),
+        (
+            "create_environment",
+            json!({"runtime": "python", "name": "a\nb"}),
+            "name: the name holds a control character, such as a line break",
+        ),
+        (
+            "execute",
+            json!({"environment_id": "python-1", "code": "1"}),
+            "environment_id: that is not an environment id; one looks like 123e4567-e89b-42d3-a456-426614174000",
+        ),
+        (
+            "execute",
+            json!({"environment_id": NO_ONE, "code": "1", "timeout_seconds": 300.5}),
+            "timeout_seconds: 300.5 is too much; the maximum is 300",
+        ),
+        ("execute", json!({"environment_id": NO_ONE, "code": ""}), "code: there is none; give the program text to run"),
+        (
+            "execute",
+            json!({"environment_id": NO_ONE, "code": "x".repeat(512_001)}),
+            "code: 512001 bytes are too many; the maximum for one call is 512000; put data into files with write_file",
+        ),
+        (
+            "write_file",
+            json!({"environment_id": NO_ONE, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
+            "content: 10485761 bytes are too many; the maximum for one call is 10485760; write it in parts, or make it \
+             with execute",
+        ),
+        (
+            "read_file",
+            json!({"environment_id": NO_ONE, "path": "a\0b"}),
+            "path: the path holds a NUL character at byte 1; no file name can",
+        ),
+        (
+            "read_file",
+            json!({"environment_id": NO_ONE, "path": ""}),
+            "path: the path is empty; give an absolute one, or one relative to /home/sandbox",
+        ),
+        (
+            "install_packages",
+            json!({"environment_id": NO_ONE, "packages": "  "}),
+            "packages: no package is named; give one or more names separated by white space",
+        ),
+    ] {
+        check(&served, tool, arguments, "invalid_argument", message).await;
+    }
+    let (text, _) =
+        served.refused("install_packages", json!({"environment_id": NO_ONE, "packages": "jq --index-url=x"})).await;
+    assert!(text.starts_with("packages: \"--index-url=x\" is not a package name"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_that_is_not_there_is_told_from_one_that_was() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    served.call("destroy_environment", json!({"environment_id": id})).await;
+    for (tool, extra) in [
+        ("execute", json!({"code": "true"})),
+        ("install_packages", json!({"packages": "jq"})),
+        ("write_file", json!({"path": "a", "content": ""})),
+        ("read_file", json!({"path": "a"})),
+        ("list_files", json!({})),
+    ] {
+        let with = |id: &str| {
+            let mut arguments = extra.clone();
+            arguments["environment_id"] = json!(id);
+            arguments
+        };
+        let unknown = format!("there is no environment {NO_ONE}; list_environments tells which there are");
+        check(&served, tool, with(NO_ONE), "environment_not_found", &unknown).await;
+        let destroyed = format!("environment {id} has been destroyed; create a new one with create_environment");
+        check(&served, tool, with(&id), "environment_destroyed", &destroyed).await;
+    }
+    let unknown = format!("there is no environment {NO_ONE}; list_environments tells which there are");
+    check(&served, "destroy_environment", json!({"environment_id": NO_ONE}), "environment_not_found", &unknown).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_read_say_why() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "mkdir folder; head -c 10485761 /dev/zero > big; mkfifo pipe";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    for (path, kind) in
+        [("missing", "not_found"), ("folder", "is_a_directory"), ("big", "too_large"), ("pipe", "not_a_regular_file")]
+    {
+        let (text, found) = served.refused("read_file", json!({"environment_id": id, "path": path})).await;
+        assert_eq!(found, kind, "{text}");
+        assert!(text.contains(path), "{text}");
+    }
+    let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "big"})).await;
+    assert_eq!(kind, "not_a_directory");
+    let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "missing"})).await;
+    assert_eq!(kind, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_out_stops_the_code_and_shows_what_it_said() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "echo before; sleep 100; echo after";
+    let arguments = json!({"environment_id": id, "code": code, "timeout_seconds": 0.5});
+    check(
+        &served,
+        "execute",
+        arguments,
+        "timed_out",
+        "the time-out of 0.5 s has passed, and everything that the call had started was stopped\nstdout until \
+         then:\nbefore\n",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_eleventh_environment_is_refused_until_one_is_destroyed() {
+    let served = serve(&[]).await;
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(served.create("shell").await);
+    }
+    let full = "all 10 environments that this server can have are in use; destroy one with destroy_environment, or wait \
+                until one has been idle for its time";
+    check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
+    served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
+    served.create("shell").await;
+    check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_the_server_is_a_protocol_error_with_its_cause() {
+    let served = serve_trouble(&[]).await;
+    let (code, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
+    assert_eq!(code, -32603);
+    assert!(text.ends_with(": failed while preparing the image: blob sha256:00 is missing"), "{text}");
+    let (code, text) = served.failed("make_coffee", json!({})).await;
+    assert_eq!(code, -32602);
+    assert!(text.starts_with("there is no tool of that name; there are create_environment, "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_protocol_error_and_harms_nothing_else() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let write = json!({"environment_id": id, "path": PANIC_FILE, "content": ""});
+    let (code, text) = served.failed("write_file", write).await;
+    assert_eq!((code, text.as_str()), (-32603, "write_file panicked; the server's log has more"));
+    let executed = served.call("execute", json!({"environment_id": id, "code": "echo well"})).await;
+    assert_eq!(executed["stdout"], "well\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_named() {
+    let taken = http::bind(settings(&[]).listen_addr).await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let fault = http::bind(address).await.unwrap_err();
+    assert_eq!(fault.to_string(), format!("failed to listen on {address}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_from_elsewhere_is_turned_away() {
+    let served = serve(&[]).await;
+    let post = |name: &'static str, value: &'static str| {
+        let request = reqwest::Client::new().post(&served.url).header("content-type", "application/json");
+        let request = request.header("accept", "application/json, text/event-stream").header(name, value);
+        request.body(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).send()
+    };
+    assert_eq!(post("origin", "http://evil.example").await.unwrap().status().as_u16(), 403);
+    assert_eq!(post("host", "evil.example").await.unwrap().status().as_u16(), 403);
+}

@@ -1,0 +1,133 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! How environments end: by request, by themselves, by neglect, with the server, or before they began.
+
+use std::time::Duration;
+
+use rmcp::model::{CallToolRequestParams, ClientRequest, Request};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::served::{Served, serve, serve_trouble};
+
+async fn statuses(served: &Served) -> Vec<String> {
+    let listed = served.call("list_environments", json!({})).await;
+    listed["environments"].as_array().unwrap().iter().map(|one| one["status"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_fails_counts_for_nothing() {
+    let served = serve_trouble(&["--max-environments", "1"]).await;
+    for _ in 0..5 {
+        served.failed("create_environment", json!({"runtime": "node"})).await;
+    }
+    assert_eq!(statuses(&served).await, [""; 0]);
+    assert_eq!(served.machines_alive(), 0);
+    served.create("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_whose_caller_goes_away_is_undone() {
+    let served = serve_trouble(&["--max-environments", "1"]).await;
+    let params = CallToolRequestParams::new("create_environment")
+        .with_arguments(json!({"runtime": "shell"}).as_object().unwrap().clone());
+    let request = ClientRequest::CallToolRequest(Request::new(params));
+    let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
+    served.until_alive(1).await;
+    assert_eq!(statuses(&served).await, ["creating"]);
+
+    handle.cancel(None).await.unwrap();
+    served.until_alive(0).await;
+    // Its slot is free again.
+    served.create("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_can_be_destroyed_while_it_is_created() {
+    let served = serve_trouble(&[]).await;
+    let create = served.refused("create_environment", json!({"runtime": "shell"}));
+    let destroy = async {
+        served.until_alive(1).await;
+        let listed = served.call("list_environments", json!({})).await;
+        let id = listed["environments"][0]["environment_id"].clone();
+        let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
+        assert_eq!(kind, "environment_not_running", "{text}");
+        served.call("destroy_environment", json!({"environment_id": id})).await
+    };
+    let ((_, kind), destroyed) = tokio::join!(create, destroy);
+    assert_eq!((kind.as_str(), &destroyed["status"]), ("environment_destroyed", &json!("destroyed")));
+    assert_eq!(served.machines_alive(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_environment_goes_and_a_busy_one_stays() {
+    let served = serve(&["--reaper-interval", "20ms"]).await;
+    // A third of a second.
+    let short = json!({"runtime": "shell", "timeout_minutes": 0.005});
+    let id = served.call("create_environment", short).await["environment_id"].clone();
+    let busy = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo alive"})).await;
+    assert_eq!(busy["stdout"], "alive\n");
+    served.until_alive(0).await;
+    let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
+    assert_eq!(kind, "environment_destroyed");
+    assert!(text.contains("because nobody had used it for its idle time-out"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_an_environment_ends_its_calls() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let execute = served.refused("execute", json!({"environment_id": id, "code": "touch started; sleep 100"}));
+    let destroy = async {
+        while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        served.call("destroy_environment", json!({"environment_id": id})).await
+    };
+    let started = Instant::now();
+    let ((text, kind), _) = tokio::join!(execute, destroy);
+    assert!(["environment_destroyed", "environment_not_running"].contains(&kind.as_str()), "{text}");
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_call_stops_what_it_started() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "touch started; sleep 1; touch survived";
+    let arguments = json!({"environment_id": id, "code": code}).as_object().unwrap().clone();
+    let request =
+        ClientRequest::CallToolRequest(Request::new(CallToolRequestParams::new("execute").with_arguments(arguments)));
+    let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
+    while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    handle.cancel(None).await.unwrap();
+    sleep(Duration::from_millis(1500)).await;
+    let listed = served.call("list_files", json!({"environment_id": id})).await;
+    assert_eq!(listed["count"], 1, "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
+    let mut served = serve(&[]).await;
+    let id = served.create("shell").await;
+    served.create("python").await;
+    let (client, _) = crate::served::connect(&served.url).await;
+    let arguments =
+        json!({"environment_id": id, "code": "touch started; sleep 1; echo done"}).as_object().unwrap().clone();
+    let running =
+        tokio::spawn(
+            async move { client.call_tool(CallToolRequestParams::new("execute").with_arguments(arguments)).await },
+        );
+    while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let started = Instant::now();
+    served.shut_down().await;
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(served.machines_alive(), 0);
+    let result = running.await.unwrap().unwrap();
+    assert_eq!(result.structured_content.unwrap()["stdout"], "done\n");
+    assert!(reqwest::get(served.url.replace("/mcp", "/healthz")).await.is_err());
+}

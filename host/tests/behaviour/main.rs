@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The whole host as an MCP client sees it, over real HTTP, with the real guest agent in-process as the machine.
+//!
+//! What only a machine has (the sandbox user, kills across process groups, package managers) is tested in machines.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
+
+mod bad_input;
+mod life;
+mod machines;
+mod served;
+mod story;

@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A server on a port of its own, and a client of it.
+
+use std::{
+    ffi::OsString,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rmcp::{
+    ClientHandler, RoleClient, ServiceError, ServiceExt as _,
+    model::{CallToolRequestParams, CallToolResult, ProgressNotificationParam},
+    service::{NotificationContext, RunningService},
+    transport::StreamableHttpClientTransport,
+};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use waggle::{
+    config::{self, Command, Settings},
+    domain::{image::ImageRef, runtime::ByRuntime},
+    http,
+    server::Waggle,
+};
+
+use crate::machines::{BROKEN, ENDLESS, InProcess};
+
+/// How long a stuck test waits before it says so.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// What a client heard of progress: progress, total, message.
+pub(crate) type Heard = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;
+
+/// A server whose `node` environments fail to start and whose `shell` ones boot for ever, unless it is an ordinary one.
+pub(crate) struct Served {
+    waggle: Option<Waggle>,
+    pub(crate) url: String,
+    pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) client: RunningService<RoleClient, Listener>,
+    pub(crate) heard: Heard,
+}
+
+/// A client that notes the progress that it hears of.
+#[derive(Clone, Default)]
+pub(crate) struct Listener {
+    heard: Heard,
+}
+
+impl ClientHandler for Listener {
+    async fn on_progress(&self, note: ProgressNotificationParam, _context: NotificationContext<RoleClient>) {
+        self.heard.lock().unwrap().push((note.progress, note.total, note.message.unwrap_or_default()));
+    }
+}
+
+pub(crate) fn settings(flags: &[&str]) -> Settings {
+    let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].iter().chain(flags).map(OsString::from);
+    match config::parse(words, &|_| None).unwrap().command {
+        Command::Serve(settings) => *settings,
+        other => panic!("serve was asked for, not {other:?}"),
+    }
+}
+
+pub(crate) async fn serve(flags: &[&str]) -> Served {
+    let good = || "oci:/good".parse::<ImageRef>().unwrap();
+    serve_images(flags, ByRuntime { python: good(), node: good(), shell: good() }).await
+}
+
+/// As above, but `node` does not start and `shell` does not end to.
+pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
+    let images = ByRuntime {
+        python: "oci:/good".parse().unwrap(),
+        node: BROKEN.parse().unwrap(),
+        shell: ENDLESS.parse().unwrap(),
+    };
+    serve_images(flags, images).await
+}
+
+async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
+    let settings = settings(flags);
+    let machines = InProcess::default();
+    let alive = Arc::clone(&machines.alive);
+    let listener = http::bind(settings.listen_addr).await.unwrap();
+    let check = http::Check { name: "machines", look: Box::new(|| Ok(())) };
+    let waggle = Waggle::start(&settings, images, Arc::new(machines), vec![check], listener).unwrap();
+    let url = format!("http://{}/mcp", waggle.address());
+    let (client, heard) = connect(&url).await;
+    Served { waggle: Some(waggle), url, alive, client, heard }
+}
+
+pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Heard) {
+    let listener = Listener::default();
+    let heard = Arc::clone(&listener.heard);
+    let client = listener.serve(StreamableHttpClientTransport::from_uri(url)).await.unwrap();
+    (client, heard)
+}
+
+impl Served {
+    pub(crate) async fn raw(&self, tool: &'static str, arguments: Value) -> Result<CallToolResult, ServiceError> {
+        let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+        let call = self.client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
+        timeout(STUCK, call).await.unwrap()
+    }
+
+    /// The result's object, which has to be the same in its text.
+    pub(crate) async fn call(&self, tool: &'static str, arguments: Value) -> Value {
+        let result = self.raw(tool, arguments).await.unwrap();
+        assert_eq!(result.is_error, Some(false), "{result:?}");
+        let object = result.structured_content.unwrap();
+        assert_eq!(result.content[0].as_text().unwrap().text, format!("{object:#}"));
+        object
+    }
+
+    /// The text of a result that is the caller's error, and its kind.
+    pub(crate) async fn refused(&self, tool: &'static str, arguments: Value) -> (String, String) {
+        let result = self.raw(tool, arguments).await.unwrap();
+        assert_eq!(result.is_error, Some(true), "{result:?}");
+        let kind = result.meta.unwrap().0["waggle/error"].as_str().unwrap().to_owned();
+        (result.content[0].as_text().unwrap().text.clone(), kind)
+    }
+
+    /// The code and text of a protocol error.
+    pub(crate) async fn failed(&self, tool: &'static str, arguments: Value) -> (i32, String) {
+        match self.raw(tool, arguments).await {
+            Err(ServiceError::McpError(fault)) => (fault.code.0, fault.message.into_owned()),
+            other => panic!("{tool} should have failed: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn create(&self, runtime: &str) -> String {
+        let created = self.call("create_environment", json!({"runtime": runtime})).await;
+        created["environment_id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn machines_alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many machines are there.
+    pub(crate) async fn until_alive(&self, count: usize) {
+        let reached = async {
+            while self.machines_alive() != count {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(STUCK, reached).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, page: &str) -> (u16, Value) {
+        let url = self.url.replace("/mcp", page);
+        let answer = reqwest::get(url).await.unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+    }
+
+    pub(crate) async fn shut_down(&mut self) {
+        timeout(STUCK, self.waggle.take().unwrap().shut_down()).await.unwrap();
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What clients come for: the eight tools doing their work.
+
+use serde_json::{Value, json};
+
+use crate::served::{serve, serve_trouble};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_is_used_from_its_creation_to_its_end() {
+    let served = serve(&[]).await;
+    let created = served.call("create_environment", json!({"runtime": "python", "name": "numbers"})).await;
+    assert_eq!(created["name"], "numbers");
+    assert_eq!(
+        (&created["status"], &created["runtime"], &created["timeout"]),
+        (&json!("running"), &json!("python"), &json!("30m0s"))
+    );
+    assert_eq!(created["agent_origin"], "host");
+    let id = created["environment_id"].as_str().unwrap();
+
+    let written = served
+        .call("write_file", json!({"environment_id": id, "path": "data/numbers.csv", "content": "n\n1\n2\n39\n"}))
+        .await;
+    assert_eq!(written, json!({"bytes_written": 9, "path": "data/numbers.csv", "status": "written"}));
+
+    let code = "import csv\ntotal = sum(int(row['n']) for row in csv.DictReader(open('data/numbers.csv')))\n\
+                open('total.txt', 'w').write(str(total))\nprint('total', total)";
+    let executed = served.call("execute", json!({"environment_id": id, "code": code, "timeout_seconds": 30.0})).await;
+    assert_eq!(
+        (&executed["exit_code"], &executed["stdout"], &executed["stderr"]),
+        (&json!(0), &json!("total 42\n"), &json!(""))
+    );
+    assert!(executed["duration_ms"].is_u64());
+
+    let read = served.raw("read_file", json!({"environment_id": id, "path": "/home/sandbox/total.txt"})).await.unwrap();
+    assert_eq!(read.content[0].as_text().unwrap().text, "42");
+    assert_eq!(read.structured_content, None);
+
+    let listed = served.call("list_files", json!({"environment_id": id})).await;
+    assert_eq!((&listed["count"], &listed["path"]), (&json!(2), &json!("/home/sandbox")));
+    let names: Vec<_> =
+        listed["files"].as_array().unwrap().iter().map(|file| (&file["name"], &file["is_dir"])).collect();
+    assert_eq!(names, [(&json!("data"), &json!(true)), (&json!("total.txt"), &json!(false))]);
+    assert_eq!(listed["files"][1]["size"], 2);
+
+    let shell = json!({"environment_id": id, "language": "shell", "code": "echo out; echo err >&2; exit 7"});
+    let executed = served.call("execute", shell).await;
+    assert_eq!(
+        (&executed["exit_code"], &executed["stdout"], &executed["stderr"]),
+        (&json!(7), &json!("out\n"), &json!("err\n"))
+    );
+
+    let destroyed = served.call("destroy_environment", json!({"environment_id": id})).await;
+    assert_eq!(destroyed, json!({"message": format!("Environment {id} has been destroyed"), "status": "destroyed"}));
+    assert_eq!(served.call("destroy_environment", json!({"environment_id": id})).await, destroyed);
+    assert_eq!(served.call("list_environments", json!({})).await, json!({"count": 0, "environments": []}));
+    assert_eq!(served.machines_alive(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environments_are_listed_by_creation() {
+    let served = serve(&[]).await;
+    let mut ids = Vec::new();
+    for runtime in ["shell", "python", "node"] {
+        ids.push(served.create(runtime).await);
+    }
+    let listed = served.call("list_environments", json!({})).await;
+    let listed: Vec<_> = listed["environments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["environment_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed, ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_command_installs_packages() {
+    let served = serve(&["--runtime-shell-install-command", "/usr/bin/echo would install"]).await;
+    let id = served.create("shell").await;
+    let installed = served.call("install_packages", json!({"environment_id": id, "packages": "jq  ripgrep==14"})).await;
+    assert_eq!(installed, json!({"exit_code": 0, "stderr": "", "stdout": "would install jq ripgrep==14\n"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "printf '\\377\\000\\200' > raw.bin";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let read = served.raw("read_file", json!({"environment_id": id, "path": "raw.bin"})).await.unwrap();
+    let block = serde_json::to_value(&read.content[0]).unwrap();
+    assert_eq!(block["resource"]["blob"], "/wCA");
+    assert_eq!(block["resource"]["uri"], "file:///home/sandbox/raw.bin");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_output_loses_its_middle_and_says_which() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "head -c 1000000 /dev/zero | tr '\\0' x; echo end";
+    let executed = served.call("execute", json!({"environment_id": id, "code": code})).await;
+    assert_eq!(executed["stdout_lost"], json!({"from": 262_144, "to": 1_000_004 - 262_144}));
+    let stdout = executed["stdout"].as_str().unwrap();
+    assert!(stdout.starts_with("xxx") && stdout.ends_with("end\n") && stdout.len() < 600_000);
+    assert_eq!(executed.get("stderr_lost"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_reports_its_stages() {
+    let served = serve_trouble(&[]).await;
+    served.create("python").await;
+    let heard = served.heard.lock().unwrap().clone();
+    // Stages that pass at once are told as the latest.
+    assert!(!heard.is_empty(), "nothing was heard");
+    assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0), "{heard:?}");
+    assert!(heard.iter().all(|(progress, total, _)| *progress < 3.0 && *total == Some(3.0)), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_tool_says_what_it_takes_and_does() {
+    let served = serve(&[]).await;
+    let tools = served.client.list_all_tools().await.unwrap();
+    let names: Vec<_> = tools.iter().map(|tool| tool.name.as_ref()).collect();
+    assert_eq!(
+        names,
+        [
+            "create_environment",
+            "destroy_environment",
+            "list_environments",
+            "execute",
+            "install_packages",
+            "write_file",
+            "read_file",
+            "list_files"
+        ]
+    );
+    for tool in tools {
+        let hints = tool.annotations.as_ref().unwrap();
+        assert!(hints.read_only_hint.is_some() && hints.destructive_hint.is_some(), "{}", tool.name);
+        assert!(tool.title.is_some() && tool.description.as_ref().unwrap().len() < 2000);
+        assert_eq!(tool.input_schema["additionalProperties"], Value::Bool(false), "{}", tool.name);
+        assert_eq!(tool.output_schema.is_some(), tool.name != "read_file");
+        assert!(!serde_json::to_string(&tool).unwrap().contains("\"format\""), "{}", tool.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_says_that_it_is_well() {
+    let served = serve(&[]).await;
+    assert_eq!(served.get("/healthz").await, (200, json!({"status": "ok"})));
+    assert_eq!(served.get("/readyz").await, (200, json!({"status": "ok", "checks": {"machines": "ok"}})));
+}
