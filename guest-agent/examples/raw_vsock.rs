@@ -30,7 +30,8 @@ const LINGER: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("raw-vsock: init");
-    let mut modules: Vec<_> = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut modules: Vec<_> =
+        fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     modules.sort();
     for module in modules {
         finit_module(File::open(module)?, &CString::default(), ModuleInitFlags::empty())?;

@@ -18,6 +18,13 @@ pub const SANDBOX_NAME: &str = "sandbox";
 /// The search path of images that name none; the one that the OCI runtimes use.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Folders of the home that come before the image's search path, for work of the sandbox user: what waggle installs for
+/// it is found, and the Python of its virtual environment is the one that runs.
+const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
+
+/// Where Node looks for the modules that are installed in the home.
+const HOME_NODE_PATH: &str = "node_modules";
+
 /// What the agent serves.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -57,6 +64,11 @@ impl Guest {
         };
         let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())];
         env.extend(self.env.iter().cloned());
+        if !root_user {
+            let image_path = env.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path).to_owned();
+            let path = HOME_PATH.map(|folder| format!("{home}/{folder}:")).concat() + &image_path;
+            env.extend([("PATH".to_owned(), path), ("NODE_PATH".to_owned(), format!("{home}/{HOME_NODE_PATH}"))]);
+        }
         env.extend([("HOME", home.as_str()), ("USER", name), ("LOGNAME", name)].map(|(k, v)| (k.into(), v.into())));
         env
     }

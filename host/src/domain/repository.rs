@@ -56,7 +56,7 @@ pub enum DestroyReason {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Found {
     /// A copy of the environment.
-    Known(Environment),
+    Known(Box<Environment>),
     /// It was destroyed, not long ago.
     Destroyed(DestroyReason),
     /// Nothing, at least nothing that this owner may hear of.
@@ -109,7 +109,7 @@ impl Repository {
     pub fn find(&self, owner: &Principal, id: EnvironmentId) -> Found {
         let inner = lock(&self.inner);
         if let Some(known) = inner.environments.iter().find(|known| known.id == id && known.owner == *owner) {
-            return Found::Known(known.clone());
+            return Found::Known(Box::new(known.clone()));
         }
         let destroyed = inner.destroyed.iter().find(|destroyed| destroyed.id == id && destroyed.owner == *owner);
         destroyed.map_or(Found::Unknown, |destroyed| Found::Destroyed(destroyed.reason))
@@ -208,7 +208,7 @@ mod tests {
         repository.save(saved.clone());
         let mut copy = repository.list(&Principal::anonymous()).remove(0);
         copy.apply(Event::Ready, Instant::now()).unwrap();
-        assert_eq!(repository.find(&saved.owner, saved.id), Found::Known(saved));
+        assert_eq!(repository.find(&saved.owner, saved.id), Found::Known(Box::new(saved)));
     }
 
     #[test]

@@ -19,14 +19,11 @@ use crate::domain::{
     output::{Output, OutputWindow},
     package_name::parse_packages,
     ports::{CallFault, Command, EndCause, Ended, OutputStream, Script, User},
-    runtime::{ByRuntime, CommandLine, Runtime, SANDBOX_HOME},
+    runtime::{ByRuntime, CommandLine, Runtime},
 };
 
 /// The largest piece of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
-
-/// Where a guest's programs are, behind what was installed for its user.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The operator's commands for one runtime, in place of what the guest has.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -109,7 +106,7 @@ impl Execution {
         let command = Command {
             argv,
             script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
-            env: variables(User::Sandbox),
+            env: Vec::new(),
             user: User::Sandbox,
             timeout: limit,
         };
@@ -139,12 +136,10 @@ impl Execution {
         let mut outputs = Outputs::default();
         let mut last = None;
         for step in installer.steps(&packages) {
-            let mut env = variables(step.user);
-            env.extend(step.env);
             let command = Command {
                 argv: step.argv,
                 script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
-                env,
+                env: step.env,
                 user: step.user,
                 timeout: limit.saturating_sub(start.elapsed()),
             };
@@ -248,13 +243,4 @@ fn check_code(text: &str) -> Result<(), ArgumentFault> {
         });
     }
     Ok(())
-}
-
-/// What was installed for the sandbox user comes first for that user, and not at all for root.
-fn variables(user: User) -> Vec<(String, String)> {
-    let path = match user {
-        User::Sandbox => format!("{SANDBOX_HOME}/venv/bin:{SANDBOX_HOME}/.local/bin:{SYSTEM_PATH}"),
-        User::Root => SYSTEM_PATH.to_owned(),
-    };
-    vec![("PATH".to_owned(), path), ("NODE_PATH".to_owned(), format!("{SANDBOX_HOME}/node_modules"))]
 }

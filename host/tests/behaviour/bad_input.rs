@@ -48,6 +48,15 @@ async fn arguments_that_do_not_fit_are_refused_by_name() {
             json!({"runtime": "ruby"}),
             "the argument \"runtime\" is wrong: unknown variant `ruby`, expected one of `python`, `node`, `shell`",
         ),
+    ] {
+        check(&served, tool, arguments, "invalid_argument", message).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_out_of_range_are_refused_with_their_limits() {
+    let served = serve(&[]).await;
+    for (tool, arguments, message) in [
         (
             "create_environment",
             json!({"runtime": "python", "timeout_minutes": 61}),

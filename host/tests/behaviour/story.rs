@@ -151,3 +151,14 @@ async fn the_server_says_that_it_is_well() {
     assert_eq!(served.get("/healthz").await, (200, json!({"status": "ok"})));
     assert_eq!(served.get("/readyz").await, (200, json!({"status": "ok", "checks": {"machines": "ok"}})));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_installed_in_the_home_is_found_first() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code =
+        "mkdir -p venv/bin && printf '#!/bin/sh\\necho the one in the home' > venv/bin/cat && chmod +x venv/bin/cat";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let executed = served.call("execute", json!({"environment_id": id, "code": "cat; echo ${NODE_PATH##*/}"})).await;
+    assert_eq!(executed["stdout"], "the one in the home\nnode_modules\n");
+}
