@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What of an entry survives: owners, modes, times, attributes, devices, long names, compression.
+
+use std::fs;
+
+use tar::EntryType;
+
+use crate::layout::{Layer, Layout, chain, gzip, inode, tree, zstd};
+
+async fn erofs(layers: Vec<Layer>) -> (Layout, std::path::PathBuf) {
+    let layout = Layout::of(layers);
+    let image = layout.prepare().await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
+    (layout, image.erofs)
+}
+
+#[tokio::test]
+async fn owners_modes_and_times_are_kept() {
+    let layer = Layer::new()
+        .put("su", EntryType::Regular, b"x", |header| {
+            header.set_mode(0o4755);
+            header.set_uid(70_000);
+            header.set_gid(42);
+        })
+        .pax(&[("mtime", b"-1.5"), ("uid", b"3000000000")])
+        .file("old", "");
+    let (_layout, erofs) = erofs(vec![layer]).await;
+    let su = inode(&erofs, "/su");
+    assert!(su.contains("Uid: 70000 Gid: 42"), "{su}");
+    assert_eq!(tree(&erofs)["su"], "4755 x");
+    assert!(su.contains("Timestamp: 2023-11-14 22:13:20.000000000"), "{su}");
+    let old = inode(&erofs, "/old");
+    assert!(old.contains("1969-12-31 23:59:58.500000000"), "{old}");
+    // dump.erofs prints the number as signed: 3000000000 - 2^32.
+    assert!(old.contains("Uid: 3000000000") || old.contains("Uid: -1294967296"), "{old}");
+}
+
+#[tokio::test]
+async fn devices_and_pipes_are_kept() {
+    let device = |header: &mut tar::Header| {
+        header.set_device_major(259).unwrap();
+        header.set_device_minor(70_000).unwrap();
+    };
+    let layer = Layer::new().put("char", EntryType::Char, b"", device).put("block", EntryType::Block, b"", device).put(
+        "pipe",
+        EntryType::Fifo,
+        b"",
+        |header| header.set_mode(0o600),
+    );
+    let (_layout, erofs) = erofs(vec![layer]).await;
+    for (name, kind) in [("/char", "char dev"), ("/block", "block dev"), ("/pipe", "FIFO")] {
+        let found = inode(&erofs, name);
+        assert!(found.contains(kind), "{found}");
+    }
+    // new_encode_dev(259, 70000), as the kernel reads it.
+    let rdev: u32 = (70_000 & 0xff) | (259 << 8) | ((70_000 & !0xff) << 12);
+    let image = fs::read(&erofs).unwrap();
+    assert_eq!(image.windows(4).filter(|window| **window == rdev.to_le_bytes()).count(), 2);
+}
+
+#[tokio::test]
+async fn attributes_are_kept_save_for_acls_and_overlays() {
+    let capability = b"\x01\0\0\x02\0\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let layer = Layer::new()
+        .pax(&[
+            ("SCHILY.xattr.security.capability", capability),
+            ("SCHILY.xattr.user.note", b"a\nb=\0"),
+            ("SCHILY.xattr.system.posix_acl_access", b"dropped-acl"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"dropped-mark"),
+        ])
+        .file("ping", "x");
+    let (_layout, erofs) = erofs(vec![layer]).await;
+    let image = fs::read(&erofs).unwrap();
+    let has = |bytes: &[u8]| image.windows(bytes.len()).any(|window| window == bytes);
+    // An entry is: name length, name space (6 is security, 1 is user), value length, name, value.
+    assert!(has(&[&[10, 6, 20, 0][..], b"capability", capability].concat()));
+    assert!(has(&[&[4, 1, 5, 0][..], b"note", b"a\nb=\0"].concat()));
+    assert!(!has(b"dropped"));
+    assert_eq!(tree(&erofs)["ping"], "644 x");
+}
+
+#[tokio::test]
+async fn long_names_are_kept_in_both_dialects() {
+    let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
+    let target = "t".repeat(300);
+    let gnu = Layer::new()
+        .put("././@LongLink", EntryType::GNULongName, format!("{long}\0").as_bytes(), |_| {})
+        .file("short", "gnu")
+        .put("././@LongLink", EntryType::GNULongLink, format!("{target}\0").as_bytes(), |_| {})
+        .symlink("l", "short");
+    let pax = Layer::new().pax(&[("path", format!("{long}.").as_bytes())]).file("short", "pax");
+    let (_layout, image) = erofs(vec![gnu]).await;
+    let found = tree(&image);
+    assert_eq!(found[&long], "644 gnu");
+    assert_eq!(found["l"], format!("-> {target}"));
+    let fault = Layout::of(vec![pax]).prepare().await.unwrap_err();
+    assert!(chain(&fault).contains("a component of 256 bytes"), "{}", chain(&fault));
+    let pax = Layer::new().pax(&[("path", long.as_bytes()), ("linkpath", target.as_bytes())]).symlink("short", "x");
+    let (_layout, image) = erofs(vec![pax]).await;
+    assert_eq!(tree(&image)[&long], format!("-> {target}"));
+}
+
+#[tokio::test]
+async fn names_outside_ascii_are_kept() {
+    let (_layout, image) = erofs(vec![Layer::new().file("é/ű ñ", "x")]).await;
+    assert_eq!(tree(&image)["é/ű ñ"], "644 x");
+}
+
+#[tokio::test]
+async fn each_compression_gives_the_same() {
+    let content = Layer::new().file("a", &"text ".repeat(1000)).tar();
+    let (first, second) = content.split_at(700);
+    for (suffix, blob) in [
+        ("", content.clone()),
+        ("+gzip", gzip(&content)),
+        ("+gzip", [gzip(first), gzip(second)].concat()),
+        ("+zstd", zstd(&content)),
+        ("+zstd", [zstd(first), zstd(second)].concat()),
+    ] {
+        let layout = Layout::new();
+        let layer = layout.blob(&format!("application/vnd.oci.image.layer.v1.tar{suffix}"), &blob);
+        layout.index(&[layout.manifest(&[layer])]);
+        let image = layout.prepare().await.unwrap_or_else(|fault| panic!("{suffix}: {}", chain(&fault)));
+        assert_eq!(tree(&image.erofs)["a"], format!("644 {}", "text ".repeat(1000)), "{suffix}");
+    }
+}
+
+#[tokio::test]
+async fn sparse_files_and_unknown_kinds_are_refused() {
+    for (layer, expected) in [
+        (Layer::new().put("s", EntryType::GNUSparse, b"", |_| {}), r#"the entry "s" is stored as a sparse file"#),
+        (Layer::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), r#"the entry "s" is stored as a sparse file"#),
+        (Layer::new().put("v", EntryType::new(b'V'), b"", |_| {}), r#"the entry "v" has the unknown type 'V'"#),
+    ] {
+        let text = chain(&Layout::of(vec![layer]).prepare().await.unwrap_err());
+        assert!(text.contains(expected), "{text}");
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The image store, from layouts made by code to EROFS images read by erofs-utils.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should stop"
+)]
+
+mod broken;
+mod entries;
+mod layout;
+mod merging;
+mod store;

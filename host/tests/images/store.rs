@@ -1,0 +1,140 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The store itself: which image of a layout it takes, what it shares, what it leaves and what it clears away.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use serde_json::json;
+use waggle::infra::images::ImageStore;
+
+use crate::layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
+
+const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+
+fn names(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != ".lock").collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn the_tag_decides_and_latest_is_the_default() {
+    let layout = Layout::new();
+    let image = |content: &str| layout.manifest(&[layout.blob(PLAIN, &Layer::new().file("a", content).tar())]);
+    layout.index(&[tagged(image("one"), "v1"), tagged(image("two"), "latest")]);
+    for (tag, expected) in [(":v1", "644 one"), (":latest", "644 two"), ("", "644 two")] {
+        let found = layout.prepare_tag(tag).await.unwrap();
+        assert_eq!(tree(&found.erofs)["a"], expected, "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn the_platform_is_found_in_nested_indexes_past_attestations() {
+    let layout = Layout::new();
+    let image = |content: &str, architecture: &str| {
+        let layer = layout.blob(PLAIN, &Layer::new().file("a", content).tar());
+        for_platform(layout.manifest_for(&[layer], architecture), "linux", architecture)
+    };
+    let attestation = for_platform(layout.manifest(&[]), "unknown", "unknown");
+    let manifests = [attestation, image("arm", "arm64"), image("amd", "amd64")];
+    let inner = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": manifests}));
+    layout.index(&[tagged(inner, "latest")]);
+    let found = layout.prepare().await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
+    assert_eq!(tree(&found.erofs)["a"], "644 amd");
+}
+
+#[tokio::test]
+async fn images_of_docker_are_images_too() {
+    let layout = Layout::new();
+    let tar = gzip(&Layer::new().file("a", "x").tar());
+    let layer = layout.blob("application/vnd.docker.image.rootfs.diff.tar.gzip", &tar);
+    let mut config = layout.config(1, "amd64");
+    config["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
+    let media_type = "application/vnd.docker.distribution.manifest.v2+json";
+    let content = json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer]});
+    let manifest = for_platform(layout.json(media_type, &content), "linux", "amd64");
+    let list_type = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let list = json!({"schemaVersion": 2, "mediaType": list_type, "manifests": [manifest]});
+    layout.index(&[layout.json(list_type, &list)]);
+    let found = layout.prepare().await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
+    assert_eq!(tree(&found.erofs)["a"], "644 x");
+}
+
+#[tokio::test]
+async fn an_archive_gives_the_same_file_as_the_folder() {
+    let layout = Layout::of(vec![Layer::new().file("a", "x")]);
+    let from_folder = layout.prepare().await.unwrap();
+    let archive = layout.cache().join("image.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&archive).unwrap());
+    builder.append_dir_all(".", layout.path()).unwrap();
+    builder.finish().unwrap();
+    let store = ImageStore::open(layout.cache().join("other")).unwrap();
+    let image = format!("oci-archive:{}", archive.display()).parse().unwrap();
+    let from_archive = store.prepare(&image).await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
+    assert_eq!(from_archive.erofs.file_name(), from_folder.erofs.file_name());
+    assert_eq!(fs::read(&from_archive.erofs).unwrap(), fs::read(&from_folder.erofs).unwrap());
+    fs::OpenOptions::new().write(true).open(&archive).unwrap().set_len(1000).unwrap();
+    let fault = store.prepare(&image).await.unwrap_err();
+    assert!(chain(&fault).contains("is not a tar file that can be read"), "{}", chain(&fault));
+}
+
+#[tokio::test]
+async fn a_merged_image_needs_its_layers_no_more() {
+    let layout = Layout::new();
+    let layer = layout.blob(PLAIN, &Layer::new().file("a", "x").tar());
+    layout.index(&[layout.manifest(std::slice::from_ref(&layer))]);
+    let first = layout.prepare().await.unwrap();
+    let blob = layout.path().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
+    fs::remove_file(blob).unwrap();
+    assert_eq!(layout.prepare().await.unwrap(), first);
+    assert_eq!(first.env, [("PATH".to_owned(), "/bin".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_one_image_get_one_file() {
+    let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(1 << 20))]);
+    let image = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let (store, other_process) = (ImageStore::open(layout.cache()).unwrap(), ImageStore::open(layout.cache()).unwrap());
+    let found = tokio::join!(store.prepare(&image), store.prepare(&image), other_process.prepare(&image));
+    let paths = [found.0.unwrap().erofs, found.1.unwrap().erofs, found.2.unwrap().erofs];
+    assert_eq!(paths[0], paths[1]);
+    assert_eq!(paths[0], paths[2]);
+    assert_eq!(names(&layout.cache().join("merged-v1")), [paths[0].file_name().unwrap().to_str().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_nothing_half_done() {
+    let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(8 << 20))]);
+    let image: waggle::domain::image::ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let store = std::sync::Arc::new(ImageStore::open(layout.cache()).unwrap());
+    for _ in 0..5 {
+        let task = tokio::spawn({
+            let (store, image) = (std::sync::Arc::clone(&store), image.clone());
+            async move { store.prepare(&image).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    }
+    let found = store.prepare(&image).await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
+    assert_eq!(tree(&found.erofs)["a"].len(), "644 ".len() + (8 << 20));
+    assert_eq!(names(&layout.cache().join("merged-v1")), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[tokio::test]
+async fn what_the_dead_left_is_cleared_away_and_what_the_living_write_is_not() {
+    let layout = Layout::of(vec![Layer::new().file("a", "x")]);
+    let found = layout.prepare().await.unwrap();
+    let folder = layout.cache().join("merged-v1");
+    fs::write(folder.join(".draft-dead"), "half").unwrap();
+    let living = fs::File::create(folder.join(".draft-living")).unwrap();
+    living.lock().unwrap();
+    let before = found.erofs.metadata().unwrap();
+    ImageStore::open(layout.cache()).unwrap();
+    assert_eq!(names(&folder), [".draft-living", found.erofs.file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(found.erofs.metadata().unwrap().ino(), before.ino());
+    drop(living);
+    ImageStore::open(layout.cache()).unwrap();
+    assert_eq!(names(&folder), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+}
