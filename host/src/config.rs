@@ -18,7 +18,7 @@ use std::{
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use self::table::settings_table;
+pub use self::table::settings_page;
 use crate::{
     domain::{
         image::ImageRef,
@@ -67,7 +67,7 @@ pub enum Command {
 /// What can be generated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Generated {
-    /// The table of settings, in Markdown
+    /// The page of settings, in Markdown
     Settings,
     /// The tools with their schemas, in JSON
     Tools,

@@ -1,14 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The table of settings for the documentation.
+//! The page of settings for the documentation.
 
 use clap::CommandFactory as _;
 
 use super::{CommandArguments, variable_name};
 
-/// The settings as a Markdown table, one row each, in the order of `--help`.
+const HEAD: &str = "\
+# Configuration
+
+`waggle serve` takes each setting as a flag or as an environment variable; the flag wins. An invalid value stops the
+start with a message. `RUST_LOG` chooses what is logged. Durations are written as `30s`, `5m` or `1h30m`. This page is
+generated from the program.
+
+| variable | flag | default | what it is |
+|---|---|---|---|
+";
+
+/// The settings as a Markdown page: a table with one row each, in the order of `--help`.
 #[must_use]
-pub fn settings_table() -> String {
+pub fn settings_page() -> String {
     let command = CommandArguments::command();
     let serve = command.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
     let rows = serve.filter_map(|argument| {
@@ -19,8 +30,7 @@ pub fn settings_table() -> String {
         let variable = variable_name(argument.get_id().as_str());
         Some(format!("| `{variable}` | `--{flag}` | {default} | {help} |\n"))
     });
-    let head = "| variable | flag | default | what it is |\n|---|---|---|---|\n";
-    std::iter::once(head.to_owned()).chain(rows).collect()
+    std::iter::once(HEAD.to_owned()).chain(rows).collect()
 }
 
 /// A default that depends on where the server runs stands in the help.
