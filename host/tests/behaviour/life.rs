@@ -8,7 +8,10 @@ use rmcp::model::{CallToolRequestParams, ClientRequest, Request};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::served::{Served, serve, serve_trouble};
+use crate::{
+    machines::CRASH_FILE,
+    served::{Served, serve, serve_trouble},
+};
 
 async fn statuses(served: &Served) -> Vec<String> {
     let listed = served.call("list_environments", json!({})).await;
@@ -130,4 +133,23 @@ async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
     let result = running.await.unwrap().unwrap();
     assert_eq!(result.structured_content.unwrap()["stdout"], "done\n");
     assert!(reqwest::get(served.url.replace("/mcp", "/healthz")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_crashes_is_seen_as_an_error_and_holds_no_slot() {
+    let served = serve(&["--max-environments", "1"]).await;
+    let id = served.create("shell").await;
+    // Whether the call hears of the crash before the server does is a matter of luck.
+    let _ = served.raw("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
+    while statuses(&served).await != ["error"] {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
+    let hint = format!("environment {id} is not running: its machine has failed; destroy it and create a new one");
+    assert_eq!((text, kind.as_str()), (hint, "environment_not_running"));
+
+    served.create("shell").await;
+    assert_eq!(statuses(&served).await, ["error", "running"]);
+    served.call("destroy_environment", json!({"environment_id": id})).await;
+    assert_eq!(statuses(&served).await, ["running"]);
 }

@@ -35,6 +35,9 @@ pub(crate) const ENDLESS: &str = "oci:/endless";
 /// A file whose writing panics, as a defect of the host would.
 pub(crate) const PANIC_FILE: &str = "/defect";
 
+/// A file whose writing ends the machine, as a crash of its kernel would.
+pub(crate) const CRASH_FILE: &str = "/crash";
+
 /// A pipe's room; small enough that a file does not fit.
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -133,6 +136,9 @@ impl Machine for InProcessMachine {
     fn write_file<'a>(&'a self, path: &'a GuestPath, content: &'a [u8]) -> PortFuture<'a, Result<u64, CallFault>> {
         Box::pin(async move {
             assert_ne!(path.as_str(), PANIC_FILE, "a defect, as asked for");
+            if path.as_str() == CRASH_FILE {
+                self.serving.abort();
+            }
             self.agent.write_file(path, content).await
         })
     }
