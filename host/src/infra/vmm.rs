@@ -1,13 +1,24 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines as QEMU makes them.
+//! Machines as QEMU makes them: the adapter of the port that starts machines.
+//!
+//! ```text
+//!  Vms ─▶ owner (a task a machine) ─▶ runner (a process a machine) ─▶ qemu-system-x86_64
+//!                                                                  └▶ vhost-device-vsock
+//! ```
+//!
+//! `owner` has a machine's life, `runner` its processes, `run_dirs` its files. What the guest sends beyond the agent's
+//! link is its console, of which the last lines are kept and logged if the machine fails.
 
+mod backend;
 mod console;
 mod cpio;
 mod initramfs;
 mod kernel;
+mod machine;
 mod modinfo;
 mod modules;
+mod owner;
 mod probe;
 mod probe_guest;
 mod programs;
@@ -15,8 +26,238 @@ mod qemu;
 mod run_dirs;
 mod runner;
 mod runner_messages;
+mod runner_process;
 mod sys;
 mod tsc;
 
-pub use programs::MissingProgram;
-pub use runner::run_if_runner;
+use std::{error::Error, ffi::OsString, io, path::PathBuf, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, spawn_blocking},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use waggle_protocol::boot::BootConfig;
+
+pub use self::{backend::Backend, programs::MissingProgram, runner::run_if_runner};
+use self::{
+    initramfs::{InitramfsFault, SharedRoot},
+    kernel::{Kernel, KernelFault},
+    machine::Vm,
+    owner::{Progress, Recipe},
+    programs::Programs,
+    run_dirs::{RunDirFault, RunDirs},
+    runner_messages::{MachineConfig, Orders},
+};
+use super::{
+    agent_binary,
+    disks::Disks,
+    images::{ImageStore, PreparedImage},
+};
+use crate::domain::ports::{Machine, MachineSpec, Machines, PortFuture, Stage, StartFault};
+
+/// Names of a machine's files in its run folder.
+const INITRAMFS: &str = "initramfs";
+const SCRATCH: &str = "scratch";
+/// A start's news: two stages and its outcome.
+const PROGRESS_MAX: usize = 4;
+/// Characters of an environment's id that make its host name; they tell machines apart in a prompt.
+const HOSTNAME_ID_CHARS: usize = 8;
+
+/// What the adapter needs to know.
+#[derive(Clone, Debug)]
+pub struct VmSettings {
+    /// Run folders are made in here.
+    pub data_dir: PathBuf,
+    /// The folder with `vmlinuz` and `modules/`.
+    pub kernel_dir: PathBuf,
+    /// A path, or a name to search in `PATH`: usually `qemu-system-x86_64`.
+    pub qemu: PathBuf,
+    /// A path, or a name to search in `PATH`: usually `vhost-device-vsock`.
+    pub vhost_device_vsock: PathBuf,
+    /// The program to execute as runner: this binary, [`VmSettings::THIS_BINARY`], except in tests.
+    pub runner: OsString,
+}
+
+impl VmSettings {
+    /// This process's binary, even if its file has been replaced meanwhile.
+    pub const THIS_BINARY: &str = "/proc/self/exe";
+}
+
+/// Machines cannot be made on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFault {
+    /// The binary was built without a guest agent.
+    #[error("this build has no guest agent in it; `./taskw build` makes one that has")]
+    NoAgent,
+    /// A program is missing.
+    #[error("failed to find what runs machines")]
+    Program {
+        /// Which one.
+        source: MissingProgram,
+    },
+    /// The guests' kernel does not do.
+    #[error("failed to open the guests' kernel")]
+    Kernel {
+        /// The file, and what is wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The run folders do not do.
+    #[error("failed to open the run folders")]
+    RunDirs {
+        /// The folder, and what is wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A preparing task panicked.
+    #[error("failed to prepare")]
+    Task {
+        /// What was caught.
+        source: JoinError,
+    },
+}
+
+/// Starts machines, and holds what they share.
+#[derive(Debug)]
+pub struct Vms {
+    settings: VmSettings,
+    programs: Programs,
+    kernel_image: PathBuf,
+    shared_root: Arc<SharedRoot>,
+    backend: Backend,
+    images: ImageStore,
+    disks: Arc<Disks>,
+    run_dirs: RunDirs,
+    stop: CancellationToken,
+    owners: TaskTracker,
+}
+
+impl Vms {
+    /// Finds the programs and the kernel, sweeps what dead servers left, and finds out what runs guests here.
+    ///
+    /// # Errors
+    /// [`OpenFault`] says what is missing and how to get it.
+    pub async fn open(settings: VmSettings, images: ImageStore, disks: Disks) -> Result<Self, OpenFault> {
+        let agent = agent_binary::embedded().ok_or(OpenFault::NoAgent)?;
+        let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
+            .map_err(|source| OpenFault::Program { source })?;
+        let backend = Backend::find(&settings.runner).await.map_err(|source| OpenFault::Task { source })?;
+        let (kernel_dir, data_dir) = (settings.kernel_dir.clone(), settings.data_dir.clone());
+        let files = spawn_blocking(move || {
+            let kernel = Kernel::open(&kernel_dir).map_err(OpenFault::kernel)?;
+            let shared_root = SharedRoot::new(agent, &kernel.modules).map_err(OpenFault::initramfs)?;
+            let run_dirs = RunDirs::open(&data_dir).map_err(OpenFault::run_dirs)?;
+            Ok((kernel.image, shared_root, run_dirs))
+        });
+        let (kernel_image, shared_root, run_dirs) = files.await.map_err(|source| OpenFault::Task { source })??;
+        Ok(Self {
+            settings,
+            programs,
+            kernel_image,
+            shared_root: Arc::new(shared_root),
+            backend,
+            images,
+            disks: Arc::new(disks),
+            run_dirs,
+            stop: CancellationToken::new(),
+            owners: TaskTracker::new(),
+        })
+    }
+
+    /// What runs guests here, and why.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Stops every machine and waits until nothing is left of any; a start after this comes to nothing.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.owners.close();
+        self.owners.wait().await;
+    }
+
+    async fn start_machine(
+        &self,
+        spec: &MachineSpec,
+        stages: &(dyn Fn(Stage) + Send + Sync),
+    ) -> Result<Arc<dyn Machine>, StartFault> {
+        stages(Stage::Image);
+        let image = self.images.prepare(&spec.image).await.map_err(|fault| at(Stage::Image, fault))?;
+        let recipe = self.recipe(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
+        let stop = self.stop.child_token();
+        let stop_on_drop = stop.clone().drop_guard();
+        let (progress, mut news) = mpsc::channel(PROGRESS_MAX);
+        let (ending, end) = watch::channel(None);
+        self.owners.spawn(owner::own(recipe, progress, stop.clone(), ending));
+        while let Some(news) = news.recv().await {
+            match news {
+                Progress::Stage(stage) => stages(stage),
+                Progress::Ready(agent) => return Ok(Arc::new(Vm { agent, end, stop, _stop_on_drop: stop_on_drop })),
+                Progress::Failed(stage, source) => return Err(StartFault { stage, source }),
+            }
+        }
+        Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost")))
+    }
+
+    fn recipe(&self, spec: &MachineSpec, image: PreparedImage) -> Result<Recipe, RunDirFault> {
+        let id = spec.id.to_string();
+        let hostname = id.chars().take(HOSTNAME_ID_CHARS).collect();
+        let image_agent = image.agent.filter(|agent| agent.protocol_version == waggle_protocol::VERSION);
+        let machine = MachineConfig {
+            accelerator: self.backend.accelerator().clone(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            kernel: self.kernel_image.clone(),
+            initramfs: INITRAMFS.into(),
+            image: image.erofs,
+            scratch: SCRATCH.into(),
+        };
+        Ok(Recipe {
+            runner: self.settings.runner.clone(),
+            orders: Orders {
+                run_dir: self.run_dirs.make(&id)?,
+                qemu: self.programs.qemu.clone(),
+                vhost_device_vsock: self.programs.vhost_device_vsock.clone(),
+                machine,
+            },
+            boot: BootConfig {
+                modules: Vec::new(),
+                image_agent: image_agent.map(|agent| agent.path),
+                env: image.env,
+                hostname,
+            },
+            disk_mib: spec.disk_mib,
+            boot_timeout: spec.boot_timeout,
+            shared_root: Arc::clone(&self.shared_root),
+            disks: Arc::clone(&self.disks),
+        })
+    }
+}
+
+impl Machines for Vms {
+    fn start<'a>(
+        &'a self,
+        spec: &'a MachineSpec,
+        stages: &'a (dyn Fn(Stage) + Send + Sync),
+    ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
+        Box::pin(self.start_machine(spec, stages))
+    }
+}
+
+fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
+    StartFault { stage, source: Box::new(source) }
+}
+
+impl OpenFault {
+    fn kernel(fault: KernelFault) -> Self {
+        Self::Kernel { source: fault.into() }
+    }
+
+    fn initramfs(fault: InitramfsFault) -> Self {
+        Self::Kernel { source: fault.into() }
+    }
+
+    fn run_dirs(fault: RunDirFault) -> Self {
+        Self::RunDirs { source: fault.into() }
+    }
+}

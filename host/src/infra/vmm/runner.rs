@@ -28,7 +28,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FlockOperation, flock},
     io::{Errno, FdFlags, fcntl_setfd},
-    process::{Pid, PidfdFlags, pidfd_open, setsid},
+    process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit, setsid},
+    thread::set_no_new_privs,
 };
 
 use super::{
@@ -89,10 +90,10 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
 // Ends well when the host closes its end, or is gone.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
-    let mut vhost = Program::start(&orders.vhost_device_vsock, qemu::vhost_device_vsock())?;
+    let mut vhost = Program::start(&orders.vhost_device_vsock, qemu::vhost_device_vsock(), io::stderr().into())?;
     let Some(connection) = connect(host, &mut vhost)? else { return Ok(()) };
     let arguments = qemu::qemu(&orders.machine, connection.as_raw_fd());
-    let mut qemu = Program::start(&orders.qemu, arguments)?;
+    let mut qemu = Program::start(&orders.qemu, arguments, Stdio::inherit())?;
     drop(connection);
     match watch(host, &vhost, Some(&qemu), None)? {
         Woken::Qemu => Err(qemu.report()),
@@ -103,6 +104,9 @@ fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
 
 fn enter(run_dir: &Path) -> io::Result<()> {
     sys::keep_descriptors_from_children()?;
+    set_no_new_privs(true)?;
+    // A guest that crashes QEMU would have its memory written to the host's disk.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // A terminal's signals are for the host, which decides what ends; a leader of a session already is out of reach.
     let _ = setsid();
     env::set_current_dir(run_dir)?;
@@ -201,11 +205,11 @@ struct Program {
 }
 
 impl Program {
-    fn start(path: &Path, arguments: Vec<OsString>) -> Result<Self, Report> {
+    fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio) -> Result<Self, Report> {
         let fault = |source: io::Error| not_started(format!("start {}", path.display()), &source);
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut command = Command::new(path);
-        command.args(arguments).env_clear().stdin(Stdio::null()).process_group(0);
+        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
         sys::dies_with_its_parent(&mut command);
         let child = command.spawn().map_err(fault)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

@@ -1,0 +1,263 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The task that owns one machine: makes its files, starts its runner, waits for its agent, watches both, and clears
+//! everything away at the end, whichever way the end comes.
+//!
+//! ```text
+//!  disks ─▶ boot ─▶ running ─▶ cleared        a fault, or the order to stop, leads from any of them to cleared
+//! ```
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use waggle_protocol::{CALL_PORT, boot::BootConfig};
+
+use super::{
+    initramfs::{InitramfsFault, SharedRoot},
+    qemu::LINK_SOCKETS,
+    run_dirs,
+    runner_messages::Orders,
+    runner_process::{LastWords, RunnerProcess, SpawnFault},
+};
+use crate::{
+    domain::ports::Stage,
+    infra::{
+        agent::{self, AgentClient, ConnectFault},
+        disks::{DiskFault, Disks},
+    },
+};
+
+/// How long the agent may take to stop its guest in order; its disk is thrown away, so nothing is lost by less.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// When the link breaks, how long the machine's own end is waited for, since it says more.
+const BETTER_REASON_MAX: Duration = Duration::from_millis(300);
+/// From the first words of a kernel's panic to the machine's end, so that the trace that follows them is seen.
+const PANIC_TRACE_MAX: Duration = Duration::from_millis(300);
+
+/// What a start tells whoever waits for it.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// The next stage begins.
+    Stage(Stage),
+    /// The agent serves.
+    Ready(Arc<AgentClient>),
+    /// It came to nothing, and everything has been cleared away.
+    Failed(Stage, Box<dyn Error + Send + Sync>),
+}
+
+/// How a machine came to its end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// It was told to stop.
+    Stopped,
+    /// By itself, for this reason.
+    Gone(String),
+}
+
+/// A machine did not boot.
+#[derive(Debug, thiserror::Error)]
+enum BootFault {
+    #[error("the agent did not call within {} s", after.as_secs_f32())]
+    TimedOut { after: Duration },
+    #[error("the machine ended before its agent called: {reason}")]
+    Ended { reason: String },
+    #[error("the guest's kernel panicked")]
+    Panicked,
+    #[error("failed to listen for the agent's call")]
+    Listen { source: io::Error },
+    #[error("failed to start the machine")]
+    Spawn { source: SpawnFault },
+    #[error("failed to agree with the guest agent")]
+    Connect { source: ConnectFault },
+    #[error("the start was given up")]
+    GivenUp,
+}
+
+/// A machine's files could not be made.
+#[derive(Debug, thiserror::Error)]
+enum FileFault {
+    #[error("failed to make the scratch disk")]
+    Scratch { source: DiskFault },
+    #[error("failed to make the initial root")]
+    Initramfs { source: InitramfsFault },
+    #[error("failed to write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Everything that one machine is made from.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// This binary.
+    pub(super) runner: OsString,
+    /// What the runner is told; the paths of `initramfs` and `scratch` are made here.
+    pub(super) orders: Orders,
+    /// What the guest is told.
+    pub(super) boot: BootConfig,
+    /// Size of the scratch disk.
+    pub(super) disk_mib: u32,
+    /// From the start of the runner to the agent's hello.
+    pub(super) boot_timeout: Duration,
+    /// The part of the initial root that all machines share.
+    pub(super) shared_root: Arc<SharedRoot>,
+    /// Makes the scratch disk.
+    pub(super) disks: Arc<Disks>,
+}
+
+/// Runs one machine to its end. `stop` is the order to end; `end` is set when everything has been cleared away.
+pub(super) async fn own(
+    recipe: Recipe,
+    progress: mpsc::Sender<Progress>,
+    stop: CancellationToken,
+    end: watch::Sender<Option<End>>,
+) {
+    let run_dir = recipe.orders.run_dir.clone();
+    let (outcome, last_words) = live(recipe, &progress, &stop).await;
+    clear(run_dir).await;
+    let outcome = match (outcome, last_words) {
+        (Ok(End::Gone(reason)), words) => {
+            let reason = if words.as_ref().is_some_and(|words| words.panicked) {
+                "the guest's kernel panicked".to_owned()
+            } else {
+                reason
+            };
+            log_end(&reason, words.as_ref());
+            End::Gone(reason)
+        }
+        (Ok(End::Stopped), _) => End::Stopped,
+        (Err((stage, fault)), words) => {
+            if !stop.is_cancelled() {
+                log_end(&fault.to_string(), words.as_ref());
+            }
+            // Nobody waits for a start that was given up.
+            let _ = progress.send(Progress::Failed(stage, fault)).await;
+            End::Stopped
+        }
+    };
+    end.send_replace(Some(outcome));
+}
+
+type Fault = (Stage, Box<dyn Error + Send + Sync>);
+
+async fn live(
+    recipe: Recipe,
+    progress: &mpsc::Sender<Progress>,
+    stop: &CancellationToken,
+) -> (Result<End, Fault>, Option<LastWords>) {
+    let _ = progress.send(Progress::Stage(Stage::Disks)).await;
+    if let Err(fault) = make_files(&recipe).await {
+        return (Err((Stage::Disks, fault.into())), None);
+    }
+    let _ = progress.send(Progress::Stage(Stage::Boot)).await;
+    let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
+    // Before the runner: the guest may call as soon as it runs.
+    let listener = match listen(&recipe.orders.run_dir) {
+        Ok(listener) => listener,
+        Err(source) => return (boot_fault(BootFault::Listen { source }), None),
+    };
+    let mut runner = match RunnerProcess::start(&recipe.runner, &recipe.orders).await {
+        Ok(runner) => runner,
+        Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
+    };
+    let outcome = match boot(&mut runner, listener, recipe.boot_timeout, stop).await {
+        Ok(agent) => {
+            let agent = Arc::new(agent);
+            let _ = progress.send(Progress::Ready(Arc::clone(&agent))).await;
+            Ok(watch_over(&mut runner, &agent, stop).await)
+        }
+        Err(fault) => Err(fault),
+    };
+    let words = runner.stop().await;
+    let outcome = match outcome {
+        // A panic ends the machine, and which of the two is noticed first is chance.
+        Err(BootFault::Ended { .. }) if words.panicked => boot_fault(BootFault::Panicked),
+        Ok(end) => Ok(end),
+        Err(fault) => boot_fault(fault),
+    };
+    (outcome, Some(words))
+}
+
+async fn make_files(recipe: &Recipe) -> Result<(), FileFault> {
+    let machine = &recipe.orders.machine;
+    let run_dir = &recipe.orders.run_dir;
+    let scratch = run_dir.join(&machine.scratch);
+    recipe.disks.scratch(&scratch, recipe.disk_mib).await.map_err(|source| FileFault::Scratch { source })?;
+    let initramfs = recipe.shared_root.for_machine(recipe.boot.clone());
+    let initramfs = initramfs.map_err(|source| FileFault::Initramfs { source })?;
+    let path = run_dir.join(&machine.initramfs);
+    tokio::fs::write(&path, initramfs).await.map_err(|source| FileFault::Write { path, source })
+}
+
+// The path of a Unix socket ends at 107 bytes; by way of the open folder it is short wherever the folder is.
+fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    let folder = std::fs::File::open(run_dir)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{CALL_PORT}", folder.as_raw_fd()))
+}
+
+// The listener ends with the boot: there is one connection a link, and whoever dials again in the guest is not the agent.
+async fn boot(
+    runner: &mut RunnerProcess,
+    listener: UnixListener,
+    within: Duration,
+    stop: &CancellationToken,
+) -> Result<AgentClient, BootFault> {
+    let call = timeout(within, connect(listener));
+    let panicked = runner.panicked();
+    tokio::select! {
+        () = stop.cancelled() => Err(BootFault::GivenUp),
+        called = call => called.unwrap_or(Err(BootFault::TimedOut { after: within })),
+        () = panicked.cancelled() => {
+            let _ = timeout(PANIC_TRACE_MAX, runner.ended()).await;
+            Err(BootFault::Panicked)
+        }
+        reason = runner.ended() => Err(BootFault::Ended { reason }),
+    }
+}
+
+async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
+    let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
+    drop(listener);
+    agent::connect(stream).await.map_err(|source| BootFault::Connect { source })
+}
+
+async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {
+    tokio::select! {
+        () = stop.cancelled() => {
+            let _ = timeout(SHUTDOWN_GRACE, agent.power_off()).await;
+            End::Stopped
+        }
+        reason = runner.ended() => End::Gone(reason),
+        reason = agent.closed() => {
+            let better = timeout(BETTER_REASON_MAX, runner.ended()).await;
+            End::Gone(better.unwrap_or_else(|_| format!("its agent's link ended: {reason}")))
+        }
+    }
+}
+
+// The runner has done this unless it was killed.
+async fn clear(run_dir: PathBuf) {
+    match spawn_blocking(move || run_dirs::remove(&run_dir)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(fault)) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
+        Err(fault) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
+    }
+}
+
+fn log_end(reason: &str, words: Option<&LastWords>) {
+    let (console, programs) =
+        words.map(|words| (words.console.join("\n"), words.programs.join("\n"))).unwrap_or_default();
+    tracing::error!(reason, console, programs, "a machine failed");
+}

@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's handle on one runner: its life line, what it prints, and its end.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::fd::OwnedFd,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::{Child, Command},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    console::ConsoleTail,
+    runner,
+    runner_messages::{LINE_BYTES_MAX, Orders, Report},
+};
+
+/// From the end of the life line to the runner's exit; killing two programs and removing a folder takes 50 ms.
+const END_MAX: Duration = Duration::from_secs(3);
+/// From the runner's exit to the end of its pipes, which its programs may hold a moment longer.
+const PIPES_END_MAX: Duration = Duration::from_secs(1);
+/// Bytes read from a pipe at once.
+const READ_BYTES: usize = 8 * 1024;
+
+/// A runner could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnFault {
+    /// The process.
+    #[error("failed to start the runner {program}")]
+    Process { program: String, source: io::Error },
+    /// What it is to do could not be told.
+    #[error("failed to give the runner its orders")]
+    Orders { source: io::Error },
+}
+
+/// One runner. Dropping it closes the life line, and the runner then ends everything by itself.
+#[derive(Debug)]
+pub(super) struct RunnerProcess {
+    child: Child,
+    life_line: UnixStream,
+    report: Vec<u8>,
+    console: Arc<Mutex<ConsoleTail>>,
+    programs: Arc<Mutex<ConsoleTail>>,
+    panicked: CancellationToken,
+    readers: JoinSet<()>,
+}
+
+impl RunnerProcess {
+    /// Starts `runner`, which is this binary, with its orders.
+    ///
+    /// # Errors
+    /// [`SpawnFault`]; nothing runs then.
+    pub(super) async fn start(runner: &OsStr, orders: &Orders) -> Result<Self, SpawnFault> {
+        let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
+        ours.set_nonblocking(true).map_err(process)?;
+        let mut command = Command::new(runner);
+        command.args([runner::SUBCOMMAND, runner::QEMU]).env_clear();
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(process)?;
+        // The command holds the runner's end of the life line.
+        drop(command);
+        let (console, programs) = (Arc::default(), Arc::default());
+        let panicked = CancellationToken::new();
+        let mut readers = JoinSet::new();
+        if let Some(stdout) = child.stdout.take() {
+            readers.spawn(keep_tail(stdout, Arc::clone(&console), panicked.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            readers.spawn(keep_tail(stderr, Arc::clone(&programs), CancellationToken::new()));
+        }
+        let mut life_line = UnixStream::from_std(ours).map_err(process)?;
+        let mut line = serde_json::to_vec(orders).map_err(|fault| SpawnFault::Orders { source: fault.into() })?;
+        line.push(b'\n');
+        life_line.write_all(&line).await.map_err(|source| SpawnFault::Orders { source })?;
+        Ok(Self { child, life_line, report: Vec::new(), console, programs, panicked, readers })
+    }
+
+    /// Is cancelled when the guest's kernel says that it panicked.
+    pub(super) fn panicked(&self) -> CancellationToken {
+        self.panicked.clone()
+    }
+
+    /// Resolves when the runner has ended, and says why. Can be dropped and called again.
+    pub(super) async fn ended(&mut self) -> String {
+        let status = self.child.wait().await;
+        // What the runner has said is in the socket's buffer by now, and its end closes it.
+        let mut life_line = (&mut self.life_line).take(LINE_BYTES_MAX);
+        let _ = timeout(PIPES_END_MAX, life_line.read_to_end(&mut self.report)).await;
+        match (serde_json::from_slice::<Report>(&self.report), status) {
+            (Ok(report), _) => report.to_string(),
+            (Err(_), Ok(status)) => format!("the runner ended: {status}"),
+            (Err(_), Err(fault)) => format!("the runner was lost: {fault}"),
+        }
+    }
+
+    /// Ends the runner and everything that it runs, and waits for that; returns the last that was printed.
+    pub(super) async fn stop(self) -> LastWords {
+        let Self { mut child, life_line, report: _, console, programs, panicked, mut readers } = self;
+        drop(life_line);
+        if timeout(END_MAX, child.wait()).await.is_err() {
+            tracing::warn!("a runner did not end by itself and is killed");
+            let _ = child.kill().await;
+        }
+        let _ = timeout(PIPES_END_MAX, async { while readers.join_next().await.is_some() {} }).await;
+        LastWords { panicked: panicked.is_cancelled(), console: lines(&console), programs: lines(&programs) }
+    }
+}
+
+/// The last that a machine and its programs printed; safe to log.
+#[derive(Debug)]
+pub(super) struct LastWords {
+    /// Whether the guest's kernel said that it panicked.
+    pub(super) panicked: bool,
+    /// The guest's console.
+    pub(super) console: Vec<String>,
+    /// QEMU, `vhost-device-vsock` and the runner.
+    pub(super) programs: Vec<String>,
+}
+
+fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
+    tail.lock().unwrap_or_else(PoisonError::into_inner).lines()
+}
+
+// Always reads, whatever comes: a full pipe would stop the guest.
+async fn keep_tail(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, panicked: CancellationToken) {
+    let mut bytes = [0; READ_BYTES];
+    while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.push(bytes.get(..count).unwrap_or_default());
+        if tail.panicked() {
+            panicked.cancel();
+        }
+    }
+}

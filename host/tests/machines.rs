@@ -1,0 +1,216 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The adapter that starts machines, with its real programs and kernels of a few instructions: no boot that fails, and
+//! no start that is given up, leaves anything behind. Machines that boot Linux are in the end-to-end tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where its preparation fails"
+)]
+
+#[path = "machines/log.rs"]
+mod log;
+#[path = "machines/oci_layout.rs"]
+mod oci_layout;
+#[path = "machines/processes.rs"]
+mod processes;
+#[path = "machines/tiny_kernel.rs"]
+mod tiny_kernel;
+
+use std::{
+    error::Error,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use waggle::{
+    domain::{
+        environment::EnvironmentId,
+        ports::{MachineSpec, Machines, Stage, StartFault},
+    },
+    infra::{
+        disks::Disks,
+        images::ImageStore,
+        vmm::{OpenFault, VmSettings, Vms},
+    },
+};
+
+/// Long enough that only the test of the time-out runs into it.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_guest_that_never_calls_fails_within_the_boot_timeout() {
+    let host = TestHost::open(&tiny_kernel::printing("idle")).await;
+    let started = Instant::now();
+    let within = Duration::from_millis(800);
+    let fault = host.fails(within).await;
+    assert_eq!(fault.stage, Stage::Boot);
+    assert_eq!(fault.source.to_string(), "the agent did not call within 0.8 s");
+    assert!(started.elapsed() < within + Duration::from_secs(5), "{:?}", started.elapsed());
+    host.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_kernel_panic_fails_at_once_even_if_the_machine_lives_on() {
+    let host = TestHost::open(&tiny_kernel::printing("Kernel panic - not syncing: no init\n")).await;
+    let started = Instant::now();
+    assert_eq!(host.fails(BOOT_TIMEOUT).await.source.to_string(), "the guest's kernel panicked");
+    assert!(started.elapsed() < BOOT_TIMEOUT / 2, "{:?}", started.elapsed());
+    host.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn the_consoles_last_lines_go_to_the_log_without_control_characters() {
+    let written = log::capture();
+    let host =
+        TestHost::open(&tiny_kernel::printing("first \x1b[2Jline\nKernel panic - not syncing: bees gone\n")).await;
+    host.fails(BOOT_TIMEOUT).await;
+    let written = written.text();
+    assert!(written.contains("a machine failed"), "{written}");
+    assert!(written.contains("Kernel panic - not syncing: bees gone"), "{written}");
+    assert!(written.contains("u{1b}[2Jline") && !written.contains('\x1b'), "{written}");
+}
+
+#[tokio::test]
+async fn a_console_flood_does_not_keep_a_start_from_failing() {
+    let host = TestHost::open(&tiny_kernel::flooding()).await;
+    assert_eq!(host.fails(Duration::from_secs(1)).await.stage, Stage::Boot);
+    host.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_killed_program_fails_the_start_by_name() {
+    for (program, told) in [
+        ("qemu-system-x86_64", "qemu-system-x86_64 ended"),
+        ("vhost-device-vsock", "vhost-device-vsock ended"),
+        ("waggle", "the runner ended"),
+    ] {
+        let host = TestHost::open(&tiny_kernel::printing("idle")).await;
+        let data = host.folder.path().canonicalize().unwrap();
+        let killer = tokio::task::spawn_blocking(move || {
+            processes::wait_until("QEMU runs", || has(&data, "qemu-system-x86"));
+            kill_process(processes::named(&processes::working_in(&data), program), Signal::KILL).unwrap();
+        });
+        let fault = host.fails(BOOT_TIMEOUT).await.source.to_string();
+        killer.await.unwrap();
+        assert!(fault.contains(told) && fault.contains("signal: 9"), "{program}: {fault}");
+        host.assert_nothing_is_left();
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_leaves_nothing() {
+    let host = TestHost::open(&tiny_kernel::printing("idle")).await;
+    let (begun, mut stages) = mpsc::channel(8);
+    let spec = host.spec(BOOT_TIMEOUT);
+    let note = |stage| begun.try_send(stage).unwrap();
+    let mut start = host.vms.start(&spec, &note);
+    tokio::select! {
+        _ = &mut start => panic!("the guest never calls"),
+        () = async { while stages.recv().await != Some(Stage::Boot) {} } => {}
+    }
+    drop(start);
+    host.vms.close().await;
+    host.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn closing_ends_the_starts_that_are_under_way() {
+    let host = TestHost::open(&tiny_kernel::printing("idle")).await;
+    let vms = Arc::clone(&host.vms);
+    let data = host.folder.path().canonicalize().unwrap();
+    let closing = tokio::spawn(async move {
+        let wait = move || processes::wait_until("QEMU runs", || has(&data, "qemu-system-x86"));
+        tokio::task::spawn_blocking(wait).await.unwrap();
+        vms.close().await;
+    });
+    assert_eq!(host.fails(BOOT_TIMEOUT).await.source.to_string(), "the start was given up");
+    closing.await.unwrap();
+    host.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named_before_any_machine_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let no_vsock = VmSettings { vhost_device_vsock: "no-such-vsock".into(), ..settings.clone() };
+    let told = open(folder.path(), no_vsock).await.unwrap_err().source().unwrap().to_string();
+    assert!(told.contains("no-such-vsock") && told.contains("cargo install vhost-device-vsock"), "{told}");
+    let told = open(folder.path(), settings).await.unwrap_err().source().unwrap().to_string();
+    assert!(told.contains("vmlinuz") && told.contains("./taskw kernel"), "{told}");
+}
+
+/// A server's adapter, its data folder, and a small image in it.
+struct TestHost {
+    folder: TempDir,
+    vms: Arc<Vms>,
+}
+
+impl TestHost {
+    async fn open(kernel: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_kernel(&folder.path().join("kernel"), kernel);
+        oci_layout::write(&folder.path().join("image"));
+        let vms = open(folder.path(), settings(folder.path())).await.unwrap();
+        Self { folder, vms: Arc::new(vms) }
+    }
+
+    fn spec(&self, boot_timeout: Duration) -> MachineSpec {
+        MachineSpec {
+            id: EnvironmentId::random(),
+            image: format!("oci:{}:latest", self.folder.path().join("image").display()).parse().unwrap(),
+            cpus: 1,
+            memory_mib: 64,
+            disk_mib: 16,
+            boot_timeout,
+        }
+    }
+
+    async fn fails(&self, boot_timeout: Duration) -> StartFault {
+        match self.vms.start(&self.spec(boot_timeout), &|_| {}).await {
+            Ok(_) => panic!("the guest never calls"),
+            Err(fault) => fault,
+        }
+    }
+
+    fn assert_nothing_is_left(&self) {
+        let run = self.folder.path().canonicalize().unwrap().join("run");
+        processes::wait_until("the programs have ended", || processes::working_in(&run).is_empty());
+        let server = fs::read_dir(&run).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap();
+        assert_eq!(fs::read_dir(server.path()).unwrap().count(), 0);
+    }
+}
+
+async fn open(data: &Path, settings: VmSettings) -> Result<Vms, OpenFault> {
+    Vms::open(settings, ImageStore::open(data.join("cache")).unwrap(), Disks::open(data).unwrap()).await
+}
+
+fn settings(data: &Path) -> VmSettings {
+    VmSettings {
+        data_dir: data.to_owned(),
+        kernel_dir: data.join("kernel"),
+        qemu: processes::qemu(),
+        vhost_device_vsock: processes::vhost_device_vsock(),
+        runner: env!("CARGO_BIN_EXE_waggle").into(),
+    }
+}
+
+/// A kernel folder where every module is built in.
+fn write_kernel(folder: &Path, kernel: &[u8]) {
+    let modules = folder.join("modules");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(folder.join("vmlinuz"), kernel).unwrap();
+    fs::write(modules.join("modules.order"), "").unwrap();
+    let names = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "erofs", "virtio-rng"];
+    fs::write(modules.join("modules.builtin"), names.map(|name| format!("kernel/{name}.ko\n")).concat()).unwrap();
+}
+
+fn has(data: &Path, name: &str) -> bool {
+    processes::working_in(data).iter().any(|(found, _)| found == name)
+}
