@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
 # Runs in the guest as the sandbox user, after a first line that defines PACKAGES.
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ python = sys.executable
 if os.path.exists(venv_python):
     python = venv_python
 elif managed_externally():
-    # The image's own packages stay visible in there.
-    made = subprocess.run([python, "-m", "venv", "--system-site-packages", VENV])
+    # The image's own packages stay visible in there, its pip among them: a second one would take most of a minute to
+    # unpack under emulation.
+    bare = ["--without-pip"] if importlib.util.find_spec("pip") else []
+    made = subprocess.run([python, "-m", "venv", "--system-site-packages", *bare, VENV])
     if made.returncode != 0:
         sys.exit(made.returncode)
     python = venv_python
