@@ -25,7 +25,10 @@ use std::{
 
 use nix::{
     fcntl::OFlag,
-    sys::memfd::{MFdFlags, memfd_create},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        sysinfo::sysinfo,
+    },
     unistd::{ForkResult, dup2_stdin, dup2_stdout, execv, pipe2, write},
 };
 use waggle_protocol::{
@@ -34,10 +37,13 @@ use waggle_protocol::{
 };
 
 use crate::{
+    cgroups,
+    confine::Defences,
     dial,
-    guest::{Guest, Identity},
+    guest::{Guest, Work},
     reaper::{self, Serving},
-    serve::report,
+    room::Door,
+    serve::{report, with_cause},
     sys,
 };
 
@@ -76,7 +82,7 @@ pub fn run() -> ExitCode {
             }
             Err(errno) => report(&format!("failed to start the serving child: {errno}")),
         },
-        Err(fault) => report(&format!("{fault}: {}", fault.source)),
+        Err(fault) => report(&with_cause(&fault)),
     }
     reaper::end_machine();
     ExitCode::FAILURE
@@ -92,9 +98,16 @@ fn prepare() -> Result<BootConfig, BootFault> {
     places::switch_root()?;
     places::mount_in_root()?;
     users::add_sandbox_user()?;
+    protect_agent().step(|| "set the control groups up".to_owned())?;
     nix::unistd::sethostname(&config.hostname).step(|| format!("set the host name {}", config.hostname))?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
     Ok(config)
+}
+
+/// The agent survives what user work does to the memory: this process's settings are inherited by the serving child.
+fn protect_agent() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", "-1000")?;
+    cgroups::set_up(sysinfo()?.ram_total())
 }
 
 fn decode(bytes: &[u8]) -> io::Result<BootConfig> {
@@ -168,7 +181,14 @@ pub fn serve_from_image() -> ExitCode {
 
 /// Serves until the host asks to power off; the exit status says whether it did.
 fn serve(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
-    let guest = Guest { origin, root: "/".into(), identity: Identity::Sandbox, env: config.env.clone() };
+    let door = match Door::open(Defences::all_but(&config.relaxed)) {
+        Ok(door) => door,
+        Err(source) => {
+            report(&format!("failed to make the room that commands live in: {source}"));
+            return 1;
+        }
+    };
+    let guest = Guest { origin, root: "/".into(), work: Work::Room(door), env: config.env.clone() };
     let ready = || {
         // PID 1 is there as long as the machine is.
         let _told = write(accepted, b"1");

@@ -8,10 +8,7 @@ use tokio::{io, sync::mpsc};
 use waggle_link::{FrameReader, FrameWriter, SendFault, Stream};
 use waggle_protocol::{Fault, FaultKind, Reply, Request};
 
-use crate::{
-    clock, exec, files,
-    guest::{Guest, Identity},
-};
+use crate::{clock, exec, files, guest::Served};
 
 /// The two halves of a call's stream.
 pub(crate) type Reader = FrameReader<io::ReadHalf<Stream>>;
@@ -19,7 +16,7 @@ pub(crate) type Writer = FrameWriter<io::WriteHalf<Stream>>;
 
 /// Serves one call. Without `room` it is refused: as many run as may. A stream that breaks ends the call's work; there
 /// is nobody left to tell.
-pub(crate) async fn serve_call(stream: Stream, guest: Arc<Guest>, room: bool, power_off: mpsc::Sender<()>) {
+pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, room: bool, power_off: mpsc::Sender<()>) {
     let (read, write) = io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
     let request = match reader.receive::<Request>().await {
@@ -36,19 +33,19 @@ pub(crate) async fn serve_call(stream: Stream, guest: Arc<Guest>, room: bool, po
     }
     match request {
         Request::Exec(request) => {
-            if let Some(last) = exec::run(&guest, request, &mut reader, &mut writer).await {
+            if let Some(last) = exec::run(&served, &request, &mut reader, &mut writer).await {
                 end(&mut writer, last).await;
             }
         }
         Request::WriteFile { .. } | Request::ReadFile { .. } | Request::ListFiles { .. } => {
-            if let Some(fault) = files::relay(&guest, &request, &mut reader, &mut writer).await {
+            if let Some(fault) = files::relay(&served, &request, &mut reader, &mut writer).await {
                 end(&mut writer, Reply::Fault(fault)).await;
             }
         }
         Request::SetClock { unix_ns } => {
-            let last = match guest.identity {
-                Identity::Caller => Reply::Done,
-                Identity::Sandbox => match clock::set(unix_ns) {
+            let last = match served.room {
+                None => Reply::Done,
+                Some(_) => match clock::set(unix_ns) {
                     Ok(()) => Reply::Done,
                     Err(errno) => {
                         let message = format!("failed to set the clock: {errno}");
@@ -59,7 +56,7 @@ pub(crate) async fn serve_call(stream: Stream, guest: Arc<Guest>, room: bool, po
             end(&mut writer, last).await;
         }
         Request::PowerOff => {
-            if guest.identity == Identity::Sandbox {
+            if served.room.is_some() {
                 nix::unistd::sync();
             }
             end(&mut writer, Reply::Done).await;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! File calls, each done by a worker process that has the sandbox user's identity from its first instruction on.
+//! File calls, each done by a worker process that becomes the sandbox user before it reads a byte of the call.
 //!
 //! ```text
-//!   host ── call stream ── agent ── socket pair ── worker (waggle-agent files ROOT, as sandbox)
+//!   host ── call stream ── agent ── socket pair ── worker (waggle-agent files ROOT)
 //! ```
 //!
 //! The worker speaks the protocol on its socket: the agent hands it the request and then moves bytes both ways without
@@ -18,11 +18,15 @@ mod write;
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream as Socket},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as Socket,
+    },
     path::Path,
     process::Stdio,
 };
 
+use nix::sched::{CloneFlags, setns};
 use tokio::{
     io::{AsyncWriteExt, copy},
     net::UnixStream,
@@ -30,13 +34,14 @@ use tokio::{
     task::JoinHandle,
 };
 use waggle_link::FrameWriter;
-use waggle_protocol::{Fault, FaultKind, Reply, Request};
+use waggle_protocol::{Fault, FaultKind, Reply, Request, request::User};
 
 use self::wire::Wire;
 use crate::{
     calls::{Reader, Writer},
+    confine::{Defences, confine},
     fault::fault_of,
-    guest::{Guest, Identity, SANDBOX_ID},
+    guest::Served,
 };
 
 /// The agent's subcommand that makes it a worker.
@@ -44,8 +49,13 @@ pub const WORKER: &str = "files";
 
 /// Has a worker serve the call whose first message is `request`. Returns a fault to answer with if the worker could not
 /// be started, and `None` once the stream has ended.
-pub(crate) async fn relay(guest: &Guest, request: &Request, reader: &mut Reader, writer: &mut Writer) -> Option<Fault> {
-    let (mut near, worker) = match Worker::start(guest) {
+pub(crate) async fn relay(
+    served: &Served,
+    request: &Request,
+    reader: &mut Reader,
+    writer: &mut Writer,
+) -> Option<Fault> {
+    let (mut near, worker) = match Worker::start(served) {
         Ok(started) => started,
         Err(source) => return Some(fault_of(&source, "failed to start the file worker")),
     };
@@ -85,20 +95,19 @@ enum Worker {
 }
 
 impl Worker {
-    fn start(guest: &Guest) -> io::Result<(UnixStream, Self)> {
+    fn start(served: &Served) -> io::Result<(UnixStream, Self)> {
         let (near, far) = Socket::pair()?;
         near.set_nonblocking(true)?;
         let near = UnixStream::from_std(near)?;
-        let worker = match guest.identity {
-            Identity::Sandbox => {
+        let worker = match &served.room {
+            Some(room) => {
                 let mut command = Command::new("/proc/self/exe");
-                command.arg(WORKER).arg(&guest.root).env_clear().current_dir("/").kill_on_drop(true);
-                command.uid(SANDBOX_ID).gid(SANDBOX_ID).process_group(0);
-                command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
+                command.arg(WORKER).arg(served.root()).env_clear().current_dir("/").kill_on_drop(true);
+                command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::from(room.mounts()?));
                 Self::Process(command.spawn()?)
             }
-            Identity::Caller => {
-                let root = guest.root.clone();
+            None => {
+                let root = served.root().to_owned();
                 Self::Thread(tokio::task::spawn_blocking(move || serve(far, &root)))
             }
         };
@@ -116,8 +125,24 @@ impl Worker {
     }
 }
 
+/// Open files of a worker: its socket, the root, a folder and a file, and room for the runtime's own.
+const WORKER_FILES: u64 = 64;
+
+/// The life of a worker process, from root in the machine's namespaces to the sandbox user in the room's mounts: serves
+/// the call on its stdin. Its stdout is the room's mount namespace.
+///
+/// # Errors
+/// What kept it from becoming the sandbox user; it has not touched a file then.
+pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
+    let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
+    setns(io::stdout().as_fd(), CloneFlags::CLONE_NEWNS)?;
+    confine(User::Sandbox, Defences::ALL, WORKER_FILES)?;
+    serve(socket, root);
+    Ok(())
+}
+
 /// The worker's whole life: serves the one call that comes over `socket`, in the file system at `root`.
-pub fn serve(socket: Socket, root: &Path) {
+fn serve(socket: Socket, root: &Path) {
     let mut wire = Wire::new(socket);
     let last = match wire.request() {
         Ok(request) => answer(&mut wire, root, request),
@@ -131,9 +156,13 @@ pub fn serve(socket: Socket, root: &Path) {
 
 fn answer(wire: &mut Wire, root: &Path, request: Request) -> Result<Reply<'static>, Fault> {
     match request {
-        Request::WriteFile { path, bytes, mode } => write::file(wire, root, &path, bytes, mode),
-        Request::ReadFile { path, bytes_max } => read::file(wire, root, &path, bytes_max),
-        Request::ListFiles { path, entries_max } => list::folder(wire, root, &path, entries_max),
+        Request::WriteFile { path, bytes, mode, append } => {
+            write::file(wire, root, &path, write::Writing { bytes, mode, append })
+        }
+        Request::ReadFile { path, range, bytes_max } => {
+            read::file(wire, root, &path, read::Wanted { range, bytes_max })
+        }
+        Request::ListFiles { path, entries_max, recursive } => list::folder(wire, root, &path, entries_max, recursive),
         Request::Exec(_) | Request::SetClock { .. } | Request::PowerOff => {
             Err(Fault { kind: FaultKind::BadRequest, message: "a file worker serves file calls only".to_owned() })
         }

@@ -2,9 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The place that calls work in: a root folder, the sandbox user's home in it, and who does the work.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use waggle_protocol::Origin;
+
+use crate::room::{Door, Room};
 
 /// The sandbox user's home, inside the root.
 pub const HOME: &str = "/home/sandbox";
@@ -25,42 +31,70 @@ const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
 /// Where Node looks for the modules that are installed in the home.
 const HOME_NODE_PATH: &str = "node_modules";
 
-/// What the agent serves.
-#[derive(Clone, Debug)]
+/// What the agent is to serve.
+#[derive(Debug)]
 pub struct Guest {
     /// Where the agent came from.
     pub origin: Origin,
     /// The file system that calls see: `/` in a machine, any folder elsewhere.
     pub root: PathBuf,
     /// Who does the work.
-    pub identity: Identity,
+    pub work: Work,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
 }
 
-/// Who does the work of calls.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Identity {
-    /// The user `sandbox`, or the guest's root where a call says so. Needs to be root.
-    Sandbox,
+/// Who does the work of calls, and where.
+#[derive(Debug)]
+pub enum Work {
+    /// In a machine: the user `sandbox`, or the guest's root where a call says so, in a room. Needs to be root.
+    Room(Door),
     /// Whoever runs the agent. The clock stays as it is, too: the machine is not the agent's own.
     Caller,
 }
 
-impl Guest {
+/// What the agent serves, once it has a runtime.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) origin: Origin,
+    root: PathBuf,
+    env: Vec<(String, String)>,
+    /// Where commands live; none if they are the caller's.
+    pub(crate) room: Option<Room>,
+    numbers: AtomicU64,
+}
+
+impl Served {
+    /// Enters the room, if there is one.
+    pub(crate) fn enter(guest: Guest) -> io::Result<Self> {
+        let room = match guest.work {
+            Work::Room(door) => Some(Room::enter(door)?),
+            Work::Caller => None,
+        };
+        Ok(Self { origin: guest.origin, root: guest.root, env: guest.env, room, numbers: AtomicU64::new(1) })
+    }
+
+    /// A number that no other command of this agent has.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The file system that calls see.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where a path of the guest's lies in the agent's own view.
-    #[must_use]
-    pub fn place(&self, path: &str) -> PathBuf {
+    pub(crate) fn place(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
     /// The environment that every command gets; a call's own variables come on top.
-    #[must_use]
-    pub fn command_env(&self, root_user: bool) -> Vec<(String, String)> {
+    pub(crate) fn command_env(&self, root_user: bool) -> Vec<(String, String)> {
         let (name, home) = if root_user { ("root", "/root") } else { (SANDBOX_NAME, HOME) };
-        let home = match self.identity {
-            Identity::Sandbox => home.to_owned(),
-            Identity::Caller => self.place(home).display().to_string(),
+        let home = match self.room {
+            Some(_) => home.to_owned(),
+            None => self.place(home).display().to_string(),
         };
         let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())];
         env.extend(self.env.iter().cloned());
@@ -74,18 +108,12 @@ impl Guest {
     }
 
     /// The folders of the search path that commands get.
-    pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn search_path(&self) -> impl Iterator<Item = PathBuf> {
         let path = self.env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
         path.split(':')
             .filter(|folder| folder.starts_with('/'))
             .map(|folder| self.place(folder))
             .collect::<Vec<_>>()
             .into_iter()
-    }
-
-    /// Whether `root` is the agent's own root, so that the guest's absolute paths mean what they say.
-    #[must_use]
-    pub fn is_whole_machine(&self) -> bool {
-        self.root == Path::new("/")
     }
 }

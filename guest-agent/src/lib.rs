@@ -4,13 +4,15 @@
 //!
 //! [`serve`] takes any stream, so that the host's behaviour tests run this very code on an in-memory pipe. What only a
 //! machine has (PID 1, mounts, the vsock device, the `sandbox` user) is in the binary's modules [`boot`] and [`reaper`]
-//! and behind [`Identity`].
+//! and behind [`Work`].
 //!
 //! The agent trusts the host. It does not trust what runs in the guest.
 
 pub mod boot;
 mod calls;
+mod cgroups;
 mod clock;
+pub mod confine;
 pub mod dial;
 mod exec;
 mod fault;
@@ -18,9 +20,10 @@ pub mod files;
 pub mod guest;
 mod probe;
 pub mod reaper;
+pub mod room;
 mod script;
 mod serve;
 mod sys;
 
-pub use guest::{Guest, Identity};
+pub use guest::{Guest, Work};
 pub use serve::{ServeFault, serve};

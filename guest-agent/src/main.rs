@@ -9,13 +9,7 @@
 //!   waggle-agent files ROOT       as the agent's child: serves the one call on its stdin
 //! ```
 
-use std::{
-    env,
-    ffi::OsStr,
-    os::{fd::AsFd, unix::net::UnixStream},
-    path::Path,
-    process::ExitCode,
-};
+use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 
 use guest_agent::{boot, files};
 
@@ -37,10 +31,14 @@ fn main() -> ExitCode {
 }
 
 fn serve_files(root: &Path) -> ExitCode {
-    let socket = match std::io::stdin().as_fd().try_clone_to_owned() {
-        Ok(socket) => UnixStream::from(socket),
-        Err(_no_stdin) => return ExitCode::FAILURE,
-    };
-    files::serve(socket, root);
-    ExitCode::SUCCESS
+    match files::serve_as_sandbox(root) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(source) => {
+            #[expect(clippy::print_stderr, reason = "the machine's console")]
+            {
+                eprintln!("waggle-agent: a file worker failed to become the sandbox user: {source}");
+            }
+            ExitCode::FAILURE
+        }
+    }
 }

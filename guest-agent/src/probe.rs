@@ -6,11 +6,11 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use waggle_protocol::handshake::PROGRAMS;
 
-use crate::guest::Guest;
+use crate::guest::Served;
 
 /// The names of those of [`PROGRAMS`] that are on the guest's search path.
-pub(crate) fn programs(guest: &Guest) -> Vec<String> {
-    let folders: Vec<_> = guest.search_path().collect();
+pub(crate) fn programs(served: &Served) -> Vec<String> {
+    let folders: Vec<_> = served.search_path().collect();
     let found = |name: &str| {
         folders.iter().any(|folder| {
             fs::metadata(folder.join(name)).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

@@ -4,18 +4,23 @@
 //!
 //! The child serves, PID 1 only reaps: so `waitpid(-1)` here never races a wait for one child there.
 
-use std::{fs::File, io::Read, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io::Read,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
+};
 
 use nix::{
     errno::Errno,
     sys::{
         reboot::{RebootMode, reboot},
-        wait::{WaitStatus, waitpid},
+        wait::WaitPidFlag,
     },
     unistd::{Pid, sync},
 };
 
-use crate::serve::report;
+use crate::{serve::report, sys};
 
 /// A child that serves, and the pipe on which it says that the host has accepted it.
 #[derive(Debug)]
@@ -31,24 +36,25 @@ pub fn reap_until_gone(first: Serving, second: Option<impl FnOnce() -> nix::Resu
     let mut serving = first;
     let mut second = second;
     loop {
-        let status = match waitpid(None::<Pid>, None) {
-            Ok(status) => status,
-            Err(Errno::EINTR) => continue,
+        let (pid, status) = match sys::wait_raw(WaitPidFlag::empty()) {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(Errno::EINTR) => continue,
             Err(errno) => return report(&format!("failed to wait for children: {errno}")),
         };
-        if status.pid() != Some(serving.pid) || matches!(status, WaitStatus::Stopped(..) | WaitStatus::Continued(_)) {
+        if pid != serving.pid {
             continue;
         }
+        let status = ExitStatus::from_raw(status);
         let accepted = was_accepted(&serving.ready);
         match second.take() {
             Some(start) if !accepted => {
-                report(&format!("the image's agent did not come up ({status:?}); the host's takes its place"));
+                report(&format!("the image's agent did not come up ({status}); the host's takes its place"));
                 match start() {
                     Ok(started) => serving = started,
                     Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
                 }
             }
-            _ => return report(&format!("the agent is gone ({status:?})")),
+            _ => return report(&format!("the agent is gone ({status})")),
         }
     }
 }

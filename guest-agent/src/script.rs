@@ -11,7 +11,7 @@ use std::{
 
 use waggle_protocol::request::User;
 
-use crate::guest::{Guest, Identity, SANDBOX_ID};
+use crate::guest::{SANDBOX_ID, Served};
 
 /// Only its user reads it: code may hold secrets.
 const MODE: u32 = 0o600;
@@ -29,7 +29,7 @@ pub(crate) struct ScriptFile {
 
 impl ScriptFile {
     /// Makes an empty file in the guest's `/tmp`, owned by `user`.
-    pub(crate) fn create(guest: &Guest, extension: &str, user: User) -> io::Result<Self> {
+    pub(crate) fn create(served: &Served, extension: &str, user: User) -> io::Result<Self> {
         if extension.is_empty()
             || extension.len() > EXTENSION_BYTES_MAX
             || !extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -39,11 +39,11 @@ impl ScriptFile {
         let mut random = [0; 6];
         fill_random(&mut random)?;
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let place = guest.place("/tmp").join(format!("waggle_{hex}.{extension}"));
+        let place = served.place("/tmp").join(format!("waggle_{hex}.{extension}"));
         // An existing name, a link included, is refused rather than followed.
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&place)?;
         let script = Self { file, place };
-        if guest.identity == Identity::Sandbox && user == User::Sandbox {
+        if served.room.is_some() && user == User::Sandbox {
             fchown(&script.file, Some(SANDBOX_ID), Some(SANDBOX_ID))?;
         }
         Ok(script)

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's side of the call link: greet, say hello, then one task a call until the link ends.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -14,13 +14,19 @@ use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
 
 use crate::{
     calls, clock,
-    guest::{Guest, Identity},
+    guest::{Guest, Served},
     probe,
 };
 
 /// Why the agent stopped serving before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
+    /// The room that commands live in is of no use.
+    #[error("failed to enter the room")]
+    Room {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The host refused the link, or is not there.
     #[error("failed to greet the host")]
     Greet {
@@ -56,22 +62,23 @@ pub async fn serve<S>(mut stream: S, guest: Guest, ready: impl FnOnce()) -> Resu
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let served = Served::enter(guest).map_err(|source| ServeFault::Room { source })?;
     waggle_link::present(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
-    let hello = Hello { origin: guest.origin, build: build(), programs: probe::programs(&guest) };
+    let hello = Hello { origin: served.origin, build: build(), programs: probe::programs(&served) };
     FrameWriter::new(&mut stream).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
     let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
-    if guest.identity == Identity::Sandbox
+    if served.room.is_some()
         && let Err(errno) = clock::set(welcome.unix_ns)
     {
         report(&format!("failed to set the clock: {errno}"));
     }
     ready();
-    accept_calls(Acceptor::start(stream), Arc::new(guest)).await
+    accept_calls(Acceptor::start(stream), Arc::new(served)).await
 }
 
-async fn accept_calls(mut link: Acceptor, guest: Arc<Guest>) -> Result<(), ServeFault> {
+async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), ServeFault> {
     let mut running = JoinSet::new();
     let (power_off, mut asked) = mpsc::channel(1);
     loop {
@@ -79,7 +86,7 @@ async fn accept_calls(mut link: Acceptor, guest: Arc<Guest>) -> Result<(), Serve
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
                 let room = running.len() < CALLS_MAX;
-                running.spawn(calls::serve_call(stream, Arc::clone(&guest), room, power_off.clone()));
+                running.spawn(calls::serve_call(stream, Arc::clone(&served), room, power_off.clone()));
             }
             Some(ended) = running.join_next() => {
                 if let Err(fault) = ended {
@@ -101,4 +108,16 @@ pub(crate) fn report(line: &str) {
     {
         eprintln!("waggle-agent: {line}");
     }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_cause(fault: &dyn std::error::Error) -> String {
+    let mut line = fault.to_string();
+    let mut cause = fault.source();
+    while let Some(source) = cause {
+        line.push_str(": ");
+        line.push_str(&source.to_string());
+        cause = source.source();
+    }
+    line
 }

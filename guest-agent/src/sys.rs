@@ -5,26 +5,69 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::{
+    errno::Errno,
     libc,
-    unistd::{ForkResult, fork},
+    sys::{
+        signal::{SigHandler, Signal, signal},
+        wait::WaitPidFlag,
+    },
+    unistd::{ForkResult, Pid, fork},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// From the kernel's `include/uapi/linux/vm_sockets.h`; libc lacks them.
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
 
-/// Forks. Only for PID 1 before it has started any thread.
+/// Forks. Only for a process that has not started a thread.
 ///
 /// # Errors
 /// What the kernel said: EAGAIN, ENOMEM.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
-    // SAFETY: the caller is PID 1, which never starts a thread, so the child is a whole copy of a process in which no
-    // lock is held by another thread.
+    // SAFETY: the callers (PID 1, the serving child before its runtime, the room) have no second thread, so the child is
+    // a whole copy of a process in which no lock is held by another thread.
     unsafe { fork() }
+}
+
+/// Takes over a descriptor that the kernel has just made for this process, as `SCM_RIGHTS` does.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass descriptors that came out of `recvmsg` and are in nobody else's hands.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Registers a descriptor with the runtime.
+///
+/// # Errors
+/// What the kernel said; some kinds of file can't be waited for.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives, and `AsyncFd` gives it back only when it
+    // has deregistered it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Waits for any child, and gives its raw wait status. nix's own `waitpid` fails for a child that a real-time signal
+/// ended, after having reaped it.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn wait_raw(flags: WaitPidFlag) -> nix::Result<Option<(Pid, libc::c_int)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes one int there.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, flags.bits()) })?;
+    Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
+}
+
+/// Gives SIGPIPE its default action back, which Rust's runtime has taken from it.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn reset_sigpipe() -> nix::Result<()> {
+    // SAFETY: no handler is installed, only the default restored.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Sets how much a vsock connection may have in flight towards this side, in bytes.

@@ -21,6 +21,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 pub use self::table::settings_page;
 use crate::{
     domain::{
+        defences::Relaxed,
         image::ImageRef,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
@@ -103,6 +104,10 @@ pub struct Settings {
     /// Time-out of a call of install_packages
     #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub install_timeout: Duration,
+    /// Defences inside the guests to switch off, separated by commas: namespaces, capabilities, no-new-privileges,
+    /// filter, or all
+    #[arg(long, default_value = "", value_name = "DEFENCES", hide_default_value = true)]
+    pub relax: Relaxed,
     /// How long a machine may take to boot, from when its image is ready
     #[arg(long, default_value = "2m", value_parser = duration::parse, value_name = "DURATION")]
     pub boot_timeout: Duration,

@@ -112,6 +112,7 @@ async fn open_machines(settings: &Settings, folders: &Folders) -> Result<vmm::Vm
         kernel_dir: folders.kernel.clone(),
         qemu: "qemu-system-x86_64".into(),
         vhost_device_vsock: "vhost-device-vsock".into(),
+        relaxed: settings.relax.clone(),
         runner: vmm::VmSettings::THIS_BINARY.into(),
     };
     let images = ImageStore::open(&folders.images)?;

@@ -1,17 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The host's client and the real guest agent, on the two ends of a socket pair: every call, and every end of one.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a failed step is a failed test"
+)]
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use guest_agent::{Guest, Identity};
+use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use waggle::{
     domain::{
         guest_path::GuestPath,
-        ports::{CallFault, Command, EndCause, Ended, OutputStream, PortFuture, RefusalKind, Script, User},
+        ports::{
+            CallFault, Command, CommandLimits, EndCause, Ended, FileRange, OutputStream, PortFuture, RefusalKind,
+            Script, User, Writing,
+        },
     },
     infra::agent::{self, AgentClient},
 };
@@ -34,7 +42,7 @@ async fn machine() -> Machine {
     let guest = Guest {
         origin: Origin::Host,
         root: root.path().to_owned(),
-        identity: Identity::Caller,
+        work: Work::Caller,
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
     };
     let (near, far) = UnixStream::pair().unwrap();
@@ -53,7 +61,10 @@ fn shell(code: &str) -> Command {
     Command {
         argv: vec!["sh".to_owned()],
         script: Some(Script { extension: "sh", code: code.as_bytes().to_vec() }),
+        stdin: Vec::new(),
         env: vec![("GREETING".to_owned(), "hello".to_owned())],
+        working_directory: None,
+        limits: CommandLimits::default(),
         user: User::Sandbox,
         timeout: Duration::from_secs(20),
     }
@@ -99,6 +110,27 @@ async fn code_runs_from_a_file_that_is_gone_afterwards() {
     let name = lines[2].rsplit_once('/').unwrap().1;
     assert!(name.starts_with("waggle_") && name.len() == "waggle_0123456789ab.sh".len(), "{name}");
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn stdin_arrives_whole_and_in_the_folder_that_was_asked_for() {
+    let machine = machine().await;
+    fs::create_dir(machine.root.path().join("home/sandbox/work")).unwrap();
+    let stdin: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+    let command = Command { stdin: stdin.clone(), working_directory: Some(path("work")), ..shell("pwd >&2; cat") };
+    let (ended, outcome) = run(&machine, command).await;
+    assert_eq!(ended.exit_code, 0);
+    assert!(outcome.stdout == stdin, "{} bytes came back", outcome.stdout.len());
+    assert!(outcome.stderr.ends_with(b"/home/sandbox/work\n"));
+}
+
+#[tokio::test]
+async fn stdin_that_nobody_reads_does_not_hold_up_a_cancel() {
+    let machine = machine().await;
+    let command = Command { stdin: vec![0; 4_000_000], ..shell("sleep 1000") };
+    let cancelled = Box::pin(tokio::time::sleep(Duration::from_millis(300)));
+    let (ended, _) = run_until(&machine, command, cancelled).await;
+    assert_eq!(ended.cause, EndCause::Cancelled);
 }
 
 #[tokio::test]
@@ -188,12 +220,122 @@ async fn a_file_comes_back_byte_for_byte() {
     let machine = machine().await;
     let content: Vec<u8> = (0..3_000_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
     let place = path("deep/er/data.bin");
-    assert_eq!(machine.agent.write_file(&place, &content).await.unwrap(), 3_000_000);
-    assert!(machine.agent.read_file(&place, 3_000_000).await.unwrap() == content);
+    assert_eq!(machine.agent.write_file(&place, &content, Writing::default()).await.unwrap(), 3_000_000);
+    assert!(machine.agent.read_file(&place, None, 3_000_000).await.unwrap().bytes == content);
     let meta = fs::metadata(machine.root.path().join("home/sandbox/deep/er/data.bin")).unwrap();
     assert_eq!(meta.permissions().mode() & 0o777, 0o644);
-    assert_eq!(machine.agent.write_file(&path("/home/sandbox/deep/er/data.bin"), b"").await.unwrap(), 0);
-    assert_eq!(machine.agent.read_file(&place, 10).await.unwrap(), b"");
+    assert_eq!(
+        machine.agent.write_file(&path("/home/sandbox/deep/er/data.bin"), b"", Writing::default()).await.unwrap(),
+        0
+    );
+    assert_eq!(machine.agent.read_file(&place, None, 10).await.unwrap().bytes, b"");
+}
+
+#[tokio::test]
+async fn a_file_is_read_in_parts_that_fit_together() {
+    let machine = machine().await;
+    let content: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    machine.agent.write_file(&path("data"), &content, Writing::default()).await.unwrap();
+    let mut whole = Vec::new();
+    loop {
+        let range = Some(FileRange { offset: whole.len() as u64, limit: 70_001 });
+        let part = machine.agent.read_file(&path("data"), range, 100_000).await.unwrap();
+        assert_eq!(part.file_size, 300_000);
+        if part.bytes.is_empty() {
+            break;
+        }
+        whole.extend(part.bytes);
+    }
+    assert!(whole == content);
+    let too_much = Some(FileRange { offset: 0, limit: 100_001 });
+    let (kind, _) = refusal(machine.agent.read_file(&path("data"), too_much, 100_000).await.unwrap_err());
+    assert_eq!(kind, RefusalKind::TooLarge);
+}
+
+#[tokio::test]
+async fn a_file_that_the_kernel_makes_up_is_read_to_its_end() {
+    let machine = machine().await;
+    let proc = machine.root.path().join("proc-copy");
+    fs::create_dir(&proc).unwrap();
+    nix::mount::mount(Some("proc"), &proc, Some("proc"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+    let read = machine.agent.read_file(&path("/proc-copy/version"), None, 1000).await;
+    nix::mount::umount(&proc).unwrap();
+    let read = read.unwrap();
+    assert!(read.bytes.starts_with(b"Linux version "), "{read:?}");
+    assert_eq!(read.file_size, 0);
+}
+
+#[tokio::test]
+async fn a_file_is_replaced_at_once_and_keeps_its_mode() {
+    let machine = machine().await;
+    let home = machine.root.path().join("home/sandbox");
+    fs::write(home.join("script"), "old").unwrap();
+    fs::set_permissions(home.join("script"), fs::Permissions::from_mode(0o751)).unwrap();
+    let reader = fs::File::open(home.join("script")).unwrap();
+    std::os::unix::fs::symlink("script", home.join("link")).unwrap();
+    machine.agent.write_file(&path("link"), b"new", Writing::default()).await.unwrap();
+    assert_eq!(fs::read(home.join("script")).unwrap(), b"new");
+    assert_eq!(fs::metadata(home.join("script")).unwrap().permissions().mode() & 0o7777, 0o751);
+    assert!(fs::symlink_metadata(home.join("link")).unwrap().is_symlink());
+    assert_eq!(std::io::read_to_string(reader).unwrap(), "old", "whoever had it open still has the old one");
+    let how = Writing { mode: Some(0o600), append: false };
+    machine.agent.write_file(&path("script"), b"newer", how).await.unwrap();
+    assert_eq!(fs::metadata(home.join("script")).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 2, "a temporary file was left");
+}
+
+#[tokio::test]
+async fn a_file_with_two_names_keeps_both() {
+    let machine = machine().await;
+    let home = machine.root.path().join("home/sandbox");
+    fs::write(home.join("one"), "old").unwrap();
+    fs::hard_link(home.join("one"), home.join("two")).unwrap();
+    machine.agent.write_file(&path("one"), b"new", Writing::default()).await.unwrap();
+    assert_eq!(fs::read(home.join("two")).unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn content_is_added_behind_what_is_there() {
+    let machine = machine().await;
+    let how = Writing { mode: None, append: true };
+    for part in ["one ", "two ", "three"] {
+        machine.agent.write_file(&path("log/file"), part.as_bytes(), how).await.unwrap();
+    }
+    assert_eq!(fs::read(machine.root.path().join("home/sandbox/log/file")).unwrap(), b"one two three");
+}
+
+#[tokio::test]
+async fn a_write_to_a_full_disk_leaves_the_old_content() {
+    let machine = machine().await;
+    let small = machine.root.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let options = Some("size=1m");
+    nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), options).unwrap();
+    let place = path("/small/file");
+    machine.agent.write_file(&place, b"old", Writing::default()).await.unwrap();
+    let fault = machine.agent.write_file(&place, &vec![1; 2_000_000], Writing::default()).await.unwrap_err();
+    let (content, names) = (fs::read(small.join("file")).unwrap(), fs::read_dir(&small).unwrap().count());
+    nix::mount::umount(&small).unwrap();
+    let (kind, message) = refusal(fault);
+    assert_eq!(kind, RefusalKind::NoSpace, "{message}");
+    assert_eq!((content.as_slice(), names), (&b"old"[..], 1));
+}
+
+#[tokio::test]
+async fn a_listing_goes_below_and_has_names_that_are_not_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+    let machine = machine().await;
+    let home = machine.root.path().join("home/sandbox");
+    fs::create_dir_all(home.join("a/b")).unwrap();
+    fs::write(home.join("a/b/c"), "12").unwrap();
+    fs::write(home.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+    std::os::unix::fs::symlink("a", home.join("link")).unwrap();
+    let listing = machine.agent.list_files(&path("."), 100, true).await.unwrap();
+    let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["a", "a/b", "a/b/c", "link", "\u{fffd}"]);
+    assert_eq!(listing.entries[4].raw_name.as_deref(), Some(&b"\xff"[..]));
+    let listing = machine.agent.list_files(&path("."), 3, true).await.unwrap();
+    assert_eq!((listing.entries.len(), listing.truncated), (3, true));
 }
 
 #[tokio::test]
@@ -213,15 +355,16 @@ async fn each_wrong_file_has_an_answer_of_its_own() {
         ("loop", 100, RefusalKind::InvalidPath),
     ];
     for (name, bytes_max, expected) in cases {
-        let (kind, message) = refusal(machine.agent.read_file(&path(name), bytes_max).await.unwrap_err());
+        let (kind, message) = refusal(machine.agent.read_file(&path(name), None, bytes_max).await.unwrap_err());
         assert_eq!(kind, expected, "{message}");
         assert!(message.contains(&format!("/home/sandbox/{name}")), "{message}");
     }
     for (name, expected) in [("folder", RefusalKind::IsDirectory), ("file/below", RefusalKind::NotDirectory)] {
-        let (kind, message) = refusal(machine.agent.write_file(&path(name), &[0; 200_000]).await.unwrap_err());
+        let (kind, message) =
+            refusal(machine.agent.write_file(&path(name), &[0; 200_000], Writing::default()).await.unwrap_err());
         assert_eq!(kind, expected, "{message}");
     }
-    let (kind, _) = refusal(machine.agent.list_files(&path("file"), 10).await.unwrap_err());
+    let (kind, _) = refusal(machine.agent.list_files(&path("file"), 10, false).await.unwrap_err());
     assert_eq!(kind, RefusalKind::NotDirectory);
 }
 
@@ -232,7 +375,7 @@ async fn a_link_that_leads_out_stays_inside_the_root() {
     std::os::unix::fs::symlink("/etc/hostname", home.join("out")).unwrap();
     std::os::unix::fs::symlink("../../../../../../etc/hostname", home.join("up")).unwrap();
     for name in ["out", "up", "../../../../etc/hostname"] {
-        let (kind, message) = refusal(machine.agent.read_file(&path(name), 1000).await.unwrap_err());
+        let (kind, message) = refusal(machine.agent.read_file(&path(name), None, 1000).await.unwrap_err());
         assert_eq!(kind, RefusalKind::NotFound, "{message}");
     }
 }
@@ -243,12 +386,12 @@ async fn a_folder_is_listed_in_order_and_no_further_than_asked() {
     for at in 0..600 {
         fs::write(machine.root.path().join(format!("home/sandbox/{at:03}")), b"x").unwrap();
     }
-    let listing = machine.agent.list_files(&path("/home/sandbox"), 1000).await.unwrap();
+    let listing = machine.agent.list_files(&path("/home/sandbox"), 1000, false).await.unwrap();
     let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.clone()).collect();
     assert_eq!(names, (0..600).map(|at| format!("{at:03}")).collect::<Vec<_>>());
     assert!(!listing.truncated);
     assert_eq!((listing.entries[0].size, listing.entries[0].mode & 0o170_000), (1, 0o100_000));
-    let listing = machine.agent.list_files(&path("."), 10).await.unwrap();
+    let listing = machine.agent.list_files(&path("."), 10, false).await.unwrap();
     assert_eq!((listing.entries.len(), listing.truncated), (10, true));
 }
 

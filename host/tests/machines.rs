@@ -31,6 +31,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use waggle::{
     domain::{
+        defences::Relaxed,
         environment::EnvironmentId,
         ports::{MachineSpec, Machines, Stage, StartFault},
     },
@@ -197,6 +198,7 @@ fn settings(data: &Path) -> VmSettings {
         kernel_dir: data.join("kernel"),
         qemu: processes::qemu(),
         vhost_device_vsock: processes::vhost_device_vsock(),
+        relaxed: Relaxed::default(),
         runner: env!("CARGO_BIN_EXE_waggle").into(),
     }
 }

@@ -23,6 +23,21 @@ pub struct BootConfig {
     pub env: Vec<(String, String)>,
     /// The machine's host name.
     pub hostname: String,
+    /// Defences that the operator has switched off.
+    pub relaxed: Relaxed,
+}
+
+/// Defences around user work that are off. By default none is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Relaxed {
+    /// Namespaces of its own.
+    pub namespaces: bool,
+    /// The capability bounding set.
+    pub capabilities: bool,
+    /// `no_new_privs`, and with it the system call filter, which depends on it.
+    pub no_new_privileges: bool,
+    /// The system call filter.
+    pub filter: bool,
 }
 
 impl BootConfig {

@@ -24,8 +24,11 @@ pub enum Reply<'a> {
         /// Length of the file.
         bytes: u64,
     },
-    /// Last: the file was sent whole.
-    FileEnd,
+    /// Last: what was asked for of the file has been sent.
+    FileEnd {
+        /// The file's whole size when it was opened; 0 for files that the kernel makes up.
+        size: u64,
+    },
     /// Last: the folder was listed.
     ListEnd {
         /// True if the folder holds more than was asked for.
@@ -45,7 +48,7 @@ impl Reply<'_> {
             Self::Stdout(_) | Self::Stderr(_) | Self::Data(_) | Self::Entries(_) => false,
             Self::Exited(_)
             | Self::Written { .. }
-            | Self::FileEnd
+            | Self::FileEnd { .. }
             | Self::ListEnd { .. }
             | Self::Done
             | Self::Fault(_) => true,
@@ -82,12 +85,14 @@ pub enum Cause {
     Deadline,
     /// The host cancelled it and the agent killed it.
     Cancelled,
+    /// It was above its memory limit and the kernel killed it.
+    Memory,
 }
 
 /// One entry of a folder. A symbolic link is told as itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Entry {
-    /// The name's bytes, as the kernel has them.
+    /// The name's bytes, as the kernel has them; in a recursive listing the path below the listed folder.
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// `st_mode`: type and permissions.

@@ -8,10 +8,10 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use waggle_protocol::{
     Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
-    boot::BootConfig,
+    boot::{BootConfig, Relaxed},
     frame, handshake,
     reply::{Cause, Entry, Exited, Status},
-    request::{Exec, Script, User},
+    request::{Exec, Limits, Script, User},
 };
 
 #[test]
@@ -56,6 +56,7 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         image_agent: Some("/agent".to_owned()),
         env: vec![("A".to_owned(), "b".to_owned())],
         hostname: "sandbox".to_owned(),
+        relaxed: Relaxed { filter: true, ..Relaxed::default() },
     };
     vec![
         (
@@ -72,17 +73,34 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let exec = Exec {
         argv: vec!["python3".to_owned()],
         script: Some(Script { extension: "py".to_owned(), bytes: 300 }),
+        stdin_bytes: 9,
         env: vec![("K".to_owned(), "v".to_owned())],
+        working_directory: Some("src".to_owned()),
         user: User::Sandbox,
         timeout_ms: 30_000,
+        limits: Limits { memory_bytes: Some(1 << 20), pids: Some(64), open_files: Some(256) },
     };
-    let bare = Exec { script: None, env: Vec::new(), user: User::Root, ..exec.clone() };
+    let bare = Exec {
+        script: None,
+        stdin_bytes: 0,
+        env: Vec::new(),
+        working_directory: None,
+        user: User::Root,
+        limits: Limits::default(),
+        ..exec.clone()
+    };
     vec![
         ("request.exec", framed(&Request::Exec(exec))),
         ("request.exec.bare", framed(&Request::Exec(bare))),
-        ("request.write_file", framed(&Request::WriteFile { path: "a".to_owned(), bytes: 5, mode: 0o644 })),
-        ("request.read_file", framed(&Request::ReadFile { path: "a".to_owned(), bytes_max: 1 << 20 })),
-        ("request.list_files", framed(&Request::ListFiles { path: "/".to_owned(), entries_max: 100 })),
+        (
+            "request.write_file",
+            framed(&Request::WriteFile { path: "a".to_owned(), bytes: 5, mode: Some(0o600), append: true }),
+        ),
+        (
+            "request.read_file",
+            framed(&Request::ReadFile { path: "a".to_owned(), range: Some((7, 300)), bytes_max: 1 << 20 }),
+        ),
+        ("request.list_files", framed(&Request::ListFiles { path: "/".to_owned(), entries_max: 100, recursive: true })),
         ("request.set_clock", framed(&Request::SetClock { unix_ns: 1 })),
         ("request.power_off", framed(&Request::PowerOff)),
         ("input.data", framed(&Input::Data(b"\x00\xff"))),
@@ -101,8 +119,9 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("reply.exited.itself", exited(Status::Code(3), Cause::Itself)),
         ("reply.exited.deadline", exited(Status::Signal(9), Cause::Deadline)),
         ("reply.exited.cancelled", exited(Status::Signal(9), Cause::Cancelled)),
+        ("reply.exited.memory", exited(Status::Signal(9), Cause::Memory)),
         ("reply.written", framed(&Reply::Written { bytes: 5 })),
-        ("reply.file_end", framed(&Reply::FileEnd)),
+        ("reply.file_end", framed(&Reply::FileEnd { size: 300 })),
         ("reply.list_end", framed(&Reply::ListEnd { truncated: true })),
         ("reply.done", framed(&Reply::Done)),
     ];

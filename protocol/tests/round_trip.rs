@@ -9,7 +9,7 @@ use waggle_protocol::{
     frame::{self, FrameFault},
     handshake::{self, Refusal},
     reply::Entry,
-    request::{Exec, Script, User},
+    request::{Exec, Limits, Script, User},
 };
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
@@ -34,7 +34,11 @@ proptest! {
         timeout_ms: u64,
     ) {
         let script = Some(Script { extension, bytes });
-        let request = Request::Exec(Exec { argv, script, env, user: User::Sandbox, timeout_ms });
+        let limits = Limits { memory_bytes: Some(bytes), pids: None, open_files: Some(7) };
+        let (stdin_bytes, working_directory) = (bytes / 2, Some("/tmp".to_owned()));
+        let user = User::Sandbox;
+        let request =
+            Request::Exec(Exec { argv, script, stdin_bytes, env, working_directory, user, timeout_ms, limits });
         let encoded = framed(&request);
         prop_assert_eq!(frame::decode::<Request>(body(&encoded)).unwrap(), request);
     }

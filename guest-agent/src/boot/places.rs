@@ -16,6 +16,7 @@ use nix::{
 };
 
 use super::{BootFault, Step, disks::NEW_ROOT};
+use crate::cgroups;
 
 /// Character devices that every program may expect: name, major and minor number.
 const DEVICES: &[(&str, u64, u64)] =
@@ -58,6 +59,7 @@ pub(super) fn mount_in_root() -> Result<(), BootFault> {
     let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     put("proc", "/proc", harmless, "")?;
     put("sysfs", "/sys", harmless | MsFlags::MS_RDONLY, "")?;
+    put("cgroup2", cgroups::MOUNT, harmless, "")?;
     put("tmpfs", "/dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=64k")?;
     put("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")?;
     put("tmpfs", "/dev/shm", harmless, "mode=1777")?;
@@ -73,6 +75,9 @@ pub(super) fn mount_in_root() -> Result<(), BootFault> {
         let path = format!("/dev/{name}");
         symlink(target, &path).step(|| format!("make {path}"))?;
     }
+    let root_home = "/root";
+    fs::create_dir_all(root_home).step(|| format!("make {root_home}"))?;
+    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("close {root_home} to others"))?;
     for folder in ["/tmp", "/var/tmp"] {
         fs::create_dir_all(folder).step(|| format!("make {folder}"))?;
         fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("open {folder} to everyone"))?;

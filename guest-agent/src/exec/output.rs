@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+use nix::{fcntl::OFlag, unistd::pipe2};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 use waggle_link::SendFault;
 use waggle_protocol::{CHUNK_BYTES_MAX, Reply};
@@ -23,8 +24,11 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { stdout: Source::new(stdout, Which::Stdout)?, stderr: Source::new(stderr, Which::Stderr)? })
+    /// Both pipes, and their writing ends for the command: stdout's, then stderr's.
+    pub(super) fn open() -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let (stdout, stdout_end) = Source::open(Which::Stdout)?;
+        let (stderr, stderr_end) = Source::open(Which::Stderr)?;
+        Ok((Self { stdout, stderr }, stdout_end, stderr_end))
     }
 
     /// Sends what arrives, for ever; resolves only if it can't be sent. Dropping the future loses nothing: what was
@@ -60,9 +64,10 @@ struct Source {
 }
 
 impl Source {
-    fn new(pipe: Option<OwnedFd>, which: Which) -> io::Result<Self> {
-        let pipe = pipe.map(pipe::Receiver::from_owned_fd).transpose()?;
-        Ok(Self { pipe, which, buffer: vec![0; CHUNK_BYTES_MAX].into_boxed_slice() })
+    fn open(which: Which) -> io::Result<(Self, OwnedFd)> {
+        let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+        let pipe = Some(pipe::Receiver::from_owned_fd(reading)?);
+        Ok((Self { pipe, which, buffer: vec![0; CHUNK_BYTES_MAX].into_boxed_slice() }, writing))
     }
 
     /// The length of what arrived, 0 once at the end; then it never resolves again.

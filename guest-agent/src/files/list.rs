@@ -1,52 +1,143 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Lists a folder, one level deep, dot files included.
+//! Lists a folder, dot files included; folders below it too, if asked.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{ffi::CStr, fs::File, io, os::fd::AsFd, path::Path};
 
 use nix::{
     dir::Dir,
-    fcntl::{AtFlags, OFlag},
-    sys::stat::{Mode, fstatat},
+    fcntl::{AtFlags, OFlag, openat},
+    sys::stat::{Mode, SFlag, fstatat},
 };
 use waggle_protocol::{Fault, Reply, reply::Entry};
 
 use super::{path::Place, wire::Wire};
 use crate::fault::fault_of;
 
-/// Entries in one reply: with names of the kernel's longest (255 bytes) they fit a frame.
+/// Bytes of names in one reply: together with the rest of their entries they fit a frame.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// Entries in one reply.
 const BATCH: usize = 256;
 
-/// Sends the folder's entries, at most `entries_max`. An entry that vanishes meanwhile is left out.
-pub(super) fn folder(wire: &mut Wire, root: &Path, path: &str, entries_max: u32) -> Result<Reply<'static>, Fault> {
+/// Folders below each other that a recursive listing goes down, each an open file.
+const DEPTH_MAX: usize = 32;
+
+/// Longest name of one entry, in bytes: the kernel's own limit.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Longest path of an entry, in bytes: the kernel's own limit.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Sends the folder's entries, at most `entries_max`. An entry that vanishes meanwhile is left out, and so is what lies
+/// in a folder that can't be read.
+pub(super) fn folder(
+    wire: &mut Wire,
+    root: &Path,
+    path: &str,
+    entries_max: u32,
+    recursive: bool,
+) -> Result<Reply<'static>, Fault> {
     let place = Place::new(root, path)?;
-    let failed = |source: &std::io::Error| fault_of(source, &format!("failed to list {}", place.named()));
-    let folder = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(|source| failed(&source))?;
-    let at = folder.try_clone().map_err(|source| failed(&source))?;
-    let mut names = Dir::from_fd(folder.into()).map_err(|errno| failed(&errno.into()))?;
-    let (mut batch, mut left) = (Vec::with_capacity(BATCH), entries_max);
-    for name in names.iter() {
-        let name = name.map_err(|errno| failed(&errno.into()))?;
-        let name = name.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let Ok(stat) = fstatat(at.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-        if left == 0 {
-            wire.reply(&Reply::Entries(batch))?;
-            return Ok(Reply::ListEnd { truncated: true });
-        }
-        left -= 1;
-        batch.push(Entry {
-            name: name.to_bytes().to_vec(),
-            mode: stat.st_mode,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified_unix_s: stat.st_mtime,
-        });
-        if batch.len() == BATCH {
-            wire.reply(&Reply::Entries(std::mem::take(&mut batch)))?;
+    let failed = |source: io::Error| fault_of(&source, &format!("failed to list {}", place.named()));
+    let top = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
+    let mut walk = Walk { wire, batch: Vec::new(), batch_bytes: 0, left: entries_max, truncated: false, recursive };
+    walk.folder(top, &mut Vec::new(), 0).map_err(|fault| fault.of(&failed))?;
+    walk.flush()?;
+    Ok(Reply::ListEnd { truncated: walk.truncated })
+}
+
+struct Walk<'a> {
+    wire: &'a mut Wire,
+    batch: Vec<Entry>,
+    batch_bytes: usize,
+    left: u32,
+    truncated: bool,
+    recursive: bool,
+}
+
+/// What came in the way: the folder, or the call's stream.
+enum WalkFault {
+    Folder(io::Error),
+    Stream(Fault),
+}
+
+impl WalkFault {
+    fn of(self, failed: &dyn Fn(io::Error) -> Fault) -> Fault {
+        match self {
+            Self::Folder(source) => failed(source),
+            Self::Stream(fault) => fault,
         }
     }
-    wire.reply(&Reply::Entries(batch))?;
-    Ok(Reply::ListEnd { truncated: false })
+}
+
+impl Walk<'_> {
+    /// Sends the entries of one folder, whose own path below the top is `above`.
+    fn folder(&mut self, folder: File, above: &mut Vec<u8>, depth: usize) -> Result<(), WalkFault> {
+        let at = folder.try_clone().map_err(WalkFault::Folder)?;
+        let mut names = Dir::from_fd(folder.into()).map_err(|errno| WalkFault::Folder(errno.into()))?;
+        for name in names.iter() {
+            let name = name.map_err(|errno| WalkFault::Folder(errno.into()))?;
+            let name = name.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let Ok(stat) = fstatat(at.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            let length = above.len();
+            above.extend_from_slice(name.to_bytes());
+            let entry = Entry {
+                name: above.clone(),
+                mode: stat.st_mode,
+                size: u64::try_from(stat.st_size).unwrap_or(0),
+                modified_unix_s: stat.st_mtime,
+            };
+            if !self.send(entry).map_err(WalkFault::Stream)? {
+                return Ok(());
+            }
+            let is_folder = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+            if self.recursive && is_folder {
+                self.below(&at, name, above, depth)?;
+            }
+            above.truncate(length);
+            if self.truncated {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn below(&mut self, at: &File, name: &CStr, above: &mut Vec<u8>, depth: usize) -> Result<(), WalkFault> {
+        above.push(b'/');
+        if depth + 1 >= DEPTH_MAX || above.len() + NAME_BYTES_MAX > PATH_BYTES_MAX {
+            self.truncated = true;
+            return Ok(());
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(at, name, flags, Mode::empty()) {
+            Ok(folder) => self.folder(folder.into(), above, depth + 1),
+            // Its entry has been sent; what is in it is not for this user to see, or it is gone.
+            Err(_unreadable) => Ok(()),
+        }
+    }
+
+    /// Adds an entry; false once there is no room for more.
+    fn send(&mut self, entry: Entry) -> Result<bool, Fault> {
+        if self.left == 0 {
+            self.truncated = true;
+            return Ok(false);
+        }
+        self.left -= 1;
+        self.batch_bytes += entry.name.len();
+        self.batch.push(entry);
+        if self.batch.len() == BATCH || self.batch_bytes >= BATCH_BYTES {
+            self.flush()?;
+        }
+        Ok(true)
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() { Ok(()) } else { self.wire.reply(&Reply::Entries(batch)) }
+    }
 }

@@ -6,15 +6,18 @@
 //! as seen from the root; the magic links of `/proc` are not.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
-    io,
-    os::fd::OwnedFd,
+    io::{self, Read},
+    os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
-    sys::stat::{Mode, mkdirat},
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlink, renameat},
+    sys::stat::{Mode, fstatat, mkdirat},
+    unistd::{UnlinkatFlags, unlinkat},
 };
 use waggle_protocol::Fault;
 
@@ -66,7 +69,31 @@ impl Place {
                 done => return done,
             }
         }
-        Err(nix::errno::Errno::ENOENT.into())
+        Err(Errno::ENOENT.into())
+    }
+
+    /// Where a file of this place's name would be made; only if nothing has the name yet, not even a link.
+    pub(super) fn spot_of_new(&self) -> io::Result<Spot> {
+        let name = self.path.file_name().ok_or(Errno::EISDIR)?.to_owned();
+        let folder =
+            self.folder(self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        match fstatat(&folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(Spot { folder, name }),
+            Err(errno) => Err(errno.into()),
+            Ok(_) => Err(Errno::EEXIST.into()),
+        }
+    }
+
+    /// Where the file really lies, behind all links.
+    pub(super) fn spot_of_existing(&self) -> io::Result<Spot> {
+        let file = self.resolve(&self.path, OFlag::O_PATH, Mode::empty())?;
+        let seen = |fd: &OwnedFd| readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str());
+        let (root, full) = (seen(&self.root)?, PathBuf::from(seen(&file)?));
+        let below = full.strip_prefix(Path::new(&root)).map_err(|_elsewhere| Errno::EXDEV)?;
+        let name = below.file_name().ok_or(Errno::EISDIR)?.to_owned();
+        let folder =
+            self.folder(below.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        Ok(Spot { folder, name })
     }
 
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
@@ -78,7 +105,7 @@ impl Place {
                     Ok(_exists) => {}
                     Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
                         let made = mkdirat(self.folder(&above)?, name, FOLDER_MODE);
-                        made.or_else(|errno| if errno == nix::errno::Errno::EEXIST { Ok(()) } else { Err(errno) })?;
+                        made.or_else(|errno| if errno == Errno::EEXIST { Ok(()) } else { Err(errno) })?;
                     }
                     Err(fault) => return Err(fault),
                 }
@@ -96,5 +123,35 @@ impl Place {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
         Ok(openat2(&self.root, path, how)?)
+    }
+}
+
+/// A name in a folder.
+pub(super) struct Spot {
+    folder: OwnedFd,
+    name: OsString,
+}
+
+impl Spot {
+    /// A new file in the same folder, and its name.
+    pub(super) fn temporary(&self) -> io::Result<(File, OsString)> {
+        let mut random = [0; 6];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = OsString::from(format!(".waggle-{hex}"));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        Ok((file.into(), name))
+    }
+
+    /// Gives the file that has the temporary name this spot's own.
+    pub(super) fn take_name(&self, temporary: &OsStr) -> io::Result<()> {
+        Ok(renameat(&self.folder, temporary, &self.folder, self.name.as_os_str())?)
+    }
+
+    /// Removes a temporary file.
+    pub(super) fn remove(&self, temporary: &OsStr) {
+        // It may have been removed by the user, whose folder this is.
+        let _removed = unlinkat(&self.folder, temporary, UnlinkatFlags::NoRemoveDir);
     }
 }

@@ -40,14 +40,29 @@ pub trait Machine: Send + Sync {
         on_output: &'a mut (dyn FnMut(OutputStream, &[u8]) + Send),
     ) -> PortFuture<'a, Result<Ended, CallFault>>;
 
-    /// Writes a whole file, making its parents; returns the bytes written.
-    fn write_file<'a>(&'a self, path: &'a GuestPath, content: &'a [u8]) -> PortFuture<'a, Result<u64, CallFault>>;
+    /// Writes a file, making its parents; returns the bytes written.
+    fn write_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        content: &'a [u8],
+        how: Writing,
+    ) -> PortFuture<'a, Result<u64, CallFault>>;
 
-    /// Reads a whole file of at most `bytes_max`.
-    fn read_file<'a>(&'a self, path: &'a GuestPath, bytes_max: u64) -> PortFuture<'a, Result<Vec<u8>, CallFault>>;
+    /// Reads a file, or the part of it that `range` names; of either at most `bytes_max`.
+    fn read_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        range: Option<FileRange>,
+        bytes_max: u64,
+    ) -> PortFuture<'a, Result<FileContent, CallFault>>;
 
-    /// Lists a folder, one level deep, at most `entries_max` of its entries, sorted by name.
-    fn list_files<'a>(&'a self, path: &'a GuestPath, entries_max: u32) -> PortFuture<'a, Result<Listing, CallFault>>;
+    /// Lists at most `entries_max` of a folder's entries, sorted by name.
+    fn list_files<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        entries_max: u32,
+        recursive: bool,
+    ) -> PortFuture<'a, Result<Listing, CallFault>>;
 
     /// Resolves when the machine is gone without having been told to stop; says why.
     fn gone(&self) -> PortFuture<'_, String>;
@@ -142,12 +157,29 @@ pub struct Command {
     pub argv: Vec<String>,
     /// Written to a temporary file whose path becomes the last argument.
     pub script: Option<Script>,
+    /// What it reads from its standard input.
+    pub stdin: Vec<u8>,
     /// Added to the environment that the agent gives every command.
     pub env: Vec<(String, String)>,
+    /// Where it starts; the home if there is none.
+    pub working_directory: Option<GuestPath>,
     /// Who runs it.
     pub user: User,
     /// The agent kills everything that the call started when this has passed.
     pub timeout: Duration,
+    /// What it may use.
+    pub limits: CommandLimits,
+}
+
+/// What a command and all that it starts may use. The machine's own limits hold besides.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CommandLimits {
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Open files of one process.
+    pub open_files: Option<u32>,
 }
 
 /// Code to run from a temporary file.
@@ -199,6 +231,35 @@ pub enum EndCause {
     TimedOut,
     /// The caller cancelled it and the agent killed it.
     Cancelled,
+    /// It needed more memory than it may have, and the guest's kernel killed it.
+    OutOfMemory,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Writing {
+    /// Its permissions; by default an existing file keeps its own and a new one gets 0644.
+    pub mode: Option<u32>,
+    /// Whether the content goes behind what the file has; by default it replaces that, at once.
+    pub append: bool,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileRange {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length at the most, in bytes.
+    pub limit: u64,
+}
+
+/// What was read of a file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FileContent {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The whole file's size, in bytes; 0 for files that the guest's kernel makes up.
+    pub file_size: u64,
 }
 
 /// A folder's entries.
@@ -213,8 +274,10 @@ pub struct Listing {
 /// One entry of a folder; a symbolic link is told as itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// Its name; bytes that are not UTF-8 are replaced.
+    /// Its name, or in a recursive listing its path below the folder; bytes that are not UTF-8 are replaced.
     pub name: String,
+    /// The name's bytes, if they are not UTF-8.
+    pub raw_name: Option<Vec<u8>>,
     /// `st_mode`: type and permissions.
     pub mode: u32,
     /// Bytes.

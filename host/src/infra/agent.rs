@@ -6,6 +6,11 @@
 //! call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines, but a
 //! guest may have replaced the agent.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reply that has no place in a call is the same fault, whatever it is"
+)]
+
 mod call;
 mod fault;
 
@@ -23,7 +28,10 @@ use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Reply, Request, Welcome, r
 use self::{call::Call, fault::AgentFault};
 use crate::domain::{
     guest_path::GuestPath,
-    ports::{AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, Listing, OutputStream, PortFuture, User},
+    ports::{
+        AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange, Listing, OutputStream,
+        PortFuture, User, Writing,
+    },
 };
 
 /// Between two settings of the guest's clock, which has nothing else to go by.
@@ -37,9 +45,6 @@ const FILE_CALL_MAX: Duration = Duration::from_secs(120);
 
 /// Longest wait for an agent to confirm that the machine may go off, or to take the time.
 const CONTROL_CALL_MAX: Duration = Duration::from_secs(5);
-
-/// Permissions of new files, as the contract has it.
-const NEW_FILE_MODE: u32 = 0o644;
 
 /// No agent was found on the other end of a connection.
 #[derive(Debug, thiserror::Error)]
@@ -120,19 +125,29 @@ impl AgentClient {
         on_output: &mut (dyn FnMut(OutputStream, &[u8]) + Send),
     ) -> Result<Ended, CallFault> {
         let _permit = self.permit().await?;
-        let script = command.script.unwrap_or(crate::domain::ports::Script { extension: "", code: Vec::new() });
+        let script = command.script.as_ref();
         let request = Request::Exec(request::Exec {
             argv: command.argv,
-            script: (!script.extension.is_empty())
-                .then(|| request::Script { extension: script.extension.to_owned(), bytes: script.code.len() as u64 }),
+            script: script.map(|script| request::Script {
+                extension: script.extension.to_owned(),
+                bytes: script.code.len() as u64,
+            }),
+            stdin_bytes: command.stdin.len() as u64,
             env: command.env,
+            working_directory: command.working_directory.map(|folder| folder.as_str().to_owned()),
             user: match command.user {
                 User::Sandbox => request::User::Sandbox,
                 User::Root => request::User::Root,
             },
             timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+            limits: request::Limits {
+                memory_bytes: command.limits.memory_bytes,
+                pids: command.limits.pids,
+                open_files: command.limits.open_files,
+            },
         });
-        let call = Call { request, body: &script.code, within: command.timeout + DEADLINE_GRACE };
+        let code = script.map_or(&[][..], |script| &script.code);
+        let call = Call { request, body: [code, &command.stdin], within: command.timeout + DEADLINE_GRACE };
         call.make(&self.link, cancelled, |reply| match reply {
             Reply::Stdout(bytes) => {
                 on_output(OutputStream::Stdout, bytes);
@@ -152,11 +167,11 @@ impl AgentClient {
     ///
     /// # Errors
     /// [`CallFault`].
-    pub async fn write_file(&self, path: &GuestPath, content: &[u8]) -> Result<u64, CallFault> {
+    pub async fn write_file(&self, path: &GuestPath, content: &[u8], how: Writing) -> Result<u64, CallFault> {
         let _permit = self.permit().await?;
         let path = path.as_str().to_owned();
-        let request = Request::WriteFile { path, bytes: content.len() as u64, mode: NEW_FILE_MODE };
-        let call = Call { request, body: content, within: FILE_CALL_MAX };
+        let request = Request::WriteFile { path, bytes: content.len() as u64, mode: how.mode, append: how.append };
+        let call = Call { request, body: [content, &[]], within: FILE_CALL_MAX };
         call.make(&self.link, never(), |reply| match reply {
             Reply::Written { bytes } => Ok(Some(bytes)),
             other => Err(fault::unexpected(&other)),
@@ -168,33 +183,41 @@ impl AgentClient {
     ///
     /// # Errors
     /// [`CallFault`].
-    pub async fn read_file(&self, path: &GuestPath, bytes_max: u64) -> Result<Vec<u8>, CallFault> {
+    pub async fn read_file(
+        &self,
+        path: &GuestPath,
+        range: Option<FileRange>,
+        bytes_max: u64,
+    ) -> Result<FileContent, CallFault> {
         let _permit = self.permit().await?;
-        let request = Request::ReadFile { path: path.as_str().to_owned(), bytes_max };
-        let mut content = Vec::new();
-        let call = Call { request, body: &[], within: FILE_CALL_MAX };
-        call.make(&self.link, never(), |reply| match reply {
-            Reply::Data(bytes) if (content.len() + bytes.len()) as u64 <= bytes_max => {
-                content.extend_from_slice(bytes);
-                Ok(None)
-            }
-            Reply::Data(_) => Err(AgentFault::TooMuch { what: "bytes of a file", max: bytes_max }),
-            Reply::FileEnd => Ok(Some(())),
-            other => Err(fault::unexpected(&other)),
-        })
-        .await?;
-        Ok(content)
+        let part = range.map(|range| (range.offset, range.limit));
+        let request = Request::ReadFile { path: path.as_str().to_owned(), range: part, bytes_max };
+        let most = range.map_or(bytes_max, |range| range.limit.min(bytes_max));
+        let mut bytes = Vec::new();
+        let call = Call { request, body: [&[], &[]], within: FILE_CALL_MAX };
+        let file_size = call
+            .make(&self.link, never(), |reply| match reply {
+                Reply::Data(data) if (bytes.len() + data.len()) as u64 <= most => {
+                    bytes.extend_from_slice(data);
+                    Ok(None)
+                }
+                Reply::Data(_) => Err(AgentFault::TooMuch { what: "bytes of a file", max: most }),
+                Reply::FileEnd { size } => Ok(Some(size)),
+                other => Err(fault::unexpected(&other)),
+            })
+            .await?;
+        Ok(FileContent { bytes, file_size })
     }
 
     /// Lists a folder; see `Machine::list_files`.
     ///
     /// # Errors
     /// [`CallFault`].
-    pub async fn list_files(&self, path: &GuestPath, entries_max: u32) -> Result<Listing, CallFault> {
+    pub async fn list_files(&self, path: &GuestPath, entries_max: u32, recursive: bool) -> Result<Listing, CallFault> {
         let _permit = self.permit().await?;
-        let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max };
+        let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max, recursive };
         let mut entries: Vec<Entry> = Vec::new();
-        let call = Call { request, body: &[], within: FILE_CALL_MAX };
+        let call = Call { request, body: [&[], &[]], within: FILE_CALL_MAX };
         let truncated = call
             .make(&self.link, never(), |reply| match reply {
                 Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
@@ -249,7 +272,7 @@ async fn keep_clock(link: Opener) {
 }
 
 async fn control(link: &Opener, request: Request) -> Result<(), CallFault> {
-    let call = Call { request, body: &[], within: CONTROL_CALL_MAX };
+    let call = Call { request, body: [&[], &[]], within: CONTROL_CALL_MAX };
     call.make(link, never(), |reply| match reply {
         Reply::Done => Ok(Some(())),
         other => Err(fault::unexpected(&other)),

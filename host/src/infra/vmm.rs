@@ -37,7 +37,7 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use waggle_protocol::boot::BootConfig;
+use waggle_protocol::boot::{self, BootConfig};
 
 pub use self::{backend::Backend, programs::MissingProgram, runner::run_if_runner};
 use self::{
@@ -54,7 +54,10 @@ use super::{
     disks::Disks,
     images::{ImageStore, PreparedImage},
 };
-use crate::domain::ports::{Machine, MachineSpec, Machines, PortFuture, Stage, StartFault};
+use crate::domain::{
+    defences::{Defence, Relaxed},
+    ports::{Machine, MachineSpec, Machines, PortFuture, Stage, StartFault},
+};
 
 /// Names of a machine's files in its run folder.
 const INITRAMFS: &str = "initramfs";
@@ -75,6 +78,8 @@ pub struct VmSettings {
     pub qemu: PathBuf,
     /// A path, or a name to search in `PATH`: usually `vhost-device-vsock`.
     pub vhost_device_vsock: PathBuf,
+    /// Defences inside the guests that are off.
+    pub relaxed: Relaxed,
     /// The program to execute as runner: this binary, [`VmSettings::THIS_BINARY`], except in tests.
     pub runner: OsString,
 }
@@ -225,6 +230,12 @@ impl Vms {
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 hostname,
+                relaxed: boot::Relaxed {
+                    namespaces: self.settings.relaxed.contains(Defence::Namespaces),
+                    capabilities: self.settings.relaxed.contains(Defence::Capabilities),
+                    no_new_privileges: self.settings.relaxed.contains(Defence::NoNewPrivileges),
+                    filter: self.settings.relaxed.contains(Defence::Filter),
+                },
             },
             disk_mib: spec.disk_mib,
             boot_timeout: spec.boot_timeout,

@@ -18,7 +18,7 @@ use crate::domain::{
     environment::{EnvironmentId, Principal},
     output::{Output, OutputWindow},
     package_name::parse_packages,
-    ports::{CallFault, Command, EndCause, Ended, OutputStream, Script, User},
+    ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
     runtime::{ByRuntime, CommandLine, Runtime},
 };
 
@@ -106,9 +106,12 @@ impl Execution {
         let command = Command {
             argv,
             script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
+            stdin: Vec::new(),
             env: Vec::new(),
+            working_directory: None,
             user: User::Sandbox,
             timeout: limit,
+            limits: CommandLimits::default(),
         };
         let mut outputs = Outputs::default();
         let ended = self.run(owner, &call, command, cancelled, &mut outputs, "run the code").await?;
@@ -139,9 +142,12 @@ impl Execution {
             let command = Command {
                 argv: step.argv,
                 script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
+                stdin: Vec::new(),
                 env: step.env,
+                working_directory: None,
                 user: step.user,
                 timeout: limit.saturating_sub(start.elapsed()),
+                limits: CommandLimits::default(),
             };
             let ended = self.run(owner, &call, command, cancelled, &mut outputs, "install the packages").await?;
             last = Some(ended);
@@ -220,7 +226,9 @@ impl Outputs {
     fn into_result(self, ended: Ended, limit: Duration, duration: Duration) -> Result<Executed, Fault> {
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
         match ended.cause {
-            EndCause::Exited => Ok(Executed { exit_code: ended.exit_code, duration, stdout, stderr }),
+            EndCause::Exited | EndCause::OutOfMemory => {
+                Ok(Executed { exit_code: ended.exit_code, duration, stdout, stderr })
+            }
             EndCause::TimedOut => {
                 let output = OutputSoFar { stdout: stdout.text, stderr: stderr.text };
                 Err(CallerFault::TimedOut { after: limit, output }.into())

@@ -12,7 +12,7 @@ use super::{
 use crate::domain::{
     environment::{EnvironmentId, Principal},
     guest_path::GuestPath,
-    ports::Listing,
+    ports::{Listing, Writing},
 };
 
 /// The largest file that one call writes or reads.
@@ -55,7 +55,7 @@ impl Filesystem {
             .into());
         }
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.write_file(path, content);
+        let answer = call.call.machine.write_file(path, content, Writing::default());
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
@@ -65,8 +65,8 @@ impl Filesystem {
     /// What the guest says against it: no such file, a folder, too large.
     pub async fn read(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Vec<u8>, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.read_file(path, FILE_BYTES_MAX as u64);
-        await_guest(&self.environments, owner, &call, "read the file", answer).await
+        let answer = call.call.machine.read_file(path, None, FILE_BYTES_MAX as u64);
+        await_guest(&self.environments, owner, &call, "read the file", answer).await.map(|content| content.bytes)
     }
 
     /// Lists a folder, one level deep, at most [`ENTRIES_MAX`] entries by name.
@@ -75,7 +75,7 @@ impl Filesystem {
     /// What the guest says against it.
     pub async fn list(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Listing, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.list_files(path, ENTRIES_MAX);
+        let answer = call.call.machine.list_files(path, ENTRIES_MAX, false);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

@@ -11,15 +11,15 @@ use std::{
     },
 };
 
-use guest_agent::{Guest, Identity};
+use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use waggle::{
     domain::{
         guest_path::GuestPath,
         ports::{
-            CallFault, Capabilities, Command, Ended, Listing, Machine, MachineSpec, Machines, OutputStream, PortFuture,
-            Stage, StartFault,
+            CallFault, Capabilities, Command, Ended, FileContent, FileRange, Listing, Machine, MachineSpec, Machines,
+            OutputStream, PortFuture, Stage, StartFault, Writing,
         },
     },
     infra::agent::{self, AgentClient},
@@ -90,7 +90,7 @@ impl Machines for InProcess {
             let guest = Guest {
                 origin: Origin::Host,
                 root: root.path().to_owned(),
-                identity: Identity::Caller,
+                work: Work::Caller,
                 env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
             };
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
@@ -133,22 +133,37 @@ impl Machine for InProcessMachine {
         Box::pin(self.agent.exec(command, cancelled, on_output))
     }
 
-    fn write_file<'a>(&'a self, path: &'a GuestPath, content: &'a [u8]) -> PortFuture<'a, Result<u64, CallFault>> {
+    fn write_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        content: &'a [u8],
+        how: Writing,
+    ) -> PortFuture<'a, Result<u64, CallFault>> {
         Box::pin(async move {
             assert_ne!(path.as_str(), PANIC_FILE, "a defect, as asked for");
             if path.as_str() == CRASH_FILE {
                 self.serving.abort();
             }
-            self.agent.write_file(path, content).await
+            self.agent.write_file(path, content, how).await
         })
     }
 
-    fn read_file<'a>(&'a self, path: &'a GuestPath, bytes_max: u64) -> PortFuture<'a, Result<Vec<u8>, CallFault>> {
-        Box::pin(self.agent.read_file(path, bytes_max))
+    fn read_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        range: Option<FileRange>,
+        bytes_max: u64,
+    ) -> PortFuture<'a, Result<FileContent, CallFault>> {
+        Box::pin(self.agent.read_file(path, range, bytes_max))
     }
 
-    fn list_files<'a>(&'a self, path: &'a GuestPath, entries_max: u32) -> PortFuture<'a, Result<Listing, CallFault>> {
-        Box::pin(self.agent.list_files(path, entries_max))
+    fn list_files<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        entries_max: u32,
+        recursive: bool,
+    ) -> PortFuture<'a, Result<Listing, CallFault>> {
+        Box::pin(self.agent.list_files(path, entries_max, recursive))
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

@@ -19,8 +19,8 @@ const CANCEL_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Call<'a> {
     /// The first message.
     pub(super) request: Request,
-    /// Follows it in chunks.
-    pub(super) body: &'a [u8],
+    /// Follow it in chunks, one after the other.
+    pub(super) body: [&'a [u8]; 2],
     /// The call fails when this has passed: the agent should have answered long before.
     pub(super) within: Duration,
 }
@@ -57,7 +57,7 @@ impl Call<'_> {
     async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>, mut cancelled: PortFuture<'_, ()>) {
         let body = async {
             writer.send(&self.request).await?;
-            for chunk in self.body.chunks(CHUNK_BYTES_MAX) {
+            for chunk in self.body.iter().flat_map(|part| part.chunks(CHUNK_BYTES_MAX)) {
                 writer.send(&Input::Data(chunk)).await?;
             }
             Ok::<(), SendFault>(())
@@ -79,7 +79,7 @@ async fn receive<T>(
 ) -> Result<T, CallFault> {
     loop {
         match reader.receive::<Reply<'_>>().await {
-            Ok(Some(Reply::Fault(fault))) => return Err(super::fault::refused(fault)),
+            Ok(Some(Reply::Fault(fault))) => return Err(super::fault::refused(&fault)),
             Ok(Some(reply)) => {
                 if let Some(outcome) = on_reply(reply)? {
                     return Ok(outcome);
@@ -101,16 +101,16 @@ pub(super) fn ended(exited: reply::Exited) -> Ended {
         reply::Cause::Itself => EndCause::Exited,
         reply::Cause::Deadline => EndCause::TimedOut,
         reply::Cause::Cancelled => EndCause::Cancelled,
+        reply::Cause::Memory => EndCause::OutOfMemory,
     };
     Ended { exit_code, signal, cause, duration: Duration::from_micros(exited.duration_us) }
 }
 
 /// A folder's entry, in the domain's words.
 pub(super) fn entry(entry: reply::Entry) -> Entry {
-    Entry {
-        name: String::from_utf8_lossy(&entry.name).into_owned(),
-        mode: entry.mode,
-        size: entry.size,
-        modified_unix_s: entry.modified_unix_s,
-    }
+    let (name, raw_name) = match String::from_utf8(entry.name) {
+        Ok(name) => (name, None),
+        Err(fault) => (String::from_utf8_lossy(fault.as_bytes()).into_owned(), Some(fault.into_bytes())),
+    };
+    Entry { name, raw_name, mode: entry.mode, size: entry.size, modified_unix_s: entry.modified_unix_s }
 }

@@ -56,7 +56,7 @@ pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
         Reply::Entries(_) => "entries",
         Reply::Exited(_) => "exited",
         Reply::Written { .. } => "written",
-        Reply::FileEnd => "file end",
+        Reply::FileEnd { .. } => "file end",
         Reply::ListEnd { .. } => "list end",
         Reply::Done => "done",
         Reply::Fault(_) => "fault",
@@ -65,7 +65,7 @@ pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
 }
 
 /// The agent's refusal, in the domain's words and with text that is safe to show.
-pub(super) fn refused(fault: Fault) -> CallFault {
+pub(super) fn refused(fault: &Fault) -> CallFault {
     let kind = match fault.kind {
         FaultKind::NotFound => RefusalKind::NotFound,
         FaultKind::IsDirectory => RefusalKind::IsDirectory,

@@ -11,7 +11,10 @@ use super::owner::End;
 use crate::{
     domain::{
         guest_path::GuestPath,
-        ports::{CallFault, Capabilities, Command, Ended, Listing, Machine, OutputStream, PortFuture},
+        ports::{
+            CallFault, Capabilities, Command, Ended, FileContent, FileRange, Listing, Machine, OutputStream,
+            PortFuture, Writing,
+        },
     },
     infra::agent::AgentClient,
 };
@@ -52,16 +55,31 @@ impl Machine for Vm {
         Box::pin(self.agent.exec(command, cancelled, on_output))
     }
 
-    fn write_file<'a>(&'a self, path: &'a GuestPath, content: &'a [u8]) -> PortFuture<'a, Result<u64, CallFault>> {
-        Box::pin(self.agent.write_file(path, content))
+    fn write_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        content: &'a [u8],
+        how: Writing,
+    ) -> PortFuture<'a, Result<u64, CallFault>> {
+        Box::pin(self.agent.write_file(path, content, how))
     }
 
-    fn read_file<'a>(&'a self, path: &'a GuestPath, bytes_max: u64) -> PortFuture<'a, Result<Vec<u8>, CallFault>> {
-        Box::pin(self.agent.read_file(path, bytes_max))
+    fn read_file<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        range: Option<FileRange>,
+        bytes_max: u64,
+    ) -> PortFuture<'a, Result<FileContent, CallFault>> {
+        Box::pin(self.agent.read_file(path, range, bytes_max))
     }
 
-    fn list_files<'a>(&'a self, path: &'a GuestPath, entries_max: u32) -> PortFuture<'a, Result<Listing, CallFault>> {
-        Box::pin(self.agent.list_files(path, entries_max))
+    fn list_files<'a>(
+        &'a self,
+        path: &'a GuestPath,
+        entries_max: u32,
+        recursive: bool,
+    ) -> PortFuture<'a, Result<Listing, CallFault>> {
+        Box::pin(self.agent.list_files(path, entries_max, recursive))
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

@@ -1,0 +1,161 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Control groups (v2): one for the agent, with memory of its own, and one for the room, with a group a call below it.
+//!
+//! ```text
+//!   /sys/fs/cgroup/agent          the agent and its workers: memory.min
+//!   /sys/fs/cgroup/room           all user work: memory.max, pids.max
+//!   /sys/fs/cgroup/room/first     the room's first process
+//!   /sys/fs/cgroup/room/calls/7   one call: its own memory.max and pids.max; killed as a whole
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::uio::pread;
+use tokio::{io::Interest, time::timeout};
+
+use crate::sys;
+
+/// Where the hierarchy is mounted.
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
+
+/// Memory that user work leaves to the agent and the kernel, in bytes.
+const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
+
+/// Memory of the agent's that is not reclaimed, in bytes.
+const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Processes and threads of all user work.
+const ROOM_PIDS_MAX: u32 = 8192;
+
+/// The first process's, and the calls', place below the room's.
+const FIRST: &str = "/sys/fs/cgroup/room/first";
+const CALLS: &str = "/sys/fs/cgroup/room/calls";
+
+/// Largest `cgroup.events`, in bytes: two short lines today.
+const EVENTS_BYTES_MAX: usize = 512;
+
+/// Longest wait for killed processes to be gone. Only ones that hang in the kernel take longer.
+const EMPTY_MAX: Duration = Duration::from_secs(5);
+
+/// Makes the groups, and moves this process into the agent's. The kernel's memory is told by `memory_bytes`.
+pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
+    let at = |path: &str| Path::new(MOUNT).join(path);
+    for folder in ["agent", "room", "room/first", "room/calls"] {
+        fs::create_dir_all(at(folder))?;
+    }
+    fs::write(at("agent/cgroup.procs"), "0")?;
+    fs::write(at("cgroup.subtree_control"), "+memory +pids")?;
+    fs::write(at("agent/memory.min"), AGENT_MIN_BYTES.to_string())?;
+    fs::write(at("room/memory.max"), memory_bytes.saturating_sub(RESERVE_BYTES).to_string())?;
+    fs::write(at("room/pids.max"), ROOM_PIDS_MAX.to_string())?;
+    fs::write(at("room/cgroup.subtree_control"), "+memory +pids")?;
+    fs::write(at("room/calls/cgroup.subtree_control"), "+memory +pids")
+}
+
+/// Moves this process, which becomes the room's first, into the room: what it unshares then is rooted there.
+pub(crate) fn join_room() -> io::Result<()> {
+    fs::write(Path::new(FIRST).join("cgroup.procs"), "0")
+}
+
+/// A call's group. Dropping it leaves the group to what still lives in it, and removes it if nothing does.
+#[derive(Debug)]
+pub(crate) struct CallGroup {
+    folder: PathBuf,
+}
+
+impl CallGroup {
+    /// Makes the group of call `number`, with limits.
+    pub(crate) fn create(number: u64, memory_bytes_max: Option<u64>, pids_max: Option<u32>) -> io::Result<Self> {
+        let folder = Path::new(CALLS).join(number.to_string());
+        fs::create_dir(&folder)?;
+        let group = Self { folder };
+        if let Some(bytes) = memory_bytes_max {
+            fs::write(group.file("memory.max"), bytes.to_string())?;
+            // One process of a call that is out of memory is not worth keeping without the others.
+            fs::write(group.file("memory.oom.group"), "1")?;
+        }
+        if let Some(pids) = pids_max {
+            fs::write(group.file("pids.max"), pids.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// The file through which a process joins, opened with the agent's rights.
+    pub(crate) fn door(&self) -> io::Result<OwnedFd> {
+        Ok(OpenOptions::new().write(true).open(self.file("cgroup.procs"))?.into())
+    }
+
+    /// Kills everything in the group, and resolves when nothing is left of it.
+    pub(crate) async fn kill(&self) -> io::Result<()> {
+        fs::write(self.file("cgroup.kill"), "1")?;
+        timeout(EMPTY_MAX, self.empty()).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Kills everything in the group; nobody waits.
+    pub(crate) fn kill_and_forget(&self) {
+        // The group may be gone with the machine.
+        let _killed = fs::write(self.file("cgroup.kill"), "1");
+    }
+
+    /// How often the kernel killed for want of memory in this group.
+    pub(crate) fn memory_kills(&self) -> u64 {
+        fs::read_to_string(self.file("memory.events")).map_or(0, |text| field(&text, "oom_kill"))
+    }
+
+    async fn empty(&self) -> io::Result<()> {
+        let events = sys::watch(File::open(self.file("cgroup.events"))?.into(), Interest::PRIORITY)?;
+        loop {
+            // Reading this very descriptor is what arms its next notification.
+            let mut text = [0; EVENTS_BYTES_MAX];
+            let read = pread(events.get_ref(), &mut text, 0)?;
+            let text = String::from_utf8_lossy(text.get(..read).unwrap_or_default());
+            if field(&text, "populated") == 0 {
+                return Ok(());
+            }
+            events.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+impl Drop for CallGroup {
+    fn drop(&mut self) {
+        // A group with a process in it stays; `sweep` removes it when that has ended.
+        let _removed = fs::remove_dir(&self.folder);
+    }
+}
+
+/// Removes the groups of earlier calls that nothing lives in any more.
+pub(crate) fn sweep() {
+    let Ok(groups) = fs::read_dir(CALLS) else { return };
+    for group in groups.flatten().filter(|group| group.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let _removed = fs::remove_dir(group.path());
+    }
+}
+
+/// The number behind `name` in a file of `name number` lines; 0 if there is none.
+fn field(text: &str, name: &str) -> u64 {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "low 0\noom 4\noom_kill 2\n";
+        assert_eq!((field(text, "oom"), field(text, "oom_kill"), field(text, "oom_group_kill")), (4, 2, 0));
+    }
+}

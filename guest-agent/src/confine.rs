@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Takes from a process, between fork and exec, what user work must not have.
+//!
+//! In order: limits, the capability bounding set, the user, no_new_privs, the system call filter. Each can be switched
+//! off by the operator, one by one: the tests do, to see that each is what stops the thing that it is there to stop.
+
+mod filter;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::{
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+    },
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
+use waggle_protocol::{boot::Relaxed, request::User};
+
+use crate::guest::SANDBOX_ID;
+
+/// Capabilities that the guest's root keeps in the room: those that package managers need to unpack and own files and to
+/// change users. Without `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`, `MKNOD` (a device node is a way
+/// to the disks) and all the rest.
+const ROOT_KEEPS: &[Capability] = &[
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETFCAP,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_AUDIT_WRITE,
+];
+
+/// Which defences are on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Defences {
+    /// Namespaces of the room's own.
+    pub namespaces: bool,
+    /// The capability bounding set.
+    pub capabilities: bool,
+    /// `no_new_privs`: set-user-id programs gain nothing.
+    pub no_new_privileges: bool,
+    /// The system call filter.
+    pub filter: bool,
+}
+
+impl Defences {
+    /// Every one.
+    pub const ALL: Self = Self { namespaces: true, capabilities: true, no_new_privileges: true, filter: true };
+
+    /// All that the operator has not switched off.
+    #[must_use]
+    pub fn all_but(relaxed: &Relaxed) -> Self {
+        Self {
+            namespaces: !relaxed.namespaces,
+            capabilities: !relaxed.capabilities,
+            no_new_privileges: !relaxed.no_new_privileges,
+            // A filter binds only a process that can gain nothing by executing a set-user-id program.
+            filter: !relaxed.filter && !relaxed.no_new_privileges,
+        }
+    }
+}
+
+/// The process's identity and rights become those of user work. It must be root, and have one thread.
+///
+/// # Errors
+/// What could not be taken away; the process must not go on then.
+pub(crate) fn confine(user: User, defences: Defences, open_files_max: u64) -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, open_files_max, open_files_max)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    if defences.capabilities {
+        keep_capabilities(ROOT_KEEPS)?;
+    }
+    match user {
+        User::Sandbox => {
+            let (uid, gid) = (Uid::from_raw(SANDBOX_ID), Gid::from_raw(SANDBOX_ID));
+            setgroups(&[gid])?;
+            setresgid(gid, gid, gid)?;
+            setresuid(uid, uid, uid)?;
+        }
+        User::Root => setgroups(&[Gid::from_raw(0)])?,
+    }
+    if defences.no_new_privileges {
+        prctl::set_no_new_privs()?;
+    }
+    if defences.filter {
+        filter::install()?;
+    }
+    Ok(())
+}
+
+fn keep_capabilities(kept: &[Capability]) -> nix::Result<()> {
+    let kept: CapsHashSet = kept.iter().copied().collect();
+    let refused = |_fault| nix::errno::Errno::EPERM;
+    for dropped in caps::runtime::thread_all_supported().difference(&kept) {
+        caps::drop(None, CapSet::Bounding, *dropped).map_err(refused)?;
+    }
+    // Ambient capabilities end with the inheritable ones.
+    caps::clear(None, CapSet::Inheritable).map_err(refused)?;
+    caps::set(None, CapSet::Effective, &kept).map_err(refused)?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(refused)
+}

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The system call filter of user work: what has no use for programs in a sandbox, or is a way to the kernel's rarely
+//! walked parts, is refused as not permitted.
+//!
+//! A list of what is forbidden rather than of what is allowed: agents run whatever programs they like, and a program
+//! that meets a missing call breaks in ways that nobody understands. The machine is the wall; this is the fence.
+
+use std::{collections::BTreeMap, sync::OnceLock};
+
+use nix::{errno::Errno, libc};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// Refused whatever the arguments.
+const FORBIDDEN: &[libc::c_long] = &[
+    // Kernel modules and other kernels.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    // Mounts, and the namespaces that would allow them.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_setns,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    // Parts of the kernel with a history, of no use here. io_uring would also make sockets behind this filter's back.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    // The machine's clock and name are the agent's.
+    libc::SYS_clock_settime,
+    libc::SYS_settimeofday,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+];
+
+/// Installs the filter on this thread, for good. Needs `no_new_privs` or root.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn install() -> nix::Result<()> {
+    for program in programs()? {
+        seccompiler::apply_filter(program).map_err(|_fault| Errno::last())?;
+    }
+    Ok(())
+}
+
+/// Compiled once: the room makes every command with the same two.
+fn programs() -> nix::Result<&'static [BpfProgram; 2]> {
+    static PROGRAMS: OnceLock<Option<[BpfProgram; 2]>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| Some([forbidden().ok()?, unreadable().ok()?])).as_ref().ok_or(Errno::EINVAL)
+}
+
+/// What is refused as not permitted.
+fn forbidden() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+    let vsock = u64::try_from(libc::AF_VSOCK).unwrap_or_default();
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        rules.insert(call, vec![SeccompRule::new(vec![equals(0, vsock)?])?]);
+    }
+    let new_user = u64::try_from(libc::CLONE_NEWUSER).unwrap_or_default();
+    for call in [libc::SYS_unshare, libc::SYS_clone] {
+        let has_flag = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
+        rules.insert(call, vec![SeccompRule::new(vec![has_flag])?]);
+    }
+    compile(rules, libc::EPERM)
+}
+
+/// `clone3` has its flags in memory, where no filter can look; programs take its absence for an old kernel and use
+/// `clone`.
+fn unreadable() -> Result<BpfProgram, seccompiler::BackendError> {
+    compile(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+}
+
+fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
+    let refuse = SeccompAction::Errno(u32::try_from(errno).unwrap_or(1));
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, TargetArch::x86_64)?.try_into()
+}

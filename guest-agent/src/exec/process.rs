@@ -1,0 +1,179 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A command that runs: in the room and in a control group of its own, or as the agent's own child where the agent works
+//! as its caller.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::process::{Child, Command};
+use waggle_protocol::{
+    Fault, FaultKind,
+    request::{Exec, User},
+};
+
+use crate::{
+    cgroups::{self, CallGroup},
+    fault::fault_of,
+    guest::{HOME, Served},
+    room::{Room, Spawn, Started},
+};
+
+/// Open files of one process where the host names no limit: what most systems give.
+const OPEN_FILES: u64 = 4096;
+
+/// A command and how it ended. Dropping it before it has ended kills it with all that it started.
+pub(super) struct Process {
+    means: Means,
+    status: Option<io::Result<ExitStatus>>,
+    over: bool,
+}
+
+enum Means {
+    Room { started: Started, group: CallGroup },
+    Child { child: Child, leader: Option<Pid> },
+}
+
+impl Process {
+    /// Starts the command that `request` describes, with its stdin, stdout and stderr.
+    pub(super) async fn start(
+        served: &Served,
+        request: &Exec,
+        script: Option<&Path>,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Self, Fault> {
+        let means = match &served.room {
+            Some(room) => start_in_room(room, served, request, script, stdio).await?,
+            None => start_child(served, request, script, stdio)?,
+        };
+        Ok(Self { means, status: None, over: false })
+    }
+
+    /// Resolves when the command has exited; its status is kept.
+    pub(super) async fn exited(&mut self) {
+        if self.status.is_none() {
+            self.status = Some(match &mut self.means {
+                Means::Room { started, .. } => started.ended().await.map(ExitStatus::from_raw),
+                Means::Child { child, .. } => child.wait().await,
+            });
+        }
+    }
+
+    /// Kills everything that the command started, and resolves when all of it is gone.
+    pub(super) async fn kill(&mut self) -> Result<(), Fault> {
+        match &self.means {
+            Means::Room { group, .. } => {
+                group.kill().await.map_err(|source| fault_of(&source, "failed to kill all of the command"))
+            }
+            Means::Child { leader, .. } => {
+                kill_session(*leader);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the status. What the command left in the background may live on from here.
+    pub(super) fn leave(&mut self) -> Option<io::Result<ExitStatus>> {
+        self.over = true;
+        self.status.take()
+    }
+
+    /// Whether the kernel killed something of the command's for want of memory.
+    pub(super) fn was_out_of_memory(&self) -> bool {
+        match &self.means {
+            Means::Room { group, .. } => group.memory_kills() > 0,
+            Means::Child { .. } => false,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        match &self.means {
+            Means::Room { group, .. } => group.kill_and_forget(),
+            Means::Child { leader, .. } => kill_session(*leader),
+        }
+    }
+}
+
+fn kill_session(leader: Option<Pid>) {
+    if let Some(leader) = leader {
+        // A group that is gone already needs no signal.
+        let _signalled = killpg(leader, Signal::SIGKILL);
+    }
+}
+
+async fn start_in_room(
+    room: &Room,
+    served: &Served,
+    request: &Exec,
+    script: Option<&Path>,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+) -> Result<Means, Fault> {
+    cgroups::sweep();
+    let number = served.next_number();
+    let failed = |source| fault_of(&source, "failed to make the command's control group");
+    let group = CallGroup::create(number, request.limits.memory_bytes, request.limits.pids).map_err(failed)?;
+    let door = group.door().map_err(failed)?;
+    let mut argv = request.argv.clone();
+    argv.extend(script.map(|path| path.display().to_string()));
+    let mut env = served.command_env(request.user == User::Root);
+    env.extend(request.env.iter().cloned());
+    let spawn = Spawn {
+        number,
+        argv,
+        env: last_of_each_name(env),
+        working_directory: working_directory(request),
+        user: request.user,
+        open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
+    };
+    let started = room.start(&spawn, [stdin, stdout, stderr, door]).await;
+    let started = started.map_err(|fault| fault_of(&fault.source, &fault.what))?;
+    Ok(Means::Room { started, group })
+}
+
+fn start_child(
+    served: &Served,
+    request: &Exec,
+    script: Option<&Path>,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+) -> Result<Means, Fault> {
+    let (program, arguments) = request
+        .argv
+        .split_first()
+        .ok_or_else(|| Fault { kind: FaultKind::BadRequest, message: "a command needs a program".to_owned() })?;
+    let mut command = Command::new(program);
+    command.args(arguments).args(script);
+    command.env_clear().envs(served.command_env(request.user == User::Root)).envs(request.env.iter().cloned());
+    command.current_dir(served.place(&working_directory(request)));
+    command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+    command.process_group(0).kill_on_drop(true);
+    let child = command.spawn().map_err(|source| fault_of(&source, &format!("failed to start {program}")))?;
+    let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    Ok(Means::Child { child, leader })
+}
+
+/// The folder that a command starts in; a relative one is taken from the home.
+fn working_directory(request: &Exec) -> String {
+    match &request.working_directory {
+        None => HOME.to_owned(),
+        Some(folder) => Path::new(HOME).join(folder).display().to_string(),
+    }
+}
+
+/// A name that occurs twice would be in the environment twice, and programs disagree on which one counts.
+fn last_of_each_name(env: Vec<(String, String)>) -> Vec<(String, String)> {
+    let by_name: std::collections::BTreeMap<_, _> = env.into_iter().collect();
+    by_name.into_iter().collect()
+}

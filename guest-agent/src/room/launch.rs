@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Makes one command: fork, join the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
+//! that exec closes.
+
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs::{self, File},
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::signal::SigSet,
+    unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setsid, write},
+};
+
+use super::message::{SPAWN_FDS, Spawn, Step};
+use crate::{
+    confine::{Defences, confine},
+    sys,
+};
+
+/// Starts a command with its descriptors, in the order of [`SPAWN_FDS`]. Gives the step that failed, and how.
+pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Result<Pid, (Step, Errno)> {
+    let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (Step::Fork, Errno::EBADMSG))?;
+    let (fate, told) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| (Step::Fork, errno))?;
+    match sys::fork_single_threaded().map_err(|errno| (Step::Fork, errno))? {
+        ForkResult::Child => {
+            let Err((step, errno)) = become_command(spawn, &fds, defences);
+            let number = u8::try_from(errno as i32).unwrap_or(u8::MAX);
+            let _told = write(&told, &[step as u8, number]);
+            #[expect(clippy::exit, reason = "a forked child must not return into the room's code")]
+            std::process::exit(127)
+        }
+        ForkResult::Parent { child } => {
+            drop((told, fds));
+            let mut fault = [0; 2];
+            match File::from(fate).read_exact(&mut fault) {
+                // Exec has closed the pipe: the command runs.
+                Err(_nothing_told) => Ok(child),
+                Ok(()) => Err((Step::from_byte(fault[0]), Errno::from_raw(fault[1].into()))),
+            }
+        }
+    }
+}
+
+fn become_command(spawn: &Spawn, fds: &[OwnedFd; SPAWN_FDS], defences: Defences) -> Result<Infallible, (Step, Errno)> {
+    let [stdin, stdout, stderr, cgroup] = fds;
+    let at = |step| move |errno| (step, errno);
+    setsid().map_err(at(Step::Fork))?;
+    write(cgroup, b"0").map_err(at(Step::Cgroup))?;
+    // The agent is protected from the OOM killer, and its children would inherit that.
+    let score = fs::write("/proc/self/oom_score_adj", "0");
+    score.map_err(|fault| (Step::Confine, Errno::from_raw(fault.raw_os_error().unwrap_or_default())))?;
+    for dup in [dup2_stdin(stdin.as_fd()), dup2_stdout(stdout.as_fd()), dup2_stderr(stderr.as_fd())] {
+        dup.map_err(at(Step::Fork))?;
+    }
+    sys::reset_sigpipe().map_err(at(Step::Confine))?;
+    SigSet::empty().thread_set_mask().map_err(at(Step::Confine))?;
+    confine(spawn.user, defences, spawn.open_files_max).map_err(at(Step::Confine))?;
+    chdir(spawn.working_directory.as_str()).map_err(at(Step::WorkingDirectory))?;
+    exec(spawn).map_err(at(Step::Exec))
+}
+
+/// Executes the program: the one that a path names, else the first that the search path has. As `execvp` does it, but
+/// with the command's own search path, and without ever running a shell.
+fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
+    let text = |text: &str| CString::new(text).map_err(|_nul| Errno::EINVAL);
+    let arguments: Vec<CString> = spawn.argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?;
+    let variable = |(name, value): &(String, String)| text(&format!("{name}={value}"));
+    let env: Vec<CString> = spawn.env.iter().map(variable).collect::<Result<_, _>>()?;
+    let program = spawn.argv.first().ok_or(Errno::EINVAL)?;
+    if program.contains('/') {
+        return execve(&text(program)?, &arguments, &env);
+    }
+    let search = spawn.env.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+    let mut worst = Errno::ENOENT;
+    for folder in search.split(':').filter(|folder| folder.starts_with('/')) {
+        let Err(errno) = execve(&text(&format!("{folder}/{program}"))?, &arguments, &env);
+        if errno == Errno::EACCES {
+            // Something is there that may not be executed; a later folder may still do.
+            worst = errno;
+        } else if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            return Err(errno);
+        }
+    }
+    Err(worst)
+}

@@ -1,0 +1,103 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The defences inside a guest, and which of them the operator has switched off.
+
+use std::{fmt, str::FromStr};
+
+/// One defence around user work in a guest. The machine itself is the wall; these keep user work from the agent and from
+/// the guest kernel's rarely walked parts.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Defence {
+    /// Namespaces of its own: user work neither sees nor signals the agent.
+    Namespaces,
+    /// The capability bounding set: the guest's root is less than root.
+    Capabilities,
+    /// `no_new_privs`: set-user-id programs gain nothing. The filter depends on it and goes with it.
+    NoNewPrivileges,
+    /// The system call filter: no vsock, modules, mounts, other kernels, user namespaces.
+    Filter,
+}
+
+impl Defence {
+    /// Every one, in the order of their names' table.
+    pub const ALL: [Self; 4] = [Self::Namespaces, Self::Capabilities, Self::NoNewPrivileges, Self::Filter];
+
+    /// The name in settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no-new-privileges",
+            Self::Filter => "filter",
+        }
+    }
+}
+
+/// Defences that are switched off. By default none is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Relaxed(Vec<Defence>);
+
+impl Relaxed {
+    /// Whether a defence is off.
+    #[must_use]
+    pub fn contains(&self, defence: Defence) -> bool {
+        self.0.contains(&defence)
+    }
+
+    /// Whether all are on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A word that names no defence.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{word:?} is no defence; name some of {}, separated by commas, or `all`", names())]
+pub struct UnknownDefence {
+    /// The word.
+    pub word: String,
+}
+
+fn names() -> String {
+    Defence::ALL.map(Defence::name).join(", ")
+}
+
+impl FromStr for Relaxed {
+    type Err = UnknownDefence;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDefence> {
+        let mut off = Vec::new();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match Defence::ALL.into_iter().find(|defence| defence.name() == word) {
+                Some(defence) => off.push(defence),
+                None if word == "all" => off.extend(Defence::ALL),
+                None => return Err(UnknownDefence { word: word.to_owned() }),
+            }
+        }
+        off.sort_unstable();
+        off.dedup();
+        Ok(Self(off))
+    }
+}
+
+impl fmt::Display for Relaxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|defence| defence.name()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defences_are_read_by_name_and_all_at_once() {
+        assert_eq!("filter, namespaces".parse(), Ok(Relaxed(vec![Defence::Namespaces, Defence::Filter])));
+        assert_eq!("all".parse(), Ok(Relaxed(Defence::ALL.to_vec())));
+        assert_eq!("".parse(), Ok(Relaxed::default()));
+        assert_eq!("filters".parse::<Relaxed>(), Err(UnknownDefence { word: "filters".to_owned() }));
+    }
+}
