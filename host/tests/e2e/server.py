@@ -70,10 +70,11 @@ class Server:
             )
         return self
 
-    def start(self):
+    def start(self, page="/readyz"):
+        """Starts the process and waits for a page to say that all is well."""
         self.launch()
         deadline = time.monotonic() + READY_S
-        while self.status("/readyz")[0] != 200:
+        while self.status(page)[0] != 200:
             assert self.process.poll() is None, f"the server ended at its start:\n{self.output()}"
             assert time.monotonic() < deadline, f"the server did not get ready in {READY_S} s:\n{self.output()}"
             time.sleep(0.05)
@@ -85,7 +86,7 @@ class Server:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            return error.code, json.load(error)
         except (urllib.error.URLError, OSError):
             return 0, None
 
