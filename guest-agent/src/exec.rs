@@ -9,6 +9,7 @@
 mod input;
 mod output;
 mod process;
+mod spool;
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -23,6 +24,7 @@ use waggle_protocol::{
     request::Exec,
 };
 
+pub(crate) use self::spool::KeptOutputs;
 use self::{output::Output, process::Process};
 use crate::{
     calls::{Reader, Writer},
@@ -58,19 +60,20 @@ pub(crate) async fn run<'a>(
         gone = cancelled(reader) => (Cause::Cancelled, gone),
         () = sleep(timeout) => (Cause::Deadline, false),
         // Output that can't be sent has no reader any more.
-        () = output.stream(writer) => (Cause::Cancelled, true),
+        () = output.stream(served, writer) => (Cause::Cancelled, true),
     };
     let exited = end(process, cause, started).await;
     if gone {
         return None;
     }
-    output.drain(writer).await.ok()?;
-    Some(exited.map_or_else(Reply::Fault, Reply::Exited))
+    output.drain(served, writer).await.ok()?;
+    let (stdout_file, stderr_file) = output.finish(served).await;
+    Some(exited.map_or_else(Reply::Fault, |exited| Reply::Exited(Exited { stdout_file, stderr_file, ..exited })))
 }
 
 async fn start(served: &Served, request: &Exec, inputs: &input::Inputs) -> Result<(Process, Output), Fault> {
     let failed = |source| fault_of(&source, "failed to make the command's pipes");
-    let (output, stdout, stderr) = Output::open().map_err(failed)?;
+    let (output, stdout, stderr) = Output::open(request.keep, request.user).map_err(failed)?;
     let stdin = inputs.stdin().map_err(failed)?;
     let process = Process::start(served, request, inputs.script(), [stdin, stdout, stderr]).await?;
     Ok((process, output))
@@ -89,7 +92,7 @@ async fn end(mut process: Process, cause: Cause, started: Instant) -> Result<Exi
         None => return Err(Fault { kind: FaultKind::Other, message: "the command has no status".to_owned() }),
     };
     let cause = if cause == Cause::Itself && process.was_out_of_memory() { Cause::Memory } else { cause };
-    Ok(Exited { status: status_of(status), cause, duration_us })
+    Ok(Exited { status: status_of(status), cause, duration_us, stdout_file: None, stderr_file: None })
 }
 
 /// Resolves when the call is to end early: with false if the host cancelled, with true if it is gone.

@@ -10,7 +10,10 @@ use std::{
 
 use waggle_protocol::Origin;
 
-use crate::room::{Door, Room};
+use crate::{
+    exec::KeptOutputs,
+    room::{Door, Room},
+};
 
 /// The sandbox user's home, inside the root.
 pub const HOME: &str = "/home/sandbox";
@@ -62,6 +65,8 @@ pub(crate) struct Served {
     /// Where commands live; none if they are the caller's.
     pub(crate) room: Option<Room>,
     numbers: AtomicU64,
+    /// Files that long outputs were kept in.
+    pub(crate) outputs: KeptOutputs,
 }
 
 impl Served {
@@ -71,7 +76,14 @@ impl Served {
             Work::Room(door) => Some(Room::enter(door)?),
             Work::Caller => None,
         };
-        Ok(Self { origin: guest.origin, root: guest.root, env: guest.env, room, numbers: AtomicU64::new(1) })
+        Ok(Self {
+            origin: guest.origin,
+            root: guest.root,
+            env: guest.env,
+            room,
+            numbers: AtomicU64::new(1),
+            outputs: KeptOutputs::default(),
+        })
     }
 
     /// A number that no other command of this agent has.

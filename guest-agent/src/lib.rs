@@ -21,9 +21,9 @@ pub mod guest;
 mod probe;
 pub mod reaper;
 pub mod room;
-mod script;
 mod serve;
 mod sys;
+mod temporary;
 
 pub use guest::{Guest, Work};
 pub use serve::{ServeFault, serve};

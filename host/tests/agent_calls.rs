@@ -65,6 +65,7 @@ fn shell(code: &str) -> Command {
         env: vec![("GREETING".to_owned(), "hello".to_owned())],
         working_directory: None,
         limits: CommandLimits::default(),
+        keep_output_above_bytes: 100_000,
         user: User::Sandbox,
         timeout: Duration::from_secs(20),
     }
@@ -110,6 +111,40 @@ async fn code_runs_from_a_file_that_is_gone_afterwards() {
     let name = lines[2].rsplit_once('/').unwrap().1;
     assert!(name.starts_with("waggle_") && name.len() == "waggle_0123456789ab.sh".len(), "{name}");
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_long_output_is_kept_whole_in_a_file_of_its_user() {
+    let machine = machine().await;
+    let (ended, outcome) = run(&machine, shell("seq 1 300000; head -c 100000 /dev/zero >&2")).await;
+    let file = ended.stdout_file.unwrap();
+    assert_eq!((file.bytes, file.complete), (outcome.stdout.len() as u64, true));
+    assert!(machine.agent.read_file(&file.path, None, 10_000_000).await.unwrap().bytes == outcome.stdout);
+    assert_eq!(ended.stderr_file, None, "100,000 bytes are not more than 100,000");
+    let place = machine.root.path().join(file.path.as_str().trim_start_matches('/'));
+    assert_eq!(fs::metadata(place).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(machine.root.path().join("tmp")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_flood_leaves_what_was_sent_of_it_in_the_file() {
+    let machine = machine().await;
+    let cancelled = Box::pin(tokio::time::sleep(Duration::from_millis(300)));
+    let (ended, outcome) = run_until(&machine, shell("exec yes"), cancelled).await;
+    let file = ended.stdout_file.unwrap();
+    let kept = fs::read(machine.root.path().join(file.path.as_str().trim_start_matches('/'))).unwrap();
+    assert_eq!(kept.len() as u64, file.bytes);
+    assert!(outcome.stdout.starts_with(&kept), "{} bytes kept of {}", kept.len(), outcome.stdout.len());
+    assert!(!file.complete || kept.len() == outcome.stdout.len());
+}
+
+#[tokio::test]
+async fn old_kept_outputs_go_first() {
+    let machine = machine().await;
+    for _ in 0..20 {
+        run(&machine, shell("head -c 100001 /dev/zero")).await;
+    }
+    assert_eq!(fs::read_dir(machine.root.path().join("tmp")).unwrap().count(), 16);
 }
 
 #[tokio::test]

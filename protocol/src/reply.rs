@@ -57,7 +57,7 @@ impl Reply<'_> {
 }
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Exited {
     /// What its parent would see.
     pub status: Status,
@@ -65,6 +65,21 @@ pub struct Exited {
     pub cause: Cause,
     /// From spawn to exit, in microseconds of the guest's monotonic clock.
     pub duration_us: u64,
+    /// Where its standard output can be read on.
+    pub stdout_file: Option<OutputFile>,
+    /// Where its standard error can be read on.
+    pub stderr_file: Option<OutputFile>,
+}
+
+/// A long output, kept in a file in the guest. Later ones take its place.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OutputFile {
+    /// An absolute path.
+    pub path: String,
+    /// How much of the output it holds, from the start, in bytes.
+    pub bytes: u64,
+    /// Whether that is all of it.
+    pub complete: bool,
 }
 
 /// A process's last word.

@@ -69,6 +69,17 @@ pub struct Exec {
     pub timeout_ms: u64,
     /// What it may use.
     pub limits: Limits,
+    /// Which outputs are kept in a file.
+    pub keep: Keep,
+}
+
+/// When an output is kept in a file in the guest, where it can be read on. Holds for stdout and stderr, each by itself.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Keep {
+    /// Only one that is longer than this, in bytes.
+    pub above_bytes: u64,
+    /// No more than that of it, in bytes.
+    pub bytes_max: u64,
 }
 
 /// What a command and all that it starts may use. A machine's own limits hold besides.

@@ -10,8 +10,8 @@ use waggle_protocol::{
     Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
     boot::{BootConfig, Relaxed},
     frame, handshake,
-    reply::{Cause, Entry, Exited, Status},
-    request::{Exec, Limits, Script, User},
+    reply::{Cause, Entry, Exited, OutputFile, Status},
+    request::{Exec, Keep, Limits, Script, User},
 };
 
 #[test]
@@ -79,6 +79,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         user: User::Sandbox,
         timeout_ms: 30_000,
         limits: Limits { memory_bytes: Some(1 << 20), pids: Some(64), open_files: Some(256) },
+        keep: Keep { above_bytes: 1 << 10, bytes_max: 1 << 20 },
     };
     let bare = Exec {
         script: None,
@@ -110,7 +111,11 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
 
 fn replies() -> Vec<(&'static str, Vec<u8>)> {
     let entry = Entry { name: b"\xff.txt".to_vec(), mode: 0o100_644, size: 7, modified_unix_s: -1 };
-    let exited = |status, cause| framed(&Reply::Exited(Exited { status, cause, duration_us: 1000 }));
+    let exited = |status, cause| {
+        let file = OutputFile { path: "/tmp/f".to_owned(), bytes: 300, complete: true };
+        let (stdout_file, stderr_file) = (Some(file), None);
+        framed(&Reply::Exited(Exited { status, cause, duration_us: 1000, stdout_file, stderr_file }))
+    };
     let mut all = vec![
         ("reply.stdout", framed(&Reply::Stdout(b"out"))),
         ("reply.stderr", framed(&Reply::Stderr(b"err"))),

@@ -9,7 +9,7 @@ use waggle_protocol::{
     frame::{self, FrameFault},
     handshake::{self, Refusal},
     reply::Entry,
-    request::{Exec, Limits, Script, User},
+    request::{Exec, Keep, Limits, Script, User},
 };
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
@@ -36,9 +36,9 @@ proptest! {
         let script = Some(Script { extension, bytes });
         let limits = Limits { memory_bytes: Some(bytes), pids: None, open_files: Some(7) };
         let (stdin_bytes, working_directory) = (bytes / 2, Some("/tmp".to_owned()));
-        let user = User::Sandbox;
+        let (user, keep) = (User::Sandbox, Keep { above_bytes: bytes, bytes_max: 7 });
         let request =
-            Request::Exec(Exec { argv, script, stdin_bytes, env, working_directory, user, timeout_ms, limits });
+            Request::Exec(Exec { argv, script, stdin_bytes, env, working_directory, user, timeout_ms, limits, keep });
         let encoded = framed(&request);
         prop_assert_eq!(frame::decode::<Request>(body(&encoded)).unwrap(), request);
     }

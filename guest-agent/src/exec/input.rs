@@ -15,7 +15,7 @@ use std::{
 use nix::libc;
 use waggle_protocol::{Fault, FaultKind, Input, request::Exec};
 
-use crate::{calls::Reader, fault::fault_of, guest::Served, script::ScriptFile};
+use crate::{calls::Reader, fault::fault_of, guest::Served, temporary::TemporaryFile};
 
 /// Largest script, in bytes: twice what the host lets its clients send.
 const SCRIPT_BYTES_MAX: u64 = 1024 * 1024;
@@ -25,14 +25,14 @@ const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What a command starts with.
 pub(super) struct Inputs {
-    script: Option<ScriptFile>,
+    script: Option<TemporaryFile>,
     stdin: Option<File>,
 }
 
 impl Inputs {
     /// The path of the code's file.
     pub(super) fn script(&self) -> Option<&Path> {
-        self.script.as_ref().map(ScriptFile::path)
+        self.script.as_ref().and_then(TemporaryFile::place)
     }
 
     /// Stdin's descriptor: the bytes that came, or an empty stdin.
@@ -50,8 +50,8 @@ pub(super) async fn receive(served: &Served, request: &Exec, reader: &mut Reader
     if let Some(script) = &request.script {
         check("a script", script.bytes, SCRIPT_BYTES_MAX)?;
         let failed = |source: io::Error| fault_of(&source, "failed to write the code to a file in /tmp");
-        let mut file = ScriptFile::create(served, &script.extension, request.user).map_err(failed)?;
-        if !fill(reader, script.bytes, |bytes| file.append(bytes).map_err(failed)).await? {
+        let mut file = TemporaryFile::create(served, &script.extension, request.user).map_err(failed)?;
+        if !fill(reader, script.bytes, |bytes| file.file().write_all(bytes).map_err(failed)).await? {
             return Ok(None);
         }
         inputs.script = Some(file);

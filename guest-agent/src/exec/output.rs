@@ -10,9 +10,14 @@ use std::{
 use nix::{fcntl::OFlag, unistd::pipe2};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 use waggle_link::SendFault;
-use waggle_protocol::{CHUNK_BYTES_MAX, Reply};
+use waggle_protocol::{
+    CHUNK_BYTES_MAX, Reply,
+    reply::OutputFile,
+    request::{Keep, User},
+};
 
-use crate::calls::Writer;
+use super::spool::Spool;
+use crate::{calls::Writer, guest::Served};
 
 /// What a pipe can hold at most, in bytes: Linux's default for `/proc/sys/fs/pipe-max-size`.
 const PIPE_BYTES_MAX: usize = 1024 * 1024;
@@ -21,53 +26,84 @@ const PIPE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) struct Output {
     stdout: Source,
     stderr: Source,
+    user: User,
 }
 
 impl Output {
-    /// Both pipes, and their writing ends for the command: stdout's, then stderr's.
-    pub(super) fn open() -> io::Result<(Self, OwnedFd, OwnedFd)> {
-        let (stdout, stdout_end) = Source::open(Which::Stdout)?;
-        let (stderr, stderr_end) = Source::open(Which::Stderr)?;
-        Ok((Self { stdout, stderr }, stdout_end, stderr_end))
+    /// Both pipes of a command of `user`'s, and their writing ends for it: stdout's, then stderr's.
+    pub(super) fn open(keep: Keep, user: User) -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let (stdout, stdout_end) = Source::open(Which::Stdout, keep)?;
+        let (stderr, stderr_end) = Source::open(Which::Stderr, keep)?;
+        Ok((Self { stdout, stderr, user }, stdout_end, stderr_end))
     }
 
     /// Sends what arrives, for ever; resolves only if it can't be sent. Dropping the future loses nothing: what was
-    /// read is in the writer by then, what was not is in the pipes.
-    pub(super) async fn stream(&mut self, writer: &mut Writer) {
+    /// read is in the writer and the spool by then, what was not is in the pipes.
+    pub(super) async fn stream(&mut self, served: &Served, writer: &mut Writer) {
         loop {
             let sent = tokio::select! {
-                read = self.stdout.read() => self.stdout.send(read, writer).await,
-                read = self.stderr.read() => self.stderr.send(read, writer).await,
+                read = self.stdout.read() => self.stdout.pass_on(read, writer).await,
+                read = self.stderr.read() => self.stderr.pass_on(read, writer).await,
             };
             if sent.is_err() {
                 return;
             }
+            self.stdout.spool.flush(served, self.user).await;
+            self.stderr.spool.flush(served, self.user).await;
         }
     }
 
     /// Sends what the pipes hold now, and waits for no more.
-    pub(super) async fn drain(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
-        self.stdout.drain(writer).await?;
-        self.stderr.drain(writer).await
+    pub(super) async fn drain(&mut self, served: &Served, writer: &mut Writer) -> Result<(), SendFault> {
+        for source in [&mut self.stdout, &mut self.stderr] {
+            // A child in the background may write faster than this reads: a full pipe is the most that there was.
+            let mut left = PIPE_BYTES_MAX;
+            while left > 0
+                && let Some(read) = source.read_now()
+            {
+                left = left.saturating_sub(read);
+                source.pass_on(read, writer).await?;
+                source.spool.flush(served, self.user).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where each of the two can be read on, if it was long.
+    pub(super) async fn finish(self, served: &Served) -> (Option<OutputFile>, Option<OutputFile>) {
+        let stdout = self.stdout.spool.finish(served, self.user).await;
+        (stdout, self.stderr.spool.finish(served, self.user).await)
     }
 }
 
+#[derive(Clone, Copy)]
 enum Which {
     Stdout,
     Stderr,
+}
+
+impl Which {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
 }
 
 struct Source {
     pipe: Option<pipe::Receiver>,
     which: Which,
     buffer: Box<[u8]>,
+    spool: Spool,
 }
 
 impl Source {
-    fn open(which: Which) -> io::Result<(Self, OwnedFd)> {
+    fn open(which: Which, keep: Keep) -> io::Result<(Self, OwnedFd)> {
         let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
         let pipe = Some(pipe::Receiver::from_owned_fd(reading)?);
-        Ok((Self { pipe, which, buffer: vec![0; CHUNK_BYTES_MAX].into_boxed_slice() }, writing))
+        let buffer = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
+        Ok((Self { pipe, which, buffer, spool: Spool::new(keep, which.extension()) }, writing))
     }
 
     /// The length of what arrived, 0 once at the end; then it never resolves again.
@@ -79,33 +115,24 @@ impl Source {
         }
     }
 
-    async fn send(&mut self, read: usize, writer: &mut Writer) -> Result<(), SendFault> {
+    /// The length of what is there; `None` if nothing is. It asks the kernel itself: the runtime may not have heard of
+    /// the last bytes yet.
+    fn read_now(&mut self) -> Option<usize> {
+        let pipe = self.pipe.as_ref()?;
+        nix::unistd::read(pipe.as_fd(), &mut self.buffer).ok().filter(|read| *read > 0)
+    }
+
+    /// Hands what was read to the spool and the writer.
+    async fn pass_on(&mut self, read: usize, writer: &mut Writer) -> Result<(), SendFault> {
         let bytes = self.buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
             self.pipe = None;
             return Ok(());
         }
+        self.spool.take(bytes);
         match self.which {
             Which::Stdout => writer.send(&Reply::Stdout(bytes)).await,
             Which::Stderr => writer.send(&Reply::Stderr(bytes)).await,
         }
-    }
-
-    async fn drain(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
-        // A child in the background may write faster than this reads: a full pipe is the most that there was.
-        let mut left = PIPE_BYTES_MAX;
-        while left > 0
-            && let Some(pipe) = &self.pipe
-        {
-            // Asks the kernel itself: the runtime may not have heard of the last bytes yet.
-            match nix::unistd::read(pipe.as_fd(), &mut self.buffer) {
-                Ok(read) if read > 0 => {
-                    left = left.saturating_sub(read);
-                    self.send(read, writer).await?;
-                }
-                Ok(_) | Err(_) => break,
-            }
-        }
-        Ok(())
     }
 }

@@ -11,6 +11,9 @@ pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
 /// Kept of the end of an output, where programs say why they failed.
 pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
 
+/// A longer output loses its middle.
+pub const OUTPUT_BYTES_MAX: u64 = (OUTPUT_HEAD_BYTES_MAX + OUTPUT_TAIL_BYTES_MAX) as u64;
+
 /// The longest UTF-8 character less its first byte.
 const CONTINUATION_BYTES_MAX: usize = 3;
 

@@ -169,6 +169,8 @@ pub struct Command {
     pub timeout: Duration,
     /// What it may use.
     pub limits: CommandLimits,
+    /// An output longer than this, in bytes, is kept in a file in the guest.
+    pub keep_output_above_bytes: u64,
 }
 
 /// What a command and all that it starts may use. The machine's own limits hold besides.
@@ -210,7 +212,7 @@ pub enum OutputStream {
 }
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ended {
     /// Its exit code; 128 + n for signal n.
     pub exit_code: i32,
@@ -220,6 +222,21 @@ pub struct Ended {
     pub cause: EndCause,
     /// From spawn to exit, as the agent measured it.
     pub duration: Duration,
+    /// Where its standard output can be read on, if it was long.
+    pub stdout_file: Option<OutputFile>,
+    /// Where its standard error can be read on, if it was long.
+    pub stderr_file: Option<OutputFile>,
+}
+
+/// A long output that the agent kept in a file in the guest. The files of later commands take its place in time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutputFile {
+    /// Its path in the guest.
+    pub path: GuestPath,
+    /// How much of the output it holds, from the start, in bytes.
+    pub bytes: u64,
+    /// Whether that is all of it.
+    pub complete: bool,
 }
 
 /// Why a command ended.

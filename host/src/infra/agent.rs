@@ -40,6 +40,9 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
 /// Added to a command's own deadline before the host stops believing that the agent will end it.
 const DEADLINE_GRACE: Duration = Duration::from_secs(15);
 
+/// Most of one output that is kept in a file in the guest, in bytes: sixteen such files still leave room on the disk.
+const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// Longest wait for a file call: ten mebibytes take a fraction of a second even under emulation, a full disk longer.
 const FILE_CALL_MAX: Duration = Duration::from_secs(120);
 
@@ -145,6 +148,7 @@ impl AgentClient {
                 pids: command.limits.pids,
                 open_files: command.limits.open_files,
             },
+            keep: request::Keep { above_bytes: command.keep_output_above_bytes, bytes_max: KEPT_OUTPUT_BYTES_MAX },
         });
         let code = script.map_or(&[][..], |script| &script.code);
         let call = Call { request, body: [code, &command.stdin], within: command.timeout + DEADLINE_GRACE };

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{
     environment::{EnvironmentId, Principal},
-    output::{Output, OutputWindow},
+    output::{OUTPUT_BYTES_MAX, Output, OutputWindow},
     package_name::parse_packages,
     ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
     runtime::{ByRuntime, CommandLine, Runtime},
@@ -112,10 +112,12 @@ impl Execution {
             user: User::Sandbox,
             timeout: limit,
             limits: CommandLimits::default(),
+            keep_output_above_bytes: OUTPUT_BYTES_MAX,
         };
         let mut outputs = Outputs::default();
         let ended = self.run(owner, &call, command, cancelled, &mut outputs, "run the code").await?;
-        outputs.into_result(ended, limit, ended.duration)
+        let duration = ended.duration;
+        outputs.into_result(&ended, limit, duration)
     }
 
     /// Installs packages with what the environment's runtime installs them with, and reports what that says.
@@ -148,17 +150,25 @@ impl Execution {
                 user: step.user,
                 timeout: limit.saturating_sub(start.elapsed()),
                 limits: CommandLimits::default(),
+                keep_output_above_bytes: OUTPUT_BYTES_MAX,
             };
             let ended = self.run(owner, &call, command, cancelled, &mut outputs, "install the packages").await?;
+            let failed = ended.exit_code != 0 || ended.cause != EndCause::Exited;
             last = Some(ended);
-            if ended.exit_code != 0 || ended.cause != EndCause::Exited {
+            if failed {
                 break;
             }
         }
         // Every installer has a step; an empty list would be as good as nothing to do.
-        let ended =
-            last.unwrap_or(Ended { exit_code: 0, signal: None, cause: EndCause::Exited, duration: Duration::ZERO });
-        outputs.into_result(ended, limit, start.elapsed())
+        let ended = last.unwrap_or(Ended {
+            exit_code: 0,
+            signal: None,
+            cause: EndCause::Exited,
+            duration: Duration::ZERO,
+            stdout_file: None,
+            stderr_file: None,
+        });
+        outputs.into_result(&ended, limit, start.elapsed())
     }
 
     async fn run(
@@ -223,7 +233,7 @@ impl Outputs {
         }
     }
 
-    fn into_result(self, ended: Ended, limit: Duration, duration: Duration) -> Result<Executed, Fault> {
+    fn into_result(self, ended: &Ended, limit: Duration, duration: Duration) -> Result<Executed, Fault> {
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
         match ended.cause {
             EndCause::Exited | EndCause::OutOfMemory => {

@@ -9,7 +9,10 @@ use waggle_link::{FrameReader, FrameWriter, Opener, SendFault, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
 
 use super::fault::AgentFault;
-use crate::domain::ports::{CallFault, EndCause, Ended, Entry, PortFuture};
+use crate::domain::{
+    guest_path::GuestPath,
+    ports::{CallFault, EndCause, Ended, Entry, OutputFile, PortFuture},
+};
 
 /// How long the agent may take from a cancel to the last reply. Killing is a matter of milliseconds; output that is on
 /// its way comes first.
@@ -103,7 +106,20 @@ pub(super) fn ended(exited: reply::Exited) -> Ended {
         reply::Cause::Cancelled => EndCause::Cancelled,
         reply::Cause::Memory => EndCause::OutOfMemory,
     };
-    Ended { exit_code, signal, cause, duration: Duration::from_micros(exited.duration_us) }
+    let file = |file: Option<reply::OutputFile>| {
+        // The path is the guest's word: one that is none is as good as no file.
+        file.and_then(|file| {
+            Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
+        })
+    };
+    Ended {
+        exit_code,
+        signal,
+        cause,
+        duration: Duration::from_micros(exited.duration_us),
+        stdout_file: file(exited.stdout_file),
+        stderr_file: file(exited.stderr_file),
+    }
 }
 
 /// A folder's entry, in the domain's words.

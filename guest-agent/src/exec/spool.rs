@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Keeps a long output in a file in the guest, so that what the host could not show can be read on there.
+//!
+//! Short outputs never touch the disk. The file is bounded, and so is the number of such files: the oldest goes first.
+//! What can't be kept, for a full disk or the bound, is left out and told; the command does not notice.
+
+use std::{fs, io::Write, mem, path::PathBuf};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+use waggle_protocol::{
+    reply::OutputFile,
+    request::{Keep, User},
+};
+
+use crate::{guest::Served, temporary::TemporaryFile};
+
+/// Kept in memory before a file is made, in bytes: most outputs end before that.
+const MEMORY_BYTES: usize = 8 * 1024;
+
+/// Files with outputs that one machine keeps.
+pub(crate) const FILES_MAX: usize = 16;
+
+/// One output's keeper.
+pub(super) struct Spool {
+    keep: Keep,
+    extension: &'static str,
+    /// Taken, and not yet in the file.
+    pending: Vec<u8>,
+    file: Option<TemporaryFile>,
+    /// A write that is under way, with the file, and what it came to.
+    writing: Option<JoinHandle<(TemporaryFile, Option<u64>)>>,
+    kept_bytes: u64,
+    total_bytes: u64,
+    complete: bool,
+}
+
+impl Spool {
+    pub(super) fn new(keep: Keep, extension: &'static str) -> Self {
+        let pending = Vec::new();
+        Self { keep, extension, pending, file: None, writing: None, kept_bytes: 0, total_bytes: 0, complete: true }
+    }
+
+    /// Takes the next bytes, at once; [`Self::flush`] brings them to the file.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.total_bytes += bytes.len() as u64;
+        let room = self.keep.bytes_max.saturating_sub(self.kept_bytes + self.pending.len() as u64);
+        let taken = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.complete &= taken == bytes.len();
+        self.pending.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+    }
+
+    /// Writes what was taken, once there is enough of it to need a file. Dropping the future loses nothing.
+    pub(super) async fn flush(&mut self, served: &Served, user: User) {
+        self.settle().await;
+        if self.pending.is_empty() || (self.file.is_none() && self.pending.len() < MEMORY_BYTES) {
+            return;
+        }
+        let file = self.file.take().or_else(|| TemporaryFile::create(served, self.extension, user).ok());
+        let bytes = mem::take(&mut self.pending);
+        match file {
+            // A slow disk holds up this call alone.
+            Some(mut file) => {
+                self.writing = Some(spawn_blocking(move || {
+                    let whole = file.file().write_all(&bytes).is_ok();
+                    (file, whole.then_some(bytes.len() as u64))
+                }));
+            }
+            None => self.give_up(),
+        }
+        self.settle().await;
+    }
+
+    /// Waits for a write that is under way.
+    async fn settle(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
+        let written = writing.await;
+        self.writing = None;
+        match written {
+            Ok((file, Some(bytes))) => {
+                self.file = Some(file);
+                self.kept_bytes += bytes;
+            }
+            Ok((file, None)) => {
+                self.file = Some(file);
+                self.give_up();
+            }
+            Err(_panicked) => self.give_up(),
+        }
+    }
+
+    /// Keeps what is in the file, and takes no more.
+    fn give_up(&mut self) {
+        self.complete = false;
+        self.keep.bytes_max = self.kept_bytes;
+        self.pending = Vec::new();
+    }
+
+    /// The file, if the output was long enough to need one.
+    pub(super) async fn finish(mut self, served: &Served, user: User) -> Option<OutputFile> {
+        if self.total_bytes <= self.keep.above_bytes {
+            return None;
+        }
+        self.flush(served, user).await;
+        let file = self.file?;
+        let told = OutputFile { path: file.guest_path(), bytes: self.kept_bytes, complete: self.complete };
+        served.outputs.add(file.keep()?);
+        Some(told)
+    }
+}
+
+/// The files with outputs that a machine keeps, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct KeptOutputs(std::sync::Mutex<std::collections::VecDeque<PathBuf>>);
+
+impl KeptOutputs {
+    fn add(&self, file: PathBuf) {
+        let mut files = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        files.push_back(file);
+        while files.len() > FILES_MAX {
+            if let Some(oldest) = files.pop_front() {
+                // The guest may have removed it itself.
+                let _removed = fs::remove_file(oldest);
+            }
+        }
+    }
+}
