@@ -3,7 +3,7 @@
 //! The one task that polls a yamux connection, and the handles that its users hold.
 //!
 //! On a link only one side opens streams. One that comes from the other side ends the link, and so does anything else
-//! that breaks yamux's rules.
+//! that breaks the rules: see [`crate::Breach`].
 
 use std::{
     future::poll_fn,
@@ -16,10 +16,13 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
-use waggle_protocol::{CALLS_MAX, CHUNK_BYTES_MAX};
-use yamux::{Config, Connection, Mode};
+use waggle_protocol::CALLS_MAX;
+use yamux::{Config, Connection, ConnectionError, FrameDecodeError, Mode};
 
-use crate::Pump;
+use crate::{
+    Pump,
+    rules::{Breach, Rules},
+};
 
 /// One stream of a link. Dropping it resets it, unless it was finished.
 pub type Stream = Compat<yamux::Stream>;
@@ -38,6 +41,10 @@ const LINK_WINDOW_BYTES: usize = STREAMS_MAX * STREAM_WINDOW_BYTES;
 /// room for its control frames.
 const PUMP_BYTES_MAX: usize = CALLS_MAX * STREAM_WINDOW_BYTES + 1024 * 1024;
 
+/// What a stream sends in a piece, in bytes: yamux's own default. Ten pieces of each stream can wait to be written, so a
+/// peer that grants every stream all the credit there is and then stops reading makes this side keep 5 MiB, no more.
+const PIECE_BYTES: usize = 16 * 1024;
+
 /// Streams that wait to be opened or taken; above it openers wait.
 const QUEUE: usize = CALLS_MAX;
 
@@ -47,11 +54,17 @@ pub enum LinkFault {
     /// The other side closed the connection.
     #[error("the other side closed the link")]
     Closed,
-    /// The connection broke, or the other side broke yamux's rules.
+    /// The connection broke, or something else than yamux came over it.
     #[error("the link failed: {message}")]
     Failed {
         /// What yamux said.
         message: String,
+    },
+    /// The other side broke the link's rules.
+    #[error("{breach}")]
+    Breach {
+        /// Which one.
+        breach: Breach,
     },
     /// The other side opened a stream that was not its to open.
     #[error("the other side opened a stream on a link where only this side may")]
@@ -145,7 +158,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (end, ended) = watch::channel(None);
-    let mut connection = Connection::new(Pump::new(stream, PUMP_BYTES_MAX).compat(), config(), mode);
+    let rules = Rules::new(Pump::new(stream, PUMP_BYTES_MAX));
+    let mut connection = Connection::new(rules.compat(), config(), mode);
     let mut side = side;
     let task = tokio::spawn(async move {
         let fault = poll_fn(|cx| poll(&mut connection, &mut side, cx)).await;
@@ -158,7 +172,7 @@ fn config() -> Config {
     let mut config = Config::default();
     config.set_max_num_streams(STREAMS_MAX);
     config.set_max_connection_receive_window(Some(LINK_WINDOW_BYTES));
-    config.set_split_send_size(CHUNK_BYTES_MAX);
+    config.set_split_send_size(PIECE_BYTES);
     config
 }
 
@@ -168,7 +182,11 @@ enum Side {
     Accepts(mpsc::Sender<Stream>),
 }
 
-fn poll<S>(connection: &mut Connection<Compat<Pump<S>>>, side: &mut Side, cx: &mut Context<'_>) -> Poll<LinkFault>
+fn poll<S>(
+    connection: &mut Connection<Compat<Rules<Pump<S>>>>,
+    side: &mut Side,
+    cx: &mut Context<'_>,
+) -> Poll<LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -181,7 +199,7 @@ where
                 continue;
             }
             (Poll::Ready(Some(Err(fault))), _) => {
-                return Poll::Ready(LinkFault::Failed { message: fault.to_string() });
+                return Poll::Ready(why(&fault));
             }
             (Poll::Ready(None), _) => return Poll::Ready(LinkFault::Closed),
             (Poll::Pending, _) => {}
@@ -197,13 +215,29 @@ where
     }
 }
 
-fn open<S>(connection: &mut Connection<Compat<Pump<S>>>, cx: &mut Context<'_>) -> Result<Stream, LinkFault>
+fn open<S>(connection: &mut Connection<Compat<Rules<Pump<S>>>>, cx: &mut Context<'_>) -> Result<Stream, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match connection.poll_new_outbound(cx) {
         Poll::Ready(Ok(stream)) => Ok(stream.compat()),
-        Poll::Ready(Err(yamux::ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
-        Poll::Ready(Err(fault)) => Err(LinkFault::Failed { message: fault.to_string() }),
+        Poll::Ready(Err(ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
+        Poll::Ready(Err(fault)) => Err(why(&fault)),
+    }
+}
+
+fn why(fault: &ConnectionError) -> LinkFault {
+    let broken = match fault {
+        ConnectionError::Io(fault) | ConnectionError::Decode(FrameDecodeError::Io(fault)) => Some(fault),
+        ConnectionError::Decode(_)
+        | ConnectionError::NoMoreStreamIds
+        | ConnectionError::Closed
+        | ConnectionError::TooManyStreams
+        | ConnectionError::InvalidWindowUpdate
+        | _ => None,
+    };
+    match broken.and_then(Breach::of) {
+        Some(breach) => LinkFault::Breach { breach },
+        None => LinkFault::Failed { message: fault.to_string() },
     }
 }

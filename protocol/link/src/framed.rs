@@ -5,7 +5,10 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task::coop,
+};
 use waggle_protocol::frame::{self, FrameFault, PREFIX_BYTES};
 
 /// Reads messages.
@@ -46,6 +49,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Errors
     /// [`ReceiveFault`]; the stream is of no use after one.
     pub async fn receive<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, ReceiveFault> {
+        // A peer that sends faster than its messages are read would keep this task from ever stopping to look at
+        // anything else, its own time-out included: yamux's streams know no budget.
+        coop::consume_budget().await;
         if !self.fill().await? {
             return Ok(None);
         }

@@ -6,6 +6,7 @@
 //!   FrameReader / FrameWriter     messages, cancel-safe
 //!   yamux::Stream                 one a call, with its own window
 //!   Driver                        the one task that polls the connection
+//!   Rules                         ends a link whose peer breaks them
 //!   Pump                          keeps reading while a write is blocked
 //!   vsock, Unix socket, pipe
 //! ```
@@ -16,8 +17,10 @@ mod driver;
 mod framed;
 mod greet;
 mod pump;
+mod rules;
 
 pub use driver::{Acceptor, LinkFault, Opener, Stream};
 pub use framed::{FrameReader, FrameWriter, ReceiveFault, SendFault};
 pub use greet::{GreetFault, answer_preamble, present};
 pub use pump::Pump;
+pub use rules::Breach;
