@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that are not ours, and images that are not images."""
 
+import hashlib
+import json
 import pathlib
 import shutil
 import struct
+
+import pytest
 
 from server import ROOT, image
 
@@ -24,6 +28,47 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
             assert await tools.text("read_file", environment_id=one, path="note") == "hello"
             # It holds no package manager.
             assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"waggle.agent.protocol": "999", "waggle.agent.path": "/bin/busybox"},
+        {"waggle.agent.protocol": "1", "waggle.agent.path": "/no/such/agent"},
+        # It starts, and goes at once: it knows no applet of the name `serve`.
+        {"waggle.agent.protocol": "1", "waggle.agent.path": "/bin/busybox"},
+    ],
+    ids=["another version", "missing", "goes at once"],
+)
+async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts(serve, tmp_path, labels):
+    layout = tmp_path / "image"
+    shutil.copytree(ROOT / "target/images/foreign", layout)
+    relabel(layout, labels)
+    server = serve(IMAGE_SHELL=f"oci:{layout}", IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        assert made["agent_origin"] == "host"
+        ran = await tools.call("execute", environment_id=made["environment_id"], code="echo served")
+        assert ran["stdout"] == "served\n"
+
+
+def relabel(layout, labels):
+    """Gives an image other labels: a new configuration, a manifest for it, and an index for that."""
+
+    def blob(descriptor):
+        return layout / "blobs" / descriptor["digest"].replace(":", "/")
+
+    def replace(descriptor, change):
+        content = json.loads(blob(descriptor).read_bytes())
+        change(content)
+        data = json.dumps(content).encode()
+        descriptor["digest"] = "sha256:" + hashlib.sha256(data).hexdigest()
+        descriptor["size"] = len(data)
+        blob(descriptor).write_bytes(data)
+
+    index = json.loads((layout / "index.json").read_bytes())
+    for manifest in index["manifests"]:
+        replace(manifest, lambda content: replace(content["config"], lambda config: config["config"].update(Labels=labels)))
+    (layout / "index.json").write_text(json.dumps(index))
 
 
 def test_the_agent_is_static():
