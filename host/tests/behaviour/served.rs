@@ -138,6 +138,20 @@ impl Served {
         self.alive.load(Ordering::SeqCst)
     }
 
+    /// Waits until some progress has been heard: the client hands it to its listener beside the answers.
+    pub(crate) async fn until_heard(&self) -> Vec<(f64, Option<f64>, String)> {
+        let heard = async {
+            loop {
+                let heard = self.heard.lock().unwrap().clone();
+                if !heard.is_empty() {
+                    return heard;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(STUCK, heard).await.expect("some progress")
+    }
+
     /// Waits until so many machines are there.
     pub(crate) async fn until_alive(&self, count: usize) {
         let reached = async {
