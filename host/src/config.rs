@@ -23,6 +23,7 @@ use crate::{
     domain::{
         defences::Relaxed,
         image::ImageRef,
+        ports::CommandLimits,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
     service::execution::OperatorCommands,
@@ -104,6 +105,15 @@ pub struct Settings {
     /// Time-out of a call of install_packages
     #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub install_timeout: Duration,
+    /// Most processes and threads of one call
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=8192), value_name = "COUNT")]
+    pub exec_pids: u32,
+    /// Most open files of one process
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576), value_name = "COUNT")]
+    pub exec_open_files: u32,
+    /// Most memory of one call, in MiB [default: what the environment has]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_048_576), value_name = "MIB")]
+    pub exec_memory_mb: Option<u32>,
     /// Defences inside the guests to switch off, separated by commas: namespaces, capabilities, no-new-privileges,
     /// filter, or all
     #[arg(long, default_value = "", value_name = "DEFENCES", hide_default_value = true)]
@@ -222,6 +232,16 @@ impl Settings {
             return Err(format!("--default-exec-timeout ({default}) is above --max-exec-timeout ({max})"));
         }
         Ok(())
+    }
+
+    /// What one call may use.
+    #[must_use]
+    pub fn command_limits(&self) -> CommandLimits {
+        CommandLimits {
+            memory_bytes: self.exec_memory_mb.map(|mib| u64::from(mib) * 1024 * 1024),
+            pids: Some(self.exec_pids),
+            open_files: Some(self.exec_open_files),
+        }
     }
 
     /// The operator's commands.

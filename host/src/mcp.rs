@@ -47,6 +47,10 @@ pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// message, so it must not be less.
 const SESSION_IDLE: Duration = Duration::from_secs(10 * 60);
 
+/// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer, a
+/// reader that stalls would stall every other call of its session.
+const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
+
 /// The list of tools changes with the program only, so a client need not ask again soon.
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
 
@@ -191,6 +195,7 @@ pub type Endpoint = StreamableHttpService<Tools, LocalSessionManager>;
 pub fn endpoint(tools: Tools, hosts: Vec<String>, call_max: Duration, stop: CancellationToken) -> Endpoint {
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(call_max + SESSION_IDLE);
+    sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
     let origins = hosts.iter().map(|host| format!("http://{host}:*")).collect::<Vec<_>>();
     // With JSON, a stateless call is answered by one document, but by a stream as soon as it reports progress.
     let config = StreamableHttpServerConfig::default()

@@ -63,6 +63,7 @@ impl Waggle {
             exec_timeout_default: settings.default_exec_timeout,
             exec_timeout_max: settings.max_exec_timeout,
             install_timeout: settings.install_timeout,
+            limits: settings.command_limits(),
             commands: settings.commands(),
         };
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);

@@ -156,7 +156,12 @@ fn start_child(
     let mut command = Command::new(program);
     command.args(arguments).args(script);
     command.env_clear().envs(served.command_env(request.user == User::Root)).envs(request.env.iter().cloned());
-    command.current_dir(served.place(&working_directory(request)));
+    let folder = served.place(&working_directory(request));
+    // What the system says of a missing program and of a missing folder is the same.
+    let failed =
+        |source| fault_of(&source, &format!("failed to enter the working directory {}", working_directory(request)));
+    std::fs::metadata(&folder).map_err(failed)?;
+    command.current_dir(folder);
     command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
     command.process_group(0).kill_on_drop(true);
     let child = command.spawn().map_err(|source| fault_of(&source, &format!("failed to start {program}")))?;

@@ -157,7 +157,7 @@ impl Inner {
         // A create that is dropped undoes itself.
         let environment = tokio::select! {
             created = self.environments.create(new, Box::new(stages)) => created?,
-            () = caller.cancelled.cancelled() => return Err(CallerFault::Cancelled.into()),
+            () = caller.cancelled.cancelled() => return Err(CallerFault::Cancelled { executed: None }.into()),
         };
         results::object(&Created {
             agent_origin: environment.agent_origin.map_or("", origin),

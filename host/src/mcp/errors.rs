@@ -10,7 +10,9 @@ use rmcp::{
     model::{CallToolResult, ContentBlock, JsonObject, MetaObject},
 };
 
-use super::arguments::ArgumentsFault;
+use serde_json::Value;
+
+use super::{arguments::ArgumentsFault, execution_tools::CommandResult};
 use crate::service::fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain};
 
 /// Where a result carries the kind of its error.
@@ -52,8 +54,14 @@ impl From<CallerFault> for Failure {
 /// Answers a call that has failed.
 pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
-        Failure::Arguments(fault) => Ok(for_caller(fault.to_string(), "invalid_argument")),
-        Failure::Service(Fault::Caller(fault)) => Ok(for_caller(fault.to_string(), fault.kind())),
+        Failure::Arguments(fault) => Ok(for_caller(fault.to_string(), "invalid_argument", None)),
+        Failure::Service(Fault::Caller(fault)) => {
+            let stopped = fault.executed().map(CommandResult::of).map(serde_json::to_value).transpose();
+            match stopped {
+                Ok(stopped) => Ok(for_caller(fault.to_string(), fault.kind(), stopped)),
+                Err(source) => into_reply(tool, Failure::Result(source)),
+            }
+        }
         Failure::Service(Fault::Server(fault)) => Err(for_operator(tool, &fault)),
         Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
     }
@@ -64,9 +72,12 @@ pub(super) fn panicked(tool: &str) -> ErrorData {
     internal(tool, format!("{tool} panicked; the server's log has more"))
 }
 
-fn for_caller(message: String, kind: &'static str) -> CallToolResult {
+/// A sentence for the model, a word for programs, and what a command had come to that was stopped.
+fn for_caller(message: String, kind: &'static str, stopped: Option<Value>) -> CallToolResult {
     let meta = JsonObject::from_iter([(KIND_META.to_owned(), kind.into())]);
-    CallToolResult::error(vec![ContentBlock::text(message)]).with_meta(Some(MetaObject(meta)))
+    let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]).with_meta(Some(MetaObject(meta)));
+    reply.structured_content = stopped;
+    reply
 }
 
 fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `execute`, `install_packages`.
 
+use std::collections::BTreeMap;
+
 use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +16,16 @@ use super::{
     results,
 };
 use crate::{
-    domain::output::LostRange,
-    service::execution::{Code, Executed},
+    domain::{
+        guest_path::GuestPath,
+        output::LostRange,
+        ports::{EndCause, OutputStream},
+        variables::Variables,
+    },
+    service::{
+        execution::{Code, Executed, Watcher},
+        fault::ArgumentFault,
+    },
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -29,22 +39,12 @@ pub(super) struct ExecuteArguments {
     language: Option<RuntimeArgument>,
     /// The code and everything that it started are killed after so many seconds; 30 if left out, at most 300.
     timeout_seconds: Option<f64>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-struct ExecuteResult {
-    /// From start to exit, as measured in the environment.
-    duration_ms: u64,
-    /// 0 for success; 128 + n if signal n ended it.
-    exit_code: i32,
-    stderr: String,
-    /// Bytes of stderr that were left out of a long output, if any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stderr_lost: Option<Lost>,
-    stdout: String,
-    /// Bytes of stdout that were left out of a long output, if any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stdout_lost: Option<Lost>,
+    /// What the code reads from its standard input; at most 10 MiB. Nothing if left out.
+    stdin: Option<String>,
+    /// The folder that the code starts in, absolute or relative to /home/sandbox, which it is if left out.
+    working_directory: Option<String>,
+    /// Environment variables for this call, by name; at most 256 of 64 KiB together. PATH cannot be set.
+    environment: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -56,18 +56,42 @@ pub(super) struct InstallArguments {
     packages: String,
 }
 
+/// How a command ended. Keys that say something out of the ordinary are absent otherwise.
 #[derive(Debug, Serialize, JsonSchema)]
-struct InstallResult {
-    /// The package manager's: 0 for success.
+pub(super) struct CommandResult<'a> {
+    /// True if the call was cancelled, upon which everything that it had started was killed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    cancelled: bool,
+    /// From start to exit, as measured in the environment.
+    duration_ms: u64,
+    /// 0 for success; 128 + n if signal n ended it.
     exit_code: i32,
-    stderr: String,
+    /// True if it needed more memory than it may have, upon which the kernel killed some of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    out_of_memory: bool,
+    /// The number of the signal that ended it, if one did: 9 for KILL, 11 for SEGV, 15 for TERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
+    stderr: &'a str,
+    /// The file in the environment that a long stderr was kept in, if any: read on there with read_file and offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_file: Option<&'a str>,
     /// Bytes of stderr that were left out of a long output, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_lost: Option<Lost>,
-    stdout: String,
+    stdout: &'a str,
+    /// The file in the environment that a long stdout was kept in, if any: read on there with read_file and offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_file: Option<&'a str>,
     /// Bytes of stdout that were left out of a long output, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_lost: Option<Lost>,
+    /// True if its time-out passed, upon which everything that it had started was killed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    timed_out: bool,
 }
 
 /// A range of bytes, up to but not including `to`.
@@ -78,17 +102,46 @@ struct Lost {
     to: u64,
 }
 
+impl<'a> CommandResult<'a> {
+    pub(super) fn of(executed: &'a Executed) -> Self {
+        let Executed { ended, stdout, stderr } = executed;
+        Self {
+            cancelled: ended.cause == EndCause::Cancelled,
+            duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            exit_code: ended.exit_code,
+            out_of_memory: ended.cause == EndCause::OutOfMemory,
+            signal: ended.signal,
+            stderr: &stderr.text,
+            stderr_file: ended.stderr_file.as_ref().map(|file| file.path.as_str()),
+            stderr_lost: stderr.lost.map(Lost::of),
+            stdout: &stdout.text,
+            stdout_file: ended.stdout_file.as_ref().map(|file| file.path.as_str()),
+            stdout_lost: stdout.lost.map(Lost::of),
+            timed_out: ended.cause == EndCause::TimedOut,
+        }
+    }
+}
+
+impl Lost {
+    fn of(range: LostRange) -> Self {
+        Self { from: range.from, to: range.to }
+    }
+}
+
 pub(super) fn execute() -> Tool {
     let tool = results::tool::<ExecuteArguments>(
         "execute",
         "Execute code",
         "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non-zero \
          exit code is a result, not an error. Each call is a process of its own in /home/sandbox: files stay, variables \
-         do not. Only what is printed comes back, so print what you want to see. Of a very long output the middle is \
-         left out. At the time-out everything that the call started is killed.",
+         do not. Only what is printed comes back, so print what you want to see. Of a very long output (above \
+         512 KiB) the middle is left out; stdout_file and stderr_file then name the files that have it, for read_file \
+         with offset and limit. At the time-out everything that the call started is killed. For what takes longer, or has to go on \
+         (a server), start it in the background and return: `nohup ./server >server.log 2>&1 &` in a shell call lives \
+         until the environment ends; look at its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
     );
-    results::with_result::<ExecuteResult>(tool)
+    results::with_result::<CommandResult<'static>>(tool)
 }
 
 pub(super) fn install_packages() -> Tool {
@@ -100,7 +153,7 @@ pub(super) fn install_packages() -> Tool {
          printed and its exit code. One name that is not allowed refuses the whole call.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(true),
     );
-    results::with_result::<InstallResult>(tool)
+    results::with_result::<CommandResult<'static>>(tool)
 }
 
 impl Inner {
@@ -111,18 +164,14 @@ impl Inner {
             language: arguments.language.map(Into::into),
             text: arguments.code,
             timeout_s: arguments.timeout_seconds,
+            stdin: arguments.stdin.unwrap_or_default(),
+            working_directory: arguments.working_directory.map(parse_folder).transpose()?,
+            variables: Variables::parse(arguments.environment.unwrap_or_default()).map_err(ArgumentFault::Variables)?,
         };
         caller.progress.stage(0, None, "running the code");
-        let Executed { exit_code, duration, stdout, stderr } =
-            self.execution.execute(&caller.owner, id, code, &caller.cancelled).await?;
-        results::object(&ExecuteResult {
-            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            exit_code,
-            stderr: stderr.text,
-            stderr_lost: stderr.lost.map(lost),
-            stdout: stdout.text,
-            stdout_lost: stdout.lost.map(lost),
-        })
+        let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
+        let executed = self.execution.execute(&caller.owner, id, code, watcher(caller, &hear)).await?;
+        results::object(&CommandResult::of(&executed))
     }
 
     pub(super) async fn install_packages(
@@ -133,18 +182,17 @@ impl Inner {
         let arguments: InstallArguments = arguments::read("install_packages", arguments)?;
         let id = parse_id(&arguments.environment_id)?;
         caller.progress.stage(0, None, "installing the packages");
-        let Executed { exit_code, stdout, stderr, .. } =
-            self.execution.install_packages(&caller.owner, id, &arguments.packages, &caller.cancelled).await?;
-        results::object(&InstallResult {
-            exit_code,
-            stderr: stderr.text,
-            stderr_lost: stderr.lost.map(lost),
-            stdout: stdout.text,
-            stdout_lost: stdout.lost.map(lost),
-        })
+        let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
+        let watcher = watcher(caller, &hear);
+        let executed = self.execution.install_packages(&caller.owner, id, &arguments.packages, watcher).await?;
+        results::object(&CommandResult::of(&executed))
     }
 }
 
-fn lost(range: LostRange) -> Lost {
-    Lost { from: range.from, to: range.to }
+fn watcher<'a>(caller: &'a Caller, hear: &'a (dyn Fn(OutputStream, &[u8]) + Send + Sync)) -> Watcher<'a> {
+    Watcher { cancelled: &caller.cancelled, hear }
+}
+
+fn parse_folder(path: String) -> Result<GuestPath, ArgumentFault> {
+    GuestPath::parse(path).map_err(|source| ArgumentFault::Path { name: "working_directory", source })
 }

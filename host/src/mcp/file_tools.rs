@@ -143,12 +143,12 @@ impl Inner {
 async fn unless_cancelled<T>(caller: &Caller, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Failure> {
     tokio::select! {
         outcome = call => Ok(outcome?),
-        () = caller.cancelled.cancelled() => Err(CallerFault::Cancelled.into()),
+        () = caller.cancelled.cancelled() => Err(CallerFault::Cancelled { executed: None }.into()),
     }
 }
 
 fn parse_path(path: String) -> Result<GuestPath, ArgumentFault> {
-    GuestPath::parse(path).map_err(ArgumentFault::Path)
+    GuestPath::parse(path).map_err(|source| ArgumentFault::Path { name: "path", source })
 }
 
 fn listed(entry: Entry) -> ListedFile {

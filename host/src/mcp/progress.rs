@@ -1,13 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tells a client that asked for it how far a long call is.
+//! Tells a client that asked for it how far a long call is, and what its command writes meanwhile.
 //!
 //! Reports run beside the call and never hold it up: a client that does not read makes its reports stop, not its call.
-//! Each stage counts one; a heartbeat goes a part of the way to the next, so that the numbers always grow.
+//! Each stage counts one; other reports go a part of the way to the next, so that the numbers always grow. The longer a
+//! call writes, the rarer it is reported: a call has a bounded number of reports of bounded size.
 
 use std::{
     convert::Infallible,
     future::{Future, pending},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,19 +18,38 @@ use rmcp::{
     model::{ProgressNotificationParam, ProgressToken},
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
+use crate::domain::{live_output::LiveOutput, ports::OutputStream};
+
+/// Most reports of one call: enough for an hour of output. A session's channel holds all of them, so that a client that
+/// does not read blocks no other call of its session.
+pub(super) const REPORTS_MAX: usize = 1024;
+
 /// Clients give up on silence after 60 s at the earliest; people sooner.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// A client that has not taken a report by then is not reading.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes stages; only the latest matters.
+/// Output of one report: more than a screen.
+const OUTPUT_BYTES_MAX: usize = 4 * 1024;
+
+/// Between two reports of output, at first: shorter looks no more alive.
+const OUTPUT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The interval doubles after so many reports of output: the first time after 16 s.
+const REPORTS_PER_INTERVAL: u32 = 64;
+
+/// Takes stages, of which only the latest matters, and output.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(watch::Sender<Stage>);
+pub(super) struct Progress {
+    stages: watch::Sender<Stage>,
+    /// None if nobody listens.
+    live: Option<Arc<Live>>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Stage {
@@ -37,47 +58,95 @@ struct Stage {
     message: &'static str,
 }
 
+/// Output that has not been reported yet.
+#[derive(Debug)]
+struct Live {
+    output: Mutex<LiveOutput>,
+    arrived: Notify,
+}
+
 impl Progress {
     /// Says that a stage begins: how many came before it, how many there are, and what it is.
     pub(super) fn stage(&self, done: u32, total: Option<u32>, message: &'static str) {
-        self.0.send_replace(Stage { done, total, message });
+        self.stages.send_replace(Stage { done, total, message });
+    }
+
+    /// Says what a command has written. Never waits for the client.
+    pub(super) fn output(&self, stream: OutputStream, bytes: &[u8]) {
+        if let Some(live) = &self.live {
+            live.with(|output| output.push(stream, bytes));
+            live.arrived.notify_one();
+        }
     }
 }
 
-/// The two ends: what takes stages, and what reports them until it is dropped.
+impl Live {
+    fn new() -> Self {
+        Self { output: Mutex::new(LiveOutput::with_limit(OUTPUT_BYTES_MAX)), arrived: Notify::new() }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut LiveOutput) -> T) -> T {
+        // Text is as good as it was when a holder of the lock panicked.
+        act(&mut self.output.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Resolves when there is output to report, but not before a time.
+    async fn due(&self, not_before: Instant) {
+        while self.with(|output| output.is_empty()) {
+            self.arrived.notified().await;
+        }
+        sleep_until(not_before).await;
+    }
+}
+
+/// The two ends: what takes stages and output, and what reports them until it is dropped.
 pub(super) fn channel(
     token: Option<ProgressToken>,
     peer: Peer<RoleServer>,
 ) -> (Progress, impl Future<Output = Infallible>) {
     let (sender, receiver) = watch::channel(Stage::default());
+    let live = token.is_some().then(|| Arc::new(Live::new()));
+    let progress = Progress { stages: sender, live: live.clone() };
     let report = async move {
-        if let Some(token) = token {
-            report(&token, &peer, receiver).await;
+        if let (Some(token), Some(live)) = (token, live) {
+            report(&token, &peer, receiver, &live).await;
         }
         pending().await
     };
-    (Progress(sender), report)
+    (progress, report)
 }
 
 /// Returns when there is nobody to report to any more.
-async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watch::Receiver<Stage>) {
+async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watch::Receiver<Stage>, live: &Live) {
     let start = Instant::now();
-    let mut beats: u32 = 0;
-    loop {
-        let changed = match timeout(HEARTBEAT, stages.changed()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(_)) => return,
-            Err(_) => false,
+    let mut next_output = start;
+    let (mut outputs, mut in_stage) = (0, 0);
+    for _ in 0..REPORTS_MAX {
+        let output = tokio::select! {
+            biased;
+            changed = stages.changed() => match changed {
+                Ok(()) => { in_stage = 0; None }
+                Err(_) => return,
+            },
+            () = live.due(next_output) => live.with(LiveOutput::take),
+            () = sleep(HEARTBEAT) => None,
         };
-        beats = if changed { 0 } else { beats.saturating_add(1) };
-        let Stage { done, total, message } = stages.borrow_and_update().clone();
-        let progress = f64::from(done) + part_of_stage(beats);
-        let mut note = ProgressNotificationParam::new(token.clone(), progress);
-        if let Some(total) = total {
-            note = note.with_total(f64::from(total));
-        }
-        let message =
-            if beats == 0 { message.to_owned() } else { format!("{message} ({} s)", start.elapsed().as_secs()) };
+        let stage = stages.borrow_and_update().clone();
+        let message = match output {
+            Some(output) => {
+                next_output = Instant::now() + interval_after(outputs);
+                outputs += 1;
+                output
+            }
+            None if in_stage == 0 => stage.message.to_owned(),
+            None => format!("{} ({} s)", stage.message, start.elapsed().as_secs()),
+        };
+        let note = ProgressNotificationParam::new(token.clone(), f64::from(stage.done) + part_of_stage(in_stage));
+        let note = match stage.total {
+            Some(total) => note.with_total(f64::from(total)),
+            None => note,
+        };
+        in_stage += 1;
         match timeout(REPORT_TIMEOUT, peer.notify_progress(note.with_message(message))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
@@ -85,9 +154,14 @@ async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watc
     }
 }
 
-/// Grows with every heartbeat and never reaches the next stage.
-fn part_of_stage(beats: u32) -> f64 {
-    f64::from(beats) / (f64::from(beats) + 1.0)
+/// From one report of output to the next, `before` of which have been sent.
+fn interval_after(before: u32) -> Duration {
+    OUTPUT_INTERVAL.saturating_mul(1_u32.checked_shl(before / REPORTS_PER_INTERVAL).unwrap_or(u32::MAX))
+}
+
+/// Grows with every report and never reaches the next stage.
+fn part_of_stage(reports: u32) -> f64 {
+    f64::from(reports) / (f64::from(reports) + 1.0)
 }
 
 #[cfg(test)]
@@ -99,5 +173,18 @@ mod tests {
         let parts: Vec<_> = (0..10_000).map(part_of_stage).collect();
         assert_eq!(parts[0], 0.0);
         assert!(parts.windows(2).all(|pair| pair[0] < pair[1] && pair[1] < 1.0));
+    }
+
+    #[test]
+    fn an_hour_of_output_and_heartbeats_is_reported_to_its_end() {
+        let mut outputs = 0;
+        let mut passed = Duration::ZERO;
+        while passed < Duration::from_secs(3600) {
+            passed += interval_after(outputs);
+            outputs += 1;
+        }
+        // At the worst, each silence that is as long as the heartbeat has one.
+        let beats = 3600 / HEARTBEAT.as_secs();
+        assert!(u64::from(outputs) + beats < REPORTS_MAX as u64, "{outputs} and {beats}");
     }
 }

@@ -236,7 +236,18 @@ impl Environments {
     }
 
     /// Why a call's machine went away under it.
-    pub(super) fn why_gone(&self, owner: &Principal, id: EnvironmentId) -> Fault {
+    pub(super) fn why_gone_under_call(&self, owner: &Principal, id: EnvironmentId) -> Fault {
+        match self.registry.repository.find(owner, id) {
+            Found::Known(known) if matches!(known.state(), State::Destroying | State::Destroyed) => {
+                CallerFault::DestroyedUnderCall { id }.into()
+            }
+            Found::Destroyed(_) => CallerFault::DestroyedUnderCall { id }.into(),
+            Found::Known(_) | Found::Unknown => self.why_gone(owner, id),
+        }
+    }
+
+    /// Why an environment takes no calls.
+    fn why_gone(&self, owner: &Principal, id: EnvironmentId) -> Fault {
         match self.registry.repository.find(owner, id) {
             Found::Known(known) if known.state() != State::Running => {
                 CallerFault::NotRunning { id, state: known.state() }.into()

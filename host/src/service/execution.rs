@@ -5,25 +5,34 @@
 //! Code travels as a file and is run by an interpreter, never through a shell. The agent in the guest enforces the
 //! time-outs; that no call waits for ever for a guest which answers nothing is the adapter's care.
 
+mod outcome;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::outcome::Executed;
+use self::outcome::Outputs;
 use super::{
     environments::{CountedCall, Environments},
-    fault::{ArgumentFault, CallerFault, Fault, OutputSoFar, ServerFault},
+    fault::{ArgumentFault, CallerFault, Fault, ServerFault},
 };
 use crate::domain::{
     environment::{EnvironmentId, Principal},
-    output::{OUTPUT_BYTES_MAX, Output, OutputWindow},
+    guest_path::GuestPath,
+    output::OUTPUT_BYTES_MAX,
     package_name::parse_packages,
     ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
     runtime::{ByRuntime, CommandLine, Runtime},
+    variables::Variables,
 };
 
 /// The largest piece of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
+
+/// The largest stdin of one call: as much as a file.
+pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// The operator's commands for one runtime, in place of what the guest has.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -43,6 +52,8 @@ pub struct ExecutionRules {
     pub exec_timeout_max: Duration,
     /// For an installation.
     pub install_timeout: Duration,
+    /// What one command and all that it starts may use.
+    pub limits: CommandLimits,
     /// By runtime.
     pub commands: ByRuntime<OperatorCommands>,
 }
@@ -63,19 +74,27 @@ pub struct Code {
     pub text: String,
     /// The default if absent, zero or negative.
     pub timeout_s: Option<f64>,
+    /// What it reads from its standard input.
+    pub stdin: String,
+    /// Where it starts; the home if there is none.
+    pub working_directory: Option<GuestPath>,
+    /// What its environment has besides.
+    pub variables: Variables,
 }
 
-/// A command that ended by itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Executed {
-    /// Its exit code; 128 + n for signal n.
-    pub exit_code: i32,
-    /// From spawn to exit, as the agent measured it.
-    pub duration: Duration,
-    /// What it wrote to its standard output.
-    pub stdout: Output,
-    /// What it wrote to its standard error.
-    pub stderr: Output,
+/// Who waits for a command.
+#[derive(Clone, Copy)]
+pub struct Watcher<'a> {
+    /// Cancelled when nobody waits any more.
+    pub cancelled: &'a CancellationToken,
+    /// Hears the output as it arrives. It must not block.
+    pub hear: &'a (dyn Fn(OutputStream, &[u8]) + Send + Sync),
+}
+
+impl std::fmt::Debug for Watcher<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").field("cancelled", &self.cancelled).finish_non_exhaustive()
+    }
 }
 
 impl Execution {
@@ -95,10 +114,11 @@ impl Execution {
         owner: &Principal,
         id: EnvironmentId,
         code: Code,
-        cancelled: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
         let limit = self.exec_timeout(code.timeout_s)?;
         check_code(&code.text)?;
+        check_stdin(&code.stdin)?;
         let call = self.environments.begin(owner, id).await?;
         let runtime = code.language.unwrap_or(call.call.environment.runtime);
         let operator = self.rules.commands.of(runtime).exec.as_ref();
@@ -106,18 +126,17 @@ impl Execution {
         let command = Command {
             argv,
             script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
-            stdin: Vec::new(),
-            env: Vec::new(),
-            working_directory: None,
+            stdin: code.stdin.into_bytes(),
+            env: code.variables.into_pairs(),
+            working_directory: code.working_directory,
             user: User::Sandbox,
             timeout: limit,
-            limits: CommandLimits::default(),
+            limits: self.rules.limits,
             keep_output_above_bytes: OUTPUT_BYTES_MAX,
         };
         let mut outputs = Outputs::default();
-        let ended = self.run(owner, &call, command, cancelled, &mut outputs, "run the code").await?;
-        let duration = ended.duration;
-        outputs.into_result(&ended, limit, duration)
+        let ended = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
+        outputs.into_result(ended, limit)
     }
 
     /// Installs packages with what the environment's runtime installs them with, and reports what that says.
@@ -129,7 +148,7 @@ impl Execution {
         owner: &Principal,
         id: EnvironmentId,
         packages: &str,
-        cancelled: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
         let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
         let call = self.environments.begin(owner, id).await?;
@@ -149,13 +168,13 @@ impl Execution {
                 working_directory: None,
                 user: step.user,
                 timeout: limit.saturating_sub(start.elapsed()),
-                limits: CommandLimits::default(),
+                limits: self.rules.limits,
                 keep_output_above_bytes: OUTPUT_BYTES_MAX,
             };
-            let ended = self.run(owner, &call, command, cancelled, &mut outputs, "install the packages").await?;
-            let failed = ended.exit_code != 0 || ended.cause != EndCause::Exited;
+            let ended = self.run(owner, &call, command, watcher, &mut outputs, "install the packages").await?;
+            let more = ended.exit_code == 0 && ended.cause == EndCause::Exited;
             last = Some(ended);
-            if failed {
+            if !more {
                 break;
             }
         }
@@ -168,7 +187,7 @@ impl Execution {
             stdout_file: None,
             stderr_file: None,
         });
-        outputs.into_result(&ended, limit, start.elapsed())
+        outputs.into_result(Ended { duration: start.elapsed(), ..ended }, limit)
     }
 
     async fn run(
@@ -176,12 +195,15 @@ impl Execution {
         owner: &Principal,
         call: &CountedCall,
         command: Command,
-        cancelled: &CancellationToken,
+        watcher: Watcher<'_>,
         outputs: &mut Outputs,
         operation: &'static str,
     ) -> Result<Ended, Fault> {
-        let mut on_output = |stream, bytes: &[u8]| outputs.push(stream, bytes);
-        let running = call.call.machine.exec(command, Box::pin(cancelled.cancelled()), &mut on_output);
+        let mut on_output = |stream, bytes: &[u8]| {
+            outputs.push(stream, bytes);
+            (watcher.hear)(stream, bytes);
+        };
+        let running = call.call.machine.exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
         await_guest(&self.environments, owner, call, operation, running).await
     }
 
@@ -211,40 +233,13 @@ pub(super) async fn await_guest<T>(
         Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),
         Err(CallFault::Gone { reason }) => {
             tracing::warn!(environment = %id, operation, reason, "machine went away under a call");
-            Err(environments.why_gone(owner, id))
+            Err(environments.why_gone_under_call(owner, id))
         }
         // An environment that is being ended breaks off its calls in the middle of a message.
-        Err(CallFault::Protocol { .. }) if !environments.is_running(owner, id) => Err(environments.why_gone(owner, id)),
+        Err(CallFault::Protocol { .. }) if !environments.is_running(owner, id) => {
+            Err(environments.why_gone_under_call(owner, id))
+        }
         Err(source @ CallFault::Protocol { .. }) => Err(ServerFault::Call { operation, id, source }.into()),
-    }
-}
-
-#[derive(Debug, Default)]
-struct Outputs {
-    stdout: OutputWindow,
-    stderr: OutputWindow,
-}
-
-impl Outputs {
-    fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
-        match stream {
-            OutputStream::Stdout => self.stdout.push(bytes),
-            OutputStream::Stderr => self.stderr.push(bytes),
-        }
-    }
-
-    fn into_result(self, ended: &Ended, limit: Duration, duration: Duration) -> Result<Executed, Fault> {
-        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
-        match ended.cause {
-            EndCause::Exited | EndCause::OutOfMemory => {
-                Ok(Executed { exit_code: ended.exit_code, duration, stdout, stderr })
-            }
-            EndCause::TimedOut => {
-                let output = OutputSoFar { stdout: stdout.text, stderr: stderr.text };
-                Err(CallerFault::TimedOut { after: limit, output }.into())
-            }
-            EndCause::Cancelled => Err(CallerFault::Cancelled.into()),
-        }
     }
 }
 
@@ -257,6 +252,18 @@ fn check_code(text: &str) -> Result<(), ArgumentFault> {
             name: "code",
             bytes: text.len(),
             bytes_max: CODE_BYTES_MAX,
+            advice: "; put data into files with write_file",
+        });
+    }
+    Ok(())
+}
+
+fn check_stdin(text: &str) -> Result<(), ArgumentFault> {
+    if text.len() > STDIN_BYTES_MAX {
+        return Err(ArgumentFault::TooLarge {
+            name: "stdin",
+            bytes: text.len(),
+            bytes_max: STDIN_BYTES_MAX,
             advice: "; put data into files with write_file",
         });
     }

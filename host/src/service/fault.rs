@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a service did not do what it was asked: for a reason that the caller can mend, or because the server failed.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, time::Duration};
 
+use super::execution::Executed;
 use crate::domain::{
     environment::{CALLS_MAX, EnvironmentId, EnvironmentIdFault, NameFault},
     guest_path::GuestPathFault,
@@ -12,6 +13,7 @@ use crate::domain::{
     ports::{CallFault, RefusalKind, StartFault},
     repository::{CapacityFault, DestroyReason},
     runtime::RuntimeFault,
+    variables::VariablesFault,
 };
 
 /// A request that was not fulfilled.
@@ -45,6 +47,15 @@ pub enum CallerFault {
         /// Why it went.
         reason: DestroyReason,
     },
+    /// It went while the call ran.
+    #[error(
+        "environment {id} was destroyed while the call ran, and all that the call had started ended with it; create a new \
+         one with create_environment"
+    )]
+    DestroyedUnderCall {
+        /// The id that was asked for.
+        id: EnvironmentId,
+    },
     /// There is one, but it takes no calls.
     #[error("environment {id} is not running: {}", hint(*state))]
     NotRunning {
@@ -67,18 +78,21 @@ pub enum CallerFault {
     Runtime(RuntimeFault),
     /// A command took too long.
     #[error(
-        "the time-out of {} s has passed, and everything that the call had started was stopped{output}",
+        "the time-out of {} s has passed, and everything that the call had started was stopped{executed}",
         after.as_secs_f64()
     )]
     TimedOut {
         /// The time-out.
         after: Duration,
-        /// What it had written until then.
-        output: OutputSoFar,
+        /// How it ended, and what it had written until then.
+        executed: Box<Executed>,
     },
     /// The caller cancelled the call.
-    #[error("the call was cancelled, and everything that it had started was stopped")]
-    Cancelled,
+    #[error("the call was cancelled, and everything that it had started was stopped{}", so_far(executed.as_deref()))]
+    Cancelled {
+        /// If it ran a command: how that ended, and what it had written until then.
+        executed: Option<Box<Executed>>,
+    },
     /// The guest's kernel, or the agent, said no.
     #[error("{message}")]
     Guest {
@@ -99,17 +113,40 @@ impl CallerFault {
         match self {
             Self::Argument(_) => "invalid_argument",
             Self::UnknownEnvironment { .. } => "environment_not_found",
-            Self::DestroyedEnvironment { .. } => "environment_destroyed",
+            Self::DestroyedEnvironment { .. } | Self::DestroyedUnderCall { .. } => "environment_destroyed",
             Self::NotRunning { .. } => "environment_not_running",
             Self::Capacity(_) => "capacity_reached",
             Self::Busy { .. } => "environment_busy",
             Self::Runtime(_) => "runtime_unavailable",
             Self::TimedOut { .. } => "timed_out",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled { .. } => "cancelled",
             Self::Guest { kind, .. } => refusal_kind(*kind),
             Self::ShuttingDown => "shutting_down",
         }
     }
+
+    /// The command that was stopped, if one was.
+    #[must_use]
+    pub fn executed(&self) -> Option<&Executed> {
+        match self {
+            Self::TimedOut { executed, .. } => Some(executed),
+            Self::Cancelled { executed } => executed.as_deref(),
+            Self::Argument(_)
+            | Self::UnknownEnvironment { .. }
+            | Self::DestroyedEnvironment { .. }
+            | Self::DestroyedUnderCall { .. }
+            | Self::NotRunning { .. }
+            | Self::Capacity(_)
+            | Self::Busy { .. }
+            | Self::Runtime(_)
+            | Self::Guest { .. }
+            | Self::ShuttingDown => None,
+        }
+    }
+}
+
+fn so_far(executed: Option<&Executed>) -> String {
+    executed.map(ToString::to_string).unwrap_or_default()
 }
 
 fn refusal_kind(kind: RefusalKind) -> &'static str {
@@ -156,8 +193,16 @@ pub enum ArgumentFault {
     #[error("name: {0}")]
     Name(NameFault),
     /// A path that is none.
-    #[error("path: {0}")]
-    Path(GuestPathFault),
+    #[error("{name}: {source}")]
+    Path {
+        /// The argument.
+        name: &'static str,
+        /// What is wrong with it.
+        source: GuestPathFault,
+    },
+    /// Variables that are none.
+    #[error("environment: {0}")]
+    Variables(VariablesFault),
     /// Packages that are none.
     #[error("packages: {0}")]
     Packages(PackagesFault),
@@ -197,26 +242,6 @@ impl From<ArgumentFault> for CallerFault {
 impl From<ArgumentFault> for Fault {
     fn from(fault: ArgumentFault) -> Self {
         Self::Caller(CallerFault::Argument(fault))
-    }
-}
-
-/// What a command had written when it was stopped.
-#[derive(Debug)]
-pub struct OutputSoFar {
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-impl fmt::Display for OutputSoFar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
-            if !text.is_empty() {
-                write!(f, "\n{name} until then:\n{text}")?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -113,6 +113,34 @@ async fn values_out_of_range_are_refused_with_their_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_command_can_be_started_with_is_refused() {
+    let served = serve(&[]).await;
+    for (arguments, message) in [
+        (
+            json!({"environment_id": NO_ONE, "code": "1", "stdin": "x".repeat(10 * 1024 * 1024 + 1)}),
+            "stdin: 10485761 bytes are too many; the maximum for one call is 10485760; put data into files with \
+             write_file",
+        ),
+        (
+            json!({"environment_id": NO_ONE, "code": "1", "environment": {"PATH": "/bin"}}),
+            "environment: PATH cannot be set, as the interpreter is found with it; set it in the code for what that \
+             starts",
+        ),
+        (
+            json!({"environment_id": NO_ONE, "code": "1", "environment": {"A=B": "c"}}),
+            "environment: \"A=B\" cannot name a variable; a name has letters, digits and _ and does not begin with a \
+             digit",
+        ),
+        (
+            json!({"environment_id": NO_ONE, "code": "1", "working_directory": ""}),
+            "working_directory: the path is empty; give an absolute one, or one relative to /home/sandbox",
+        ),
+    ] {
+        check(&served, "execute", arguments, "invalid_argument", message).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_environment_that_is_not_there_is_told_from_one_that_was() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
@@ -155,23 +183,6 @@ async fn files_that_cannot_be_read_say_why() {
     assert_eq!(kind, "not_a_directory");
     let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "missing"})).await;
     assert_eq!(kind, "not_found");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_time_out_stops_the_code_and_shows_what_it_said() {
-    let served = serve(&[]).await;
-    let id = served.create("shell").await;
-    let code = "echo before; sleep 100; echo after";
-    let arguments = json!({"environment_id": id, "code": code, "timeout_seconds": 0.5});
-    check(
-        &served,
-        "execute",
-        arguments,
-        "timed_out",
-        "the time-out of 0.5 s has passed, and everything that the call had started was stopped\nstdout until \
-         then:\nbefore\n",
-    )
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

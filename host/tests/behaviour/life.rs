@@ -77,41 +77,6 @@ async fn an_idle_environment_goes_and_a_busy_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn destroying_an_environment_ends_its_calls() {
-    let served = serve(&[]).await;
-    let id = served.create("shell").await;
-    let execute = served.refused("execute", json!({"environment_id": id, "code": "touch started; sleep 100"}));
-    let destroy = async {
-        while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
-        served.call("destroy_environment", json!({"environment_id": id})).await
-    };
-    let started = Instant::now();
-    let ((text, kind), _) = tokio::join!(execute, destroy);
-    assert!(["environment_destroyed", "environment_not_running"].contains(&kind.as_str()), "{text}");
-    assert!(started.elapsed() < Duration::from_secs(20));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_call_stops_what_it_started() {
-    let served = serve(&[]).await;
-    let id = served.create("shell").await;
-    let code = "touch started; sleep 1; touch survived";
-    let arguments = json!({"environment_id": id, "code": code}).as_object().unwrap().clone();
-    let request =
-        ClientRequest::CallToolRequest(Request::new(CallToolRequestParams::new("execute").with_arguments(arguments)));
-    let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
-    while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
-    handle.cancel(None).await.unwrap();
-    sleep(Duration::from_millis(1500)).await;
-    let listed = served.call("list_files", json!({"environment_id": id})).await;
-    assert_eq!(listed["count"], 1, "{listed}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
     let mut served = serve(&[]).await;
     let id = served.create("shell").await;

@@ -6,7 +6,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod bad_input;
+mod cancelling;
+mod commands;
 mod life;
+mod live;
 mod machines;
+mod raw;
 mod served;
 mod story;

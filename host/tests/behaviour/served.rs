@@ -29,7 +29,7 @@ use waggle::{
 use crate::machines::{BROKEN, ENDLESS, InProcess};
 
 /// How long a stuck test waits before it says so.
-const STUCK: Duration = Duration::from_secs(30);
+pub(crate) const STUCK: Duration = Duration::from_secs(30);
 
 /// What a client heard of progress: progress, total, message.
 pub(crate) type Heard = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;

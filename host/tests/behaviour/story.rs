@@ -79,7 +79,10 @@ async fn an_operators_command_installs_packages() {
     let served = serve(&["--runtime-shell-install-command", "/usr/bin/echo would install"]).await;
     let id = served.create("shell").await;
     let installed = served.call("install_packages", json!({"environment_id": id, "packages": "jq  ripgrep==14"})).await;
-    assert_eq!(installed, json!({"exit_code": 0, "stderr": "", "stdout": "would install jq ripgrep==14\n"}));
+    assert_eq!(
+        (&installed["exit_code"], &installed["stdout"], &installed["stderr"]),
+        (&json!(0), &json!("would install jq ripgrep==14\n"), &json!(""))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,18 +95,6 @@ async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
     let block = serde_json::to_value(&read.content[0]).unwrap();
     assert_eq!(block["resource"]["blob"], "/wCA");
     assert_eq!(block["resource"]["uri"], "file:///home/sandbox/raw.bin");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_output_loses_its_middle_and_says_which() {
-    let served = serve(&[]).await;
-    let id = served.create("shell").await;
-    let code = "head -c 1000000 /dev/zero | tr '\\0' x; echo end";
-    let executed = served.call("execute", json!({"environment_id": id, "code": code})).await;
-    assert_eq!(executed["stdout_lost"], json!({"from": 262_144, "to": 1_000_004 - 262_144}));
-    let stdout = executed["stdout"].as_str().unwrap();
-    assert!(stdout.starts_with("xxx") && stdout.ends_with("end\n") && stdout.len() < 600_000);
-    assert_eq!(executed.get("stderr_lost"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

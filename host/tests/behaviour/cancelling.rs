@@ -1,0 +1,153 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Calls that nobody wants any more: the process ends, in every dialect and however the client says so.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    raw,
+    served::{STUCK, Served, serve},
+};
+
+/// A session that is closed gives its calls 5 s to answer before they are cancelled.
+const SESSION_DRAIN: Duration = Duration::from_secs(5);
+
+/// Writes its number, then waits with a child, both for longer than any test.
+const WAITING: &str = "echo $$ > new; mv new pid; sleep 1000 & sleep 1000";
+
+/// The same, in a flood of output.
+const FLOODING: &str = "echo $$ > new; mv new pid; sleep 1000 & while :; do head -c 100000 /dev/zero; done";
+
+/// The arguments of a call that only ends if it is ended.
+fn endless(id: &str, code: &str) -> Value {
+    json!({"environment_id": id, "code": code, "timeout_seconds": 200})
+}
+
+/// Waits until the command has written its number; it is the leader of its process group.
+async fn started(served: &Served, id: &str) -> u32 {
+    let written = async {
+        loop {
+            let read = served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
+            if read.is_error == Some(false) {
+                return read.content[0].as_text().unwrap().text.trim().parse().unwrap();
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, written).await.unwrap()
+}
+
+/// Waits until nothing of the process group is there any more.
+async fn until_gone(leader: u32) {
+    let gone = async {
+        while !members(leader).is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, gone).await.unwrap_or_else(|_| panic!("still there: {:?}", members(leader)));
+}
+
+/// The living processes of a group, from `/proc`.
+fn members(leader: u32) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let stats = processes.filter_map(|path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).ok());
+    let of_group = |stat: &String| {
+        // Behind the name in parentheses: state, parent, group.
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        fields[2] == leader.to_string() && fields[0] != "Z"
+    };
+    stats.filter(of_group).collect()
+}
+
+async fn check_cancelled<F: Future<Output = ()>>(
+    code: &str,
+    token: Option<&'static str>,
+    cancel: impl Fn(raw::Session, JoinHandle<reqwest::Response>) -> F,
+) {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let session = raw::Session::start(&served.url).await;
+    let answer = tokio::spawn(session.begin(7, "execute", &endless(&id, code), token));
+    let leader = started(&served, &id).await;
+    assert!(Path::new(&format!("/proc/{leader}")).exists());
+    cancel(session, answer).await;
+    until_gone(leader).await;
+    let executed = served.call("execute", json!({"environment_id": id, "code": "echo well"})).await;
+    assert_eq!(executed["stdout"], "well\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_notification_ends_the_command_with_its_children() {
+    for (code, token) in [(WAITING, None), (WAITING, Some("token")), (FLOODING, Some("token"))] {
+        check_cancelled(code, token, |session, answer| async move {
+            session.cancel(7).await;
+            // The answer ends without a result.
+            drop(answer);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_deleted_ends_its_commands() {
+    check_cancelled(WAITING, None, |session, _answer| async move {
+        session.delete().await;
+        sleep(SESSION_DRAIN).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_answer_ends_the_command_with_its_children() {
+    let served = serve(&[]).await;
+    for (code, token) in [(WAITING, None), (WAITING, Some("token")), (FLOODING, None), (FLOODING, Some("token"))] {
+        let id = served.create("shell").await;
+        let url = served.url.clone();
+        let arguments = endless(&id, code);
+        // The connection is closed with the future, or with the answer that has begun.
+        let (close, closed) = tokio::sync::oneshot::channel::<()>();
+        let client = tokio::spawn(async move {
+            let call = async {
+                let answer = raw::stateless_call(&url, "execute", &arguments, token).await;
+                std::future::pending::<()>().await;
+                drop(answer);
+            };
+            tokio::select! {
+                () = call => {}
+                _ = closed => {}
+            }
+        });
+        let leader = started(&served, &id).await;
+        close.send(()).unwrap();
+        client.await.unwrap();
+        until_gone(leader).await;
+        served.call("destroy_environment", json!({"environment_id": id})).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_an_environment_ends_its_calls_with_an_error_of_their_own() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let execute = served.refused("execute", endless(&id, WAITING));
+    let destroy = async {
+        let leader = started(&served, &id).await;
+        served.call("destroy_environment", json!({"environment_id": id})).await;
+        leader
+    };
+    let since = Instant::now();
+    let ((text, kind), leader) = tokio::join!(execute, destroy);
+    let expected = format!(
+        "environment {id} was destroyed while the call ran, and all that the call had started ended with it; create a new \
+         one with create_environment"
+    );
+    assert_eq!((text, kind.as_str()), (expected, "environment_destroyed"));
+    assert!(since.elapsed() < Duration::from_secs(20));
+    until_gone(leader).await;
+}

@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a command is started with, and what its result says.
+
+use serde_json::{Value, json};
+
+use crate::served::{Served, serve};
+
+/// Bytes of each end of an output that a result keeps.
+const END_BYTES: usize = 256 * 1024;
+
+async fn run(served: &Served, code: &str) -> Value {
+    let id = served.create("shell").await;
+    served.call("execute", json!({"environment_id": id, "code": code})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_gets_its_stdin_variables_and_folder() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    served.call("write_file", json!({"environment_id": id, "path": "work/here", "content": ""})).await;
+    let code = "ls; wc -c; printf '%s|%s' \"$GREETING\" \"$USER\"";
+    let arguments = json!({"environment_id": id, "code": code, "stdin": "x".repeat(3_000_000), "working_directory": "work",
+        "environment": {"GREETING": "grüß\n\"dich\"", "USER": "somebody"}});
+    let executed = served.call("execute", arguments).await;
+    assert_eq!(executed["stdout"], "here\n3000000\ngrüß\n\"dich\"|somebody");
+    let executed = served.call("execute", json!({"environment_id": id, "code": "cat; echo \"[$GREETING]\""})).await;
+    assert_eq!(executed["stdout"], "[]\n", "the next call has nothing of the last one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_not_there_is_named() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let arguments = json!({"environment_id": id, "code": "true", "working_directory": "nowhere"});
+    let (text, kind) = served.refused("execute", arguments).await;
+    assert_eq!(kind, "not_found");
+    assert!(text.contains("working directory /home/sandbox/nowhere"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_told_by_its_number() {
+    let served = serve(&[]).await;
+    let executed = run(&served, "echo out; kill -SEGV $$").await;
+    assert_eq!(
+        (&executed["exit_code"], &executed["signal"], &executed["stdout"]),
+        (&json!(139), &json!(11), &json!("out\n"))
+    );
+    let executed = run(&served, "exit 139").await;
+    assert_eq!((&executed["exit_code"], executed.get("signal")), (&json!(139), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_without_anything_special_has_no_more_keys_than_ever() {
+    let served = serve(&[]).await;
+    let executed = run(&served, "exit 3").await;
+    let keys: Vec<_> = executed.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["duration_ms", "exit_code", "stderr", "stdout"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "echo before; echo oops >&2; sleep 100; echo after";
+    let arguments = json!({"environment_id": id, "code": code, "timeout_seconds": 0.5});
+    let result = served.raw("execute", arguments).await.unwrap();
+    assert_eq!(result.is_error, Some(true));
+    assert_eq!(result.meta.unwrap().0["waggle/error"], "timed_out");
+    assert_eq!(
+        result.content[0].as_text().unwrap().text,
+        "the time-out of 0.5 s has passed, and everything that the call had started was stopped\n\
+         stdout until then:\nbefore\n\nstderr until then:\noops\n"
+    );
+    let object = result.structured_content.unwrap();
+    for (key, value) in [
+        ("timed_out", json!(true)),
+        ("exit_code", json!(137)),
+        ("signal", json!(9)),
+        ("stdout", json!("before\n")),
+        ("stderr", json!("oops\n")),
+    ] {
+        assert_eq!(object[key], value, "{key}");
+    }
+    let duration_ms = object["duration_ms"].as_u64().unwrap();
+    assert!((500..5000).contains(&duration_ms), "{duration_ms}");
+    assert_eq!(object.get("cancelled"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_output_loses_its_middle_and_says_which() {
+    let served = serve(&[]).await;
+    let executed = run(&served, "head -c 1000000 /dev/zero | tr '\\0' x; echo end").await;
+    assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 1_000_004 - END_BYTES}));
+    let stdout = executed["stdout"].as_str().unwrap();
+    assert!(stdout.starts_with("xxx") && stdout.ends_with("end\n") && stdout.len() < 600_000);
+    assert_eq!((executed.get("stderr_lost"), executed.get("stderr_file")), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_output_is_cut_between_characters() {
+    let served = serve(&[]).await;
+    // Three bytes each: no power of two lies between two of them.
+    let executed = run(&served, "printf '%0.s€' $(seq 300000)").await;
+    let lost = &executed["stdout_lost"];
+    assert_eq!(*lost, json!({"from": END_BYTES / 3 * 3, "to": 900_000 - END_BYTES / 3 * 3}));
+    let stdout = executed["stdout"].as_str().unwrap();
+    assert!(!stdout.contains('\u{fffd}'));
+    assert_eq!(stdout.matches('€').count(), 2 * (END_BYTES / 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_output_that_is_no_text_is_counted_in_its_own_bytes() {
+    let served = serve(&[]).await;
+    let executed = run(&served, "head -c 600000 /dev/zero | tr '\\0' '\\377'").await;
+    assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 600_000 - END_BYTES}));
+    assert_eq!(executed["stdout"].as_str().unwrap().matches('\u{fffd}').count(), 2 * END_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_limit_of_open_files_holds_for_each_call() {
+    // The agent that works as its caller sets no limits: only that the setting is taken can be seen here.
+    let served = serve(&["--exec-pids", "64", "--exec-open-files", "64", "--exec-memory-mb", "64"]).await;
+    assert_eq!(run(&served, "echo ok").await["stdout"], "ok\n");
+}

@@ -1,0 +1,88 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Output that is told while its command runs, and clients that do not listen.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    raw,
+    served::{STUCK, Served, serve},
+};
+
+fn heard(served: &Served) -> Vec<String> {
+    served.heard.lock().unwrap().iter().map(|(_, _, message)| message.clone()).collect()
+}
+
+async fn until_heard(served: &Served, text: &str) {
+    let heard = async {
+        while !heard(served).concat().contains(text) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, heard).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_told_while_the_command_runs() {
+    let served = serve(&["--runtime-shell-install-command", "/bin/sh install.sh"]).await;
+    let id = served.create("shell").await;
+    // It goes on once the test has heard of it.
+    let code = "echo step-1; while [ ! -e heard ]; do sleep 0.01; done; echo step-2 >&2";
+    let execute = served.call("execute", json!({"environment_id": id, "code": code}));
+    let go_on = async {
+        until_heard(&served, "step-1\n").await;
+        served.call("write_file", json!({"environment_id": id, "path": "heard", "content": ""})).await;
+    };
+    let (executed, ()) = tokio::join!(execute, go_on);
+    assert_eq!((&executed["stdout"], &executed["stderr"]), (&json!("step-1\n"), &json!("step-2\n")));
+
+    let install = json!({"environment_id": id, "path": "install.sh", "content": "echo \"unpacking $1\"; sleep 0.3"});
+    served.call("write_file", install).await;
+    served.call("install_packages", json!({"environment_id": id, "packages": "jq"})).await;
+    assert!(heard(&served).contains(&"unpacking jq\n".to_owned()), "{:?}", heard(&served));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_of_a_call_grow_and_are_bounded() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let session = raw::Session::start(&served.url).await;
+    let code = "for i in 1 2 3; do head -c 3000000 /dev/zero | tr '\\0' x; printf '€€€'; sleep 0.3; done";
+    let answer = session.call(7, "execute", &json!({"environment_id": id, "code": code}), Some("watch")).await;
+    let stream = timeout(STUCK, answer.text()).await.unwrap().unwrap();
+    let messages = stream.lines().filter_map(|line| line.strip_prefix("data: {")).map(|rest| format!("{{{rest}"));
+    let messages: Vec<Value> = messages.map(|text| serde_json::from_str(&text).unwrap()).collect();
+    let (result, reports) = messages.split_last().unwrap();
+    assert_eq!(result["result"]["structuredContent"]["exit_code"], 0);
+    let numbers: Vec<_> = reports.iter().map(|report| report["params"]["progress"].as_f64().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    assert!((3..20).contains(&numbers.len()), "{numbers:?}");
+    let texts: Vec<_> = reports.iter().map(|report| report["params"]["message"].as_str().unwrap()).collect();
+    let longest = texts.iter().map(|text| text.len()).max().unwrap();
+    assert!((1000..4200).contains(&longest), "{longest}");
+    assert!(texts.iter().any(|text| text.contains(" bytes left out here]\n") && text.ends_with("x€€€")), "{texts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_holds_up_neither_its_command_nor_its_session() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let session = raw::Session::start(&served.url).await;
+    // Each report is as large as it can be, and the client's buffer as small.
+    let code = "for i in $(seq 40); do head -c 100000 /dev/zero | tr '\\0' x; sleep 0.05; done; touch ended; sleep 100";
+    let unread = session.call_unread(7, "execute", &json!({"environment_id": id, "code": code}), "watch").await;
+    let ended = async {
+        while !served.call("list_files", json!({"environment_id": id})).await.to_string().contains("ended") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(STUCK, ended).await.unwrap();
+    let arguments = json!({"environment_id": id, "code": "echo well"});
+    let other = session.call(8, "execute", &arguments, None);
+    let text = timeout(STUCK, async { other.await.text().await.unwrap() }).await.unwrap();
+    assert!(text.contains("well"), "{text}");
+    drop(unread);
+}

@@ -1,0 +1,112 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Clients that do what no client library does: leave in the middle, or do not read.
+
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+};
+
+const SESSION_VERSION: &str = "2025-11-25";
+const STATELESS_VERSION: &str = "2026-07-28";
+const SESSION_HEADER: &str = "mcp-session-id";
+
+fn post(url: &str, version: &str, body: &Value) -> RequestBuilder {
+    let request = Client::new().post(url).header("content-type", "application/json");
+    let request = request.header("accept", "application/json, text/event-stream");
+    request.header("mcp-protocol-version", version).body(body.to_string())
+}
+
+fn tool_call(id: u32, tool: &str, arguments: &Value, meta: &Value) -> Value {
+    let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
+}
+
+/// A client of the dialect with sessions.
+pub(crate) struct Session {
+    url: String,
+    id: String,
+}
+
+impl Session {
+    pub(crate) async fn start(url: &str) -> Self {
+        let about = json!({"name": "raw", "version": "1"});
+        let params = json!({"protocolVersion": SESSION_VERSION, "capabilities": {}, "clientInfo": about});
+        let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
+        let answer = post(url, SESSION_VERSION, &hello).send().await.unwrap();
+        let id = answer.headers()[SESSION_HEADER].to_str().unwrap().to_owned();
+        answer.text().await.unwrap();
+        let session = Self { url: url.to_owned(), id };
+        session.notify("notifications/initialized", json!({})).await;
+        session
+    }
+
+    async fn notify(&self, method: &str, params: Value) {
+        let note = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        let answer = post(&self.url, SESSION_VERSION, &note).header(SESSION_HEADER, &self.id).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 202);
+    }
+
+    /// Calls a tool; returns when the answer begins, its body unread. With a token, it is a stream.
+    pub(crate) async fn call(&self, id: u32, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
+        self.begin(id, tool, arguments, token).await
+    }
+
+    /// The same, to be awaited elsewhere.
+    pub(crate) fn begin(
+        &self,
+        id: u32,
+        tool: &str,
+        arguments: &Value,
+        token: Option<&str>,
+    ) -> impl Future<Output = Response> + Send + use<> {
+        let meta = token.map_or_else(|| json!({}), |token| json!({"progressToken": token}));
+        let call = post(&self.url, SESSION_VERSION, &tool_call(id, tool, arguments, &meta));
+        let sent = call.header(SESSION_HEADER, &self.id).send();
+        async move { sent.await.unwrap() }
+    }
+
+    /// Calls a tool and reads nothing of its answer, into a buffer as small as the system has them.
+    pub(crate) async fn call_unread(&self, id: u32, tool: &str, arguments: &Value, token: &str) -> TcpStream {
+        let body = tool_call(id, tool, arguments, &json!({"progressToken": token})).to_string();
+        let host = self.url.trim_start_matches("http://").trim_end_matches("/mcp");
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\naccept: application/json, \
+             text/event-stream\r\nmcp-protocol-version: {SESSION_VERSION}\r\n{SESSION_HEADER}: {}\r\n\
+             content-length: {}\r\n\r\n",
+            self.id,
+            body.len()
+        );
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        stream
+    }
+
+    pub(crate) async fn cancel(&self, id: u32) {
+        self.notify("notifications/cancelled", json!({"requestId": id})).await;
+    }
+
+    pub(crate) async fn delete(&self) {
+        let delete = Client::new().delete(&self.url).header(SESSION_HEADER, &self.id);
+        let answer = delete.header("mcp-protocol-version", SESSION_VERSION).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+    }
+}
+
+/// Calls a tool in the stateless dialect; dropping the future, or the answer, closes the connection.
+pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
+    let mut meta = json!({
+        "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+    });
+    if let Some(token) = token {
+        meta["progressToken"] = json!(token);
+    }
+    let call = post(url, STATELESS_VERSION, &tool_call(1, tool, arguments, &meta));
+    call.header("mcp-method", "tools/call").header("mcp-name", tool).send().await.unwrap()
+}
