@@ -160,10 +160,15 @@ pub struct Settings {
     /// Command that installs packages in shell environments
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_install_command: Option<CommandLine>,
-    /// What runs the machines
-    #[arg(long, default_value = "auto", value_parser = parse_backend, value_name = "auto|qemu")]
+    /// What runs the machines: krun is libkrun and needs KVM, qemu does without where it has to, and auto takes the best
+    /// that works
+    #[arg(long, default_value = "auto", value_parser = parse_backend, value_name = "auto|krun|qemu")]
     pub backend: Backend,
-    /// Folder with the guests' kernel: vmlinuz and modules [default: kernel/ in the data folder]
+    /// libkrunfw.so.5 with the kernel of libkrun's guests, or its folder [default: next to the program, else where the
+    /// system has libraries]
+    #[arg(long, value_name = "PATH")]
+    pub firmware: Option<PathBuf>,
+    /// Folder with the kernel of QEMU's guests: vmlinuz and modules [default: kernel/ in the data folder]
     #[arg(long, value_name = "FOLDER")]
     pub kernel: Option<PathBuf>,
     /// How much the machines say in the log, 0 to 5; above 3 it holds internals of the hypervisor
@@ -178,6 +183,8 @@ pub enum Backend {
     Auto,
     /// QEMU, with KVM where that works.
     Qemu,
+    /// libkrun.
+    Krun,
 }
 
 /// What a look-up for variables is.
@@ -351,8 +358,8 @@ fn parse_backend(text: &str) -> Result<Backend, String> {
     match text {
         "auto" => Ok(Backend::Auto),
         "qemu" => Ok(Backend::Qemu),
-        "krun" => Err("this version has no libkrun back end; there are auto and qemu".to_owned()),
-        _ => Err("there are auto and qemu".to_owned()),
+        "krun" => Ok(Backend::Krun),
+        _ => Err("there are auto, krun and qemu".to_owned()),
     }
 }
 

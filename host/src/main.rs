@@ -7,7 +7,7 @@ mod announce;
 use std::{
     error::Error,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -89,7 +89,7 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     if !settings.listen_addr.ip().is_loopback() {
         tracing::warn!(address = %settings.listen_addr, "anyone who reaches this address can use the server");
     }
-    let checks = checks(&images, &folders);
+    let checks = checks(&images, machines.kernel().to_owned());
     let server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines), checks, listener)?;
     announce::announce(server.address(), &images, &backend)?;
 
@@ -103,12 +103,15 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
 }
 
 async fn open_machines(settings: &Settings, folders: &Folders) -> Result<vmm::Vms, Box<dyn Error>> {
-    match settings.backend {
-        // QEMU is the one back end that there is.
-        Backend::Auto | Backend::Qemu => {}
-    }
     let vm_settings = vmm::VmSettings {
         data_dir: folders.data.clone(),
+        backend: match settings.backend {
+            Backend::Auto => vmm::WantedBackend::Auto,
+            Backend::Qemu => vmm::WantedBackend::Qemu,
+            Backend::Krun => vmm::WantedBackend::Krun,
+        },
+        firmware: settings.firmware.clone(),
+        log_level: settings.log_level,
         kernel_dir: folders.kernel.clone(),
         qemu: "qemu-system-x86_64".into(),
         vhost_device_vsock: "vhost-device-vsock".into(),
@@ -121,9 +124,8 @@ async fn open_machines(settings: &Settings, folders: &Folders) -> Result<vmm::Vm
 }
 
 /// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.
-fn checks(images: &ByRuntime<ImageRef>, folders: &Folders) -> Vec<Check> {
+fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
     let images = [images.python.clone(), images.node.clone(), images.shell.clone()];
-    let kernel = folders.kernel.join("vmlinuz");
     vec![
         Check { name: "images", look: Box::new(move || images.iter().try_for_each(image_is_there)) },
         Check { name: "kernel", look: Box::new(move || is_there(&kernel)) },

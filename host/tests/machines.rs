@@ -38,7 +38,7 @@ use waggle::{
     infra::{
         disks::Disks,
         images::ImageStore,
-        vmm::{OpenFault, VmSettings, Vms},
+        vmm::{OpenFault, VmSettings, Vms, WantedBackend},
     },
 };
 
@@ -195,6 +195,9 @@ async fn open(data: &Path, settings: VmSettings) -> Result<Vms, OpenFault> {
 fn settings(data: &Path) -> VmSettings {
     VmSettings {
         data_dir: data.to_owned(),
+        backend: WantedBackend::Qemu,
+        firmware: None,
+        log_level: 0,
         kernel_dir: data.join("kernel"),
         qemu: processes::qemu(),
         vhost_device_vsock: processes::vhost_device_vsock(),

@@ -66,8 +66,9 @@ fn the_report_tells_which_program_ended_and_how() {
 
 #[test]
 fn a_program_that_cannot_start_is_reported() {
-    let mut machine =
-        TestMachine::start_with(&tiny_kernel::printing("up"), |orders| orders["qemu"] = "/nowhere/qemu".into());
+    let mut machine = TestMachine::start_with(&tiny_kernel::printing("up"), |orders| {
+        orders["maker"]["Qemu"]["qemu"] = "/nowhere/qemu".into()
+    });
     let report = machine.report();
     assert!(report.contains("start /nowhere/qemu") && report.contains("No such file"), "{report}");
     machine.runner.wait().unwrap();
@@ -117,18 +118,24 @@ impl TestMachine {
         fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
         let mut orders = serde_json::json!({
             "run_dir": run_dir,
-            "qemu": processes::qemu(),
-            "vhost_device_vsock": processes::vhost_device_vsock(),
-            "machine": {
-                "accelerator": {"Emulation": {"tsc_khz": 2_000_000}}, "cpus": 1, "memory_mib": 64,
-                "kernel": folder.path().join("vmlinuz"), "initramfs": "initramfs", "image": "image", "scratch": "scratch",
-            },
+            "machine": { "cpus": 1, "memory_mib": 64, "image": "image", "scratch": "scratch" },
+            "maker": { "Qemu": {
+                "qemu": processes::qemu(),
+                "vhost_device_vsock": processes::vhost_device_vsock(),
+                "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
+                "kernel": folder.path().join("vmlinuz"),
+                "initramfs": "initramfs",
+            } },
         });
         change(&mut orders);
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(processes::WAIT_MAX)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_waggle"));
-        command.args(["runner", "qemu"]).stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .args(["runner", "machine"])
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let runner = command.spawn().unwrap();
         drop(command);
         writeln!(&ours, "{orders}").unwrap();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sys::stat::{Mode, SFlag, makedev, mknod, umask},
     unistd::{chdir, chroot, dup2_stderr, dup2_stdin, dup2_stdout},
@@ -34,7 +35,11 @@ const LINKS: &[(&str, &str)] = &[
 /// Mounts what the boot itself needs, and opens the console.
 pub(super) fn mount_initial() -> Result<(), BootFault> {
     let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    put("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    // A kernel that starts from a file system rather than from an initramfs may have put it there itself.
+    match mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, Some("mode=0755")) {
+        Ok(()) | Err(Errno::EBUSY) => {}
+        Err(errno) => return Err(errno).step(|| "mount devtmpfs at /dev".to_owned()),
+    }
     put("proc", "/proc", harmless | MsFlags::MS_NODEV, "")?;
     put("sysfs", "/sys", harmless | MsFlags::MS_NODEV, "")?;
     let console = fs::OpenOptions::new().read(true).write(true).open("/dev/console");

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines as QEMU makes them: the adapter of the port that starts machines.
+//! Machines as libkrun or QEMU makes them: the adapter of the port that starts machines.
 //!
 //! ```text
-//!  Vms ─▶ owner (a task a machine) ─▶ runner (a process a machine) ─▶ qemu-system-x86_64
-//!                                                                  └▶ vhost-device-vsock
+//!  Vms ─▶ owner (a task a machine) ─▶ runner (a process a machine) ─▶ itself once more, as libkrun's machine
+//!                                                               or ─▶ qemu-system-x86_64, vhost-device-vsock
 //! ```
 //!
 //! `owner` has a machine's life, `runner` its processes, `run_dirs` its files. What the guest sends beyond the agent's
@@ -15,6 +15,7 @@ mod console;
 mod cpio;
 mod initramfs;
 mod kernel;
+mod krun;
 mod machine;
 mod modinfo;
 mod modules;
@@ -30,7 +31,13 @@ mod runner_process;
 mod sys;
 mod tsc;
 
-use std::{error::Error, ffi::OsString, io, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -39,15 +46,20 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waggle_protocol::boot::{self, BootConfig};
 
-pub use self::{backend::Backend, programs::MissingProgram, runner::run_if_runner};
+pub use self::{
+    backend::{Backend, WantedBackend},
+    programs::MissingProgram,
+    runner::run_if_runner,
+};
 use self::{
+    backend::{BackendFault, Chosen},
     initramfs::{InitramfsFault, SharedRoot},
     kernel::{Kernel, KernelFault},
     machine::Vm,
-    owner::{Progress, Recipe},
+    owner::{FirstRoot, Progress, Recipe},
     programs::Programs,
     run_dirs::{RunDirFault, RunDirs},
-    runner_messages::{MachineConfig, Orders},
+    runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig},
 };
 use super::{
     agent_binary,
@@ -61,7 +73,10 @@ use crate::domain::{
 
 /// Names of a machine's files in its run folder.
 const INITRAMFS: &str = "initramfs";
+const BOOT: &str = "boot";
 const SCRATCH: &str = "scratch";
+/// Sockets of the guest's connections to port N are named `<this>_N`.
+const LINK_SOCKETS: &str = "link";
 /// A start's news: two stages and its outcome.
 const PROGRESS_MAX: usize = 4;
 /// Characters of an environment's id that make its host name; they tell machines apart in a prompt.
@@ -72,7 +87,13 @@ const HOSTNAME_ID_CHARS: usize = 8;
 pub struct VmSettings {
     /// Run folders are made in here.
     pub data_dir: PathBuf,
-    /// The folder with `vmlinuz` and `modules/`.
+    /// What runs machines.
+    pub backend: WantedBackend,
+    /// libkrunfw or its folder, if it is not to be searched.
+    pub firmware: Option<PathBuf>,
+    /// How much the programs that run machines say in the log, 0 to 5.
+    pub log_level: u8,
+    /// The folder with `vmlinuz` and `modules/`, for QEMU.
     pub kernel_dir: PathBuf,
     /// A path, or a name to search in `PATH`: usually `qemu-system-x86_64`.
     pub qemu: PathBuf,
@@ -95,6 +116,12 @@ pub enum OpenFault {
     /// The binary was built without a guest agent.
     #[error("this build has no guest agent in it; `./taskw build` makes one that has")]
     NoAgent,
+    /// What was asked for does not run machines here.
+    #[error("failed to choose what runs machines")]
+    Backend {
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A program is missing.
     #[error("failed to find what runs machines")]
     Program {
@@ -125,10 +152,8 @@ pub enum OpenFault {
 #[derive(Debug)]
 pub struct Vms {
     settings: VmSettings,
-    programs: Programs,
-    kernel_image: PathBuf,
-    shared_root: Arc<SharedRoot>,
     backend: Backend,
+    shared: Shared,
     images: ImageStore,
     disks: Arc<Disks>,
     run_dirs: RunDirs,
@@ -136,36 +161,64 @@ pub struct Vms {
     owners: TaskTracker,
 }
 
+/// What all machines of a back end are made from.
+#[derive(Debug)]
+enum Shared {
+    Krun { firmware: PathBuf },
+    Qemu { programs: Programs, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
+}
+
+impl Shared {
+    async fn find(settings: &VmSettings, backend: &Backend, agent: &'static [u8]) -> Result<Self, OpenFault> {
+        let accelerator = match backend.chosen() {
+            Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.path.clone() }),
+            Chosen::Qemu(accelerator) => accelerator.clone(),
+        };
+        let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
+            .map_err(|source| OpenFault::Program { source })?;
+        let kernel_dir = settings.kernel_dir.clone();
+        let files = spawn_blocking(move || {
+            let kernel = Kernel::open(&kernel_dir).map_err(OpenFault::kernel)?;
+            let root = SharedRoot::new(agent, &kernel.modules).map_err(OpenFault::initramfs)?;
+            Ok((kernel.image, Arc::new(root)))
+        });
+        let (kernel, root) = files.await.map_err(|source| OpenFault::Task { source })??;
+        Ok(Self::Qemu { programs, accelerator, kernel, root })
+    }
+}
+
 impl Vms {
-    /// Finds the programs and the kernel, sweeps what dead servers left, and finds out what runs guests here.
+    /// Finds out what runs guests here, finds its programs and kernel, and sweeps what dead servers left.
     ///
     /// # Errors
     /// [`OpenFault`] says what is missing and how to get it.
     pub async fn open(settings: VmSettings, images: ImageStore, disks: Disks) -> Result<Self, OpenFault> {
         let agent = agent_binary::embedded().ok_or(OpenFault::NoAgent)?;
-        let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
-            .map_err(|source| OpenFault::Program { source })?;
-        let backend = Backend::find(&settings.runner).await.map_err(|source| OpenFault::Task { source })?;
-        let (kernel_dir, data_dir) = (settings.kernel_dir.clone(), settings.data_dir.clone());
-        let files = spawn_blocking(move || {
-            let kernel = Kernel::open(&kernel_dir).map_err(OpenFault::kernel)?;
-            let shared_root = SharedRoot::new(agent, &kernel.modules).map_err(OpenFault::initramfs)?;
-            let run_dirs = RunDirs::open(&data_dir).map_err(OpenFault::run_dirs)?;
-            Ok((kernel.image, shared_root, run_dirs))
-        });
-        let (kernel_image, shared_root, run_dirs) = files.await.map_err(|source| OpenFault::Task { source })??;
+        let backend = Backend::find(settings.backend, settings.firmware.as_deref(), &settings.runner).await;
+        let backend = backend.map_err(OpenFault::backend)?;
+        let shared = Shared::find(&settings, &backend, agent).await?;
+        let data_dir = settings.data_dir.clone();
+        let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir).map_err(OpenFault::run_dirs));
+        let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })??;
         Ok(Self {
             settings,
-            programs,
-            kernel_image,
-            shared_root: Arc::new(shared_root),
             backend,
+            shared,
             images,
             disks: Arc::new(disks),
             run_dirs,
             stop: CancellationToken::new(),
             owners: TaskTracker::new(),
         })
+    }
+
+    /// The file with the guests' kernel.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        match &self.shared {
+            Shared::Krun { firmware } => firmware,
+            Shared::Qemu { kernel, .. } => kernel,
+        }
     }
 
     /// What runs guests here, and why.
@@ -186,6 +239,9 @@ impl Vms {
         spec: &MachineSpec,
         stages: &(dyn Fn(Stage) + Send + Sync),
     ) -> Result<Arc<dyn Machine>, StartFault> {
+        if matches!(self.shared, Shared::Krun { .. }) && spec.cpus > krun::CPUS_MAX {
+            return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
+        }
         stages(Stage::Image);
         let image = self.images.prepare(&spec.image).await.map_err(|fault| at(Stage::Image, fault))?;
         let recipe = self.recipe(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
@@ -208,23 +264,12 @@ impl Vms {
         let id = spec.id.to_string();
         let hostname = id.chars().take(HOSTNAME_ID_CHARS).collect();
         let image_agent = image.agent.filter(|agent| agent.protocol_version == waggle_protocol::VERSION);
-        let machine = MachineConfig {
-            accelerator: self.backend.accelerator().clone(),
-            cpus: spec.cpus,
-            memory_mib: spec.memory_mib,
-            kernel: self.kernel_image.clone(),
-            initramfs: INITRAMFS.into(),
-            image: image.erofs,
-            scratch: SCRATCH.into(),
-        };
+        let machine =
+            MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
+        let (maker, first_root) = self.maker();
         Ok(Recipe {
             runner: self.settings.runner.clone(),
-            orders: Orders {
-                run_dir: self.run_dirs.make(&id)?,
-                qemu: self.programs.qemu.clone(),
-                vhost_device_vsock: self.programs.vhost_device_vsock.clone(),
-                machine,
-            },
+            orders: Orders { run_dir: self.run_dirs.make(&id)?, machine, maker },
             boot: BootConfig {
                 modules: Vec::new(),
                 image_agent: image_agent.map(|agent| agent.path),
@@ -239,9 +284,29 @@ impl Vms {
             },
             disk_mib: spec.disk_mib,
             boot_timeout: spec.boot_timeout,
-            shared_root: Arc::clone(&self.shared_root),
+            first_root,
             disks: Arc::clone(&self.disks),
         })
+    }
+
+    fn maker(&self) -> (Maker, FirstRoot) {
+        match &self.shared {
+            Shared::Krun { firmware } => {
+                let log_level = self.settings.log_level;
+                let config = KrunConfig { firmware: firmware.clone(), boot: BOOT.into(), log_level };
+                (Maker::Krun(config), FirstRoot::MadeByTheRunner { boot: BOOT })
+            }
+            Shared::Qemu { programs, accelerator, kernel, root } => {
+                let config = QemuConfig {
+                    qemu: programs.qemu.clone(),
+                    vhost_device_vsock: programs.vhost_device_vsock.clone(),
+                    accelerator: accelerator.clone(),
+                    kernel: kernel.clone(),
+                    initramfs: INITRAMFS.into(),
+                };
+                (Maker::Qemu(config), FirstRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) })
+            }
+        }
     }
 }
 
@@ -255,11 +320,22 @@ impl Machines for Vms {
     }
 }
 
+/// More virtual CPUs than the guests' kernel can have.
+#[derive(Debug, thiserror::Error)]
+#[error("libkrun's guests have {} virtual CPUs at most, and {asked} were asked for", krun::CPUS_MAX)]
+struct TooManyCpus {
+    asked: u32,
+}
+
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
     StartFault { stage, source: Box::new(source) }
 }
 
 impl OpenFault {
+    fn backend(fault: BackendFault) -> Self {
+        Self::Backend { source: fault.into() }
+    }
+
     fn kernel(fault: KernelFault) -> Self {
         Self::Kernel { source: fault.into() }
     }

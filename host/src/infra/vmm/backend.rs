@@ -1,45 +1,157 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! What runs guests on this host: found out once, when the server starts.
+//!
+//! libkrun where KVM runs guests and its firmware is there; else QEMU with KVM; else QEMU with software emulation.
 
-use std::{ffi::OsStr, fmt};
+use std::{error::Error, ffi::OsStr, fmt, path::Path};
 
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{
+    krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
     runner_messages::Accelerator,
     tsc,
 };
 
+/// What the operator wants to run guests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WantedBackend {
+    /// The best that works.
+    Auto,
+    /// QEMU, with KVM where that works.
+    Qemu,
+    /// libkrun or nothing.
+    Krun,
+}
+
+/// What was wanted cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendFault {
+    /// libkrun was asked for, and needs KVM.
+    #[error("libkrun runs guests by KVM only; {kvm}. WAGGLE_BACKEND=auto takes what works here")]
+    NoKvm { kvm: String },
+    /// libkrun was asked for, and needs its firmware.
+    #[error("failed to find the kernel of libkrun's guests")]
+    NoFirmware { source: FirmwareFault },
+    /// The measuring task panicked.
+    #[error("failed to measure the clock")]
+    Clock { source: JoinError },
+}
+
 /// What runs guests here, and why; its text form is for people.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    accelerator: Accelerator,
-    kvm: Kvm,
+    chosen: Chosen,
+    why: String,
+}
+
+/// What was chosen.
+#[derive(Clone, Debug)]
+pub(super) enum Chosen {
+    /// libkrun with this kernel.
+    Krun(Firmware),
+    /// QEMU.
+    Qemu(Accelerator),
 }
 
 impl Backend {
-    /// Probes KVM and measures the clock, side by side; takes a second at most.
-    pub(super) async fn find(runner: &OsStr) -> Result<Self, JoinError> {
-        let (kvm, tsc_khz) = tokio::join!(probe::probe(runner), spawn_blocking(tsc::measure_khz));
-        let accelerator = match &kvm {
-            Kvm::Usable => Accelerator::Kvm,
-            Kvm::Unusable(_) => Accelerator::Emulation { tsc_khz: tsc_khz? },
+    /// Probes KVM, and looks for what its verdict makes necessary; takes a second, or a little more on a busy machine.
+    pub(super) async fn find(
+        wanted: WantedBackend,
+        firmware: Option<&Path>,
+        runner: &OsStr,
+    ) -> Result<Self, BackendFault> {
+        let kvm = probe::probe(runner).await;
+        let firmware = match &kvm {
+            Kvm::Usable => Firmware::find(firmware, runner).await,
+            Kvm::Unusable(_) => Err(FirmwareFault::Missing),
         };
-        Ok(Self { accelerator, kvm })
+        let tsc_khz = spawn_blocking(tsc::measure_khz).await.map_err(|source| BackendFault::Clock { source })?;
+        Self::choose(wanted, &kvm, firmware, tsc_khz)
     }
 
-    pub(super) fn accelerator(&self) -> &Accelerator {
-        &self.accelerator
+    fn choose(
+        wanted: WantedBackend,
+        kvm: &Kvm,
+        firmware: Result<Firmware, FirmwareFault>,
+        tsc_khz: u32,
+    ) -> Result<Self, BackendFault> {
+        let emulation = || Self { chosen: Chosen::Qemu(Accelerator::Emulation { tsc_khz }), why: kvm.to_string() };
+        let with_kvm = |why: String| Self { chosen: Chosen::Qemu(Accelerator::Kvm), why };
+        let krun = |firmware: Firmware| {
+            let why = format!("{kvm}; its guests' kernel is in {}", firmware.path.display());
+            Self { chosen: Chosen::Krun(firmware), why }
+        };
+        Ok(match (wanted, kvm, firmware) {
+            (WantedBackend::Krun, Kvm::Unusable(_), _) => return Err(BackendFault::NoKvm { kvm: kvm.to_string() }),
+            (WantedBackend::Krun, Kvm::Usable, Err(source)) => return Err(BackendFault::NoFirmware { source }),
+            (WantedBackend::Krun | WantedBackend::Auto, Kvm::Usable, Ok(firmware)) => krun(firmware),
+            (WantedBackend::Auto, Kvm::Usable, Err(fault)) => with_kvm(format!("no libkrun: {}", with_causes(&fault))),
+            (WantedBackend::Qemu, Kvm::Usable, _) => with_kvm("as WAGGLE_BACKEND says".to_owned()),
+            (WantedBackend::Auto | WantedBackend::Qemu, Kvm::Unusable(_), _) => emulation(),
+        })
     }
+
+    pub(super) fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+}
+
+fn with_causes(fault: &dyn Error) -> String {
+    let mut text = fault.to_string();
+    let mut cause = fault.source();
+    while let Some(fault) = cause {
+        text = format!("{text}: {fault}");
+        cause = fault.source();
+    }
+    text
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.accelerator {
-            Accelerator::Kvm => f.write_str("qemu with KVM"),
-            Accelerator::Emulation { .. } => write!(f, "qemu, software emulation ({})", self.kvm),
+        let name = match self.chosen {
+            Chosen::Krun(_) => "libkrun",
+            Chosen::Qemu(Accelerator::Kvm) => "qemu with KVM",
+            Chosen::Qemu(Accelerator::Emulation { .. }) => "qemu, software emulation",
+        };
+        write!(f, "{name} ({})", self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KHZ: u32 = 2_000_000;
+
+    fn chosen(wanted: WantedBackend, kvm: &Kvm, has_firmware: bool) -> String {
+        let found = Firmware { path: "/lib/libkrunfw.so.5".into() };
+        let firmware = if has_firmware { Ok(found) } else { Err(FirmwareFault::Missing) };
+        match Backend::choose(wanted, kvm, firmware, KHZ) {
+            Ok(backend) => backend.to_string(),
+            Err(fault) => with_causes(&fault),
         }
+    }
+
+    #[test]
+    fn auto_takes_the_best_that_works() {
+        let works = |has_firmware| chosen(WantedBackend::Auto, &Kvm::Usable, has_firmware);
+        assert_eq!(works(true), "libkrun (KVM works; its guests' kernel is in /lib/libkrunfw.so.5)");
+        assert!(works(false).starts_with("qemu with KVM (no libkrun: found no libkrunfw.so.5"), "{}", works(false));
+        let broken = Kvm::Unusable("sse2".into());
+        let emulation = "qemu, software emulation (KVM unusable: sse2)";
+        assert_eq!(chosen(WantedBackend::Auto, &broken, true), emulation);
+        assert_eq!(chosen(WantedBackend::Qemu, &broken, true), emulation);
+    }
+
+    #[test]
+    fn what_is_asked_for_by_name_is_never_replaced() {
+        assert_eq!(chosen(WantedBackend::Qemu, &Kvm::Usable, true), "qemu with KVM (as WAGGLE_BACKEND says)");
+        let refused = chosen(WantedBackend::Krun, &Kvm::Unusable("sse2".into()), true);
+        assert!(refused.starts_with("libkrun runs guests by KVM only; KVM unusable: sse2"), "{refused}");
+        let refused = chosen(WantedBackend::Krun, &Kvm::Usable, false);
+        assert!(refused.contains("./taskw firmware") && refused.contains("WAGGLE_FIRMWARE"), "{refused}");
     }
 }

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use waggle_protocol::{CALL_PORT, boot::BootConfig};
 
 use super::{
+    LINK_SOCKETS,
     initramfs::{InitramfsFault, SharedRoot},
-    qemu::LINK_SOCKETS,
     run_dirs,
     runner_messages::Orders,
     runner_process::{LastWords, RunnerProcess, SpawnFault},
@@ -94,6 +94,8 @@ enum FileFault {
     Scratch { source: DiskFault },
     #[error("failed to make the initial root")]
     Initramfs { source: InitramfsFault },
+    #[error("failed to encode the boot configuration")]
+    Encode { source: postcard::Error },
     #[error("failed to write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -103,7 +105,7 @@ enum FileFault {
 pub(super) struct Recipe {
     /// This binary.
     pub(super) runner: OsString,
-    /// What the runner is told; the paths of `initramfs` and `scratch` are made here.
+    /// What the runner is told; the files that it names in the run folder are made here.
     pub(super) orders: Orders,
     /// What the guest is told.
     pub(super) boot: BootConfig,
@@ -111,10 +113,19 @@ pub(super) struct Recipe {
     pub(super) disk_mib: u32,
     /// From the start of the runner to the agent's hello.
     pub(super) boot_timeout: Duration,
-    /// The part of the initial root that all machines share.
-    pub(super) shared_root: Arc<SharedRoot>,
+    /// Where the agent comes from.
+    pub(super) first_root: FirstRoot,
     /// Makes the scratch disk.
     pub(super) disks: Arc<Disks>,
+}
+
+/// The root in which the guest's first process starts.
+#[derive(Debug)]
+pub(super) enum FirstRoot {
+    /// A file, of which all machines share a part.
+    Initramfs { file: &'static str, shared: Arc<SharedRoot> },
+    /// Nothing but the boot configuration is written, and the runner makes the rest.
+    MadeByTheRunner { boot: &'static str },
 }
 
 /// Runs one machine to its end. `stop` is the order to end; `end` is set when everything has been cleared away.
@@ -195,10 +206,17 @@ async fn make_files(recipe: &Recipe) -> Result<(), FileFault> {
     let run_dir = &recipe.orders.run_dir;
     let scratch = run_dir.join(&machine.scratch);
     recipe.disks.scratch(&scratch, recipe.disk_mib).await.map_err(|source| FileFault::Scratch { source })?;
-    let initramfs = recipe.shared_root.for_machine(recipe.boot.clone());
-    let initramfs = initramfs.map_err(|source| FileFault::Initramfs { source })?;
-    let path = run_dir.join(&machine.initramfs);
-    tokio::fs::write(&path, initramfs).await.map_err(|source| FileFault::Write { path, source })
+    let (name, content) = match &recipe.first_root {
+        FirstRoot::Initramfs { file, shared } => {
+            let initramfs = shared.for_machine(recipe.boot.clone());
+            (file, initramfs.map_err(|source| FileFault::Initramfs { source })?)
+        }
+        FirstRoot::MadeByTheRunner { boot } => {
+            (boot, recipe.boot.encode().map_err(|source| FileFault::Encode { source })?)
+        }
+    };
+    let path = run_dir.join(name);
+    tokio::fs::write(&path, content).await.map_err(|source| FileFault::Write { path, source })
 }
 
 // The path of a Unix socket ends at 107 bytes; by way of the open folder it is short wherever the folder is.

@@ -7,10 +7,11 @@
 
 use std::ffi::OsString;
 
-use super::runner_messages::{Accelerator, MachineConfig};
+use super::{
+    LINK_SOCKETS,
+    runner_messages::{Accelerator, MachineConfig, QemuConfig},
+};
 
-/// Sockets of the guest's connections to port N are named `<this>_N`.
-pub(super) const LINK_SOCKETS: &str = "link";
 /// Where `vhost-device-vsock` waits for QEMU.
 pub(super) const VHOST_SOCKET: &str = "vhost";
 /// The guest's address. Every machine has a `vhost-device-vsock` of its own, so all can have the same one.
@@ -22,10 +23,10 @@ pub(super) fn vhost_device_vsock() -> Vec<OsString> {
 }
 
 /// Arguments of QEMU; `vhost` is the number of the descriptor that is connected to `vhost-device-vsock`.
-pub(super) fn qemu(machine: &MachineConfig, vhost: i32) -> Vec<OsString> {
+pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::with_capacity(48);
     let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
-    let (accelerator, cpu) = match machine.accelerator {
+    let (accelerator, cpu) = match config.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         // TCG's default CPU lacks what x86-64-v2 programs need.
         Accelerator::Emulation { .. } => ("tcg,thread=multi", "max"),
@@ -37,9 +38,9 @@ pub(super) fn qemu(machine: &MachineConfig, vhost: i32) -> Vec<OsString> {
     pair("-smp", machine.cpus.to_string().into());
     pair("-m", format!("{memory}M").into());
     pair("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on").into());
-    pair("-kernel", machine.kernel.clone().into());
-    pair("-initrd", machine.initramfs.clone().into());
-    pair("-append", kernel_command_line(&machine.accelerator).into());
+    pair("-kernel", config.kernel.clone().into());
+    pair("-initrd", config.initramfs.clone().into());
+    pair("-append", kernel_command_line(&config.accelerator).into());
     pair("-drive", drive("image", machine.image.clone().into(), "readonly=on"));
     pair("-device", "virtio-blk-device,drive=image".into());
     // A full host disk has to be the guest's fault to see, not a reason to pause its machine.
@@ -84,16 +85,17 @@ fn kernel_command_line(accelerator: &Accelerator) -> String {
 mod tests {
     use super::*;
 
-    fn machine(accelerator: Accelerator) -> MachineConfig {
-        MachineConfig {
+    fn arguments(accelerator: Accelerator, vhost: i32) -> String {
+        let machine =
+            MachineConfig { cpus: 2, memory_mib: 512, image: "/c/a,b.erofs".into(), scratch: "scratch".into() };
+        let config = QemuConfig {
+            qemu: "/q".into(),
+            vhost_device_vsock: "/v".into(),
             accelerator,
-            cpus: 2,
-            memory_mib: 512,
             kernel: "/k/vmlinuz".into(),
             initramfs: "initramfs".into(),
-            image: "/c/a,b.erofs".into(),
-            scratch: "scratch".into(),
-        }
+        };
+        line(&qemu(&machine, &config, vhost))
     }
 
     fn line(arguments: &[OsString]) -> String {
@@ -102,7 +104,7 @@ mod tests {
 
     #[test]
     fn emulation_tells_the_guest_its_clock_rate() {
-        let line = line(&qemu(&machine(Accelerator::Emulation { tsc_khz: 2_596_098 }), 7));
+        let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 }, 7);
         assert!(
             line.contains("-accel tcg,thread=multi -machine microvm,memory-backend=memory -cpu max -smp 2"),
             "{line}"
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn kvm_takes_the_hosts_cpu_and_its_own_clock() {
-        let line = line(&qemu(&machine(Accelerator::Kvm), 3));
+        let line = arguments(Accelerator::Kvm, 3);
         assert!(line.contains("-accel kvm"), "{line}");
         assert!(line.contains("-cpu host"), "{line}");
         assert!(!line.contains("tsc"), "{line}");
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_image_is_read_only_and_a_full_disk_is_reported() {
-        let line = line(&qemu(&machine(Accelerator::Kvm), 3));
+        let line = arguments(Accelerator::Kvm, 3);
         assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
         assert!(
             line.contains("id=scratch,format=raw,werror=report,rerror=report,discard=unmap,file=scratch"),

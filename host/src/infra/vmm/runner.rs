@@ -9,41 +9,42 @@
 //!
 //! stdout is the guest's console and stderr what the programs print; the host reads both.
 
+mod program;
+
 use std::{
     env,
-    ffi::OsString,
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
     mem,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
-    },
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::Path,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::Timespec,
     fs::{FlockOperation, flock},
-    io::{Errno, FdFlags, fcntl_setfd},
-    process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit, setsid},
+    io::{FdFlags, fcntl_setfd},
+    process::{Resource, Rlimit, setrlimit, setsid},
     thread::set_no_new_privs,
 };
 
+use self::program::{Program, Watch, Woken, not_started};
 use super::{
-    probe_guest, qemu,
-    runner_messages::{LINE_BYTES_MAX, Orders, Report},
+    krun, probe_guest, qemu,
+    runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
 
 /// The subcommand that makes this binary a runner.
 pub(super) const SUBCOMMAND: &str = "runner";
-/// Runs a QEMU machine.
-pub(super) const QEMU: &str = "qemu";
+/// Runs a machine.
+pub(super) const MACHINE: &str = "machine";
 /// Tells whether KVM runs guests.
 pub(super) const PROBE: &str = "probe";
+/// Tells whether a file is a libkrunfw that can be used; its path follows.
+pub(super) const FIRMWARE: &str = "firmware";
 
 /// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
@@ -57,8 +58,9 @@ pub fn run_if_runner() -> Option<ExitCode> {
         return None;
     }
     Some(match arguments.next() {
-        Some(role) if role == QEMU => run(),
+        Some(role) if role == MACHINE => run(),
         Some(role) if role == PROBE => probe_guest::run(),
+        Some(role) if role == FIRMWARE => krun::check_firmware(Path::new(&arguments.next()?)),
         _ => ExitCode::FAILURE,
     })
 }
@@ -90,14 +92,32 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
 // Ends well when the host closes its end, or is gone.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
-    let mut vhost = Program::start(&orders.vhost_device_vsock, qemu::vhost_device_vsock(), io::stderr().into())?;
-    let Some(connection) = connect(host, &mut vhost)? else { return Ok(()) };
-    let arguments = qemu::qemu(&orders.machine, connection.as_raw_fd());
-    let mut qemu = Program::start(&orders.qemu, arguments, Stdio::inherit())?;
+    let watch = Watch::new(host)?;
+    match &orders.maker {
+        Maker::Qemu(config) => run_qemu(&orders.machine, config, &watch),
+        Maker::Krun(config) => run_krun(&orders.machine, config, &watch),
+    }
+}
+
+fn run_qemu(machine: &MachineConfig, config: &QemuConfig, watch: &Watch<'_>) -> Result<(), Report> {
+    let mut vhost = Program::start(&config.vhost_device_vsock, qemu::vhost_device_vsock(), io::stderr().into())?;
+    let Some(connection) = connect(watch, &mut vhost)? else { return Ok(()) };
+    let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
+    let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit())?;
     drop(connection);
-    match watch(host, &vhost, Some(&qemu), None)? {
-        Woken::Qemu => Err(qemu.report()),
-        Woken::Vhost => Err(vhost.report()),
+    // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
+    match watch.wait(&[&qemu, &vhost], None)? {
+        Woken::Program(0) => Err(qemu.report()),
+        Woken::Program(_) => Err(vhost.report()),
+        Woken::Host | Woken::Time => Ok(()),
+    }
+}
+
+fn run_krun(machine: &MachineConfig, config: &KrunConfig, watch: &Watch<'_>) -> Result<(), Report> {
+    let (told, telling) = UnixStream::pair().map_err(|fault| not_started("make a pair of sockets".into(), &fault))?;
+    let mut vm = Program::fork("libkrun", || krun::run(machine, config, telling))?;
+    match watch.wait(&[&vm], None)? {
+        Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
         Woken::Host | Woken::Time => Ok(()),
     }
 }
@@ -118,7 +138,7 @@ fn enter(run_dir: &Path) -> io::Result<()> {
 }
 
 // Connecting on QEMU's behalf takes away the question whether its peer listens already. Nothing if the host left.
-fn connect(host: &UnixStream, vhost: &mut Program) -> Result<Option<UnixStream>, Report> {
+fn connect(watch: &Watch<'_>, vhost: &mut Program) -> Result<Option<UnixStream>, Report> {
     let deadline = Instant::now() + VHOST_START_MAX;
     loop {
         let fault = match UnixStream::connect(qemu::VHOST_SOCKET) {
@@ -131,105 +151,16 @@ fn connect(host: &UnixStream, vhost: &mut Program) -> Result<Option<UnixStream>,
             Err(fault) => fault,
         };
         if !is_too_early(&fault) || Instant::now() > deadline {
-            return Err(not_started(format!("connect to {}", vhost.name), &fault));
+            return Err(not_started(format!("connect to {}", vhost.name()), &fault));
         }
-        match watch(host, vhost, None, Some(&VHOST_LOOK_INTERVAL))? {
+        match watch.wait(&[&*vhost], Some(&VHOST_LOOK_INTERVAL))? {
             Woken::Host => return Ok(None),
-            Woken::Vhost => return Err(vhost.report()),
-            Woken::Time | Woken::Qemu => {}
+            Woken::Program(_) => return Err(vhost.report()),
+            Woken::Time => {}
         }
     }
 }
 
 fn is_too_early(fault: &io::Error) -> bool {
     matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-}
-
-/// What ended a watch.
-enum Woken {
-    /// The host closed its end.
-    Host,
-    /// QEMU ended.
-    Qemu,
-    /// `vhost-device-vsock` ended.
-    Vhost,
-    /// The time-out passed.
-    Time,
-}
-
-fn watch(
-    host: &UnixStream,
-    vhost: &Program,
-    qemu: Option<&Program>,
-    timeout: Option<&Timespec>,
-) -> Result<Woken, Report> {
-    loop {
-        // Where there is no QEMU yet, the other takes its place, so that the order stays fixed.
-        let watched = [host.as_fd(), vhost.pidfd.as_fd(), qemu.unwrap_or(vhost).pidfd.as_fd()];
-        let mut polled = watched.each_ref().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN));
-        match poll(&mut polled, timeout) {
-            Ok(0) => return Ok(Woken::Time),
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(fault) => return Err(not_started("watch the machine".into(), &fault.into())),
-        }
-        let [host_ready, vhost_ready, qemu_ready] = polled.map(|polled| !polled.revents().is_empty());
-        if host_ready && has_left(host) {
-            return Ok(Woken::Host);
-        }
-        // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
-        if qemu_ready && qemu.is_some() {
-            return Ok(Woken::Qemu);
-        }
-        if vhost_ready {
-            return Ok(Woken::Vhost);
-        }
-    }
-}
-
-// The host sends nothing after its orders, so what it might send has no meaning.
-fn has_left(mut host: &UnixStream) -> bool {
-    let mut ignored = [0; 64];
-    !matches!(host.read(&mut ignored), Ok(1..))
-}
-
-fn not_started(step: String, cause: &io::Error) -> Report {
-    Report::NotStarted { step, cause: cause.to_string() }
-}
-
-/// A started program; dropping it kills it and waits for its end.
-struct Program {
-    name: String,
-    child: Child,
-    pidfd: OwnedFd,
-}
-
-impl Program {
-    fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio) -> Result<Self, Report> {
-        let fault = |source: io::Error| not_started(format!("start {}", path.display()), &source);
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let mut command = Command::new(path);
-        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
-        sys::dies_with_its_parent(&mut command);
-        let child = command.spawn().map_err(fault)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pid.map_or(Err(Errno::SRCH), |pid| pidfd_open(pid, PidfdFlags::empty()));
-        Ok(Self { name, child, pidfd: pidfd.map_err(|errno| fault(errno.into()))? })
-    }
-
-    fn report(&mut self) -> Report {
-        let how = match self.child.wait() {
-            Ok(status) => status.to_string(),
-            Err(fault) => fault.to_string(),
-        };
-        Report::Ended { program: self.name.clone(), how }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Either fails only when the program has ended and been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -19,31 +19,58 @@ pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct Orders {
     /// Its working folder, which it locks, and removes when everything has ended.
     pub(super) run_dir: PathBuf,
-    /// The QEMU program.
-    pub(super) qemu: PathBuf,
-    /// The program that serves the virtual socket device.
-    pub(super) vhost_device_vsock: PathBuf,
     /// The machine.
     pub(super) machine: MachineConfig,
+    /// What makes it.
+    pub(super) maker: Maker,
 }
 
-/// One machine.
+/// One machine, whatever makes it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct MachineConfig {
-    /// What runs the guest's instructions.
-    pub(super) accelerator: Accelerator,
     /// Virtual CPUs.
     pub(super) cpus: u32,
     /// Memory in MiB.
     pub(super) memory_mib: u32,
-    /// The bzImage.
-    pub(super) kernel: PathBuf,
-    /// The initial root.
-    pub(super) initramfs: PathBuf,
     /// The root file system, read-only.
     pub(super) image: PathBuf,
     /// The writable disk.
     pub(super) scratch: PathBuf,
+}
+
+/// What makes a machine, and what that needs besides.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) enum Maker {
+    /// Two programs.
+    Qemu(QemuConfig),
+    /// libkrun, which is in this binary.
+    Krun(KrunConfig),
+}
+
+/// What QEMU needs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct QemuConfig {
+    /// The QEMU program.
+    pub(super) qemu: PathBuf,
+    /// The program that serves the virtual socket device.
+    pub(super) vhost_device_vsock: PathBuf,
+    /// What runs the guest's instructions.
+    pub(super) accelerator: Accelerator,
+    /// The bzImage.
+    pub(super) kernel: PathBuf,
+    /// The initial root.
+    pub(super) initramfs: PathBuf,
+}
+
+/// What libkrun needs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct KrunConfig {
+    /// libkrunfw, which holds the kernel.
+    pub(super) firmware: PathBuf,
+    /// The file with the guest's boot configuration.
+    pub(super) boot: PathBuf,
+    /// How much libkrun says, 0 to 5; its errors always.
+    pub(super) log_level: u8,
 }
 
 /// What runs the guest's instructions.
@@ -69,10 +96,16 @@ pub(super) enum Report {
         /// The system's reason.
         cause: String,
     },
+    /// A program was stopped by a signal, which leaves its machine neither dead nor alive.
+    #[error("{program} was stopped by a signal")]
+    Stopped {
+        /// Which of them.
+        program: String,
+    },
     /// A program ended.
     #[error("{program} ended: {how}")]
     Ended {
-        /// Which of the two.
+        /// Which of them.
         program: String,
         /// `exit status: 1`, `signal: 9 (SIGKILL)`.
         how: String,

@@ -66,7 +66,7 @@ impl RunnerProcess {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
         ours.set_nonblocking(true).map_err(process)?;
         let mut command = Command::new(runner);
-        command.args([runner::SUBCOMMAND, runner::QEMU]).env_clear();
+        command.args([runner::SUBCOMMAND, runner::MACHINE]).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(process)?;
         // The command holds the runner's end of the life line.
@@ -125,7 +125,7 @@ pub(super) struct LastWords {
     pub(super) panicked: bool,
     /// The guest's console.
     pub(super) console: Vec<String>,
-    /// QEMU, `vhost-device-vsock` and the runner.
+    /// The programs that run it, and the runner.
     pub(super) programs: Vec<String>,
 }
 

@@ -9,7 +9,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{BorrowedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -17,6 +17,7 @@ use std::{
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use nix::{sys::signal::SigSet, unistd::ForkResult};
 use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
@@ -56,6 +57,58 @@ pub(super) fn keep_descriptors_from_children() -> io::Result<()> {
         // thread exists, so nothing closes it meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    }
+    Ok(())
+}
+
+/// Which of the two processes a fork returned in.
+pub(super) enum ForkedInto {
+    /// The one that called it; the other's id.
+    Parent(Pid),
+    /// The new one.
+    Child,
+}
+
+/// Makes a copy of this process, with no signal blocked.
+///
+/// Only for a single-threaded process: in the copy, what other threads held would be held for ever.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn fork_single_threaded() -> io::Result<ForkedInto> {
+    // SAFETY: only the caller's thread exists, so the copy may do whatever this process may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => {
+            Pid::from_raw(child.as_raw()).map(ForkedInto::Parent).ok_or_else(|| Errno::SRCH.into())
+        }
+        ForkResult::Child => {
+            SigSet::all().thread_unblock()?;
+            Ok(ForkedInto::Child)
+        }
+    }
+}
+
+/// Ends the process at once: what its parent has registered to happen at its own end does not happen in the copy.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: it takes a number and does not return.
+    unsafe { nix::libc::_exit(code) }
+}
+
+/// Closes every descriptor but the standard three and this one. Nothing that owns one may be used any more.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (first, last) in [(STDERR.unsigned_abs() + 1, kept - 1), (kept + 1, u32::MAX)] {
+        if first > last {
+            continue;
+        }
+        // SAFETY: it takes numbers. Their owners are the caller's business, in a copy of a process that goes on with none.
+        let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
+        if closed != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(())
 }

@@ -1,0 +1,228 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host with working KVM, for machines that have none: a QEMU guest whose emulated processor has AMD's SVM.
+
+In it an unprivileged server runs with libkrun; clients reach it from outside through forwarded ports. A shell of the
+guest's root on one more port is how the tests look at its processes and files.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BUILT = ROOT / "target/nested"
+BUSYBOX = BUILT / "busybox"
+FIRMWARE = ROOT / "target/firmware"
+KERNEL = ROOT / "target/kernel"
+
+# Emulated, the guest's kernel and its first process take 6 s on an idle machine.
+BOOT_S = 60
+# A command of the tests' shell.
+SHELL_S = 60
+# The last line of what it answers.
+SHELL_END = "-- end --"
+# What the disk holds beyond its files, for machines and prepared images.
+DISK_FREE_MIB = 3072
+MEMORY_MIB = 3072
+
+# System programs that a user's search path may lack.
+TOOLS = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+
+# Ports inside; the first is the shell's, the others are servers'.
+SHELL_PORT = 9000
+SERVER_PORTS = range(8080, 8084)
+
+# What the kernel has as modules: the guest's own devices, and KVM.
+MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "kvm-amd", "overlay", "erofs"]
+# The server's user.
+USER_ID = 1000
+
+INIT = f"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+for module in $(cat /modules/order); do insmod /modules/$module; done
+mount -t ext4 /dev/vda /host
+for place in dev proc sys; do mount --move /$place /host/$place; done
+mount -t tmpfs tmp /host/tmp
+mkdir -p /host/dev/shm /host/dev/pts
+mount -t devpts pts /host/dev/pts
+mount -t cgroup2 cgroup /host/sys/fs/cgroup
+exec switch_root /host /bin/sh /start
+"""
+
+START = f"""#!/bin/sh
+PATH=/bin:/sbin
+export PATH
+ip link set lo up
+ip link set eth0 up
+ip address add 10.0.2.15/24 dev eth0
+chown {USER_ID} /dev/kvm /data /cache
+chmod 600 /dev/kvm
+echo nested host is up
+nc -ll -p {SHELL_PORT} -e /bin/sh
+poweroff -f
+"""
+
+
+def needed():
+    """What has to be there, and the command that makes it."""
+    return [
+        (FIRMWARE / "NOTICE", "./taskw firmware"),
+        (BUSYBOX, "host/tests/e2e/prepare"),
+        (KERNEL / "vmlinuz", "./taskw kernel"),
+    ]
+
+
+class NestedHost:
+    """The guest, booted; `stop` ends it."""
+
+    def __init__(self, binary, images, prepared):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-nested-"))
+        self.console = self.folder / "console"
+        self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS)}
+        self.free_ports = list(SERVER_PORTS)
+        self._make_initramfs()
+        self._make_disk(binary, images, prepared)
+        self._boot()
+
+    def _make_initramfs(self):
+        tree = self.folder / "initramfs"
+        for place in ("bin", "dev", "proc", "sys", "host", "modules"):
+            (tree / place).mkdir(parents=True)
+        shutil.copy(BUSYBOX, tree / "bin/busybox")
+        files = in_load_order(MODULES)
+        for file in files:
+            shutil.copy(file, tree / "modules")
+        (tree / "modules/order").write_text("\n".join(file.name for file in files))
+        write_program(tree / "init", INIT)
+        names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+        archive = self.folder / "initramfs.cpio"
+        with open(archive, "wb") as out:
+            subprocess.run(
+                ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=tree, input=names.encode(), stdout=out, check=True
+            )
+
+    def _make_disk(self, binary, images, prepared):
+        tree = self.folder / "root"
+        for place in ("bin", "sbin", "dev", "proc", "sys", "tmp", "data", "cache", "etc", "images", "waggle"):
+            (tree / place).mkdir(parents=True)
+        shutil.copy(BUSYBOX, tree / "bin/busybox")
+        applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+        for applet in applets:
+            if not (tree / "bin" / applet).exists():
+                (tree / "bin" / applet).symlink_to("busybox")
+        subprocess.run(["strip", "-o", tree / "waggle/waggle", binary], check=True)
+        library = next(FIRMWARE.glob("libkrunfw.so.5.*"))
+        shutil.copy(library, tree / "waggle")
+        formatter = shutil.which("mke2fs", path=TOOLS["PATH"])
+        shutil.copy(formatter, tree / "bin/mkfs.ext4")
+        copy_libraries([binary, formatter], tree)
+        (tree / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\nwaggle:x:{USER_ID}:{USER_ID}::/data:/bin/sh\n")
+        (tree / "etc/group").write_text(f"root:x:0:\nwaggle:x:{USER_ID}:\n")
+        write_program(tree / "start", START)
+        for name in images:
+            shutil.copytree(ROOT / "target/images" / name, tree / "images" / name, copy_function=os.link)
+        for image in prepared:
+            shutil.copy(image, tree / "cache")
+        used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
+        self.disk = self.folder / "disk"
+        size_mib = (used >> 20) * 11 // 10 + DISK_FREE_MIB
+        # No owner but root: what the server writes to is given to it at the start.
+        options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree]
+        subprocess.run([formatter, *options, self.disk, f"{size_mib}M"], check=True)
+        shutil.rmtree(tree)
+
+    def _boot(self):
+        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{outside}-:{inside}" for inside, outside in self.ports.items())
+        # One processor: with two, a guest inside has been seen to reset itself.
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
+            + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+            + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
+            + ["-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{self.console}"]
+            + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
+            + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
+            stdin=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + BOOT_S
+        while "nested host is up" not in self.output():
+            assert self.process.poll() is None, f"the nested host ended:\n{self.output()}"
+            assert time.monotonic() < deadline, f"the nested host did not boot in {BOOT_S} s:\n{self.output()}"
+            time.sleep(0.1)
+
+    def output(self):
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+    def shell(self, script, timeout_s=SHELL_S):
+        """Runs a script as the guest's root and gives what it printed."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = self._ask(f"exec 2>&1\n{script}\nexec echo {SHELL_END}\n", timeout_s)
+            if answer.endswith(SHELL_END):
+                return answer.removesuffix(SHELL_END)
+            # QEMU accepts connections before anything listens inside.
+            assert answer == "" and time.monotonic() < deadline, f"the nested host's shell broke off:\n{answer}"
+            time.sleep(0.1)
+
+    def _ask(self, script, timeout_s):
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            with socket.create_connection(("127.0.0.1", self.ports[SHELL_PORT]), timeout=timeout_s) as link:
+                link.sendall(script.encode())
+                while piece := link.recv(65536):
+                    answer += piece
+        return answer.decode(errors="replace").rstrip("\n")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def in_load_order(names):
+    """The modules' files with what they depend on, each after what it needs."""
+    files = {file.stem.replace("-", "_"): file for file in (KERNEL / "modules").rglob("*.ko")}
+    order = []
+
+    def visit(name):
+        # What is no file is part of the kernel; a name that is neither shows when the host boots.
+        file = files.get(name.replace("-", "_"))
+        if file is None or file in order:
+            return
+        info = subprocess.run(["modinfo", "-F", "depends", file], capture_output=True, text=True, check=True, env=TOOLS)
+        for need in filter(None, info.stdout.strip().split(",")):
+            visit(need)
+        order.append(file)
+
+    for name in names:
+        visit(name)
+    return order
+
+
+def copy_libraries(programs, tree):
+    for program in programs:
+        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+        for word in listed.split():
+            if word.startswith("/"):
+                place = tree / word.lstrip("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(word, place)
+
+
+def write_program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
