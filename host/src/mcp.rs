@@ -10,6 +10,7 @@ mod arguments;
 mod environment_tools;
 mod errors;
 mod execution_tools;
+mod file_content;
 mod file_tools;
 mod progress;
 mod results;

@@ -216,6 +216,27 @@ pub enum ArgumentFault {
         /// What it may be.
         max: f64,
     },
+    /// A number that is no whole one in its range.
+    #[error("{name}: {value} does not do; give a whole number from {min} to {max}")]
+    NotWhole {
+        /// The argument.
+        name: &'static str,
+        /// What it was.
+        value: f64,
+        /// The least that it may be.
+        min: u64,
+        /// The most that it may be.
+        max: u64,
+    },
+    /// Permissions that are none.
+    #[error("mode: that is no file mode; give up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
+    Mode,
+    /// Base64 that is none.
+    #[error("content: that is no base64: {reason}; leave encoding out for text")]
+    Base64 {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Nothing to run.
     #[error("code: there is none; give the program text to run")]
     NoCode,

@@ -12,7 +12,7 @@ use super::{
 use crate::domain::{
     environment::{EnvironmentId, Principal},
     guest_path::GuestPath,
-    ports::{Listing, Writing},
+    ports::{FileContent, FileRange, Listing, Writing},
 };
 
 /// The largest file that one call writes or reads.
@@ -34,48 +34,61 @@ impl Filesystem {
         Self { environments }
     }
 
-    /// Writes a whole file, making the folders above it; returns the bytes written.
+    /// Writes a file, or adds to one, making the folders above it; returns the bytes written.
     ///
     /// # Errors
-    /// A file above [`FILE_BYTES_MAX`], and what the guest says against it.
+    /// Content above [`FILE_BYTES_MAX`], and what the guest says against it.
     pub async fn write(
         &self,
         owner: &Principal,
         id: EnvironmentId,
         path: &GuestPath,
         content: &[u8],
+        how: Writing,
     ) -> Result<u64, Fault> {
         if content.len() > FILE_BYTES_MAX {
             return Err(ArgumentFault::TooLarge {
                 name: "content",
                 bytes: content.len(),
                 bytes_max: FILE_BYTES_MAX,
-                advice: "; write it in parts, or make it with execute",
+                advice: "; write it in parts with append, or make it with execute",
             }
             .into());
         }
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.write_file(path, content, Writing::default());
+        let answer = call.call.machine.write_file(path, content, how);
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
-    /// Reads a whole file of at most [`FILE_BYTES_MAX`].
+    /// Reads a whole file of at most [`FILE_BYTES_MAX`], or such a part of one.
     ///
     /// # Errors
     /// What the guest says against it: no such file, a folder, too large.
-    pub async fn read(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Vec<u8>, Fault> {
+    pub async fn read(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        path: &GuestPath,
+        range: Option<FileRange>,
+    ) -> Result<FileContent, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.read_file(path, None, FILE_BYTES_MAX as u64);
-        await_guest(&self.environments, owner, &call, "read the file", answer).await.map(|content| content.bytes)
+        let answer = call.call.machine.read_file(path, range, FILE_BYTES_MAX as u64);
+        await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
-    /// Lists a folder, one level deep, at most [`ENTRIES_MAX`] entries by name.
+    /// Lists a folder, or with `recursive` all that is below it: at most [`ENTRIES_MAX`] entries by name.
     ///
     /// # Errors
     /// What the guest says against it.
-    pub async fn list(&self, owner: &Principal, id: EnvironmentId, path: &GuestPath) -> Result<Listing, Fault> {
+    pub async fn list(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        path: &GuestPath,
+        recursive: bool,
+    ) -> Result<Listing, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.list_files(path, ENTRIES_MAX, false);
+        let answer = call.call.machine.list_files(path, ENTRIES_MAX, recursive);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

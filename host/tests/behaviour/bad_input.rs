@@ -86,7 +86,7 @@ async fn values_out_of_range_are_refused_with_their_limits() {
         (
             "write_file",
             json!({"environment_id": NO_ONE, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
-            "content: 10485761 bytes are too many; the maximum for one call is 10485760; write it in parts, or make it \
+            "content: 10485761 bytes are too many; the maximum for one call is 10485760; write it in parts with append, or make it \
              with execute",
         ),
         (

@@ -8,6 +8,7 @@
 mod bad_input;
 mod cancelling;
 mod commands;
+mod files;
 mod life;
 mod live;
 mod machines;

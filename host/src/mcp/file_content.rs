@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Shows what was read of a file: as the text that it is, else byte for byte in base64; behind a part, how to read on.
+//!
+//! There is no structured content: clients that prefer it would show the numbers and not the file. Programs find them
+//! in the result's `_meta`.
+
+use std::ops::Range;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResourceContents};
+use serde_json::json;
+
+use crate::domain::{
+    guest_path::GuestPath,
+    ports::{FileContent, FileRange},
+    runtime::SANDBOX_HOME,
+};
+
+/// Where a result says which part of the file it is.
+const PART_META: &str = "waggle/part";
+
+/// The longest UTF-8 character less its first byte.
+const CONTINUATION_BYTES_MAX: usize = 3;
+
+/// The result of reading a file, or the part of it that `range` names.
+pub(super) fn reply(path: &GuestPath, content: FileContent, range: Option<FileRange>, base64: bool) -> CallToolResult {
+    let Some(range) = range else {
+        return CallToolResult::success(vec![whole(path, content.bytes, base64)]);
+    };
+    let part = Part::of(&content, range, base64);
+    let bytes = content.bytes.get(part.kept.clone()).unwrap_or_default().to_vec();
+    let mut blocks = vec![whole(path, bytes, base64)];
+    blocks.extend(part.note().map(ContentBlock::text));
+    let mut meta = MetaObject::default();
+    meta.0.insert(PART_META.to_owned(), part.numbers());
+    CallToolResult::success(blocks).with_meta(Some(meta))
+}
+
+fn whole(path: &GuestPath, bytes: Vec<u8>, base64: bool) -> ContentBlock {
+    if base64 {
+        return ContentBlock::text(STANDARD.encode(bytes));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => ContentBlock::text(text),
+        Err(fault) => {
+            let blob = ResourceContents::blob(STANDARD.encode(fault.as_bytes()), resource_uri(path));
+            ContentBlock::resource(blob.with_mime_type("application/octet-stream"))
+        }
+    }
+}
+
+/// A part of a file, cut between characters if it is text.
+#[derive(Debug, Eq, PartialEq)]
+struct Part {
+    /// What is shown of the bytes that were read.
+    kept: Range<usize>,
+    /// Where in the file that begins and ends.
+    from: u64,
+    to: u64,
+    /// The whole file; unknown for what the guest's kernel makes up.
+    file_size: Option<u64>,
+    more: bool,
+}
+
+impl Part {
+    fn of(content: &FileContent, range: FileRange, exact: bool) -> Self {
+        let FileContent { bytes, file_size } = content;
+        let end = range.offset.saturating_add(bytes.len() as u64);
+        let file_size = (*file_size > 0).then_some(*file_size);
+        let more = match file_size {
+            Some(size) => end < size,
+            None => bytes.len() as u64 == range.limit,
+        };
+        let all = 0..bytes.len();
+        let kept = if exact { all } else { characters(bytes, range.offset > 0, more).unwrap_or(all) };
+        let from = range.offset.saturating_add(kept.start as u64);
+        let to = range.offset.saturating_add(kept.end as u64);
+        Self { from, to, more, kept, file_size }
+    }
+
+    /// What a model needs to know to read on.
+    fn note(&self) -> Option<String> {
+        let Self { from, to, .. } = self;
+        match self.file_size {
+            Some(size) if self.more => Some(format!("[bytes {from} to {to} of {size}; read on with offset {to}]")),
+            None if self.more => Some(format!("[bytes {from} to {to}; there may be more, at offset {to}]")),
+            Some(size) if self.kept.is_empty() => Some(format!("[the file has {size} bytes; nothing is at {from}]")),
+            Some(_) | None => None,
+        }
+    }
+
+    fn numbers(&self) -> serde_json::Value {
+        json!({
+            "offset": self.from,
+            "bytes": self.to - self.from,
+            "file_size": self.file_size,
+            "next_offset": self.more.then_some(self.to),
+        })
+    }
+}
+
+/// The whole characters in a part of a text, which may begin and end in the middle of one; `None` if it is no text.
+fn characters(bytes: &[u8], begins_inside: bool, goes_on: bool) -> Option<Range<usize>> {
+    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+    let cut = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(is_continuation).count();
+    let start = if begins_inside { cut } else { 0 };
+    match std::str::from_utf8(bytes.get(start..)?) {
+        Ok(_) => Some(start..bytes.len()),
+        // A part that has no whole character would never get anybody further.
+        Err(fault) if goes_on && fault.error_len().is_none() && fault.valid_up_to() > 0 => {
+            Some(start..start + fault.valid_up_to())
+        }
+        Err(_) => None,
+    }
+}
+
+/// A `file:` URI of the path in the guest, percent-encoded as RFC 3986 asks.
+fn resource_uri(path: &GuestPath) -> String {
+    let absolute = if path.as_str().starts_with('/') { path.to_string() } else { format!("{SANDBOX_HOME}/{path}") };
+    let encoded = absolute.bytes().map(|byte| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    std::iter::once("file://".to_owned()).chain(encoded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(bytes: &[u8], file_size: u64, offset: u64, limit: u64) -> Part {
+        Part::of(&FileContent { bytes: bytes.to_vec(), file_size }, FileRange { offset, limit }, false)
+    }
+
+    #[test]
+    fn a_resources_uri_is_percent_encoded() {
+        let uri = |path: &str| resource_uri(&GuestPath::parse(path).unwrap());
+        assert_eq!(uri("a b#ä"), "file:///home/sandbox/a%20b%23%C3%A4");
+        assert_eq!(uri("/tmp/x.bin"), "file:///tmp/x.bin");
+    }
+
+    #[test]
+    fn a_part_says_how_to_read_on() {
+        let note = |part: Part| part.note();
+        assert_eq!(note(part(b"abcd", 10, 2, 4)).unwrap(), "[bytes 2 to 6 of 10; read on with offset 6]");
+        assert_eq!(note(part(b"abcd", 6, 2, 4)), None);
+        assert_eq!(note(part(b"abcd", 0, 0, 4)).unwrap(), "[bytes 0 to 4; there may be more, at offset 4]");
+        assert_eq!(note(part(b"abc", 0, 0, 4)), None);
+        assert_eq!(note(part(b"", 6, 9, 4)).unwrap(), "[the file has 6 bytes; nothing is at 9]");
+    }
+
+    #[test]
+    fn a_part_of_a_text_is_cut_between_characters() {
+        // "a€b€" has its characters at 0, 1, 4 and 5.
+        let text = "a€b€".as_bytes();
+        assert_eq!(part(&text[..3], 8, 0, 3).kept, 0..1);
+        assert_eq!(part(&text[2..6], 8, 2, 4).kept, 2..3);
+        assert_eq!((part(&text[2..6], 8, 2, 4).from, part(&text[2..6], 8, 2, 4).to), (4, 5));
+        // At the end of the file it is no cut but a broken text, and no text at all is never cut.
+        assert_eq!(part(&text[..3], 3, 0, 3).kept, 0..3);
+        assert_eq!(part(b"\xff\xfe\xe2\x82", 9, 0, 4).kept, 0..4);
+        assert_eq!(part(&text[1..3], 8, 1, 2).kept, 0..2);
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Files in parts and in base64, with modes, and listed with all that is below a folder.
+
+use serde_json::{Value, json};
+
+use crate::served::{Served, serve};
+
+/// The blocks of a result as text, and what it says of the part.
+async fn read(served: &Served, arguments: Value) -> (Vec<String>, Option<Value>) {
+    let result = served.raw("read_file", arguments).await.unwrap();
+    assert_eq!((result.is_error, result.structured_content), (Some(false), None));
+    let blocks = result.content.iter().map(|block| block.as_text().unwrap().text.clone()).collect();
+    (blocks, result.meta.and_then(|meta| meta.0.get("waggle/part").cloned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_read_in_parts_is_the_text() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let text = "grüße, 世界, and 🐝s\n".repeat(40);
+    served.call("write_file", json!({"environment_id": id, "path": "text", "content": text})).await;
+    let (mut offset, mut whole, mut reads) = (json!(0), String::new(), 0);
+    while !offset.is_null() {
+        let (blocks, part) =
+            read(&served, json!({"environment_id": id, "path": "text", "offset": offset, "limit": 100})).await;
+        let part = part.unwrap();
+        assert_eq!(part["file_size"], text.len());
+        assert_eq!(part["bytes"], blocks[0].len());
+        whole.push_str(&blocks[0]);
+        offset = part["next_offset"].clone();
+        match blocks.get(1) {
+            Some(note) => assert!(note.ends_with(&format!("; read on with offset {offset}]")), "{note}"),
+            None => assert!(offset.is_null()),
+        }
+        reads += 1;
+    }
+    assert_eq!(whole, text);
+    assert!(reads > text.len() / 100, "{reads}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_base64_go_both_ways_exactly() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    // All bytes from 0 to 255.
+    let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZHSElKS0xNTk9Q\
+                  UVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn+AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6Ch\
+                  oqOkpaanqKmqq6ytrq+wsbKztLW2t7i5uru8vb6/wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t/g4eLj5OXm5+jp6uvs7e7v8PHy\
+                  8/T19vf4+fr7/P3+/w==";
+    let write = json!({"environment_id": id, "path": "all", "content": base64, "encoding": "base64"});
+    assert_eq!(served.call("write_file", write).await["bytes_written"], 256);
+    let (blocks, part) = read(&served, json!({"environment_id": id, "path": "all", "encoding": "base64"})).await;
+    assert_eq!((blocks, part), (vec![base64.to_owned()], None));
+    let arguments = json!({"environment_id": id, "path": "all", "encoding": "base64", "offset": 253, "limit": 9});
+    assert_eq!(read(&served, arguments).await.0, ["/f7/"]);
+    let counted = served.call("execute", json!({"environment_id": id, "code": "sort -u all | wc -c <all"})).await;
+    assert_eq!(counted["stdout"], "256\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_added_to_and_gets_its_mode() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let write = |content: &str, extra: Value| {
+        let mut arguments = json!({"environment_id": id, "path": "bin/run", "content": content});
+        arguments.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        served.call("write_file", arguments)
+    };
+    write("#!/bin/sh\n", json!({"mode": "0755"})).await;
+    write("echo ran\n", json!({"append": true})).await;
+    let executed = served.call("execute", json!({"environment_id": id, "code": "bin/run"})).await;
+    assert_eq!(executed["stdout"], "ran\n");
+    write("#!/bin/sh\necho again\n", json!({})).await;
+    let executed = served.call("execute", json!({"environment_id": id, "code": "bin/run"})).await;
+    assert_eq!(executed["stdout"], "again\n", "a replaced file keeps its mode");
+    write("", json!({"append": true, "mode": "600"})).await;
+    let listed = served.call("list_files", json!({"environment_id": id, "path": "bin"})).await;
+    assert_eq!((&listed["files"][0]["mode"], &listed["files"][0]["size"]), (&json!("-rw-------"), &json!(21)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_listed_with_all_below_it_whatever_the_names() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "mkdir -p a/b; echo 1 >a/b/c; ln -s / a/up; touch \"a/$(printf 'x\\377')\"";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let listed = served.call("list_files", json!({"environment_id": id, "path": "a", "recursive": true})).await;
+    let files = listed["files"].as_array().unwrap();
+    let names: Vec<_> = files.iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["b", "b/c", "up", "x\u{fffd}"]);
+    assert_eq!((files[0].get("name_base64"), &files[3]["name_base64"]), (None, &json!("eP8=")));
+    let listed = served.call("list_files", json!({"environment_id": id, "path": "a"})).await;
+    assert_eq!(listed["count"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_long_output_lost_is_read_on_in_its_file() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let executed = served.call("execute", json!({"environment_id": id, "code": "seq 200000"})).await;
+    let (from, to) =
+        (executed["stdout_lost"]["from"].as_u64().unwrap(), executed["stdout_lost"]["to"].as_u64().unwrap());
+    let path = executed["stdout_file"].as_str().unwrap();
+    let arguments = json!({"environment_id": id, "path": path, "offset": from, "limit": to - from});
+    let (blocks, _) = read(&served, arguments).await;
+    let stdout = executed["stdout"].as_str().unwrap();
+    let (head, tail) = (stdout.split_once("\n[").unwrap().0, stdout.split_once("]\n").unwrap().1);
+    let whole: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(format!("{head}{}{tail}", blocks[0]), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_above_the_limit_is_read_in_parts() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "head -c 12000000 /dev/zero | tr '\\0' x >big; printf end >>big";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let (text, kind) = served.refused("read_file", json!({"environment_id": id, "path": "big"})).await;
+    assert_eq!(kind, "too_large");
+    assert!(text.contains("12000003") && text.contains("in parts"), "{text}");
+    let (blocks, _) = read(&served, json!({"environment_id": id, "path": "big", "offset": 11_999_999})).await;
+    assert_eq!(blocks, ["xend"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_means_no_file_is_refused() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    for (tool, extra, message) in [
+        (
+            "write_file",
+            json!({"content": "", "mode": "rw-r--r--"}),
+            "mode: that is no file mode; give up to four octal digits in quotes, such as \"0644\" or \"0755\"",
+        ),
+        (
+            "write_file",
+            json!({"content": "no base64!", "encoding": "base64"}),
+            "content: that is no base64: Invalid symbol 33, offset 8.; leave encoding out for text",
+        ),
+        ("read_file", json!({"offset": -1}), "offset: -1 does not do; give a whole number from 0 to 9007199254740992"),
+        ("read_file", json!({"limit": 0.5}), "limit: 0.5 does not do; give a whole number from 1 to 10485760"),
+        (
+            "read_file",
+            json!({"limit": 10_485_761}),
+            "limit: 10485761 does not do; give a whole number from 1 to 10485760",
+        ),
+    ] {
+        let mut arguments = json!({"environment_id": id, "path": "file"});
+        arguments.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let (text, kind) = served.refused(tool, arguments).await;
+        assert_eq!((text.as_str(), kind.as_str()), (message, "invalid_argument"));
+    }
+}
