@@ -7,4 +7,5 @@ pub mod agent_binary;
 pub mod disks;
 mod draft;
 pub mod images;
+mod printable;
 pub mod vmm;

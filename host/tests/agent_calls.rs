@@ -21,7 +21,7 @@ use waggle::{
             Script, User, Writing,
         },
     },
-    infra::agent::{self, AgentClient},
+    infra::agent::{self, AgentClient, Patience},
 };
 use waggle_protocol::Origin;
 
@@ -47,7 +47,7 @@ async fn machine() -> Machine {
     };
     let (near, far) = UnixStream::pair().unwrap();
     let serving = tokio::spawn(guest_agent::serve(far, guest, || {}));
-    let agent = timeout(STUCK, agent::connect(near)).await.unwrap().unwrap();
+    let agent = timeout(STUCK, agent::connect(near, Patience::default())).await.unwrap().unwrap();
     Machine { agent, root, serving }
 }
 
@@ -457,7 +457,7 @@ async fn an_agent_of_another_version_is_refused_with_both_versions_named() {
     let mut preamble = waggle_protocol::handshake::preamble(waggle_protocol::Link::Call);
     preamble[8] = 99;
     far.write_all(&preamble).await.unwrap();
-    let fault = agent::connect(near).await.unwrap_err();
+    let fault = agent::connect(near, Patience::default()).await.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
     assert_eq!(source, "protocol version 99 on the other side does not fit version 1 here");
     let mut answer = [0; 16];

@@ -68,3 +68,6 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 
 /// Most programs that a hello may name: waggle asks for about a dozen.
 pub const PROGRAMS_MAX: usize = 64;
+
+/// Most bytes of names in one listing; one that has more is truncated. Ten thousand names of the kernel's longest fit.
+pub const LISTING_BYTES_MAX: usize = 3 * 1024 * 1024;

@@ -9,7 +9,7 @@ use nix::{
     fcntl::{AtFlags, OFlag, openat},
     sys::stat::{Mode, SFlag, fstatat},
 };
-use waggle_protocol::{Fault, Reply, reply::Entry};
+use waggle_protocol::{Fault, LISTING_BYTES_MAX, Reply, reply::Entry};
 
 use super::{path::Place, wire::Wire};
 use crate::fault::fault_of;
@@ -41,7 +41,15 @@ pub(super) fn folder(
     let place = Place::new(root, path)?;
     let failed = |source: io::Error| fault_of(&source, &format!("failed to list {}", place.named()));
     let top = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
-    let mut walk = Walk { wire, batch: Vec::new(), batch_bytes: 0, left: entries_max, truncated: false, recursive };
+    let mut walk = Walk {
+        wire,
+        batch: Vec::new(),
+        batch_bytes: 0,
+        left: entries_max,
+        bytes_left: LISTING_BYTES_MAX,
+        truncated: false,
+        recursive,
+    };
     walk.folder(top, &mut Vec::new(), 0).map_err(|fault| fault.of(&failed))?;
     walk.flush()?;
     Ok(Reply::ListEnd { truncated: walk.truncated })
@@ -52,6 +60,8 @@ struct Walk<'a> {
     batch: Vec<Entry>,
     batch_bytes: usize,
     left: u32,
+    /// Of names.
+    bytes_left: usize,
     truncated: bool,
     recursive: bool,
 }
@@ -122,11 +132,12 @@ impl Walk<'_> {
 
     /// Adds an entry; false once there is no room for more.
     fn send(&mut self, entry: Entry) -> Result<bool, Fault> {
-        if self.left == 0 {
+        if self.left == 0 || self.bytes_left < entry.name.len() {
             self.truncated = true;
             return Ok(false);
         }
         self.left -= 1;
+        self.bytes_left -= entry.name.len();
         self.batch_bytes += entry.name.len();
         self.batch.push(entry);
         if self.batch.len() == BATCH || self.batch_bytes >= BATCH_BYTES {

@@ -13,6 +13,7 @@
 
 mod call;
 mod fault;
+mod patience;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,34 +21,29 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
     task::AbortHandle,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
-use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Reply, Request, Welcome, request};
-
-use self::{call::Call, fault::AgentFault};
-use crate::domain::{
-    guest_path::GuestPath,
-    ports::{
-        AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange, Listing, OutputStream,
-        PortFuture, User, Writing,
-    },
+use waggle_protocol::{
+    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, TEXT_BYTES_MAX, Welcome, request,
 };
 
-/// Between two settings of the guest's clock, which has nothing else to go by.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Added to a command's own deadline before the host stops believing that the agent will end it.
-const DEADLINE_GRACE: Duration = Duration::from_secs(15);
+pub use self::patience::Patience;
+use self::{call::Call, fault::AgentFault};
+use crate::{
+    domain::{
+        guest_path::GuestPath,
+        ports::{
+            AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange, Listing, OutputStream,
+            PortFuture, User, Writing,
+        },
+    },
+    infra::printable,
+};
 
 /// Most of one output that is kept in a file in the guest, in bytes: sixteen such files still leave room on the disk.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// Longest wait for a file call: ten mebibytes take a fraction of a second even under emulation, a full disk longer.
-const FILE_CALL_MAX: Duration = Duration::from_secs(120);
-
-/// Longest wait for an agent to confirm that the machine may go off, or to take the time.
-const CONTROL_CALL_MAX: Duration = Duration::from_secs(5);
 
 /// No agent was found on the other end of a connection.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +63,12 @@ pub enum ConnectFault {
     /// The agent left before it said hello.
     #[error("the guest agent left before it said hello")]
     Left,
+    /// The agent took too long over it.
+    #[error("the guest agent did not say hello within {} s", within.as_secs_f32())]
+    Silent {
+        /// How long was waited.
+        within: Duration,
+    },
     /// The hello is too long, or holds control characters.
     #[error("the guest agent's hello breaks the protocol's limits")]
     Excessive,
@@ -85,17 +87,30 @@ pub struct AgentClient {
     capabilities: Capabilities,
     /// One permit a call; more callers than that wait their turn.
     calls: Semaphore,
+    patience: Patience,
     clock: AbortHandle,
+    /// Cancelled when the agent has left too many settings of the clock unanswered.
+    silent: CancellationToken,
 }
 
-/// Greets the agent on a fresh connection, reads its hello, and starts the link. The caller bounds the wait.
+/// Greets the agent on a fresh connection, reads its hello, and starts the link.
 ///
 /// # Errors
 /// [`ConnectFault`].
-pub async fn connect<S>(mut stream: S) -> Result<AgentClient, ConnectFault>
+pub async fn connect<S>(stream: S, patience: Patience) -> Result<AgentClient, ConnectFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let within = patience.hello;
+    let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
+    let link = Opener::start(stream);
+    let silent = CancellationToken::new();
+    let clock = tokio::spawn(keep_clock(link.clone(), patience, silent.clone())).abort_handle();
+    let calls = Semaphore::new(CALLS_MAX);
+    Ok(AgentClient { link, capabilities: capabilities(hello), calls, patience, clock, silent })
+}
+
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
     let greeted = waggle_link::answer_preamble(&mut stream, Link::Call).await;
     greeted.map_err(|source| ConnectFault::Greet { source })?;
     let hello = FrameReader::new(&mut stream).receive::<Hello>().await;
@@ -105,9 +120,7 @@ where
     }
     let welcome = Welcome { unix_ns: unix_ns() };
     FrameWriter::new(&mut stream).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
-    let link = Opener::start(stream);
-    let clock = tokio::spawn(keep_clock(link.clone())).abort_handle();
-    Ok(AgentClient { link, capabilities: capabilities(hello), calls: Semaphore::new(CALLS_MAX), clock })
+    Ok((stream, hello))
 }
 
 impl AgentClient {
@@ -151,7 +164,8 @@ impl AgentClient {
             keep: request::Keep { above_bytes: command.keep_output_above_bytes, bytes_max: KEPT_OUTPUT_BYTES_MAX },
         });
         let code = script.map_or(&[][..], |script| &script.code);
-        let call = Call { request, body: [code, &command.stdin], within: command.timeout + DEADLINE_GRACE };
+        let within = command.timeout.saturating_add(self.patience.deadline_grace);
+        let call = self.call(request, [code, &command.stdin], within);
         call.make(&self.link, cancelled, |reply| match reply {
             Reply::Stdout(bytes) => {
                 on_output(OutputStream::Stdout, bytes);
@@ -175,7 +189,7 @@ impl AgentClient {
         let _permit = self.permit().await?;
         let path = path.as_str().to_owned();
         let request = Request::WriteFile { path, bytes: content.len() as u64, mode: how.mode, append: how.append };
-        let call = Call { request, body: [content, &[]], within: FILE_CALL_MAX };
+        let call = self.call(request, [content, &[]], self.patience.file);
         call.make(&self.link, never(), |reply| match reply {
             Reply::Written { bytes } => Ok(Some(bytes)),
             other => Err(fault::unexpected(&other)),
@@ -198,10 +212,11 @@ impl AgentClient {
         let request = Request::ReadFile { path: path.as_str().to_owned(), range: part, bytes_max };
         let most = range.map_or(bytes_max, |range| range.limit.min(bytes_max));
         let mut bytes = Vec::new();
-        let call = Call { request, body: [&[], &[]], within: FILE_CALL_MAX };
+        let call = self.call(request, [&[], &[]], self.patience.file);
         let file_size = call
             .make(&self.link, never(), |reply| match reply {
                 Reply::Data(data) if (bytes.len() + data.len()) as u64 <= most => {
+                    make_room(&mut bytes, data.len(), most);
                     bytes.extend_from_slice(data);
                     Ok(None)
                 }
@@ -221,10 +236,14 @@ impl AgentClient {
         let _permit = self.permit().await?;
         let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max, recursive };
         let mut entries: Vec<Entry> = Vec::new();
-        let call = Call { request, body: [&[], &[]], within: FILE_CALL_MAX };
+        let mut bytes_left = LISTING_BYTES_MAX;
+        let call = self.call(request, [&[], &[]], self.patience.file);
         let truncated = call
             .make(&self.link, never(), |reply| match reply {
                 Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
+                    let bytes = more.iter().map(|entry| entry.name.len()).sum();
+                    let too_much = AgentFault::TooMuch { what: "bytes of names", max: LISTING_BYTES_MAX as u64 };
+                    bytes_left = bytes_left.checked_sub(bytes).ok_or(too_much)?;
                     entries.extend(more.into_iter().map(call::entry));
                     Ok(None)
                 }
@@ -240,14 +259,21 @@ impl AgentClient {
     /// Asks the agent to write everything to the disks and end the machine. An agent that does not answer within a few
     /// seconds, or at all, is not waited for.
     pub async fn power_off(&self) {
-        if let Err(fault) = control(&self.link, Request::PowerOff).await {
+        if let Err(fault) = control(&self.link, Request::PowerOff, self.patience).await {
             tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not confirm the power-off");
         }
     }
 
-    /// Resolves when the link has ended; says how.
+    /// Resolves when the link has ended, or the agent does not answer any more; says how.
     pub async fn closed(&self) -> String {
-        self.link.ended().await.to_string()
+        tokio::select! {
+            ended = self.link.ended() => ended.to_string(),
+            () = self.silent.cancelled() => "the agent does not answer any more".to_owned(),
+        }
+    }
+
+    fn call<'a>(&self, request: Request, body: [&'a [u8]; 2], within: Duration) -> Call<'a> {
+        Call { request, body, within, cancel_within: self.patience.cancel }
     }
 
     async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallFault> {
@@ -262,26 +288,42 @@ impl Drop for AgentClient {
     }
 }
 
-async fn keep_clock(link: Opener) {
-    let mut ticks = interval(CLOCK_INTERVAL);
+/// Sets the guest's clock again and again, which also tells whether the agent still answers.
+async fn keep_clock(link: Opener, patience: Patience, silent: CancellationToken) {
+    let mut ticks = interval(patience.clock_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate, and the welcome has just brought the time.
     ticks.tick().await;
-    loop {
+    let mut unanswered = 0;
+    while unanswered < patience.unanswered_max {
         ticks.tick().await;
-        if let Err(fault) = control(&link, Request::SetClock { unix_ns: unix_ns() }).await {
-            tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not take the time");
+        match control(&link, Request::SetClock { unix_ns: unix_ns() }, patience).await {
+            // An agent that is busy has answered.
+            Ok(()) | Err(CallFault::Refused { .. }) => unanswered = 0,
+            Err(CallFault::Gone { .. }) => return,
+            Err(CallFault::Protocol { .. }) => unanswered += 1,
         }
     }
+    silent.cancel();
 }
 
-async fn control(link: &Opener, request: Request) -> Result<(), CallFault> {
-    let call = Call { request, body: [&[], &[]], within: CONTROL_CALL_MAX };
+async fn control(link: &Opener, request: Request, patience: Patience) -> Result<(), CallFault> {
+    let call = Call { request, body: [&[], &[]], within: patience.control, cancel_within: patience.cancel };
     call.make(link, never(), |reply| match reply {
         Reply::Done => Ok(Some(())),
         other => Err(fault::unexpected(&other)),
     })
     .await
+}
+
+/// Makes room for `more` bytes, by doubling, but never beyond the `most` that there can be.
+fn make_room(bytes: &mut Vec<u8>, more: usize, most: u64) {
+    let needed = bytes.len() + more;
+    if needed > bytes.capacity() {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let wanted = bytes.capacity().saturating_mul(2).min(most).max(needed);
+        bytes.reserve_exact(wanted - bytes.len());
+    }
 }
 
 fn never() -> PortFuture<'static, ()> {
@@ -299,7 +341,7 @@ fn capabilities(hello: Hello) -> Capabilities {
             Origin::Host => AgentOrigin::Host,
             Origin::Image => AgentOrigin::Image,
         },
-        agent_build: hello.build,
+        agent_build: printable::text(&hello.build, TEXT_BYTES_MAX),
         programs: hello.programs,
     }
 }

@@ -22,7 +22,7 @@ use waggle::{
             OutputStream, PortFuture, Stage, StartFault, Writing,
         },
     },
-    infra::agent::{self, AgentClient},
+    infra::agent::{self, AgentClient, Patience},
 };
 use waggle_protocol::Origin;
 
@@ -98,7 +98,7 @@ impl Machines for InProcess {
                 // How it ends is what the host's end of the link hears.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
-            let agent = agent::connect(near)
+            let agent = agent::connect(near, Patience::default())
                 .await
                 .map_err(|source| StartFault { stage: Stage::Boot, source: source.into() })?;
             Ok(Arc::new(InProcessMachine { agent, serving, _root: root, _alive: alive }) as Arc<dyn Machine>)

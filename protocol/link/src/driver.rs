@@ -37,9 +37,13 @@ const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 /// What one link can hold of unread data, in bytes. It equals the streams' windows, so they never grow.
 const LINK_WINDOW_BYTES: usize = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
-/// What the pump takes in while a write is blocked, in bytes: all that a peer within the rules can have in flight, and
-/// room for its control frames.
-const PUMP_BYTES_MAX: usize = CALLS_MAX * STREAM_WINDOW_BYTES + 1024 * 1024;
+/// What the accepting side's pump takes in while a write is blocked, in bytes: all that a peer within the rules can have
+/// in flight, and room for its control frames. So the other side's writes always come to an end.
+const ACCEPTOR_PUMP_BYTES_MAX: usize = CALLS_MAX * STREAM_WINDOW_BYTES + 1024 * 1024;
+
+/// The same for the opening side, in bytes. One end that takes in everything keeps both moving, so the host, for which
+/// each link's memory counts, can do with little.
+const OPENER_PUMP_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a stream sends in a piece, in bytes: yamux's own default. Ten pieces of each stream can wait to be written, so a
 /// peer that grants every stream all the credit there is and then stops reading makes this side keep 5 MiB, no more.
@@ -158,7 +162,11 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (end, ended) = watch::channel(None);
-    let rules = Rules::new(Pump::new(stream, PUMP_BYTES_MAX));
+    let pump_bytes_max = match side {
+        Side::Opens(_) => OPENER_PUMP_BYTES_MAX,
+        Side::Accepts(_) => ACCEPTOR_PUMP_BYTES_MAX,
+    };
+    let rules = Rules::new(Pump::new(stream, pump_bytes_max));
     let mut connection = Connection::new(rules.compat(), config(), mode);
     let mut side = side;
     let task = tokio::spawn(async move {

@@ -2,21 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One call: a stream, the request and its body one way, replies the other way until the last.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use tokio::{io, pin, time::timeout};
 use waggle_link::{FrameReader, FrameWriter, Opener, SendFault, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
 
 use super::fault::AgentFault;
-use crate::domain::{
-    guest_path::GuestPath,
-    ports::{CallFault, EndCause, Ended, Entry, OutputFile, PortFuture},
+use crate::{
+    domain::{
+        guest_path::GuestPath,
+        ports::{CallFault, EndCause, Ended, Entry, OutputFile, PortFuture},
+    },
+    infra::printable,
 };
-
-/// How long the agent may take from a cancel to the last reply. Killing is a matter of milliseconds; output that is on
-/// its way comes first.
-const CANCEL_MAX: Duration = Duration::from_secs(10);
 
 /// What a call sends, and how long it may take.
 pub(super) struct Call<'a> {
@@ -26,6 +25,8 @@ pub(super) struct Call<'a> {
     pub(super) body: [&'a [u8]; 2],
     /// The call fails when this has passed: the agent should have answered long before.
     pub(super) within: Duration,
+    /// A call that was cancelled fails when this has passed since.
+    pub(super) cancel_within: Duration,
 }
 
 impl Call<'_> {
@@ -40,24 +41,37 @@ impl Call<'_> {
     ) -> Result<T, CallFault> {
         let stream = link.open().await.map_err(|fault| CallFault::Gone { reason: fault.to_string() })?;
         let (read, write) = io::split(stream);
-        let mut writer = FrameWriter::new(write);
-        let sending = self.send(&mut writer, cancelled);
         let receiving = receive(FrameReader::new(read), on_reply);
-        pin!(sending, receiving);
-        let made = timeout(self.within, async {
+        pin!(receiving);
+        let made = async {
+            let mut writer = FrameWriter::new(write);
             tokio::select! {
-                received = &mut receiving => received,
-                () = &mut sending => timeout(CANCEL_MAX, &mut receiving)
-                    .await
-                    .unwrap_or_else(|_elapsed| Err(AgentFault::Silent { seconds: CANCEL_MAX.as_secs() }.into())),
+                received = &mut receiving => return received,
+                () = self.send(&mut writer) => {}
+                () = cancelled => {}
             }
-        });
-        made.await.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { seconds: self.within.as_secs() }.into()))
+            // What of the body was under way goes first; a guest that does not take it hears of no cancel.
+            let told = async {
+                // A stream that broke has an end for the reader as well.
+                let _told = writer.send(&Input::Cancel).await;
+                pending().await
+            };
+            let last = async {
+                tokio::select! {
+                    received = &mut receiving => received,
+                    never = told => never,
+                }
+            };
+            let ended = timeout(self.cancel_within, last).await;
+            ended.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.cancel_within }.into()))
+        };
+        let made = timeout(self.within, made).await;
+        made.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.within }.into()))
     }
 
-    /// Sends the request and its body; then, or as soon as that is so, that the call was cancelled. Resolves only after
-    /// a cancel. A stream that does not take it all has an answer, or an end, waiting on its other side.
-    async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>, mut cancelled: PortFuture<'_, ()>) {
+    /// Sends the request and its body, and never resolves. A stream that does not take it all has an answer, or an end,
+    /// waiting on its other side.
+    async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>) {
         let body = async {
             writer.send(&self.request).await?;
             for chunk in self.body.iter().flat_map(|part| part.chunks(CHUNK_BYTES_MAX)) {
@@ -65,14 +79,8 @@ impl Call<'_> {
             }
             Ok::<(), SendFault>(())
         };
-        let was_cancelled = tokio::select! {
-            _sent = body => false,
-            () = &mut cancelled => true,
-        };
-        if !was_cancelled {
-            cancelled.await;
-        }
-        let _told = writer.send(&Input::Cancel).await;
+        let _sent = body.await;
+        pending().await
     }
 }
 
@@ -108,7 +116,7 @@ pub(super) fn ended(exited: reply::Exited) -> Ended {
     };
     let file = |file: Option<reply::OutputFile>| {
         // The path is the guest's word: one that is none is as good as no file.
-        file.and_then(|file| {
+        file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
             Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
         })
     };

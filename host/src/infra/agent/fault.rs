@@ -2,10 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can go wrong with a call, apart from what the guest's kernel says.
 
+use std::time::Duration;
+
 use waggle_link::ReceiveFault;
 use waggle_protocol::{Fault, FaultKind, Reply, TEXT_BYTES_MAX};
 
-use crate::domain::ports::{CallFault, RefusalKind};
+use crate::{
+    domain::ports::{CallFault, RefusalKind},
+    infra::printable,
+};
 
 /// The agent does not do as the protocol says.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +39,10 @@ pub(super) enum AgentFault {
         max: u64,
     },
     /// Nothing came in time.
-    #[error("no last reply within {seconds} s")]
+    #[error("no last reply within {} s", within.as_secs_f32())]
     Silent {
         /// How long was waited.
-        seconds: u64,
+        within: Duration,
     },
 }
 
@@ -79,28 +84,5 @@ pub(super) fn refused(fault: &Fault) -> CallFault {
         FaultKind::Busy => RefusalKind::Busy,
         FaultKind::BadRequest | FaultKind::Other => RefusalKind::Other,
     };
-    CallFault::Refused { kind, message: printable(&fault.message) }
-}
-
-/// At most [`TEXT_BYTES_MAX`] bytes, control characters escaped.
-fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if shown.len() + character.len_utf8() > TEXT_BYTES_MAX {
-            break;
-        }
-        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_the_guest_is_shown_without_control_characters_and_within_the_limit() {
-        assert_eq!(printable("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
-        assert!(printable(&"é".repeat(TEXT_BYTES_MAX)).len() <= TEXT_BYTES_MAX);
-    }
+    CallFault::Refused { kind, message: printable::text(&fault.message, TEXT_BYTES_MAX) }
 }

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::infra::printable;
+
 /// Bytes kept; a kernel panic with its call trace takes about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 /// Lines shown; the screenful that a person reads.
@@ -63,19 +65,13 @@ impl ConsoleTail {
 }
 
 fn shown(line: &str) -> String {
-    let mut shown: String = line.trim_end().chars().take(SHOWN_LINE_CHARS_MAX).flat_map(letter_shown).collect();
-    if line.trim_end().chars().nth(SHOWN_LINE_CHARS_MAX).is_some() {
+    let line = line.trim_end();
+    let end = line.char_indices().nth(SHOWN_LINE_CHARS_MAX).map_or(line.len(), |(at, _)| at);
+    let mut shown: String = printable::letters(line.get(..end).unwrap_or_default()).collect();
+    if end < line.len() {
         shown.push('…');
     }
     shown
-}
-
-// Control characters could move a terminal's cursor; bidirectional marks could reorder what is read.
-fn letter_shown(letter: char) -> impl Iterator<Item = char> {
-    let harmful = letter.is_control()
-        || matches!(letter, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let escaped = harmful.then(|| letter.escape_unicode()).into_iter().flatten();
-    escaped.chain((!harmful).then_some(letter))
 }
 
 #[cfg(test)]

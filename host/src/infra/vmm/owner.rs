@@ -36,7 +36,7 @@ use super::{
 use crate::{
     domain::ports::Stage,
     infra::{
-        agent::{self, AgentClient, ConnectFault},
+        agent::{self, AgentClient, ConnectFault, Patience},
         disks::{DiskFault, Disks},
     },
 };
@@ -248,7 +248,7 @@ async fn boot(
 async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
     let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
     drop(listener);
-    agent::connect(stream).await.map_err(|source| BootFault::Connect { source })
+    agent::connect(stream, Patience::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

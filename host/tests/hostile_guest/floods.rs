@@ -1,0 +1,264 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Guests that send without end, or take nothing, or break the rules of the link.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use waggle::domain::ports::{Command, Writing};
+use waggle::infra::agent::Patience;
+use waggle_protocol::{
+    CALLS_MAX, Reply,
+    reply::{Cause, Exited, Status},
+};
+
+use crate::{
+    bounded, chain, command,
+    guest::{
+        ACK, DATA, GO_AWAY, PATIENCE, PING, RST, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, greeted, in_stream, yamux,
+    },
+    path,
+};
+
+/// The reason that a link ends with, when the guest writes these bytes again and again and reads what comes.
+async fn ended_by(frames: &[u8]) -> String {
+    let (host, mut guest) = greeted(PATIENCE).await;
+    let (mut reading, mut writing) = guest.socket.split();
+    let hears = async {
+        // A reader that can't keep up would hide the flood.
+        tokio::io::copy(&mut reading, &mut tokio::io::sink()).await.ok();
+        std::future::pending().await
+    };
+    let floods = async {
+        while tokio::io::AsyncWriteExt::write_all(&mut writing, frames).await.is_ok() {}
+        std::future::pending().await
+    };
+    tokio::select! {
+        reason = host.closed() => reason,
+        never = hears => never,
+        never = floods => never,
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_streams_end_the_link_with_the_first() {
+    bounded(async {
+        let streams: Vec<u8> = (1..=10_000).flat_map(|id| yamux(WINDOW_UPDATE, SYN, 2 * id, 0)).collect();
+        assert_eq!(ended_by(&streams).await, "the other side opened a stream on a link where only this side may");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_of_4_gib_ends_the_link() {
+    bounded(async {
+        let reason = ended_by(&yamux(DATA, 0, 1, u32::MAX)).await;
+        assert_eq!(reason, "the other side announced 4294967295 bytes in a piece; 65536 are the most");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn frames_that_carry_nothing_end_the_link_when_they_flood_it() {
+    bounded(async {
+        let floods = [
+            ("pings", yamux(PING, SYN, 0, 7)),
+            ("resets", yamux(DATA, RST, 1, 0)),
+            ("credit", yamux(WINDOW_UPDATE, ACK, 1, 1)),
+            ("empty data", yamux(DATA, ACK, 1, 0)),
+        ];
+        for (name, frame) in floods {
+            let reason = ended_by(&frame.repeat(1000)).await;
+            assert_eq!(reason, "the other side floods the link with frames that carry nothing", "{name}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn breaking_the_rules_of_yamux_ends_the_link() {
+    bounded(async {
+        assert_eq!(ended_by(&yamux(PING, ACK, 0, 99)).await, "the other side broke the rules of yamux");
+        assert_eq!(ended_by(&yamux(GO_AWAY, 0, 0, 0)).await, "the other side closed the link");
+        let reason = ended_by(b"SSH-2.0-OpenSSH").await;
+        assert!(reason.starts_with("the link failed: decode error: "), "{reason}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn data_beyond_a_stream_s_window_ends_the_link() {
+    bounded(async {
+        let (host, mut guest) = greeted(PATIENCE).await;
+        let answering = async {
+            let stream = guest.call().await;
+            // The host has not been asked to read meanwhile: all of it goes out in one go.
+            guest.write(&in_stream(stream, &[0; 65_536]).repeat(64)).await;
+            guest.stall().await
+        };
+        let mut calm = |_, _: &[u8]| std::thread::sleep(Duration::from_millis(1));
+        tokio::select! {
+            reason = host.closed() => assert_eq!(reason, "the other side broke the rules of yamux"),
+            ended = host.exec(command(), Box::pin(std::future::pending()), &mut calm) => {
+                // The reader saw the stream's nonsense first.
+                assert!(chain(&ended.unwrap_err()).starts_with("failed to understand the guest agent: "));
+            }
+            never = answering => never,
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_whose_answers_nobody_reads_are_given_up() {
+    bounded(async {
+        let patience = Patience { clock_interval: Duration::from_millis(100), ..PATIENCE };
+        let (host, mut guest) = greeted(patience).await;
+        let pings = yamux(PING, SYN, 0, 7).repeat(1000);
+        tokio::select! {
+            reason = host.closed() => assert_eq!(reason, "the agent does not answer any more"),
+            () = async { guest.flood(&pings).await; std::future::pending().await } => {}
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_without_end_stops_at_the_deadline() {
+    for piece in [65_000, 1, 0] {
+        bounded(async {
+            let (host, mut guest) = greeted(PATIENCE).await;
+            let floods = tokio::spawn(async move {
+                let stream = guest.call().await;
+                // As many replies as go into one frame of yamux's.
+                let reply = framed(&Reply::Stdout(&vec![b'x'; piece]));
+                guest.flood_stream(stream, &reply.repeat((65_536 / reply.len()).max(1))).await;
+            });
+            let (started, mut bytes) = (Instant::now(), 0);
+            let mut count = |_, output: &[u8]| bytes += output.len();
+            let ended = host.exec(command(), Box::pin(std::future::pending()), &mut count).await;
+            let fault = chain(&ended.unwrap_err());
+            assert!(fault.ends_with("no last reply within 1 s"), "{fault}");
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+            assert!(piece == 0 || bytes > 100_000, "{bytes} bytes are no flood");
+            floods.abort();
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_in_single_bytes_stays_small() {
+    bounded(async {
+        let (host, mut guest) = greeted(PATIENCE).await;
+        let floods = tokio::spawn(async move {
+            let stream = guest.call().await;
+            // One long reply, each byte of it in a frame of yamux's own, up to the window's end.
+            let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
+            frames.extend(in_stream(stream, &[0]));
+            let single = in_stream(stream, &[1]);
+            guest.write(&frames).await;
+            let many = single.repeat(1000);
+            for _ in 0..130 {
+                guest.write(&many).await;
+            }
+            guest.stall().await
+        });
+        let ended = host.exec(command(), Box::pin(std::future::pending()), &mut |_, _| {}).await;
+        let fault = chain(&ended.unwrap_err());
+        assert!(fault.ends_with("no last reply within 1 s"), "{fault}");
+        floods.abort();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_calls_to_a_guest_that_grants_all_credit_and_stops_reading_stay_small() {
+    let content = vec![7; 10 * 1024 * 1024];
+    bounded(async {
+        let (host, mut guest) = greeted(PATIENCE).await;
+        let stalls = tokio::spawn(async move {
+            let mut streams = Vec::new();
+            for _ in 0..CALLS_MAX {
+                let stream = guest.call().await;
+                streams.push(stream);
+                guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
+            }
+            // It takes nothing any more, and sends all that the windows allow: replies that never end.
+            let begun = 131_072_u32.to_le_bytes();
+            for stream in streams {
+                let mut frames = in_stream(stream, &begun);
+                frames.extend(in_stream(stream, &[0; 65_536]));
+                frames.extend(in_stream(stream, &[0; 65_000]));
+                guest.write(&frames).await;
+            }
+            guest.stall().await
+        });
+        let calls = (0..CALLS_MAX).map(|_| host.write_file(path(), &content, Writing::default()));
+        for written in join_all(calls).await {
+            let fault = chain(&written.unwrap_err());
+            assert!(fault.starts_with("failed to understand the guest agent: "), "{fault}");
+        }
+        stalls.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_that_floods_does_not_starve_the_others() {
+    bounded(async {
+        let (host, mut guest) = greeted(PATIENCE).await;
+        let answering = tokio::spawn(async move {
+            let flooded = guest.call().await;
+            let reply = framed(&Reply::Stdout(b"x"));
+            let replies = in_stream(flooded, &reply.repeat(1000));
+            let exited = Exited {
+                status: Status::Code(0),
+                cause: Cause::Itself,
+                duration_us: 1,
+                stdout_file: None,
+                stderr_file: None,
+            };
+            let mut credit = WINDOW_BYTES - replies.len();
+            guest.write(&replies).await;
+            while let Some(frame) = guest.frame().await {
+                if frame.opens() {
+                    guest.reply(frame.stream, &Reply::Exited(exited.clone())).await;
+                } else if frame.kind == WINDOW_UPDATE && frame.stream == flooded {
+                    credit += frame.length as usize;
+                }
+                while credit >= replies.len() {
+                    credit -= replies.len();
+                    guest.write(&replies).await;
+                }
+            }
+        });
+        let long = Command { timeout: Duration::from_secs(60), ..command() };
+        let bytes = AtomicUsize::new(0);
+        let mut count = |_, output: &[u8]| _ = bytes.fetch_add(output.len(), Relaxed);
+        let flooded = host.exec(long, Box::pin(std::future::pending()), &mut count);
+        let others = async {
+            let mut longest = Duration::ZERO;
+            while bytes.load(Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            while bytes.load(Relaxed) < 300_000 {
+                let started = Instant::now();
+                let ended = host.exec(command(), Box::pin(std::future::pending()), &mut |_, _| {}).await;
+                assert_eq!(ended.unwrap().exit_code, 0);
+                longest = longest.max(started.elapsed());
+            }
+            longest
+        };
+        let longest = tokio::select! {
+            ended = flooded => panic!("{ended:?}"),
+            longest = others => longest,
+        };
+        assert!(longest < Duration::from_millis(500), "a call beside the flood took {longest:?}");
+        answering.abort();
+    })
+    .await;
+}

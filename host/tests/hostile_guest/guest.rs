@@ -1,0 +1,167 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A guest that says what it likes: yamux frames made by hand on a real socket.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+use waggle::infra::agent::{self, AgentClient, Patience};
+use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const WINDOW_UPDATE: u8 = 1;
+pub(crate) const PING: u8 = 2;
+pub(crate) const GO_AWAY: u8 = 3;
+pub(crate) const SYN: u16 = 1;
+pub(crate) const ACK: u16 = 2;
+pub(crate) const RST: u16 = 8;
+
+/// Short enough that no test waits long, long enough for a loaded machine.
+pub(crate) const PATIENCE: Patience = Patience {
+    hello: Duration::from_millis(500),
+    clock_interval: Duration::from_secs(60),
+    control: Duration::from_millis(300),
+    unanswered_max: 2,
+    deadline_grace: Duration::from_millis(500),
+    cancel: Duration::from_millis(500),
+    file: Duration::from_millis(1000),
+};
+
+/// What a stream may send before it is given credit, in bytes.
+pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
+
+/// A frame of the host's, less its body.
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u16,
+    pub(crate) stream: u32,
+    pub(crate) length: u32,
+}
+
+impl Frame {
+    /// Whether it opens a stream.
+    pub(crate) fn opens(&self) -> bool {
+        self.kind == DATA && self.flags & SYN != 0
+    }
+}
+
+/// The guest's end of a link.
+pub(crate) struct Guest {
+    pub(crate) socket: UnixStream,
+}
+
+/// A host and a guest that have greeted each other, as honest ones do.
+pub(crate) async fn greeted(patience: Patience) -> (AgentClient, Guest) {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let guest = tokio::spawn(async move {
+        far.write_all(&handshake::preamble(Link::Call)).await.unwrap();
+        far.write_all(&framed(&hello("hostile"))).await.unwrap();
+        let mut answer_and_welcome = [0; 16 + 4];
+        far.read_exact(&mut answer_and_welcome).await.unwrap();
+        let mut welcome = vec![0; answer_and_welcome[16] as usize];
+        far.read_exact(&mut welcome).await.unwrap();
+        Guest { socket: far }
+    });
+    let host = agent::connect(near, patience).await.unwrap();
+    (host, guest.await.unwrap())
+}
+
+pub(crate) fn hello(build: &str) -> Hello {
+    Hello { origin: Origin::Host, build: build.to_owned(), programs: vec!["sh".to_owned()] }
+}
+
+/// A message in its frame.
+pub(crate) fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(message, &mut bytes).unwrap();
+    bytes
+}
+
+/// A frame of yamux's.
+pub(crate) fn yamux(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[1] = kind;
+    header[2..4].copy_from_slice(&flags.to_be_bytes());
+    header[4..8].copy_from_slice(&stream.to_be_bytes());
+    header[8..].copy_from_slice(&length.to_be_bytes());
+    header
+}
+
+impl Guest {
+    /// Writes bytes; false if the host has closed the link.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).await.is_ok()
+    }
+
+    /// Writes the same bytes again and again, until the host has closed the link.
+    pub(crate) async fn flood(&mut self, bytes: &[u8]) {
+        while self.write(bytes).await {}
+    }
+
+    /// Waits for the host to open a stream, and takes the whole frame that does it.
+    pub(crate) async fn call(&mut self) -> u32 {
+        loop {
+            let frame = self.frame().await.unwrap();
+            if frame.opens() {
+                return frame.stream;
+            }
+        }
+    }
+
+    /// Sends the same bytes on a stream again and again, as fast as the host gives credit for them.
+    pub(crate) async fn flood_stream(&mut self, stream: u32, bytes: &[u8]) {
+        let frame = in_stream(stream, bytes);
+        let mut credit = WINDOW_BYTES;
+        loop {
+            while credit < bytes.len() {
+                match self.frame().await {
+                    Some(Frame { kind: WINDOW_UPDATE, length, .. }) => credit += length as usize,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+            credit -= bytes.len();
+            if !self.write(&frame).await {
+                return;
+            }
+        }
+    }
+
+    /// Takes the host's next frame, as long as the link lasts.
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        let mut header = [0; 12];
+        self.socket.read_exact(&mut header).await.ok()?;
+        let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        if header[1] == DATA {
+            let mut body = vec![0; word(8) as usize];
+            self.socket.read_exact(&mut body).await.ok()?;
+        }
+        let flags = u16::from_be_bytes([header[2], header[3]]);
+        Some(Frame { kind: header[1], flags, stream: word(4), length: word(8) })
+    }
+
+    /// Sends bytes on a stream.
+    pub(crate) async fn send(&mut self, stream: u32, bytes: &[u8]) -> bool {
+        self.write(&in_stream(stream, bytes)).await
+    }
+
+    /// Sends a reply on a stream.
+    pub(crate) async fn reply(&mut self, stream: u32, reply: &Reply<'_>) -> bool {
+        self.send(stream, &framed(reply)).await
+    }
+
+    /// Keeps the socket open and says nothing more.
+    pub(crate) async fn stall(self) -> ! {
+        std::future::pending().await
+    }
+}
+
+/// Bytes of a stream, in one frame of yamux's.
+pub(crate) fn in_stream(stream: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = yamux(DATA, ACK, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
+    frame.extend_from_slice(bytes);
+    frame
+}

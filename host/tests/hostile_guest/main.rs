@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Guests that lie, flood and stall, against the host's client over real sockets: each costs its caller an error within
+//! a time-out, and the host no more than 16 MiB meanwhile.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
+
+mod calls;
+mod floods;
+mod greeting;
+mod guest;
+mod memory;
+
+use std::{error::Error, future::Future, sync::LazyLock, time::Duration};
+
+use tokio::sync::Mutex;
+use waggle::domain::{
+    guest_path::GuestPath,
+    ports::{CallFault, Command, CommandLimits, User},
+};
+
+/// What a hostile guest may cost the host, in bytes.
+const GROWTH_MAX: usize = 16 * 1024 * 1024;
+
+/// How long any of these may take; each has a time-out of its own well below.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// One test at a time, so that each measures its own memory.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Runs a test that must neither hang nor grow.
+async fn bounded(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().await;
+    let growth = memory::Growth::from_here();
+    tokio::time::timeout(STUCK, test).await.expect("the host is stuck with this guest");
+    let most = growth.most();
+    assert!(most <= GROWTH_MAX, "the host grew by {most} bytes");
+}
+
+fn command() -> Command {
+    Command {
+        argv: vec!["sh".to_owned()],
+        script: None,
+        stdin: Vec::new(),
+        env: Vec::new(),
+        working_directory: None,
+        keep_output_above_bytes: u64::MAX,
+        limits: CommandLimits::default(),
+        user: User::Sandbox,
+        timeout: Duration::from_millis(500),
+    }
+}
+
+fn path() -> &'static GuestPath {
+    static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").unwrap());
+    &PATH
+}
+
+/// A fault and what caused it, as it goes to the log.
+fn chain(fault: &CallFault) -> String {
+    let mut text = fault.to_string();
+    let mut cause = fault.source();
+    while let Some(fault) = cause {
+        text = format!("{text}: {fault}");
+        cause = fault.source();
+    }
+    text
+}

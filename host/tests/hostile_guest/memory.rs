@@ -1,0 +1,51 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Counts this test binary's memory: what is allocated, and the most that was since a test began.
+#![expect(unsafe_code, reason = "an allocator that counts has to be one")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
+        MOST.fetch_max(live, Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// What a test allocates at the most, from now on. One test at a time may measure.
+pub(crate) struct Growth {
+    before: usize,
+}
+
+impl Growth {
+    pub(crate) fn from_here() -> Self {
+        let before = LIVE.load(Relaxed);
+        MOST.store(before, Relaxed);
+        Self { before }
+    }
+
+    /// The most that was allocated above what was there in the beginning, in bytes.
+    pub(crate) fn most(&self) -> usize {
+        MOST.load(Relaxed).saturating_sub(self.before)
+    }
+}
