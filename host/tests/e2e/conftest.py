@@ -2,28 +2,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers for the tests. What a test needs and the machine lacks is an error that names the command, never a skip."""
 
-import os
 import shutil
 
 import pytest
 
+from nested import NestedHost
+from nested_server import NestedServer
 from server import BINARY, ROOT, Server
 
-NEEDED = [
-    (BINARY, "./taskw e2e"),
-    (ROOT / "target/kernel/vmlinuz", "./taskw kernel"),
-    (ROOT / "target/images/python/index.json", "./taskw images"),
-    (ROOT / "target/images/node/index.json", "./taskw images"),
-    (ROOT / "target/images/shell/index.json", "./taskw images"),
-    (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
-    (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
-]
+# What each back end's tests need, and the command that makes it.
+NEEDED = {
+    "qemu": [
+        (BINARY, "./taskw e2e"),
+        (ROOT / "target/kernel/vmlinuz", "./taskw kernel"),
+        (ROOT / "target/images/python/index.json", "./taskw images"),
+        (ROOT / "target/images/node/index.json", "./taskw images"),
+        (ROOT / "target/images/shell/index.json", "./taskw images"),
+        (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
+        (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
+    ],
+    "krun": [(ROOT / "target/firmware/NOTICE", "./taskw firmware")],
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--back-end", choices=["qemu", "krun"], default="qemu", help="krun: in a nested host, whose KVM is emulated"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "smoke: what has to work on every back end, in a few minutes")
+    config.addinivalue_line("markers", "outside(reason): looks at the server in ways that only this machine allows")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.back_end == "krun":
+        for item in items:
+            for mark in item.iter_markers("outside"):
+                item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 def pytest_sessionstart(session):
     if session.config.option.collectonly:
         return
-    missing = [f"{path} is missing: run {command}" for path, command in NEEDED if not path.exists()]
+    needed = NEEDED["qemu"] + (NEEDED["krun"] if session.config.option.back_end == "krun" else [])
+    missing = [f"{path} is missing: run {command}" for path, command in needed if not path.exists()]
     if not shutil.which("vhost-device-vsock"):
         missing.append("vhost-device-vsock is missing: run ./taskw vsock-device")
     if not shutil.which("qemu-system-x86_64"):
@@ -32,18 +56,31 @@ def pytest_sessionstart(session):
         raise pytest.UsageError("\n".join(missing))
 
 
+@pytest.fixture(scope="session")
+def make_server(request):
+    """Makes a server: here, or in the nested host, which is started once."""
+    if request.config.option.back_end == "qemu":
+        yield Server
+        return
+    host = NestedHost(BINARY, ["python", "node", "shell", "foreign"], ROOT / "target/e2e-image-cache")
+    try:
+        yield lambda **settings: NestedServer(host, **settings)
+    finally:
+        host.stop()
+
+
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
 
 
 @pytest.fixture
-def serve(request):
+def serve(make_server):
     """Makes servers; at the end stops what still runs and looks for what was left."""
     servers = []
 
     def make(**settings):
-        servers.append(Server(**settings))
+        servers.append(make_server(**settings))
         return servers[-1]
 
     yield make
@@ -55,8 +92,6 @@ def serve(request):
             print(f"--- log of the server on port {server.port}\n{server.output()}")
             raise
         finally:
-            for pid, _ in server.processes():
-                os.kill(pid, 9)
             server.remove()
 
 

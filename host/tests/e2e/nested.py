@@ -7,17 +7,17 @@ guest's root on one more port is how the tests look at its processes and files.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BUILT = ROOT / "target/nested"
-BUSYBOX = BUILT / "busybox"
 FIRMWARE = ROOT / "target/firmware"
 KERNEL = ROOT / "target/kernel"
 
@@ -64,7 +64,7 @@ export PATH
 ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
-chown {USER_ID} /dev/kvm /data /cache
+chown -R {USER_ID} /dev/kvm /data /cache
 chmod 600 /dev/kvm
 echo nested host is up
 nc -ll -p {SHELL_PORT} -e /bin/sh
@@ -72,23 +72,16 @@ poweroff -f
 """
 
 
-def needed():
-    """What has to be there, and the command that makes it."""
-    return [
-        (FIRMWARE / "NOTICE", "./taskw firmware"),
-        (BUSYBOX, "host/tests/e2e/prepare"),
-        (KERNEL / "vmlinuz", "./taskw kernel"),
-    ]
-
-
 class NestedHost:
-    """The guest, booted; `stop` ends it."""
+    """The guest, booted; `stop` ends it. It holds images, and of those in the cache `prepared` what they came to."""
 
     def __init__(self, binary, images, prepared):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-nested-"))
         self.console = self.folder / "console"
         self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS)}
         self.free_ports = list(SERVER_PORTS)
+        self.busybox = self.folder / "busybox"
+        write_program(self.busybox, file_of_image("foreign", "bin/busybox"))
         self._make_initramfs()
         self._make_disk(binary, images, prepared)
         self._boot()
@@ -97,7 +90,7 @@ class NestedHost:
         tree = self.folder / "initramfs"
         for place in ("bin", "dev", "proc", "sys", "host", "modules"):
             (tree / place).mkdir(parents=True)
-        shutil.copy(BUSYBOX, tree / "bin/busybox")
+        shutil.copy(self.busybox, tree / "bin/busybox")
         files = in_load_order(MODULES)
         for file in files:
             shutil.copy(file, tree / "modules")
@@ -114,8 +107,8 @@ class NestedHost:
         tree = self.folder / "root"
         for place in ("bin", "sbin", "dev", "proc", "sys", "tmp", "data", "cache", "etc", "images", "waggle"):
             (tree / place).mkdir(parents=True)
-        shutil.copy(BUSYBOX, tree / "bin/busybox")
-        applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+        shutil.copy(self.busybox, tree / "bin/busybox")
+        applets = subprocess.run([self.busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
         for applet in applets:
             if not (tree / "bin" / applet).exists():
                 (tree / "bin" / applet).symlink_to("busybox")
@@ -130,14 +123,16 @@ class NestedHost:
         write_program(tree / "start", START)
         for name in images:
             shutil.copytree(ROOT / "target/images" / name, tree / "images" / name, copy_function=os.link)
-        for image in prepared:
-            shutil.copy(image, tree / "cache")
+            for erofs in prepared.rglob(f"*{digest_of_image(name)}.erofs"):
+                place = tree / "cache" / erofs.relative_to(prepared)
+                place.parent.mkdir(exist_ok=True)
+                place.exists() or place.hardlink_to(erofs)
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         self.disk = self.folder / "disk"
         size_mib = (used >> 20) * 11 // 10 + DISK_FREE_MIB
         # No owner but root: what the server writes to is given to it at the start.
         options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree]
-        subprocess.run([formatter, *options, self.disk, f"{size_mib}M"], check=True)
+        subprocess.run([formatter, *options, self.disk, f"{size_mib}M"], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(tree)
 
     def _boot(self):
@@ -217,8 +212,25 @@ def copy_libraries(programs, tree):
                 shutil.copy(word, place)
 
 
-def write_program(path, text):
-    path.write_text(text)
+def digest_of_image(name):
+    index = json.loads((ROOT / "target/images" / name / "index.json").read_text())
+    return index["manifests"][0]["digest"].removeprefix("sha256:")
+
+
+def file_of_image(name, path):
+    """The bytes of a file in an image, from the topmost layer that has it."""
+    blobs = ROOT / "target/images" / name / "blobs/sha256"
+    manifest = json.loads((blobs / digest_of_image(name)).read_text())
+    for layer in reversed(manifest["layers"]):
+        with tarfile.open(blobs / layer["digest"].removeprefix("sha256:")) as archive:
+            for member in archive:
+                if member.name.removeprefix("./") == path:
+                    return archive.extractfile(member).read()
+    raise FileNotFoundError(f"the image {name} has no {path}")
+
+
+def write_program(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     path.chmod(0o755)
 
 

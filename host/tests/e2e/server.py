@@ -110,6 +110,9 @@ class Server:
         assert status == 0, f"the server ended with {status}:\n{self.output()}"
 
     def remove(self):
+        """Ends what should have ended by itself, and clears away what is left."""
+        for pid, _ in self.processes():
+            os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self):
@@ -124,8 +127,22 @@ class Server:
                     found.append((int(entry.name), line.decode(errors="replace")))
         return found
 
-    def machine_processes(self, program):
-        return [pid for pid, line in self.processes() if program in line.split(" ")[0]]
+    def machines(self):
+        """The processes that are machines, by their ids."""
+        return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
+
+    def signal_machines(self, number):
+        for pid in self.machines():
+            os.kill(pid, number)
+
+    def resident_kib(self):
+        """What the server's process has in memory."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    def open_files(self):
+        """How many files the server's process has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def machine_files(self):
         """What lies in the folders of machines, sockets and half-made images; locks that stay are not a machine's."""

@@ -12,6 +12,8 @@ import pytest
 
 from server import ROOT, image
 
+MADE_HERE = "makes an image in a folder of this machine"
+
 
 async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
     server = serve(IMAGE_SHELL=image("foreign")).start()
@@ -30,6 +32,7 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
             assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
 
 
+@pytest.mark.outside(MADE_HERE)
 @pytest.mark.parametrize(
     "labels",
     [
@@ -71,6 +74,7 @@ def relabel(layout, labels):
     (layout / "index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.outside("looks at a file")
 def test_the_agent_is_static():
     agent = (ROOT / "target/agent/waggle-agent").read_bytes()
     assert agent[:4] == b"\x7fELF"
@@ -83,6 +87,7 @@ def test_the_agent_is_static():
     assert interpreter not in kinds
 
 
+@pytest.mark.outside(MADE_HERE)
 async def test_a_folder_that_is_no_image_is_refused(serve, tmp_path):
     (tmp_path / "index.json").write_text("{}")
     server = serve(IMAGE_SHELL=f"oci:{tmp_path}").start("/healthz")
@@ -92,6 +97,7 @@ async def test_a_folder_that_is_no_image_is_refused(serve, tmp_path):
         await create_fails(tools, server)
 
 
+@pytest.mark.outside(MADE_HERE)
 async def test_a_corrupt_layer_is_refused(serve, tmp_path):
     broken = tmp_path / "shell"
     shutil.copytree(ROOT / "target/images/shell", broken)

@@ -20,6 +20,7 @@ def refused(server):
     return server.output()
 
 
+@pytest.mark.outside("reads settings, which no back end changes")
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -37,6 +38,7 @@ def test_an_invalid_setting_stops_the_start(serve, setting, value):
     assert setting in output or setting.lower().replace("_", "-") in output
 
 
+@pytest.mark.outside("takes a port of this machine")
 def test_a_taken_port_stops_the_start(serve):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -47,6 +49,7 @@ def test_a_taken_port_stops_the_start(serve):
     assert "in use" in output
 
 
+@pytest.mark.outside("libkrun has its kernel from its firmware")
 async def test_a_kernel_that_is_none_fails_by_the_boot_time_out(serve, tmp_path):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/modules.dep").write_text("")
@@ -72,6 +75,7 @@ async def test_a_kernel_that_is_none_fails_by_the_boot_time_out(serve, tmp_path)
     assert "kernel" in server.output()
 
 
+@pytest.mark.outside("runs the program here")
 def test_the_version_is_printed():
     printed = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
     assert "waggle" in printed

@@ -1,0 +1,142 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A server with libkrun in a nested host, with the face of one that runs here."""
+
+import pathlib
+import signal
+import subprocess
+import time
+
+from nested import SERVER_PORTS, USER_ID
+from server import ROOT, STOP_S, Server
+
+# A look through the nested host's shell takes about as long.
+LOOK_S = 0.2
+
+# The user's processes with their ids, command lines and environments; bytes that end words are spaces.
+PROCESSES = f"""
+for place in $(stat -c '%u %n' /proc/[0-9]* 2>/dev/null | sed -n 's/^{USER_ID} //p'); do
+  line=$(tr '\\0' ' ' <$place/cmdline 2>/dev/null)
+  [ -n "$line" ] && echo "${{place#/proc/}} $(readlink $place/cwd) $line"
+done
+"""
+
+
+class NestedProcess:
+    """A process in the nested host, as `subprocess.Popen` would show it."""
+
+    def __init__(self, host, folder):
+        self.host = host
+        self.folder = folder
+        self.pid = int(host.shell(f"while ! [ -s {folder}/pid ]; do sleep 0.1; done; cat {folder}/pid"))
+
+    def poll(self):
+        status = self.host.shell(f"cat {self.folder}/status 2>/dev/null").strip()
+        return int(status) if status else None
+
+    def wait(self, timeout=STOP_S):
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("waggle", timeout)
+            time.sleep(LOOK_S)
+        return status
+
+    def send_signal(self, number):
+        self.host.shell(f"kill -{int(number)} {self.pid}")
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+class NestedServer(Server):
+    """Everything but the client's side happens in the nested host, as a user who owns nothing there but /dev/kvm."""
+
+    def __init__(self, host, **settings):
+        super().__init__(**settings)
+        self.host = host
+        # Only the folder is another machine's from here on.
+        self.folder.rmdir()
+        self.inside = host.free_ports.pop(0)
+        self.port = host.ports[self.inside]
+        self.folder = pathlib.PurePosixPath(f"/data/{self.inside}")
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.process = None
+        settings = self.settings | {
+            "LISTEN_ADDR": f"0.0.0.0:{self.inside}",
+            "DATA_DIR": str(self.data),
+            "IMAGE_CACHE_DIR": "/cache",
+            "BACKEND": "krun",
+        }
+        del settings["KERNEL"]
+        self.settings = {name: inside(value) for name, value in settings.items()}
+        host.shell(f"mkdir -p {self.folder} && chown {USER_ID} {self.folder}")
+
+    def launch(self):
+        settings = " ".join(f"WAGGLE_{name}='{value}'" for name, value in self.settings.items())
+        script = f"""cd {self.folder}
+rm -f pid status
+env -i PATH=/bin:/sbin HOME=/data {settings} /waggle/waggle serve >>log 2>&1 </dev/null &
+echo $! >pid
+wait $!
+echo $? >status
+"""
+        self.host.shell(
+            f"cat >{self.folder}/run <<'end of script'\n{script}end of script\n"
+            f"su -s /bin/sh waggle -c 'setsid sh {self.folder}/run' </dev/null >/dev/null 2>&1 &"
+        )
+        self.process = NestedProcess(self.host, self.folder)
+        return self
+
+    def output(self):
+        return self.host.shell(f"cat {self.log}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def remove(self):
+        for pid, _ in self.processes():
+            self.host.shell(f"kill -9 {pid}")
+        self.host.shell(f"rm -rf {self.folder}")
+        self.host.free_ports.append(self.inside)
+
+    def processes(self):
+        """The user's processes with this server's folder in their command line or as working folder."""
+        found = []
+        for entry in self.host.shell(PROCESSES).splitlines():
+            pid, rest = entry.split(" ", 1)
+            if (str(self.folder) in rest or "waggle serve" in rest) and "/run" not in rest.split(" ", 1)[1]:
+                found.append((int(pid), rest.strip()))
+        return found
+
+    def machines(self):
+        """Of the two processes of a machine, the one that has threads is the machine and the other its runner."""
+        pids = [pid for pid, line in self.processes() if "runner machine" in line]
+        threads = self.host.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
+        return [pid for pid, count in zip(pids, threads) if int(count) > 1]
+
+    def signal_machines(self, number):
+        for pid in self.machines():
+            self.host.shell(f"kill -{int(number)} {pid}")
+
+    def resident_kib(self):
+        return int(self.host.shell(f"sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/{self.process.pid}/status"))
+
+    def open_files(self):
+        return int(self.host.shell(f"ls /proc/{self.process.pid}/fd | wc -l"))
+
+    def machine_files(self):
+        script = f"find {self.data}/run -type f ! -name '.*' 2>/dev/null; find {self.folder} -type s"
+        return sorted(set(self.host.shell(script).splitlines()))
+
+    def bound_sockets(self):
+        return [line for line in self.host.shell("cat /proc/net/unix").splitlines() if str(self.folder) in line]
+
+
+def inside(value):
+    return value.replace(f"oci:{ROOT / 'target/images'}", "oci:/images")

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A life in one test, for the back ends whose whole run takes long."""
+
+import signal
+
+import pytest
+
+from test_recovery import becomes
+
+
+@pytest.mark.smoke
+async def test_a_life_from_create_to_destroy(server):
+    async with server.client() as tools:
+        made = await tools.call("create_environment", runtime="shell")
+        one = made["environment_id"]
+        assert made["agent_origin"] == "image"
+        ran = await tools.call("execute", environment_id=one, code="id -un")
+        assert (ran["exit_code"], ran["stdout"]) == (0, "sandbox\n"), ran
+
+        content = "".join(f"bee {number}\n" for number in range(20_000))
+        await tools.call("write_file", environment_id=one, path="hive/bees", content=content)
+        counted = await tools.call("execute", environment_id=one, code="wc -c <hive/bees")
+        assert int(counted["stdout"]) == len(content)
+        tail = await tools.call("execute", environment_id=one, code="tail -n 1 hive/bees")
+        assert tail["stdout"] == "bee 19999\n"
+        listed = await tools.call("list_files", environment_id=one, path="hive")
+        assert [(file["name"], file["size"]) for file in listed["files"]] == [("bees", len(content))]
+
+        message = await tools.refusal("execute", environment_id=one, code="sleep 1000 & sleep 1000", timeout_seconds=1)
+        assert "tim" in message.lower()
+        left = await tools.call("execute", environment_id=one, code="pgrep -c sleep")
+        assert left["stdout"] == "0\n"
+
+        other = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        assert len(server.machines()) == 2
+        await tools.call("destroy_environment", environment_id=other)
+        server.signal_machines(signal.SIGKILL)
+        assert await becomes(tools, one, "error")
+        await tools.call("destroy_environment", environment_id=one)
+        server.assert_nothing_left()
