@@ -7,6 +7,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from server import ORPHAN_S
 
 ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "20"))
@@ -83,6 +85,8 @@ async def test_a_server_told_to_stop_ends_its_machines(serve):
     server.assert_nothing_left()
 
 
+# A round takes 3 s on an idle machine, ten times that on a very busy one.
+@pytest.mark.timeout(60 + 30 * ROUNDS)
 async def test_rounds_of_create_and_destroy_leave_nothing(server):
     async with server.client() as tools:
         before = None
