@@ -294,18 +294,40 @@ impl Folders {
             let base = absolute("XDG_CACHE_HOME").or_else(|| under_home(".cache"));
             base.map(|base| base.join("waggle/images"))
         });
-        let data = data.ok_or(FoldersFault { setting: "DATA_DIR" })?;
-        let images = images.ok_or(FoldersFault { setting: "IMAGE_CACHE_DIR" })?;
+        let data = data.ok_or(FoldersFault::Unset { setting: "DATA_DIR" })?;
+        let images = images.ok_or(FoldersFault::Unset { setting: "IMAGE_CACHE_DIR" })?;
         let kernel = settings.kernel.clone().unwrap_or_else(|| data.join("kernel"));
-        Ok(Self { data, images, kernel })
+        // Runners work in folders of their own, so a relative path would mean another place to them.
+        let anchored = |setting, path: PathBuf| {
+            std::path::absolute(&path).map_err(|source| FoldersFault::Relative { setting, path, source })
+        };
+        Ok(Self {
+            data: anchored("DATA_DIR", data)?,
+            images: anchored("IMAGE_CACHE_DIR", images)?,
+            kernel: anchored("KERNEL", kernel)?,
+        })
     }
 }
 
-/// A folder is neither set nor to be had.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("failed to choose a folder: {VARIABLE_PREFIX}{setting} is not set, and there is no HOME either")]
-pub struct FoldersFault {
-    setting: &'static str,
+/// A folder cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldersFault {
+    /// It is neither set nor to be had.
+    #[error("failed to choose a folder: {VARIABLE_PREFIX}{setting} is not set, and there is no HOME either")]
+    Unset {
+        /// Without the prefix.
+        setting: &'static str,
+    },
+    /// It cannot be made absolute.
+    #[error("failed to find out where {VARIABLE_PREFIX}{setting} is: {}", path.display())]
+    Relative {
+        /// Without the prefix.
+        setting: &'static str,
+        /// As it was given.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
 }
 
 /// The image of each runtime: as set, else the project's own if `has_layout` says that its folder is one, else the

@@ -97,7 +97,15 @@ fn folders_follow_the_settings_then_xdg_then_the_home() {
     assert_eq!(folders, Folders { data: "/d/waggle".into(), images: "/i".into(), kernel: "/k".into() });
 
     let fault = Folders::of(&read(&[], &[]).unwrap(), &|_| None).unwrap_err();
-    assert_eq!(fault, FoldersFault { setting: "DATA_DIR" });
+    assert!(matches!(fault, FoldersFault::Unset { setting: "DATA_DIR" }), "{fault}");
+}
+
+#[test]
+fn relative_folders_are_taken_from_where_the_server_starts() {
+    let settings = read(&["--data-dir", "d", "--image-cache-dir", "i", "--kernel", "k"], &[]).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let folders = Folders::of(&settings, &|_| None).unwrap();
+    assert_eq!(folders, Folders { data: here.join("d"), images: here.join("i"), kernel: here.join("k") });
 }
 
 #[test]
