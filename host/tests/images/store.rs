@@ -45,6 +45,17 @@ async fn the_platform_is_found_in_nested_indexes_past_attestations() {
 }
 
 #[tokio::test]
+async fn only_so_many_indexes_are_read_for_an_image() {
+    let layout = Layout::new();
+    let empty = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": []}));
+    let outer = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": vec![empty; 64]}));
+    layout.index(&[tagged(outer, "latest")]);
+    let refusal = "more than 64 indexes would have to be read to find the image";
+    let fault = layout.prepare().await.unwrap_err();
+    assert!(chain(&fault).contains(refusal), "{}", chain(&fault));
+}
+
+#[tokio::test]
 async fn images_of_docker_are_images_too() {
     let layout = Layout::new();
     let tar = gzip(&Layer::new().file("a", "x").tar());

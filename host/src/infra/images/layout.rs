@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 pub(super) use super::source::Source;
 use super::{
     blob::BlobFault,
-    limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LAYERS_MAX},
+    limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, INDEXES_READ_MAX, LAYERS_MAX, PLATFORMS_NAMED_MAX},
 };
 
 /// Where a layout says which tag a manifest has.
@@ -94,6 +94,9 @@ pub enum LayoutFault {
     /// Indexes in indexes in indexes.
     #[error("its indexes are nested more than {INDEX_DEPTH_MAX} deep")]
     TooDeep,
+    /// Indexes beside indexes.
+    #[error("more than {INDEXES_READ_MAX} indexes would have to be read to find the image")]
+    TooManyIndexes,
     /// No image has the tag.
     #[error("it has no image tagged {tag:?}; {}", tags_there_are(tags))]
     TagNotFound {
@@ -173,7 +176,7 @@ pub(super) fn find(source: &Source, tag: Option<&str>) -> Result<Image, LayoutFa
     check_version(source)?;
     let index: ImageIndex = parse("index.json", &source.read_document("index.json")?)?;
     check_own_type("index.json", index.media_type().as_ref(), &INDEX_TYPES, "an image index")?;
-    let manifest = choose_platform(source, choose_tag(index.manifests(), tag)?, INDEX_DEPTH_MAX)?;
+    let manifest = Search::new(source).choose_platform(choose_tag(index.manifests(), tag)?, INDEX_DEPTH_MAX)?;
     let document = format!("the manifest {}", manifest.digest());
     let content: ImageManifest = read(source, &manifest, &document)?;
     check_own_type(&document, content.media_type().as_ref(), &MANIFEST_TYPES, "an image manifest")?;
@@ -224,29 +227,58 @@ fn choose_tag<'a>(all: &'a [Descriptor], tag: Option<&str>) -> Result<Vec<&'a De
     }
 }
 
-/// Goes down from indexes to the first manifest for this platform.
-fn choose_platform(source: &Source, candidates: Vec<&Descriptor>, depth_left: u32) -> Result<Descriptor, LayoutFault> {
-    let mut found = Vec::new();
-    for descriptor in candidates {
-        let media_type = descriptor.media_type().as_ref();
-        let document = || format!("the entry {}", descriptor.digest());
-        if let Some(platform) = descriptor.platform().as_ref().filter(|platform| !fits(platform)) {
-            found.push(format!("{}/{}", platform.os(), platform.architecture()));
-        } else if MANIFEST_TYPES.contains(&media_type) {
-            return Ok(descriptor.clone());
-        } else if INDEX_TYPES.contains(&media_type) {
-            let depth_left = depth_left.checked_sub(1).ok_or(LayoutFault::TooDeep)?;
-            let index: ImageIndex = read(source, descriptor, &document())?;
-            match choose_platform(source, index.manifests().iter().collect(), depth_left) {
-                Err(LayoutFault::Platform { found: others }) => found.extend(others),
-                other => return other,
-            }
-        } else {
-            let expected = "an image manifest or an image index";
-            return Err(LayoutFault::MediaType { document: document(), found: media_type.to_owned(), expected });
+/// One way down from indexes to the first manifest for this platform.
+struct Search<'a> {
+    source: &'a Source,
+    indexes_left: u32,
+    /// Other platforms that were seen, each once.
+    others: Vec<String>,
+}
+
+impl<'a> Search<'a> {
+    fn new(source: &'a Source) -> Self {
+        Self { source, indexes_left: INDEXES_READ_MAX, others: Vec::new() }
+    }
+
+    fn choose_platform(mut self, candidates: Vec<&Descriptor>, depth_left: u32) -> Result<Descriptor, LayoutFault> {
+        let chosen = self.descend(candidates, depth_left)?;
+        match chosen {
+            Some(manifest) => Ok(manifest),
+            None if self.others.is_empty() => Err(LayoutFault::Empty),
+            None => Err(LayoutFault::Platform { found: self.others }),
         }
     }
-    if found.is_empty() { Err(LayoutFault::Empty) } else { Err(LayoutFault::Platform { found }) }
+
+    fn descend(&mut self, candidates: Vec<&Descriptor>, depth_left: u32) -> Result<Option<Descriptor>, LayoutFault> {
+        for descriptor in candidates {
+            let media_type = descriptor.media_type().as_ref();
+            let document = || format!("the entry {}", descriptor.digest());
+            if let Some(platform) = descriptor.platform().as_ref().filter(|platform| !fits(platform)) {
+                self.note(platform);
+            } else if MANIFEST_TYPES.contains(&media_type) {
+                return Ok(Some(descriptor.clone()));
+            } else if INDEX_TYPES.contains(&media_type) {
+                let depth_left = depth_left.checked_sub(1).ok_or(LayoutFault::TooDeep)?;
+                self.indexes_left = self.indexes_left.checked_sub(1).ok_or(LayoutFault::TooManyIndexes)?;
+                let index: ImageIndex = read(self.source, descriptor, &document())?;
+                let chosen = self.descend(index.manifests().iter().collect(), depth_left)?;
+                if chosen.is_some() {
+                    return Ok(chosen);
+                }
+            } else {
+                let expected = "an image manifest or an image index";
+                return Err(LayoutFault::MediaType { document: document(), found: media_type.to_owned(), expected });
+            }
+        }
+        Ok(None)
+    }
+
+    fn note(&mut self, platform: &Platform) {
+        let name = format!("{}/{}", platform.os(), platform.architecture());
+        if self.others.len() < PLATFORMS_NAMED_MAX && !self.others.contains(&name) {
+            self.others.push(name);
+        }
+    }
 }
 
 fn fits(platform: &Platform) -> bool {

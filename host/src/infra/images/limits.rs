@@ -12,6 +12,12 @@ pub(super) const DOCUMENT_BYTES_MAX: u64 = 4 * MIB;
 /// Indexes in indexes. Build tools nest one level; the specification sets no bound.
 pub(super) const INDEX_DEPTH_MAX: u32 = 4;
 
+/// Indexes that are read to find one image, at all depths together.
+pub(super) const INDEXES_READ_MAX: u32 = 64;
+
+/// Other platforms that an error names.
+pub(super) const PLATFORMS_NAMED_MAX: usize = 16;
+
 /// Layers of an image: overlayfs stops at 500, docker at 127.
 pub(super) const LAYERS_MAX: usize = 500;
 
