@@ -8,4 +8,5 @@ pub mod disks;
 mod draft;
 pub mod images;
 mod printable;
+mod private_folder;
 pub mod vmm;

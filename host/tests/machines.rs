@@ -181,7 +181,7 @@ impl TestHost {
     }
 
     fn assert_nothing_is_left(&self) {
-        let run = self.folder.path().canonicalize().unwrap().join("run");
+        let run = self.folder.path().canonicalize().unwrap().join("machines");
         processes::wait_until("the programs have ended", || processes::working_in(&run).is_empty());
         let server = fs::read_dir(&run).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap();
         assert_eq!(fs::read_dir(server.path()).unwrap().count(), 0);

@@ -7,9 +7,9 @@
 //! processes may use one folder: the first to finish a file wins, and the others take it over.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,8 @@ use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, RenameFlags, renameat2},
 };
+
+use super::private_folder;
 
 const DRAFT_PREFIX: &str = ".draft-";
 /// Held while a draft is made or drafts are swept, so that no draft is seen between its creation and its lock.
@@ -45,7 +47,7 @@ pub(super) struct DraftFolder {
 impl DraftFolder {
     /// Makes the folder if it is not there, and removes what dead processes left in it.
     pub(super) fn open(folder: PathBuf) -> Result<Self, DraftFault> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(fault("make the folder", &folder))?;
+        private_folder::ensure(&folder).map_err(fault("make the folder", &folder))?;
         let folder = Self { folder };
         let swept = folder.sweep()?;
         if swept > 0 {
@@ -83,22 +85,10 @@ impl DraftFolder {
             if !entry.file_name().as_encoded_bytes().starts_with(DRAFT_PREFIX.as_bytes()) {
                 continue;
             }
-            let path = entry.path();
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                // Its writer has just published or dropped it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(fault("open", &path)(error)),
-            };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => continue,
-                Err(TryLockError::Error(error)) => return Err(fault("lock", &path)(error)),
-            }
-            match fs::remove_file(&path) {
-                Ok(()) => swept += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(fault("remove", &path)(error)),
+            match sweep_draft(&entry.path()) {
+                Ok(removed) => swept += u32::from(removed),
+                // It must not keep a server from its start.
+                Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "an unfinished file stays"),
             }
         }
         Ok(swept)
@@ -116,6 +106,26 @@ impl DraftFolder {
             .map_err(fault("open", &path))?;
         file.lock().map_err(fault("lock", &path))?;
         Ok(file)
+    }
+}
+
+/// Removes a draft whose writer is gone, and says whether it did.
+fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        // Its writer has just published or dropped it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(fault("open", path)(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::Error(error)) => return Err(fault("lock", path)(error)),
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(fault("remove", path)(error)),
     }
 }
 

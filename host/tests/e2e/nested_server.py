@@ -131,7 +131,7 @@ echo $? >status
         return int(self.host.shell(f"ls /proc/{self.process.pid}/fd | wc -l"))
 
     def machine_files(self):
-        script = f"find {self.data}/run -type f ! -name '.*' 2>/dev/null; find {self.folder} -type s"
+        script = f"find {self.data}/machines -type f ! -name '.*' 2>/dev/null; find {self.folder} -type s"
         return sorted(set(self.host.shell(script).splitlines()))
 
     def bound_sockets(self):

@@ -146,7 +146,7 @@ class Server:
 
     def machine_files(self):
         """What lies in the folders of machines, sockets and half-made images; locks that stay are not a machine's."""
-        run = self.data / "run"
+        run = self.data / "machines"
         found = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
         for place in (self.data, self.folder):
             found += [path for path in place.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Run folders: `<data>/run/<server>/<machine>/`, where a machine's sockets, initial root and scratch disk are.
+//! Run folders: `<data>/machines/<server>/<machine>/`, where a machine's sockets, initial root and scratch disk are.
 //!
 //! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is free
-//! were left behind: the next server removes them, once the runners in them have ended too.
+//! were left behind: the next server removes them, once the runners in them have ended too. It touches only what a server
+//! made: folders whose names have the right form and that hold the mark.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -19,6 +20,15 @@ use rustix::{
     io::Errno,
 };
 use uuid::Uuid;
+
+use crate::infra::private_folder;
+
+/// The folder of run folders, below the data folder.
+const FOLDER: &str = "machines";
+/// In a server's folder, and in no other.
+const MARK: &str = ".waggle-server";
+/// Length of a server folder's name; short, since the names of sockets in it are bounded.
+const NAME_CHARS: usize = 8;
 
 /// How long the sweep waits for a left-behind runner, which ends as soon as its host is gone.
 const RUNNER_END_MAX: Duration = Duration::from_secs(5);
@@ -55,8 +65,8 @@ impl RunDirs {
     /// # Errors
     /// [`RunDirFault`] names the step and the folder.
     pub(super) fn open(data_dir: &Path) -> Result<Self, RunDirFault> {
-        let run = data_dir.join("run");
-        make_private(&run).map_err(fault("make", &run))?;
+        let run = data_dir.join(FOLDER);
+        private_folder::ensure(&run).map_err(fault("make", &run))?;
         let run = run.canonicalize().map_err(fault("find", &run))?;
         let mut options = OpenOptions::new();
         let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
@@ -64,10 +74,11 @@ impl RunDirs {
         flock(&sweep_lock, FlockOperation::LockExclusive).map_err(|errno| fault("lock", &run)(errno.into()))?;
         sweep(&run)?;
         let name = Uuid::new_v4().simple().to_string();
-        let path = run.join(name.get(..8).unwrap_or(&name));
-        make_private(&path).map_err(fault("make", &path))?;
+        let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
+        DirBuilder::new().mode(0o700).create(&path).map_err(fault("make", &path))?;
         let lock = File::open(&path).map_err(fault("lock", &path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &path)(errno.into()))?;
+        fs::write(path.join(MARK), []).map_err(fault("mark", &path))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -85,7 +96,9 @@ impl RunDirs {
 impl Drop for RunDirs {
     fn drop(&mut self) {
         // Machines remove their own folders; what cannot be removed now, the next server sweeps.
-        let _ = fs::remove_dir(&self.path);
+        if folders_in(&self.path).is_ok_and(|machines| machines.is_empty()) {
+            let _ = remove(&self.path);
+        }
     }
 }
 
@@ -100,25 +113,34 @@ pub(super) fn remove(path: &Path) -> Result<(), RunDirFault> {
     }
 }
 
-fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path)
-}
-
+/// What cannot be removed stays, and is told: it must not keep a server from its start.
 fn sweep(run: &Path) -> Result<(), RunDirFault> {
-    for server in folders_in(run)? {
-        if is_locked(&server).map_err(fault("look at", &server))? {
-            continue;
+    for server in folders_in(run)?.iter().filter(|folder| is_a_servers(folder)) {
+        if let Err(fault) = sweep_server(server) {
+            tracing::warn!(error = &fault as &dyn std::error::Error, "what a server left behind stays");
         }
-        tracing::info!(folder = %server.display(), "removing what a server left behind");
-        let deadline = Instant::now() + RUNNER_END_MAX;
-        for machine in folders_in(&server)? {
-            while is_locked(&machine).unwrap_or(false) && Instant::now() < deadline {
-                thread::sleep(RUNNER_LOOK_INTERVAL);
-            }
-        }
-        remove(&server)?;
     }
     Ok(())
+}
+
+fn is_a_servers(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARK).is_file()
+}
+
+fn sweep_server(server: &Path) -> Result<(), RunDirFault> {
+    if is_locked(server).map_err(fault("look at", server))? {
+        return Ok(());
+    }
+    tracing::info!(folder = %server.display(), "removing what a server left behind");
+    let deadline = Instant::now() + RUNNER_END_MAX;
+    for machine in folders_in(server)? {
+        while is_locked(&machine).unwrap_or(false) && Instant::now() < deadline {
+            thread::sleep(RUNNER_LOOK_INTERVAL);
+        }
+    }
+    remove(server)
 }
 
 fn folders_in(path: &Path) -> Result<Vec<PathBuf>, RunDirFault> {
@@ -145,13 +167,45 @@ mod tests {
 
     use super::*;
 
+    fn left_behind(data: &Path) -> PathBuf {
+        let server = data.join("machines/dead0000");
+        fs::create_dir_all(server.join("machine")).unwrap();
+        fs::write(server.join(MARK), []).unwrap();
+        fs::set_permissions(data.join("machines"), fs::Permissions::from_mode(0o700)).unwrap();
+        server.join("machine")
+    }
+
+    #[test]
+    fn what_no_server_made_is_never_swept() {
+        let data = tempfile::tempdir().unwrap();
+        drop(RunDirs::open(data.path()).unwrap());
+        let marked = data.path().join("machines/not-hex8");
+        let unmarked = data.path().join("machines/cafe0000");
+        for folder in [&marked, &unmarked] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("mine"), b"x").unwrap();
+        }
+        fs::write(marked.join(MARK), []).unwrap();
+        drop(RunDirs::open(data.path()).unwrap());
+        assert!(marked.join("mine").exists());
+        assert!(unmarked.join("mine").exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_folder_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), data.path().join(FOLDER)).unwrap();
+        assert!(RunDirs::open(data.path()).is_err());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn a_dead_servers_folder_is_swept_and_a_live_ones_is_not() {
         let data = tempfile::tempdir().unwrap();
         let live = RunDirs::open(data.path()).unwrap();
         let kept = live.make("machine").unwrap();
-        let left = data.path().join("run/dead0000/machine");
-        fs::create_dir_all(&left).unwrap();
+        let left = left_behind(data.path());
         fs::write(left.join("scratch"), b"x").unwrap();
         let second = RunDirs::open(data.path()).unwrap();
         assert!(kept.exists());
@@ -162,8 +216,7 @@ mod tests {
     #[test]
     fn the_sweep_waits_for_a_runner_that_still_ends() {
         let data = tempfile::tempdir().unwrap();
-        let left = data.path().join("run/dead0000/machine");
-        fs::create_dir_all(&left).unwrap();
+        let left = left_behind(data.path());
         let runner = File::open(&left).unwrap();
         flock(&runner, FlockOperation::NonBlockingLockExclusive).unwrap();
         let held = Duration::from_millis(100);
