@@ -11,6 +11,8 @@
 //! link is its console, of which the last lines are kept and logged if the machine fails.
 
 mod backend;
+mod confine;
+mod confinement;
 mod console;
 mod cpio;
 mod initramfs;
@@ -197,6 +199,9 @@ impl Vms {
         let backend = Backend::find(settings.backend, settings.firmware.as_deref(), &settings.runner).await;
         let backend = backend.map_err(OpenFault::backend)?;
         let shared = Shared::find(&settings, &backend, agent).await?;
+        if let Some(reason) = confinement::missing(&settings.runner).await {
+            tracing::warn!(reason, "machines share the server's namespaces and see its files; their other walls hold");
+        }
         let data_dir = settings.data_dir.clone();
         let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir).map_err(OpenFault::run_dirs));
         let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })??;

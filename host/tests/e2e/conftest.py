@@ -33,12 +33,16 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: what has to work on every back end, in a few minutes")
+    config.addinivalue_line("markers", "nested: changes the host, which only a nested one allows")
     config.addinivalue_line("markers", "outside(reason): looks at the server in ways that only this machine allows")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.option.back_end == "krun":
-        for item in items:
+    for item in items:
+        if config.option.back_end == "qemu":
+            if item.get_closest_marker("nested"):
+                item.add_marker(pytest.mark.skip(reason="changes the host, which only a nested one allows"))
+        else:
             for mark in item.iter_markers("outside"):
                 item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 

@@ -120,6 +120,9 @@ echo $? >status
         threads = self.host.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
         return [pid for pid, count in zip(pids, threads) if int(count) > 1]
 
+    def shell(self, script):
+        return self.host.shell(script)
+
     def signal_machines(self, number):
         for pid in self.machines():
             self.host.shell(f"kill -{int(number)} {pid}")

@@ -127,6 +127,10 @@ class Server:
                     found.append((int(entry.name), line.decode(errors="replace")))
         return found
 
+    def shell(self, script):
+        """What a script prints that runs, as root if the tests are root's, where the server runs."""
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=CALL_S, check=False).stdout
+
     def machines(self):
         """The processes that are machines, by their ids."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]

@@ -26,13 +26,13 @@ use std::{
     process::ExitStatus,
 };
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use waggle_protocol::{CALL_PORT, boot::BOOT_CONFIG_PATH};
 
 pub(super) use self::firmware::{Firmware, FirmwareFault, check as check_firmware};
 use self::libkrun::Context;
 use super::{
     LINK_SOCKETS,
+    confine::Walls,
     runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Report},
     sys,
 };
@@ -78,8 +78,8 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 /// The whole life of a process that becomes a machine, and its exit code. The working folder is the machine's.
 ///
 /// What fails before the guest runs is told as a [`Report`] on `telling`, which is closed before it does.
-pub(super) fn run(machine: &MachineConfig, config: &KrunConfig, mut telling: UnixStream) -> i32 {
-    match prepare(machine, config, &telling) {
+pub(super) fn run(machine: &MachineConfig, config: &KrunConfig, walls: &Walls, mut telling: UnixStream) -> i32 {
+    match prepare(machine, config, walls, &telling) {
         Ok(context) => {
             drop(telling);
             context.enter();
@@ -94,11 +94,12 @@ pub(super) fn run(machine: &MachineConfig, config: &KrunConfig, mut telling: Uni
     }
 }
 
-fn prepare(machine: &MachineConfig, config: &KrunConfig, telling: &UnixStream) -> Result<Context, Fault> {
-    set_parent_process_death_signal(Some(Signal::KILL)).step("be ended with the runner")?;
-    if getppid().is_none() {
-        return Err(io::Error::other("it has ended")).step("be ended with the runner");
-    }
+fn prepare(
+    machine: &MachineConfig,
+    config: &KrunConfig,
+    walls: &Walls,
+    telling: &UnixStream,
+) -> Result<Context, Fault> {
     let null = File::open("/dev/null").step("open /dev/null")?;
     rustix::stdio::dup2_stdin(null).step("close stdin")?;
     sys::close_all_but(telling.as_fd()).step("close what the runner has open")?;
@@ -108,7 +109,10 @@ fn prepare(machine: &MachineConfig, config: &KrunConfig, telling: &UnixStream) -
     let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build has none"));
     let agent = agent.step("find the guest agent")?;
     let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();
-    libkrun::load_firmware(&config.firmware).step(&format!("load {}", config.firmware.display()))?;
+    let firmware = libkrun::load_firmware(&config.firmware);
+    firmware.step(&format!("load {}", config.firmware.display()))?;
+    // The kernel is in memory, and of the host's files only the disks are left to open.
+    walls.put_up().step("confine the machine")?;
     let devices = || -> io::Result<Context> {
         let context = Context::new()?;
         context.set_size(u8::try_from(machine.cpus).map_err(io::Error::other)?, machine.memory_mib)?;

@@ -17,7 +17,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     mem,
     os::{fd::AsRawFd, unix::net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -32,8 +32,9 @@ use rustix::{
 
 use self::program::{Program, Watch, Woken, not_started};
 use super::{
+    confine::{self, Calls, Files, Namespaces, Walls},
     krun, probe_guest, qemu,
-    runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
+    runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
 
@@ -43,9 +44,13 @@ pub(super) const SUBCOMMAND: &str = "runner";
 pub(super) const MACHINE: &str = "machine";
 /// Tells whether KVM runs guests.
 pub(super) const PROBE: &str = "probe";
+/// Tells whether machines can be given namespaces.
+pub(super) const CONFINEMENT: &str = "confinement";
 /// Tells whether a file is a libkrunfw that can be used; its path follows.
 pub(super) const FIRMWARE: &str = "firmware";
 
+/// What KVM is asked through.
+const KVM: &str = "/dev/kvm";
 /// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
 /// Between two looks whether it listens.
@@ -60,6 +65,7 @@ pub fn run_if_runner() -> Option<ExitCode> {
     Some(match arguments.next() {
         Some(role) if role == MACHINE => run(),
         Some(role) if role == PROBE => probe_guest::run(),
+        Some(role) if role == CONFINEMENT => confine::check(),
         Some(role) if role == FIRMWARE => krun::check_firmware(Path::new(&arguments.next()?)),
         _ => ExitCode::FAILURE,
     })
@@ -92,33 +98,69 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
 // Ends well when the host closes its end, or is gone.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
-    let watch = Watch::new(host)?;
+    let namespaces = confine::enter_user_namespace();
+    let namespaces = namespaces.map_err(|fault| not_started("enter a user namespace".into(), &fault))?;
+    let runner = Runner { run_dir: &orders.run_dir, namespaces, watch: Watch::new(host)? };
     match &orders.maker {
-        Maker::Qemu(config) => run_qemu(&orders.machine, config, &watch),
-        Maker::Krun(config) => run_krun(&orders.machine, config, &watch),
+        Maker::Qemu(config) => runner.run_qemu(&orders.machine, config),
+        Maker::Krun(config) => runner.run_krun(&orders.machine, config),
     }
 }
 
-fn run_qemu(machine: &MachineConfig, config: &QemuConfig, watch: &Watch<'_>) -> Result<(), Report> {
-    let mut vhost = Program::start(&config.vhost_device_vsock, qemu::vhost_device_vsock(), io::stderr().into())?;
-    let Some(connection) = connect(watch, &mut vhost)? else { return Ok(()) };
-    let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
-    let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit())?;
-    drop(connection);
-    // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
-    match watch.wait(&[&qemu, &vhost], None)? {
-        Woken::Program(0) => Err(qemu.report()),
-        Woken::Program(_) => Err(vhost.report()),
-        Woken::Host | Woken::Time => Ok(()),
-    }
+/// What every machine needs.
+struct Runner<'a> {
+    run_dir: &'a Path,
+    namespaces: Namespaces,
+    watch: Watch<'a>,
 }
 
-fn run_krun(machine: &MachineConfig, config: &KrunConfig, watch: &Watch<'_>) -> Result<(), Report> {
-    let (told, telling) = UnixStream::pair().map_err(|fault| not_started("make a pair of sockets".into(), &fault))?;
-    let mut vm = Program::fork("libkrun", || krun::run(machine, config, telling))?;
-    match watch.wait(&[&vm], None)? {
-        Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
-        Woken::Host | Woken::Time => Ok(()),
+impl Runner<'_> {
+    fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig) -> Result<(), Report> {
+        let (program, arguments) = (&config.vhost_device_vsock, qemu::vhost_device_vsock());
+        let walls = self.walls(Calls::Program, self.files(vec![]).with_program(program));
+        let mut vhost = Program::start(program, arguments, io::stderr().into(), walls)?;
+        let Some(connection) = connect(&self.watch, &mut vhost)? else { return Ok(()) };
+        let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
+        let mut files = self.files(vec![machine.image.clone(), config.kernel.clone()]).with_program(&config.qemu);
+        if config.accelerator == Accelerator::Kvm {
+            files.devices.push(KVM);
+        }
+        self.give_machine_a_pid_namespace()?;
+        let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), self.walls(Calls::Program, files))?;
+        drop(connection);
+        // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
+        match self.watch.wait(&[&qemu, &vhost], None)? {
+            Woken::Program(0) => Err(qemu.report()),
+            Woken::Program(_) => Err(vhost.report()),
+            Woken::Host | Woken::Time => Ok(()),
+        }
+    }
+
+    fn run_krun(&self, machine: &MachineConfig, config: &KrunConfig) -> Result<(), Report> {
+        let pair = UnixStream::pair();
+        let (told, telling) = pair.map_err(|fault| not_started("make a pair of sockets".into(), &fault))?;
+        let mut files = self.files(vec![machine.image.clone()]);
+        files.devices.push(KVM);
+        let walls = self.walls(Calls::Krun, files);
+        self.give_machine_a_pid_namespace()?;
+        let mut vm = Program::fork("libkrun", || krun::run(machine, config, &walls, telling))?;
+        match self.watch.wait(&[&vm], None)? {
+            Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
+            Woken::Host | Woken::Time => Ok(()),
+        }
+    }
+
+    fn files(&self, read_only: Vec<PathBuf>) -> Files {
+        Files { folder: self.run_dir.to_owned(), read_only, devices: vec!["/dev/null", "/dev/urandom"] }
+    }
+
+    fn walls(&self, calls: Calls, files: Files) -> Walls {
+        Walls { namespaces: self.namespaces, files, calls }
+    }
+
+    fn give_machine_a_pid_namespace(&self) -> Result<(), Report> {
+        confine::give_next_child_a_pid_namespace(self.namespaces)
+            .map_err(|fault| not_started("make a pid namespace".into(), &fault))
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsRawFd, BorrowedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -19,28 +19,68 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::{sys::signal::SigSet, unistd::ForkResult};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, FdFlags, fcntl_setfd},
-    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal},
 };
 
 /// The last of the three standard descriptors.
 const STDERR: RawFd = 2;
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// Has the kernel kill the command's process when the thread that spawns it ends, however it ends.
 ///
 /// Only for a single-threaded process: with threads, the end of the spawning one would do.
-pub(super) fn dies_with_its_parent(command: &mut Command) {
-    let parent = getpid();
-    let before_exec = move || die_with(parent);
-    // SAFETY: the closure makes two system calls and touches no memory but its own copy of a number, so it is allowed
-    // between fork and exec.
-    unsafe { command.pre_exec(before_exec) };
+pub(super) fn dies_with_its_parent(command: &mut Command) -> io::Result<()> {
+    let parent = pidfd_open(getpid(), PidfdFlags::empty())?;
+    prepare_before_exec(command, move || die_with(&parent));
+    Ok(())
 }
 
-fn die_with(parent: Pid) -> io::Result<()> {
+/// Has the kernel kill this process when its parent ends, of which this is the descriptor. A number would not do: from
+/// inside a pid namespace, a parent outside has none.
+///
+/// # Errors
+/// The parent has ended already, or what the kernel said.
+pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended before the call above; then no signal comes.
-    if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    let mut parent = [PollFd::new(parent, PollFlags::IN)];
+    match poll(&mut parent, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
+        0 => Ok(()),
+        _ => Err(Errno::SRCH.into()),
+    }
+}
+
+/// Has the command's process do something of its own, last, before it becomes the program.
+///
+/// Only for a single-threaded process: in a copy of one with threads, what they held would be held for ever.
+pub(super) fn prepare_before_exec(
+    command: &mut Command,
+    prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: only the caller's thread exists when the process is copied, so the copy may do whatever this process may.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Takes a capability out of what this process and its programs can ever have; nothing if there is no such.
+pub(super) fn drop_from_bounding_set(number: u32) {
+    // SAFETY: it takes numbers.
+    unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, nix::libc::c_ulong::from(number), 0, 0, 0) };
+}
+
+/// Gives up every capability that this process has.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn drop_all_capabilities() -> io::Result<()> {
+    // `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct`, of <linux/capability.h>.
+    let header = [CAPABILITY_VERSION_3, 0_u32];
+    let none = [0_u32; 6];
+    // SAFETY: both point to as many bytes as version 3 has, and are only read.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Marks every descriptor beyond the standard three to be closed in programs that this process starts.

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -24,14 +24,19 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_open, pidfd_send_signal, waitid, waitpid,
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
+        waitpid,
     },
 };
 
 use crate::infra::vmm::{
+    confine::Walls,
     runner_messages::Report,
     sys::{self, ForkedInto},
 };
+
+/// The exit code of a copy whose runner has ended before it was born; nobody reads it.
+const ORPHANED: i32 = 122;
 
 /// A started process; dropping it kills it and waits for its end.
 pub(super) struct Program {
@@ -42,13 +47,19 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts another program.
-    pub(super) fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio) -> Result<Self, Report> {
+    /// Starts another program, inside these walls.
+    pub(super) fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio, walls: Walls) -> Result<Self, Report> {
         let fault = |source: io::Error| not_started(format!("start {}", path.display()), &source);
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut command = Command::new(path);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
-        sys::dies_with_its_parent(&mut command);
+        sys::dies_with_its_parent(&mut command).map_err(fault)?;
+        sys::prepare_before_exec(&mut command, move || {
+            walls.put_up().inspect_err(|fault| {
+                // Of the fault itself only its number gets to the parent.
+                let _ = writeln!(io::stderr(), "{fault}");
+            })
+        });
         let child = command.spawn().map_err(fault)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Self::of(name, pid.ok_or(Errno::SRCH)).map_err(fault)
@@ -57,8 +68,9 @@ impl Program {
     /// Goes on in a copy of this process: `life` is the copy's whole life, and its exit code.
     pub(super) fn fork(name: &str, life: impl FnOnce() -> i32) -> Result<Self, Report> {
         let fault = |source: io::Error| not_started(format!("start {name}"), &source);
+        let runner = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| fault(errno.into()))?;
         match sys::fork_single_threaded() {
-            Ok(ForkedInto::Child) => sys::exit_now(life()),
+            Ok(ForkedInto::Child) => sys::exit_now(if sys::die_with(&runner).is_ok() { life() } else { ORPHANED }),
             Ok(ForkedInto::Parent(pid)) => Self::of(name.to_owned(), Ok(pid)).map_err(fault),
             Err(errno) => Err(fault(errno)),
         }

@@ -1,0 +1,151 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The walls around the processes that a hostile guest reaches first: libkrun's, QEMU's, `vhost-device-vsock`'s.
+//!
+//! ```text
+//!  runner    a user namespace, in which it has power over nothing but its own children
+//!  children  besides: mount, ipc, net, uts and cgroup namespaces, the machine's process a pid namespace;
+//!            a root that holds the files that they need; no capabilities; no new ones; limits; a system call filter
+//! ```
+//!
+//! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds, and the server
+//! says so at its start. It does not bound memory or processor time: the operator's control group does.
+
+mod filter;
+mod tree;
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::{
+    process::{Resource, Rlimit, getgid, getuid, setrlimit},
+    thread::set_no_new_privs,
+};
+
+pub(super) use self::{filter::Calls, tree::Files};
+use super::sys;
+
+/// Open files of one program: a machine takes about 60.
+const OPEN_FILES_MAX: u64 = 1024;
+/// Last number that a capability may have, as the kernel's masks have 64 bits.
+const CAPABILITY_MAX: u32 = 63;
+
+/// Whether the kernel gives this user namespaces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Namespaces {
+    /// It does.
+    Own,
+    /// It does not: the others' are shared.
+    Shared,
+}
+
+/// Enters a user namespace, as the user that this is, so that the children can be given namespaces of their own.
+///
+/// Only for a single-threaded process.
+///
+/// # Errors
+/// What the kernel said, for a reason other than that it gives users no namespaces.
+pub(super) fn enter_user_namespace() -> io::Result<Namespaces> {
+    let (user, group) = (getuid().as_raw(), getgid().as_raw());
+    // Switched off, used up, or not for this user: the server has said so at its start.
+    if unshare(CloneFlags::CLONE_NEWUSER).is_err() {
+        return Ok(Namespaces::Shared);
+    }
+    // The groups that this user is in stay its own; none can be added.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+    Ok(Namespaces::Own)
+}
+
+/// Has the next child be the first process of a pid namespace: when it ends, so does whatever it started.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn give_next_child_a_pid_namespace(namespaces: Namespaces) -> io::Result<()> {
+    match namespaces {
+        Namespaces::Own => Ok(unshare(CloneFlags::CLONE_NEWPID)?),
+        Namespaces::Shared => Ok(()),
+    }
+}
+
+/// What one child may have.
+#[derive(Clone, Debug)]
+pub(super) struct Walls {
+    /// Whether it gets namespaces.
+    pub(super) namespaces: Namespaces,
+    /// What it finds in its root.
+    pub(super) files: Files,
+    /// What it may ask of the kernel.
+    pub(super) calls: Calls,
+}
+
+impl Walls {
+    /// Puts them up around this process, for good; the working folder stays.
+    ///
+    /// # Errors
+    /// The step that failed, with the kernel's reason.
+    pub(super) fn put_up(&self) -> io::Result<()> {
+        let step =
+            |step: &'static str| move |fault: io::Error| io::Error::new(fault.kind(), format!("{step}: {fault}"));
+        if self.namespaces == Namespaces::Own {
+            let flags = CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWIPC
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWCGROUP;
+            unshare(flags).map_err(|errno| step("make namespaces")(errno.into()))?;
+            self.files.become_root().map_err(step("make a root"))?;
+        }
+        set_no_new_privs(true).map_err(|errno| step("give up new privileges")(errno.into()))?;
+        drop_capabilities().map_err(step("drop capabilities"))?;
+        limit().map_err(step("set limits"))?;
+        self.calls.install().map_err(step("install the system call filter"))
+    }
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    for number in 0..=CAPABILITY_MAX {
+        // Fails where there is no such capability, and where there is none to lose.
+        sys::drop_from_bounding_set(number);
+    }
+    sys::drop_all_capabilities()
+}
+
+fn limit() -> io::Result<()> {
+    let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    // A guest that crashes its machine would have its memory written to the host's disk.
+    setrlimit(Resource::Core, both(0))?;
+    setrlimit(Resource::Nofile, both(OPEN_FILES_MAX))?;
+    // What is locked into memory cannot be taken back from a guest.
+    setrlimit(Resource::Memlock, both(0))?;
+    setrlimit(Resource::Msgqueue, both(0))?;
+    Ok(())
+}
+
+/// The life of a child process that tries the walls: prints what is missing, if anything.
+pub(super) fn check() -> ExitCode {
+    let tried = enter_user_namespace().and_then(|namespaces| {
+        let files = Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() };
+        match namespaces {
+            Namespaces::Shared => Err(io::Error::other("this user may make no user namespace")),
+            Namespaces::Own => {
+                give_next_child_a_pid_namespace(namespaces)?;
+                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+                files.may_be_mounted()
+            }
+        }
+    });
+    match tried {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            let _ = writeln!(io::stdout(), "{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
