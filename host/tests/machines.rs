@@ -111,7 +111,7 @@ async fn a_start_that_is_given_up_leaves_nothing() {
     let (begun, mut stages) = mpsc::channel(8);
     let spec = host.spec(BOOT_TIMEOUT);
     let note = |stage| begun.try_send(stage).unwrap();
-    let mut start = host.vms.start(&spec, &note);
+    let mut start = host.vms.start(&spec, &note, Box::pin(std::future::pending()));
     tokio::select! {
         _ = &mut start => panic!("the guest never calls"),
         () = async { while stages.recv().await != Some(Stage::Boot) {} } => {}
@@ -174,7 +174,7 @@ impl TestHost {
     }
 
     async fn fails(&self, boot_timeout: Duration) -> StartFault {
-        match self.vms.start(&self.spec(boot_timeout), &|_| {}).await {
+        match self.vms.start(&self.spec(boot_timeout), &|_| {}, Box::pin(std::future::pending())).await {
             Ok(_) => panic!("the guest never calls"),
             Err(fault) => fault,
         }

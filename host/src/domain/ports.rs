@@ -16,7 +16,9 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Machines: Send + Sync {
     /// Starts one machine and resolves when its agent serves calls.
     ///
-    /// `stages` hears each stage as it begins. Dropping the future ends whatever was started, as `Machine::stop` does.
+    /// `stages` hears each stage as it begins. When `cancelled` resolves, the start is given up: the future then resolves
+    /// with a fault, once nothing of the machine is left, or with a machine that was ready just before, which is to be
+    /// stopped. Dropping the future ends whatever was started too, but nobody hears when that is done.
     ///
     /// # Errors
     /// [`StartFault`] names the stage that failed; everything that was taken for the machine has been released by then.
@@ -24,6 +26,7 @@ pub trait Machines: Send + Sync {
         &'a self,
         spec: &'a MachineSpec,
         stages: &'a (dyn Fn(Stage) + Send + Sync),
+        cancelled: PortFuture<'a, ()>,
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>>;
 }
 

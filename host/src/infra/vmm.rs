@@ -46,6 +46,7 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 use waggle_protocol::boot::{self, BootConfig};
 
 pub use self::{
@@ -243,26 +244,37 @@ impl Vms {
         &self,
         spec: &MachineSpec,
         stages: &(dyn Fn(Stage) + Send + Sync),
+        mut cancelled: PortFuture<'_, ()>,
     ) -> Result<Arc<dyn Machine>, StartFault> {
         if matches!(self.shared, Shared::Krun { .. }) && spec.cpus > krun::CPUS_MAX {
             return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
         }
         stages(Stage::Image);
-        let image = self.images.prepare(&spec.image).await.map_err(|fault| at(Stage::Image, fault))?;
+        let image = tokio::select! {
+            prepared = self.images.prepare(&spec.image) => prepared.map_err(|fault| at(Stage::Image, fault))?,
+            // The image is nobody's in particular: if it is being merged, it will serve the next start.
+            () = &mut cancelled => return Err(at(Stage::Image, GivenUp)),
+        };
         let recipe = self.recipe(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
         let stop = self.stop.child_token();
         let stop_on_drop = stop.clone().drop_guard();
         let (progress, mut news) = mpsc::channel(PROGRESS_MAX);
         let (ending, end) = watch::channel(None);
-        self.owners.spawn(owner::own(recipe, progress, stop.clone(), ending));
-        while let Some(news) = news.recv().await {
-            match news {
-                Progress::Stage(stage) => stages(stage),
-                Progress::Ready(agent) => return Ok(Arc::new(Vm { agent, end, stop, _stop_on_drop: stop_on_drop })),
-                Progress::Failed(stage, source) => return Err(StartFault { stage, source }),
+        self.owners.spawn(owner::own(recipe, progress, stop.clone(), ending).in_current_span());
+        loop {
+            tokio::select! {
+                heard = news.recv() => match heard {
+                    Some(Progress::Stage(stage)) => stages(stage),
+                    Some(Progress::Ready(agent)) => {
+                        return Ok(Arc::new(Vm { agent, end, stop, _stop_on_drop: stop_on_drop }));
+                    }
+                    Some(Progress::Failed(stage, source)) => return Err(StartFault { stage, source }),
+                    None => return Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost"))),
+                },
+                // The owner tells when it has cleared everything away.
+                () = &mut cancelled, if !stop.is_cancelled() => stop.cancel(),
             }
         }
-        Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost")))
     }
 
     fn recipe(&self, spec: &MachineSpec, image: PreparedImage) -> Result<Recipe, RunDirFault> {
@@ -320,10 +332,16 @@ impl Machines for Vms {
         &'a self,
         spec: &'a MachineSpec,
         stages: &'a (dyn Fn(Stage) + Send + Sync),
+        cancelled: PortFuture<'a, ()>,
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
-        Box::pin(self.start_machine(spec, stages))
+        Box::pin(self.start_machine(spec, stages, cancelled))
     }
 }
+
+/// Nobody wants the machine any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the start was given up")]
+struct GivenUp;
 
 /// More virtual CPUs than the guests' kernel can have.
 #[derive(Debug, thiserror::Error)]

@@ -100,7 +100,9 @@ impl Driver {
         stages: Box<dyn Fn(Stage) + Send + Sync>,
         ready: oneshot::Sender<Result<Environment, StartFault>>,
     ) {
-        match self.boot(&*machines, &*stages).await {
+        let booted = self.boot(&*machines, &*stages).await;
+        drop(stages);
+        match booted {
             Boot::Started(machine) => {
                 self.environment.agent_origin = Some(machine.capabilities().agent_origin);
                 self.apply(Event::Ready);
@@ -119,36 +121,53 @@ impl Driver {
                 let _ = ready.send(Err(fault));
                 return;
             }
-            Boot::Unwanted => {
-                self.apply(Event::DestroyRequested);
-                self.apply(Event::Released);
-            }
+            Boot::Unwanted(Some(machine)) => self.release(&*machine).await,
+            Boot::Unwanted(None) => self.apply(Event::Released),
         }
         tracing::info!(reason = ?self.reason, "environment is destroyed");
     }
 
-    /// Starts the machine, unless nobody wants it any more. Whatever was started has ended when this returns without it.
+    /// Starts the machine, or has its start given up if nobody wants it any more. Until the start has come to its end
+    /// either way, the machine may be there, and its slot is taken.
     async fn boot(&mut self, machines: &dyn Machines, stages: &(dyn Fn(Stage) + Send + Sync)) -> Boot {
         let spec = self.spec.clone();
-        let mut start = machines.start(&spec, stages);
+        let unwanted = CancellationToken::new();
+        let abandoned = self.abandoned.clone();
+        let mut start = machines.start(&spec, stages, Box::pin(unwanted.cancelled()));
+        let mut more = true;
         loop {
+            let wanted = !unwanted.is_cancelled();
             tokio::select! {
-                outcome = &mut start => return outcome.map_or_else(Boot::Failed, Boot::Started),
-                () = self.abandoned.cancelled() => return Boot::Unwanted,
-                request = self.requests.recv() => match request {
+                outcome = &mut start => return match outcome {
+                    outcome if !wanted => Boot::Unwanted(outcome.ok()),
+                    Ok(machine) => Boot::Started(machine),
+                    Err(fault) => Boot::Failed(fault),
+                },
+                () = abandoned.cancelled(), if wanted => self.give_up(&unwanted),
+                request = self.requests.recv(), if more => match request {
                     Some(Request::Begin(reply)) => {
-                        let _ = reply.send(Err(CallRefusal::NotRunning { state: State::Creating }));
+                        let _ = reply.send(Err(CallRefusal::NotRunning { state: self.environment.state() }));
                     }
                     Some(Request::Destroy(reason, waiter)) => {
-                        self.reason = reason;
                         self.waiters.push(waiter);
-                        return Boot::Unwanted;
+                        if wanted {
+                            self.reason = reason;
+                            self.give_up(&unwanted);
+                        }
                     }
                     Some(Request::Expire) => {}
-                    None => return Boot::Unwanted,
+                    None => {
+                        more = false;
+                        self.give_up(&unwanted);
+                    }
                 },
             }
         }
+    }
+
+    fn give_up(&mut self, unwanted: &CancellationToken) {
+        self.apply(Event::DestroyRequested);
+        unwanted.cancel();
     }
 
     /// Answers requests until the environment is to be destroyed.
@@ -239,7 +258,8 @@ impl Driver {
 enum Boot {
     Started(Arc<dyn Machine>),
     Failed(StartFault),
-    Unwanted,
+    /// With the machine if it was ready all the same.
+    Unwanted(Option<Arc<dyn Machine>>),
 }
 
 /// The runtime's clock, so that tests can move it.

@@ -46,6 +46,31 @@ async fn a_create_whose_caller_goes_away_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_create_whose_caller_goes_away_holds_its_place_until_its_machine_is_gone() {
+    let served = serve_trouble(&["--max-environments", "1"]).await;
+    let held = served.may_end.lock().await;
+    let params = CallToolRequestParams::new("create_environment")
+        .with_arguments(json!({"runtime": "shell"}).as_object().unwrap().clone());
+    let request = ClientRequest::CallToolRequest(Request::new(params));
+    let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
+    served.until_alive(1).await;
+    handle.cancel(None).await.unwrap();
+    while statuses(&served).await != ["destroying"] {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (text, _) = served.refused("create_environment", json!({"runtime": "python"})).await;
+    assert!(text.contains("1"), "{text}");
+    assert_eq!(served.machines_alive(), 1);
+
+    drop(held);
+    while statuses(&served).await != [""; 0] {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(served.machines_alive(), 0);
+    served.create("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_environment_can_be_destroyed_while_it_is_created() {
     let served = serve_trouble(&[]).await;
     let create = served.refused("create_environment", json!({"runtime": "shell"}));
@@ -104,8 +129,8 @@ async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
 async fn a_machine_that_crashes_is_seen_as_an_error_and_holds_no_slot() {
     let served = serve(&["--max-environments", "1"]).await;
     let id = served.create("shell").await;
-    // Whether the call hears of the crash before the server does is a matter of luck.
-    let _ = served.raw("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
+    // The caller can mend it, whether the call hears of the crash before the server does or after it.
+    served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
     while statuses(&served).await != ["error"] {
         sleep(Duration::from_millis(5)).await;
     }

@@ -45,6 +45,8 @@ const PIPE_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct InProcess {
     pub(crate) alive: Arc<AtomicUsize>,
+    /// While this is held, a machine whose start was given up does not end.
+    pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Counts one machine for as long as anything of it is there.
@@ -68,6 +70,7 @@ impl Machines for InProcess {
         &'a self,
         spec: &'a MachineSpec,
         stages: &'a (dyn Fn(Stage) + Send + Sync),
+        cancelled: PortFuture<'a, ()>,
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
         Box::pin(async move {
             let alive = Alive::new(&self.alive);
@@ -85,7 +88,9 @@ impl Machines for InProcess {
             symlink("/usr/bin", root.path().join("usr/bin")).unwrap();
             stages(Stage::Boot);
             if spec.image.to_string() == ENDLESS {
-                std::future::pending::<()>().await;
+                cancelled.await;
+                let _end = self.may_end.lock().await;
+                return Err(StartFault { stage: Stage::Boot, source: io::Error::other("given up").into() });
             }
             let guest = Guest {
                 origin: Origin::Host,

@@ -39,6 +39,7 @@ pub(crate) struct Served {
     waggle: Option<Waggle>,
     pub(crate) url: String,
     pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
     pub(crate) client: RunningService<RoleClient, Listener>,
     pub(crate) heard: Heard,
 }
@@ -82,12 +83,13 @@ async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
     let settings = settings(flags);
     let machines = InProcess::default();
     let alive = Arc::clone(&machines.alive);
+    let may_end = Arc::clone(&machines.may_end);
     let listener = http::bind(settings.listen_addr).await.unwrap();
     let check = http::Check { name: "machines", look: Box::new(|| Ok(())) };
     let waggle = Waggle::start(&settings, images, Arc::new(machines), vec![check], listener).unwrap();
     let url = format!("http://{}/mcp", waggle.address());
     let (client, heard) = connect(&url).await;
-    Served { waggle: Some(waggle), url, alive, client, heard }
+    Served { waggle: Some(waggle), url, alive, may_end, client, heard }
 }
 
 pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Heard) {

@@ -5,7 +5,7 @@
 use std::{future::pending, time::Duration};
 
 use tokio::{io, pin, time::timeout};
-use waggle_link::{FrameReader, FrameWriter, Opener, SendFault, Stream};
+use waggle_link::{FrameReader, FrameWriter, Opener, ReceiveFault, SendFault, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
 
 use super::fault::AgentFault;
@@ -16,6 +16,9 @@ use crate::{
     },
     infra::printable,
 };
+
+/// When a call is cut, how long its link's own end is waited for, since it says more.
+const LINK_END_MAX: Duration = Duration::from_millis(300);
 
 /// What a call sends, and how long it may take.
 pub(super) struct Call<'a> {
@@ -39,9 +42,10 @@ impl Call<'_> {
         cancelled: PortFuture<'_, ()>,
         on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
     ) -> Result<T, CallFault> {
-        let stream = link.open().await.map_err(|fault| CallFault::Gone { reason: fault.to_string() })?;
+        let opened = timeout(self.within, link.open()).await.map_err(|_| AgentFault::Silent { within: self.within })?;
+        let stream = opened.map_err(|fault| CallFault::Gone { reason: fault.to_string() })?;
         let (read, write) = io::split(stream);
-        let receiving = receive(FrameReader::new(read), on_reply);
+        let receiving = receive(link, FrameReader::new(read), on_reply);
         pin!(receiving);
         let made = async {
             let mut writer = FrameWriter::new(write);
@@ -85,6 +89,7 @@ impl Call<'_> {
 }
 
 async fn receive<T>(
+    link: &Opener,
     mut reader: FrameReader<io::ReadHalf<Stream>>,
     mut on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
 ) -> Result<T, CallFault> {
@@ -96,9 +101,18 @@ async fn receive<T>(
                     return Ok(outcome);
                 }
             }
-            Ok(None) => return Err(AgentFault::Cut.into()),
-            Err(source) => return Err(AgentFault::Receive { source }.into()),
+            Ok(None) => return Err(cut(link, AgentFault::Cut).await),
+            Err(source @ ReceiveFault::Io { .. }) => return Err(cut(link, AgentFault::Receive { source }).await),
+            Err(source @ ReceiveFault::Frame { .. }) => return Err(AgentFault::Receive { source }.into()),
         }
+    }
+}
+
+/// Why a call was cut: with a machine that dies its calls end, and which of the two is seen first is chance.
+async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
+    match timeout(LINK_END_MAX, link.ended()).await {
+        Ok(ended) => CallFault::Gone { reason: ended.to_string() },
+        Err(_elapsed) => fault.into(),
     }
 }
 

@@ -172,8 +172,12 @@ async fn live(
     if let Err(fault) = make_files(&recipe).await {
         return (Err((Stage::Disks, fault.into())), None);
     }
-    let _ = progress.send(Progress::Stage(Stage::Boot)).await;
     let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
+    // Not while the files are made: what makes them goes on by itself, and would do so in a folder that is cleared away.
+    if stop.is_cancelled() {
+        return (boot_fault(BootFault::GivenUp), None);
+    }
+    let _ = progress.send(Progress::Stage(Stage::Boot)).await;
     // Before the runner: the guest may call as soon as it runs.
     let listener = match listen(&recipe.orders.run_dir) {
         Ok(listener) => listener,
@@ -225,7 +229,7 @@ fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{CALL_PORT}", folder.as_raw_fd()))
 }
 
-// The listener ends with the boot: there is one connection a link, and whoever dials again in the guest is not the agent.
+// The listener ends with the boot: whoever dials after that in the guest is not the agent.
 async fn boot(
     runner: &mut RunnerProcess,
     listener: UnixListener,
@@ -245,9 +249,18 @@ async fn boot(
     }
 }
 
+// An agent of the image's that is of no use may have dialled before it was given up for the host's.
 async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
+    let first = match greet(&listener).await {
+        Err(BootFault::Connect { source }) => source,
+        outcome => return outcome,
+    };
+    tracing::warn!(error = &first as &dyn Error, "who called first was no agent; another call is waited for");
+    greet(&listener).await
+}
+
+async fn greet(listener: &UnixListener) -> Result<AgentClient, BootFault> {
     let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
-    drop(listener);
     agent::connect(stream, Patience::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
