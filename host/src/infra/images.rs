@@ -56,8 +56,6 @@ pub struct PreparedImage {
     pub erofs: PathBuf,
     /// The image's environment, names and values.
     pub env: Vec<(String, String)>,
-    /// The image's working folder, absolute.
-    pub working_dir: Option<String>,
     /// The agent that the image brings along, if it says so.
     pub agent: Option<ImageAgent>,
 }

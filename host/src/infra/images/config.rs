@@ -28,27 +28,21 @@ pub struct ImageAgent {
 pub enum ConfigFault {
     /// Too many variables.
     #[error("its environment has {count} variables, and at most {ENV_COUNT_MAX} are allowed")]
-    EnvCount {
+    TooManyVariables {
         /// How many.
         count: usize,
     },
     /// Too many bytes of variables.
     #[error("its environment has {bytes} bytes, and at most {ENV_BYTES_MAX} are allowed")]
-    EnvBytes {
+    TooLarge {
         /// How many.
         bytes: usize,
     },
     /// A variable that no process can be given.
     #[error("its environment has the entry {entry:?}, which is not NAME=VALUE or contains a NUL")]
-    EnvEntry {
+    NoVariable {
         /// The entry, cut to what fits on a line.
         entry: String,
-    },
-    /// A working folder that cannot be one.
-    #[error("its working folder {path:?} is not an absolute path of at most {PATH_BYTES_MAX} bytes without NUL")]
-    WorkingDir {
-        /// The path, cut to what fits on a line.
-        path: String,
     },
 }
 
@@ -56,41 +50,35 @@ pub enum ConfigFault {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Checked {
     env: Vec<(String, String)>,
-    working_dir: Option<String>,
     agent: Option<ImageAgent>,
 }
 
 impl Checked {
     pub(super) fn with_erofs(self, erofs: std::path::PathBuf) -> PreparedImage {
-        let Self { env, working_dir, agent } = self;
-        PreparedImage { erofs, env, working_dir, agent }
+        let Self { env, agent } = self;
+        PreparedImage { erofs, env, agent }
     }
 }
 
 pub(super) fn check(config: &ImageConfiguration) -> Result<Checked, ConfigFault> {
     let Some(asked) = config.config().as_ref() else { return Ok(Checked::default()) };
     let env = check_env(asked.env().as_deref().unwrap_or_default())?;
-    let working_dir = match asked.working_dir().as_deref() {
-        None | Some("") => None,
-        Some(path) if is_absolute_path(path) => Some(path.to_owned()),
-        Some(path) => return Err(ConfigFault::WorkingDir { path: shorten(path) }),
-    };
     let label = |key| asked.labels().as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
     let agent = check_agent(label(AGENT_PROTOCOL_LABEL), label(AGENT_PATH_LABEL));
-    Ok(Checked { env, working_dir, agent })
+    Ok(Checked { env, agent })
 }
 
 fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
     if entries.len() > ENV_COUNT_MAX {
-        return Err(ConfigFault::EnvCount { count: entries.len() });
+        return Err(ConfigFault::TooManyVariables { count: entries.len() });
     }
     let bytes = entries.iter().map(|entry| entry.len().saturating_add(1)).sum();
     if bytes > ENV_BYTES_MAX {
-        return Err(ConfigFault::EnvBytes { bytes });
+        return Err(ConfigFault::TooLarge { bytes });
     }
     let split = |entry: &String| match entry.split_once('=') {
         Some((name, value)) if !name.is_empty() && !entry.contains('\0') => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(ConfigFault::EnvEntry { entry: shorten(entry) }),
+        _ => Err(ConfigFault::NoVariable { entry: shorten(entry) }),
     };
     entries.iter().map(split).collect()
 }
@@ -139,21 +127,21 @@ mod tests {
     }
 
     #[test]
-    fn environment_folder_and_agent_are_taken_over() {
+    fn environment_and_agent_are_taken_over() {
         check_config(
             &serde_json::json!({
-                "Env": ["PATH=/usr/bin:/bin", "EMPTY=", "A=b=c"], "WorkingDir": "/srv",
+                "Env": ["PATH=/usr/bin:/bin", "EMPTY=", "A=b=c"],
                 "Labels": {"waggle.agent.protocol": "1", "waggle.agent.path": "/usr/lib/waggle/waggle-agent"},
             }),
             &Ok(Checked {
                 env: [("PATH", "/usr/bin:/bin"), ("EMPTY", ""), ("A", "b=c")]
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .to_vec(),
-                working_dir: Some("/srv".to_owned()),
                 agent: Some(ImageAgent { protocol_version: 1, path: "/usr/lib/waggle/waggle-agent".to_owned() }),
             }),
         );
-        check_config(&serde_json::json!({"WorkingDir": ""}), &Ok(Checked::default()));
+        // Commands start in the sandbox user's home, so whatever the image says here is as good as anything.
+        check_config(&serde_json::json!({"WorkingDir": "srv"}), &Ok(Checked::default()));
     }
 
     #[test]
@@ -168,15 +156,14 @@ mod tests {
     #[test]
     fn what_no_process_can_be_given_is_refused() {
         for entry in ["PATH", "=x", "A=\0"] {
-            let fault = ConfigFault::EnvEntry { entry: entry.to_owned() };
+            let fault = ConfigFault::NoVariable { entry: entry.to_owned() };
             check_config(&serde_json::json!({"Env": [entry]}), &Err(fault));
         }
-        check_config(&serde_json::json!({"Env": vec!["A=b"; 1025]}), &Err(ConfigFault::EnvCount { count: 1025 }));
-        let long = format!("A={}", "b".repeat(64 * 1024));
-        check_config(&serde_json::json!({"Env": [long]}), &Err(ConfigFault::EnvBytes { bytes: 64 * 1024 + 3 }));
         check_config(
-            &serde_json::json!({"WorkingDir": "srv"}),
-            &Err(ConfigFault::WorkingDir { path: "srv".to_owned() }),
+            &serde_json::json!({"Env": vec!["A=b"; 1025]}),
+            &Err(ConfigFault::TooManyVariables { count: 1025 }),
         );
+        let long = format!("A={}", "b".repeat(64 * 1024));
+        check_config(&serde_json::json!({"Env": [long]}), &Err(ConfigFault::TooLarge { bytes: 64 * 1024 + 3 }));
     }
 }
