@@ -48,6 +48,8 @@ pub enum DestroyReason {
     Idle,
     /// Its client was gone before it had been made, or its machine could not be made.
     NeverReady,
+    /// Its machine had failed, and so had more machines after it than are kept to be seen.
+    Failed,
     /// The server ends.
     Shutdown,
 }

@@ -100,7 +100,7 @@ impl Registry {
         let Some(requests) = self.repository.surplus_failed().and_then(|id| self.requests(id)) else { return };
         let (waiter, _) = oneshot::channel();
         // A driver with a full queue is looked at again when the next machine fails, or when its idle time has passed.
-        let _ = requests.try_send(Request::Destroy(DestroyReason::Idle, waiter));
+        let _ = requests.try_send(Request::Destroy(DestroyReason::Failed, waiter));
     }
 }
 

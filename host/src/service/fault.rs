@@ -170,6 +170,7 @@ fn because(reason: DestroyReason) -> &'static str {
         DestroyReason::Requested => "",
         DestroyReason::Idle => " because nobody had used it for its idle time-out",
         DestroyReason::NeverReady => " before it was ready",
+        DestroyReason::Failed => " because its machine had failed",
         DestroyReason::Shutdown => " because the server is shutting down",
     }
 }
