@@ -81,6 +81,10 @@ pub struct Settings {
     /// Address to serve MCP on
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = parse_address, value_name = "HOST:PORT")]
     pub listen_addr: SocketAddr,
+    /// Names and addresses under which clients may reach the server, besides those of this machine and the one to serve
+    /// on, separated by commas; needed where it serves on every address
+    #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
+    pub allowed_hosts: Vec<String>,
     /// How many environments there can be at once
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "COUNT")]
     pub max_environments: u32,

@@ -52,6 +52,9 @@ const SESSION_IDLE: Duration = Duration::from_secs(10 * 60);
 /// reader that stalls would stall every other call of its session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
+/// How long a session keeps an answer that its client may not have got, to be asked for again. It may be megabytes.
+const ANSWER_KEPT: Duration = Duration::from_secs(5);
+
 /// The list of tools changes with the program only, so a client need not ask again soon.
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
 
@@ -197,7 +200,8 @@ pub fn endpoint(tools: Tools, hosts: Vec<String>, call_max: Duration, stop: Canc
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(call_max + SESSION_IDLE);
     sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
-    let origins = hosts.iter().map(|host| format!("http://{host}:*")).collect::<Vec<_>>();
+    sessions.session_config.completed_cache_ttl = ANSWER_KEPT;
+    let origins = hosts.iter().map(|host| origin(host)).collect::<Vec<_>>();
     // With JSON, a stateless call is answered by one document, but by a stream as soon as it reports progress.
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
@@ -207,4 +211,20 @@ pub fn endpoint(tools: Tools, hosts: Vec<String>, call_max: Duration, stop: Canc
         .with_max_request_body_bytes(REQUEST_BODY_BYTES_MAX)
         .with_cancellation_token(stop);
     StreamableHttpService::new(move || Ok(tools.clone()), Arc::new(sessions), config)
+}
+
+/// The pages of a host on any port; an address of IP version 6 stands in brackets.
+fn origin(host: &str) -> String {
+    if host.contains(':') { format!("http://[{host}]:*") } else { format!("http://{host}:*") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_of_ip_version_6_stands_in_brackets() {
+        assert_eq!(origin("localhost"), "http://localhost:*");
+        assert_eq!(origin("::1"), "http://[::1]:*");
+    }
 }

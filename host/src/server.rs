@@ -75,7 +75,7 @@ impl Waggle {
         );
         let stop = CancellationToken::new();
         let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
-        let endpoint = mcp::endpoint(tools, hosts(address), call_max, stop.clone());
+        let endpoint = mcp::endpoint(tools, hosts(address, &settings.allowed_hosts), call_max, stop.clone());
         let http = Server::start(listener, endpoint, checks, stop.clone());
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
         Ok(Self { address, environments, http, reaper, stop })
@@ -99,12 +99,28 @@ impl Waggle {
     }
 }
 
-/// The names under which clients reach the server; a browser that was lured here uses another one.
-fn hosts(address: SocketAddr) -> Vec<String> {
+/// The names under which clients reach the server; a browser that was lured here uses another one. A server on every
+/// address of its machine does not know its names: they have to be `allowed`.
+fn hosts(address: SocketAddr, allowed: &[String]) -> Vec<String> {
     let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     let own = address.ip().to_string();
     if !address.ip().is_unspecified() && !hosts.contains(&own) {
         hosts.push(own);
     }
+    hosts.extend_from_slice(allowed);
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_every_address_has_the_names_that_it_is_told() {
+        let local = ["localhost", "127.0.0.1", "::1"];
+        assert_eq!(hosts("0.0.0.0:80".parse().unwrap(), &[]), local);
+        let named = hosts("0.0.0.0:80".parse().unwrap(), &["waggle.example".to_owned()]);
+        assert_eq!(named, ["localhost", "127.0.0.1", "::1", "waggle.example"]);
+        assert_eq!(hosts("192.0.2.1:80".parse().unwrap(), &[])[3], "192.0.2.1");
+    }
 }

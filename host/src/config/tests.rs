@@ -74,6 +74,15 @@ fn gos_short_addresses_are_understood() {
 }
 
 #[test]
+fn allowed_hosts_are_separated_by_commas() {
+    let hosts = ["waggle.example", "192.0.2.1"];
+    assert_eq!(read(&["--allowed-hosts", "waggle.example,192.0.2.1"], &[]).unwrap().allowed_hosts, hosts);
+    let variable = [("WAGGLE_ALLOWED_HOSTS", "waggle.example,192.0.2.1")];
+    assert_eq!(read(&[], &variable).unwrap().allowed_hosts, hosts);
+    assert_eq!(read(&[], &[]).unwrap().allowed_hosts, [""; 0]);
+}
+
+#[test]
 fn a_retired_setting_gives_a_warning() {
     let lookup = |name: &str| (name == "WAGGLE_SSH_PORT_BASE").then(|| OsString::from("2222"));
     assert_eq!(
