@@ -16,6 +16,7 @@ use std::{
 use clap::CommandFactory as _;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::timeout,
 };
 use waggle::{
@@ -31,6 +32,9 @@ use waggle::{
 
 /// What the environments have not ended by themselves in the server's own time is ended within this.
 const MACHINES_CLOSE: Duration = Duration::from_secs(3);
+
+/// What still blocks in the end is left to end with the process after this.
+const BLOCKING_END: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // A runner is single-threaded: nothing may start a thread before this.
@@ -58,7 +62,11 @@ fn run(arguments: CommandArguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
         Command::Serve(settings) => {
             telemetry::start(process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).as_deref())?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&settings))
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let served = runtime.block_on(serve(&settings));
+            // A merge of an image or a full disk can keep a blocking thread for minutes.
+            runtime.shutdown_timeout(BLOCKING_END);
+            served
         }
         Command::Version => {
             let version = CommandArguments::command().render_version();
@@ -118,8 +126,10 @@ async fn open_machines(settings: &Settings, folders: &Folders) -> Result<vmm::Vm
         relaxed: settings.relax.clone(),
         runner: vmm::VmSettings::THIS_BINARY.into(),
     };
-    let images = ImageStore::open(&folders.images)?;
-    let disks = Disks::open(&folders.data)?;
+    let (cache, data) = (folders.images.clone(), folders.data.clone());
+    // Both wait for the locks of other servers.
+    let images = spawn_blocking(move || ImageStore::open(&cache)).await??;
+    let disks = spawn_blocking(move || Disks::open(&data)).await??;
     Ok(vmm::Vms::open(vm_settings, images, disks).await?)
 }
 
