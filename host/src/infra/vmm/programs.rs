@@ -41,8 +41,8 @@ impl Programs {
             qemu: find(qemu, "the Debian package qemu-system-x86 has it (apt-get install qemu-system-x86)")?,
             vhost_device_vsock: find(
                 vhost_device_vsock,
-                "`./taskw setup` builds it, and so does `cargo install vhost-device-vsock`; \
-                 WAGGLE_VHOST_DEVICE_VSOCK names it where it is not in PATH",
+                "`./taskw run` builds it and serves with it; elsewhere `cargo install vhost-device-vsock` does, into a \
+                 folder that has to be in PATH",
             )?,
         })
     }
@@ -73,7 +73,7 @@ mod tests {
         let fault = Programs::find(Path::new("/nowhere/qemu-system-x86_64"), shell).unwrap_err().to_string();
         assert!(fault.contains("apt-get install qemu-system-x86"), "{fault}");
         let fault = Programs::find(shell, Path::new("no-such-vhost-device-vsock")).unwrap_err().to_string();
-        assert!(fault.contains("no-such-vhost-device-vsock; `./taskw setup`"), "{fault}");
+        assert!(fault.contains("no-such-vhost-device-vsock; `./taskw run`"), "{fault}");
         assert!(fault.contains("cargo install vhost-device-vsock"), "{fault}");
     }
 
