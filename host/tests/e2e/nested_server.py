@@ -98,6 +98,7 @@ echo $? >status
     def kill(self):
         self.process.kill()
         self.process.wait()
+        self.process = None
 
     def remove(self):
         for pid, _ in self.processes():
@@ -132,6 +133,9 @@ echo $? >status
 
     def open_files(self):
         return int(self.host.shell(f"ls /proc/{self.process.pid}/fd | wc -l"))
+
+    def machine_folders(self):
+        return self.host.shell(f"find {self.data}/machines -mindepth 2 -maxdepth 2 -type d 2>/dev/null").splitlines()
 
     def machine_files(self):
         script = f"find {self.data}/machines -type f ! -name '.*' 2>/dev/null; find {self.folder} -type s"

@@ -97,11 +97,14 @@ class Server:
         """Ends the server the way that leaves it no time for anything."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self.process = None
 
     def stop(self):
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None:
             return
-        self.process.terminate()
+        # One that ended by itself has its status looked at like any other.
+        if self.process.poll() is None:
+            self.process.terminate()
         try:
             status = self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -160,10 +163,14 @@ class Server:
         """Unix sockets that the kernel still knows by a name in the server's folder."""
         return [line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if str(self.folder) in line]
 
+    def machine_folders(self):
+        """The folders of machines, full or empty: they lie in their server's."""
+        return sorted(str(path) for path in (self.data / "machines").glob("*/*") if path.is_dir())
+
     def leftovers(self, but=()):
         """Everything of machines that is there; the processes in `but` aside."""
         processes = [f"{pid} {line}" for pid, line in self.processes() if pid not in but]
-        return processes + self.machine_files() + self.bound_sockets()
+        return processes + self.machine_folders() + self.machine_files() + self.bound_sockets()
 
     def assert_nothing_left(self, within_s=0.0):
         """Nothing of any machine is there; with the server running, nothing but itself."""

@@ -17,6 +17,7 @@ def refused(server):
     """The log of a server that has to end by itself with a failure."""
     server.launch()
     assert server.process.wait(REFUSED_S) != 0
+    server.process = None
     return server.output()
 
 
@@ -72,6 +73,8 @@ async def test_a_kernel_that_is_none_fails_by_the_boot_time_out(serve, tmp_path)
             except Exception as error:
                 assert str(error)
         server.assert_nothing_left()
+    else:
+        server.process = None
     assert "kernel" in server.output()
 
 
