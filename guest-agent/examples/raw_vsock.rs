@@ -1,52 +1,80 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The floor that waggle is measured against: an init that loads the modules of its initramfs, says that it runs, and
-//! moves bytes over one vsock connection with nothing in between. `host/benches/machines.py` starts it.
-#![expect(clippy::print_stdout, reason = "the console is how it says that it runs")]
+//! The floor that waggle is measured against: an init that says that it runs, loads the modules of its initramfs, and
+//! moves bytes over one vsock connection with nothing in between. `host/benches/figures` starts it.
+//!
+//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s` this sends that many bytes; after `t` it takes
+//! that many and answers with a dot.
+#![expect(
+    clippy::print_stdout,
+    unsafe_code,
+    reason = "the console is how it says that it runs; nix has no option for vsock's buffers"
+)]
 
 use std::{
     error::Error,
     ffi::CString,
     fs::{self, File},
-    io::{Read, Write},
-    os::fd::AsRawFd,
-    thread,
-    time::Duration,
+    io::{self, Read, Write},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use nix::{
     kmod::{ModuleInitFlags, finit_module},
+    libc,
     sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket},
 };
 
-/// Bytes moved each way; the bench knows the same number.
-const BYTES: usize = 64 * 1024 * 1024;
 /// As much as the agent gives to one write.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// As the agent sets it.
+const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 const HOST_CID: u32 = 2;
 const PORT: u32 = 1026;
-/// Leaving would panic the kernel before the last bytes have gone; the bench ends the machine.
-const LINGER: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("raw-vsock: init");
-    let mut modules: Vec<_> =
-        fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut modules: Vec<_> = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     modules.sort();
     for module in modules {
         finit_module(File::open(module)?, &CString::default(), ModuleInitFlags::empty())?;
     }
     let link = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
     connect(link.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT))?;
+    widen(&link)?;
     let mut link = File::from(link);
     let mut chunk = vec![0; CHUNK_BYTES];
-    for _ in 0..BYTES / CHUNK_BYTES {
-        link.write_all(&chunk)?;
+    loop {
+        let mut order = [0; 5];
+        link.read_exact(&mut order)?;
+        let [what, bytes @ ..] = order;
+        let mut left = usize::try_from(u32::from_le_bytes(bytes))?;
+        while left > 0 {
+            let part = chunk.get_mut(..left.min(CHUNK_BYTES)).unwrap_or_default();
+            if what == b's' {
+                link.write_all(part)?
+            } else {
+                link.read_exact(part)?
+            }
+            left -= part.len();
+        }
+        if what == b't' {
+            link.write_all(b".")?;
+        }
     }
-    for _ in 0..BYTES / CHUNK_BYTES {
-        link.read_exact(&mut chunk)?;
+}
+
+/// `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, then `_SIZE`.
+fn widen(link: &OwnedFd) -> io::Result<()> {
+    let buffer_bytes = VSOCK_BUFFER_BYTES;
+    for option in [2, 0] {
+        let length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+        let bytes = (&raw const buffer_bytes).cast();
+        // SAFETY: the pointer and the length describe `buffer_bytes`, which the kernel only reads.
+        let result = unsafe { libc::setsockopt(link.as_raw_fd(), libc::AF_VSOCK, option, bytes, length) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
-    link.write_all(b".")?;
-    thread::sleep(LINGER);
     Ok(())
 }

@@ -28,7 +28,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 use tokio::{
-    io::{AsyncWriteExt, copy},
+    io::{AsyncWriteExt, BufReader, copy_buf},
     net::UnixStream,
     process::{Child, Command},
     task::JoinHandle,
@@ -46,6 +46,9 @@ use crate::{
 
 /// The agent's subcommand that makes it a worker.
 pub const WORKER: &str = "files";
+
+/// Moved at a time between a worker and the host, in bytes: a message of either comes whole, and wakes the link once.
+const RELAY_BYTES: usize = 64 * 1024;
 
 /// Has a worker serve the call whose first message is `request`. Returns a fault to answer with if the worker could not
 /// be started, and `None` once the stream has ended.
@@ -68,14 +71,14 @@ pub(crate) async fn relay(
     }
     let (mut replies, mut inputs) = near.split();
     let answered = async {
-        let copied = copy(&mut replies, writer.stream_mut()).await;
+        let copied = copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, &mut replies), writer.stream_mut()).await;
         let ended = writer.stream_mut().shutdown().await;
         copied.and(ended)
     };
     let fed = async {
         // The worker may answer before it has read everything; the host closes its side only when it leaves, and the
         // worker then sees an end where input was due. Only the worker's answer ends the call.
-        drop(copy(reader.stream_mut(), &mut inputs).await);
+        drop(copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, reader.stream_mut()), &mut inputs).await);
         drop(inputs.shutdown().await);
         std::future::pending::<()>().await;
     };

@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The floor: waggle's own QEMU command line with an init that says that it runs and then moves bytes over one vsock
+//! connection, with nothing in between (`guest-agent/examples/raw_vsock.rs`).
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    process::{Child, Command},
+    time::sleep,
+};
+
+use crate::{
+    cpio,
+    places::{kernel, program, static_example},
+    stats::timed,
+};
+
+/// As `raw_vsock.rs` has them.
+const PORT: u32 = 1026;
+const SEND: u8 = b's';
+const TAKE: u8 = b't';
+
+/// What the raw link needs; a kernel may have some built in.
+const MODULES: [&str; 6] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_mmio",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+];
+
+/// A bare machine's parts: made once.
+pub(crate) struct Bare {
+    initial_root: Vec<u8>,
+}
+
+/// One that runs.
+pub(crate) struct Running {
+    /// From QEMU's start to init's first words.
+    pub(crate) init: Duration,
+    link: UnixStream,
+    _programs: [Child; 2],
+}
+
+impl Bare {
+    pub(crate) fn new() -> Self {
+        let modules: Vec<_> = MODULES.iter().filter_map(|name| find_module(&kernel(), name)).collect();
+        let modules: Vec<_> = modules.iter().map(|path| fs::read(path).unwrap()).collect();
+        Self { initial_root: cpio::initial_root(&static_example("raw_vsock"), &modules) }
+    }
+
+    /// Starts one in `folder` with the command line `line` of one of waggle's machines.
+    pub(crate) async fn start(&self, line: &[String], folder: &Path) -> Running {
+        fs::write(folder.join("initramfs"), &self.initial_root).unwrap();
+        let listener = UnixListener::bind(folder.join(format!("link_{PORT}"))).unwrap();
+        let mut vhost = quiet(program("vhost-device-vsock"), folder);
+        let vhost = vhost.args(["--vm", "guest-cid=3,uds-path=link,socket=vhost"]).spawn().unwrap();
+        while !folder.join("vhost").exists() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let (program, arguments) = line.split_first().unwrap();
+        let mut qemu = quiet(program, folder);
+        qemu.args(without_run_folder(arguments)).stdout(Stdio::piped());
+        let started = Instant::now();
+        let mut qemu = qemu.spawn().unwrap();
+        let mut console = BufReader::new(qemu.stdout.take().unwrap()).lines();
+        while !console.next_line().await.unwrap().unwrap().contains("raw-vsock: init") {}
+        let init = started.elapsed();
+        tokio::spawn(async move { while let Ok(Some(_)) = console.next_line().await {} });
+        let (link, _) = listener.accept().await.unwrap();
+        Running { init, link, _programs: [vhost, qemu] }
+    }
+}
+
+impl Running {
+    /// Has the guest send that much; the time is from the order to the last byte.
+    pub(crate) async fn up(&mut self, bytes: usize) -> Duration {
+        let mut content = Vec::with_capacity(bytes);
+        let (link, limit) = (&mut self.link, bytes as u64);
+        let work = async {
+            order(link, SEND, bytes).await;
+            link.take(limit).read_to_end(&mut content).await.unwrap()
+        };
+        let (time, read) = timed(work).await;
+        assert_eq!(read, bytes);
+        time
+    }
+
+    /// Sends the guest that much; the time ends when it says that it has all of it.
+    pub(crate) async fn down(&mut self, content: &[u8]) -> Duration {
+        let work = async {
+            order(&mut self.link, TAKE, content.len()).await;
+            self.link.write_all(content).await.unwrap();
+            self.link.read_u8().await.unwrap()
+        };
+        timed(work).await.0
+    }
+
+    /// One byte there and one back.
+    pub(crate) async fn round_trip(&mut self) -> Duration {
+        self.down(&[]).await
+    }
+}
+
+async fn order(link: &mut UnixStream, what: u8, bytes: usize) {
+    let mut order = vec![what];
+    order.extend_from_slice(&u32::try_from(bytes).unwrap().to_le_bytes());
+    link.write_all(&order).await.unwrap();
+}
+
+fn quiet(program: impl AsRef<OsStr>, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+// The scratch disk is the other machine's, and its vsock device came by a descriptor.
+fn without_run_folder(arguments: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = arguments.iter().peekable();
+    while let Some(word) = words.next() {
+        match words.peek().map(|value| value.as_str()) {
+            Some(value) if value.contains("id=scratch") || value == "virtio-blk-device,drive=scratch" => {
+                words.next();
+            }
+            Some(value) if value.contains("id=vhost,") => {
+                words.next();
+                kept.extend([word.clone(), "socket,id=vhost,path=vhost".to_owned()]);
+            }
+            _ => kept.push(word.clone()),
+        }
+    }
+    kept
+}
+
+fn find_module(folder: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir()
+            && let Some(found) = find_module(&path, name)
+        {
+            return Some(found);
+        }
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().replace('-', "_"));
+        if path.extension().is_some_and(|kind| kind == "ko") && stem.is_some_and(|stem| stem == name) {
+            return Some(path);
+        }
+    }
+    None
+}

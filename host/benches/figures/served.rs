@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What starts machines, and the server on top of it with a client that keeps its connection.
+
+use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
+
+use rmcp::{
+    RoleClient, ServiceExt as _,
+    model::{CallToolRequestParams, CallToolResult},
+    service::RunningService,
+    transport::StreamableHttpClientTransport,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use waggle::{
+    config::{self, Command, Settings},
+    domain::{
+        defences::Relaxed,
+        environment::EnvironmentId,
+        image::ImageRef,
+        ports::{Machine, MachineSpec, Machines},
+        runtime::ByRuntime,
+    },
+    http,
+    infra::{
+        disks::Disks,
+        images::ImageStore,
+        vmm::{VmSettings, Vms, WantedBackend},
+    },
+    server::Waggle,
+};
+
+use crate::places::{kernel, program};
+
+/// A boot takes 3 s under emulation; one that has not come by then hangs.
+const BOOT_MAX: Duration = Duration::from_secs(60);
+
+/// Machines, in a data folder of their own.
+pub(crate) struct Site {
+    folder: TempDir,
+    pub(crate) vms: Arc<Vms>,
+}
+
+impl Site {
+    pub(crate) async fn open() -> Self {
+        // Sockets below it have long paths, of which Linux takes 107 bytes.
+        let folder = tempfile::Builder::new().prefix("wb-").tempdir_in("/tmp").unwrap();
+        let settings = VmSettings {
+            data_dir: folder.path().to_owned(),
+            backend: WantedBackend::Qemu,
+            firmware: None,
+            log_level: 0,
+            kernel_dir: kernel(),
+            qemu: program("qemu-system-x86_64"),
+            vhost_device_vsock: program("vhost-device-vsock"),
+            relaxed: Relaxed::default(),
+            runner: VmSettings::THIS_BINARY.into(),
+        };
+        let images = ImageStore::open(folder.path().join("images")).unwrap();
+        let disks = Disks::open(folder.path()).unwrap();
+        let vms = Arc::new(Vms::open(settings, images, disks).await.unwrap());
+        Self { folder, vms }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts a machine of the server's default size.
+    pub(crate) async fn start(&self, image: &ImageRef) -> Arc<dyn Machine> {
+        let settings = settings();
+        let spec = MachineSpec {
+            id: EnvironmentId::random(),
+            image: image.clone(),
+            cpus: settings.default_cpus,
+            memory_mib: settings.default_memory_mb,
+            disk_mib: settings.default_disk_mb,
+            boot_timeout: BOOT_MAX,
+        };
+        self.vms.start(&spec, &|_stage| {}).await.unwrap()
+    }
+}
+
+/// A server and its client.
+pub(crate) struct Served {
+    waggle: Waggle,
+    client: RunningService<RoleClient, ()>,
+}
+
+impl Served {
+    pub(crate) async fn start(site: &Site, image: &ImageRef) -> Self {
+        let settings = settings();
+        let listener = http::bind(settings.listen_addr).await.unwrap();
+        let images = ByRuntime { python: image.clone(), node: image.clone(), shell: image.clone() };
+        let waggle = Waggle::start(&settings, images, Arc::<Vms>::clone(&site.vms), Vec::new(), listener).unwrap();
+        let url = format!("http://{}/mcp", waggle.address());
+        let client = ().serve(StreamableHttpClientTransport::from_uri(url)).await.unwrap();
+        Self { waggle, client }
+    }
+
+    pub(crate) async fn call(&self, tool: &'static str, arguments: Value) -> CallToolResult {
+        let arguments = arguments.as_object().unwrap().clone();
+        let result = self.client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments)).await.unwrap();
+        assert_eq!(result.is_error, Some(false), "{result:?}");
+        result
+    }
+
+    pub(crate) async fn end(self) {
+        self.client.cancel().await.unwrap();
+        self.waggle.shut_down().await;
+    }
+}
+
+fn settings() -> Settings {
+    let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
+    match config::parse(words, &|_variable| None).unwrap().command {
+        Command::Serve(settings) => *settings,
+        Command::Version | Command::Gen { .. } => unreachable!("serve was asked for"),
+    }
+}
