@@ -77,7 +77,7 @@ impl Site {
             disk_mib: settings.default_disk_mb,
             boot_timeout: BOOT_MAX,
         };
-        self.vms.start(&spec, &|_stage| {}).await.unwrap()
+        self.vms.start(&spec, &|_stage| {}, Box::pin(std::future::pending())).await.unwrap()
     }
 }
 
