@@ -12,7 +12,8 @@
 //! PID 1 stays single-threaded. A boot that fails says why on the console and ends the machine.
 
 mod disks;
-mod places;
+mod hosts;
+pub(crate) mod places;
 mod users;
 
 use std::{
@@ -49,6 +50,9 @@ use crate::{
 
 /// The subcommand by which PID 1 starts the agent that an image brings.
 pub const SERVE: &str = "serve";
+
+/// Descriptors that the processes of one user may wait for: as good as no limit, memory is.
+const EPOLL_WATCHES_MAX: &str = "100000000";
 
 /// What failed on the way up.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +103,7 @@ fn prepare() -> Result<BootConfig, BootFault> {
     places::mount_in_root()?;
     users::add_sandbox_user()?;
     protect_agent().step(|| "set the control groups up".to_owned())?;
-    nix::unistd::sethostname(&config.hostname).step(|| format!("set the host name {}", config.hostname))?;
+    hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
     Ok(config)
 }
@@ -107,6 +111,8 @@ fn prepare() -> Result<BootConfig, BootFault> {
 /// The agent survives what user work does to the memory: this process's settings are inherited by the serving child.
 fn protect_agent() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
+    // The limit is one for all of root's processes; the agent's waits must not fail because a call's used it up.
+    fs::write("/proc/sys/fs/epoll/max_user_watches", EPOLL_WATCHES_MAX)?;
     cgroups::set_up(sysinfo()?.ram_total())
 }
 
@@ -142,7 +148,7 @@ fn start(config: &BootConfig, image_agent: Option<&str>) -> nix::Result<Serving>
 
 fn exec_image_agent(config: &BootConfig, path: &str, accepted: &OwnedFd) -> io::Result<Infallible> {
     let bytes = config.encode().map_err(io::Error::other)?;
-    let file = memfd_create(c"waggle-boot", MFdFlags::empty())?;
+    let file = memfd_create(c"waggle-boot", MFdFlags::MFD_CLOEXEC)?;
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         let written = write(&file, rest)?;

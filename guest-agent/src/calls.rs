@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use tokio::{io, sync::mpsc};
+use tokio::{io, sync::mpsc, task::spawn_blocking};
 use waggle_link::{FrameReader, FrameWriter, SendFault, Stream};
-use waggle_protocol::{Fault, FaultKind, Reply, Request};
+use waggle_protocol::{Fault, FaultKind, Reply, Request, TEXT_BYTES_MAX};
 
 use crate::{clock, exec, files, guest::Served};
 
@@ -14,9 +14,9 @@ use crate::{clock, exec, files, guest::Served};
 pub(crate) type Reader = FrameReader<io::ReadHalf<Stream>>;
 pub(crate) type Writer = FrameWriter<io::WriteHalf<Stream>>;
 
-/// Serves one call. Without `room` it is refused: as many run as may. A stream that breaks ends the call's work; there
-/// is nobody left to tell.
-pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, room: bool, power_off: mpsc::Sender<()>) {
+/// Serves one call. If the agent is `busy`, one that makes work is refused. A stream that breaks ends the call's work;
+/// there is nobody left to tell.
+pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, busy: bool, power_off: mpsc::Sender<()>) {
     let (read, write) = io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
     let request = match reader.receive::<Request>().await {
@@ -27,7 +27,7 @@ pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, room: bool, 
             return end(&mut writer, Reply::Fault(fault)).await;
         }
     };
-    if !room {
+    if busy && !matches!(request, Request::SetClock { .. } | Request::PowerOff) {
         let message = "as many calls run in this machine as may; wait for one to end".to_owned();
         return end(&mut writer, Reply::Fault(Fault { kind: FaultKind::Busy, message })).await;
     }
@@ -57,7 +57,7 @@ pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, room: bool, 
         }
         Request::PowerOff => {
             if served.room.is_some() {
-                nix::unistd::sync();
+                let _synced = spawn_blocking(nix::unistd::sync).await;
             }
             end(&mut writer, Reply::Done).await;
             // A full queue means that somebody asked already.
@@ -67,7 +67,11 @@ pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, room: bool, 
 }
 
 /// Sends the last reply and ends the stream.
-async fn end(writer: &mut Writer, last: Reply<'_>) {
+async fn end(writer: &mut Writer, mut last: Reply<'_>) {
+    if let Reply::Fault(fault) = &mut last {
+        // It may name a path, or a program, as long as the host likes.
+        fault.message.truncate(fault.message.floor_char_boundary(TEXT_BYTES_MAX));
+    }
     let ended: Result<(), SendFault> = async {
         writer.send(&last).await?;
         writer.finish().await

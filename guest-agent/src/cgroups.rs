@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!   /sys/fs/cgroup/agent          the agent and its workers: memory.min
-//!   /sys/fs/cgroup/room           all user work: memory.max, pids.max
-//!   /sys/fs/cgroup/room/first     the room's first process
+//!   /sys/fs/cgroup/first          the room's first process, which starts and reaps: unbounded
+//!   /sys/fs/cgroup/room           all user work: memory.max, pids.max; the root that the room sees
 //!   /sys/fs/cgroup/room/calls/7   one call: its own memory.max and pids.max; killed as a whole
 //! ```
 
@@ -14,11 +14,13 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use nix::sys::uio::pread;
 use tokio::{io::Interest, time::timeout};
+use waggle_protocol::request::Limits;
 
 use crate::sys;
 
@@ -31,62 +33,97 @@ const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 /// Memory of the agent's that is not reclaimed, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Processes and threads of all user work.
-const ROOM_PIDS_MAX: u32 = 8192;
+/// Processes and threads of all user work, where the kernel itself allows twice as many.
+const ROOM_PIDS_MAX: u64 = 8192;
 
-/// The first process's, and the calls', place below the room's.
-const FIRST: &str = "/sys/fs/cgroup/room/first";
+/// The agent's share of the processor against all user work's, which has the kernel's default of 100.
+const AGENT_CPU_WEIGHT: u32 = 10_000;
+
+/// The calls' place.
 const CALLS: &str = "/sys/fs/cgroup/room/calls";
 
 /// Largest `cgroup.events`, in bytes: two short lines today.
 const EVENTS_BYTES_MAX: usize = 512;
 
-/// Longest wait for killed processes to be gone. Only ones that hang in the kernel take longer.
+/// Longest wait for killed processes to be gone. Ones that hang in the kernel, in a write to a slow disk for example,
+/// take longer: they are dead, and go when it lets them.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
 
 /// Makes the groups, and moves this process into the agent's. The kernel's memory is told by `memory_bytes`.
 pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
     let at = |path: &str| Path::new(MOUNT).join(path);
-    for folder in ["agent", "room", "room/first", "room/calls"] {
+    for folder in ["agent", "first", "room", "room/calls"] {
         fs::create_dir_all(at(folder))?;
     }
     fs::write(at("agent/cgroup.procs"), "0")?;
     fs::write(at("cgroup.subtree_control"), "+memory +pids")?;
     fs::write(at("agent/memory.min"), AGENT_MIN_BYTES.to_string())?;
     fs::write(at("room/memory.max"), memory_bytes.saturating_sub(RESERVE_BYTES).to_string())?;
-    fs::write(at("room/pids.max"), ROOM_PIDS_MAX.to_string())?;
-    fs::write(at("room/cgroup.subtree_control"), "+memory +pids")?;
-    fs::write(at("room/calls/cgroup.subtree_control"), "+memory +pids")
+    let threads = fs::read_to_string("/proc/sys/kernel/threads-max")?;
+    let threads: u64 = threads.trim().parse().map_err(io::Error::other)?;
+    fs::write(at("room/pids.max"), ROOM_PIDS_MAX.min(threads / 2).to_string())?;
+    // Not every kernel has the controller; without it the scheduler is fair to processes rather than to groups.
+    if fs::write(at("cgroup.subtree_control"), "+cpu").is_ok() {
+        fs::write(at("agent/cpu.weight"), AGENT_CPU_WEIGHT.to_string())?;
+    }
+    Ok(())
 }
 
-/// Moves this process, which becomes the room's first, into the room: what it unshares then is rooted there.
+/// Moves this process into the room's group, so that the namespace that it makes is rooted there.
 pub(crate) fn join_room() -> io::Result<()> {
-    fs::write(Path::new(FIRST).join("cgroup.procs"), "0")
+    fs::write(Path::new(MOUNT).join("room/cgroup.procs"), "0")
+}
+
+/// Moves this process, the room's first, to where nothing bounds it.
+pub(crate) fn leave_room() -> io::Result<()> {
+    fs::write(Path::new(MOUNT).join("first/cgroup.procs"), "0")
+}
+
+/// Makes groups of calls possible below the room's, once no process is in that one any more.
+pub(crate) fn open_room() -> io::Result<()> {
+    fs::write(Path::new(MOUNT).join("room/cgroup.subtree_control"), "+memory +pids")?;
+    fs::write(Path::new(CALLS).join("cgroup.subtree_control"), "+memory +pids")
+}
+
+/// The groups of calls: makes them, and removes those that background processes of an ended call kept busy.
+#[derive(Debug, Default)]
+pub(crate) struct CallGroups {
+    left: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl CallGroups {
+    /// Makes the group of call `number`, with limits.
+    pub(crate) fn create(&self, number: u64, limits: Limits) -> io::Result<CallGroup> {
+        self.sweep();
+        let folder = Path::new(CALLS).join(number.to_string());
+        fs::create_dir(&folder)?;
+        let group = CallGroup { folder, left: Arc::clone(&self.left) };
+        if let Some(bytes) = limits.memory_bytes {
+            fs::write(group.file("memory.max"), bytes.to_string())?;
+            // One process of a call that is out of memory is not worth keeping without the others.
+            fs::write(group.file("memory.oom.group"), "1")?;
+        }
+        if let Some(pids) = limits.pids {
+            fs::write(group.file("pids.max"), pids.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// Only groups of calls that are over: one of a call that is about to start is empty, too.
+    fn sweep(&self) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
+    }
 }
 
 /// A call's group. Dropping it leaves the group to what still lives in it, and removes it if nothing does.
 #[derive(Debug)]
 pub(crate) struct CallGroup {
     folder: PathBuf,
+    left: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl CallGroup {
-    /// Makes the group of call `number`, with limits.
-    pub(crate) fn create(number: u64, memory_bytes_max: Option<u64>, pids_max: Option<u32>) -> io::Result<Self> {
-        let folder = Path::new(CALLS).join(number.to_string());
-        fs::create_dir(&folder)?;
-        let group = Self { folder };
-        if let Some(bytes) = memory_bytes_max {
-            fs::write(group.file("memory.max"), bytes.to_string())?;
-            // One process of a call that is out of memory is not worth keeping without the others.
-            fs::write(group.file("memory.oom.group"), "1")?;
-        }
-        if let Some(pids) = pids_max {
-            fs::write(group.file("pids.max"), pids.to_string())?;
-        }
-        Ok(group)
-    }
-
     /// The file through which a process joins, opened with the agent's rights.
     pub(crate) fn door(&self) -> io::Result<OwnedFd> {
         Ok(OpenOptions::new().write(true).open(self.file("cgroup.procs"))?.into())
@@ -130,16 +167,10 @@ impl CallGroup {
 
 impl Drop for CallGroup {
     fn drop(&mut self) {
-        // A group with a process in it stays; `sweep` removes it when that has ended.
-        let _removed = fs::remove_dir(&self.folder);
-    }
-}
-
-/// Removes the groups of earlier calls that nothing lives in any more.
-pub(crate) fn sweep() {
-    let Ok(groups) = fs::read_dir(CALLS) else { return };
-    for group in groups.flatten().filter(|group| group.file_type().is_ok_and(|kind| kind.is_dir())) {
-        let _removed = fs::remove_dir(group.path());
+        if fs::remove_dir(&self.folder).is_err() {
+            // A process in the background lives on in it.
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.folder));
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! In order: limits, the capability bounding set, the user, no_new_privs, the system call filter. Each can be switched
 //! off by the operator, one by one: the tests do, to see that each is what stops the thing that it is there to stop.
 
-mod filter;
+pub(crate) mod filter;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::{

@@ -43,6 +43,10 @@ pub(crate) async fn run<'a>(
     reader: &mut Reader,
     writer: &mut Writer,
 ) -> Option<Reply<'a>> {
+    if request.argv.is_empty() {
+        let message = "a command needs a program".to_owned();
+        return Some(Reply::Fault(Fault { kind: FaultKind::BadRequest, message }));
+    }
     let inputs = match input::receive(served, request, reader).await {
         Ok(inputs) => inputs?,
         Err(fault) => return Some(Reply::Fault(fault)),
@@ -68,12 +72,13 @@ pub(crate) async fn run<'a>(
     }
     output.drain(served, writer).await.ok()?;
     let (stdout_file, stderr_file) = output.finish(served).await;
+    inputs.remove().await;
     Some(exited.map_or_else(Reply::Fault, |exited| Reply::Exited(Exited { stdout_file, stderr_file, ..exited })))
 }
 
 async fn start(served: &Served, request: &Exec, inputs: &input::Inputs) -> Result<(Process, Output), Fault> {
     let failed = |source| fault_of(&source, "failed to make the command's pipes");
-    let (output, stdout, stderr) = Output::open(request.keep, request.user).map_err(failed)?;
+    let (output, stdout, stderr) = Output::open(served, request.keep, request.user).map_err(failed)?;
     let stdin = inputs.stdin().map_err(failed)?;
     let process = Process::start(served, request, inputs.script(), [stdin, stdout, stderr]).await?;
     Ok((process, output))
@@ -82,15 +87,11 @@ async fn start(served: &Served, request: &Exec, inputs: &input::Inputs) -> Resul
 /// Ends the command, unless it ended by itself, and everything that it started.
 async fn end(mut process: Process, cause: Cause, started: Instant) -> Result<Exited, Fault> {
     if cause != Cause::Itself {
-        process.kill().await?;
+        process.kill().await;
     }
-    process.exited().await;
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let status = match process.leave() {
-        Some(Ok(status)) => status,
-        Some(Err(source)) => return Err(fault_of(&source, "failed to wait for the command")),
-        None => return Err(Fault { kind: FaultKind::Other, message: "the command has no status".to_owned() }),
-    };
+    let no_status = || Fault { kind: FaultKind::Other, message: "the command has no status".to_owned() };
+    let status = process.leave().ok_or_else(no_status)??;
     let cause = if cause == Cause::Itself && process.was_out_of_memory() { Cause::Memory } else { cause };
     Ok(Exited { status: status_of(status), cause, duration_us, stdout_file: None, stderr_file: None })
 }

@@ -24,6 +24,7 @@ use std::{
     },
     path::Path,
     process::Stdio,
+    time::Duration,
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -32,17 +33,21 @@ use tokio::{
     net::UnixStream,
     process::{Child, Command},
     task::JoinHandle,
+    time::sleep,
 };
 use waggle_link::FrameWriter;
 use waggle_protocol::{Fault, FaultKind, Reply, Request, request::User};
 
-use self::wire::Wire;
+use self::{path::View, wire::Wire};
 use crate::{
     calls::{Reader, Writer},
     confine::{Defences, confine},
     fault::fault_of,
     guest::Served,
 };
+
+/// Longest wait for a worker once there is no more to come from the host, which itself waits no longer for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 /// The agent's subcommand that makes it a worker.
 pub const WORKER: &str = "files";
@@ -77,10 +82,11 @@ pub(crate) async fn relay(
     };
     let fed = async {
         // The worker may answer before it has read everything; the host closes its side only when it leaves, and the
-        // worker then sees an end where input was due. Only the worker's answer ends the call.
+        // worker then sees an end where input was due.
         drop(copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, reader.stream_mut()), &mut inputs).await);
         drop(inputs.shutdown().await);
-        std::future::pending::<()>().await;
+        // The host has left, or waits for the answer: one that does not come soon is not waited for.
+        sleep(ANSWER_MAX).await;
     };
     tokio::select! {
         // A broken stream has nobody left to tell.
@@ -110,8 +116,8 @@ impl Worker {
                 Self::Process(command.spawn()?)
             }
             None => {
-                let root = served.root().to_owned();
-                Self::Thread(tokio::task::spawn_blocking(move || serve(far, &root)))
+                let (root, descriptors) = (served.root().to_owned(), path::descriptors()?);
+                Self::Thread(tokio::task::spawn_blocking(move || serve(far, &root, descriptors)))
             }
         };
         Ok((near, worker))
@@ -128,8 +134,8 @@ impl Worker {
     }
 }
 
-/// Open files of a worker: its socket, the root, a folder and a file, and room for the runtime's own.
-const WORKER_FILES: u64 = 64;
+/// Open files of a worker: two for each folder that a listing goes down, and room for everything else.
+const WORKER_FILES: u64 = 2 * list::DEPTH_MAX as u64 + 32;
 
 /// The life of a worker process, from root in the machine's namespaces to the sandbox user in the room's mounts: serves
 /// the call on its stdin. Its stdout is the room's mount namespace.
@@ -138,34 +144,35 @@ const WORKER_FILES: u64 = 64;
 /// What kept it from becoming the sandbox user; it has not touched a file then.
 pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
     let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let descriptors = path::descriptors()?;
     setns(io::stdout().as_fd(), CloneFlags::CLONE_NEWNS)?;
     confine(User::Sandbox, Defences::ALL, WORKER_FILES)?;
-    serve(socket, root);
+    serve(socket, root, descriptors);
     Ok(())
 }
 
-/// The worker's whole life: serves the one call that comes over `socket`, in the file system at `root`.
-fn serve(socket: Socket, root: &Path) {
+/// The worker's whole life: serves the one call that comes over `socket`, in the file system at `root`. `descriptors` was
+/// opened by this process, or would name another's.
+fn serve(socket: Socket, root: &Path, descriptors: OwnedFd) {
     let mut wire = Wire::new(socket);
-    let last = match wire.request() {
-        Ok(request) => answer(&mut wire, root, request),
-        Err(fault) => Err(fault),
-    };
+    let last = View::new(root, descriptors)
+        .map_err(|source| fault_of(&source, "failed to open the root of the file system"))
+        .and_then(|view| wire.request().and_then(|request| answer(&mut wire, &view, request)));
     let last = last.unwrap_or_else(Reply::Fault);
     // A host that is gone has no use for the reply.
     drop(wire.reply(&last));
     wire.close();
 }
 
-fn answer(wire: &mut Wire, root: &Path, request: Request) -> Result<Reply<'static>, Fault> {
+fn answer(wire: &mut Wire, view: &View, request: Request) -> Result<Reply<'static>, Fault> {
     match request {
         Request::WriteFile { path, bytes, mode, append } => {
-            write::file(wire, root, &path, write::Writing { bytes, mode, append })
+            write::file(wire, view, &path, write::Writing { bytes, mode, append })
         }
         Request::ReadFile { path, range, bytes_max } => {
-            read::file(wire, root, &path, read::Wanted { range, bytes_max })
+            read::file(wire, view, &path, read::Wanted { range, bytes_max })
         }
-        Request::ListFiles { path, entries_max, recursive } => list::folder(wire, root, &path, entries_max, recursive),
+        Request::ListFiles { path, entries_max, recursive } => list::folder(wire, view, &path, entries_max, recursive),
         Request::Exec(_) | Request::SetClock { .. } | Request::PowerOff => {
             Err(Fault { kind: FaultKind::BadRequest, message: "a file worker serves file calls only".to_owned() })
         }

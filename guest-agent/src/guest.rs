@@ -4,13 +4,22 @@
 
 use std::{
     io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::fchown,
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use waggle_protocol::Origin;
+use nix::{
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+};
+use waggle_protocol::{Origin, request::User};
 
 use crate::{
+    cgroups::CallGroups,
     exec::KeptOutputs,
     room::{Door, Room},
 };
@@ -67,6 +76,11 @@ pub(crate) struct Served {
     numbers: AtomicU64,
     /// Files that long outputs were kept in.
     pub(crate) outputs: KeptOutputs,
+    /// Groups of the room's calls.
+    pub(crate) groups: CallGroups,
+    /// The guest's `/tmp`, as it was before any user work: what lies there under that name later is not the agent's to
+    /// follow.
+    tmp: OwnedFd,
 }
 
 impl Served {
@@ -76,12 +90,16 @@ impl Served {
             Work::Room(door) => Some(Room::enter(door)?),
             Work::Caller => None,
         };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let tmp = open(&guest.root.join("tmp"), flags, Mode::empty())?;
         Ok(Self {
             origin: guest.origin,
             root: guest.root,
             env: guest.env,
             room,
             numbers: AtomicU64::new(1),
+            groups: CallGroups::default(),
+            tmp,
             outputs: KeptOutputs::default(),
         })
     }
@@ -89,6 +107,20 @@ impl Served {
     /// A number that no other command of this agent has.
     pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a file, or a pipe, that the agent has made `user`'s: opened again by name (`/dev/stdout` is one), it asks
+    /// for the permissions of a file.
+    pub(crate) fn give(&self, file: impl AsFd, user: User) -> io::Result<()> {
+        match (&self.room, user) {
+            (Some(_), User::Sandbox) => fchown(file, Some(SANDBOX_ID), Some(SANDBOX_ID)),
+            (Some(_), User::Root) | (None, _) => Ok(()),
+        }
+    }
+
+    /// The guest's `/tmp`.
+    pub(crate) fn tmp(&self) -> io::Result<OwnedFd> {
+        self.tmp.try_clone()
     }
 
     /// The file system that calls see.

@@ -8,8 +8,7 @@
 //!                                  └─ reaps commands and orphans, tells how each command ended
 //! ```
 //!
-//! What runs in the room can neither see nor signal the agent, and its root is not the machine's root: the room's own
-//! mounts hide nothing that was never in them. The room is forked before the agent starts a thread, so that each command
+//! What runs in the room can neither see nor signal the agent. The room is forked before the agent starts a thread, so that each command
 //! is made by plain code between fork and exec.
 
 mod client;
@@ -35,6 +34,7 @@ pub(crate) use client::{Room, Started};
 pub(crate) use message::Spawn;
 
 use crate::{
+    cgroups,
     confine::Defences,
     serve::{report, with_cause},
     sys,
@@ -62,6 +62,7 @@ impl Door {
                 // The process in the middle; the room itself is now PID 1's child.
                 waitpid(child, None)?;
                 let fds = ready?.map(|(message::Ready, fds)| fds);
+                cgroups::open_room()?;
                 let mounts = fds.and_then(|fds| fds.into_iter().next()).ok_or(io::ErrorKind::BrokenPipe)?;
                 Ok(Self { socket, mounts })
             }

@@ -18,6 +18,9 @@ use crate::{
     probe,
 };
 
+/// Calls at a time, those included that have answered and still clean up. The host keeps to half of it.
+const RUNNING_MAX: usize = 2 * CALLS_MAX;
+
 /// Why the agent stopped serving before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
@@ -85,8 +88,8 @@ async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), Ser
         tokio::select! {
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
-                let room = running.len() < CALLS_MAX;
-                running.spawn(calls::serve_call(stream, Arc::clone(&served), room, power_off.clone()));
+                let busy = running.len() >= RUNNING_MAX;
+                running.spawn(calls::serve_call(stream, Arc::clone(&served), busy, power_off.clone()));
             }
             Some(ended) = running.join_next() => {
                 if let Err(fault) = ended {
@@ -94,7 +97,16 @@ async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), Ser
                 }
             }
             Some(()) = asked.recv() => return Ok(()),
+            // A machine in which nothing can be started is of no use to anyone.
+            () = room_gone(&served) => return Err(ServeFault::Room { source: io::ErrorKind::BrokenPipe.into() }),
         }
+    }
+}
+
+async fn room_gone(served: &Served) {
+    match &served.room {
+        Some(room) => room.gone().await,
+        None => std::future::pending().await,
     }
 }
 

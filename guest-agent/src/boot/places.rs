@@ -65,10 +65,24 @@ pub(super) fn mount_in_root() -> Result<(), BootFault> {
     put("proc", "/proc", harmless, "")?;
     put("sysfs", "/sys", harmless | MsFlags::MS_RDONLY, "")?;
     put("cgroup2", cgroups::MOUNT, harmless, "")?;
+    make_dev()?;
+    put("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
+    let root_home = "/root";
+    fs::create_dir_all(root_home).step(|| format!("make {root_home}"))?;
+    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("close {root_home} to others"))?;
+    for folder in ["/tmp", "/var/tmp"] {
+        fs::create_dir_all(folder).step(|| format!("make {folder}"))?;
+        fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("open {folder} to everyone"))?;
+    }
+    Ok(())
+}
+
+/// Mounts a `/dev` with what every program may expect, and nothing else.
+pub(crate) fn make_dev() -> Result<(), BootFault> {
+    let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     put("tmpfs", "/dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=64k")?;
     put("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")?;
     put("tmpfs", "/dev/shm", harmless, "mode=1777")?;
-    put("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
     let usual = umask(Mode::empty());
     for (name, major, minor) in DEVICES {
         let path = format!("/dev/{name}");
@@ -79,13 +93,6 @@ pub(super) fn mount_in_root() -> Result<(), BootFault> {
     for (name, target) in LINKS {
         let path = format!("/dev/{name}");
         symlink(target, &path).step(|| format!("make {path}"))?;
-    }
-    let root_home = "/root";
-    fs::create_dir_all(root_home).step(|| format!("make {root_home}"))?;
-    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("close {root_home} to others"))?;
-    for folder in ["/tmp", "/var/tmp"] {
-        fs::create_dir_all(folder).step(|| format!("make {folder}"))?;
-        fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("open {folder} to everyone"))?;
     }
     Ok(())
 }

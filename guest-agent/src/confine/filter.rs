@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use nix::{errno::Errno, libc};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 
 /// Refused whatever the arguments.
@@ -61,6 +62,14 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_setdomainname,
 ];
 
+/// Compiles the filters, for this process and those that it forks.
+///
+/// # Errors
+/// A rule that the compiler refuses.
+pub(crate) fn compile() -> nix::Result<()> {
+    programs().map(drop)
+}
+
 /// Installs the filter on this thread, for good. Needs `no_new_privs` or root.
 ///
 /// # Errors
@@ -72,10 +81,28 @@ pub(super) fn install() -> nix::Result<()> {
     Ok(())
 }
 
-/// Compiled once: the room makes every command with the same two.
-fn programs() -> nix::Result<&'static [BpfProgram; 2]> {
-    static PROGRAMS: OnceLock<Option<[BpfProgram; 2]>> = OnceLock::new();
-    PROGRAMS.get_or_init(|| Some([forbidden().ok()?, unreadable().ok()?])).as_ref().ok_or(Errno::EINVAL)
+fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
+    static PROGRAMS: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| Some([forbidden().ok()?, unreadable().ok()?, x32()])).as_ref().ok_or(Errno::EINVAL)
+}
+
+/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused. (Calls of 32-bit
+/// programs have another architecture, for which the two other filters end the process.)
+fn x32() -> BpfProgram {
+    const X32_BIT: u32 = 0x4000_0000;
+    let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt: jump[0],
+        jf: jump[1],
+        k,
+    };
+    vec![
+        // The call's number is the first word of `struct seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, [0, 1]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(), [0, 0]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
+    ]
 }
 
 /// What is refused as not permitted.
@@ -90,20 +117,24 @@ fn forbidden() -> Result<BpfProgram, seccompiler::BackendError> {
         let has_flag = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
         rules.insert(call, vec![SeccompRule::new(vec![has_flag])?]);
     }
-    compile(rules, libc::EPERM)
+    // Limits of other processes, the room's first one among them: its user id is that of the guest's root.
+    let another = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?;
+    let set = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![another, set])?]);
+    build(rules, libc::EPERM)
 }
 
 /// `clone3` has its flags in memory, where no filter can look; programs take its absence for an old kernel and use
 /// `clone`.
 fn unreadable() -> Result<BpfProgram, seccompiler::BackendError> {
-    compile(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+    build(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
 }
 
 fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
+fn build(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
     let refuse = SeccompAction::Errno(u32::try_from(errno).unwrap_or(1));
     SeccompFilter::new(rules, SeccompAction::Allow, refuse, TargetArch::x86_64)?.try_into()
 }

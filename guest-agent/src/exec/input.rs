@@ -5,15 +5,13 @@
 //! Stdin lies in a file so that a command that does not read it holds up nothing: the host's `Cancel` is never stuck
 //! behind bytes that nobody takes.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Seek, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    path::Path,
-};
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
-use nix::libc;
-use waggle_protocol::{Fault, FaultKind, Input, request::Exec};
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use waggle_protocol::{
+    Fault, FaultKind, Input,
+    request::{Exec, User},
+};
 
 use crate::{calls::Reader, fault::fault_of, guest::Served, temporary::TemporaryFile};
 
@@ -26,19 +24,26 @@ const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What a command starts with.
 pub(super) struct Inputs {
     script: Option<TemporaryFile>,
-    stdin: Option<File>,
+    stdin: Option<TemporaryFile>,
 }
 
 impl Inputs {
     /// The path of the code's file.
     pub(super) fn script(&self) -> Option<&Path> {
-        self.script.as_ref().and_then(TemporaryFile::place)
+        self.script.as_ref().map(TemporaryFile::place)
+    }
+
+    /// Removes the files, and resolves when that is done.
+    pub(super) async fn remove(self) {
+        for file in [self.script, self.stdin].into_iter().flatten() {
+            file.into_name().remove().await;
+        }
     }
 
     /// Stdin's descriptor: the bytes that came, or an empty stdin.
     pub(super) fn stdin(&self) -> io::Result<OwnedFd> {
         match &self.stdin {
-            Some(file) => Ok(file.try_clone()?.into()),
+            Some(file) => Ok(file.file().try_clone()?.into()),
             None => Ok(File::open("/dev/null")?.into()),
         }
     }
@@ -49,24 +54,55 @@ pub(super) async fn receive(served: &Served, request: &Exec, reader: &mut Reader
     let mut inputs = Inputs { script: None, stdin: None };
     if let Some(script) = &request.script {
         check("a script", script.bytes, SCRIPT_BYTES_MAX)?;
-        let failed = |source: io::Error| fault_of(&source, "failed to write the code to a file in /tmp");
-        let mut file = TemporaryFile::create(served, &script.extension, request.user).map_err(failed)?;
-        if !fill(reader, script.bytes, |bytes| file.file().write_all(bytes).map_err(failed)).await? {
-            return Ok(None);
-        }
-        inputs.script = Some(file);
+        let what = Incoming { extension: &script.extension, bytes: script.bytes, name: "the code" };
+        inputs.script = match what.receive(served, request.user, reader).await? {
+            None => return Ok(None),
+            file => file,
+        };
     }
     if request.stdin_bytes > 0 {
         check("stdin", request.stdin_bytes, STDIN_BYTES_MAX)?;
-        let failed = |source: io::Error| fault_of(&source, "failed to write stdin to a file in /tmp");
-        let mut file = nameless_file(served).map_err(failed)?;
-        if !fill(reader, request.stdin_bytes, |bytes| file.write_all(bytes).map_err(failed)).await? {
-            return Ok(None);
-        }
-        file.rewind().map_err(failed)?;
-        inputs.stdin = Some(file);
+        let what = Incoming { extension: "stdin", bytes: request.stdin_bytes, name: "stdin" };
+        inputs.stdin = match what.receive(served, request.user, reader).await? {
+            None => return Ok(None),
+            file => file,
+        };
     }
     Ok(Some(inputs))
+}
+
+/// Bytes that are to come, and the file that they go to.
+struct Incoming<'a> {
+    extension: &'a str,
+    bytes: u64,
+    name: &'a str,
+}
+
+impl Incoming<'_> {
+    /// Takes in exactly the announced bytes; `None` if the host left or cancelled first.
+    async fn receive(&self, served: &Served, user: User, reader: &mut Reader) -> Result<Option<TemporaryFile>, Fault> {
+        let failed = |source: io::Error| fault_of(&source, &format!("failed to write {} to a file in /tmp", self.name));
+        let file = TemporaryFile::create(served, self.extension, user).await.map_err(failed)?;
+        let mut writing = tokio::fs::File::from_std(file.file().try_clone().map_err(failed)?);
+        let mut missing = self.bytes;
+        while missing > 0 {
+            match reader.receive::<Input<'_>>().await {
+                Ok(Some(Input::Data(bytes))) if !bytes.is_empty() && bytes.len() as u64 <= missing => {
+                    writing.write_all(bytes).await.map_err(failed)?;
+                    missing -= bytes.len() as u64;
+                }
+                Ok(Some(Input::Data(bytes))) => {
+                    let message = format!("an input of {} bytes came where 1 to {missing} were due", bytes.len());
+                    return Err(Fault { kind: FaultKind::BadRequest, message });
+                }
+                Ok(Some(Input::Cancel) | None) | Err(_) => return Ok(None),
+            }
+        }
+        writing.flush().await.map_err(failed)?;
+        // The command reads through the same open file.
+        writing.rewind().await.map_err(failed)?;
+        Ok(Some(file))
+    }
 }
 
 fn check(what: &str, bytes: u64, bytes_max: u64) -> Result<(), Fault> {
@@ -75,31 +111,4 @@ fn check(what: &str, bytes: u64, bytes_max: u64) -> Result<(), Fault> {
     }
     let message = format!("{what} of {bytes} bytes is above the agent's limit of {bytes_max}");
     Err(Fault { kind: FaultKind::TooLarge, message })
-}
-
-/// Passes exactly `missing` bytes of input to `take`; false if the host left or cancelled first.
-async fn fill(
-    reader: &mut Reader,
-    mut missing: u64,
-    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
-) -> Result<bool, Fault> {
-    while missing > 0 {
-        match reader.receive::<Input<'_>>().await {
-            Ok(Some(Input::Data(bytes))) if !bytes.is_empty() && bytes.len() as u64 <= missing => {
-                take(bytes)?;
-                missing -= bytes.len() as u64;
-            }
-            Ok(Some(Input::Data(bytes))) => {
-                let message = format!("an input of {} bytes came where 1 to {missing} were due", bytes.len());
-                return Err(Fault { kind: FaultKind::BadRequest, message });
-            }
-            Ok(Some(Input::Cancel) | None) | Err(_) => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-/// A file without a name in the guest's `/tmp`: it is gone with its last descriptor.
-fn nameless_file(served: &Served) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(served.place("/tmp"))
 }

@@ -31,9 +31,12 @@ pub(super) struct Output {
 
 impl Output {
     /// Both pipes of a command of `user`'s, and their writing ends for it: stdout's, then stderr's.
-    pub(super) fn open(keep: Keep, user: User) -> io::Result<(Self, OwnedFd, OwnedFd)> {
+    pub(super) fn open(served: &Served, keep: Keep, user: User) -> io::Result<(Self, OwnedFd, OwnedFd)> {
         let (stdout, stdout_end) = Source::open(Which::Stdout, keep)?;
         let (stderr, stderr_end) = Source::open(Which::Stderr, keep)?;
+        for end in [&stdout_end, &stderr_end] {
+            served.give(end, user)?;
+        }
         Ok((Self { stdout, stderr, user }, stdout_end, stderr_end))
     }
 

@@ -4,36 +4,43 @@
 //! as its caller.
 
 use std::{
-    io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::Path,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 use waggle_protocol::{
     Fault, FaultKind,
     request::{Exec, User},
 };
 
 use crate::{
-    cgroups::{self, CallGroup},
+    cgroups::CallGroup,
     fault::fault_of,
     guest::{HOME, Served},
     room::{Room, Spawn, Started},
+    serve::report,
 };
 
 /// Open files of one process where the host names no limit: what most systems give.
 const OPEN_FILES: u64 = 4096;
 
+/// Longest wait for word of a leader that was killed.
+const REAPED_MAX: Duration = Duration::from_secs(1);
+
 /// A command and how it ended. Dropping it before it has ended kills it with all that it started.
 pub(super) struct Process {
     means: Means,
-    status: Option<io::Result<ExitStatus>>,
+    status: Option<Result<ExitStatus, Fault>>,
     over: bool,
 }
 
@@ -61,27 +68,36 @@ impl Process {
     pub(super) async fn exited(&mut self) {
         if self.status.is_none() {
             self.status = Some(match &mut self.means {
-                Means::Room { started, .. } => started.ended().await.map(ExitStatus::from_raw),
-                Means::Child { child, .. } => child.wait().await,
+                Means::Room { started, .. } => match started.ended().await {
+                    Ok(status) => Ok(ExitStatus::from_raw(status)),
+                    Err(fault) => Err(fault_of(&fault.source, &fault.what)),
+                },
+                Means::Child { child, .. } => {
+                    child.wait().await.map_err(|source| fault_of(&source, "failed to wait for the command"))
+                }
             });
         }
     }
 
     /// Kills everything that the command started, and resolves when all of it is gone.
-    pub(super) async fn kill(&mut self) -> Result<(), Fault> {
+    pub(super) async fn kill(&mut self) {
         match &self.means {
             Means::Room { group, .. } => {
-                group.kill().await.map_err(|source| fault_of(&source, "failed to kill all of the command"))
+                if let Err(source) = group.kill().await {
+                    // What is killed is dead, though the kernel may hold on to it for a while.
+                    report(&format!("a killed call is not gone yet: {source}"));
+                }
             }
-            Means::Child { leader, .. } => {
-                kill_session(*leader);
-                Ok(())
-            }
+            Means::Child { leader, .. } => kill_session(*leader),
+        }
+        // Its tracer can keep a dead leader from being reaped; it is dead all the same.
+        if timeout(REAPED_MAX, self.exited()).await.is_err() {
+            self.status = Some(Ok(ExitStatus::from_raw(Signal::SIGKILL as i32)));
         }
     }
 
     /// Takes the status. What the command left in the background may live on from here.
-    pub(super) fn leave(&mut self) -> Option<io::Result<ExitStatus>> {
+    pub(super) fn leave(&mut self) -> Option<Result<ExitStatus, Fault>> {
         self.over = true;
         self.status.take()
     }
@@ -107,6 +123,24 @@ impl Drop for Process {
     }
 }
 
+/// Kills a group that has no process yet to own it.
+struct KillOnDrop(Option<CallGroup>);
+
+impl KillOnDrop {
+    fn disarm(mut self) -> Result<CallGroup, Fault> {
+        let gone = || Fault { kind: FaultKind::Other, message: "the call has no control group".to_owned() };
+        self.0.take().ok_or_else(gone)
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(group) = &self.0 {
+            group.kill_and_forget();
+        }
+    }
+}
+
 fn kill_session(leader: Option<Pid>) {
     if let Some(leader) = leader {
         // A group that is gone already needs no signal.
@@ -121,10 +155,9 @@ async fn start_in_room(
     script: Option<&Path>,
     [stdin, stdout, stderr]: [OwnedFd; 3],
 ) -> Result<Means, Fault> {
-    cgroups::sweep();
     let number = served.next_number();
     let failed = |source| fault_of(&source, "failed to make the command's control group");
-    let group = CallGroup::create(number, request.limits.memory_bytes, request.limits.pids).map_err(failed)?;
+    let group = served.groups.create(number, request.limits).map_err(failed)?;
     let door = group.door().map_err(failed)?;
     let mut argv = request.argv.clone();
     argv.extend(script.map(|path| path.display().to_string()));
@@ -138,9 +171,11 @@ async fn start_in_room(
         user: request.user,
         open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
     };
+    // Whatever comes to live in the group from here on is killed if nobody waits for the answer.
+    let guard = KillOnDrop(Some(group));
     let started = room.start(&spawn, [stdin, stdout, stderr, door]).await;
     let started = started.map_err(|fault| fault_of(&fault.source, &fault.what))?;
-    Ok(Means::Room { started, group })
+    Ok(Means::Room { started, group: guard.disarm()? })
 }
 
 fn start_child(

@@ -5,7 +5,12 @@
 //! Short outputs never touch the disk. The file is bounded, and so is the number of such files: the oldest goes first.
 //! What can't be kept, for a full disk or the bound, is left out and told; the command does not notice.
 
-use std::{fs, io::Write, mem, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    io::Write,
+    mem,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use waggle_protocol::{
@@ -13,7 +18,10 @@ use waggle_protocol::{
     request::{Keep, User},
 };
 
-use crate::{guest::Served, temporary::TemporaryFile};
+use crate::{
+    guest::Served,
+    temporary::{Name, TemporaryFile},
+};
 
 /// Kept in memory before a file is made, in bytes: most outputs end before that.
 const MEMORY_BYTES: usize = 8 * 1024;
@@ -56,11 +64,14 @@ impl Spool {
         if self.pending.is_empty() || (self.file.is_none() && self.pending.len() < MEMORY_BYTES) {
             return;
         }
-        let file = self.file.take().or_else(|| TemporaryFile::create(served, self.extension, user).ok());
+        if self.file.is_none() {
+            self.file = TemporaryFile::create(served, self.extension, user).await.ok();
+        }
+        let file = self.file.take();
         let bytes = mem::take(&mut self.pending);
         match file {
             // A slow disk holds up this call alone.
-            Some(mut file) => {
+            Some(file) => {
                 self.writing = Some(spawn_blocking(move || {
                     let whole = file.file().write_all(&bytes).is_ok();
                     (file, whole.then_some(bytes.len() as u64))
@@ -104,24 +115,22 @@ impl Spool {
         self.flush(served, user).await;
         let file = self.file?;
         let told = OutputFile { path: file.guest_path(), bytes: self.kept_bytes, complete: self.complete };
-        served.outputs.add(file.keep()?);
+        if let Some(oldest) = served.outputs.add(file.into_name()) {
+            oldest.remove().await;
+        }
         Some(told)
     }
 }
 
 /// The files with outputs that a machine keeps, the oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct KeptOutputs(std::sync::Mutex<std::collections::VecDeque<PathBuf>>);
+pub(crate) struct KeptOutputs(Mutex<VecDeque<Name>>);
 
 impl KeptOutputs {
-    fn add(&self, file: PathBuf) {
-        let mut files = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Keeps one more; gives back the one that has to go for it.
+    fn add(&self, file: Name) -> Option<Name> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.push_back(file);
-        while files.len() > FILES_MAX {
-            if let Some(oldest) = files.pop_front() {
-                // The guest may have removed it itself.
-                let _removed = fs::remove_file(oldest);
-            }
-        }
+        if files.len() > FILES_MAX { files.pop_front() } else { None }
     }
 }

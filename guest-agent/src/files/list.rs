@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lists a folder, dot files included; folders below it too, if asked.
 
-use std::{ffi::CStr, fs::File, io, os::fd::AsFd, path::Path};
+use std::{ffi::CStr, fs::File, io, os::fd::AsFd};
 
 use nix::{
     dir::Dir,
@@ -11,7 +11,10 @@ use nix::{
 };
 use waggle_protocol::{Fault, LISTING_BYTES_MAX, Reply, reply::Entry};
 
-use super::{path::Place, wire::Wire};
+use super::{
+    path::{Place, View},
+    wire::Wire,
+};
 use crate::fault::fault_of;
 
 /// Bytes of names in one reply: together with the rest of their entries they fit a frame.
@@ -21,7 +24,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 const BATCH: usize = 256;
 
 /// Folders below each other that a recursive listing goes down, each an open file.
-const DEPTH_MAX: usize = 32;
+pub(super) const DEPTH_MAX: usize = 32;
 
 /// Longest name of one entry, in bytes: the kernel's own limit.
 const NAME_BYTES_MAX: usize = 255;
@@ -33,12 +36,12 @@ const PATH_BYTES_MAX: usize = 4096;
 /// in a folder that can't be read.
 pub(super) fn folder(
     wire: &mut Wire,
-    root: &Path,
+    view: &View,
     path: &str,
     entries_max: u32,
     recursive: bool,
 ) -> Result<Reply<'static>, Fault> {
-    let place = Place::new(root, path)?;
+    let place = Place::new(view, path);
     let failed = |source: io::Error| fault_of(&source, &format!("failed to list {}", place.named()));
     let top = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
     let mut walk = Walk {
@@ -47,12 +50,13 @@ pub(super) fn folder(
         batch_bytes: 0,
         left: entries_max,
         bytes_left: LISTING_BYTES_MAX,
-        truncated: false,
+        full: false,
+        left_out: false,
         recursive,
     };
     walk.folder(top, &mut Vec::new(), 0).map_err(|fault| fault.of(&failed))?;
     walk.flush()?;
-    Ok(Reply::ListEnd { truncated: walk.truncated })
+    Ok(Reply::ListEnd { truncated: walk.full || walk.left_out })
 }
 
 struct Walk<'a> {
@@ -62,7 +66,10 @@ struct Walk<'a> {
     left: u32,
     /// Of names.
     bytes_left: usize,
-    truncated: bool,
+    /// No more entries are wanted.
+    full: bool,
+    /// Something lies too deep.
+    left_out: bool,
     recursive: bool,
 }
 
@@ -109,7 +116,7 @@ impl Walk<'_> {
                 self.below(&at, name, above, depth)?;
             }
             above.truncate(length);
-            if self.truncated {
+            if self.full {
                 return Ok(());
             }
         }
@@ -119,7 +126,7 @@ impl Walk<'_> {
     fn below(&mut self, at: &File, name: &CStr, above: &mut Vec<u8>, depth: usize) -> Result<(), WalkFault> {
         above.push(b'/');
         if depth + 1 >= DEPTH_MAX || above.len() + NAME_BYTES_MAX > PATH_BYTES_MAX {
-            self.truncated = true;
+            self.left_out = true;
             return Ok(());
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -133,7 +140,7 @@ impl Walk<'_> {
     /// Adds an entry; false once there is no room for more.
     fn send(&mut self, entry: Entry) -> Result<bool, Fault> {
         if self.left == 0 || self.bytes_left < entry.name.len() {
-            self.truncated = true;
+            self.full = true;
             return Ok(false);
         }
         self.left -= 1;

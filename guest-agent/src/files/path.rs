@@ -8,46 +8,68 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read},
+    io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlink, renameat},
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat},
     sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, unlinkat},
 };
-use waggle_protocol::Fault;
 
-use crate::{fault::fault_of, guest::HOME};
+use crate::{guest::HOME, temporary::random_hex};
 
 /// New folders' permissions.
 const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
 
+/// Times that a path is resolved again because something was renamed meanwhile.
+const MOVED_TRIES: u32 = 64;
+
 /// Times that making a file's parents is tried again because somebody removed one meanwhile.
 const TRIES: u32 = 8;
 
-/// Paths of one call, below the root.
-pub(super) struct Place {
+/// What paths are seen through.
+pub(super) struct View {
+    /// The root of the file system that calls see.
     root: OwnedFd,
+    /// The worker's own `/proc/self/fd`: in the room's `/proc` it is not to be found.
+    descriptors: OwnedFd,
+}
+
+impl View {
+    /// The file system at `root`, with descriptors as [`descriptors`] gave them.
+    pub(super) fn new(root: &Path, descriptors: OwnedFd) -> io::Result<Self> {
+        Ok(Self { root: open(root, FOLDER, Mode::empty())?, descriptors })
+    }
+}
+
+/// How folders are opened to look things up from.
+const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// This process's descriptors as a folder, in the `/proc` that it sees now.
+pub(super) fn descriptors() -> io::Result<OwnedFd> {
+    Ok(open("/proc/self/fd", FOLDER, Mode::empty())?)
+}
+
+/// A path of one call.
+pub(super) struct Place<'a> {
+    view: &'a View,
     /// What the caller named, relative to the root.
     path: PathBuf,
     /// What the caller named, for messages.
     named: String,
 }
 
-impl Place {
-    /// The place that `path` (absolute, or relative to the home) names in the file system at `root`.
-    pub(super) fn new(root: &Path, path: &str) -> Result<Self, Fault> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(root, flags, Mode::empty())
-            .map_err(|errno| fault_of(&errno.into(), "failed to open the root of the file system"))?;
+impl<'a> Place<'a> {
+    /// The place that `path` names: absolute, or relative to the home.
+    pub(super) fn new(view: &'a View, path: &str) -> Self {
         let full = Path::new(HOME).join(path);
         let path = full.strip_prefix("/").unwrap_or(&full).to_path_buf();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
-        Ok(Self { root, path, named: full.display().to_string() })
+        Self { view, path, named: full.display().to_string() }
     }
 
     /// What the caller named, as an absolute path.
@@ -87,8 +109,8 @@ impl Place {
     /// Where the file really lies, behind all links.
     pub(super) fn spot_of_existing(&self) -> io::Result<Spot> {
         let file = self.resolve(&self.path, OFlag::O_PATH, Mode::empty())?;
-        let seen = |fd: &OwnedFd| readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str());
-        let (root, full) = (seen(&self.root)?, PathBuf::from(seen(&file)?));
+        let seen = |fd: &OwnedFd| readlinkat(&self.view.descriptors, fd.as_raw_fd().to_string().as_str());
+        let (root, full) = (seen(&self.view.root)?, PathBuf::from(seen(&file)?));
         let below = full.strip_prefix(Path::new(&root)).map_err(|_elsewhere| Errno::EXDEV)?;
         let name = below.file_name().ok_or(Errno::EISDIR)?.to_owned();
         let folder =
@@ -122,7 +144,15 @@ impl Place {
     fn resolve(&self, path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
-        Ok(openat2(&self.root, path, how)?)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match openat2(&self.view.root, path, how) {
+                // The kernel could not rule out that a folder on the way was moved meanwhile.
+                Err(Errno::EAGAIN) if tries < MOVED_TRIES => {}
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 
@@ -135,10 +165,7 @@ pub(super) struct Spot {
 impl Spot {
     /// A new file in the same folder, and its name.
     pub(super) fn temporary(&self) -> io::Result<(File, OsString)> {
-        let mut random = [0; 6];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = OsString::from(format!(".waggle-{hex}"));
+        let name = OsString::from(format!(".waggle-{}", random_hex()?));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&self.folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         Ok((file.into(), name))

@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads a file, or a part of one.
 
-use std::{
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
-};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use nix::{fcntl::OFlag, sys::stat::Mode};
 use waggle_protocol::{CHUNK_BYTES_MAX, Fault, FaultKind, Reply};
 
-use super::{path::Place, wire::Wire};
+use super::{
+    path::{Place, View},
+    wire::Wire,
+};
 use crate::fault::fault_of;
 
 /// What to read: a part, or the whole, and how much at the most.
@@ -22,8 +22,8 @@ pub(super) struct Wanted {
 
 /// Sends the bytes that are wanted. A whole file is measured before the first of them goes out; one that claims to be
 /// empty, as those of `/proc` do, is read to its end all the same.
-pub(super) fn file(wire: &mut Wire, root: &Path, path: &str, wanted: Wanted) -> Result<Reply<'static>, Fault> {
-    let place = Place::new(root, path)?;
+pub(super) fn file(wire: &mut Wire, view: &View, path: &str, wanted: Wanted) -> Result<Reply<'static>, Fault> {
+    let place = Place::new(view, path);
     let failed = |source: &io::Error| fault_of(source, &format!("failed to read {}", place.named()));
     let refuse = |kind, why: &str| Err(Fault { kind, message: format!("failed to read {}: {why}", place.named()) });
     let mut file = place.open(OFlag::O_RDONLY, Mode::empty()).map_err(|source| failed(&source))?;

@@ -3,7 +3,8 @@
 //! Writes a whole file, or adds to one.
 //!
 //! A file is replaced at once: the bytes go to a temporary file next to it, which then takes its name, so that a write
-//! that fails, for a full disk or a host that left, leaves the old content. Links are followed first; mode and owner stay.
+//! that fails, for a full disk or a host that left, leaves the old content. Links are followed first; mode, owner and
+//! group stay, access control lists and extended attributes do not.
 //! Where a replacement would not be the same file (another owner, more names than one, a folder that takes no new file),
 //! it is written in place.
 
@@ -11,14 +12,17 @@ use std::{
     fs::{File, Metadata, Permissions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
 };
 
-use nix::{fcntl::OFlag, sys::stat::Mode, unistd::geteuid};
+use nix::{
+    fcntl::OFlag,
+    sys::stat::Mode,
+    unistd::{getegid, geteuid},
+};
 use waggle_protocol::{Fault, FaultKind, Reply};
 
 use super::{
-    path::{Place, Spot},
+    path::{Place, Spot, View},
     wire::Wire,
 };
 use crate::fault::fault_of;
@@ -35,8 +39,8 @@ pub(super) struct Writing {
 }
 
 /// Takes the bytes that follow into the file, making it and its parents if need be.
-pub(super) fn file(wire: &mut Wire, root: &Path, path: &str, writing: Writing) -> Result<Reply<'static>, Fault> {
-    let place = Place::new(root, path)?;
+pub(super) fn file(wire: &mut Wire, view: &View, path: &str, writing: Writing) -> Result<Reply<'static>, Fault> {
+    let place = Place::new(view, path);
     let failed = |source: io::Error| fault_of(&source, &format!("failed to write {}", place.named()));
     place.make_parents().map_err(failed)?;
     let old = existing(&place)?;
@@ -86,7 +90,8 @@ fn existing(place: &Place) -> Result<Option<Metadata>, Fault> {
 /// Where a replacement goes, if it would be the same file to everyone.
 fn replaceable(place: &Place, old: Option<&Metadata>) -> Option<Spot> {
     match old {
-        Some(meta) if meta.uid() != geteuid().as_raw() || meta.nlink() > 1 => None,
+        Some(meta) if meta.nlink() > 1 => None,
+        Some(meta) if (meta.uid(), meta.gid()) != (geteuid().as_raw(), getegid().as_raw()) => None,
         Some(_) => place.spot_of_existing().ok(),
         None => place.spot_of_new().ok(),
     }

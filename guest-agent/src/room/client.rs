@@ -15,13 +15,13 @@ use nix::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
+    sync::{oneshot, watch},
     task::AbortHandle,
 };
 
 use super::{
     Door,
-    message::{self, PACKET_BYTES_MAX, SPAWN_FDS, Spawn, Step, Told},
+    message::{self, SPAWN_FDS, Spawn, Step, Told},
 };
 use crate::{serve::report, sys};
 
@@ -32,22 +32,23 @@ pub(crate) struct Room {
     commands: Commands,
     listener: AbortHandle,
     mounts: OwnedFd,
+    gone: watch::Receiver<bool>,
 }
 
-/// Where word of each command goes. A command is in here from its packet's departure to its last word: two words at
-/// most, so no channel is ever full.
-type Commands = Arc<Mutex<HashMap<u64, mpsc::Sender<Told>>>>;
+/// Where the one word about each command goes. A command is in here from its packet's departure to that word.
+type Commands = Arc<Mutex<HashMap<u64, oneshot::Sender<Told>>>>;
 
-/// Words about one command: started and ended.
-const WORDS_MAX: usize = 2;
+/// Largest packet of [`Told`], in bytes.
+const TOLD_BYTES_MAX: usize = 64;
 
-/// A command that was started.
+/// A command that the room was told to start.
 #[derive(Debug)]
 pub(crate) struct Started {
-    words: mpsc::Receiver<Told>,
+    told: oneshot::Receiver<Told>,
+    program: String,
 }
 
-/// A command was not started: what could not be done, and what the kernel said.
+/// A command did not come to run: what could not be done, and what the kernel said.
 #[derive(Debug)]
 pub(crate) struct StartFault {
     pub(crate) what: String,
@@ -60,8 +61,9 @@ impl Room {
         fcntl(&door.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(door.socket, Interest::READABLE | Interest::WRITABLE)?);
         let commands = Commands::default();
-        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands))).abort_handle();
-        Ok(Self { socket, commands, listener, mounts: door.mounts })
+        let (tell_gone, gone) = watch::channel(false);
+        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), tell_gone)).abort_handle();
+        Ok(Self { socket, commands, listener, mounts: door.mounts, gone })
     }
 
     /// The room's mount namespace.
@@ -69,27 +71,31 @@ impl Room {
         self.mounts.try_clone()
     }
 
-    /// Starts a command with its descriptors: stdin, stdout, stderr, and the door of its cgroup.
+    /// Has a command started with its descriptors: stdin, stdout, stderr, and the door of its cgroup. How that goes is
+    /// told when it has ended.
     pub(crate) async fn start(&self, spawn: &Spawn, fds: [OwnedFd; SPAWN_FDS]) -> Result<Started, StartFault> {
         let lost = |source| StartFault { what: "failed to reach the room that commands live in".to_owned(), source };
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
-        let (told, mut words) = mpsc::channel(WORDS_MAX);
+        let (word, told) = oneshot::channel();
+        let mut word = Some(word);
         let send = |socket: &OwnedFd| {
             // The listener can't take the answer before the command is in the table.
             let mut commands = lock(&self.commands);
             message::send(socket.as_raw_fd(), spawn, &raw)?;
-            commands.insert(spawn.number, told.clone());
+            if let Some(word) = word.take() {
+                commands.insert(spawn.number, word);
+            }
             Ok(())
         };
         self.socket.async_io(Interest::WRITABLE, send).await.map_err(lost)?;
-        drop(told);
-        match words.recv().await {
-            Some(Told::Failed { step, errno, .. }) => {
-                Err(StartFault { what: what_failed(step, spawn), source: io::Error::from_raw_os_error(errno) })
-            }
-            Some(Told::Started { .. } | Told::Ended { .. }) => Ok(Started { words }),
-            None => Err(lost(io::ErrorKind::BrokenPipe.into())),
-        }
+        Ok(Started { told, program: spawn.argv.first().cloned().unwrap_or_default() })
+    }
+
+    /// Resolves when the room is gone, and nothing can be started any more.
+    pub(crate) async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // A listener that is gone has taken the sender with it.
+        let _gone = gone.wait_for(|gone| *gone).await;
     }
 }
 
@@ -101,17 +107,23 @@ impl Drop for Room {
 
 impl Started {
     /// The command's raw wait status, once it has ended.
-    pub(crate) async fn ended(&mut self) -> io::Result<c_int> {
-        match self.words.recv().await {
-            Some(Told::Ended { status, .. }) => Ok(status),
-            Some(Told::Started { .. } | Told::Failed { .. }) | None => Err(io::ErrorKind::BrokenPipe.into()),
+    pub(crate) async fn ended(&mut self) -> Result<c_int, StartFault> {
+        match (&mut self.told).await {
+            Ok(Told::Ended { status, .. }) => Ok(status),
+            Ok(Told::Failed { step, errno, .. }) => {
+                Err(StartFault { what: what_failed(step, &self.program), source: io::Error::from_raw_os_error(errno) })
+            }
+            Err(_room_gone) => {
+                let what = format!("lost the room in which {} ran", self.program);
+                Err(StartFault { what, source: io::ErrorKind::BrokenPipe.into() })
+            }
         }
     }
 }
 
-/// Passes on what the room tells, until it is gone; whoever waits then hears that nothing more comes.
-async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands) {
-    let mut buffer = vec![0; PACKET_BYTES_MAX];
+/// Passes on what the room tells, until it is gone; whoever waits then hears that nothing comes.
+async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, gone: watch::Sender<bool>) {
+    let mut buffer = [0; TOLD_BYTES_MAX];
     loop {
         let received =
             socket.async_io(Interest::READABLE, |socket| message::receive::<Told>(socket.as_raw_fd(), &mut buffer));
@@ -120,31 +132,25 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands) {
             Ok(None) => break report("the room is gone"),
             Err(source) => break report(&format!("failed to hear from the room: {source}")),
         };
-        let (number, last) = match told {
-            Told::Started { number } => (number, false),
-            Told::Failed { number, .. } | Told::Ended { number, .. } => (number, true),
-        };
-        let mut commands = lock(&commands);
+        let (Told::Failed { number, .. } | Told::Ended { number, .. }) = told;
+        let waiting = lock(&commands).remove(&number);
         // The call may be over and have nobody listening.
-        let _heard = commands.get(&number).map(|told_to| told_to.try_send(told));
-        if last {
-            commands.remove(&number);
-        }
+        let _heard = waiting.map(|waiting| waiting.send(told));
     }
     lock(&commands).clear();
+    gone.send_replace(true);
 }
 
-fn lock<'a>(commands: &'a Commands) -> MutexGuard<'a, HashMap<u64, mpsc::Sender<Told>>> {
+fn lock(commands: &Commands) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Told>>> {
     commands.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn what_failed(step: Step, spawn: &Spawn) -> String {
-    let program = spawn.argv.first().map_or("", String::as_str);
+fn what_failed(step: Step, program: &str) -> String {
     match step {
         Step::Fork => format!("failed to make a process for {program}"),
         Step::Cgroup => format!("failed to put {program} into its control group"),
         Step::Confine => format!("failed to confine {program}"),
-        Step::WorkingDirectory => format!("failed to enter the working directory {}", spawn.working_directory),
+        Step::WorkingDirectory => format!("failed to enter the working directory of {program}"),
         Step::Exec => format!("failed to start {program}"),
     }
 }

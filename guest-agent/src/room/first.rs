@@ -7,12 +7,16 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    thread,
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        prctl::set_dumpable,
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         wait::WaitPidFlag,
@@ -21,10 +25,20 @@ use nix::{
 };
 
 use super::{
-    launch,
+    launch::{self, Fate},
     message::{self, PACKET_BYTES_MAX, Ready, Spawn, Told},
 };
-use crate::{confine::Defences, serve::report, sys};
+use crate::{
+    confine::{Defences, filter},
+    serve::report,
+    sys,
+};
+
+/// Between two tries to tell the agent something, for want of memory.
+const TELL_RETRY: Duration = Duration::from_millis(20);
+
+/// Tries before the room gives up, and with it the machine: 10 s.
+const TELL_TRIES: u32 = 500;
 
 /// Lives until the agent closes its end; the exit status says whether that is what happened.
 pub(super) fn live(socket: &OwnedFd, defences: Defences) -> i32 {
@@ -38,6 +52,12 @@ pub(super) fn live(socket: &OwnedFd, defences: Defences) -> i32 {
 }
 
 fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
+    // A child is a copy of this process until it has exec'd: nobody may trace it.
+    set_dumpable(false)?;
+    // Compiled here once, every child has the filters ready.
+    if defences.filter {
+        filter::compile()?;
+    }
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
@@ -63,20 +83,18 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
         if asked {
             let Some((spawn, fds)) = message::receive::<Spawn>(socket.as_raw_fd(), &mut buffer)? else { return Ok(()) };
             let number = spawn.number;
-            let told = match launch::launch(&spawn, fds, defences) {
-                Ok(pid) => {
-                    commands.insert(pid, number);
-                    Told::Started { number }
+            match launch::launch(&spawn, fds, defences) {
+                Ok((pid, fate)) => {
+                    commands.insert(pid, (number, fate));
                 }
-                Err((step, errno)) => Told::Failed { number, step, errno: errno as i32 },
-            };
-            message::send(socket.as_raw_fd(), &told, &[])?;
+                Err((step, errno)) => tell(socket, Told::Failed { number, step, errno: errno as i32 })?,
+            }
         }
     }
 }
 
 /// Reaps whatever has died, and tells of those that are commands.
-fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, u64>) -> io::Result<()> {
+fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Result<()> {
     loop {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
             Ok(Some(ended)) => ended,
@@ -84,8 +102,31 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, u64>) -> io::Result<()> {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
-        if let Some(number) = commands.remove(&pid) {
-            message::send(socket.as_raw_fd(), &Told::Ended { number, status }, &[])?;
+        // A child that made this process its tracer is told to have stopped; it goes on all the same.
+        if libc::WIFSTOPPED(status) || libc::WIFCONTINUED(status) {
+            continue;
+        }
+        if let Some((number, fate)) = commands.remove(&pid) {
+            let told = match fate.fault() {
+                Some((step, errno)) => Told::Failed { number, step, errno: errno as i32 },
+                None => Told::Ended { number, status },
+            };
+            tell(socket, told)?;
+        }
+    }
+}
+
+/// Tells the agent. A kernel that is short of memory is asked again: the word is owed, and the memory comes back when
+/// what took it is killed.
+fn tell(socket: &OwnedFd, told: Told) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match message::send(socket.as_raw_fd(), &told, &[]) {
+            Err(fault) if tries < TELL_TRIES && matches!(fault.kind(), io::ErrorKind::OutOfMemory) => {
+                thread::sleep(TELL_RETRY);
+            }
+            sent => return sent,
         }
     }
 }

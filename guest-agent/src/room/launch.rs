@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Makes one command: fork, join the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
-//! that exec closes.
+//! that exec closes. Nobody waits for it: what user work can hold up (an exec, a child that was stopped) must not hold up
+//! the room.
 
 use std::{
     convert::Infallible,
     ffi::CString,
-    fs::{self, File},
-    io::Read,
+    fs,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -15,7 +15,7 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::signal::SigSet,
-    unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setsid, write},
+    unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, read, setsid, write},
 };
 
 use super::message::{SPAWN_FDS, Spawn, Step};
@@ -24,10 +24,26 @@ use crate::{
     sys,
 };
 
+/// The reading end of the pipe through which a child says what failed; empty once it has exec'd.
+#[derive(Debug)]
+pub(super) struct Fate(OwnedFd);
+
+impl Fate {
+    /// The step that failed, and how; `None` if the command came to run, or was killed before.
+    pub(super) fn fault(&self) -> Option<(Step, Errno)> {
+        let mut fault = [0; 2];
+        match read(&self.0, &mut fault) {
+            Ok(2) => Some((Step::from_byte(fault[0]), Errno::from_raw(fault[1].into()))),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
 /// Starts a command with its descriptors, in the order of [`SPAWN_FDS`]. Gives the step that failed, and how.
-pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Result<Pid, (Step, Errno)> {
+pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Result<(Pid, Fate), (Step, Errno)> {
     let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (Step::Fork, Errno::EBADMSG))?;
-    let (fate, told) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| (Step::Fork, errno))?;
+    let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let (fate, told) = pipe2(flags).map_err(|errno| (Step::Fork, errno))?;
     match sys::fork_single_threaded().map_err(|errno| (Step::Fork, errno))? {
         ForkResult::Child => {
             let Err((step, errno)) = become_command(spawn, &fds, defences);
@@ -38,12 +54,7 @@ pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Re
         }
         ForkResult::Parent { child } => {
             drop((told, fds));
-            let mut fault = [0; 2];
-            match File::from(fate).read_exact(&mut fault) {
-                // Exec has closed the pipe: the command runs.
-                Err(_nothing_told) => Ok(child),
-                Ok(()) => Err((Step::from_byte(fault[0]), Errno::from_raw(fault[1].into()))),
-            }
+            Ok((child, Fate(fate)))
         }
     }
 }

@@ -37,16 +37,14 @@ pub(crate) struct Spawn {
     pub(crate) working_directory: String,
     /// Who runs it.
     pub(crate) user: User,
-    /// Most open files, and most bytes of a core file is always 0.
+    /// Most open files of one of its processes.
     pub(crate) open_files_max: u64,
 }
 
-/// From the room.
+/// From the room: the one word about a command.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) enum Told {
-    /// The command runs.
-    Started { number: u64 },
-    /// The command could not be started; the last step failed with this error number of the kernel's.
+    /// The command could not be started; this step failed with this error number of the kernel's.
     Failed { number: u64, step: Step, errno: i32 },
     /// The command has ended, with a wait status.
     Ended { number: u64, status: i32 },

@@ -13,7 +13,7 @@ use nix::{
 };
 
 use crate::{
-    boot::{BootFault, Step},
+    boot::{BootFault, Step, places},
     cgroups,
     confine::Defences,
     sys,
@@ -31,8 +31,12 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, BootFault
         unshare(new).step(|| "make the room's namespaces".to_owned())?;
     }
     let forked = sys::fork_single_threaded().step(|| "fork the room".to_owned())?;
-    if defences.namespaces && forked.is_child() {
-        mount_room()?;
+    if forked.is_child() {
+        // The first process is not bounded by what bounds user work, or it could not start the command that ends it.
+        cgroups::leave_room().step(|| "leave the room's control group".to_owned())?;
+        if defences.namespaces {
+            mount_room()?;
+        }
     }
     Ok(forked)
 }
@@ -48,6 +52,11 @@ fn mount_room() -> Result<(), BootFault> {
     umount2("/sys", MntFlags::MNT_DETACH).step(|| "unmount the machine's /sys".to_owned())?;
     let read_only = harmless | MsFlags::MS_RDONLY;
     mount(Some("sysfs"), "/sys", Some("sysfs"), read_only, None::<&str>).step(|| "mount /sys".to_owned())?;
+    // A /dev of its own: the agent opens things in the machine's, which nobody here may change.
+    umount2("/dev", MntFlags::MNT_DETACH).step(|| "unmount the machine's /dev".to_owned())?;
+    places::make_dev()?;
+    // Shared memory that nobody is attached to would stay, and stay charged, for ever.
+    fs::write("/proc/sys/kernel/shm_rmid_forced", "1").step(|| "bound shared memory".to_owned())?;
     mount(Some("cgroup2"), cgroups::MOUNT, Some("cgroup2"), read_only, None::<&str>)
         .step(|| format!("mount {}", cgroups::MOUNT))?;
     protect_proc()
@@ -65,7 +74,7 @@ fn leave_initial_root() -> nix::Result<()> {
 
 /// What the room's root must not write, as its user id would let it.
 fn protect_proc() -> Result<(), BootFault> {
-    for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"] {
+    for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/1"] {
         if fs::metadata(path).is_err() {
             continue;
         }

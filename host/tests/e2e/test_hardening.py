@@ -84,6 +84,16 @@ UNREACHABLE = {
     ),
     "disks": ("root", "print([name for name in os.listdir('/dev') if name.startswith('vd') or 'vsock' in name])", "[]"),
     "first_process": ("root", "attempt(lambda: os.kill(1, 9)); print('alive')", "done: None\nalive"),
+    "first_process_limits": (
+        "root",
+        "import resource; attempt(lambda: syscall(302, 1, 7, (ctypes.c_uint64 * 2)(0, 0), 0))",
+        NOT_PERMITTED,
+    ),
+    "first_process_score": (
+        "root",
+        "attempt(lambda: open('/proc/1/oom_score_adj', 'w'))",
+        "refused: Read-only file system",
+    ),
     "agents_memory": ("root", "attempt(lambda: open('/proc/1/mem', 'rb'))", "refused: Permission denied"),
     "initial_root": (
         "root",
@@ -153,5 +163,40 @@ async def test_each_is_possible_without_its_defence(serve, defence):
 async def test_the_agent_says_who_runs_what(serve):
     async with guest(serve) as one:
         status = "print(json.dumps([line.split()[1] for line in open('/proc/self/status') if line[:5] in ('Uid:\\t', 'NoNew', 'Secco')]))"
-        assert json.loads(await one.run("sandbox", "import json; " + status)) == ["1000", "1", "2", "2"]
-        assert json.loads(await one.run("root", "import json; " + status)) == ["0", "1", "2", "2"]
+        assert json.loads(await one.run("sandbox", "import json; " + status)) == ["1000", "1", "2", "3"]
+        assert json.loads(await one.run("root", "import json; " + status)) == ["0", "1", "2", "3"]
+
+
+async def test_what_root_does_to_dev_is_its_own_affair(serve):
+    async with guest(serve) as one:
+        spoil = """
+for name in ("null", "urandom", "zero"):
+    os.remove(f"/dev/{name}"); os.mkfifo(f"/dev/{name}")
+"""
+        await one.run("root", spoil)
+        # The agent's own are not these: it makes a name for the code, and a stdin, as before.
+        assert await one.tools.text("list_files", environment_id=one.id, path="/dev")
+        ran = await one.tools.call("execute", environment_id=one.id, code="echo served", language="shell")
+        assert ran["stdout"] == "served\n"
+
+
+async def test_a_command_that_stops_itself_has_not_ended(serve):
+    async with guest(serve) as one:
+        code = """
+libc.ptrace(0, 0, 0, 0)
+os.kill(os.getpid(), 19)
+"""
+        result = await one.tools.raw(
+            "execute", environment_id=one.id, code=PRELUDE + code, language="python", timeout_seconds=3
+        )
+        assert result.is_error and "time-out" in result.content[0].text
+
+
+async def test_a_replaced_file_is_replaced_at_once_in_a_machine_too(serve):
+    async with guest(serve) as one:
+        await one.tools.call("write_file", environment_id=one.id, path="kept", content="old")
+        before = await one.run("sandbox", "print(os.stat('/home/sandbox/kept').st_ino)")
+        await one.tools.call("write_file", environment_id=one.id, path="kept", content="new")
+        after = await one.run("sandbox", "print(os.stat('/home/sandbox/kept').st_ino, open('/home/sandbox/kept').read())")
+        assert after.split()[1] == "new"
+        assert after.split()[0] != before, "it was written in place"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user does first: environments of all three runtimes, code, files, commands."""
 
+import asyncio
 import json
 
 import pytest
@@ -136,3 +137,30 @@ with zipfile.ZipFile("anthill-1.0-py3-none-any.whl", "w") as wheel:
         missing = await tools.call("install_packages", environment_id=one, packages="no-such-package-at-all")
         assert missing["exit_code"] != 0
         assert "no-such-package-at-all" in missing["stderr"]
+
+
+async def test_a_machine_is_what_programs_expect(server):
+    async with server.client() as tools, tools.environment("python") as made:
+        one = made["environment_id"]
+        # The standard streams can be opened by their names, and the machine has a name for itself.
+        code = """
+import http.server, socket, sys, threading, urllib.request
+open("/dev/stdout", "w").write("out\\n"); open("/dev/stderr", "w").write("err\\n")
+print(open("/dev/stdin").read())
+server = http.server.ThreadingHTTPServer(("localhost", 0), http.server.SimpleHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(urllib.request.urlopen(f"http://localhost:{server.server_port}/").status)
+print(socket.gethostbyname(socket.gethostname()))
+"""
+        ran = await tools.call("execute", environment_id=one, code=code, stdin="in")
+        assert ran["stdout"] == "out\nin\n200\n127.0.0.1\n", ran
+        assert ran["stderr"].startswith("err\n")
+
+
+async def test_many_calls_run_at_once(server):
+    async with server.client() as tools, tools.environment("shell") as made:
+        arguments = {"environment_id": made["environment_id"], "code": "sleep 1; echo $$"}
+        calls = [tools.call("execute", **arguments) for _ in range(12)]
+        ran = await asyncio.gather(*calls)
+        assert [one["exit_code"] for one in ran] == [0] * 12, ran
+        assert len({one["stdout"] for one in ran}) == 12
