@@ -125,6 +125,7 @@ impl TestMachine {
                 "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
                 "kernel": folder.path().join("vmlinuz"),
                 "initramfs": "initramfs",
+                "log_level": 0,
             } },
         });
         change(&mut orders);

@@ -18,6 +18,7 @@ mod cpio;
 mod initramfs;
 mod kernel;
 mod krun;
+mod live_log;
 mod machine;
 mod modinfo;
 mod modules;
@@ -299,6 +300,7 @@ impl Vms {
                     filter: self.settings.relaxed.contains(Defence::Filter),
                 },
             },
+            shows_log: self.settings.log_level > 0,
             disk_mib: spec.disk_mib,
             boot_timeout: spec.boot_timeout,
             first_root,
@@ -307,9 +309,9 @@ impl Vms {
     }
 
     fn maker(&self) -> (Maker, FirstRoot) {
+        let log_level = self.settings.log_level;
         match &self.shared {
             Shared::Krun { firmware } => {
-                let log_level = self.settings.log_level;
                 let config = KrunConfig { firmware: firmware.clone(), boot: BOOT.into(), log_level };
                 (Maker::Krun(config), FirstRoot::MadeByTheRunner { boot: BOOT })
             }
@@ -320,6 +322,7 @@ impl Vms {
                     accelerator: accelerator.clone(),
                     kernel: kernel.clone(),
                     initramfs: INITRAMFS.into(),
+                    log_level,
                 };
                 (Maker::Qemu(config), FirstRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) })
             }

@@ -107,26 +107,32 @@ echo $? >status
         self.host.free_ports.append(self.inside)
 
     def processes(self):
-        """The user's processes with this server's folder in their command line or as working folder."""
+        """The user's processes that work in this server's folder, without the shell that waits for the server."""
         found = []
         for entry in self.host.shell(PROCESSES).splitlines():
             pid, rest = entry.split(" ", 1)
-            if (str(self.folder) in rest or "waggle serve" in rest) and "/run" not in rest.split(" ", 1)[1]:
-                found.append((int(pid), rest.strip()))
+            folder, line = rest.split(" ", 1)
+            if f"{folder}/".startswith(f"{self.folder}/") and f"{self.folder}/run" not in line:
+                found.append((int(pid), line.strip()))
         return found
 
     def machines(self):
+        return self._of_machines(lambda threads: threads > 1)
+
+    def runners(self):
+        return self._of_machines(lambda threads: threads == 1)
+
+    def _of_machines(self, which):
         """Of the two processes of a machine, the one that has threads is the machine and the other its runner."""
         pids = [pid for pid, line in self.processes() if "runner machine" in line]
         threads = self.host.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
-        return [pid for pid, count in zip(pids, threads) if int(count) > 1]
+        return [pid for pid, count in zip(pids, threads) if which(int(count))]
 
     def shell(self, script):
         return self.host.shell(script)
 
-    def signal_machines(self, number):
-        for pid in self.machines():
-            self.host.shell(f"kill -{int(number)} {pid}")
+    def signal(self, pids, number):
+        self.host.shell(f"kill -{int(number)} {' '.join(map(str, pids))}")
 
     def resident_kib(self):
         return int(self.host.shell(f"sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/{self.process.pid}/status"))

@@ -138,8 +138,12 @@ class Server:
         """The processes that are machines, by their ids."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
 
-    def signal_machines(self, number):
-        for pid in self.machines():
+    def runners(self):
+        """The processes that watch over machines, by their ids."""
+        return [pid for pid, line in self.processes() if "runner machine" in line]
+
+    def signal(self, pids, number):
+        for pid in pids:
             os.kill(pid, number)
 
     def resident_kib(self):

@@ -36,7 +36,7 @@ async def test_a_machine_that_dies_becomes_an_error(server):
     async with server.client() as tools:
         made = await tools.call("create_environment", runtime="shell")
         one = made["environment_id"]
-        server.signal_machines(signal.SIGKILL)
+        server.signal(server.machines(), signal.SIGKILL)
         assert await becomes(tools, one, "error")
         message = await tools.refusal("execute", environment_id=one, code="true")
         assert "error" in message.lower() or "not running" in message.lower()
@@ -51,7 +51,7 @@ async def test_a_call_ends_when_its_machine_dies(server):
 
         async def kill_soon():
             await asyncio.sleep(1.0)
-            server.signal_machines(signal.SIGKILL)
+            server.signal(server.machines(), signal.SIGKILL)
 
         started = time.monotonic()
         killer = asyncio.create_task(kill_soon())

@@ -35,7 +35,7 @@ async def test_a_life_from_create_to_destroy(server):
         other = (await tools.call("create_environment", runtime="shell"))["environment_id"]
         assert len(server.machines()) == 2
         await tools.call("destroy_environment", environment_id=other)
-        server.signal_machines(signal.SIGKILL)
+        server.signal(server.machines(), signal.SIGKILL)
         assert await becomes(tools, one, "error")
         await tools.call("destroy_environment", environment_id=one)
         server.assert_nothing_left()

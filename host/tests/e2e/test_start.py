@@ -29,6 +29,7 @@ def refused(server):
         ("MAX_ENVIRONMENTS", "many"),
         ("MAX_ENVIRONMENTS", "-1"),
         ("DEFAULT_MEMORY_MB", "lots"),
+        ("DEFAULT_MEMORY_MB", "1"),
         ("MAX_EXEC_TIMEOUT", "five minutes"),
         ("BACKEND", "paper"),
         ("IMAGE_SHELL", "not an image"),

@@ -64,7 +64,8 @@ impl ConsoleTail {
     }
 }
 
-fn shown(line: &str) -> String {
+/// A line as it may be logged: cut, and with nothing in it that moves a cursor.
+pub(super) fn shown(line: &str) -> String {
     let line = line.trim_end();
     let end = line.char_indices().nth(SHOWN_LINE_CHARS_MAX).map_or(line.len(), |(at, _)| at);
     let mut shown: String = printable::letters(line.get(..end).unwrap_or_default()).collect();

@@ -109,6 +109,8 @@ pub(super) struct Recipe {
     pub(super) orders: Orders,
     /// What the guest is told.
     pub(super) boot: BootConfig,
+    /// Whether what its programs print goes to the log as it comes, not only when the machine fails.
+    pub(super) shows_log: bool,
     /// Size of the scratch disk.
     pub(super) disk_mib: u32,
     /// From the start of the runner to the agent's hello.
@@ -183,7 +185,7 @@ async fn live(
         Ok(listener) => listener,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
     };
-    let mut runner = match RunnerProcess::start(&recipe.runner, &recipe.orders).await {
+    let mut runner = match RunnerProcess::start(&recipe.runner, &recipe.orders, recipe.shows_log).await {
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };

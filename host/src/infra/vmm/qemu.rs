@@ -12,6 +12,8 @@ use super::{
     runner_messages::{Accelerator, MachineConfig, QemuConfig},
 };
 
+/// From this log level on, QEMU tells what its guest does wrong.
+const GUEST_ERRORS_LEVEL: u8 = 4;
 /// Where `vhost-device-vsock` waits for QEMU.
 pub(super) const VHOST_SOCKET: &str = "vhost";
 /// The guest's address. Every machine has a `vhost-device-vsock` of its own, so all can have the same one.
@@ -51,6 +53,9 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     pair("-device", "vhost-user-vsock-device,chardev=vhost".into());
     pair("-chardev", "stdio,id=console,signal=off".into());
     pair("-serial", "chardev:console".into());
+    if config.log_level >= GUEST_ERRORS_LEVEL {
+        pair("-d", "guest_errors,unimp".into());
+    }
     pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".into());
     arguments.extend(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"].map(OsString::from));
     arguments
@@ -94,6 +99,7 @@ mod tests {
             accelerator,
             kernel: "/k/vmlinuz".into(),
             initramfs: "initramfs".into(),
+            log_level: 0,
         };
         line(&qemu(&machine, &config, vhost))
     }

@@ -9,6 +9,7 @@
 //!
 //! stdout is the guest's console and stderr what the programs print; the host reads both.
 
+mod memory;
 mod program;
 
 use std::{
@@ -145,6 +146,7 @@ impl Runner<'_> {
         self.give_machine_a_pid_namespace()?;
         let mut vm = Program::fork("libkrun", || krun::run(machine, config, &walls, telling))?;
         match self.watch.wait(&[&vm], None)? {
+            Woken::Program(_) if vm.ran_out_of_memory() => Err(vm.report()),
             Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
             Woken::Host | Woken::Time => Ok(()),
         }

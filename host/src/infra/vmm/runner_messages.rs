@@ -60,6 +60,8 @@ pub(super) struct QemuConfig {
     pub(super) kernel: PathBuf,
     /// The initial root.
     pub(super) initramfs: PathBuf,
+    /// How much its programs say, 0 to 5; their errors always.
+    pub(super) log_level: u8,
 }
 
 /// What libkrun needs.
@@ -99,6 +101,12 @@ pub(super) enum Report {
     /// A program was stopped by a signal, which leaves its machine neither dead nor alive.
     #[error("{program} was stopped by a signal")]
     Stopped {
+        /// Which of them.
+        program: String,
+    },
+    /// The kernel killed a program for want of memory.
+    #[error("{program} ended: the host's control group ran out of memory, and the kernel killed it")]
+    OutOfMemory {
         /// Which of them.
         program: String,
     },

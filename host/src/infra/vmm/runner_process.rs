@@ -11,10 +11,12 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     process::{Child, Command},
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::timeout,
 };
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     console::ConsoleTail,
+    live_log::LiveLog,
     runner,
     runner_messages::{LINE_BYTES_MAX, Orders, Report},
 };
@@ -48,6 +51,7 @@ pub(crate) enum SpawnFault {
 #[derive(Debug)]
 pub(super) struct RunnerProcess {
     child: Child,
+    pid: Option<Pid>,
     life_line: UnixStream,
     report: Vec<u8>,
     console: Arc<Mutex<ConsoleTail>>,
@@ -57,11 +61,11 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, with its orders.
+    /// Starts `runner`, which is this binary, with its orders. `shows_log` has what the programs print go to the log.
     ///
     /// # Errors
     /// [`SpawnFault`]; nothing runs then.
-    pub(super) async fn start(runner: &OsStr, orders: &Orders) -> Result<Self, SpawnFault> {
+    pub(super) async fn start(runner: &OsStr, orders: &Orders, shows_log: bool) -> Result<Self, SpawnFault> {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
         ours.set_nonblocking(true).map_err(process)?;
@@ -71,6 +75,7 @@ impl RunnerProcess {
         let mut child = command.spawn().map_err(process)?;
         // The command holds the runner's end of the life line.
         drop(command);
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let (console, programs) = (Arc::default(), Arc::default());
         let panicked = CancellationToken::new();
         let mut readers = JoinSet::new();
@@ -78,13 +83,14 @@ impl RunnerProcess {
             readers.spawn(keep_tail(stdout, Arc::clone(&console), panicked.clone()));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.spawn(keep_tail(stderr, Arc::clone(&programs), CancellationToken::new()));
+            let shown = shows_log.then(LiveLog::default);
+            readers.spawn(keep_log(stderr, Arc::clone(&programs), shown));
         }
         let mut life_line = UnixStream::from_std(ours).map_err(process)?;
         let mut line = serde_json::to_vec(orders).map_err(|fault| SpawnFault::Orders { source: fault.into() })?;
         line.push(b'\n');
         life_line.write_all(&line).await.map_err(|source| SpawnFault::Orders { source })?;
-        Ok(Self { child, life_line, report: Vec::new(), console, programs, panicked, readers })
+        Ok(Self { child, pid, life_line, report: Vec::new(), console, programs, panicked, readers })
     }
 
     /// Is cancelled when the guest's kernel says that it panicked.
@@ -92,9 +98,13 @@ impl RunnerProcess {
         self.panicked.clone()
     }
 
-    /// Resolves when the runner has ended, and says why. Can be dropped and called again.
+    /// Resolves when the runner has ended, or was stopped by a signal, and says why. Can be dropped and called again.
     pub(super) async fn ended(&mut self) -> String {
-        let status = self.child.wait().await;
+        let pid = self.pid;
+        let status = tokio::select! {
+            status = self.child.wait() => status,
+            () = stopped(pid) => return "the runner was stopped by a signal".to_owned(),
+        };
         // What the runner has said is in the socket's buffer by now, and its end closes it.
         let mut life_line = (&mut self.life_line).take(LINE_BYTES_MAX);
         let _ = timeout(PIPES_END_MAX, life_line.read_to_end(&mut self.report)).await;
@@ -107,15 +117,33 @@ impl RunnerProcess {
 
     /// Ends the runner and everything that it runs, and waits for that; returns the last that was printed.
     pub(super) async fn stop(self) -> LastWords {
-        let Self { mut child, life_line, report: _, console, programs, panicked, mut readers } = self;
+        let Self { mut child, pid, life_line, report: _, console, programs, panicked, mut readers } = self;
         drop(life_line);
-        if timeout(END_MAX, child.wait()).await.is_err() {
+        if is_stopped(pid) {
+            // It can do nothing by itself; its programs end with it.
+            let _ = child.kill().await;
+        } else if timeout(END_MAX, child.wait()).await.is_err() {
             tracing::warn!("a runner did not end by itself and is killed");
             let _ = child.kill().await;
         }
         let _ = timeout(PIPES_END_MAX, async { while readers.join_next().await.is_some() {} }).await;
         LastWords { panicked: panicked.is_cancelled(), console: lines(&console), programs: lines(&programs) }
     }
+}
+
+// The signal that tells of a child tells of its being stopped as well.
+async fn stopped(pid: Option<Pid>) {
+    let Ok(mut told) = signal(SignalKind::child()) else { return std::future::pending().await };
+    while !is_stopped(pid) {
+        if told.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn is_stopped(pid: Option<Pid>) -> bool {
+    let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))))
 }
 
 /// The last that a machine and its programs printed; safe to log.
@@ -131,6 +159,17 @@ pub(super) struct LastWords {
 
 fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
     tail.lock().unwrap_or_else(PoisonError::into_inner).lines()
+}
+
+async fn keep_log(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, mut shown: Option<LiveLog>) {
+    let mut bytes = [0; READ_BYTES];
+    while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
+        let bytes = bytes.get(..count).unwrap_or_default();
+        tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        if let Some(shown) = &mut shown {
+            shown.push(bytes);
+        }
+    }
 }
 
 // Always reads, whatever comes: a full pipe would stop the guest.

@@ -29,6 +29,7 @@ use rustix::{
     },
 };
 
+use super::memory::KillCount;
 use crate::infra::vmm::{
     confine::Walls,
     runner_messages::Report,
@@ -44,6 +45,7 @@ pub(super) struct Program {
     pid: Pid,
     pidfd: OwnedFd,
     status: Option<ExitStatus>,
+    kills: KillCount,
 }
 
 impl Program {
@@ -79,7 +81,7 @@ impl Program {
     fn of(name: String, pid: Result<Pid, Errno>) -> io::Result<Self> {
         let pid = pid?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { name, pid, pidfd, status: None })
+        Ok(Self { name, pid, pidfd, status: None, kills: KillCount::now() })
     }
 
     /// Its name, for people.
@@ -99,8 +101,17 @@ impl Program {
         self.status
     }
 
+    /// Whether it was killed, and by the kernel, for want of memory.
+    pub(super) fn ran_out_of_memory(&mut self) -> bool {
+        let kill = Some(Signal::KILL.as_raw());
+        self.ended().is_some_and(|status| status.signal() == kill) && self.kills.has_grown()
+    }
+
     /// The report that it ended, and how.
     pub(super) fn report(&mut self) -> Report {
+        if self.ran_out_of_memory() {
+            return Report::OutOfMemory { program: self.name.clone() };
+        }
         let how = self.ended().map_or_else(|| "nobody knows how".to_owned(), |status| status.to_string());
         Report::Ended { program: self.name.clone(), how }
     }

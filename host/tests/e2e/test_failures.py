@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Each way in which a machine's processes can go is noticed at once, told apart, and cleaned up after."""
+
+import signal
+import time
+
+import pytest
+
+from test_recovery import becomes
+
+# Noticing is promised within a second; asking for it, and clearing away before it is told, take the rest.
+NOTICED_S = 5
+
+
+@pytest.mark.parametrize("which", ["machines", "runners"])
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "signal: 9"), (signal.SIGSTOP, "was stopped by a signal")], ids=["killed", "stopped"]
+)
+async def test_a_lost_process_is_told_from_a_stopped_one(server, which, number, told):
+    async with server.client() as tools:
+        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        server.signal(getattr(server, which)(), number)
+        started = time.monotonic()
+        assert await becomes(tools, one, "error")
+        assert time.monotonic() - started < NOTICED_S
+        assert told in server.output()
+        await tools.call("destroy_environment", environment_id=one)
+        server.assert_nothing_left(within_s=1)
+
+
+async def test_two_servers_do_not_touch_each_others_machines(serve):
+    first, second = serve().start(), serve().start()
+    async with first.client() as ours, second.client() as theirs:
+        await ours.call("create_environment", runtime="shell")
+        one = (await theirs.call("create_environment", runtime="shell"))["environment_id"]
+        first.stop()
+        first.assert_nothing_left()
+        ran = await theirs.call("execute", environment_id=one, code="echo still here")
+        assert ran["stdout"] == "still here\n"
+        await theirs.call("destroy_environment", environment_id=one)
+
+
+@pytest.mark.nested
+async def test_a_machine_that_grows_beyond_its_control_group_is_told(server):
+    group = "/sys/fs/cgroup/waggle"
+    server.shell(f"echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir {group}; echo 200M >{group}/memory.max")
+    server.shell(f"echo {server.process.pid} >{group}/cgroup.procs")
+    async with server.client() as tools:
+        one = (await tools.call("create_environment", runtime="python"))["environment_id"]
+        code = "hog = bytearray(400 << 20); print(len(hog))"
+        try:
+            result = await tools.raw("execute", environment_id=one, code=code)
+            assert result.is_error
+        except Exception as error:
+            assert str(error)
+        assert await becomes(tools, one, "error")
+        assert "ran out of memory" in server.output()
+        await tools.call("destroy_environment", environment_id=one)
+        server.assert_nothing_left(within_s=1)
+
+
+@pytest.mark.nested
+@pytest.mark.parametrize(
+    ("prepare", "undo", "settings", "told"),
+    [
+        ("chmod 0 /dev/kvm; chown 0 /dev/kvm", "chown 1000 /dev/kvm; chmod 600 /dev/kvm", {}, "Permission denied"),
+        ("", "", {"FIRMWARE": "/nowhere"}, "/nowhere, which WAGGLE_FIRMWARE names"),
+        ("head -c 1000000 /waggle/libkrunfw.so.5.* >/tmp/cut", "rm /tmp/cut", {"FIRMWARE": "/tmp/cut"}, "cannot use /tmp/cut"),
+        ("cp /lib/*/libc.so.6 /tmp/other", "rm /tmp/other", {"FIRMWARE": "/tmp/other"}, "krunfw_get_version"),
+    ],
+    ids=["no permission", "no firmware", "cut short", "another library"],
+)
+def test_what_libkrun_lacks_is_told_at_the_start(serve, prepare, undo, settings, told):
+    server = serve(**settings)
+    server.shell(prepare)
+    try:
+        server.launch()
+        assert server.process.wait(30) != 0
+        assert told in server.output(), server.output()
+    finally:
+        server.shell(undo)
