@@ -29,14 +29,14 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 use tokio::{
-    io::{AsyncWriteExt, BufReader, copy_buf},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_buf},
     net::UnixStream,
     process::{Child, Command},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use waggle_link::FrameWriter;
-use waggle_protocol::{Fault, FaultKind, Reply, Request, request::User};
+use waggle_protocol::{Fault, FaultKind, Reply, Request, frame::PREFIX_BYTES, request::User};
 
 use self::{path::View, wire::Wire};
 use crate::{
@@ -46,17 +46,23 @@ use crate::{
     guest::Served,
 };
 
-/// Longest wait for a worker once there is no more to come from the host, which itself waits no longer for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(120);
-
 /// The agent's subcommand that makes it a worker.
 pub const WORKER: &str = "files";
 
 /// Moved at a time between a worker and the host, in bytes: a message of either comes whole, and wakes the link once.
 const RELAY_BYTES: usize = 64 * 1024;
 
+/// Longest a file call may take. The host has given up by then, unless it is gone without a word.
+const CALL_MAX: Duration = Duration::from_secs(150);
+
+/// How long a worker may go on without its host: enough to take back a file that was half written.
+const ALONE_MAX: Duration = Duration::from_secs(5);
+
+/// From a worker's last word, or its kill, to its end. It takes a millisecond, unless the kernel holds on to it.
+const END_MAX: Duration = Duration::from_secs(2);
+
 /// Has a worker serve the call whose first message is `request`. Returns a fault to answer with if the worker could not
-/// be started, and `None` once the stream has ended.
+/// be started or was lost, and `None` once the stream has ended.
 pub(crate) async fn relay(
     served: &Served,
     request: &Request,
@@ -75,26 +81,74 @@ pub(crate) async fn relay(
         return Some(fault);
     }
     let (mut replies, mut inputs) = near.split();
+    let mut replied = Boundary::default();
     let answered = async {
-        let copied = copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, &mut replies), writer.stream_mut()).await;
-        let ended = writer.stream_mut().shutdown().await;
-        copied.and(ended)
+        let mut buffer = vec![0; RELAY_BYTES];
+        // A broken stream has nobody left to tell.
+        while let Ok(read @ 1..) = replies.read(&mut buffer).await {
+            let bytes = buffer.get(..read).unwrap_or_default();
+            replied.pass(bytes);
+            if writer.stream_mut().write_all(bytes).await.is_err() {
+                return false;
+            }
+        }
+        true
     };
     let fed = async {
         // The worker may answer before it has read everything; the host closes its side only when it leaves, and the
-        // worker then sees an end where input was due.
+        // worker then sees an end where input was due. One that is at something else gets the time to finish it.
         drop(copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, reader.stream_mut()), &mut inputs).await);
         drop(inputs.shutdown().await);
-        // The host has left, or waits for the answer: one that does not come soon is not waited for.
-        sleep(ANSWER_MAX).await;
+        sleep(ALONE_MAX).await;
     };
-    tokio::select! {
-        // A broken stream has nobody left to tell.
-        outcome = answered => drop(outcome),
-        () = fed => {}
+    let (host_listens, in_time) = tokio::select! {
+        host_listens = answered => (host_listens, true),
+        () = fed => (false, true),
+        () = sleep(CALL_MAX) => (true, false),
+    };
+    // The worker waits for this before it ends.
+    drop(near);
+    let died = worker.end(in_time).await;
+    if !host_listens {
+        return None;
     }
-    worker.end().await;
-    None
+    // In the middle of a reply a fault would be taken for the rest of it; the end of the stream says enough.
+    let fault = died.filter(|_| replied.between_messages());
+    if fault.is_none() {
+        drop(writer.stream_mut().shutdown().await);
+    }
+    fault
+}
+
+/// Tells where the messages end in bytes that pass by.
+#[derive(Default)]
+struct Boundary {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_bytes: usize,
+    body_left: usize,
+}
+
+impl Boundary {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (body, rest) = bytes.split_at(self.body_left.min(bytes.len()));
+            self.body_left -= body.len();
+            let (part, rest) = rest.split_at((PREFIX_BYTES - self.prefix_bytes).min(rest.len()));
+            bytes = rest;
+            if let Some(place) = self.prefix.get_mut(self.prefix_bytes..self.prefix_bytes + part.len()) {
+                place.copy_from_slice(part);
+            }
+            self.prefix_bytes += part.len();
+            if self.prefix_bytes == PREFIX_BYTES {
+                self.prefix_bytes = 0;
+                self.body_left = usize::try_from(u32::from_le_bytes(self.prefix)).unwrap_or(usize::MAX);
+            }
+        }
+    }
+
+    fn between_messages(&self) -> bool {
+        self.prefix_bytes == 0 && self.body_left == 0
+    }
 }
 
 /// Who serves a file call.
@@ -123,13 +177,31 @@ impl Worker {
         Ok((near, worker))
     }
 
-    /// Ends the worker; its socket is closed by now, or about to be.
-    async fn end(self) {
+    /// Ends the worker; says so if it was killed, or has to be, before its work was done. One that the kernel does not
+    /// let go of is left behind: the call ends without it.
+    async fn end(self, in_time: bool) -> Option<Fault> {
         match self {
-            // It may have ended by itself.
-            Self::Process(mut child) => drop(child.kill().await),
+            Self::Process(mut child) => {
+                let ended = if in_time { timeout(END_MAX, child.wait()).await.ok() } else { None };
+                if ended.is_none() {
+                    // It may have ended by itself meanwhile.
+                    drop(child.start_kill());
+                    drop(timeout(END_MAX, child.wait()).await);
+                }
+                let how = match ended {
+                    Some(Ok(status)) if status.success() => return None,
+                    Some(Ok(status)) => status.to_string(),
+                    Some(Err(fault)) => fault.to_string(),
+                    None => "it took too long".to_owned(),
+                };
+                let message = format!("the file worker was lost before it had answered: {how}");
+                Some(Fault { kind: FaultKind::Other, message })
+            }
             // A thread can't be killed; it ends at its next read or write of the socket.
-            Self::Thread(thread) => drop(thread),
+            Self::Thread(thread) => {
+                drop(thread);
+                None
+            }
         }
     }
 }
@@ -175,6 +247,28 @@ fn answer(wire: &mut Wire, view: &View, request: Request) -> Result<Reply<'stati
         Request::ListFiles { path, entries_max, recursive } => list::folder(wire, view, &path, entries_max, recursive),
         Request::Exec(_) | Request::SetClock { .. } | Request::PowerOff => {
             Err(Fault { kind: FaultKind::BadRequest, message: "a file worker serves file calls only".to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_messages_are_found_however_they_are_cut() {
+        let bytes = [&[3, 0, 0, 0, 9, 9, 9][..], &[0, 0, 0, 0], &[1, 0, 0, 0, 9]].concat();
+        for piece in 1..bytes.len() {
+            let (mut boundary, mut passed, mut ends) = (Boundary::default(), 0, Vec::new());
+            for piece in bytes.chunks(piece) {
+                boundary.pass(piece);
+                passed += piece.len();
+                if boundary.between_messages() {
+                    ends.push(passed);
+                }
+            }
+            assert!(ends.iter().all(|end| [7, 11, 16].contains(end)), "{ends:?}");
+            assert_eq!(ends.last(), Some(&16));
         }
     }
 }
