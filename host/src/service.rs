@@ -9,3 +9,4 @@ pub mod environments;
 pub mod execution;
 pub mod fault;
 pub mod filesystem;
+pub(crate) mod log_limit;

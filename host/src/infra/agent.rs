@@ -25,9 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
-use waggle_protocol::{
-    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, TEXT_BYTES_MAX, Welcome, request,
-};
+use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
 
 pub use self::patience::Patience;
 use self::{call::Call, fault::AgentFault};
@@ -41,6 +39,9 @@ use crate::{
     },
     infra::printable,
 };
+
+/// Most of what an agent says of its build, in bytes: it goes to the log, and a name and a version are shorter.
+const BUILD_BYTES_MAX: usize = 200;
 
 /// Most of one output that is kept in a file in the guest, in bytes: sixteen such files still leave room on the disk.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -341,7 +342,7 @@ fn capabilities(hello: Hello) -> Capabilities {
             Origin::Host => AgentOrigin::Host,
             Origin::Image => AgentOrigin::Image,
         },
-        agent_build: printable::text(&hello.build, TEXT_BYTES_MAX),
+        agent_build: printable::text(&hello.build, BUILD_BYTES_MAX),
         programs: hello.programs,
     }
 }

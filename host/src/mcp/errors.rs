@@ -13,7 +13,13 @@ use rmcp::{
 use serde_json::Value;
 
 use super::{arguments::ArgumentsFault, execution_tools::CommandResult};
-use crate::service::fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain};
+use crate::service::{
+    fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain},
+    log_limit,
+};
+
+/// Characters of an error that are logged: a chain of causes, each a line long.
+const LOGGED_CHARS_MAX: usize = 2000;
 
 /// Where a result carries the kind of its error.
 const KIND_META: &str = "waggle/error";
@@ -81,10 +87,26 @@ fn for_caller(message: String, kind: &'static str, stopped: Option<Value>) -> Ca
 }
 
 fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
-    internal(tool, chain(fault))
+    let message = chain(fault);
+    match fault {
+        // Each call of a guest that breaks the protocol ends here.
+        ServerFault::Call { id, .. } => {
+            if let Some(left_out) = log_limit::admitted(*id) {
+                log(tool, &message, left_out);
+            }
+        }
+        ServerFault::Start { .. } | ServerFault::Unowned { .. } => log(tool, &message, 0),
+    }
+    ErrorData::internal_error(message, None)
 }
 
 fn internal(tool: &str, message: String) -> ErrorData {
-    tracing::error!(tool, message, "a tool failed");
+    log(tool, &message, 0);
     ErrorData::internal_error(message, None)
+}
+
+fn log(tool: &str, message: &str, left_out: u64) {
+    let end = message.char_indices().nth(LOGGED_CHARS_MAX).map_or(message.len(), |(at, _)| at);
+    let message = message.get(..end).unwrap_or_default();
+    tracing::error!(tool, message, left_out, "a tool failed");
 }

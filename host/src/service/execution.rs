@@ -17,6 +17,7 @@ use self::outcome::Outputs;
 use super::{
     environments::{CountedCall, Environments},
     fault::{ArgumentFault, CallerFault, Fault, ServerFault},
+    log_limit,
 };
 use crate::domain::{
     environment::{EnvironmentId, Principal},
@@ -232,7 +233,9 @@ pub(super) async fn await_guest<T>(
         Ok(answer) => Ok(answer),
         Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),
         Err(CallFault::Gone { reason }) => {
-            tracing::warn!(environment = %id, operation, reason, "machine went away under a call");
+            if let Some(left_out) = log_limit::admitted(id) {
+                tracing::warn!(environment = %id, operation, reason, left_out, "machine went away under a call");
+            }
             Err(environments.why_gone_under_call(owner, id))
         }
         // An environment that is being ended breaks off its calls in the middle of a message.

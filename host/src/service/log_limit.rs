@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Bounds the lines that one environment can put into the log: a guest that spoils every call would fill the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::domain::environment::EnvironmentId;
+
+/// Lines at once: what a person reads of one failure.
+const LINES_BURST: u32 = 20;
+
+/// After that one line each so long.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Environments that are kept count of. One beyond that starts afresh, so the bound is never below a server's capacity.
+const ENVIRONMENTS_MAX: usize = 1024;
+
+/// The lines of this process, which has one log.
+static LINES: LazyLock<LogLimit> = LazyLock::new(LogLimit::default);
+
+/// Whether this environment may write a line now: then the number of lines that were left out since its last one, to be
+/// told in it.
+pub(crate) fn admitted(id: EnvironmentId) -> Option<u64> {
+    LINES.admit(id, Instant::now())
+}
+
+/// How many lines each environment may still write.
+#[derive(Debug, Default)]
+struct LogLimit(Mutex<HashMap<EnvironmentId, Lines>>);
+
+#[derive(Debug)]
+struct Lines {
+    left: u32,
+    earned_at: Instant,
+    left_out: u64,
+}
+
+impl LogLimit {
+    fn admit(&self, id: EnvironmentId, now: Instant) -> Option<u64> {
+        let mut environments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if environments.len() >= ENVIRONMENTS_MAX && !environments.contains_key(&id) {
+            environments.clear();
+        }
+        let new = Lines { left: LINES_BURST, earned_at: now, left_out: 0 };
+        let lines = environments.entry(id).or_insert(new);
+        let intervals = now.saturating_duration_since(lines.earned_at).as_secs() / LINE_INTERVAL.as_secs();
+        let earned = u32::try_from(intervals).unwrap_or(u32::MAX);
+        if earned > 0 {
+            lines.left = lines.left.saturating_add(earned).min(LINES_BURST);
+            lines.earned_at = now;
+        }
+        match lines.left.checked_sub(1) {
+            Some(left) => {
+                lines.left = left;
+                Some(std::mem::take(&mut lines.left_out))
+            }
+            None => {
+                lines.left_out += 1;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_environment_s_lines_run_out_and_come_back_and_are_counted() {
+        let limit = LogLimit::default();
+        let (noisy, calm, start) = (EnvironmentId::random(), EnvironmentId::random(), Instant::now());
+        let admitted: Vec<_> = (0..1000).filter_map(|_| limit.admit(noisy, start)).collect();
+        assert_eq!(admitted, [0; 20]);
+        assert_eq!(limit.admit(calm, start), Some(0), "another environment has lines of its own");
+        let later = start + Duration::from_secs(61);
+        assert_eq!([(); 3].map(|()| limit.admit(noisy, later)), [Some(980), Some(0), None]);
+    }
+}
