@@ -10,6 +10,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
+use futures_util::future::join_all;
 use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
@@ -166,6 +167,14 @@ async fn stdin_that_nobody_reads_does_not_hold_up_a_cancel() {
     let cancelled = Box::pin(tokio::time::sleep(Duration::from_millis(300)));
     let (ended, _) = run_until(&machine, command, cancelled).await;
     assert_eq!(ended.cause, EndCause::Cancelled);
+}
+
+#[tokio::test]
+async fn a_cancel_before_all_of_stdin_has_arrived_is_confirmed_too() {
+    let machine = machine().await;
+    let command = Command { stdin: vec![0; 4_000_000], ..shell("sleep 1000") };
+    let (ended, _) = run_until(&machine, command, Box::pin(std::future::ready(()))).await;
+    assert_eq!((ended.signal, ended.cause), (Some(9), EndCause::Cancelled));
 }
 
 #[tokio::test]
@@ -437,7 +446,7 @@ async fn many_calls_share_the_link() {
     for _ in 0..100 {
         calls.push(run(&machine, shell("head -c 300000 /dev/zero")));
     }
-    for (ended, outcome) in futures_util::future::join_all(calls).await {
+    for (ended, outcome) in join_all(calls).await {
         assert_eq!((ended.exit_code, outcome.stdout.len()), (0, 300_000));
     }
 }
@@ -448,6 +457,28 @@ async fn a_power_off_ends_the_serving() {
     machine.agent.power_off().await;
     timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap();
     timeout(STUCK, machine.agent.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_power_off_is_heard_while_as_many_calls_run_as_may() {
+    let machine = machine().await;
+    let running = (0..waggle_protocol::CALLS_MAX).map(|_| async {
+        let mut ignore = |_, _: &[u8]| {};
+        let never = Box::pin(std::future::pending());
+        let ended = machine.agent.exec(shell("touch started.$$; sleep 1000"), never, &mut ignore).await;
+        assert!(!matches!(ended, Ok(_) | Err(CallFault::Refused { .. })), "{ended:?}");
+    });
+    let home = machine.root.path().join("home/sandbox");
+    let all_run = async {
+        while fs::read_dir(&home).unwrap().count() < waggle_protocol::CALLS_MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        machine.agent.power_off().await;
+        machine.agent.closed().await
+    };
+    let (_cut, reason) = timeout(STUCK, async { tokio::join!(join_all(running), all_run) }).await.unwrap();
+    assert_eq!(reason, "the other side closed the link");
+    timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
