@@ -25,7 +25,7 @@ use waggle_protocol::{
 };
 
 pub(crate) use self::spool::KeptOutputs;
-use self::{output::Output, process::Process};
+use self::{input::Received, output::Output, process::Process};
 use crate::{
     calls::{Reader, Writer},
     fault::fault_of,
@@ -34,6 +34,10 @@ use crate::{
 
 /// Longest deadline that is honoured, in milliseconds: a day. The host's own limits are far below.
 const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// The end of a command that was cancelled before all its inputs had arrived.
+const NEVER_STARTED: Exited =
+    Exited { status: Status::Signal(9), cause: Cause::Cancelled, duration_us: 0, stdout_file: None, stderr_file: None };
 
 /// Serves an `Exec` call up to its last reply, which it returns; `None` if the host is gone. Whatever the outcome,
 /// nothing that the command started outlives a cancelled, timed-out or broken call.
@@ -48,7 +52,9 @@ pub(crate) async fn run<'a>(
         return Some(Reply::Fault(Fault { kind: FaultKind::BadRequest, message }));
     }
     let inputs = match input::receive(served, request, reader).await {
-        Ok(inputs) => inputs?,
+        Ok(Received::All(inputs)) => inputs,
+        Ok(Received::Cancelled) => return Some(Reply::Exited(NEVER_STARTED)),
+        Ok(Received::Gone) => return None,
         Err(fault) => return Some(Reply::Fault(fault)),
     };
     let started = Instant::now();

@@ -49,26 +49,38 @@ impl Inputs {
     }
 }
 
-/// Takes in what the request announces; `Ok(None)` if the host left or cancelled meanwhile.
-pub(super) async fn receive(served: &Served, request: &Exec, reader: &mut Reader) -> Result<Option<Inputs>, Fault> {
+/// What came of the inputs.
+pub(super) enum Received<T> {
+    /// All of them.
+    All(T),
+    /// The host cancelled the call before.
+    Cancelled,
+    /// The host left before.
+    Gone,
+}
+
+/// Takes in what the request announces.
+pub(super) async fn receive(served: &Served, request: &Exec, reader: &mut Reader) -> Result<Received<Inputs>, Fault> {
     let mut inputs = Inputs { script: None, stdin: None };
     if let Some(script) = &request.script {
         check("a script", script.bytes, SCRIPT_BYTES_MAX)?;
         let what = Incoming { extension: &script.extension, bytes: script.bytes, name: "the code" };
         inputs.script = match what.receive(served, request.user, reader).await? {
-            None => return Ok(None),
-            file => file,
+            Received::All(file) => Some(file),
+            Received::Cancelled => return Ok(Received::Cancelled),
+            Received::Gone => return Ok(Received::Gone),
         };
     }
     if request.stdin_bytes > 0 {
         check("stdin", request.stdin_bytes, STDIN_BYTES_MAX)?;
         let what = Incoming { extension: "stdin", bytes: request.stdin_bytes, name: "stdin" };
         inputs.stdin = match what.receive(served, request.user, reader).await? {
-            None => return Ok(None),
-            file => file,
+            Received::All(file) => Some(file),
+            Received::Cancelled => return Ok(Received::Cancelled),
+            Received::Gone => return Ok(Received::Gone),
         };
     }
-    Ok(Some(inputs))
+    Ok(Received::All(inputs))
 }
 
 /// Bytes that are to come, and the file that they go to.
@@ -79,8 +91,13 @@ struct Incoming<'a> {
 }
 
 impl Incoming<'_> {
-    /// Takes in exactly the announced bytes; `None` if the host left or cancelled first.
-    async fn receive(&self, served: &Served, user: User, reader: &mut Reader) -> Result<Option<TemporaryFile>, Fault> {
+    /// Takes in exactly the announced bytes.
+    async fn receive(
+        &self,
+        served: &Served,
+        user: User,
+        reader: &mut Reader,
+    ) -> Result<Received<TemporaryFile>, Fault> {
         let failed = |source: io::Error| fault_of(&source, &format!("failed to write {} to a file in /tmp", self.name));
         let file = TemporaryFile::create(served, self.extension, user).await.map_err(failed)?;
         let mut writing = tokio::fs::File::from_std(file.file().try_clone().map_err(failed)?);
@@ -95,13 +112,14 @@ impl Incoming<'_> {
                     let message = format!("an input of {} bytes came where 1 to {missing} were due", bytes.len());
                     return Err(Fault { kind: FaultKind::BadRequest, message });
                 }
-                Ok(Some(Input::Cancel) | None) | Err(_) => return Ok(None),
+                Ok(Some(Input::Cancel)) => return Ok(Received::Cancelled),
+                Ok(None) | Err(_) => return Ok(Received::Gone),
             }
         }
         writing.flush().await.map_err(failed)?;
         // The command reads through the same open file.
         writing.rewind().await.map_err(failed)?;
-        Ok(Some(file))
+        Ok(Received::All(file))
     }
 }
 

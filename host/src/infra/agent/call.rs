@@ -50,6 +50,8 @@ impl Call<'_> {
         let made = async {
             let mut writer = FrameWriter::new(write);
             tokio::select! {
+                // A call that is cancelled from the start is begun all the same: a cancel is no first message.
+                biased;
                 received = &mut receiving => return received,
                 () = self.send(&mut writer) => {}
                 () = cancelled => {}
