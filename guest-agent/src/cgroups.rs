@@ -3,14 +3,16 @@
 //! Control groups (v2): one for the agent, with memory of its own, and one for the room, with a group a call below it.
 //!
 //! ```text
-//!   /sys/fs/cgroup/agent          the agent and its workers: memory.min
-//!   /sys/fs/cgroup/first          the room's first process, which starts and reaps: unbounded
+//!   /sys/fs/cgroup/agent          the agent and its workers: memory.min, most of the processor
+//!   /sys/fs/cgroup/first          the room's first process, which starts and reaps: unbounded, most of the processor
 //!   /sys/fs/cgroup/room           all user work: memory.max, pids.max; the root that the room sees
 //!   /sys/fs/cgroup/room/calls/7   one call: its own memory.max and pids.max; killed as a whole
 //! ```
+//!
+//! Calls share the processor by call and not by process, so a fork bomb takes no more of it than any other call.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -22,7 +24,7 @@ use nix::sys::uio::pread;
 use tokio::{io::Interest, time::timeout};
 use waggle_protocol::request::Limits;
 
-use crate::sys;
+use crate::{serve::report, sys};
 
 /// Where the hierarchy is mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
@@ -36,8 +38,9 @@ const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 /// Processes and threads of all user work, where the kernel itself allows twice as many.
 const ROOM_PIDS_MAX: u64 = 8192;
 
-/// The agent's share of the processor against all user work's, which has the kernel's default of 100.
-const AGENT_CPU_WEIGHT: u32 = 10_000;
+/// Weight of the agent, and of the room's first process, against all user work: the kernel's largest. Both work for
+/// moments only, and everything waits for them.
+const CPU_WEIGHT_MAX: u32 = 10_000;
 
 /// The calls' place.
 const CALLS: &str = "/sys/fs/cgroup/room/calls";
@@ -62,9 +65,17 @@ pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
     let threads = fs::read_to_string("/proc/sys/kernel/threads-max")?;
     let threads: u64 = threads.trim().parse().map_err(io::Error::other)?;
     fs::write(at("room/pids.max"), ROOM_PIDS_MAX.min(threads / 2).to_string())?;
-    // Not every kernel has the controller; without it the scheduler is fair to processes rather than to groups.
-    if fs::write(at("cgroup.subtree_control"), "+cpu").is_ok() {
-        fs::write(at("agent/cpu.weight"), AGENT_CPU_WEIGHT.to_string())?;
+    if let Err(fault) = favour(&["agent", "first"]) {
+        report(&format!("calls share the processor by process, as the kernel does not do it by call: {fault}"));
+    }
+    Ok(())
+}
+
+/// Gives groups the most of the processor. Not every kernel can.
+fn favour(groups: &[&str]) -> io::Result<()> {
+    fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), "+cpu")?;
+    for group in groups {
+        fs::write(Path::new(MOUNT).join(group).join("cpu.weight"), CPU_WEIGHT_MAX.to_string())?;
     }
     Ok(())
 }
@@ -82,7 +93,12 @@ pub(crate) fn leave_room() -> io::Result<()> {
 /// Makes groups of calls possible below the room's, once no process is in that one any more.
 pub(crate) fn open_room() -> io::Result<()> {
     fs::write(Path::new(MOUNT).join("room/cgroup.subtree_control"), "+memory +pids")?;
-    fs::write(Path::new(CALLS).join("cgroup.subtree_control"), "+memory +pids")
+    fs::write(Path::new(CALLS).join("cgroup.subtree_control"), "+memory +pids")?;
+    for parent in [Path::new(MOUNT).join("room"), PathBuf::from(CALLS)] {
+        // Where the kernel can't, `set_up` has said so.
+        let _shared = fs::write(parent.join("cgroup.subtree_control"), "+cpu");
+    }
+    Ok(())
 }
 
 /// The groups of calls: makes them, and removes those that background processes of an ended call kept busy.
@@ -124,9 +140,9 @@ pub(crate) struct CallGroup {
 }
 
 impl CallGroup {
-    /// The file through which a process joins, opened with the agent's rights.
-    pub(crate) fn door(&self) -> io::Result<OwnedFd> {
-        Ok(OpenOptions::new().write(true).open(self.file("cgroup.procs"))?.into())
+    /// The group itself, for a command to be made in it.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        Ok(File::open(&self.folder)?.into())
     }
 
     /// Kills everything in the group, and resolves when nothing is left of it.

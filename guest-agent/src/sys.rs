@@ -23,6 +23,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
 
+/// From the kernel's `include/uapi/linux/sched.h`; libc's own overflows its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Forks. Only for a process that has not started a thread.
 ///
 /// # Errors
@@ -31,6 +34,26 @@ pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
     // SAFETY: the callers (PID 1, the serving child before its runtime, the room) have no second thread, so the child is
     // a whole copy of a process in which no lock is held by another thread.
     unsafe { fork() }
+}
+
+/// Forks, as above, with the child in another control group from its first moment on. A process that moves itself there
+/// waits for every fork in the machine that is under way, which under a fork bomb is for ever.
+///
+/// # Errors
+/// What the kernel said: EAGAIN, ENOMEM, or what stands against the group.
+pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult> {
+    // SAFETY: `clone_args` is plain data, for which all zeroes is a valid value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
+    // SAFETY: the pointer and the size describe `arguments`, which outlives the call. Without a stack of its own and
+    // without shared memory the child is what `fork` makes; the room, which alone calls this, has no second thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    Ok(match libc::pid_t::try_from(Errno::result(pid)?).map_err(|_no_pid| Errno::EOVERFLOW)? {
+        0 => ForkResult::Child,
+        child => ForkResult::Parent { child: Pid::from_raw(child) },
+    })
 }
 
 /// Takes over a descriptor that the kernel has just made for this process, as `SCM_RIGHTS` does.

@@ -158,7 +158,7 @@ async fn start_in_room(
     let number = served.next_number();
     let failed = |source| fault_of(&source, "failed to make the command's control group");
     let group = served.groups.create(number, request.limits).map_err(failed)?;
-    let door = group.door().map_err(failed)?;
+    let cgroup = group.open().map_err(failed)?;
     let mut argv = request.argv.clone();
     argv.extend(script.map(|path| path.display().to_string()));
     let mut env = served.command_env(request.user == User::Root);
@@ -173,7 +173,7 @@ async fn start_in_room(
     };
     // Whatever comes to live in the group from here on is killed if nobody waits for the answer.
     let guard = KillOnDrop(Some(group));
-    let started = room.start(&spawn, [stdin, stdout, stderr, door]).await;
+    let started = room.start(&spawn, [stdin, stdout, stderr, cgroup]).await;
     let started = started.map_err(|fault| fault_of(&fault.source, &fault.what))?;
     Ok(Means::Room { started, group: guard.disarm()? })
 }

@@ -71,8 +71,8 @@ impl Room {
         self.mounts.try_clone()
     }
 
-    /// Has a command started with its descriptors: stdin, stdout, stderr, and the door of its cgroup. How that goes is
-    /// told when it has ended.
+    /// Has a command started with its descriptors: stdin, stdout, stderr, and its cgroup. How that goes is told when it
+    /// has ended.
     pub(crate) async fn start(&self, spawn: &Spawn, fds: [OwnedFd; SPAWN_FDS]) -> Result<Started, StartFault> {
         let lost = |source| StartFault { what: "failed to reach the room that commands live in".to_owned(), source };
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
@@ -148,7 +148,6 @@ fn lock(commands: &Commands) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Told
 fn what_failed(step: Step, program: &str) -> String {
     match step {
         Step::Fork => format!("failed to make a process for {program}"),
-        Step::Cgroup => format!("failed to put {program} into its control group"),
         Step::Confine => format!("failed to confine {program}"),
         Step::WorkingDirectory => format!("failed to enter the working directory of {program}"),
         Step::Exec => format!("failed to start {program}"),

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Makes one command: fork, join the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
+//! Makes one command: fork into the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
 //! that exec closes. Nobody waits for it: what user work can hold up (an exec, a child that was stopped) must not hold up
 //! the room.
 
@@ -44,9 +44,10 @@ pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Re
     let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (Step::Fork, Errno::EBADMSG))?;
     let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let (fate, told) = pipe2(flags).map_err(|errno| (Step::Fork, errno))?;
-    match sys::fork_single_threaded().map_err(|errno| (Step::Fork, errno))? {
+    let [stdin, stdout, stderr, cgroup] = &fds;
+    match sys::fork_into_cgroup(cgroup.as_fd()).map_err(|errno| (Step::Fork, errno))? {
         ForkResult::Child => {
-            let Err((step, errno)) = become_command(spawn, &fds, defences);
+            let Err((step, errno)) = become_command(spawn, [stdin, stdout, stderr], defences);
             let number = u8::try_from(errno as i32).unwrap_or(u8::MAX);
             let _told = write(&told, &[step as u8, number]);
             #[expect(clippy::exit, reason = "a forked child must not return into the room's code")]
@@ -59,11 +60,10 @@ pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Re
     }
 }
 
-fn become_command(spawn: &Spawn, fds: &[OwnedFd; SPAWN_FDS], defences: Defences) -> Result<Infallible, (Step, Errno)> {
-    let [stdin, stdout, stderr, cgroup] = fds;
+fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Result<Infallible, (Step, Errno)> {
+    let [stdin, stdout, stderr] = stdio;
     let at = |step| move |errno| (step, errno);
     setsid().map_err(at(Step::Fork))?;
-    write(cgroup, b"0").map_err(at(Step::Cgroup))?;
     // The agent is protected from the OOM killer, and its children would inherit that.
     let score = fs::write("/proc/self/oom_score_adj", "0");
     score.map_err(|fault| (Step::Confine, Errno::from_raw(fault.raw_os_error().unwrap_or_default())))?;

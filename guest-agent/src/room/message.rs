@@ -14,7 +14,7 @@ use waggle_protocol::{FRAME_BYTES_MAX, request::User};
 /// Largest packet, in bytes: a request of the host's with its arguments and environment, and some room.
 pub(super) const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
 
-/// Descriptors that come with a [`Spawn`]: stdin, stdout, stderr, and the file through which the command joins its cgroup.
+/// Descriptors that come with a [`Spawn`]: stdin, stdout, stderr, and the folder of its cgroup.
 pub(super) const SPAWN_FDS: usize = 4;
 
 /// Largest packet of [`Ready`], in bytes.
@@ -54,10 +54,8 @@ pub(super) enum Told {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[repr(u8)]
 pub(super) enum Step {
-    /// Forking, and whatever has no step of its own.
+    /// Forking into the call's cgroup, and whatever has no step of its own.
     Fork,
-    /// Joining the call's cgroup.
-    Cgroup,
     /// Dropping privileges.
     Confine,
     /// Entering the working directory.
@@ -70,10 +68,9 @@ impl Step {
     /// From the byte that a child writes.
     pub(super) fn from_byte(byte: u8) -> Self {
         match byte {
-            1 => Self::Cgroup,
-            2 => Self::Confine,
-            3 => Self::WorkingDirectory,
-            4 => Self::Exec,
+            1 => Self::Confine,
+            2 => Self::WorkingDirectory,
+            3 => Self::Exec,
             _ => Self::Fork,
         }
     }
