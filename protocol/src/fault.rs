@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A call that the agent refused, or could not finish.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Fault {
     /// The kind, for programs.
     pub kind: FaultKind,
@@ -15,6 +16,7 @@ pub struct Fault {
 
 /// Kinds of fault.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FaultKind {
     /// No such file, folder or program (ENOENT).
     NotFound,

@@ -133,6 +133,7 @@ fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), Refusal> {
 
 /// The agent's first message on the call link: it is ready to serve.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Hello {
     /// Where the agent came from.
     pub origin: Origin,
@@ -157,6 +158,7 @@ pub const PROGRAMS: &[&str] =
 
 /// Where an agent came from.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Origin {
     /// The host's copy, from the initial root.
     Host,
@@ -166,6 +168,7 @@ pub enum Origin {
 
 /// The host's answer to a hello.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Welcome {
     /// The host's clock, in nanoseconds since the Unix epoch.
     pub unix_ns: u64,

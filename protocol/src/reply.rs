@@ -8,6 +8,7 @@ use crate::fault::Fault;
 
 /// One message of the agent's.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Reply<'a> {
     /// More of the command's standard output; at most [`crate::CHUNK_BYTES_MAX`] bytes.
     Stdout(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
@@ -58,6 +59,7 @@ impl Reply<'_> {
 
 /// How a command ended.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Exited {
     /// What its parent would see.
     pub status: Status,
@@ -73,6 +75,7 @@ pub struct Exited {
 
 /// A long output, kept in a file in the guest. Later ones take its place.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct OutputFile {
     /// An absolute path.
     pub path: String,
@@ -84,6 +87,7 @@ pub struct OutputFile {
 
 /// A process's last word.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Status {
     /// It called `exit` with this code, 0 to 255.
     Code(u8),
@@ -93,6 +97,7 @@ pub enum Status {
 
 /// Why a command ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Cause {
     /// By itself.
     Itself,
@@ -106,6 +111,7 @@ pub enum Cause {
 
 /// One entry of a folder. A symbolic link is told as itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Entry {
     /// The name's bytes, as the kernel has them; in a recursive listing the path below the listed folder.
     #[serde(with = "serde_bytes")]

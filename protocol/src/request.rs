@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first message of a stream.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Request {
     /// Run a command.
     Exec(Exec),
@@ -52,6 +53,7 @@ pub enum Request {
 /// Inputs follow with the script's bytes, then with stdin's, both counted in advance. The command starts when all of it
 /// has arrived.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Exec {
     /// Program (absolute, or looked up in the search path) and arguments. Never empty.
     pub argv: Vec<String>,
@@ -75,6 +77,7 @@ pub struct Exec {
 
 /// When an output is kept in a file in the guest, where it can be read on. Holds for stdout and stderr, each by itself.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Keep {
     /// Only one that is longer than this, in bytes.
     pub above_bytes: u64,
@@ -84,6 +87,7 @@ pub struct Keep {
 
 /// What a command and all that it starts may use. A machine's own limits hold besides.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Limits {
     /// Memory in bytes; above it the kernel kills the command.
     pub memory_bytes: Option<u64>,
@@ -95,6 +99,7 @@ pub struct Limits {
 
 /// Code that follows a request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Script {
     /// The temporary file's extension, without a dot.
     pub extension: String,
@@ -104,6 +109,7 @@ pub struct Script {
 
 /// Who runs a command.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum User {
     /// `sandbox`, 1000:1000.
     Sandbox,
@@ -113,6 +119,7 @@ pub enum User {
 
 /// What follows a request on its stream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Input<'a> {
     /// The next bytes of the script, of stdin, or of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),

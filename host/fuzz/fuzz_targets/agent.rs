@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The guest agent, while a host says anything at all: it stops serving when the link ends, and touches nothing but its
+//! root. Nothing runs meanwhile: the kernel refuses this process every `execve`.
+#![no_main]
+
+use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock, time::Duration};
+
+use arbitrary::Unstructured;
+use guest_agent::{Guest, Work};
+use libfuzzer_sys::fuzz_target;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::{Builder, Runtime},
+};
+use waggle_protocol::{Link, Origin, Request, Welcome, frame, handshake};
+
+/// System calls that start another program: `execve` and `execveat` on x86_64.
+const EXEC: [i64; 2] = [59, 322];
+
+/// EPERM.
+const NOT_PERMITTED: u32 = 1;
+
+/// No input takes the agent so long.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// In the folder above the root; still there after every input.
+const OUTSIDE: &str = "outside";
+
+static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
+    let rules = EXEC.map(|call| (call, Vec::new()));
+    let refuse = SeccompAction::Errno(NOT_PERMITTED);
+    let filter = SeccompFilter::new(BTreeMap::from(rules), SeccompAction::Allow, refuse, TargetArch::x86_64);
+    let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    seccompiler::apply_filter_all_threads(&filter).expect("the filter is in force");
+    let started = std::process::Command::new("/bin/true").status();
+    assert!(started.is_err(), "commands could run on this machine");
+    // In memory where there is such a place: each input makes a root.
+    let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
+    fs::write(place.path().join(OUTSIDE), OUTSIDE).expect("a file");
+    place
+});
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+
+fuzz_target!(|input: &[u8]| {
+    // The filter comes before the first thread.
+    let place = PLACE.path();
+    let Some((how, rest)) = input.split_first() else { return };
+    let bytes = match how % 4 {
+        0 => rest.to_vec(),
+        1 => [greeting(), rest.to_vec()].concat(),
+        _ => match waggle_fuzz::speech::<Request>(&mut Unstructured::new(rest)) {
+            Ok(speech) => [greeting(), speech].concat(),
+            Err(_used_up) => return,
+        },
+    };
+    RUNTIME.block_on(serve(place, &bytes));
+    assert_eq!(fs::read_to_string(place.join(OUTSIDE)).expect("the file is there"), OUTSIDE);
+});
+
+fn greeting() -> Vec<u8> {
+    let (answer, _) = handshake::judge(handshake::preamble(Link::Call), Link::Call);
+    let mut bytes = answer.expect("an answer").to_vec();
+    frame::encode(&Welcome { unix_ns: 0 }, &mut bytes).expect("a welcome fits a frame");
+    bytes
+}
+
+async fn serve(place: &Path, bytes: &[u8]) {
+    let root = place.join("root");
+    for folder in ["home/sandbox", "tmp"] {
+        fs::create_dir_all(root.join(folder)).expect("a folder");
+    }
+    let guest = Guest { origin: Origin::Host, root: root.clone(), work: Work::Caller, env: Vec::new() };
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let host = async {
+        let (mut reading, mut writing) = tokio::io::split(near);
+        let hears = async {
+            let mut sink = [0; 4096];
+            while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+        };
+        let talks = async {
+            let _written = writing.write_all(bytes).await;
+            // Some answers are on their way.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = hears => {}
+            () = talks => {}
+        }
+    };
+    let both = async { tokio::join!(guest_agent::serve(far, guest, || {}), host) };
+    let (served, ()) = tokio::time::timeout(STUCK, both).await.expect("the agent is stuck");
+    drop(served.map_err(|fault| fault.to_string()));
+    // A worker that is still at it finds its root gone, and every input finds the same root.
+    let _removed = fs::remove_dir_all(&root);
+}

@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's client, while a hostile guest says anything at all: every call ends, with an answer or an error, and no
+//! answer has more than was asked for. Time stands still unless everyone waits, so that time-outs cost nothing.
+#![no_main]
+
+use std::{sync::LazyLock, time::Duration};
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::fuzz_target;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    runtime::{Builder, Runtime},
+};
+use waggle_fuzz::{
+    domain::{
+        guest_path::GuestPath,
+        ports::{Command, CommandLimits, User, Writing},
+    },
+    infra::agent::{self, AgentClient, Patience},
+};
+use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+
+/// What a read asks for, in bytes.
+const READ_BYTES_MAX: u64 = 1000;
+
+/// What a listing asks for.
+const ENTRIES_MAX: u32 = 20;
+
+/// Everything has ended by then, by its own time-out.
+const STUCK: Duration = Duration::from_secs(24 * 60 * 60);
+
+fuzz_target!(|input: &[u8]| {
+    let Some((how, rest)) = input.split_first() else { return };
+    let bytes = match how % 4 {
+        0 => rest.to_vec(),
+        1 => [greeting(), rest.to_vec()].concat(),
+        _ => match fuzz_speech(rest) {
+            Some(speech) => [greeting(), speech].concat(),
+            None => return,
+        },
+    };
+    let runtime: Runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the client is stuck");
+    });
+});
+
+fn fuzz_speech(input: &[u8]) -> Option<Vec<u8>> {
+    waggle_fuzz::speech::<Reply<'_>>(&mut Unstructured::new(input)).ok()
+}
+
+fn greeting() -> Vec<u8> {
+    let mut bytes = handshake::preamble(Link::Call).to_vec();
+    let hello = Hello { origin: Origin::Image, build: "0".to_owned(), programs: Vec::new() };
+    frame::encode(&hello, &mut bytes).expect("a hello fits a frame");
+    bytes
+}
+
+async fn link(bytes: &[u8]) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    tokio::join!(guest(far, bytes), async {
+        if let Ok(host) = agent::connect(near, Patience::default()).await {
+            calls(&host).await;
+        }
+    });
+}
+
+/// Says its piece while it listens, then leaves.
+async fn guest(stream: DuplexStream, bytes: &[u8]) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let hears = async {
+        let mut sink = [0; 4096];
+        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+    };
+    let talks = async {
+        // A pause after each piece lets the host open its streams.
+        for piece in bytes.chunks(256) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if writing.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    tokio::select! {
+        () = hears => {}
+        () = talks => {}
+    }
+}
+
+async fn calls(host: &AgentClient) {
+    static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").expect("a path"));
+    let command = Command {
+        argv: vec!["sh".to_owned()],
+        script: None,
+        stdin: b"stdin".to_vec(),
+        env: Vec::new(),
+        working_directory: None,
+        keep_output_above_bytes: 1,
+        user: User::Sandbox,
+        timeout: Duration::from_secs(1),
+        limits: CommandLimits::default(),
+    };
+    let mut ignore = |_, _: &[u8]| {};
+    let cancelled = Box::pin(tokio::time::sleep(Duration::from_millis(3)));
+    let (exec, read, list, write) = tokio::join!(
+        host.exec(command, cancelled, &mut ignore),
+        host.read_file(&PATH, None, READ_BYTES_MAX),
+        host.list_files(&PATH, ENTRIES_MAX, true),
+        host.write_file(&PATH, &[7; 1000], Writing::default()),
+    );
+    if let Ok(read) = read {
+        assert!(read.bytes.len() as u64 <= READ_BYTES_MAX);
+    }
+    if let Ok(list) = list {
+        assert!(list.entries.len() <= ENTRIES_MAX as usize);
+    }
+    drop((exec.map_err(|fault| fault.to_string()), write.map_err(|fault| fault.to_string())));
+}

@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Images of hostile layers, raw and of made-up entries: an EROFS image or an error, and nothing else on the disk.
+#![no_main]
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+use tokio::runtime::{self, Runtime};
+use waggle_fuzz::{domain::image::ImageRef, infra::images::ImageStore};
+
+struct Place {
+    folder: TempDir,
+    store: ImageStore,
+    runtime: Runtime,
+}
+
+static PLACE: LazyLock<Place> = LazyLock::new(|| {
+    // In memory where there is such a place: each input writes and syncs some files.
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
+    let store = ImageStore::open(folder.path().join("cache")).expect("a store");
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    Place { folder, store, runtime }
+});
+
+fuzz_target!(|input: &[u8]| {
+    let Some((how, rest)) = input.split_first() else { return };
+    let layers = match how % 4 {
+        0 => vec![rest.to_vec()],
+        _ => match made_up(&mut Unstructured::new(rest)) {
+            Ok(layers) => layers,
+            Err(_used_up) => return,
+        },
+    };
+    let Place { folder, store, runtime } = &*PLACE;
+    let layout = folder.path().join("layout");
+    let _absent = fs::remove_dir_all(&layout);
+    write_layout(&layout, &layers);
+    let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("a reference");
+    match runtime.block_on(store.prepare(&image)) {
+        Ok(prepared) => fs::remove_file(&prepared.erofs).expect("the image is there"),
+        Err(fault) => drop(fault.to_string()),
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 2, "something lies beside the cache");
+});
+
+/// Names that meet each other, and names that should lead nowhere.
+const NAMES: [&str; 16] = [
+    "a", "a/b", "a/b/c", "./a", "b", "b/a", "/a", "../a", "a/../../b", ".wh.a", "a/.wh.b", "a/.wh..wh..opq", ".", "",
+    "l/x", "l",
+];
+
+#[derive(Arbitrary, Debug)]
+struct Entry<'a> {
+    name: u8,
+    raw_name: Option<&'a [u8]>,
+    kind: u8,
+    target: u8,
+    mode: u32,
+    id: u64,
+    mtime: u64,
+    device: u32,
+    content: &'a [u8],
+    wrong_size: Option<u64>,
+}
+
+fn made_up(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<Vec<u8>>> {
+    let mut layers = Vec::new();
+    while !input.is_empty() && layers.len() < 4 {
+        let mut archive = Builder::new(Vec::new());
+        for _ in 0..input.int_in_range(0..=12)? {
+            put(&mut archive, &Entry::arbitrary(input)?);
+        }
+        layers.push(archive.into_inner().unwrap_or_default());
+    }
+    Ok(layers)
+}
+
+fn put(archive: &mut Builder<Vec<u8>>, entry: &Entry<'_>) {
+    let kinds = [b'0', b'1', b'2', b'3', b'4', b'5', b'6', b'7', b'x', b'g', b'L', b'K', b'S', 0];
+    let name = entry.raw_name.unwrap_or_else(|| NAMES[usize::from(entry.name) % NAMES.len()].as_bytes());
+    let mut header = Header::new_ustar();
+    for (to, from) in header.as_old_mut().name.iter_mut().zip(name) {
+        *to = *from;
+    }
+    for (to, from) in header.as_old_mut().linkname.iter_mut().zip(NAMES[usize::from(entry.target) % NAMES.len()].bytes()) {
+        *to = from;
+    }
+    header.set_entry_type(EntryType::new(kinds[usize::from(entry.kind) % kinds.len()]));
+    header.set_mode(entry.mode);
+    header.set_uid(entry.id);
+    header.set_gid(entry.id >> 3);
+    header.set_mtime(entry.mtime);
+    header.set_size(entry.wrong_size.unwrap_or(entry.content.len() as u64));
+    drop(header.set_device_major(entry.device));
+    header.set_cksum();
+    drop(archive.append(&header, entry.content));
+}
+
+fn write_layout(layout: &Path, layers: &[Vec<u8>]) {
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a folder");
+    let add = |media_type: &str, bytes: &[u8]| {
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(blobs.join(&digest), bytes).expect("a blob");
+        json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() })
+    };
+    let described: Vec<_> =
+        layers.iter().map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer)).collect();
+    let ids: Vec<_> = described.iter().map(|layer| layer["digest"].clone()).collect();
+    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids } });
+    let config = add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": described,
+    });
+    let manifest = add("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(layout.join("index.json"), index.to_string()).expect("an index");
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a layout");
+}

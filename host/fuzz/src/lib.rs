@@ -1,0 +1,98 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What comes over a link, as a fuzzer makes it up: frames of yamux's with messages in them, whole, cut and spoilt.
+
+#![expect(dead_code, reason = "of the host's modules only some parts are under test")]
+
+#[path = "../../src/domain"]
+pub mod domain {
+    pub mod environment;
+    pub mod guest_path;
+    pub mod image;
+    pub mod lifecycle;
+    pub mod package_name;
+    pub mod ports;
+    pub mod runtime;
+}
+
+#[path = "../../src/infra"]
+pub mod infra {
+    pub mod agent;
+    mod draft;
+    pub mod images;
+    mod printable;
+    mod private_folder;
+}
+
+use arbitrary::{Arbitrary, Unstructured};
+use waggle_protocol::frame;
+
+/// Streams that a fuzzer speaks on; few, so that it hits those that are open.
+const STREAMS: u32 = 8;
+
+/// One thing that a side says.
+#[derive(Debug)]
+enum Word {
+    /// A message in its frame, on a stream.
+    Message { stream: u32, flags: u16, bytes: Vec<u8> },
+    /// Anything, on a stream.
+    Data { stream: u32, flags: u16, bytes: Vec<u8> },
+    /// A frame of yamux's that has no body.
+    Bare { kind: u8, stream: u32, flags: u16, length: u32 },
+    /// Anything.
+    Raw(Vec<u8>),
+}
+
+/// Makes up the bytes of one side that sends messages of the type `M`.
+///
+/// # Errors
+/// The input is used up.
+pub fn speech<'a, M>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<u8>>
+where
+    M: Arbitrary<'a> + serde::Serialize,
+{
+    let mut bytes = Vec::new();
+    while !input.is_empty() && bytes.len() < 1 << 20 {
+        word::<M>(input)?.append_to(&mut bytes);
+    }
+    Ok(bytes)
+}
+
+fn word<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) -> arbitrary::Result<Word> {
+    let stream = input.int_in_range(0..=STREAMS)?;
+    // The flags of the beginning of a stream, its receipt, its end and its reset, each now and then.
+    let flags = if input.ratio(1, 2)? { 0 } else { input.int_in_range(0..=15)? };
+    Ok(match input.int_in_range(0..=9)? {
+        0..=5 => {
+            let mut bytes = Vec::new();
+            // What does not fit a frame is no message.
+            drop(frame::encode(&M::arbitrary(input)?, &mut bytes));
+            Word::Message { stream, flags, bytes }
+        }
+        6 => Word::Data { stream, flags, bytes: Vec::arbitrary(input)? },
+        7 | 8 => Word::Bare { kind: input.int_in_range(0..=4)?, stream, flags, length: u32::arbitrary(input)? },
+        _ => Word::Raw(Vec::arbitrary(input)?),
+    })
+}
+
+impl Word {
+    fn append_to(&self, all: &mut Vec<u8>) {
+        match self {
+            Self::Message { stream, flags, bytes } | Self::Data { stream, flags, bytes } => {
+                for piece in bytes.chunks(16 * 1024) {
+                    all.extend(header(0, *flags, *stream, u32::try_from(piece.len()).unwrap_or(0)));
+                    all.extend_from_slice(piece);
+                }
+            }
+            Self::Bare { kind, stream, flags, length } => all.extend(header(*kind, *flags, *stream, *length)),
+            Self::Raw(bytes) => all.extend_from_slice(bytes),
+        }
+    }
+}
+
+fn header(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] {
+    let [f0, f1] = flags.to_be_bytes();
+    let [s0, s1, s2, s3] = stream.to_be_bytes();
+    let [l0, l1, l2, l3] = length.to_be_bytes();
+    [0, kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3]
+}

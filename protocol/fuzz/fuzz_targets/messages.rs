@@ -1,0 +1,47 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Messages of either direction, made up: what fits a frame comes out of it again as it went in, alone and with nothing
+//! behind it; spoilt in one place it is an error or another message, and no panic.
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use waggle_protocol::{
+    FRAME_BYTES_MAX, Hello, Input, Reply, Request, Welcome,
+    frame::{self, FrameFault, PREFIX_BYTES},
+};
+
+macro_rules! passes {
+    ($message:ty, $input:expr) => {{
+        let Ok(message) = <$message>::arbitrary(&mut $input) else { return };
+        let mut bytes = Vec::new();
+        if frame::encode(&message, &mut bytes).is_err() {
+            assert!(bytes.is_empty(), "a message that does not fit leaves nothing behind");
+            return;
+        }
+        let (prefix, body) = bytes.split_first_chunk::<PREFIX_BYTES>().expect("a frame has a length");
+        assert_eq!(frame::body_bytes(*prefix).expect("a length that fits"), body.len());
+        assert!(body.len() <= FRAME_BYTES_MAX);
+        assert_eq!(frame::decode::<$message>(body).expect("what was encoded decodes"), message);
+        let longer = [body, &[0]].concat();
+        let fault = frame::decode::<$message>(&longer).expect_err("a byte behind it is one too many");
+        assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
+        let mut spoilt = body.to_vec();
+        if let (Ok(at), Ok(byte)) = ($input.choose_index(spoilt.len().max(1)), u8::arbitrary(&mut $input)) {
+            spoilt.get_mut(at).map(|place| *place = byte);
+            drop(frame::decode::<$message>(&spoilt).map_err(|fault| fault.to_string()));
+        }
+    }};
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, rest)) = input.split_first() else { return };
+    let mut input = Unstructured::new(rest);
+    match kind % 5 {
+        0 => passes!(Request, input),
+        1 => passes!(Input<'_>, input),
+        2 => passes!(Reply<'_>, input),
+        3 => passes!(Hello, input),
+        _ => passes!(Welcome, input),
+    }
+});
