@@ -73,18 +73,26 @@ poweroff -f
 
 
 class NestedHost:
-    """The guest, booted; `stop` ends it. It holds images, and of those in the cache `prepared` what they came to."""
+    """The guest, booted; `stop` ends it. It holds images, and of those in the cache `prepared` what they came to.
 
-    def __init__(self, binary, images, prepared):
+    `programs` are more of this machine's programs, with QEMU's files if it is one of them and the kernel of its guests.
+    """
+
+    def __init__(self, binary, images, prepared, programs=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-nested-"))
         self.console = self.folder / "console"
         self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS)}
         self.free_ports = list(SERVER_PORTS)
         self.busybox = self.folder / "busybox"
-        write_program(self.busybox, file_of_image("foreign", "bin/busybox"))
-        self._make_initramfs()
-        self._make_disk(binary, images, prepared)
-        self._boot()
+        self.process = None
+        try:
+            write_program(self.busybox, file_of_image("foreign", "bin/busybox"))
+            self._make_initramfs()
+            self._make_disk(binary, images, prepared, programs)
+            self._boot()
+        except BaseException:
+            self.stop()
+            raise
 
     def _make_initramfs(self):
         tree = self.folder / "initramfs"
@@ -103,7 +111,7 @@ class NestedHost:
                 ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=tree, input=names.encode(), stdout=out, check=True
             )
 
-    def _make_disk(self, binary, images, prepared):
+    def _make_disk(self, binary, images, prepared, programs):
         tree = self.folder / "root"
         for place in ("bin", "sbin", "dev", "proc", "sys", "tmp", "data", "cache", "etc", "images", "waggle"):
             (tree / place).mkdir(parents=True)
@@ -117,7 +125,13 @@ class NestedHost:
         shutil.copy(library, tree / "waggle")
         formatter = shutil.which("mke2fs", path=TOOLS["PATH"])
         shutil.copy(formatter, tree / "bin/mkfs.ext4")
-        copy_libraries([binary, formatter], tree)
+        copy_libraries([binary, formatter, *programs], tree)
+        for program in programs:
+            (tree / "usr/bin").mkdir(parents=True, exist_ok=True)
+            shutil.copy(program, tree / "usr/bin")
+        if programs:
+            shutil.copytree("/usr/share/qemu", tree / "usr/share/qemu", ignore_dangling_symlinks=True)
+            shutil.copytree(KERNEL, tree / "kernel")
         (tree / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\nwaggle:x:{USER_ID}:{USER_ID}::/data:/bin/sh\n")
         (tree / "etc/group").write_text(f"root:x:0:\nwaggle:x:{USER_ID}:\n")
         write_program(tree / "start", START)
@@ -142,7 +156,8 @@ class NestedHost:
             ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
             + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
-            + ["-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{self.console}"]
+            # On a busy machine the emulated timer comes too late for the kernel's check of it.
+            + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check", "-serial", f"file:{self.console}"]
             + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
             + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
             stdin=subprocess.DEVNULL,
@@ -177,8 +192,9 @@ class NestedHost:
         return answer.decode(errors="replace").rstrip("\n")
 
     def stop(self):
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -66,21 +66,21 @@ class NestedServer(Server):
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.process = None
-        settings = self.settings | {
+        here = {"BACKEND": "krun"} | self.settings
+        self.settings = here | {
             "LISTEN_ADDR": f"0.0.0.0:{self.inside}",
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": "/cache",
-            "BACKEND": "krun",
+            "KERNEL": "/kernel",
         }
-        del settings["KERNEL"]
-        self.settings = {name: inside(value) for name, value in settings.items()}
+        self.settings = {name: inside(value) for name, value in self.settings.items()}
         host.shell(f"mkdir -p {self.folder} && chown {USER_ID} {self.folder}")
 
     def launch(self):
         settings = " ".join(f"WAGGLE_{name}='{value}'" for name, value in self.settings.items())
         script = f"""cd {self.folder}
 rm -f pid status
-env -i PATH=/bin:/sbin HOME=/data {settings} /waggle/waggle serve >>log 2>&1 </dev/null &
+env -i PATH=/bin:/sbin:/usr/bin HOME=/data {settings} /waggle/waggle serve >>log 2>&1 </dev/null &
 echo $! >pid
 wait $!
 echo $? >status
