@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -55,7 +56,17 @@ pub(crate) struct Guest {
 
 /// A host and a guest that have greeted each other, as honest ones do.
 pub(crate) async fn greeted(patience: Patience) -> (AgentClient, Guest) {
-    let (near, mut far) = UnixStream::pair().unwrap();
+    greeted_over(UnixStream::pair().unwrap(), patience).await
+}
+
+/// The same, with as little room as Linux gives for what the host sends.
+pub(crate) async fn greeted_narrowly(patience: Patience) -> (AgentClient, Guest) {
+    let pair = UnixStream::pair().unwrap();
+    setsockopt(&pair.0, SndBuf, &0).unwrap();
+    greeted_over(pair, patience).await
+}
+
+async fn greeted_over((near, mut far): (UnixStream, UnixStream), patience: Patience) -> (AgentClient, Guest) {
     let guest = tokio::spawn(async move {
         far.write_all(&handshake::preamble(Link::Call)).await.unwrap();
         far.write_all(&framed(&hello("hostile"))).await.unwrap();

@@ -21,6 +21,7 @@ use yamux::{Config, Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::{
     Pump,
+    batch::Batch,
     rules::{Breach, Rules},
 };
 
@@ -166,7 +167,7 @@ where
         Side::Opens(_) => OPENER_PUMP_BYTES_MAX,
         Side::Accepts(_) => ACCEPTOR_PUMP_BYTES_MAX,
     };
-    let rules = Rules::new(Pump::new(stream, pump_bytes_max));
+    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max));
     let mut connection = Connection::new(rules.compat(), config(), mode);
     let mut side = side;
     let task = tokio::spawn(async move {
@@ -191,7 +192,7 @@ enum Side {
 }
 
 fn poll<S>(
-    connection: &mut Connection<Compat<Rules<Pump<S>>>>,
+    connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
     side: &mut Side,
     cx: &mut Context<'_>,
 ) -> Poll<LinkFault>
@@ -223,7 +224,10 @@ where
     }
 }
 
-fn open<S>(connection: &mut Connection<Compat<Rules<Pump<S>>>>, cx: &mut Context<'_>) -> Result<Stream, LinkFault>
+fn open<S>(
+    connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
+    cx: &mut Context<'_>,
+) -> Result<Stream, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -8,11 +8,13 @@
 //!   Driver                        the one task that polls the connection
 //!   Rules                         ends a link whose peer breaks them
 //!   Pump                          keeps reading while a write is blocked
+//!   Batch                         few large reads and writes for many small ones
 //!   vsock, Unix socket, pipe
 //! ```
 //!
 //! Both ends use it, so that neither has a copy of it. It knows nothing about what the messages mean.
 
+mod batch;
 mod driver;
 mod framed;
 mod greet;
