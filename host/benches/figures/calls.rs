@@ -14,7 +14,7 @@ use crate::{
     bare::Bare,
     places::{image, qemu_in},
     served::{Served, Site},
-    stats::{Samples, rate, timed},
+    stats::{Samples, rate, rounds, timed},
 };
 
 /// Boots of either kind, in turn.
@@ -38,6 +38,8 @@ struct Figures {
     raw_down: Samples,
     read: Samples,
     write: Samples,
+    read_byte: Samples,
+    write_byte: Samples,
     read_mcp: Samples,
     write_mcp: Samples,
 }
@@ -45,13 +47,20 @@ struct Figures {
 /// Measures, and writes its part of the page.
 pub(crate) async fn measure() -> String {
     let site = Site::open().await;
-    let shell = image("shell");
     let mut figures = Figures::default();
     let bare = Bare::new();
     // The first one prepares the image.
-    site.start(&shell).await.stop().await;
-    for _ in 0..BOOTS {
-        let (time, machine) = timed(site.start(&shell)).await;
+    site.start(&image("shell")).await.stop().await;
+    boots(&site, &bare, &mut figures).await;
+    calls(&site, &bare, &mut figures).await;
+    mcp(&site, &mut figures).await;
+    site.vms.close().await;
+    figures.page()
+}
+
+async fn boots(site: &Site, bare: &Bare, figures: &mut Figures) {
+    for _ in 0..rounds(BOOTS) {
+        let (time, machine) = timed(site.start(&image("shell"))).await;
         figures.ready.add_ms(time);
         let (line, _) = qemu_in(site.folder());
         machine.stop().await;
@@ -59,40 +68,42 @@ pub(crate) async fn measure() -> String {
         let running = bare.start(&line, folder.path()).await;
         figures.init.add_ms(running.init);
     }
-    let machine = site.start(&shell).await;
+}
+
+async fn calls(site: &Site, bare: &Bare, figures: &mut Figures) {
+    let machine = site.start(&image("shell")).await;
     let (line, _) = qemu_in(site.folder());
     let folder = tempfile::tempdir_in(site.folder()).unwrap();
     let mut running = bare.start(&line, folder.path()).await;
     let content: Vec<u8> = (0..FILE_BYTES).map(|at| at.to_le_bytes()[0]).collect();
-    for _ in 0..CALLS {
+    for _ in 0..rounds(CALLS) {
         figures.raw_round_trip.add_ms(running.round_trip().await);
         let (total, own) = run_true(&*machine).await;
         figures.true_total.add_ms(total);
         figures.true_own.add_ms(total.saturating_sub(own));
     }
-    for _ in 0..FILES {
+    for _ in 0..rounds(FILES) {
         figures.raw_up.add(rate(FILE_BYTES, running.up(FILE_BYTES).await));
         figures.raw_down.add(rate(FILE_BYTES, running.down(&content).await));
-        files(&*machine, &content, &mut figures).await;
+        let (time, written) = timed(machine.write_file(&path(), &content, Writing::default())).await;
+        assert_eq!(written.unwrap(), FILE_BYTES as u64);
+        figures.write.add(rate(FILE_BYTES, time));
+        let (time, read) = timed(machine.read_file(&path(), None, FILE_BYTES as u64)).await;
+        assert!(read.unwrap().bytes == content, "the file came back changed");
+        figures.read.add(rate(FILE_BYTES, time));
+        let (time, written) = timed(machine.write_file(&path(), b".", Writing::default())).await;
+        assert_eq!(written.unwrap(), 1);
+        figures.write_byte.add_ms(time);
+        let (time, read) = timed(machine.read_file(&path(), None, 1)).await;
+        assert_eq!(read.unwrap().bytes, b".");
+        figures.read_byte.add_ms(time);
     }
     drop(running);
     machine.stop().await;
-    mcp(&site, &mut figures).await;
-    site.vms.close().await;
-    figures.page()
 }
 
 fn path() -> GuestPath {
     GuestPath::parse("file").unwrap()
-}
-
-async fn files(machine: &dyn Machine, content: &[u8], figures: &mut Figures) {
-    let (time, written) = timed(machine.write_file(&path(), content, Writing::default())).await;
-    assert_eq!(written.unwrap(), FILE_BYTES as u64);
-    figures.write.add(rate(FILE_BYTES, time));
-    let (time, read) = timed(machine.read_file(&path(), None, FILE_BYTES as u64)).await;
-    assert!(read.unwrap().bytes == content, "the file came back changed");
-    figures.read.add(rate(FILE_BYTES, time));
 }
 
 /// A command, without a script's file.
@@ -122,18 +133,23 @@ pub(crate) async fn run_true(machine: &dyn Machine) -> (Duration, Duration) {
 
 async fn mcp(site: &Site, figures: &mut Figures) {
     let served = Served::start(site, &image("shell")).await;
-    let (time, created) = timed(served.call("create_environment", json!({"runtime": "shell"}))).await;
-    figures.created.add_ms(time);
+    for _ in 0..rounds(BOOTS) {
+        let (time, created) = timed(served.call("create_environment", json!({"runtime": "shell"}))).await;
+        figures.created.add_ms(time);
+        let created = created.structured_content.unwrap();
+        served.call("destroy_environment", json!({"environment_id": created.get("environment_id")})).await;
+    }
+    let created = served.call("create_environment", json!({"runtime": "shell"})).await;
     let created = created.structured_content.unwrap();
     let id = created.get("environment_id").unwrap();
-    for _ in 0..CALLS {
+    for _ in 0..rounds(CALLS) {
         let (total, ran) = timed(served.call("execute", json!({"environment_id": id, "code": "true"}))).await;
         let ran = ran.structured_content.unwrap();
         let own_ms = ran.get("duration_ms").and_then(serde_json::Value::as_f64).unwrap();
         figures.true_mcp.add(total.as_secs_f64() * 1000.0 - own_ms);
     }
     let content = "waggle-".repeat(FILE_BYTES / 7);
-    for _ in 0..FILES {
+    for _ in 0..rounds(FILES) {
         let write = json!({"environment_id": id, "path": "file", "content": content});
         let (time, _) = timed(served.call("write_file", write)).await;
         figures.write_mcp.add(rate(content.len(), time));
@@ -156,6 +172,7 @@ impl Figures {
 | `create_environment` over MCP, image prepared | {:.0} ms | | |
 | `execute` of `true` over MCP, less spawn to exit | {:.1} ms (p99 {:.1}) | one vsock round trip takes {:.2} ms | under 5 ms |
 | the same without MCP, and without a script's file | {:.1} ms of {:.1} | | |
+| write of one byte, and read | {:.1} ms, {:.1} ms | | |
 | write of 8 MiB | {:.0} MiB/s | {:.0} % of {down:.0} MiB/s raw | 80 % |
 | read of 8 MiB | {:.0} MiB/s | {:.0} % of {up:.0} MiB/s raw | 80 % |
 | `write_file` of 8 MiB over MCP | {:.0} MiB/s | {:.0} % of raw | |
@@ -170,6 +187,8 @@ impl Figures {
             median(&self.raw_round_trip),
             median(&self.true_own),
             median(&self.true_total),
+            median(&self.write_byte),
+            median(&self.read_byte),
             median(&self.write),
             100.0 * median(&self.write) / down,
             median(&self.read),

@@ -17,7 +17,7 @@ use crate::{
     mux::Session,
     ours::{BROOD, Ours, SETTLED},
     sshd::Client,
-    stats::{Samples, rate},
+    stats::{Samples, rate, rounds},
 };
 
 const CALLS: usize = 200;
@@ -53,14 +53,14 @@ impl Contest {
         let new = New { ssh, folder };
         let bytes: Vec<u8> = (0..TRANSFER_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let content = file_of(&bytes);
-        for at in 0..CALLS {
+        for at in 0..rounds(CALLS) {
             contest.ours.call.add_ms(agent.run_true().await);
             contest.kept.call.add_ms(time(|| kept.run("/bin/true")));
-            if at < CALLS_NEW {
+            if at < rounds(CALLS_NEW) {
                 contest.new.call.add_ms(time(|| new.run("/bin/true")));
             }
         }
-        for _ in 0..TRANSFERS {
+        for _ in 0..rounds(TRANSFERS) {
             contest.ours.up.add(rate(TRANSFER_BYTES, agent.write("ours", &bytes, None).await));
             contest.ours.down.add(rate(TRANSFER_BYTES, agent.read("ours", TRANSFER_BYTES).await));
             contest.kept.up.add(rate(TRANSFER_BYTES, time(|| kept.up(&content))));
@@ -68,10 +68,10 @@ impl Contest {
             contest.new.up.add(rate(TRANSFER_BYTES, time(|| new.up(&content))));
             contest.new.down.add(rate(TRANSFER_BYTES, time(|| new.down())));
         }
-        for at in 0..KILLS {
+        for at in 0..rounds(KILLS) {
             contest.ours.kill.add_ms(agent.kill().await);
             contest.kept.kill.add_ms(kept.kill());
-            if at < KILLS_NEW {
+            if at < rounds(KILLS_NEW) {
                 contest.new.kill.add_ms(new.kill());
             }
         }

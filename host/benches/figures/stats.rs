@@ -42,3 +42,8 @@ pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
 pub(crate) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 20) / time.as_secs_f64()
 }
+
+/// How often to measure, for those who only want to see that it works.
+pub(crate) fn rounds(usual: usize) -> usize {
+    if std::env::var_os("WAGGLE_BENCH_QUICK").is_some() { usual.div_ceil(5) } else { usual }
+}
