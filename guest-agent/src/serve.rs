@@ -78,7 +78,7 @@ where
         report(&format!("failed to set the clock: {errno}"));
     }
     ready();
-    accept_calls(Acceptor::start(stream), Arc::new(served)).await
+    accept_calls(Acceptor::start(stream, Link::Call), Arc::new(served)).await
 }
 
 async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), ServeFault> {

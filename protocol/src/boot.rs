@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 /// Where the message lies in the initial root.
 pub const BOOT_CONFIG_PATH: &str = "/waggle/boot";
 
-/// Largest [`BootConfig`], in bytes: an image's environment and a few paths.
-pub const BOOT_CONFIG_BYTES_MAX: usize = 256 * 1024;
+/// Largest [`BootConfig::ca_bundle`], in bytes: four times what the well-known authorities' certificates come to.
+pub const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest [`BootConfig`], in bytes: certificates, an image's environment and a few paths.
+pub const BOOT_CONFIG_BYTES_MAX: usize = CA_BUNDLE_BYTES_MAX + 256 * 1024;
 
 /// How PID 1 makes the machine.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -25,6 +28,17 @@ pub struct BootConfig {
     pub hostname: String,
     /// Defences that the operator has switched off.
     pub relaxed: Relaxed,
+    /// Whether the guest has a network, and which: then it dials the egress link.
+    pub network: Option<Network>,
+    /// Certificates in PEM that programs in the guest are to trust besides those of the image; may be empty.
+    pub ca_bundle: String,
+}
+
+/// What the guest's network looks like from inside; its addresses are in [`crate::egress`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Network {
+    /// Whether the host has IPv6, so that it makes sense to a program to try it.
+    pub ipv6: bool,
 }
 
 /// Defences around user work that are off. By default none is.

@@ -13,11 +13,13 @@ pub const PREFIX_BYTES: usize = 4;
 /// A frame that can't be written, or can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameFault {
-    /// The length is above [`FRAME_BYTES_MAX`].
-    #[error("a frame of {bytes} bytes is above the limit of {FRAME_BYTES_MAX}")]
+    /// The length is above the limit.
+    #[error("a frame of {bytes} bytes is above the limit of {bytes_max}")]
     TooLong {
         /// The length that was announced, or that encoding came to.
         bytes: usize,
+        /// The most that there may be.
+        bytes_max: usize,
     },
     /// The body is no message of the expected type.
     #[error("a frame of {bytes} bytes holds no {expected}")]
@@ -60,7 +62,7 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), Fra
         }
         (Err(postcard::Error::SerializeBufferFull), _) => {
             buffer.truncate(start);
-            Err(FrameFault::TooLong { bytes: FRAME_BYTES_MAX + 1 })
+            Err(FrameFault::TooLong { bytes: FRAME_BYTES_MAX + 1, bytes_max: FRAME_BYTES_MAX })
         }
         (Err(source), _) => {
             buffer.truncate(start);
@@ -99,10 +101,10 @@ impl Flavor for Body<'_> {
 /// The length of the body behind `prefix`, in bytes.
 ///
 /// # Errors
-/// [`FrameFault::TooLong`] if it is above [`FRAME_BYTES_MAX`]: nothing must be allocated for such a frame.
-pub fn body_bytes(prefix: [u8; PREFIX_BYTES]) -> Result<usize, FrameFault> {
+/// [`FrameFault::TooLong`] if it is above `bytes_max`: nothing must be allocated for such a frame.
+pub fn body_bytes(prefix: [u8; PREFIX_BYTES], bytes_max: usize) -> Result<usize, FrameFault> {
     let bytes = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
-    if bytes > FRAME_BYTES_MAX { Err(FrameFault::TooLong { bytes }) } else { Ok(bytes) }
+    if bytes > bytes_max { Err(FrameFault::TooLong { bytes, bytes_max }) } else { Ok(bytes) }
 }
 
 /// Reads the one message that a frame's body holds.

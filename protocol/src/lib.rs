@@ -18,6 +18,8 @@
 //!       ├─ the last Reply, then end of stream ──────▶│
 //! ```
 //!
+//! The egress link, which a guest with a network dials besides, is described in [`egress`].
+//!
 //! **Version rule.** Both sides state [`VERSION`]; anything but an exact match is refused, with a verdict that both can
 //! explain. Preamble and answer are plain bytes whose layout never changes, so that any two versions understand each
 //! other that far. Every message below is free to change together with the version: `tests/bytes/` keeps the encoding
@@ -33,6 +35,7 @@
 //! is half-closed and then dropped is not reset by yamux, and its peer would wait for ever.
 
 pub mod boot;
+pub mod egress;
 pub mod fault;
 pub mod frame;
 pub mod handshake;

@@ -8,7 +8,8 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use waggle_protocol::{
     Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
-    boot::{BootConfig, Relaxed},
+    boot::{BootConfig, Network, Relaxed},
+    egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
     frame, handshake,
     reply::{Cause, Entry, Exited, OutputFile, Status},
     request::{Exec, Keep, Limits, Script, User},
@@ -38,7 +39,7 @@ fn render() -> String {
     line("answer.accepted", &accepted.unwrap());
     let (wrong_link, _) = handshake::judge(handshake::preamble(Link::Egress), Link::Call);
     line("answer.wrong_link", &wrong_link.unwrap());
-    for (name, bytes) in requests().into_iter().chain(replies()).chain(beginnings()) {
+    for (name, bytes) in requests().into_iter().chain(replies()).chain(egress()).chain(beginnings()) {
         line(name, &bytes);
     }
     text
@@ -57,6 +58,8 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         env: vec![("A".to_owned(), "b".to_owned())],
         hostname: "sandbox".to_owned(),
         relaxed: Relaxed { filter: true, ..Relaxed::default() },
+        network: Some(Network { ipv6: true }),
+        ca_bundle: "pem".to_owned(),
     };
     vec![
         (
@@ -66,6 +69,27 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         ("hello.host", framed(&Hello { origin: Origin::Host, build: String::new(), programs: Vec::new() })),
         ("welcome", framed(&Welcome { unix_ns: 1_700_000_000_000_000_000 })),
         ("boot", boot.encode().unwrap()),
+    ]
+}
+
+fn egress() -> Vec<(&'static str, Vec<u8>)> {
+    let connect = |address| framed(&EgressRequest::Connect { address, port: 443 });
+    let refused = |reason| framed(&FlowReply::Refused { reason });
+    vec![
+        ("egress.connect.v4", connect(Address::V4([192, 0, 2, 1]))),
+        ("egress.connect.v6", connect(Address::V6([0x20; 16]))),
+        ("egress.resolve", framed(&EgressRequest::Resolve { message: b"q" })),
+        ("egress.connected", framed(&FlowReply::Connected)),
+        ("egress.refused.policy", refused(Refusal::Policy)),
+        ("egress.refused.unreachable", refused(Refusal::Unreachable)),
+        ("egress.refused.refused", refused(Refusal::Refused)),
+        ("egress.refused.timed_out", refused(Refusal::TimedOut)),
+        ("egress.refused.busy", refused(Refusal::Busy)),
+        ("egress.answer", framed(&FlowReply::Answer { message: b"a" })),
+        ("flow.data", framed(&Flow::Data(b"data"))),
+        ("flow.credit", framed(&Flow::Credit { bytes: 300 })),
+        ("flow.end", framed(&Flow::End)),
+        ("flow.reset", framed(&Flow::Reset)),
     ]
 }
 

@@ -6,6 +6,9 @@
 use proptest::prelude::*;
 use waggle_protocol::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, Fault, FaultKind, Hello, Input, Link, Reply, Request,
+    egress::{
+        Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FLOW_CHUNK_BYTES_MAX, Flow, FlowReply,
+    },
     frame::{self, FrameFault},
     handshake::{self, Refusal},
     reply::Entry,
@@ -20,7 +23,7 @@ fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
 
 fn body(bytes: &[u8]) -> &[u8] {
     let (prefix, body) = bytes.split_first_chunk().unwrap();
-    assert_eq!(frame::body_bytes(*prefix).unwrap(), body.len());
+    assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).unwrap(), body.len());
     body
 }
 
@@ -52,6 +55,27 @@ proptest! {
     }
 
     #[test]
+    fn what_the_egress_link_carries_comes_back_as_it_was(
+        address: std::net::IpAddr, port: u16, bytes: u32, message in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let connect = EgressRequest::Connect { address: Address::from(address), port };
+        prop_assert_eq!(std::net::IpAddr::from(Address::from(address)), address);
+        for request in [connect, EgressRequest::Resolve { message: &message }] {
+            let encoded = framed(&request);
+            prop_assert_eq!(frame::decode::<EgressRequest<'_>>(body(&encoded)).unwrap(), request);
+        }
+        for flow in [Flow::Data(&message), Flow::Credit { bytes }, Flow::End, Flow::Reset] {
+            let encoded = framed(&flow);
+            prop_assert_eq!(frame::decode::<Flow<'_>>(body(&encoded)).unwrap(), flow);
+        }
+        let encoded = framed(&FlowReply::Answer { message: &message });
+        prop_assert_eq!(
+            frame::decode::<FlowReply<'_>>(body(&encoded)).unwrap(),
+            FlowReply::Answer { message: &message }
+        );
+    }
+
+    #[test]
     fn entries_come_back_as_they_were(
         names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..255), 0..20),
         mode: u32, size: u64, modified_unix_s: i64,
@@ -75,6 +99,14 @@ proptest! {
         if let Ok(input) = frame::decode::<Input<'_>>(&bytes) {
             let again = framed(&input);
             prop_assert_eq!(frame::decode::<Input<'_>>(body(&again)).unwrap(), input);
+        }
+        if let Ok(request) = frame::decode::<EgressRequest<'_>>(&bytes) {
+            let again = framed(&request);
+            prop_assert_eq!(frame::decode::<EgressRequest<'_>>(body(&again)).unwrap(), request);
+        }
+        if let Ok(flow) = frame::decode::<Flow<'_>>(&bytes) {
+            let again = framed(&flow);
+            prop_assert_eq!(frame::decode::<Flow<'_>>(body(&again)).unwrap(), flow);
         }
         if let Ok(hello) = frame::decode::<Hello>(&bytes) {
             prop_assert_eq!(frame::decode::<Hello>(body(&framed(&hello))).unwrap(), hello);
@@ -122,8 +154,10 @@ fn bytes_behind_a_message_are_an_error() {
 #[test]
 fn a_length_above_the_limit_is_refused_on_both_sides() {
     let above = u32::try_from(FRAME_BYTES_MAX + 1).unwrap().to_le_bytes();
-    assert!(matches!(frame::body_bytes(above), Err(FrameFault::TooLong { bytes }) if bytes == FRAME_BYTES_MAX + 1));
-    assert!(matches!(frame::body_bytes([0xff; 4]), Err(FrameFault::TooLong { .. })));
+    assert!(
+        matches!(frame::body_bytes(above, FRAME_BYTES_MAX), Err(FrameFault::TooLong { bytes, .. }) if bytes == FRAME_BYTES_MAX + 1)
+    );
+    assert!(matches!(frame::body_bytes([0xff; 4], FRAME_BYTES_MAX), Err(FrameFault::TooLong { .. })));
 
     let mut buffer = b"before".to_vec();
     let fault = Fault { kind: FaultKind::Other, message: "x".repeat(FRAME_BYTES_MAX) };
@@ -136,4 +170,12 @@ fn a_full_chunk_fits_a_frame() {
     let chunk = vec![0xa5; CHUNK_BYTES_MAX];
     let encoded = framed(&Reply::Stdout(&chunk));
     assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), Reply::Stdout(&chunk));
+}
+
+#[test]
+fn a_full_chunk_of_a_flow_and_a_full_question_fit_a_frame_of_the_egress_link() {
+    let chunk = vec![0xa5; FLOW_CHUNK_BYTES_MAX];
+    assert!(body(&framed(&Flow::Data(&chunk))).len() <= EGRESS_FRAME_BYTES_MAX);
+    let message = vec![0xa5; DNS_QUERY_BYTES_MAX];
+    assert!(body(&framed(&EgressRequest::Resolve { message: &message })).len() <= EGRESS_FRAME_BYTES_MAX);
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use waggle_protocol::{
-    Fault, FaultKind, Input, Reply, Request,
+    FRAME_BYTES_MAX, Fault, FaultKind, Input, Reply, Request,
     frame::{self, PREFIX_BYTES},
 };
 
@@ -60,7 +60,7 @@ impl Wire {
     fn receive(&mut self) -> Result<(), Fault> {
         let mut prefix = [0; PREFIX_BYTES];
         self.socket.read_exact(&mut prefix).map_err(|source| broken(&source))?;
-        let bytes = frame::body_bytes(prefix).map_err(|fault| bad(&fault.to_string()))?;
+        let bytes = frame::body_bytes(prefix, FRAME_BYTES_MAX).map_err(|fault| bad(&fault.to_string()))?;
         self.incoming.resize(bytes, 0);
         self.socket.read_exact(&mut self.incoming).map_err(|source| broken(&source))
     }

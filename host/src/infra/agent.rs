@@ -104,7 +104,7 @@ where
 {
     let within = patience.hello;
     let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
-    let link = Opener::start(stream);
+    let link = Opener::start(stream, Link::Call);
     let silent = CancellationToken::new();
     let clock = tokio::spawn(keep_clock(link.clone(), patience, silent.clone())).abort_handle();
     let calls = Semaphore::new(CALLS_MAX);

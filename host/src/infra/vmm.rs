@@ -293,6 +293,8 @@ impl Vms {
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 hostname,
+                network: None,
+                ca_bundle: String::new(),
                 relaxed: boot::Relaxed {
                     namespaces: self.settings.relaxed.contains(Defence::Namespaces),
                     capabilities: self.settings.relaxed.contains(Defence::Capabilities),

@@ -8,6 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use waggle_protocol::{
     FRAME_BYTES_MAX, Hello, Input, Link, Reply, Request, Welcome,
     boot::BootConfig,
+    egress::{EgressRequest, Flow, FlowReply},
     frame::{self, PREFIX_BYTES},
     handshake,
 };
@@ -31,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _verdict = handshake::read_answer(*preamble, Link::Egress);
     }
     let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return };
-    if let Ok(length) = frame::body_bytes(*prefix) {
+    if let Ok(length) = frame::body_bytes(*prefix, FRAME_BYTES_MAX) {
         assert!(length <= FRAME_BYTES_MAX);
     }
     // The messages themselves, whatever the prefix says: a fuzzer should not have to guess a length.
@@ -40,5 +41,8 @@ fuzz_target!(|bytes: &[u8]| {
     survives!(Reply<'_>, rest);
     survives!(Hello, rest);
     survives!(Welcome, rest);
+    survives!(EgressRequest<'_>, rest);
+    survives!(FlowReply<'_>, rest);
+    survives!(Flow<'_>, rest);
     let _boot = BootConfig::decode(rest);
 });

@@ -8,6 +8,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use waggle_protocol::{
     FRAME_BYTES_MAX, Hello, Input, Reply, Request, Welcome,
+    egress::{EgressRequest, Flow, FlowReply},
     frame::{self, FrameFault, PREFIX_BYTES},
 };
 
@@ -20,7 +21,7 @@ macro_rules! passes {
             return;
         }
         let (prefix, body) = bytes.split_first_chunk::<PREFIX_BYTES>().expect("a frame has a length");
-        assert_eq!(frame::body_bytes(*prefix).expect("a length that fits"), body.len());
+        assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).expect("a length that fits"), body.len());
         assert!(body.len() <= FRAME_BYTES_MAX);
         assert_eq!(frame::decode::<$message>(body).expect("what was encoded decodes"), message);
         let longer = [body, &[0]].concat();
@@ -37,11 +38,14 @@ macro_rules! passes {
 fuzz_target!(|input: &[u8]| {
     let Some((kind, rest)) = input.split_first() else { return };
     let mut input = Unstructured::new(rest);
-    match kind % 5 {
+    match kind % 8 {
         0 => passes!(Request, input),
         1 => passes!(Input<'_>, input),
         2 => passes!(Reply<'_>, input),
         3 => passes!(Hello, input),
-        _ => passes!(Welcome, input),
+        4 => passes!(Welcome, input),
+        5 => passes!(EgressRequest<'_>, input),
+        6 => passes!(FlowReply<'_>, input),
+        _ => passes!(Flow<'_>, input),
     }
 });

@@ -16,42 +16,18 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
-use waggle_protocol::CALLS_MAX;
-use yamux::{Config, Connection, ConnectionError, FrameDecodeError, Mode};
+use waggle_protocol::handshake::Link;
+use yamux::{Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::{
     Pump,
     batch::Batch,
     rules::{Breach, Rules},
+    shape::Shape,
 };
 
 /// One stream of a link. Dropping it resets it, unless it was finished.
 pub type Stream = Compat<yamux::Stream>;
-
-/// Streams that yamux keeps at a time: twice the calls, so that closing ones don't count against new ones. A peer that
-/// exceeds it loses the whole link.
-const STREAMS_MAX: usize = 2 * CALLS_MAX;
-
-/// yamux's receive window of a stream, in bytes; its specification fixes it.
-const STREAM_WINDOW_BYTES: usize = 256 * 1024;
-
-/// What one link can hold of unread data, in bytes. It equals the streams' windows, so they never grow.
-const LINK_WINDOW_BYTES: usize = STREAMS_MAX * STREAM_WINDOW_BYTES;
-
-/// What the accepting side's pump takes in while a write is blocked, in bytes: all that a peer within the rules can have
-/// in flight, and room for its control frames. So the other side's writes always come to an end.
-const ACCEPTOR_PUMP_BYTES_MAX: usize = CALLS_MAX * STREAM_WINDOW_BYTES + 1024 * 1024;
-
-/// The same for the opening side, in bytes. One end that takes in everything keeps both moving, so the host, for which
-/// each link's memory counts, can do with little.
-const OPENER_PUMP_BYTES_MAX: usize = 1024 * 1024;
-
-/// What a stream sends in a piece, in bytes: yamux's own default. Ten pieces of each stream can wait to be written, so a
-/// peer that grants every stream all the credit there is and then stops reading makes this side keep 5 MiB, no more.
-const PIECE_BYTES: usize = 16 * 1024;
-
-/// Streams that wait to be opened or taken; above it openers wait.
-const QUEUE: usize = CALLS_MAX;
 
 /// Why a link ended, or a stream could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -90,9 +66,10 @@ type Request = oneshot::Sender<Result<Stream, LinkFault>>;
 
 impl Opener {
     /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
-    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Self {
-        let (requests, asked) = mpsc::channel(QUEUE);
-        let (_driver, ended) = spawn(stream, Mode::Client, Side::Opens(asked));
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
+        let shape = Shape::of(link);
+        let (requests, asked) = mpsc::channel(shape.queue);
+        let (_driver, ended) = spawn(stream, shape, Mode::Client, Side::Opens(asked));
         Self { requests, ended }
     }
 
@@ -127,9 +104,10 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
-    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Self {
-        let (arrivals, streams) = mpsc::channel(QUEUE);
-        let (driver, ended) = spawn(stream, Mode::Server, Side::Accepts(arrivals));
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
+        let shape = Shape::of(link);
+        let (arrivals, streams) = mpsc::channel(shape.queue);
+        let (driver, ended) = spawn(stream, shape, Mode::Server, Side::Accepts(arrivals));
         Self { streams, ended, driver }
     }
 
@@ -158,31 +136,23 @@ async fn why_ended(mut ended: watch::Receiver<Option<LinkFault>>) -> LinkFault {
     }
 }
 
-fn spawn<S>(stream: S, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
+fn spawn<S>(stream: S, shape: Shape, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (end, ended) = watch::channel(None);
     let pump_bytes_max = match side {
-        Side::Opens(_) => OPENER_PUMP_BYTES_MAX,
-        Side::Accepts(_) => ACCEPTOR_PUMP_BYTES_MAX,
+        Side::Opens(_) => shape.opener_pump_bytes_max,
+        Side::Accepts(_) => shape.acceptor_pump_bytes_max,
     };
     let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max));
-    let mut connection = Connection::new(rules.compat(), config(), mode);
+    let mut connection = Connection::new(rules.compat(), shape.config(), mode);
     let mut side = side;
     let task = tokio::spawn(async move {
         let fault = poll_fn(|cx| poll(&mut connection, &mut side, cx)).await;
         end.send_replace(Some(fault));
     });
     (task.abort_handle(), ended)
-}
-
-fn config() -> Config {
-    let mut config = Config::default();
-    config.set_max_num_streams(STREAMS_MAX);
-    config.set_max_connection_receive_window(Some(LINK_WINDOW_BYTES));
-    config.set_split_send_size(PIECE_BYTES);
-    config
 }
 
 /// What a side does with streams.
@@ -203,7 +173,7 @@ where
         match (connection.poll_next_inbound(cx), &*side) {
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
-                // A full queue resets the stream: its opener has more calls open than it may.
+                // A full queue resets the stream: its opener has more open than it may.
                 drop(arrivals.try_send(stream.compat()));
                 continue;
             }

@@ -9,7 +9,10 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     task::coop,
 };
-use waggle_protocol::frame::{self, FrameFault, PREFIX_BYTES};
+use waggle_protocol::{
+    FRAME_BYTES_MAX,
+    frame::{self, FrameFault, PREFIX_BYTES},
+};
 
 /// Reads messages.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub struct FrameReader<R> {
     stream: R,
     /// The frame that is being read, prefix included. Its length is what has arrived.
     frame: Vec<u8>,
+    body_bytes_max: usize,
 }
 
 /// A message did not arrive.
@@ -39,7 +43,12 @@ pub enum ReceiveFault {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `stream`.
     pub fn new(stream: R) -> Self {
-        Self { stream, frame: Vec::new() }
+        Self::bounded(stream, FRAME_BYTES_MAX)
+    }
+
+    /// Reads from `stream` messages whose bodies have at most so many bytes; never above [`FRAME_BYTES_MAX`].
+    pub fn bounded(stream: R, body_bytes_max: usize) -> Self {
+        Self { stream, frame: Vec::new(), body_bytes_max: body_bytes_max.min(FRAME_BYTES_MAX) }
     }
 
     /// The next message, or `None` at a clean end of the stream. The message borrows from this reader.
@@ -85,7 +94,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         match self.frame.first_chunk::<PREFIX_BYTES>() {
             None => Ok(PREFIX_BYTES - self.frame.len()),
             Some(prefix) => {
-                let body = frame::body_bytes(*prefix).map_err(|source| ReceiveFault::Frame { source })?;
+                let body = frame::body_bytes(*prefix, self.body_bytes_max);
+                let body = body.map_err(|source| ReceiveFault::Frame { source })?;
                 Ok((PREFIX_BYTES + body).saturating_sub(self.frame.len()))
             }
         }

@@ -20,9 +20,11 @@ mod framed;
 mod greet;
 mod pump;
 mod rules;
+mod shape;
 
 pub use driver::{Acceptor, LinkFault, Opener, Stream};
 pub use framed::{FrameReader, FrameWriter, ReceiveFault, SendFault};
 pub use greet::{GreetFault, answer_preamble, present};
 pub use pump::Pump;
 pub use rules::Breach;
+pub use shape::EGRESS_POOL_BYTES;

@@ -28,10 +28,12 @@ const HEADER_BYTES: usize = 12;
 
 /// The types of frame that matter here.
 const DATA: u8 = 0;
+const PING: u8 = 2;
 const GO_AWAY: u8 = 3;
 
-/// The flag of a frame that opens a stream.
+/// The flags of a frame that opens a stream, and of the first one that comes back on it.
 const SYN: u16 = 1;
+const ACK: u16 = 2;
 
 /// Longest body of a frame, in bytes. Both sides send at most a chunk at a time.
 const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
@@ -47,7 +49,7 @@ const IDLE_FRAME_INTERVAL: Duration = Duration::from_millis(1);
 /// window, which is 32 times this.
 const IDLE_FRAME_PER_BYTES: u64 = 4096;
 
-/// For each stream that is opened to a peer it may send so many more: a receipt, an end, a reset.
+/// For each stream that is opened to a peer, and for each of the peer's that is answered, it may send so many more: a receipt, an end, a reset.
 const IDLE_FRAMES_PER_STREAM: u64 = 4;
 
 /// The other side broke a rule of the link.
@@ -115,7 +117,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rules<S> {
             if header.kind == GO_AWAY {
                 return Err(Breach::Yamux);
             }
-            if header.flags & SYN != 0 {
+            if header.kind != PING && header.flags & (SYN | ACK) != 0 {
                 allowance.earn(IDLE_FRAMES_PER_STREAM);
             }
             Ok(())

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 use waggle_link::{Acceptor, FrameReader, FrameWriter, LinkFault, Opener, Pump, Stream};
-use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply};
+use waggle_protocol::{CHUNK_BYTES_MAX, Input, Link, Reply};
 
 /// Bytes each way on each stream.
 const FLOOD_BYTES: usize = 8 * 1024 * 1024;
@@ -59,7 +59,7 @@ async fn flood(stream: Stream, seed: u8) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
     let (a, b) = narrow_pair();
-    let (opener, mut acceptor) = (Opener::start(a), Acceptor::start(b));
+    let (opener, mut acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     let serving = tokio::spawn(async move {
         let mut floods = tokio::task::JoinSet::new();
         for _ in 0..STREAMS {
@@ -140,7 +140,7 @@ async fn dropping_a_send_in_the_middle_tears_no_frame() {
 #[tokio::test]
 async fn a_stream_from_the_wrong_side_ends_the_link() {
     let (a, b) = UnixStream::pair().unwrap();
-    let (opener, hostile) = (Opener::start(a), hostile_opener(b));
+    let (opener, hostile) = (Opener::start(a, Link::Call), hostile_opener(b));
     let fault = timeout(STUCK, opener.ended()).await.unwrap();
     assert!(matches!(fault, LinkFault::UnexpectedStream), "{fault}");
     drop(hostile);
@@ -166,7 +166,7 @@ fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
 #[tokio::test]
 async fn a_link_ends_when_the_other_side_goes() {
     let (a, b) = UnixStream::pair().unwrap();
-    let (opener, acceptor) = (Opener::start(a), Acceptor::start(b));
+    let (opener, acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     drop(acceptor);
     timeout(STUCK, opener.ended()).await.unwrap();
     let fault = opener.open().await.unwrap_err();
