@@ -7,6 +7,7 @@
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,19 +16,18 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::AbortHandle,
 };
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use waggle_protocol::handshake::Link;
 use yamux::{Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::{
     Pump,
+    backlog::Backlog,
     batch::Batch,
     rules::{Breach, Rules},
     shape::Shape,
+    stream::Stream,
 };
-
-/// One stream of a link. Dropping it resets it, unless it was finished.
-pub type Stream = Compat<yamux::Stream>;
 
 /// Why a link ended, or a stream could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -145,14 +145,25 @@ where
         Side::Opens(_) => shape.opener_pump_bytes_max,
         Side::Accepts(_) => shape.acceptor_pump_bytes_max,
     };
-    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max));
+    let backlog = Arc::new(Backlog::default());
+    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&backlog));
     let mut connection = Connection::new(rules.compat(), shape.config(), mode);
     let mut side = side;
+    let backlog = Closing(backlog);
     let task = tokio::spawn(async move {
-        let fault = poll_fn(|cx| poll(&mut connection, &mut side, cx)).await;
+        let fault = poll_fn(|cx| poll(&mut connection, &mut side, &backlog.0, cx)).await;
         end.send_replace(Some(fault));
     });
     (task.abort_handle(), ended)
+}
+
+/// Closes the backlog with the driver, however that ends.
+struct Closing(Arc<Backlog>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// What a side does with streams.
@@ -164,6 +175,7 @@ enum Side {
 fn poll<S>(
     connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
     side: &mut Side,
+    backlog: &Arc<Backlog>,
     cx: &mut Context<'_>,
 ) -> Poll<LinkFault>
 where
@@ -174,7 +186,7 @@ where
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
                 // A full queue resets the stream: its opener has more open than it may.
-                drop(arrivals.try_send(stream.compat()));
+                drop(arrivals.try_send(Stream::new(stream, Arc::clone(backlog))));
                 continue;
             }
             (Poll::Ready(Some(Err(fault))), _) => {
@@ -187,7 +199,7 @@ where
         match asked.poll_recv(cx) {
             // The asker may have gone; its stream is then dropped, which resets it. The connection is polled again
             // either way: yamux listens to a new stream only from its next poll on.
-            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, cx))),
+            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, backlog, cx))),
             Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
             Poll::Pending => return Poll::Pending,
         }
@@ -196,13 +208,14 @@ where
 
 fn open<S>(
     connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
+    backlog: &Arc<Backlog>,
     cx: &mut Context<'_>,
 ) -> Result<Stream, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match connection.poll_new_outbound(cx) {
-        Poll::Ready(Ok(stream)) => Ok(stream.compat()),
+        Poll::Ready(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(backlog))),
         Poll::Ready(Err(ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
         Poll::Ready(Err(fault)) => Err(why(&fault)),
     }

@@ -146,11 +146,28 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// [`SendFault`]; after `Io` the stream is of no use, after `Frame` it is as it was.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), SendFault> {
-        frame::encode(message, &mut self.pending).map_err(|source| SendFault::Frame { source })?;
+        self.queue(message).map_err(|source| SendFault::Frame { source })?;
         self.flush().await
     }
 
-    async fn flush(&mut self) -> Result<(), SendFault> {
+    /// Puts one message behind what is pending, without a wait. Whoever does so bounds what is pending.
+    ///
+    /// # Errors
+    /// What does not fit a frame; nothing has changed then.
+    pub fn queue<T: Serialize>(&mut self, message: &T) -> Result<(), FrameFault> {
+        frame::encode(message, &mut self.pending)
+    }
+
+    /// Whether nothing is pending.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Writes what is pending. Dropping the future keeps what has not been written.
+    ///
+    /// # Errors
+    /// [`SendFault::Io`].
+    pub async fn flush(&mut self) -> Result<(), SendFault> {
         let io = |source| SendFault::Io { source };
         while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest).await.map_err(io)? {

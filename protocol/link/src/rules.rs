@@ -13,6 +13,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,6 +23,8 @@ use tokio::{
     time::Instant,
 };
 use waggle_protocol::CHUNK_BYTES_MAX;
+
+use crate::backlog::Backlog;
 
 /// Bytes of a frame's header.
 const HEADER_BYTES: usize = 12;
@@ -89,11 +92,14 @@ pub(crate) struct Rules<S> {
     incoming: Frames,
     outgoing: Frames,
     allowance: Allowance,
+    /// Hears of the data that goes out.
+    backlog: Arc<Backlog>,
 }
 
 impl<S> Rules<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, incoming: Frames::default(), outgoing: Frames::default(), allowance: Allowance::new() }
+    pub(crate) fn new(stream: S, backlog: Arc<Backlog>) -> Self {
+        let (incoming, outgoing) = (Frames::default(), Frames::default());
+        Self { stream, incoming, outgoing, allowance: Allowance::new(), backlog }
     }
 }
 
@@ -109,7 +115,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rules<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Rules<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, outgoing, allowance, .. } = self.get_mut();
+        let Self { stream, outgoing, allowance, backlog, .. } = self.get_mut();
         let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
         let bytes = bytes.get(..written).unwrap_or_default();
         allowance.earn_by_bytes(written);
@@ -122,6 +128,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rules<S> {
             }
             Ok(())
         });
+        backlog.written(std::mem::take(&mut outgoing.data_bytes));
         Poll::Ready(passed.map(|()| written).map_err(io::Error::from))
     }
 
@@ -140,6 +147,8 @@ struct Frames {
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     body_left: usize,
+    /// Bytes of bodies that have passed.
+    data_bytes: usize,
 }
 
 impl Frames {
@@ -147,6 +156,7 @@ impl Frames {
         while !bytes.is_empty() {
             let (body, rest) = bytes.split_at(self.body_left.min(bytes.len()));
             self.body_left -= body.len();
+            self.data_bytes += body.len();
             let (part, rest) = rest.split_at((HEADER_BYTES - self.header_bytes).min(rest.len()));
             bytes = rest;
             if let Some(place) = self.header.get_mut(self.header_bytes..self.header_bytes + part.len()) {

@@ -21,9 +21,6 @@ pub(crate) struct Shape {
     pub(crate) streams_max: usize,
     /// Streams that wait to be opened or taken; above it openers wait, and what is opened is reset.
     pub(crate) queue: usize,
-    /// What a stream sends in a piece, in bytes. About ten pieces of each stream can wait to be written, and a peer that
-    /// grants every stream all the credit there is and then stops reading makes this side keep them.
-    pub(crate) piece_bytes: usize,
     /// What the opening side's pump takes in while a write is blocked, in bytes.
     pub(crate) opener_pump_bytes_max: usize,
     /// The same for the accepting side.
@@ -32,21 +29,19 @@ pub(crate) struct Shape {
 
 /// Twice the calls, so that closing ones don't count against new ones. One end's pump takes in all that a peer within
 /// the rules can have in flight, which keeps both moving; so the host, for which each link's memory counts, can do with
-/// little. Ten pieces of each call come to 5 MiB; the size is yamux's own default.
+/// little.
 const CALL: Shape = Shape {
     streams_max: 2 * CALLS_MAX,
     queue: CALLS_MAX,
-    piece_bytes: 16 * 1024,
     opener_pump_bytes_max: CONTROL_BYTES,
     acceptor_pump_bytes_max: CALLS_MAX * STREAM_WINDOW_BYTES + CONTROL_BYTES,
 };
 
 /// The host accepts here, so its pump is the small one again. What it can have in flight is what the guest has granted:
-/// the first credit of each flow, and [`EGRESS_POOL_BYTES`] on top. Ten pieces of each stream come to 5 MiB.
+/// the first credit of each flow, and [`EGRESS_POOL_BYTES`] on top.
 const EGRESS: Shape = Shape {
     streams_max: EGRESS_STREAMS_MAX,
     queue: EGRESS_STREAMS_MAX,
-    piece_bytes: 1024,
     opener_pump_bytes_max: FLOWS_MAX * FLOW_CREDIT_BYTES as usize + EGRESS_POOL_BYTES + CONTROL_BYTES,
     acceptor_pump_bytes_max: CONTROL_BYTES,
 };
@@ -68,7 +63,6 @@ impl Shape {
         config.set_max_num_streams(self.streams_max);
         // It equals the streams' windows, so they never grow.
         config.set_max_connection_receive_window(Some(self.streams_max * STREAM_WINDOW_BYTES));
-        config.set_split_send_size(self.piece_bytes);
         config
     }
 }

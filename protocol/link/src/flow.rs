@@ -1,0 +1,258 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Carries one TCP connection over a stream of the egress link. Both ends do the same once the flow has begun.
+//!
+//! ```text
+//!   connection ──read──▶ Data, End ──▶ stream      as much as the peer has granted
+//!   connection ◀─write── held ◀── Data, End ◀──    always read; held is bounded by what was granted
+//! ```
+//!
+//! The stream is read all the time, so that grants and resets arrive however slow the connection is. Nothing here has a
+//! deadline: a flow may idle. Who carries it ends it by dropping the future.
+
+mod window;
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use waggle_protocol::{
+    egress::{FLOW_CHUNK_BYTES_MAX, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow},
+    frame::FrameFault,
+};
+
+pub use self::window::GrantPool;
+use self::window::Window;
+use crate::{FrameReader, FrameWriter, ReceiveFault, Stream};
+
+/// How a flow came to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// Both directions ended in order.
+    Ended,
+    /// It was reset by either end. The connection has to be reset too: a plain close would look like an orderly end.
+    Reset,
+}
+
+/// The peer broke the rules of a flow.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowBreach {
+    /// What came is no message of a flow.
+    #[error("received a bad frame on a flow")]
+    Frame {
+        /// What was wrong.
+        source: FrameFault,
+    },
+    /// More data than was granted, none at all, or some behind the end.
+    #[error("received {bytes} bytes on a flow that had {granted} granted")]
+    Data {
+        /// How many came.
+        bytes: usize,
+        /// How many might have come.
+        granted: u32,
+    },
+    /// A grant of nothing, or of more than a side may have.
+    #[error("was granted {bytes} bytes on a flow, on top of {left}")]
+    Credit {
+        /// The grant.
+        bytes: u32,
+        /// What was left of earlier ones.
+        left: u32,
+    },
+}
+
+/// Carries `connection` over a stream on which the flow has begun, until both directions have ended.
+///
+/// # Errors
+/// [`FlowBreach`]; the stream is of no use after one.
+pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
+    reader: &mut FrameReader<ReadHalf<Stream>>,
+    writer: &mut FrameWriter<WriteHalf<Stream>>,
+    connection: &mut T,
+    pool: &GrantPool,
+) -> Result<Ending, FlowBreach> {
+    let (mut from, mut to) = tokio::io::split(connection);
+    let mut flow = State::new(pool);
+    loop {
+        if let (Some(ending), true) = (flow.ending(), writer.is_idle()) {
+            // If the link is gone, so is whoever would want to hear of it.
+            drop(writer.finish().await);
+            return Ok(ending);
+        }
+        let idle = writer.is_idle();
+        tokio::select! {
+            heard = reader.receive::<Flow<'_>>(), if flow.hears() => match heard {
+                Ok(Some(message)) => flow.hear(message)?,
+                Err(ReceiveFault::Frame { source }) => return Err(FlowBreach::Frame { source }),
+                Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(Ending::Reset),
+            },
+            sent = writer.flush(), if !idle => if sent.is_err() {
+                return Ok(Ending::Reset);
+            },
+            read = read_chunk(&mut from, flow.credit), if idle && flow.reads() => {
+                let told = match read {
+                    Ok(bytes) if bytes.is_empty() => flow.end(writer),
+                    Ok(bytes) => flow.send(writer, &bytes),
+                    Err(_reset) => flow.break_off(writer),
+                };
+                told.map_err(|source| FlowBreach::Frame { source })?;
+            }
+            pushed = push(&mut to, &flow.held), if flow.pushes() => {
+                flow.pushed(pushed, writer).map_err(|source| FlowBreach::Frame { source })?;
+            }
+        }
+        if flow.peer_reset {
+            return Ok(Ending::Reset);
+        }
+    }
+}
+
+/// The next bytes of a connection, none at its end.
+async fn read_chunk<R: AsyncRead + Unpin>(from: &mut R, credit: u32) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| poll_chunk(Pin::new(from), credit, cx)).await
+}
+
+/// Reads into the stack, so that a flow that waits holds no buffer.
+fn poll_chunk<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    let mut room = [MaybeUninit::uninit(); FLOW_CHUNK_BYTES_MAX];
+    let room = room.get_mut(..FLOW_CHUNK_BYTES_MAX.min(credit as usize)).unwrap_or_default();
+    let mut chunk = ReadBuf::uninit(room);
+    ready!(from.poll_read(cx, &mut chunk))?;
+    Poll::Ready(Ok(chunk.filled().to_vec()))
+}
+
+/// Writes some of what is held, or ends the connection's direction if nothing is.
+async fn push<W: AsyncWrite + Unpin>(to: &mut W, held: &VecDeque<u8>) -> io::Result<usize> {
+    match held.as_slices() {
+        ([], _) => to.shutdown().await.map(|()| 0),
+        (front, _) => match to.write(front).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            written => Ok(written),
+        },
+    }
+}
+
+/// Where a flow stands.
+#[derive(Debug)]
+struct State<'a> {
+    /// Bytes that may still be sent to the peer.
+    credit: u32,
+    window: Window<'a>,
+    /// From the peer, not yet written to the connection.
+    held: VecDeque<u8>,
+    /// The connection has ended, and the peer was told.
+    ended: bool,
+    /// The peer was told of a reset.
+    reset: bool,
+    peer_ended: bool,
+    peer_reset: bool,
+    /// The connection takes no more: it was told of the end, or it broke.
+    shut: bool,
+}
+
+impl<'a> State<'a> {
+    fn new(pool: &'a GrantPool) -> Self {
+        Self {
+            credit: FLOW_CREDIT_BYTES,
+            window: Window::new(pool),
+            held: VecDeque::new(),
+            ended: false,
+            reset: false,
+            peer_ended: false,
+            peer_reset: false,
+            shut: false,
+        }
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        if self.reset {
+            return Some(Ending::Reset);
+        }
+        (self.ended && self.peer_ended && self.shut).then_some(Ending::Ended)
+    }
+
+    /// With both ends told, nothing comes but the end of the stream.
+    fn hears(&self) -> bool {
+        !(self.reset || self.ended && self.peer_ended)
+    }
+
+    fn reads(&self) -> bool {
+        !self.ended && !self.reset && self.credit > 0
+    }
+
+    fn pushes(&self) -> bool {
+        !self.shut && !self.reset && (self.peer_ended || !self.held.is_empty())
+    }
+
+    fn hear(&mut self, message: Flow<'_>) -> Result<(), FlowBreach> {
+        match message {
+            Flow::Data(bytes) => {
+                let granted = if self.peer_ended { 0 } else { self.window.open() };
+                let fits = u32::try_from(bytes.len()).ok().filter(|bytes| (1..=granted).contains(bytes));
+                let fitting = fits.ok_or(FlowBreach::Data { bytes: bytes.len(), granted })?;
+                self.window.received(fitting);
+                // A connection that broke takes no more. Its reader finds out why.
+                if !self.shut {
+                    self.held.reserve_exact(bytes.len());
+                    self.held.extend(bytes);
+                }
+            }
+            Flow::Credit { bytes } => {
+                let left = self.credit;
+                let all = left.checked_add(bytes).filter(|all| bytes > 0 && *all <= FLOW_CREDIT_BYTES_MAX);
+                self.credit = all.ok_or(FlowBreach::Credit { bytes, left })?;
+            }
+            Flow::End => self.peer_ended = true,
+            Flow::Reset => self.peer_reset = true,
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>, bytes: &[u8]) -> Result<(), FrameFault> {
+        self.credit = self.credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        writer.queue(&Flow::Data(bytes))
+    }
+
+    fn end(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+        self.ended = true;
+        writer.queue(&Flow::End)
+    }
+
+    fn break_off(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+        self.reset = true;
+        self.held = VecDeque::new();
+        writer.queue(&Flow::Reset)
+    }
+
+    fn pushed(
+        &mut self,
+        pushed: io::Result<usize>,
+        writer: &mut FrameWriter<WriteHalf<Stream>>,
+    ) -> Result<(), FrameFault> {
+        match pushed {
+            Ok(0) => self.shut = true,
+            Ok(bytes) => {
+                self.held.drain(..bytes);
+                if self.held.is_empty() {
+                    self.held = VecDeque::new();
+                }
+                if let Some(bytes) = self.window.consumed(bytes).filter(|_| !self.peer_ended) {
+                    writer.queue(&Flow::Credit { bytes })?;
+                }
+            }
+            // What the connection has received before it broke is still to be read, and its reader meets the fault too.
+            Err(_broken) if self.reads() => {
+                self.shut = true;
+                self.held = VecDeque::new();
+            }
+            Err(_broken) => self.break_off(writer)?,
+        }
+        Ok(())
+    }
+}

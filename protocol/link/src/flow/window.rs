@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a side grants its peer on a flow: a little to each, and more to those that use it, from a pool for the link.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use waggle_protocol::egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX};
+
+use crate::EGRESS_POOL_BYTES;
+
+/// Below this much left, in bytes, flows give back what they have borrowed.
+const SCARCE_BYTES: usize = EGRESS_POOL_BYTES / 8;
+
+/// What all flows of one link can borrow beyond their first credit.
+#[derive(Debug)]
+pub struct GrantPool(AtomicUsize);
+
+impl Default for GrantPool {
+    fn default() -> Self {
+        Self(AtomicUsize::new(EGRESS_POOL_BYTES))
+    }
+}
+
+impl GrantPool {
+    /// Bytes that can still be borrowed.
+    pub fn left(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    fn borrow(&self, bytes: u32) -> bool {
+        let bytes = bytes as usize;
+        let above = |left: usize| left.checked_sub(bytes).filter(|rest| *rest >= SCARCE_BYTES);
+        self.0.fetch_update(Relaxed, Relaxed, above).is_ok()
+    }
+
+    fn give_back(&self, bytes: u32) {
+        self.0.fetch_add(bytes as usize, Relaxed);
+    }
+}
+
+/// One flow's grants.
+#[derive(Debug)]
+pub(super) struct Window<'a> {
+    pool: &'a GrantPool,
+    /// What the peer may have in flight and held here together, in bytes.
+    size: u32,
+    /// What the peer may still send.
+    open: u32,
+    /// Taken by the connection and not granted again yet.
+    consumed: u32,
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn new(pool: &'a GrantPool) -> Self {
+        Self { pool, size: FLOW_CREDIT_BYTES, open: FLOW_CREDIT_BYTES, consumed: 0 }
+    }
+
+    /// What the peer may still send, in bytes.
+    pub(super) fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// The peer has sent so many bytes, no more than were open.
+    pub(super) fn received(&mut self, bytes: u32) {
+        self.open = self.open.saturating_sub(bytes);
+    }
+
+    /// The connection took so many bytes; returns the grant that is due, if one is.
+    pub(super) fn consumed(&mut self, bytes: usize) -> Option<u32> {
+        self.consumed = self.consumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.consumed < self.size / 2 {
+            return None;
+        }
+        let more = self.size.min(FLOW_CREDIT_BYTES_MAX - self.size);
+        let mut grant = self.consumed;
+        if more > 0 && self.pool.borrow(more) {
+            self.size += more;
+            grant += more;
+        } else if self.pool.left() < SCARCE_BYTES * 2 {
+            let less = (self.size - FLOW_CREDIT_BYTES).min(grant / 2);
+            self.pool.give_back(less);
+            self.size -= less;
+            grant -= less;
+        }
+        self.consumed = 0;
+        self.open += grant;
+        Some(grant)
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        self.pool.give_back(self.size - FLOW_CREDIT_BYTES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn use_up(window: &mut Window<'_>) {
+        let open = window.open();
+        window.received(open);
+        window.consumed(open as usize);
+    }
+
+    #[test]
+    fn a_window_grows_with_use_and_falls_back_to_the_pool() {
+        let pool = GrantPool::default();
+        let mut window = Window::new(&pool);
+        for _ in 0..10 {
+            use_up(&mut window);
+        }
+        assert_eq!((window.size, window.open()), (FLOW_CREDIT_BYTES_MAX, FLOW_CREDIT_BYTES_MAX));
+        assert_eq!(pool.left(), EGRESS_POOL_BYTES - (FLOW_CREDIT_BYTES_MAX - FLOW_CREDIT_BYTES) as usize);
+        drop(window);
+        assert_eq!(pool.left(), EGRESS_POOL_BYTES);
+    }
+
+    #[test]
+    fn all_flows_together_never_have_more_than_the_pool_and_each_keeps_some() {
+        let pool = GrantPool::default();
+        let mut windows: Vec<_> = (0..256).map(|_| Window::new(&pool)).collect();
+        for _ in 0..20 {
+            windows.iter_mut().for_each(use_up);
+        }
+        let granted: usize = windows.iter().map(|window| window.size as usize).sum();
+        assert!(granted <= EGRESS_POOL_BYTES + 256 * FLOW_CREDIT_BYTES as usize, "{granted}");
+        assert!(windows.iter().all(|window| window.open() >= FLOW_CREDIT_BYTES));
+    }
+}

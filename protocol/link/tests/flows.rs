@@ -1,0 +1,255 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Connections carried over an egress link: what goes in at one end comes out at the other, ends included.
+#![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, split},
+    net::{TcpListener, TcpStream, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use waggle_link::{
+    Acceptor, EGRESS_POOL_BYTES, Ending, FlowBreach, FrameReader, FrameWriter, GrantPool, Opener, Stream, carry,
+};
+use waggle_protocol::{
+    Link,
+    egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow},
+};
+
+/// How long a stuck test waits before it says so.
+const STUCK: Duration = Duration::from_secs(60);
+
+type Carrier = JoinHandle<Result<Ending, FlowBreach>>;
+
+/// A link's two ends, each with the pool of its flows.
+struct Links {
+    opener: Opener,
+    acceptor: Acceptor,
+    pools: [Arc<GrantPool>; 2],
+}
+
+fn links() -> Links {
+    let (a, b) = UnixStream::pair().unwrap();
+    let (opener, acceptor) = (Opener::start(a, Link::Egress), Acceptor::start(b, Link::Egress));
+    Links { opener, acceptor, pools: [Arc::default(), Arc::default()] }
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+fn carrier(stream: Stream, mut connection: TcpStream, pool: &Arc<GrantPool>) -> Carrier {
+    let pool = Arc::clone(pool);
+    tokio::spawn(async move {
+        let (read, write) = split(stream);
+        let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+        let ending = carry(&mut reader, &mut writer, &mut connection, &pool).await;
+        if !matches!(ending, Ok(Ending::Ended)) {
+            socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        ending
+    })
+}
+
+impl Links {
+    /// A flow between the two connections that this returns.
+    async fn flow(&mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
+        let (program, inner) = pair().await;
+        let (outer, server) = pair().await;
+        let opened = self.opener.open().await.unwrap();
+        let (read, mut write) = split(opened);
+        // The stream becomes known with its first message.
+        FrameWriter::new(&mut write).send(&Flow::Credit { bytes: 1 }).await.unwrap();
+        let mut accepted = self.acceptor.accept().await.unwrap();
+        FrameReader::new(&mut accepted).receive::<Flow<'_>>().await.unwrap().unwrap();
+        let guest = carrier(read.unsplit(write), inner, &self.pools[0]);
+        let host = carrier(accepted, outer, &self.pools[1]);
+        (program, server, [guest, host])
+    }
+}
+
+async fn ended(carriers: [Carrier; 2]) -> [Ending; 2] {
+    let [guest, host] = carriers;
+    [guest.await.unwrap().unwrap(), host.await.unwrap().unwrap()]
+}
+
+#[tokio::test]
+async fn an_answer_comes_back_after_the_question_has_ended() {
+    let (mut program, mut server, carriers) = links().flow_alone().await;
+    program.write_all(b"question").await.unwrap();
+    program.shutdown().await.unwrap();
+    let mut question = String::new();
+    server.read_to_string(&mut question).await.unwrap();
+    assert_eq!(question, "question");
+    server.write_all(b"answer").await.unwrap();
+    drop(server);
+    let mut answer = String::new();
+    program.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "answer");
+    assert_eq!(timeout(STUCK, ended(carriers)).await.unwrap(), [Ending::Ended; 2]);
+}
+
+#[tokio::test]
+async fn a_reset_arrives_as_a_reset_either_way() {
+    for programs in [true, false] {
+        let (program, server, carriers) = links().flow_alone().await;
+        let (resetting, mut other) = if programs { (program, server) } else { (server, program) };
+        socket2::SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(resetting);
+        let fault = timeout(STUCK, other.read(&mut [0])).await.unwrap().unwrap_err();
+        assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(timeout(STUCK, ended(carriers)).await.unwrap(), [Ending::Reset; 2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_flows_at_once_carry_floods_both_ways_and_give_back_what_they_borrowed() {
+    const BYTES: usize = 256 * 1024;
+    let mut links = links();
+    let mut tasks = Vec::new();
+    for seed in 0..200_u8 {
+        let (program, server, carriers) = links.flow().await;
+        let flood = async move |mut connection: TcpStream| {
+            let (mut read, mut write) = connection.split();
+            let expected = vec![seed; BYTES];
+            let mut received = Vec::new();
+            let send = async {
+                write.write_all(&expected).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            tokio::join!(send, async { read.read_to_end(&mut received).await.unwrap() });
+            assert!(received == expected);
+        };
+        tasks.push(tokio::spawn(async move {
+            tokio::join!(flood(program), flood(server));
+            assert_eq!(ended(carriers).await, [Ending::Ended; 2]);
+        }));
+    }
+    for task in tasks {
+        timeout(STUCK, task).await.unwrap().unwrap();
+    }
+    assert_eq!(links.pools.map(|pool| pool.left()), [EGRESS_POOL_BYTES; 2]);
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_up_its_own_flow_and_no_other() {
+    let mut links = links();
+    let (slow, _stalled, _carriers) = links.flow().await;
+    let (read, write) = slow.into_split();
+    // More than the sockets and the flow hold: this one waits.
+    let mut flood = tokio::spawn(async move {
+        let mut write = write;
+        write.write_all(&vec![0; 64 * 1024 * 1024]).await.unwrap();
+    });
+    for _ in 0..20 {
+        let (mut program, mut server, carriers) = links.flow().await;
+        program.write_all(b"quick").await.unwrap();
+        program.shutdown().await.unwrap();
+        let mut quick = String::new();
+        timeout(STUCK, server.read_to_string(&mut quick)).await.unwrap().unwrap();
+        drop((server, program));
+        timeout(STUCK, ended(carriers)).await.unwrap();
+    }
+    assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the flood went somewhere");
+    let held: usize = links.pools.iter().map(|pool| EGRESS_POOL_BYTES - pool.left()).sum();
+    assert!(held <= 2 * FLOW_CREDIT_BYTES_MAX as usize, "{held}");
+    flood.abort();
+    drop(read);
+}
+
+#[tokio::test]
+async fn who_breaks_a_flow_s_rules_is_found_out() {
+    let beyond = vec![0; FLOW_CREDIT_BYTES as usize];
+    let cases: [(&[Flow<'_>], &str); 5] = [
+        (&[Flow::Data(&[])], "received 0 bytes on a flow that had 8192 granted"),
+        (&[Flow::Data(&beyond), Flow::Data(b"x")], "received 1 bytes on a flow that had 0 granted"),
+        (&[Flow::End, Flow::Data(b"x")], "received 1 bytes on a flow that had 0 granted"),
+        (&[Flow::Credit { bytes: 0 }], "was granted 0 bytes on a flow, on top of 8192"),
+        (&[Flow::Credit { bytes: u32::MAX }], "was granted 4294967295 bytes on a flow, on top of 8192"),
+    ];
+    for (messages, expected) in cases {
+        let mut links = links();
+        let mut stream = links.opener.open().await.unwrap();
+        let mut writer = FrameWriter::new(&mut stream);
+        for message in messages {
+            writer.send(message).await.unwrap();
+        }
+        let (outer, server) = pair().await;
+        // Nothing that the flow carries is ever taken.
+        let outer = Stalled(outer);
+        let accepted = links.acceptor.accept().await.unwrap();
+        let breach = timeout(STUCK, stalled_carrier(accepted, outer, &links.pools[1])).await.unwrap().unwrap_err();
+        assert_eq!(breach.to_string(), expected);
+        drop(server);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_is_a_reset() {
+    let mut links = links();
+    let mut stream = links.opener.open().await.unwrap();
+    FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
+    let (outer, _server) = pair().await;
+    let host = carrier(links.acceptor.accept().await.unwrap(), outer, &links.pools[1]);
+    drop(stream);
+    assert_eq!(timeout(STUCK, host).await.unwrap().unwrap().unwrap(), Ending::Reset);
+}
+
+impl Links {
+    async fn flow_alone(mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
+        let flow = self.flow().await;
+        // The link lives on without anyone to ask it for more.
+        tokio::spawn(async move {
+            let _links = self;
+            std::future::pending::<()>().await;
+        });
+        flow
+    }
+}
+
+/// A connection that neither gives nor takes.
+struct Stalled(#[expect(dead_code, reason = "it is held open")] TcpStream);
+
+async fn stalled_carrier(stream: Stream, mut connection: Stalled, pool: &GrantPool) -> Result<Ending, FlowBreach> {
+    let (read, write) = split(stream);
+    carry(&mut FrameReader::new(read), &mut FrameWriter::new(write), &mut connection, pool).await
+}
+
+impl tokio::io::AsyncRead for Stalled {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        _buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncWrite for Stalled {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        _bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
