@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::Args;
 
 pub use self::table::settings_page;
 use crate::{
@@ -41,39 +41,6 @@ const OFFICIAL_IMAGES: ByRuntime<&str> = ByRuntime {
     node: "docker.io/library/node:lts-slim",
     shell: "docker.io/library/debian:stable-slim",
 };
-
-/// The command line.
-#[derive(Debug, Parser)]
-#[command(name = "waggle", about = "Isolated Linux machines for AI agents, over MCP", version, max_term_width = 120)]
-pub struct CommandArguments {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// What the binary can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve the tools over HTTP
-    Serve(Box<Settings>),
-    /// Print version, commit and build date
-    Version,
-    /// Print what is generated from the program
-    #[command(hide = true)]
-    Gen {
-        /// Which of it
-        what: Generated,
-    },
-}
-
-/// What can be generated.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Generated {
-    /// The page of settings, in Markdown
-    Settings,
-    /// The tools with their schemas, in JSON
-    Tools,
-}
 
 /// The settings of `waggle serve`. Every flag is also a variable: `--listen-addr` is `WAGGLE_LISTEN_ADDR`.
 #[derive(Args, Clone, Debug)]
@@ -194,23 +161,6 @@ pub enum Backend {
 /// What a look-up for variables is.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Reads the command line and the variables.
-///
-/// # Errors
-/// clap's, which also carries the answers to `--help` and `--version`.
-pub fn parse(
-    arguments: impl IntoIterator<Item = OsString>,
-    variable: Lookup<'_>,
-) -> Result<CommandArguments, clap::Error> {
-    let command = CommandArguments::command().mut_subcommand("serve", |serve| with_variables(serve, variable));
-    let matches = command.clone().try_get_matches_from(arguments)?;
-    let arguments = CommandArguments::from_arg_matches(&matches)?;
-    if let Command::Serve(settings) = &arguments.command {
-        settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
-    }
-    Ok(arguments)
-}
-
 /// The warnings that the variables give rise to.
 #[must_use]
 pub fn warnings(variable: Lookup<'_>) -> Vec<String> {
@@ -218,9 +168,17 @@ pub fn warnings(variable: Lookup<'_>) -> Vec<String> {
     set.map(|name| format!("{name} has no meaning any more; there is no SSH and no helper program to find")).collect()
 }
 
-/// A variable's value takes the place of the default; the help names the variable.
-fn with_variables(serve: clap::Command, variable: Lookup<'_>) -> clap::Command {
-    serve.mut_args(|argument| {
+/// Gives a command that takes settings their variables: a value takes the place of the default, the help names it.
+/// What is no setting keeps what it is.
+#[must_use]
+pub fn with_variables(command: clap::Command, variable: Lookup<'_>) -> clap::Command {
+    let settings = Settings::augment_args(clap::Command::new(""));
+    let is_setting =
+        |argument: &clap::Arg| settings.get_arguments().any(|setting| setting.get_id() == argument.get_id());
+    command.mut_args(|argument| {
+        if !is_setting(&argument) {
+            return argument;
+        }
         let name = variable_name(argument.get_id().as_str());
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
         let argument = argument.help(format!("{help} [env: {name}]"));
@@ -237,7 +195,10 @@ fn variable_name(id: &str) -> String {
 
 impl Settings {
     /// What one value alone does not show.
-    fn check(&self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// A sentence that names the settings.
+    pub fn check(&self) -> Result<(), String> {
         if self.default_exec_timeout > self.max_exec_timeout {
             let (default, max) = (duration::format(self.default_exec_timeout), duration::format(self.max_exec_timeout));
             return Err(format!("--default-exec-timeout ({default}) is above --max-exec-timeout ({max})"));

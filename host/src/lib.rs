@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The host side of waggle: an MCP server that gives AI agents their own isolated Linux machines.
 //!
-//! The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
+//! `cli` is what a person types, and puts the rest together. The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
 
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod http;

@@ -13,7 +13,8 @@ use rmcp::{
 use serde_json::Value;
 use tempfile::TempDir;
 use waggle::{
-    config::{self, Command, Settings},
+    cli::{self, Command},
+    config::Settings,
     domain::{
         defences::Relaxed,
         environment::EnvironmentId,
@@ -113,8 +114,7 @@ impl Served {
 
 fn settings() -> Settings {
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
-    match config::parse(words, &|_variable| None).unwrap().command {
-        Command::Serve(settings) => *settings,
-        Command::Version | Command::Gen { .. } => unreachable!("serve was asked for"),
-    }
+    let command = cli::parse(words, &|_variable| None).unwrap().command;
+    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    *settings
 }

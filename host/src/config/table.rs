@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The page of settings for the documentation.
 
-use clap::CommandFactory as _;
+use clap::Args as _;
 
-use super::{CommandArguments, variable_name};
+use super::{Settings, variable_name};
 
 const HEAD: &str = "\
 # Configuration
@@ -20,9 +20,8 @@ generated from the program.
 /// The settings as a Markdown page: a table with one row each, in the order of `--help`.
 #[must_use]
 pub fn settings_page() -> String {
-    let command = CommandArguments::command();
-    let serve = command.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    let rows = serve.filter_map(|argument| {
+    let settings = Settings::augment_args(clap::Command::new("serve"));
+    let rows = settings.get_arguments().filter_map(|argument| {
         let flag = argument.get_long()?;
         let (help, default) = split_default(&argument.get_help()?.to_string());
         let set: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();

@@ -3,14 +3,14 @@
 //! Settings are read from flags, variables and defaults, in this order.
 
 use super::*;
+use crate::cli::{Command, parse};
 
 fn read(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, String> {
     let arguments = ["waggle", "serve"].iter().chain(flags).map(OsString::from);
     let lookup = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-    match parse(arguments, &lookup).map_err(|fault| fault.to_string())?.command {
-        Command::Serve(settings) => Ok(*settings),
-        other @ (Command::Version | Command::Gen { .. }) => panic!("serve was asked for, not {other:?}"),
-    }
+    let command = parse(arguments, &lookup).map_err(|fault| fault.to_string())?.command;
+    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    Ok(*settings)
 }
 
 #[test]

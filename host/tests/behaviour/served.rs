@@ -20,7 +20,8 @@ use rmcp::{
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use waggle::{
-    config::{self, Command, Settings},
+    cli::{self, Command},
+    config::Settings,
     domain::{image::ImageRef, runtime::ByRuntime},
     http,
     server::Waggle,
@@ -58,10 +59,9 @@ impl ClientHandler for Listener {
 
 pub(crate) fn settings(flags: &[&str]) -> Settings {
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].iter().chain(flags).map(OsString::from);
-    match config::parse(words, &|_| None).unwrap().command {
-        Command::Serve(settings) => *settings,
-        other @ (Command::Version | Command::Gen { .. }) => panic!("serve was asked for, not {other:?}"),
-    }
+    let command = cli::parse(words, &|_| None).unwrap().command;
+    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    *settings
 }
 
 pub(crate) async fn serve(flags: &[&str]) -> Served {

@@ -8,10 +8,11 @@ use std::{
 };
 
 use serde_json::json;
-use waggle::domain::{image::ImageRef, runtime::ByRuntime};
+
+use crate::domain::{image::ImageRef, runtime::ByRuntime};
 
 /// Prints the endpoint, the images, the back end and a `.mcp.json` to paste.
-pub(crate) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backend: &str) -> io::Result<()> {
+pub(super) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backend: &str) -> io::Result<()> {
     let endpoint = format!("http://{}/mcp", reachable(address));
     let snippet = json!({"mcpServers": {"waggle": {"type": "http", "url": endpoint}}});
     let mut out = io::stdout().lock();

@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a person types: the command line, and what each command does.
+
+mod announce;
+mod machines;
+mod serve;
+mod signals;
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    future::Future,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{self, Lookup, Settings, process_variable, with_variables},
+    mcp, telemetry,
+};
+
+/// What still blocks in the end is left to end with the process after this.
+const BLOCKING_END: Duration = Duration::from_secs(1);
+
+/// The commands that take settings.
+const WITH_SETTINGS: [&str; 1] = ["serve"];
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "waggle", about = "Isolated Linux machines for AI agents, over MCP", version, max_term_width = 120)]
+pub struct CommandArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the tools over HTTP
+    Serve(Box<Settings>),
+    /// Print version, commit and build date
+    Version,
+    /// Print what is generated from the program
+    #[command(hide = true)]
+    Gen {
+        /// Which of it
+        what: Generated,
+    },
+}
+
+/// What can be generated.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Generated {
+    /// The page of settings, in Markdown
+    Settings,
+    /// The tools with their schemas, in JSON
+    Tools,
+}
+
+impl Command {
+    /// The settings of a command that has some.
+    fn settings(&self) -> Option<&Settings> {
+        match self {
+            Self::Serve(settings) => Some(settings),
+            Self::Version | Self::Gen { .. } => None,
+        }
+    }
+}
+
+/// Reads the command line and the variables.
+///
+/// # Errors
+/// clap's, which also carries the answers to `--help` and `--version`.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: Lookup<'_>,
+) -> Result<CommandArguments, clap::Error> {
+    let whole = CommandArguments::command();
+    let command = WITH_SETTINGS
+        .iter()
+        .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    let arguments = CommandArguments::from_arg_matches(&matches)?;
+    if let Some(settings) = arguments.command.settings() {
+        settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
+    }
+    Ok(arguments)
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for a person to read.
+pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
+    match arguments.command {
+        Command::Serve(settings) => {
+            telemetry::start(process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).as_deref())?;
+            wait_for(serve::serve(&settings))?;
+        }
+        Command::Version => {
+            let version = CommandArguments::command().render_version();
+            let (commit, date) = (env!("WAGGLE_COMMIT"), env!("WAGGLE_BUILD_DATE"));
+            writeln!(io::stdout(), "{} (commit {commit}, built {date})", version.trim())?;
+        }
+        Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
+        Command::Gen { what: Generated::Tools } => {
+            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(mcp::tools())?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one of the commands that wait for more than one thing at a time.
+fn wait_for<T>(command: impl Future<Output = Result<T, Box<dyn Error>>>) -> Result<T, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(command);
+    // A merge of an image or a full disk can keep a blocking thread for minutes.
+    runtime.shutdown_timeout(BLOCKING_END);
+    done
+}

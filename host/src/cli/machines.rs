@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What makes machines, put together from the settings.
+
+use std::error::Error;
+
+use tokio::task::spawn_blocking;
+
+use crate::{
+    config::{Backend, Folders, Settings},
+    infra::{disks::Disks, images::ImageStore, vmm},
+};
+
+/// Opens what machines are made from and with, as the settings have it.
+///
+/// # Errors
+/// What is missing or broken; each says what to do.
+pub(super) async fn open(settings: &Settings, folders: &Folders) -> Result<vmm::Vms, Box<dyn Error>> {
+    let (cache, data) = (folders.images.clone(), folders.data.clone());
+    // Both wait for the locks of other servers.
+    let images = spawn_blocking(move || ImageStore::open(&cache)).await??;
+    let disks = spawn_blocking(move || Disks::open(&data)).await??;
+    Ok(vmm::Vms::open(vm_settings(settings, folders), images, disks).await?)
+}
+
+/// The settings that concern machines, in the words of what makes them.
+fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSettings {
+    vmm::VmSettings {
+        data_dir: folders.data.clone(),
+        backend: match settings.backend {
+            Backend::Auto => vmm::WantedBackend::Auto,
+            Backend::Qemu => vmm::WantedBackend::Qemu,
+            Backend::Krun => vmm::WantedBackend::Krun,
+        },
+        firmware: settings.firmware.clone(),
+        log_level: settings.log_level,
+        kernel_dir: folders.kernel.clone(),
+        qemu: "qemu-system-x86_64".into(),
+        vhost_device_vsock: "vhost-device-vsock".into(),
+        relaxed: settings.relax.clone(),
+        runner: vmm::VmSettings::THIS_BINARY.into(),
+    }
+}

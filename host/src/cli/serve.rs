@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! `waggle serve`: reads what there is, builds the server, serves, and ends it when it is told to.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{announce, machines, signals::End};
+use crate::{
+    config::{self, Folders, Settings, process_variable},
+    domain::{image::ImageRef, runtime::ByRuntime},
+    http::{self, Check},
+    infra::vmm,
+    server::Waggle,
+};
+
+/// What the environments have not ended by themselves in the server's own time is ended within this.
+const MACHINES_CLOSE: Duration = Duration::from_secs(3);
+
+/// Serves until a signal says to end.
+///
+/// # Errors
+/// What stands in the way of a start; each says what to do.
+pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
+    for warning in config::warnings(&process_variable) {
+        tracing::warn!("{warning}");
+    }
+    // A second server on the same address must not touch the first one's folders.
+    let listener = http::bind(settings.listen_addr).await?;
+    let mut end = End::new()?;
+    let folders = Folders::of(settings, &process_variable)?;
+    let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
+    let machines = tokio::select! {
+        opened = machines::open(settings, &folders) => Arc::new(opened?),
+        () = end.wanted() => return Ok(()),
+    };
+    let backend = machines.backend().to_string();
+    if !settings.listen_addr.ip().is_loopback() {
+        tracing::warn!(address = %settings.listen_addr, "anyone who reaches this address can use the server");
+    }
+    let checks = checks(&images, machines.kernel().to_owned());
+    let server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines), checks, listener)?;
+    announce::announce(server.address(), &images, &backend)?;
+
+    end.wanted().await;
+    tracing::info!("shutting down");
+    server.shut_down().await;
+    if timeout(MACHINES_CLOSE, machines.close()).await.is_err() {
+        tracing::error!("machines have not ended in time");
+    }
+    Ok(())
+}
+
+/// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.
+fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
+    let images = [images.python.clone(), images.node.clone(), images.shell.clone()];
+    vec![
+        Check { name: "images", look: Box::new(move || images.iter().try_for_each(image_is_there)) },
+        Check { name: "kernel", look: Box::new(move || is_there(&kernel)) },
+    ]
+}
+
+fn image_is_there(image: &ImageRef) -> Result<(), String> {
+    match image {
+        ImageRef::Layout(layout) => is_there(&layout.path().join("oci-layout")),
+        ImageRef::Archive(archive) => is_there(archive.path()),
+        ImageRef::Registry(_) => Err(format!(
+            "{image} is in a registry, which this version cannot pull from; `./taskw images` builds images"
+        )),
+    }
+}
+
+fn is_there(path: &Path) -> Result<(), String> {
+    path.metadata().map(|_| ()).map_err(|fault| format!("failed to find {}: {fault}", path.display()))
+}

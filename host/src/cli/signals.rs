@@ -1,0 +1,32 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The signals by which a person or the system ends this program in good order.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGINT and SIGTERM.
+#[derive(Debug)]
+pub(super) struct End {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    /// Takes both from now on; they end nothing by themselves any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Resolves at the first of them.
+    pub(super) async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
