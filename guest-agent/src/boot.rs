@@ -11,9 +11,11 @@
 //!
 //! PID 1 stays single-threaded. A boot that fails says why on the console and ends the machine.
 
+mod certificates;
 mod disks;
 mod hosts;
 pub(crate) mod places;
+mod resolver;
 mod users;
 
 use std::{
@@ -41,6 +43,7 @@ use crate::{
     cgroups,
     confine::Defences,
     dial,
+    egress::Egress,
     guest::{Guest, Work},
     reaper::{self, Serving},
     room::Door,
@@ -79,10 +82,10 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 #[must_use]
 pub fn run() -> ExitCode {
     match prepare() {
-        Ok(config) => match start(&config, config.image_agent.as_deref()) {
+        Ok((config, mut egress)) => match start(&config, config.image_agent.as_deref(), &mut egress) {
             Ok(first) => {
-                let second = config.image_agent.is_some().then_some(|| start(&config, None));
-                reaper::reap_until_gone(first, second);
+                let second = |egress: &mut Option<Egress>| start(&config, None, egress);
+                reaper::reap_until_gone(first, config.image_agent.is_some().then_some(second), &mut egress);
             }
             Err(errno) => report(&format!("failed to start the serving child: {errno}")),
         },
@@ -93,10 +96,10 @@ pub fn run() -> ExitCode {
 }
 
 /// Makes the machine's file system and everything in it that does not serve calls.
-fn prepare() -> Result<BootConfig, BootFault> {
+fn prepare() -> Result<(BootConfig, Option<Egress>), BootFault> {
     places::mount_initial()?;
     let bytes = fs::read(BOOT_CONFIG_PATH).step(|| format!("read {BOOT_CONFIG_PATH}"))?;
-    let config = decode(&bytes).step(|| format!("understand {BOOT_CONFIG_PATH}"))?;
+    let mut config = decode(&bytes).step(|| format!("understand {BOOT_CONFIG_PATH}"))?;
     disks::load_modules(&config.modules)?;
     disks::mount_root()?;
     places::switch_root()?;
@@ -105,7 +108,14 @@ fn prepare() -> Result<BootConfig, BootFault> {
     protect_agent().step(|| "set the control groups up".to_owned())?;
     hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
-    Ok(config)
+    // What the image says about certificates itself comes later in the list, and counts.
+    config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);
+    let mut egress = config.network.map(Egress::open).transpose()?;
+    if let Some(egress) = &mut egress {
+        resolver::name_server()?;
+        egress.start();
+    }
+    Ok((config, egress))
 }
 
 /// The agent survives what user work does to the memory: this process's settings are inherited by the serving child.
@@ -123,13 +133,13 @@ fn decode(bytes: &[u8]) -> io::Result<BootConfig> {
     BootConfig::decode(bytes).map_err(io::Error::other)
 }
 
-/// Forks the serving child: the agent at `image_agent`, or this one.
-fn start(config: &BootConfig, image_agent: Option<&str>) -> nix::Result<Serving> {
+/// Forks the serving child: the agent at `image_agent`, or this one. It has no part in the network.
+fn start(config: &BootConfig, image_agent: Option<&str>, egress: &mut Option<Egress>) -> nix::Result<Serving> {
     let (ready, accepted) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     match sys::fork_single_threaded()? {
         ForkResult::Parent { child } => Ok(Serving { pid: child, ready }),
         ForkResult::Child => {
-            drop(ready);
+            drop((ready, egress.take()));
             let status = match image_agent {
                 Some(path) => exec_image_agent(config, path, &accepted).map_or_else(
                     |source| {

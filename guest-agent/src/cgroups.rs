@@ -4,6 +4,7 @@
 //!
 //! ```text
 //!   /sys/fs/cgroup/agent          the agent and its workers: memory.min, most of the processor
+//!   /sys/fs/cgroup/egress         the network's process: memory.max; its programs' traffic is counted to it
 //!   /sys/fs/cgroup/first          the room's first process, which starts and reaps: unbounded, most of the processor
 //!   /sys/fs/cgroup/room           all user work: memory.max, pids.max; the root that the room sees
 //!   /sys/fs/cgroup/room/calls/7   one call: its own memory.max and pids.max; killed as a whole
@@ -35,6 +36,13 @@ const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 /// Memory of the agent's that is not reclaimed, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The part of the machine's memory that its network may have: its process keeps under 16 MiB, and the kernel counts what
+/// is in flight on connections.
+const EGRESS_MEMORY_PART: u64 = 4;
+
+/// How willing the kernel is to end the network's process for want of memory: after all user work. It is started again.
+const EGRESS_OOM_SCORE: &str = "-900";
+
 /// Processes and threads of all user work, where the kernel itself allows twice as many.
 const ROOM_PIDS_MAX: u64 = 8192;
 
@@ -55,12 +63,13 @@ const EMPTY_MAX: Duration = Duration::from_secs(5);
 /// Makes the groups, and moves this process into the agent's. The kernel's memory is told by `memory_bytes`.
 pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
     let at = |path: &str| Path::new(MOUNT).join(path);
-    for folder in ["agent", "first", "room", "room/calls"] {
+    for folder in ["agent", "egress", "first", "room", "room/calls"] {
         fs::create_dir_all(at(folder))?;
     }
     fs::write(at("agent/cgroup.procs"), "0")?;
     fs::write(at("cgroup.subtree_control"), "+memory +pids")?;
     fs::write(at("agent/memory.min"), AGENT_MIN_BYTES.to_string())?;
+    fs::write(at("egress/memory.max"), (memory_bytes / EGRESS_MEMORY_PART).to_string())?;
     fs::write(at("room/memory.max"), memory_bytes.saturating_sub(RESERVE_BYTES).to_string())?;
     let threads = fs::read_to_string("/proc/sys/kernel/threads-max")?;
     let threads: u64 = threads.trim().parse().map_err(io::Error::other)?;
@@ -78,6 +87,12 @@ fn favour(groups: &[&str]) -> io::Result<()> {
         fs::write(Path::new(MOUNT).join(group).join("cpu.weight"), CPU_WEIGHT_MAX.to_string())?;
     }
     Ok(())
+}
+
+/// Moves this process, the network's, into its group.
+pub(crate) fn join_egress() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", EGRESS_OOM_SCORE)?;
+    fs::write(Path::new(MOUNT).join("egress/cgroup.procs"), "0")
 }
 
 /// Moves this process into the room's group, so that the namespace that it makes is rooted there.

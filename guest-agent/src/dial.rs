@@ -28,7 +28,7 @@ const TRIES: u32 = 250;
 pub fn serve_machine(guest: Guest, ready: impl FnOnce()) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        let stream = connect().await?;
+        let stream = connect(CALL_PORT).await?;
         crate::serve(stream, guest, ready).await.map_err(io::Error::other)
     });
     // Workers that hang in the kernel must not hold the power-off.
@@ -36,11 +36,15 @@ pub fn serve_machine(guest: Guest, ready: impl FnOnce()) -> io::Result<()> {
     served
 }
 
-async fn connect() -> io::Result<VsockStream> {
+/// Dials a port of the host.
+///
+/// # Errors
+/// What the last try came to.
+pub(crate) async fn connect(port: u32) -> io::Result<VsockStream> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, CALL_PORT)).await {
+        match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await {
             Ok(stream) => {
                 if let Err(source) = sys::set_vsock_buffer(stream.as_fd(), VSOCK_BUFFER_BYTES) {
                     report(&format!("failed to widen the vsock buffer: {source}"));

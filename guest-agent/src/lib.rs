@@ -14,6 +14,7 @@ mod cgroups;
 mod clock;
 pub mod confine;
 pub mod dial;
+mod egress;
 mod exec;
 mod fault;
 pub mod files;

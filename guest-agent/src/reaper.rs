@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 after the boot: reaps orphans, and powers the machine off when the serving child is gone.
+//! PID 1 after the boot: reaps orphans, starts the network's process again should it end, and powers the machine off when the serving child is gone.
 //!
 //! The child serves, PID 1 only reaps: so `waitpid(-1)` here never races a wait for one child there.
 
@@ -20,7 +20,7 @@ use nix::{
     unistd::{Pid, sync},
 };
 
-use crate::{serve::report, sys};
+use crate::{egress::Egress, serve::report, sys};
 
 /// A child that serves, and the pipe on which it says that the host has accepted it.
 #[derive(Debug)]
@@ -32,7 +32,11 @@ pub struct Serving {
 }
 
 /// Reaps until the serving child is gone. If it goes before the host has accepted it, `second` starts another, once.
-pub fn reap_until_gone(first: Serving, second: Option<impl FnOnce() -> nix::Result<Serving>>) {
+pub(crate) fn reap_until_gone(
+    first: Serving,
+    second: Option<impl FnOnce(&mut Option<Egress>) -> nix::Result<Serving>>,
+    egress: &mut Option<Egress>,
+) {
     let mut serving = first;
     let mut second = second;
     loop {
@@ -41,15 +45,18 @@ pub fn reap_until_gone(first: Serving, second: Option<impl FnOnce() -> nix::Resu
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(errno) => return report(&format!("failed to wait for children: {errno}")),
         };
+        let status = ExitStatus::from_raw(status);
         if pid != serving.pid {
+            if let Some(egress) = egress {
+                egress.heed(pid, status);
+            }
             continue;
         }
-        let status = ExitStatus::from_raw(status);
         let accepted = was_accepted(&serving.ready);
         match second.take() {
             Some(start) if !accepted => {
                 report(&format!("the image's agent did not come up ({status}); the host's takes its place"));
-                match start() {
+                match start(egress) {
                     Ok(started) => serving = started,
                     Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
                 }

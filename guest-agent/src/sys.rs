@@ -3,6 +3,8 @@
 //! The agent's only unsafe code: what neither std nor nix offers behind a safe face.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each states why it is sound")]
 
+pub(crate) mod bpf;
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -56,9 +58,9 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     })
 }
 
-/// Takes over a descriptor that the kernel has just made for this process, as `SCM_RIGHTS` does.
+/// Takes over a descriptor that the kernel has just made for this process, as `SCM_RIGHTS` and `bpf` do.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass descriptors that came out of `recvmsg` and are in nobody else's hands.
+    // SAFETY: the callers pass descriptors that came out of `recvmsg` or `bpf` and are in nobody else's hands.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The program that the kernel asks which socket a new connection is for, and how it is written down.
+//!
+//! ```text
+//!   to 127.0.0.0/8, ::1, or the machine's own address    whatever socket listens there
+//!   TCP, anywhere else                                   the agent's listener
+//!   UDP to port 53, anywhere else                        the agent's resolver
+//!   UDP, anywhere else                                   none: the sender hears that nobody listens
+//! ```
+//!
+//! The kernel asks only for connections that no established socket takes. A program in the guest can neither see this one
+//! nor take it away: that needs capabilities which nothing in the room has.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use nix::libc;
+
+/// Keys of the map of sockets.
+pub(super) const TCP_V4: u32 = 0;
+pub(super) const TCP_V6: u32 = 1;
+pub(super) const DNS_V4: u32 = 2;
+pub(super) const DNS_V6: u32 = 3;
+
+/// Entries of the map of sockets.
+pub(super) const SOCKETS: u32 = 4;
+
+/// Where DNS servers listen.
+pub(super) const DNS_PORT: u16 = 53;
+
+/// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is where a connection goes to. Addresses lie there
+/// as on the wire, the port in this machine's order.
+const FAMILY: i16 = 8;
+const PROTOCOL: i16 = 12;
+const LOCAL_V4: i16 = 40;
+const LOCAL_V6: [i16; 4] = [44, 48, 52, 56];
+const LOCAL_PORT: i16 = 60;
+
+/// The kernel's functions that programs call by number.
+const MAP_LOOKUP_ELEM: i32 = 1;
+const SK_RELEASE: i32 = 86;
+const SK_ASSIGN: i32 = 124;
+
+/// What the program returns.
+const SK_DROP: i32 = 0;
+const SK_PASS: i32 = 1;
+
+/// The whole program. `map` has the sockets under the keys above; those of a family that is not carried are missing there,
+/// and what would go to them is refused.
+pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -> io::Result<Vec<u64>> {
+    let mut program = Program::default();
+    // Registers: 6 the context, 7 the key; 1 to 5 are scratch.
+    program.add(MOV_REGISTER, 6, 1, 0, 0);
+    program.add(LOAD_WORD, 2, 6, FAMILY, 0);
+    program.jump(JUMP_EQUAL, 2, libc::AF_INET, Label::V4);
+    for (register, offset) in (2..).zip(LOCAL_V6) {
+        program.add(LOAD_WORD, register, 6, offset, 0);
+    }
+    let words = |address: Ipv6Addr| {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|at| wire_word(address.octets().get(at..at + 4).unwrap_or_default()));
+        [a, b, c, d]
+    };
+    for (address, different) in [(Ipv6Addr::LOCALHOST, Label::NotLoopback), (own_v6, Label::SteerV6)] {
+        let [first @ .., last] = words(address);
+        for (register, word) in (2..).zip(first) {
+            program.jump(JUMP_NOT_EQUAL, register, word, different);
+        }
+        program.jump(JUMP_EQUAL, 5, last, Label::Pass);
+        program.mark(different);
+    }
+    program.add(MOV, 7, 0, 0, TCP_V6.cast_signed());
+    program.jump(JUMP, 0, 0, Label::Protocol);
+
+    program.mark(Label::V4);
+    program.add(LOAD_WORD, 2, 6, LOCAL_V4, 0);
+    program.jump(JUMP_EQUAL, 2, wire_word(&own_v4.octets()), Label::Pass);
+    program.add(AND, 2, 0, 0, 0xff);
+    program.jump(JUMP_EQUAL, 2, i32::from(Ipv4Addr::LOCALHOST.octets()[0]), Label::Pass);
+    program.add(MOV, 7, 0, 0, TCP_V4.cast_signed());
+
+    program.mark(Label::Protocol);
+    program.add(LOAD_WORD, 2, 6, PROTOCOL, 0);
+    program.jump(JUMP_EQUAL, 2, libc::IPPROTO_TCP, Label::Steer);
+    program.jump(JUMP_NOT_EQUAL, 2, libc::IPPROTO_UDP, Label::Drop);
+    program.add(LOAD_WORD, 2, 6, LOCAL_PORT, 0);
+    program.jump(JUMP_NOT_EQUAL, 2, i32::from(DNS_PORT), Label::Drop);
+    program.add(ADD, 7, 0, 0, (DNS_V4 - TCP_V4).cast_signed());
+
+    program.mark(Label::Steer);
+    program.add(STORE_WORD, 10, 7, -4, 0);
+    program.add(LOAD_MAP, 1, MAP_BY_DESCRIPTOR, 0, map.as_raw_fd());
+    program.add(0, 0, 0, 0, 0);
+    program.add(MOV_REGISTER, 2, 10, 0, 0);
+    program.add(ADD, 2, 0, 0, -4);
+    program.add(CALL, 0, 0, 0, MAP_LOOKUP_ELEM);
+    program.jump(JUMP_IF_NULL, 0, 0, Label::Drop);
+    program.add(MOV_REGISTER, 7, 0, 0, 0);
+    program.add(MOV_REGISTER, 1, 6, 0, 0);
+    program.add(MOV_REGISTER, 2, 7, 0, 0);
+    program.add(MOV, 3, 0, 0, 0);
+    program.add(CALL, 0, 0, 0, SK_ASSIGN);
+    program.add(MOV_REGISTER, 6, 0, 0, 0);
+    program.add(MOV_REGISTER, 1, 7, 0, 0);
+    program.add(CALL, 0, 0, 0, SK_RELEASE);
+    program.jump(JUMP_NOT_EQUAL, 6, 0, Label::Drop);
+
+    program.mark(Label::Pass);
+    program.add(MOV, 0, 0, 0, SK_PASS);
+    program.add(EXIT, 0, 0, 0, 0);
+    program.mark(Label::Drop);
+    program.add(MOV, 0, 0, 0, SK_DROP);
+    program.add(EXIT, 0, 0, 0, 0);
+    program.finish()
+}
+
+/// Four bytes of an address as a program finds them in a word.
+fn wire_word(bytes: &[u8]) -> i32 {
+    bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
+}
+
+/// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons are of 32 bits, but
+/// for the one with null, by which the verifier sees that an address was checked.
+const LOAD_WORD: u8 = 0x61;
+const STORE_WORD: u8 = 0x63;
+const LOAD_MAP: u8 = 0x18;
+const MOV_REGISTER: u8 = 0xbf;
+const MOV: u8 = 0xb7;
+const AND: u8 = 0x57;
+const ADD: u8 = 0x07;
+const JUMP: u8 = 0x05;
+const JUMP_EQUAL: u8 = 0x16;
+const JUMP_NOT_EQUAL: u8 = 0x56;
+const JUMP_IF_NULL: u8 = 0x15;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+/// The pseudo register that says that a map is named by its descriptor.
+const MAP_BY_DESCRIPTOR: u8 = 1;
+
+/// Places that jumps go to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Label {
+    V4,
+    NotLoopback,
+    SteerV6,
+    Protocol,
+    Steer,
+    Pass,
+    Drop,
+}
+
+/// A program as it is written, with jumps to places that are yet to come.
+#[derive(Debug, Default)]
+struct Program {
+    code: Vec<[u8; 8]>,
+    jumps: Vec<(usize, Label)>,
+    places: HashMap<Label, usize>,
+}
+
+impl Program {
+    fn add(&mut self, operation: u8, destination: u8, source: u8, offset: i16, immediate: i32) {
+        let [o0, o1] = offset.to_ne_bytes();
+        let [i0, i1, i2, i3] = immediate.to_ne_bytes();
+        self.code.push([operation, source << 4 | destination, o0, o1, i0, i1, i2, i3]);
+    }
+
+    fn jump(&mut self, operation: u8, register: u8, immediate: i32, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.add(operation, register, 0, 0, immediate);
+    }
+
+    fn mark(&mut self, label: Label) {
+        self.places.insert(label, self.code.len());
+    }
+
+    /// The instructions as the kernel takes them, every jump with its distance.
+    fn finish(mut self) -> io::Result<Vec<u64>> {
+        for (at, label) in self.jumps {
+            let place = self.places.get(&label).copied().unwrap_or(at);
+            // A distance counts from the instruction behind the jump.
+            let distance = place.checked_sub(at + 1).and_then(|distance| i16::try_from(distance).ok());
+            let distance = distance.ok_or_else(|| io::Error::other(format!("no way to {label:?}")))?;
+            if let Some([_, _, o0, o1, ..]) = self.code.get_mut(at) {
+                [*o0, *o1] = distance.to_ne_bytes();
+            }
+        }
+        Ok(self.code.into_iter().map(u64::from_ne_bytes).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn every_jump_has_a_place_within_the_program() {
+        let map = std::fs::File::open("/dev/null").unwrap();
+        let code = program(map.as_fd(), Ipv4Addr::new(10, 0, 77, 2), Ipv6Addr::LOCALHOST).unwrap();
+        for (at, instruction) in code.iter().enumerate() {
+            let [operation, _, o0, o1, ..] = instruction.to_ne_bytes();
+            if [JUMP, JUMP_EQUAL, JUMP_NOT_EQUAL, JUMP_IF_NULL].contains(&operation) {
+                let target = at + 1 + usize::try_from(i16::from_ne_bytes([o0, o1])).unwrap();
+                assert!(target < code.len(), "instruction {at} jumps to {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jump_backwards_or_to_nowhere_is_refused() {
+        let mut program = Program::default();
+        program.jump(JUMP, 0, 0, Label::Drop);
+        assert_eq!(program.finish().unwrap_err().to_string(), "no way to Drop");
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The four things that a socket look-up program needs of `bpf(2)`.
+//!
+//! Attributes are as the kernel's `include/uapi/linux/bpf.h` lays them out, as far as they are used: the kernel takes what
+//! is left out for zeroes.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use nix::{errno::Errno, libc};
+
+use super::own;
+
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_LINK_CREATE: libc::c_int = 28;
+
+const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
+const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
+const BPF_SK_LOOKUP: u32 = 36;
+
+/// What the verifier says about a program that it refuses is cut after so many bytes.
+const VERIFIER_LOG_BYTES: usize = 16 * 1024;
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries: u32,
+}
+
+#[repr(C)]
+struct MapUpdate {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_bytes: u32,
+    log: u64,
+    kernel_version: u32,
+    program_flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Makes a map of sockets with the keys 0 to `entries` - 1.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn make_socket_map(entries: u32) -> io::Result<OwnedFd> {
+    let attributes = MapCreate { map_type: BPF_MAP_TYPE_SOCKMAP, key_bytes: 4, value_bytes: 8, entries };
+    // SAFETY: `MapCreate` holds no address.
+    unsafe { call(BPF_MAP_CREATE, &attributes) }.map(own)
+}
+
+/// Puts a socket into a map; it leaves it when it is closed.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn put_socket(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let value = u64::from(number(socket)?);
+    let attributes = MapUpdate {
+        map: number(map)?,
+        padding: 0,
+        key: address(&raw const key),
+        value: address(&raw const value),
+        flags: 0,
+    };
+    // SAFETY: the two addresses are of a key and a value of the sizes that the map was made with, and both outlive the
+    // call, which only reads them.
+    unsafe { call(BPF_MAP_UPDATE_ELEM, &attributes) }.map(drop)
+}
+
+/// Loads a socket look-up program; it may call nothing that asks for the GPL.
+///
+/// # Errors
+/// What the kernel said; the text of the verifier if it refused the program.
+pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; VERIFIER_LOG_BYTES];
+    let license = c"Apache-2.0";
+    let mut attributes = ProgramLoad {
+        program_type: BPF_PROG_TYPE_SK_LOOKUP,
+        instruction_count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        instructions: address(instructions.as_ptr()),
+        license: address(license.as_ptr()),
+        log_level: 0,
+        log_bytes: 0,
+        log: 0,
+        kernel_version: 0,
+        program_flags: 0,
+        name: *b"waggle_egress\0\0\0",
+        interface: 0,
+        attach_type: BPF_SK_LOOKUP,
+    };
+    // SAFETY: the addresses are of as many instructions as is said and of a text that ends in zero; both outlive the
+    // call, which only reads them.
+    if let Ok(program) = unsafe { call(BPF_PROG_LOAD, &attributes) } {
+        return Ok(own(program));
+    }
+    attributes.log_level = 1;
+    attributes.log_bytes = u32::try_from(log.len()).map_err(io::Error::other)?;
+    attributes.log = address(log.as_mut_ptr());
+    // SAFETY: as above; and the log is as long as is said and in nobody else's hands until the call is over.
+    unsafe { call(BPF_PROG_LOAD, &attributes) }.map(own).map_err(|source| {
+        let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        let last = String::from_utf8_lossy(text).lines().rev().take(3).collect::<Vec<_>>().join("; ");
+        io::Error::new(source.kind(), format!("{source} ({last})"))
+    })
+}
+
+/// Attaches a socket look-up program to a network namespace, for as long as the link is open somewhere.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn link_sk_lookup(program: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes =
+        LinkCreate { program: number(program)?, target: number(namespace)?, attach_type: BPF_SK_LOOKUP, flags: 0 };
+    // SAFETY: `LinkCreate` holds no address.
+    unsafe { call(BPF_LINK_CREATE, &attributes) }.map(own)
+}
+
+/// # Safety
+/// `T` is the command's attributes, and every address in it is what the command takes it for.
+unsafe fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
+    let address: *const T = attributes;
+    // SAFETY: address and size describe `attributes`, which outlives the call; what it refers to is the caller's word.
+    let result = Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, address, size_of::<T>()) })?;
+    RawFd::try_from(result).map_err(io::Error::other)
+}
+
+fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+fn address<T>(of: *const T) -> u64 {
+    of.expose_provenance() as u64
+}
