@@ -109,15 +109,6 @@ impl fmt::Display for Runtime {
     }
 }
 
-impl FromStr for Runtime {
-    type Err = RuntimeFault;
-
-    fn from_str(text: &str) -> Result<Self, RuntimeFault> {
-        let known = Self::ALL.into_iter().find(|runtime| runtime.name() == text);
-        known.ok_or_else(|| RuntimeFault::Unknown { name: text.escape_debug().take(NAME_SHOWN_CHARS_MAX).collect() })
-    }
-}
-
 /// One of something for each runtime.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ByRuntime<T> {
@@ -139,9 +130,6 @@ impl<T> ByRuntime<T> {
         }
     }
 }
-
-/// An unknown name is repeated in the error, but not without end.
-const NAME_SHOWN_CHARS_MAX: usize = 64;
 
 /// What installs packages in a guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -294,12 +282,6 @@ pub enum CommandLineFault {
 /// A runtime cannot be served.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RuntimeFault {
-    /// There is none of that name.
-    #[error("there is no runtime \"{name}\"; there are python, node and shell")]
-    Unknown {
-        /// The name, escaped and cut.
-        name: String,
-    },
     /// Its code cannot be run.
     #[error("this environment cannot run {runtime} code: its image has no {wanted}")]
     NoInterpreter {
@@ -391,11 +373,5 @@ mod tests {
         for text in ["/bin/sh -c 'x'", "/a;b", "/a $HOME", "/a\nb", "/a|b"] {
             assert!(matches!(text.parse::<CommandLine>(), Err(CommandLineFault::NotPlain { .. })), "{text}");
         }
-    }
-
-    #[test]
-    fn an_unknown_runtime_is_told_which_there_are() {
-        let fault = "ruby".parse::<Runtime>().unwrap_err();
-        assert_eq!(fault.to_string(), "there is no runtime \"ruby\"; there are python, node and shell");
     }
 }
