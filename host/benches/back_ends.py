@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the back ends against each other: libkrun and QEMU with KVM in a nested host, QEMU with emulation here.
 
-    PATH=target/tools/bin:$PATH target/e2e-venv/bin/python host/benches/back_ends.py [PLACE...]
-
-Places: krun qemu-kvm qemu-tcg. The nested host's processor is emulated, so its figures compare with each other and not with
-those of real hardware. Prints a Markdown table.
+`./taskw bench-back-ends` makes what this needs and starts it; words after it choose places, of krun, qemu-kvm and qemu-tcg.
+Prints the page docs/benchmarks/back-ends.md, and writes it if all places were measured.
 """
 
 import asyncio
@@ -30,6 +28,17 @@ MANY = 10
 BULK_MIB = 32
 # Small enough that ten fit into the nested host, large enough for libkrun's kernel.
 MEMORY_MIB = 192
+PLACES = ["krun", "qemu-kvm", "qemu-tcg"]
+HEAD = f"""# Back ends
+
+`./taskw bench-back-ends` measures this and writes this page. Medians of {STARTS} starts and {CALLS} calls; machines of
+{MEMORY_MIB} MiB with one processor.
+
+`krun` and `qemu-kvm` ran in a nested host whose own processor, KVM included, is emulated: they compare with each other, and
+say nothing of real hardware. `qemu-tcg` ran outside of it.
+
+"""
+
 
 def memory_kib(server, pids):
     files = " ".join(f"/proc/{pid}/smaps_rollup" for pid in pids)
@@ -108,7 +117,7 @@ def run(server):
 
 
 def main():
-    places = sys.argv[1:] or ["krun", "qemu-kvm", "qemu-tcg"]
+    places = sys.argv[1:] or PLACES
     image = f"oci:{ROOT / 'target/images/foreign'}"
     settings = {f"IMAGE_{runtime}": image for runtime in ("PYTHON", "NODE", "SHELL")}
     settings |= {"DEFAULT_MEMORY_MB": str(MEMORY_MIB), "DEFAULT_DISK_MB": "256"}
@@ -124,10 +133,13 @@ def main():
             host.stop()
     if "qemu-tcg" in places:
         columns["qemu-tcg"] = run(Server(**settings))
-    print("| figure | " + " | ".join(columns) + " |")
-    print("| --- |" + " ---: |" * len(columns))
+    page = HEAD + "| figure | " + " | ".join(columns) + " |\n"
+    page += "| --- |" + " ---: |" * len(columns) + "\n"
     for name in next(iter(columns.values())):
-        print(f"| {name} | " + " | ".join(figures[name] for figures in columns.values()) + " |")
+        page += f"| {name} | " + " | ".join(figures[name] for figures in columns.values()) + " |\n"
+    print(page)
+    if places == PLACES:
+        (ROOT / "docs/benchmarks/back-ends.md").write_text(page)
 
 
 main()

@@ -158,7 +158,7 @@ impl Kept<'_> {
         let leader = first_line(output);
         sleep(SETTLED);
         time(|| {
-            self.run(&format!("kill -KILL -- -{leader}"));
+            self.run(&format!("kill -s KILL -- -{leader}"));
             assert_ne!(session.wait(), Some(0));
         })
     }
@@ -188,7 +188,7 @@ impl New<'_> {
         let leader = first_line(child.stdout.take().unwrap());
         sleep(SETTLED);
         time(|| {
-            self.run(&format!("kill -KILL -- -{leader}"));
+            self.run(&format!("kill -s KILL -- -{leader}"));
             child.wait().unwrap();
         })
     }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks.md: what waggle adds to a bare machine, and how it compares with sshd, measured side
+//! The figures of docs/benchmarks/calls.md: what waggle adds to a bare machine, and how it compares with sshd, measured side
 //! by side in one run. `./taskw bench` makes what this needs and starts it; words after it choose groups.
 //!
 //! Nothing here passes or fails by its time: a machine that runs other work would decide that.
@@ -46,19 +46,24 @@ fn measure(arguments: &[String]) {
     let groups: Vec<_> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let wanted = |group: &str| groups.is_empty() || groups.iter().any(|word| *word == group);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut page = page::head();
+    let mut page = String::new();
+    // What is measured is on the screen before the next part can fail.
+    let mut tell = |part: &str| {
+        println!("{part}");
+        page += part;
+    };
+    tell(&page::head());
     if wanted("machine") {
-        page += &runtime.block_on(calls::measure());
+        tell(&runtime.block_on(calls::measure()));
     }
     if wanted("sshd") {
-        page += &runtime.block_on(rivals::in_a_machine());
+        tell(&runtime.block_on(rivals::in_a_machine()));
     }
     if wanted("local") {
-        page += &runtime.block_on(rivals::without_a_machine());
+        tell(&runtime.block_on(rivals::without_a_machine()));
     }
-    page += page::FOOT;
-    println!("{page}");
+    tell(page::FOOT);
     if groups.is_empty() {
-        fs::write(places::root().join("docs/benchmarks.md"), page).unwrap();
+        fs::write(places::root().join("docs/benchmarks/calls.md"), page).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The words around the tables of docs/benchmarks.md.
+//! The words around the tables of docs/benchmarks/calls.md.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ pub(crate) fn head() -> String {
     let model = model.trim_start_matches([' ', '\t', ':']);
     let count = processors.lines().filter(|line| line.starts_with("processor")).count();
     format!(
-        "# Benchmarks\n\n\
+        "# Calls, files and starts\n\n\
          `./taskw bench` measures all of this and writes this page; `./taskw bench -- machine`, `sshd` and `local` print \
          one part.\n\nThis run: {count} × {model}. Medians unless a row says otherwise; what is compared was measured in \
          turn in the same run, because the machine is shared and its speed varies from minute to minute.\n"
@@ -34,7 +34,7 @@ pub(crate) const FOOT: &str = "
   commands get; it has no PAM, and answers on vsock through `socat`, which hands the connection itself over. `ssh` gets its
   connection handed over, too, and the kept one is used by its own protocol (`PROTOCOL.mux`) without starting a program
   a call: that is sshd at its quickest. Files go through `cat`, which is quicker than SFTP. A kill over SSH is a second
-  command, `kill -KILL` for the process group; it misses what has left the group, which waggle's does not.
+  command, `kill -s KILL` for the process group; it misses what has left the group, which waggle's does not.
 - Without a machine, agent and commands are root's, without a room: it compares protocol with protocol.
 
 They do not show how many machines fit on a host, what KVM gives (this run says above what it ran on), nor what happens
