@@ -3,9 +3,11 @@
 //! What a person types: the command line, and what each command does.
 
 mod announce;
+mod doctor;
 mod machines;
 mod serve;
 mod signals;
+mod terminal;
 
 use std::{
     error::Error,
@@ -18,6 +20,7 @@ use std::{
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+pub use self::doctor::DoctorArguments;
 use crate::{
     config::{self, Lookup, Settings, process_variable, with_variables},
     mcp, telemetry,
@@ -27,7 +30,7 @@ use crate::{
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
 /// The commands that take settings.
-const WITH_SETTINGS: [&str; 1] = ["serve"];
+const WITH_SETTINGS: [&str; 2] = ["serve", "doctor"];
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -43,6 +46,8 @@ pub struct CommandArguments {
 pub enum Command {
     /// Serve the tools over HTTP
     Serve(Box<Settings>),
+    /// Say what this host has for machines and what it lacks, and boot one
+    Doctor(Box<DoctorArguments>),
     /// Print version, commit and build date
     Version,
     /// Print what is generated from the program
@@ -67,6 +72,7 @@ impl Command {
     fn settings(&self) -> Option<&Settings> {
         match self {
             Self::Serve(settings) => Some(settings),
+            Self::Doctor(arguments) => Some(&arguments.settings),
             Self::Version | Self::Gen { .. } => None,
         }
     }
@@ -102,6 +108,7 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
             telemetry::start(process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).as_deref())?;
             wait_for(serve::serve(&settings))?;
         }
+        Command::Doctor(arguments) => return wait_for(doctor::doctor(&arguments)),
         Command::Version => {
             let version = CommandArguments::command().render_version();
             let (commit, date) = (env!("WAGGLE_COMMIT"), env!("WAGGLE_BUILD_DATE"));

@@ -24,7 +24,7 @@ pub(super) async fn open(settings: &Settings, folders: &Folders) -> Result<vmm::
 }
 
 /// The settings that concern machines, in the words of what makes them.
-fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSettings {
+pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSettings {
     vmm::VmSettings {
         data_dir: folders.data.clone(),
         backend: match settings.backend {

@@ -66,7 +66,11 @@ fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
     ]
 }
 
-fn image_is_there(image: &ImageRef) -> Result<(), String> {
+/// Whether an environment could be made of the image.
+///
+/// # Errors
+/// What is missing.
+pub(super) fn image_is_there(image: &ImageRef) -> Result<(), String> {
     match image {
         ImageRef::Layout(layout) => is_there(&layout.path().join("oci-layout")),
         ImageRef::Archive(archive) => is_there(archive.path()),

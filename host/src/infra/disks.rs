@@ -7,11 +7,12 @@
 //! the guest writes. There is no journal: the disk lives no longer than its machine.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -158,23 +159,34 @@ impl Disks {
 }
 
 async fn make_file_system(path: &Path, size_mib: u32) -> Result<(), DiskFault> {
+    let options = ["-q", "-F", "-b", "4096", "-m", "0", "-O", FEATURES, "-E", EXTENDED_OPTIONS].map(OsStr::new);
+    let output = mkfs(options.into_iter().chain([path.as_os_str()]).collect(), size_mib).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(DiskFault::Mkfs { size_mib, message: one_line(&output.stderr) })
+}
+
+/// What the `mkfs.ext4` that makes scratch disks says of its version.
+///
+/// # Errors
+/// If there is none, or it does not run.
+pub async fn mkfs_version() -> Result<String, DiskFault> {
+    let output = mkfs(vec![OsStr::new("-V")], 0).await?;
+    // It says so on stderr.
+    Ok(one_line(&output.stderr))
+}
+
+async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault> {
     for program in MKFS_PROGRAMS {
-        let output = Command::new(program)
-            .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", FEATURES, "-E", EXTENDED_OPTIONS])
-            .arg(path)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = match timeout(MKFS_TIMEOUT, output).await {
+        let mut command = Command::new(program);
+        let output = command.args(&arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        match timeout(MKFS_TIMEOUT, output).await {
             Err(_) => return Err(DiskFault::MkfsTimeout { size_mib }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
             Ok(Err(source)) => return Err(DiskFault::MkfsSpawn { program, source }),
-            Ok(Ok(output)) => output,
-        };
-        if output.status.success() {
-            return Ok(());
+            Ok(Ok(output)) => return Ok(output),
         }
-        return Err(DiskFault::Mkfs { size_mib, message: one_line(&output.stderr) });
     }
     Err(DiskFault::MkfsMissing)
 }

@@ -31,6 +31,7 @@ mod run_dirs;
 mod runner;
 mod runner_messages;
 mod runner_process;
+mod survey;
 mod sys;
 mod tsc;
 
@@ -54,6 +55,7 @@ pub use self::{
     backend::{Backend, WantedBackend},
     programs::MissingProgram,
     runner::run_if_runner,
+    survey::{Look, Needs, Survey},
 };
 use self::{
     backend::{BackendFault, Chosen},
@@ -353,6 +355,12 @@ struct GivenUp;
 #[error("libkrun's guests have {} virtual CPUs at most, and {asked} were asked for", krun::CPUS_MAX)]
 struct TooManyCpus {
     asked: u32,
+}
+
+/// A fault and its causes in one line.
+fn with_causes(fault: &dyn Error) -> String {
+    let causes = std::iter::successors(fault.source(), |cause: &&dyn Error| (*cause).source());
+    causes.fold(fault.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {

@@ -60,13 +60,16 @@ class Server:
     def url(self):
         return f"http://127.0.0.1:{self.port}/mcp"
 
+    def variables(self):
+        """The environment of a command that has this server's settings."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
+        return inherited | {f"WAGGLE_{name}": value for name, value in self.settings.items()}
+
     def launch(self):
         """Starts the process and does not wait for it to be ready."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
-        settings = {f"WAGGLE_{name}": value for name, value in self.settings.items()}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [BINARY, "serve"], env=inherited | settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [BINARY, "serve"], env=self.variables(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self
 

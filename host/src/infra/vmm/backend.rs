@@ -4,7 +4,7 @@
 //!
 //! libkrun where KVM runs guests and its firmware is there; else QEMU with KVM; else QEMU with software emulation.
 
-use std::{error::Error, ffi::OsStr, fmt, path::Path};
+use std::{ffi::OsStr, fmt, path::Path};
 
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -12,7 +12,7 @@ use super::{
     krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
     runner_messages::Accelerator,
-    tsc,
+    tsc, with_causes,
 };
 
 /// What the operator wants to run guests.
@@ -97,16 +97,6 @@ impl Backend {
     pub(super) fn chosen(&self) -> &Chosen {
         &self.chosen
     }
-}
-
-fn with_causes(fault: &dyn Error) -> String {
-    let mut text = fault.to_string();
-    let mut cause = fault.source();
-    while let Some(fault) = cause {
-        text = format!("{text}: {fault}");
-        cause = fault.source();
-    }
-    text
 }
 
 impl fmt::Display for Backend {

@@ -33,19 +33,27 @@ impl Programs {
     /// # Errors
     /// [`MissingProgram`] says how to get it.
     pub(super) fn find(qemu: &Path, vhost_device_vsock: &Path) -> Result<Self, MissingProgram> {
-        let search = env::var_os("PATH").unwrap_or_default();
-        let find = |program: &Path, remedy| {
-            find(program, &search).ok_or_else(|| MissingProgram { program: program.to_owned(), remedy })
-        };
-        Ok(Self {
-            qemu: find(qemu, "the Debian package qemu-system-x86 has it (apt-get install qemu-system-x86)")?,
-            vhost_device_vsock: find(
-                vhost_device_vsock,
-                "`./taskw run` builds it and serves with it; elsewhere `cargo install vhost-device-vsock` does, into a \
-                 folder that has to be in PATH",
-            )?,
-        })
+        Ok(Self { qemu: self::qemu(qemu)?, vhost_device_vsock: self::vhost_device_vsock(vhost_device_vsock)? })
     }
+}
+
+/// Looks for QEMU.
+pub(super) fn qemu(program: &Path) -> Result<PathBuf, MissingProgram> {
+    look_up(program, "the Debian package qemu-system-x86 has it (apt-get install qemu-system-x86)")
+}
+
+/// Looks for what gives a QEMU machine its socket.
+pub(super) fn vhost_device_vsock(program: &Path) -> Result<PathBuf, MissingProgram> {
+    look_up(
+        program,
+        "`./taskw run` builds it and serves with it; elsewhere `cargo install vhost-device-vsock` does, into a folder \
+         that has to be in PATH",
+    )
+}
+
+fn look_up(program: &Path, remedy: &'static str) -> Result<PathBuf, MissingProgram> {
+    let search = env::var_os("PATH").unwrap_or_default();
+    find(program, &search).ok_or_else(|| MissingProgram { program: program.to_owned(), remedy })
 }
 
 fn find(program: &Path, search: &OsStr) -> Option<PathBuf> {

@@ -51,7 +51,7 @@ pub(super) const CONFINEMENT: &str = "confinement";
 pub(super) const FIRMWARE: &str = "firmware";
 
 /// What KVM is asked through.
-const KVM: &str = "/dev/kvm";
+pub(super) const KVM: &str = "/dev/kvm";
 /// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
 /// Between two looks whether it listens.

@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The proof: a machine that is booted, called and ended, with the time that each stage took.
+
+use std::{
+    error::Error,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cli::{machines, serve::image_is_there, signals::End},
+    config::{Folders, Settings},
+    domain::{
+        environment::EnvironmentId,
+        image::ImageRef,
+        ports::{Command, CommandLimits, MachineSpec, Machines as _, Stage, User},
+        runtime::ByRuntime,
+    },
+    service::fault::chain,
+};
+
+/// A command that does nothing, on a machine that is emulated on a busy host.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
+
+/// How the boot went.
+#[derive(Clone, Debug)]
+pub(super) enum Boot {
+    /// All stages, in milliseconds.
+    Went(Vec<(&'static str, u128)>),
+    /// The stages that ended, and why there are no more.
+    Failed(Vec<(&'static str, u128)>, String),
+    /// No machine was started.
+    NotTried(String),
+}
+
+/// Boots a machine of the first image that is there.
+pub(super) async fn boot(
+    settings: &Settings,
+    folders: &Folders,
+    images: &ByRuntime<ImageRef>,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> Boot {
+    let candidates = [&images.shell, &images.python, &images.node];
+    let Some(image) = candidates.into_iter().find(|image| image_is_there(image).is_ok()) else {
+        return Boot::NotTried("there is no image to boot".to_owned());
+    };
+    let stages = Stages { say, begun: Mutex::default() };
+    let outcome = life(settings, folders, image, &stages).await;
+    let took = stages.took();
+    match outcome {
+        Ok(()) => Boot::Went(took),
+        Err(fault) => Boot::Failed(took, chain(&*fault)),
+    }
+}
+
+async fn life(
+    settings: &Settings,
+    folders: &Folders,
+    image: &ImageRef,
+    stages: &Stages<'_>,
+) -> Result<(), Box<dyn Error>> {
+    let mut end = End::new()?;
+    stages.begin("open", "opening what machines are made with");
+    let machines = machines::open(settings, folders).await?;
+    let spec = MachineSpec {
+        id: EnvironmentId::random(),
+        image: image.clone(),
+        cpus: settings.default_cpus,
+        memory_mib: settings.default_memory_mb,
+        disk_mib: settings.default_disk_mb,
+        boot_timeout: settings.boot_timeout,
+    };
+    let hear = |stage: Stage| stages.begin(name(stage), stage.describe());
+    let machine = machines.start(&spec, &hear, Box::pin(end.wanted())).await;
+    let called = match &machine {
+        Ok(machine) => {
+            stages.begin("command", "running a command");
+            let never = Box::pin(std::future::pending());
+            machine.exec(nothing(), never, &mut |_, _| {}).await.map(drop).map_err(Into::into)
+        }
+        Err(_) => Ok(()),
+    };
+    stages.begin("end", "ending the machine");
+    machines.close().await;
+    machine.map(drop)?;
+    called
+}
+
+fn nothing() -> Command {
+    Command {
+        argv: vec!["true".to_owned()],
+        script: None,
+        stdin: Vec::new(),
+        env: Vec::new(),
+        working_directory: None,
+        user: User::Sandbox,
+        timeout: COMMAND_MAX,
+        limits: CommandLimits::default(),
+        keep_output_above_bytes: 0,
+    }
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Image => "image",
+        Stage::Disks => "disks",
+        Stage::Boot => "boot",
+    }
+}
+
+/// When each stage began.
+struct Stages<'a> {
+    say: &'a (dyn Fn(&str) + Send + Sync),
+    begun: Mutex<Vec<(&'static str, Instant)>>,
+}
+
+impl Stages<'_> {
+    fn begin(&self, name: &'static str, what: &str) {
+        (self.say)(what);
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((name, Instant::now()));
+    }
+
+    /// Each stage lasted until the next one began, the last one until now.
+    fn took(&self) -> Vec<(&'static str, u128)> {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
+        begun.iter().zip(ends).map(|((name, from), to)| (*name, (to - *from).as_millis())).collect()
+    }
+}

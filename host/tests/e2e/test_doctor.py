@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor tells a host that works from one that does not, and what is wrong with it."""
+
+import json
+import os
+import pty
+import subprocess
+
+import pytest
+
+from server import BINARY, CALL_S
+
+pytestmark = pytest.mark.outside("breaks what this machine has, piece by piece")
+
+
+def doctor(server, *arguments, prefix=(), **variables):
+    """The exit code, and what it prints."""
+    command = [*prefix, BINARY, "doctor", *arguments]
+    environment = server.variables() | variables
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CALL_S, check=False)
+    assert ran.stderr == "", ran.stderr
+    return ran.returncode, ran.stdout
+
+
+def looked(server, *arguments, prefix=(), **variables):
+    """The exit code, the report, and the checks by their names; no machine is booted."""
+    code, printed = doctor(server, "--json", "--no-boot", *arguments, prefix=prefix, **variables)
+    report = json.loads(printed)
+    assert report["ok"] == (code == 0), report
+    return code, report, {check["name"]: check for check in report["checks"]}
+
+
+def test_a_host_that_works_is_told_so_by_a_machine_that_boots(serve):
+    server = serve()
+    code, printed = doctor(server, "--json")
+    report = json.loads(printed)
+    assert code == 0, printed
+    assert report["boot"]["state"] == "ok"
+    assert list(report["boot"]["stages_ms"]) == sorted(["open", "image", "disks", "boot", "command", "end"])
+    assert report["boot"]["stages_ms"]["boot"] > 0
+    assert {check["state"] for check in report["checks"] if check["needed"]} == {"ok"}
+    server.assert_nothing_left()
+
+
+def test_what_is_missing_is_told_with_its_command_and_the_exit_code(serve):
+    server = serve()
+    code, report, checks = looked(server, PATH="")
+    assert code == 1
+    for name in ["QEMU", "vhost-device-vsock"]:
+        assert (checks[name]["state"], checks[name]["needed"]) == ("missing", True)
+        assert set(checks[name]["mend"]) == {"debian", "fedora", "arch"}
+    assert checks["QEMU"]["mend"]["debian"] == "apt-get install qemu-system-x86"
+    assert report["boot"]["state"] == "not tried"
+    # With a boot, the same is said instead of trying.
+    code, printed = doctor(server, PATH="")
+    assert code == 1
+    assert "no machine was booted: QEMU has to be mended first" in printed
+    assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize(("content", "state"), [(b"not a kernel" * 1000, "broken"), (None, "missing")])
+def test_a_kernel_that_does_not_do_is_told(serve, tmp_path, content, state):
+    if content:
+        (tmp_path / "vmlinuz").write_bytes(content)
+    code, _, checks = looked(serve(KERNEL=str(tmp_path)))
+    assert (code, checks["guest kernel"]["state"]) == (1, state)
+    assert str(tmp_path) in checks["guest kernel"]["found"]
+
+
+def test_a_host_without_mkfs_is_told(serve):
+    # An empty folder in front of the system's, for this process only.
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /usr/sbin && exec "$@"', "sh"]
+    code, _, checks = looked(serve(), prefix=hidden)
+    assert (code, checks["mkfs.ext4"]["state"]) == (1, "missing")
+    assert checks["mkfs.ext4"]["mend"]["arch"] == "pacman -S e2fsprogs"
+
+
+def test_firmware_that_was_cut_short_is_told(serve, tmp_path):
+    (tmp_path / "libkrunfw.so.5").write_bytes(b"\x7fELF and no more")
+    _, _, checks = looked(serve(FIRMWARE=str(tmp_path)))
+    assert checks["libkrunfw"]["state"] == "broken"
+
+
+def test_a_back_end_that_is_asked_for_needs_what_it_stands_on(serve):
+    code, report, checks = looked(serve(), "--backend", "krun")
+    assert code == 1
+    assert "libkrun runs guests by KVM only" in report["backend"]["fault"]
+    assert (checks["KVM guests"]["state"], checks["KVM guests"]["needed"]) == ("broken", True)
+    assert not checks["QEMU"]["needed"]
+
+
+def test_a_folder_that_others_can_write_to_is_told(serve, tmp_path):
+    tmp_path.chmod(0o777)
+    folder = tmp_path / "scratch-v1"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code, _, checks = looked(serve(DATA_DIR=str(tmp_path)))
+    assert (code, checks["data folder"]["state"]) == (1, "broken")
+    assert "chmod go-w" in checks["data folder"]["found"]
+
+
+def test_no_image_at_all_stands_in_the_way(serve, tmp_path):
+    nowhere = {f"IMAGE_{runtime}": f"oci:{tmp_path}/none" for runtime in ["PYTHON", "NODE", "SHELL"]}
+    code, _, checks = looked(serve(**nowhere))
+    assert (code, checks["image shell"]["state"], checks["image shell"]["needed"]) == (1, "missing", True)
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_has_colours_unless_they_are_refused(serve, no_colour, coloured):
+    ours, theirs = pty.openpty()
+    environment = serve().variables() | {"NO_COLOR": no_colour, "TERM": "xterm"}
+    # Its stderr is no terminal, so no spinner is drawn.
+    process = subprocess.Popen(
+        [BINARY, "doctor", "--no-boot"], env=environment, stdout=theirs, stderr=subprocess.DEVNULL, stdin=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:
+        pass
+    os.close(ours)
+    assert process.wait(CALL_S) == 0
+    assert (b"\x1b[32mok" in shown) == coloured
+    assert b"QEMU" in shown
