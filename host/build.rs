@@ -3,13 +3,15 @@
 //! Tells the compiler where the guest agent is, which `infra::agent_binary` embeds, and what `waggle version` prints.
 //!
 //! It does not build the agent: that is a static binary with a profile and a target folder of its own (`./taskw agent`).
-//! Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a fresh clone.
+//! Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a fresh clone. The same
+//! holds for libkrun's firmware, which is 21 MB: it is embedded where `WAGGLE_EMBED_FIRMWARE` names it.
 
-use std::{env, error::Error, fs, path::PathBuf, process::Command};
+use std::{env, error::Error, ffi::OsStr, fs, path::PathBuf, process::Command};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let agent = agent_file()?;
     println!("cargo::rustc-env=WAGGLE_AGENT_FILE={}", agent.display());
+    firmware()?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     // Git writes this log with each commit. A build for development need not be made again for that.
@@ -49,6 +51,49 @@ fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
     let empty = PathBuf::from(env::var("OUT_DIR")?).join("no-agent");
     fs::write(&empty, [])?;
     Ok(empty)
+}
+
+/// Compresses the firmware to embed: `WAGGLE_EMBED_FIRMWARE`, relative to the workspace, is the file or its folder.
+fn firmware() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=WAGGLE_EMBED_FIRMWARE");
+    let packed = PathBuf::from(env::var("OUT_DIR")?).join("firmware.gz");
+    let chosen = env::var_os("WAGGLE_EMBED_FIRMWARE").filter(|chosen| !chosen.is_empty());
+    let (mut name, mut sha256, mut bytes) = (String::new(), String::new(), 0);
+    match chosen {
+        None => fs::write(&packed, [])?,
+        Some(chosen) => {
+            let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+            let library = library(workspace.join(chosen))?;
+            println!("cargo::rerun-if-changed={}", library.display());
+            let content = fs::read(&library)?;
+            bytes = content.len();
+            name = library.file_name().and_then(OsStr::to_str).ok_or("a firmware's name is text")?.to_owned();
+            let path = library.to_str().ok_or("a firmware's path is text")?;
+            let digest = answer("sha256sum", &[path]).ok_or("failed to run sha256sum, which is in coreutils")?;
+            sha256 = digest.split(' ').next().unwrap_or_default().to_owned();
+            let gzip = Command::new("gzip").args(["--best", "--no-name", "--stdout", path]).output()?;
+            if !gzip.status.success() {
+                return Err(format!("gzip {path}: {}", String::from_utf8_lossy(&gzip.stderr)).into());
+            }
+            fs::write(&packed, gzip.stdout)?;
+        }
+    }
+    println!("cargo::rustc-env=WAGGLE_FIRMWARE_FILE={}", packed.display());
+    println!("cargo::rustc-env=WAGGLE_FIRMWARE_NAME={name}");
+    println!("cargo::rustc-env=WAGGLE_FIRMWARE_SHA256={sha256}");
+    println!("cargo::rustc-env=WAGGLE_FIRMWARE_BYTES={bytes}");
+    Ok(())
+}
+
+/// The file itself, or the one library that a folder holds.
+fn library(path: PathBuf) -> Result<PathBuf, Box<dyn Error>> {
+    if !path.is_dir() {
+        return Ok(path);
+    }
+    let mut entries = fs::read_dir(&path)?.flatten().map(|entry| entry.path());
+    let is_library =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libkrunfw.so.5"));
+    entries.find(is_library).ok_or_else(|| format!("{} holds no libkrunfw.so.5", path.display()).into())
 }
 
 /// What a command printed, or nothing where it is missing or fails: a source archive has no git.

@@ -8,6 +8,7 @@ mod machines;
 mod serve;
 mod signals;
 mod terminal;
+mod version;
 
 use std::{
     error::Error,
@@ -48,8 +49,10 @@ pub enum Command {
     Serve(Box<Settings>),
     /// Say what this host has for machines and what it lacks, and boot one
     Doctor(Box<DoctorArguments>),
-    /// Print version, commit and build date
+    /// Print version, commit and build date, and what travels in this program
     Version,
+    /// Print the licences of this program, and of what travels in it
+    Licences,
     /// Print what is generated from the program
     #[command(hide = true)]
     Gen {
@@ -73,7 +76,7 @@ impl Command {
         match self {
             Self::Serve(settings) => Some(settings),
             Self::Doctor(arguments) => Some(&arguments.settings),
-            Self::Version | Self::Gen { .. } => None,
+            Self::Version | Self::Licences | Self::Gen { .. } => None,
         }
     }
 }
@@ -109,11 +112,8 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
             wait_for(serve::serve(&settings))?;
         }
         Command::Doctor(arguments) => return wait_for(doctor::doctor(&arguments)),
-        Command::Version => {
-            let version = CommandArguments::command().render_version();
-            let (commit, date) = (env!("WAGGLE_COMMIT"), env!("WAGGLE_BUILD_DATE"));
-            writeln!(io::stdout(), "{} (commit {commit}, built {date})", version.trim())?;
-        }
+        Command::Version => version::print(&mut io::stdout())?,
+        Command::Licences => version::print_licences(&mut io::stdout())?,
         Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
         Command::Gen { what: Generated::Tools } => {
             writeln!(io::stdout(), "{}", serde_json::to_string_pretty(mcp::tools())?)?;

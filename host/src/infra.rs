@@ -6,6 +6,7 @@ pub mod agent;
 pub mod agent_binary;
 pub mod disks;
 mod draft;
+pub mod firmware_binary;
 pub mod images;
 mod printable;
 mod private_folder;

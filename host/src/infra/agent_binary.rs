@@ -4,6 +4,9 @@
 
 static EMBEDDED: &[u8] = include_bytes!(env!("WAGGLE_AGENT_FILE"));
 
+/// The version of the protocol that it speaks, as this program does.
+pub const PROTOCOL: u32 = waggle_protocol::VERSION;
+
 /// The static agent binary, or nothing where it had not been built before the host: then machines cannot start, and
 /// the error should say to run `./taskw build`.
 #[must_use]

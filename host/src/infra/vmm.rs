@@ -61,6 +61,7 @@ use self::{
     backend::{BackendFault, Chosen},
     initramfs::{InitramfsFault, SharedRoot},
     kernel::{Kernel, KernelFault},
+    krun::Firmware,
     machine::Vm,
     owner::{FirstRoot, Progress, Recipe},
     programs::Programs,
@@ -81,6 +82,8 @@ use crate::domain::{
 const INITRAMFS: &str = "initramfs";
 const BOOT: &str = "boot";
 const SCRATCH: &str = "scratch";
+/// Below the data folder.
+const FIRMWARE_FOLDER: &str = "firmware";
 /// Sockets of the guest's connections to port N are named `<this>_N`.
 const LINK_SOCKETS: &str = "link";
 /// A start's news: two stages and its outcome.
@@ -114,6 +117,11 @@ pub struct VmSettings {
 impl VmSettings {
     /// This process's binary, even if its file has been replaced meanwhile.
     pub const THIS_BINARY: &str = "/proc/self/exe";
+
+    /// Where firmware that is in this binary is unpacked.
+    fn firmware_dir(&self) -> PathBuf {
+        self.data_dir.join(FIRMWARE_FOLDER)
+    }
 }
 
 /// Machines cannot be made on this host.
@@ -170,14 +178,14 @@ pub struct Vms {
 /// What all machines of a back end are made from.
 #[derive(Debug)]
 enum Shared {
-    Krun { firmware: PathBuf },
+    Krun { firmware: Firmware },
     Qemu { programs: Programs, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
 }
 
 impl Shared {
     async fn find(settings: &VmSettings, backend: &Backend, agent: &'static [u8]) -> Result<Self, OpenFault> {
         let accelerator = match backend.chosen() {
-            Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.path.clone() }),
+            Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.clone() }),
             Chosen::Qemu(accelerator) => accelerator.clone(),
         };
         let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
@@ -200,7 +208,8 @@ impl Vms {
     /// [`OpenFault`] says what is missing and how to get it.
     pub async fn open(settings: VmSettings, images: ImageStore, disks: Disks) -> Result<Self, OpenFault> {
         let agent = agent_binary::embedded().ok_or(OpenFault::NoAgent)?;
-        let backend = Backend::find(settings.backend, settings.firmware.as_deref(), &settings.runner).await;
+        let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
+        let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let backend = backend.map_err(OpenFault::backend)?;
         let shared = Shared::find(&settings, &backend, agent).await?;
         if let Some(reason) = confinement::missing(&settings.runner).await {
@@ -225,7 +234,7 @@ impl Vms {
     #[must_use]
     pub fn kernel(&self) -> &Path {
         match &self.shared {
-            Shared::Krun { firmware } => firmware,
+            Shared::Krun { firmware } => &firmware.path,
             Shared::Qemu { kernel, .. } => kernel,
         }
     }
@@ -249,8 +258,11 @@ impl Vms {
         stages: &(dyn Fn(Stage) + Send + Sync),
         mut cancelled: PortFuture<'_, ()>,
     ) -> Result<Arc<dyn Machine>, StartFault> {
-        if matches!(self.shared, Shared::Krun { .. }) && spec.cpus > krun::CPUS_MAX {
-            return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
+        if let Shared::Krun { firmware } = &self.shared {
+            if spec.cpus > krun::CPUS_MAX {
+                return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
+            }
+            firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?;
         }
         stages(Stage::Image);
         let image = tokio::select! {
@@ -316,7 +328,7 @@ impl Vms {
         let log_level = self.settings.log_level;
         match &self.shared {
             Shared::Krun { firmware } => {
-                let config = KrunConfig { firmware: firmware.clone(), boot: BOOT.into(), log_level };
+                let config = KrunConfig { firmware: firmware.path.clone(), boot: BOOT.into(), log_level };
                 (Maker::Krun(config), FirstRoot::MadeByTheRunner { boot: BOOT })
             }
             Shared::Qemu { programs, accelerator, kernel, root } => {

@@ -61,11 +61,12 @@ impl Backend {
     pub(super) async fn find(
         wanted: WantedBackend,
         firmware: Option<&Path>,
+        firmware_dir: &Path,
         runner: &OsStr,
     ) -> Result<Self, BackendFault> {
         let kvm = probe::probe(runner).await;
         let firmware = match &kvm {
-            Kvm::Usable => Firmware::find(firmware, runner).await,
+            Kvm::Usable => Firmware::find(firmware, firmware_dir, runner).await,
             Kvm::Unusable(_) => Err(FirmwareFault::Missing),
         };
         let tsc_khz = spawn_blocking(tsc::measure_khz).await.map_err(|source| BackendFault::Clock { source })?;
@@ -117,7 +118,7 @@ mod tests {
     const KHZ: u32 = 2_000_000;
 
     fn chosen(wanted: WantedBackend, kvm: &Kvm, has_firmware: bool) -> String {
-        let found = Firmware { path: "/lib/libkrunfw.so.5".into() };
+        let found = Firmware { path: "/lib/libkrunfw.so.5".into(), unpacked: None };
         let firmware = if has_firmware { Ok(found) } else { Err(FirmwareFault::Missing) };
         match Backend::choose(wanted, kvm, firmware, KHZ) {
             Ok(backend) => backend.to_string(),

@@ -13,6 +13,7 @@
 mod firmware;
 mod libkrun;
 mod log;
+mod unpacked;
 
 use std::{
     ffi::CString,

@@ -75,7 +75,8 @@ pub struct Needs {
 impl Survey {
     /// Looks at all of it; takes a second or two.
     pub async fn of(settings: &VmSettings) -> Self {
-        let backend = Backend::find(settings.backend, settings.firmware.as_deref(), &settings.runner).await;
+        let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
+        let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let kvm = match probe::probe(&settings.runner).await {
             Kvm::Usable => Look::Works("a guest runs".to_owned()),
             Kvm::Unusable(reason) => Look::Broken(reason),
@@ -86,7 +87,7 @@ impl Survey {
             agent: agent_look(),
             kvm_device: device_look(Path::new(KVM)),
             kvm,
-            firmware: firmware_look(Firmware::find(settings.firmware.as_deref(), &settings.runner).await),
+            firmware: firmware_look(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
             qemu: program_look(programs::qemu(&settings.qemu)),
             vhost_device_vsock: program_look(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
@@ -129,9 +130,7 @@ fn firmware_look(found: Result<Firmware, FirmwareFault>) -> Look {
     match found {
         Ok(firmware) => Look::Works(firmware.path.display().to_string()),
         Err(fault @ (FirmwareFault::Missing | FirmwareFault::NotThere { .. })) => Look::Missing(fault.to_string()),
-        Err(fault @ (FirmwareFault::Unusable { .. } | FirmwareFault::Check { .. })) => {
-            Look::Broken(with_causes(&fault))
-        }
+        Err(fault) => Look::Broken(with_causes(&fault)),
     }
 }
 

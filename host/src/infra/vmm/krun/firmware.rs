@@ -12,13 +12,21 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitCode, Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::Command,
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
-use super::libkrun;
-use crate::infra::vmm::runner;
+use super::{
+    libkrun,
+    unpacked::{UnpackFault, Unpacked},
+};
+use crate::infra::{firmware_binary, vmm::runner};
 
 /// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `task firmware` and
 /// distributions have it.
@@ -46,6 +54,12 @@ pub(crate) enum FirmwareFault {
     /// It is something else.
     #[error("cannot use {}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
+    /// This program's own.
+    #[error("failed to use the {NAME} in this program")]
+    Unpack { source: Box<UnpackFault> },
+    /// The unpacking task panicked.
+    #[error("failed to unpack the {NAME} in this program")]
+    Task { source: JoinError },
     /// It could not be looked at.
     #[error("failed to check {}", path.display())]
     Check { path: PathBuf, source: io::Error },
@@ -56,22 +70,42 @@ pub(crate) enum FirmwareFault {
 pub(crate) struct Firmware {
     /// The library.
     pub(crate) path: PathBuf,
+    /// Where it is this program's own.
+    pub(crate) unpacked: Option<Arc<Unpacked>>,
 }
 
 impl Firmware {
-    /// Looks for it: where the setting says, next to this program, where systems keep libraries. `runner` is this binary.
+    /// Looks for it: where the setting says, in this program, next to it, where systems keep libraries. One that is in the
+    /// program is unpacked into `folder`. `runner` is this binary.
     ///
     /// # Errors
     /// [`FirmwareFault`] says what to do.
-    pub(crate) async fn find(setting: Option<&Path>, runner: &OsStr) -> Result<Self, FirmwareFault> {
-        let path = match setting {
-            Some(path) => library(path).ok_or_else(|| FirmwareFault::NotThere { path: path.to_owned() })?,
-            None => {
+    pub(crate) async fn find(setting: Option<&Path>, folder: &Path, runner: &OsStr) -> Result<Self, FirmwareFault> {
+        let found = match (setting, firmware_binary::embedded()) {
+            (Some(path), _) => {
+                let path = library(path).ok_or_else(|| FirmwareFault::NotThere { path: path.to_owned() })?;
+                Self { path, unpacked: None }
+            }
+            (None, Some(embedded)) => {
+                let folder = folder.to_owned();
+                let unpacked = spawn_blocking(move || Unpacked::new(embedded, &folder)).await;
+                let unpacked = unpacked.map_err(|source| FirmwareFault::Task { source })?;
+                let unpacked = unpacked.map_err(|source| FirmwareFault::Unpack { source: source.into() })?;
+                Self { path: unpacked.path().to_owned(), unpacked: Some(Arc::new(unpacked)) }
+            }
+            (None, None) => {
                 let own = env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
                 let folders = own.into_iter().chain(LIBRARY_FOLDERS.map(PathBuf::from));
-                folders.into_iter().find_map(|folder| library(&folder)).ok_or(FirmwareFault::Missing)?
+                let path = folders.into_iter().find_map(|folder| library(&folder)).ok_or(FirmwareFault::Missing)?;
+                Self { path, unpacked: None }
             }
         };
+        found.check(runner).await
+    }
+
+    /// Whether it loads.
+    async fn check(self, runner: &OsStr) -> Result<Self, FirmwareFault> {
+        let path = self.path.clone();
         let mut command = Command::new(runner);
         command.args([OsStr::new(runner::SUBCOMMAND), OsStr::new(runner::FIRMWARE), path.as_os_str()]);
         command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
@@ -81,9 +115,22 @@ impl Firmware {
             Err(_) => return Err(FirmwareFault::Check { path, source: io::ErrorKind::TimedOut.into() }),
         };
         match reason(&output) {
-            None => Ok(Self { path }),
+            None => Ok(self),
             Some(reason) => Err(FirmwareFault::Unusable { path, reason }),
         }
+    }
+}
+
+impl Firmware {
+    /// To be called before each machine: a file that was unpacked by an earlier start may have been changed since.
+    ///
+    /// # Errors
+    /// If it has been, and cannot be replaced.
+    pub(crate) async fn ensure(&self) -> Result<(), FirmwareFault> {
+        let Some(unpacked) = self.unpacked.clone() else { return Ok(()) };
+        let ensured = spawn_blocking(move || unpacked.ensure()).await;
+        let ensured = ensured.map_err(|source| FirmwareFault::Task { source })?;
+        ensured.map_err(|source| FirmwareFault::Unpack { source: source.into() })
     }
 }
 
