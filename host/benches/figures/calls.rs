@@ -153,7 +153,8 @@ async fn mcp(site: &Site, figures: &mut Figures) {
         let write = json!({"environment_id": id, "path": "file", "content": content});
         let (time, _) = timed(served.call("write_file", write)).await;
         figures.write_mcp.add(rate(content.len(), time));
-        let (time, read) = timed(served.call("read_file", json!({"environment_id": id, "path": "file"}))).await;
+        let read = json!({"environment_id": id, "path": "file", "limit": FILE_BYTES});
+        let (time, read) = timed(served.call("read_file", read)).await;
         assert!(read.content.first().and_then(|part| part.as_text()).is_some_and(|part| part.text == content));
         figures.read_mcp.add(rate(content.len(), time));
     }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Shows what was read of a file: as the text that it is, else byte for byte in base64; behind a part, how to read on.
+//! Shows what was read of a file: as the text or the picture that it is, else byte for byte in base64; behind a part, how
+//! to read on.
 //!
 //! There is no structured content: clients that prefer it would show the numbers and not the file. Programs find them
 //! in the result's `_meta`.
@@ -20,33 +21,70 @@ use crate::domain::{
 /// Where a result says which part of the file it is.
 const PART_META: &str = "waggle/part";
 
+/// Of a text whose reader does not say how much it wants: as much as of an output. More is of no use to a model, and
+/// clients cut it off without a word.
+pub(super) const TEXT_BYTES_MAX: usize = 512 * 1024;
+
 /// The longest UTF-8 character less its first byte.
 const CONTINUATION_BYTES_MAX: usize = 3;
 
 /// The result of reading a file, or the part of it that `range` names.
-pub(super) fn reply(path: &GuestPath, content: FileContent, range: Option<FileRange>, base64: bool) -> CallToolResult {
-    let Some(range) = range else {
+pub(super) fn reply(
+    path: &GuestPath,
+    mut content: FileContent,
+    range: Option<FileRange>,
+    base64: bool,
+) -> CallToolResult {
+    let Some(range) = range.or_else(|| cut_long_text(&mut content, base64)) else {
         return CallToolResult::success(vec![whole(path, content.bytes, base64)]);
     };
     let part = Part::of(&content, range, base64);
     let bytes = content.bytes.get(part.kept.clone()).unwrap_or_default().to_vec();
-    let mut blocks = vec![whole(path, bytes, base64)];
+    let block = if base64 { ContentBlock::text(STANDARD.encode(bytes)) } else { text_or_blob(path, bytes) };
+    let mut blocks = vec![block];
     blocks.extend(part.note().map(ContentBlock::text));
     let mut meta = MetaObject::default();
     meta.0.insert(PART_META.to_owned(), part.numbers());
     CallToolResult::success(blocks).with_meta(Some(meta))
 }
 
-fn whole(path: &GuestPath, bytes: Vec<u8>, base64: bool) -> ContentBlock {
-    if base64 {
-        return ContentBlock::text(STANDARD.encode(bytes));
+/// Makes a part of a long text; the range that it then is.
+fn cut_long_text(content: &mut FileContent, base64: bool) -> Option<FileRange> {
+    if base64 || content.bytes.len() <= TEXT_BYTES_MAX || std::str::from_utf8(&content.bytes).is_err() {
+        return None;
     }
+    content.file_size = content.bytes.len() as u64;
+    content.bytes.truncate(TEXT_BYTES_MAX);
+    Some(FileRange { offset: 0, limit: TEXT_BYTES_MAX as u64 })
+}
+
+fn whole(path: &GuestPath, bytes: Vec<u8>, base64: bool) -> ContentBlock {
+    match picture(&bytes) {
+        Some(kind) if !base64 => ContentBlock::image(STANDARD.encode(bytes), kind),
+        Some(_) | None if base64 => ContentBlock::text(STANDARD.encode(bytes)),
+        Some(_) | None => text_or_blob(path, bytes),
+    }
+}
+
+fn text_or_blob(path: &GuestPath, bytes: Vec<u8>) -> ContentBlock {
     match String::from_utf8(bytes) {
         Ok(text) => ContentBlock::text(text),
         Err(fault) => {
             let blob = ResourceContents::blob(STANDARD.encode(fault.as_bytes()), resource_uri(path));
             ContentBlock::resource(blob.with_mime_type("application/octet-stream"))
         }
+    }
+}
+
+/// The media type of a picture that models can look at, by its first bytes: those of PNG (its specification, section 5.2),
+/// JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649, section 2.4).
+fn picture(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
     }
 }
 
@@ -138,6 +176,39 @@ mod tests {
         let uri = |path: &str| resource_uri(&GuestPath::parse(path).unwrap());
         assert_eq!(uri("a b#ä"), "file:///home/sandbox/a%20b%23%C3%A4");
         assert_eq!(uri("/tmp/x.bin"), "file:///tmp/x.bin");
+    }
+
+    #[test]
+    fn a_picture_is_known_by_its_first_bytes() {
+        for (bytes, kind) in [
+            (b"\x89PNG\r\n\x1a\nrest".as_slice(), Some("image/png")),
+            (b"\xff\xd8\xff\xe0", Some("image/jpeg")),
+            (b"GIF89a", Some("image/gif")),
+            (b"RIFF\x01\x02\x03\x04WEBPVP8 ", Some("image/webp")),
+            (b"RIFF\x01\x02\x03\x04WAVEfmt ", None),
+            (b"GIF88a", None),
+            (b"<svg/>", None),
+            (b"", None),
+        ] {
+            assert_eq!(picture(bytes), kind, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_that_is_read_whole_is_cut_with_a_note() {
+        let path = GuestPath::parse("long").unwrap();
+        let read = |bytes: Vec<u8>| {
+            let file_size = bytes.len() as u64;
+            reply(&path, FileContent { bytes, file_size }, None, false)
+        };
+        let text = "é".repeat(TEXT_BYTES_MAX / 2);
+        assert_eq!(read(text.clone().into_bytes()).content.len(), 1);
+        let longer = read(format!("x{text}").into_bytes());
+        assert_eq!(longer.content[0].as_text().unwrap().text.len(), TEXT_BYTES_MAX - 1);
+        let note = "[bytes 0 to 524287 of 524289; read on with offset 524287]";
+        assert_eq!(longer.content[1].as_text().unwrap().text, note);
+        // What is no text is of no use in part.
+        assert_eq!(read(vec![0xff; TEXT_BYTES_MAX + 1]).content.len(), 1);
     }
 
     #[test]

@@ -7,7 +7,13 @@ use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Inner, arguments, environment_tools::parse_id, errors::Failure, file_content, results};
+use super::{
+    Caller, Inner, arguments,
+    environment_tools::parse_id,
+    errors::Failure,
+    file_content::{self, TEXT_BYTES_MAX},
+    results,
+};
 use crate::{
     domain::{
         guest_path::GuestPath,
@@ -72,7 +78,7 @@ pub(super) struct ReadArguments {
     path: String,
     /// The first byte to read, for a part of the file; 0 if only limit is given.
     offset: Option<f64>,
-    /// The most bytes to read, for a part of the file; at most 10 MiB, which it is if only offset is given.
+    /// The most bytes to read, for a part of the file; at most 10 MiB, and 512 KiB if only offset is given.
     limit: Option<f64>,
     /// `base64` for the bytes in base64, whatever they are; if left out or `utf-8`, text comes back as it is.
     encoding: Option<Encoding>,
@@ -132,9 +138,10 @@ pub(super) fn read_file() -> Tool {
     results::tool::<ReadArguments>(
         "read_file",
         "Read file",
-        "Read a file of at most 10 MiB from an environment, or with offset and limit a part of one of any size; a line \
-         behind the part then says how to read on. Text comes back as it is; a file that is not UTF-8 text comes back as \
-         an embedded resource in base64.",
+        "Read a file from an environment. Text comes back as it is; a PNG, JPEG, GIF or WebP as a picture that you can \
+         look at; anything else as an embedded resource in base64, of at most 10 MiB. Of a text above 512 KiB the \
+         beginning comes back, and of any file the part that offset and limit ask for; a line behind it then says how \
+         to read on.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
     )
 }
@@ -218,7 +225,7 @@ fn parse_range(offset: Option<f64>, limit: Option<f64>) -> Result<Option<FileRan
     }
     let limit_max = FILE_BYTES_MAX as u64;
     let offset = offset.map_or(Ok(0), |offset| whole_number("offset", offset, 0, OFFSET_MAX))?;
-    let limit = limit.map_or(Ok(limit_max), |limit| whole_number("limit", limit, 1, limit_max))?;
+    let limit = limit.map_or(Ok(TEXT_BYTES_MAX as u64), |limit| whole_number("limit", limit, 1, limit_max))?;
     Ok(Some(FileRange { offset, limit }))
 }
 
@@ -257,7 +264,7 @@ mod tests {
     fn a_range_is_of_whole_numbers() {
         let range = |offset, limit| parse_range(offset, limit).unwrap();
         assert_eq!(range(None, None), None);
-        assert_eq!(range(Some(5.0), None), Some(FileRange { offset: 5, limit: FILE_BYTES_MAX as u64 }));
+        assert_eq!(range(Some(5.0), None), Some(FileRange { offset: 5, limit: TEXT_BYTES_MAX as u64 }));
         assert_eq!(range(None, Some(7.0)), Some(FileRange { offset: 0, limit: 7 }));
         assert_eq!(range(Some(1e15), Some(1.0)), Some(FileRange { offset: 1_000_000_000_000_000, limit: 1 }));
         for (offset, limit) in [(0.5, 1.0), (-1.0, 1.0), (1e300, 1.0), (0.0, 0.0), (0.0, 1e9)] {

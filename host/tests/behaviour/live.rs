@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use rmcp::model::CallToolRequestParams;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -85,4 +86,37 @@ async fn a_client_that_does_not_read_holds_up_neither_its_command_nor_its_sessio
     let text = timeout(STUCK, async { other.await.text().await.unwrap() }).await.unwrap();
     assert!(text.contains("well"), "{text}");
     drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_call_is_heard_of_every_15_s() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    served.heard.lock().unwrap().clear();
+    let since = std::time::Instant::now();
+    let times = std::sync::Mutex::new(vec![since]);
+    let watch = async {
+        let mut seen = 0;
+        loop {
+            let count = heard(&served).len();
+            if count > seen {
+                seen = count;
+                times.lock().unwrap().push(std::time::Instant::now());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Longer than two of the pauses that are promised.
+    let arguments = json!({"environment_id": id, "code": "sleep 31", "timeout_seconds": 60});
+    let arguments = serde_json::from_value(arguments).unwrap();
+    let call = served.client.call_tool(CallToolRequestParams::new("execute").with_arguments(arguments));
+    let result = tokio::select! {
+        result = call => result.unwrap(),
+        () = watch => unreachable!("it watches for ever"),
+    };
+    assert_eq!(result.is_error, Some(false));
+    let mut times = times.into_inner().unwrap();
+    times.push(std::time::Instant::now());
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
 }

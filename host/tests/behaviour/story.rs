@@ -98,6 +98,20 @@ async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_picture_comes_back_as_one() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
+    let write = json!({"environment_id": id, "path": "pixel", "content": png, "encoding": "base64"});
+    served.call("write_file", write).await;
+    let read = served.raw("read_file", json!({"environment_id": id, "path": "pixel"})).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&read.content).unwrap(),
+        json!([{"type": "image", "data": png, "mimeType": "image/png"}])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_create_reports_its_stages() {
     let served = serve_trouble(&[]).await;
     // One that does not end: the reports of a create that is done at once may all be too late.
