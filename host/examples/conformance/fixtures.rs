@@ -1,0 +1,180 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Our tools, and beside them what the conformance suite asks a server to have.
+
+use std::sync::{Arc, Mutex};
+
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
+        GetPromptRequestParams, GetPromptResponse, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
+        ServerConfig, ServerNotification, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
+        UnsubscribeRequestParams,
+    },
+    service::{RequestContext, SubscriptionContext, SubscriptionSink},
+};
+use serde_json::{from_value, json};
+use waggle::mcp::Tools;
+
+use crate::{documents, rounds, tools};
+
+/// The handler of the suite's server.
+#[derive(Clone)]
+pub(crate) struct Fixtures {
+    tools: Tools,
+
+    listeners: Arc<Mutex<Vec<SubscriptionSink>>>,
+}
+
+impl Fixtures {
+    pub(crate) fn new(tools: Tools) -> Self {
+        Self { tools, listeners: Arc::default() }
+    }
+
+    /// Tells all who listen that a list has changed, and forgets those who do no longer.
+    pub(crate) async fn announce(&self, what: &str) {
+        let method = format!("notifications/{what}/list_changed");
+        let note: ServerNotification = from_value(json!({"method": method})).unwrap();
+        let listeners = self.listeners.lock().unwrap().clone();
+        for listener in listeners {
+            // One that is gone, or did not ask for this, is no failure.
+            let _ = listener.send(note.clone()).await;
+        }
+    }
+}
+
+impl ServerHandler for Fixtures {
+    fn get_info(&self) -> ServerConfig {
+        let mut info = self.tools.get_info();
+        info.capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_tool_list_changed()
+            .enable_prompts()
+            .enable_prompts_list_changed()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .enable_completions()
+            .enable_logging()
+            .build();
+        info
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.tools.get_tool(name).or_else(|| tools::list().into_iter().find(|tool| tool.name == name))
+    }
+
+    async fn list_tools(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let mut listed = self.tools.list_tools(request, context).await?;
+        listed.tools.extend(tools::list());
+        Ok(listed)
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        if rounds::has(&request.name) {
+            return rounds::call(request, &context);
+        }
+        if tools::has(&request.name) {
+            return tools::call(self, request, context).await;
+        }
+        self.tools.call_tool(request, context).await
+    }
+
+    async fn list_resources(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(from_value(documents::resources()).unwrap())
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(from_value(documents::templates()).unwrap())
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        match documents::read(&request.uri) {
+            Some(contents) => Ok(ReadResourceResponse::Complete(from_value(contents).unwrap())),
+            None => {
+                let data = json!({"uri": request.uri});
+                Err(ErrorData::invalid_params("there is no such resource", Some(data)))
+            }
+        }
+    }
+
+    async fn list_prompts(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(from_value(documents::prompts()).unwrap())
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        documents::prompt(&request)
+    }
+
+    async fn complete(
+        &self,
+        _request: CompleteRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        Ok(CompleteResult::new(CompletionInfo::new(vec!["paris".to_owned(), "park".to_owned()]).unwrap()))
+    }
+
+    async fn set_level(
+        &self,
+        _request: SetLevelRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        _request: SubscribeRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        _request: UnsubscribeRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        Some(requested.clone())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        self.listeners.lock().unwrap().push(context.sink().clone());
+        context.cancelled().await;
+        self.listeners.lock().unwrap().retain(|listener| listener.id() != context.sink().id());
+        Ok(())
+    }
+}

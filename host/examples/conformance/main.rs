@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A server for the official conformance suite, and for whoever wants a server without machines: our tools and the
+//! suite's fixtures behind the same HTTP stack as ever, with environments that are the real agent in this process.
+//!
+//! `conformance [FLAGS of waggle serve]` prints its address and serves until its input ends. It is no part of the
+//! product.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "it serves tests, which see what it says before it ends"
+)]
+#![expect(deprecated, reason = "the suite asks for what older dialects have, too")]
+
+mod documents;
+mod fixtures;
+#[path = "../../tests/behaviour/machines.rs"]
+mod machines;
+mod rounds;
+mod tools;
+
+use std::{ffi::OsString, sync::Arc};
+
+use tokio::io::{AsyncReadExt as _, stdin};
+use waggle::{
+    config::{self, Command},
+    domain::{image::ImageRef, runtime::ByRuntime},
+    http,
+    server::Waggle,
+    telemetry,
+};
+
+use crate::{fixtures::Fixtures, machines::InProcess};
+
+#[tokio::main]
+async fn main() {
+    telemetry::start(std::env::var("RUST_LOG").ok().as_deref()).unwrap();
+    let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
+    let words = words.into_iter().chain(std::env::args_os().skip(1));
+    let settings = match config::parse(words, &|_| None) {
+        Ok(config::CommandArguments { command: Command::Serve(settings) }) => *settings,
+        other => panic!("flags of serve were expected: {other:?}"),
+    };
+    let image = || "oci:/in-process".parse::<ImageRef>().unwrap();
+    let images = ByRuntime { python: image(), node: image(), shell: image() };
+    let listener = http::bind(settings.listen_addr).await.unwrap();
+    let mut waggle = Waggle::start(&settings, images, Arc::new(InProcess::default()));
+    let fixtures = Fixtures::new(waggle.tools());
+    println!("http://{}/mcp", waggle.listen_with(fixtures, listener, None, Vec::new()).unwrap());
+    let _ = stdin().read_to_end(&mut Vec::new()).await;
+    waggle.shut_down().await;
+}
