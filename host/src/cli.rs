@@ -8,6 +8,7 @@ mod machines;
 mod serve;
 mod signals;
 mod terminal;
+mod token_reader;
 mod version;
 
 use std::{
@@ -24,7 +25,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEn
 pub use self::doctor::DoctorArguments;
 use crate::{
     config::{self, Lookup, Settings, process_variable, with_variables},
-    mcp, telemetry,
+    error_code, mcp, telemetry,
 };
 
 /// What still blocks in the end is left to end with the process after this.
@@ -45,7 +46,7 @@ pub struct CommandArguments {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the tools over HTTP
+    /// Serve the tools over HTTP, or over standard input and output
     Serve(Box<Settings>),
     /// Say what this host has for machines and what it lacks, and boot one
     Doctor(Box<DoctorArguments>),
@@ -68,6 +69,8 @@ pub enum Generated {
     Settings,
     /// The tools with their schemas, in JSON
     Tools,
+    /// The page of error codes, in Markdown
+    Errors,
 }
 
 impl Command {
@@ -115,6 +118,7 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Version => version::print(&mut io::stdout())?,
         Command::Licences => version::print_licences(&mut io::stdout())?,
         Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
+        Command::Gen { what: Generated::Errors } => io::stdout().write_all(error_code::page().as_bytes())?,
         Command::Gen { what: Generated::Tools } => {
             writeln!(io::stdout(), "{}", serde_json::to_string_pretty(mcp::tools())?)?;
         }

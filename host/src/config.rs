@@ -6,6 +6,7 @@
 //! error that names it. Whether a folder or an image is there is not decided here, with one exception: a runtime whose
 //! image is not set takes the project's own one if its layout has been built.
 
+mod access;
 pub mod duration;
 mod table;
 
@@ -18,7 +19,7 @@ use std::{
 
 use clap::Args;
 
-pub use self::table::settings_page;
+pub use self::{access::Access, table::settings_page};
 use crate::{
     domain::{
         defences::Relaxed,
@@ -48,10 +49,9 @@ pub struct Settings {
     /// Address to serve MCP on
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = parse_address, value_name = "HOST:PORT")]
     pub listen_addr: SocketAddr,
-    /// Names and addresses under which clients may reach the server, besides those of this machine and the one to serve
-    /// on, separated by commas; needed where it serves on every address
-    #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
-    pub allowed_hosts: Vec<String>,
+    /// Who may call, and how much.
+    #[command(flatten)]
+    pub access: Access,
     /// How many environments there can be at once
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "COUNT")]
     pub max_environments: u32,
@@ -203,7 +203,7 @@ impl Settings {
             let (default, max) = (duration::format(self.default_exec_timeout), duration::format(self.max_exec_timeout));
             return Err(format!("--default-exec-timeout ({default}) is above --max-exec-timeout ({max})"));
         }
-        Ok(())
+        self.access.check(self.listen_addr)
     }
 
     /// What one call may use.

@@ -15,4 +15,5 @@ pub mod package_name;
 pub mod ports;
 pub mod repository;
 pub mod runtime;
+pub mod tokens;
 pub mod variables;

@@ -4,15 +4,22 @@
 //!
 //! It knows how requests come in and how the server stops taking them; what they mean is the tools' matter.
 
+mod authentication;
+mod bodies;
+mod connections;
+mod refusal;
+mod stall;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
-    response::IntoResponse,
-    routing::get,
-    serve::ListenerExt as _,
+    Extension, Json, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{any, get},
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -22,10 +29,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::mcp;
+pub use self::authentication::TokensNow;
+use self::{
+    authentication::authenticate,
+    bodies::Bodies,
+    refusal::{not_a_message, refuse},
+};
+use crate::{domain::environment::Principal, error_code::ErrorCode, mcp};
 
 /// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The type of every body that a client sends.
+const JSON: &[u8] = b"application/json";
 
 /// One thing that has to be right for the server to do its work.
 pub struct Check {
@@ -54,29 +70,31 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeFault> {
 pub struct Server {
     accept: CancellationToken,
     answers: CancellationToken,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
+}
+
+/// Whom a server lets in.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Who may call the tools.
+    pub tokens: TokensNow,
+    /// How many connections there can be at once.
+    pub connections_max: usize,
 }
 
 impl Server {
     /// Serves the tools on the listener. `answers` is the token that ends every open answer of `endpoint`.
     #[must_use]
-    pub fn start(
+    pub fn start<H: mcp::ServerHandler>(
         listener: TcpListener,
-        endpoint: mcp::Endpoint,
+        endpoint: mcp::Endpoint<H>,
+        entrance: Entrance,
         checks: Vec<Check>,
         answers: CancellationToken,
     ) -> Self {
         let accept = CancellationToken::new();
-        // Without this, every event of a stream waits for the acknowledgement of the one before it.
-        let listener = listener.tap_io(|stream| {
-            if let Err(fault) = stream.set_nodelay(true) {
-                tracing::debug!(%fault, "failed to set TCP_NODELAY");
-            }
-        });
-        let stop = accept.clone();
-        let task = tokio::spawn(async move {
-            axum::serve(listener, router(endpoint, checks)).with_graceful_shutdown(stop.cancelled_owned()).await
-        });
+        let router = router(endpoint, entrance.tokens, checks);
+        let task = tokio::spawn(connections::serve(listener, router, entrance.connections_max, accept.clone()));
         Self { accept, answers, task }
     }
 
@@ -100,13 +118,36 @@ impl Server {
     }
 }
 
-fn router(endpoint: mcp::Endpoint, checks: Vec<Check>) -> Router {
+fn router<H: mcp::ServerHandler>(endpoint: mcp::Endpoint<H>, tokens: TokensNow, checks: Vec<Check>) -> Router {
+    let tools = Router::new()
+        .route("/mcp", any(answer::<H>))
+        .with_state((endpoint, Bodies::new()))
+        .layer(from_fn_with_state(tokens, authenticate));
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
         .with_state(Arc::new(checks))
-        .route_service("/mcp", endpoint)
-        .layer(DefaultBodyLimit::max(mcp::REQUEST_BODY_BYTES_MAX))
+        .merge(tools)
+}
+
+async fn answer<H: mcp::ServerHandler>(
+    State((endpoint, bodies)): State<(mcp::Endpoint<H>, Bodies)>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let (body, _room) = match bodies.read(body).await {
+        Ok(read) => read,
+        Err(refusal) => return refusal,
+    };
+    let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
+    let request = Request::from_parts(parts, Body::from(body.clone()));
+    match mcp::on_behalf(principal, endpoint.handle(request)).await {
+        // This is how rmcp answers JSON that is no message, too.
+        Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
+        Ok(answer) => answer.map(Body::new),
+        Err(full) => refuse(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManySessions, &full.to_string()),
+    }
 }
 
 async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {

@@ -10,4 +10,5 @@ pub mod firmware_binary;
 pub mod images;
 mod printable;
 mod private_folder;
+pub mod token_file;
 pub mod vmm;

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod error_code;
 pub mod http;
 pub mod infra;
 pub mod mcp;

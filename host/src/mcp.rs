@@ -6,7 +6,10 @@
 //! is a tool result with `isError`, a failure of the server (a panic included) a protocol error. Nothing here decides
 //! what a tool does.
 
+mod admission;
 mod arguments;
+mod conversation;
+mod endpoint;
 mod environment_tools;
 mod errors;
 mod execution_tools;
@@ -14,6 +17,7 @@ mod file_content;
 mod file_tools;
 mod progress;
 mod results;
+mod sessions;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -23,37 +27,29 @@ use std::{
 
 use futures_util::FutureExt as _;
 use rmcp::{
-    ErrorData, RoleServer, ServerHandler,
+    ErrorData, RoleServer,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject,
         ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
-    transport::streamable_http_server::{
-        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
-    },
 };
 use tokio_util::sync::CancellationToken;
 
-use self::progress::Progress;
+pub use rmcp::ServerHandler;
+
+use self::{admission::Admission, progress::Progress};
+pub use self::{
+    admission::CallLimits,
+    conversation::{ConverseFault, converse, standard_streams},
+    endpoint::{Endpoint, EndpointRules, REQUEST_BODY_BYTES_MAX, endpoint},
+    errors::data as error_data,
+    sessions::{SessionsFull, on_behalf},
+};
 use crate::{
     domain::{environment::Principal, image::ImageRef, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, filesystem::Filesystem},
 };
-
-/// A 10 MiB file is 13.4 MiB in base64, and JSON adds its quotes.
-pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// A session without a message is closed when the longest call and then this have passed. A silent call counts as no
-/// message, so it must not be less.
-const SESSION_IDLE: Duration = Duration::from_secs(10 * 60);
-
-/// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer, a
-/// reader that stalls would stall every other call of its session.
-const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
-
-/// How long a session keeps an answer that its client may not have got, to be asked for again. It may be megabytes.
-const ANSWER_KEPT: Duration = Duration::from_secs(5);
 
 /// The list of tools changes with the program only, so a client need not ask again soon.
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
@@ -77,6 +73,7 @@ struct Inner {
     execution: Execution,
     filesystem: Filesystem,
     defaults: Defaults,
+    admission: Admission,
 }
 
 /// What a client gets that does not say what it wants.
@@ -103,12 +100,18 @@ impl Tools {
         execution: Execution,
         filesystem: Filesystem,
         defaults: Defaults,
+        limits: CallLimits,
     ) -> Self {
-        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults }) }
+        let admission = Admission::new(limits);
+        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults, admission }) }
     }
 
     async fn call(&self, name: &str, arguments: JsonObject, caller: &Caller) -> Result<CallToolResult, ErrorData> {
         let inner = &*self.inner;
+        let _admitted = match inner.admission.begin(&caller.owner) {
+            Ok(admitted) => admitted,
+            Err(fault) => return errors::into_reply(name, fault.into()),
+        };
         let outcome = match name {
             "create_environment" => inner.create_environment(arguments, caller).await,
             "destroy_environment" => inner.destroy_environment(arguments, caller).await,
@@ -120,8 +123,7 @@ impl Tools {
             "list_files" => inner.list_files(arguments, caller).await,
             _ => {
                 let known: Vec<_> = tools().iter().map(|tool| &*tool.name).collect();
-                let message = format!("there is no tool of that name; there are {}", known.join(", "));
-                return Err(ErrorData::invalid_params(message, None));
+                return Err(errors::unknown_tool(&known));
             }
         };
         outcome.or_else(|failure| errors::into_reply(name, failure))
@@ -175,7 +177,7 @@ impl ServerHandler for Tools {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let (progress, report) = progress::channel(context.meta.get_progress_token(), context.peer.clone());
-        let caller = Caller { owner: Principal::anonymous(), cancelled: context.ct.clone(), progress };
+        let caller = Caller { owner: principal(&context), cancelled: context.ct.clone(), progress };
         let call = self.call(&request.name, request.arguments.unwrap_or_default(), &caller);
         // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call but
         // what the services own, and they hold no lock across a step that can panic.
@@ -188,43 +190,39 @@ impl ServerHandler for Tools {
     }
 }
 
-/// The tools behind Streamable HTTP.
-pub type Endpoint = StreamableHttpService<Tools, LocalSessionManager>;
-
-/// Serves the tools in both dialects: with sessions up to 2025-11-25, without from 2026-07-28 on.
-///
-/// `hosts` are the names under which clients may reach the server; no call takes longer than `call_max`. Cancelling
-/// `stop` ends every open answer.
-#[must_use]
-pub fn endpoint(tools: Tools, hosts: Vec<String>, call_max: Duration, stop: CancellationToken) -> Endpoint {
-    let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(call_max + SESSION_IDLE);
-    sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
-    sessions.session_config.completed_cache_ttl = ANSWER_KEPT;
-    let origins = hosts.iter().map(|host| origin(host)).collect::<Vec<_>>();
-    // With JSON, a stateless call is answered by one document, but by a stream as soon as it reports progress.
-    let config = StreamableHttpServerConfig::default()
-        .with_json_response(true)
-        .with_allowed_hosts(hosts)
-        .with_allowed_origins(origins)
-        .enforce_origin_validation()
-        .with_max_request_body_bytes(REQUEST_BODY_BYTES_MAX)
-        .with_cancellation_token(stop);
-    StreamableHttpService::new(move || Ok(tools.clone()), Arc::new(sessions), config)
-}
-
-/// The pages of a host on any port; an address of IP version 6 stands in brackets.
-fn origin(host: &str) -> String {
-    if host.contains(':') { format!("http://[{host}]:*") } else { format!("http://{host}:*") }
+/// Whose request it is. What comes over standard input has no HTTP request behind it, and none but the one who started
+/// the server can write there.
+fn principal(context: &RequestContext<RoleServer>) -> Principal {
+    match context.extensions.get::<::http::request::Parts>() {
+        Some(parts) => parts.extensions.get::<Principal>().cloned().unwrap_or_else(Principal::anonymous),
+        None => Principal::local(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Clients keep no more than 2 KiB of either.
     #[test]
-    fn an_origin_of_ip_version_6_stands_in_brackets() {
-        assert_eq!(origin("localhost"), "http://localhost:*");
-        assert_eq!(origin("::1"), "http://[::1]:*");
+    fn what_a_model_is_told_fits() {
+        assert!(INSTRUCTIONS.len() < 2048, "{}", INSTRUCTIONS.len());
+        for tool in tools() {
+            let description = tool.description.as_deref().unwrap();
+            assert!(description.len() < 2048, "{}: {}", tool.name, description.len());
+        }
+    }
+
+    #[test]
+    fn every_tool_has_a_title_and_says_what_it_may_do() {
+        for tool in tools() {
+            assert!(tool.title.is_some(), "{}", tool.name);
+            let hints = tool.annotations.as_ref().unwrap();
+            let said = [hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint];
+            assert!(said.iter().all(Option::is_some), "{}: {hints:?}", tool.name);
+            assert!(!(hints.read_only_hint == Some(true) && hints.destructive_hint == Some(true)), "{}", tool.name);
+            let schemas = serde_json::to_string(&(&tool.input_schema, &tool.output_schema)).unwrap();
+            assert!(!schemas.contains("\"format\""), "{}", tool.name);
+        }
     }
 }

@@ -4,14 +4,18 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Settings,
+    config::{Access, Settings},
     domain::{image::ImageRef, ports::Machines, runtime::ByRuntime},
-    http::{Check, Server},
-    mcp::{self, Defaults, Tools},
+    http::{Check, Entrance, Server, TokensNow},
+    mcp::{self, Defaults, EndpointRules, Tools},
     reaper,
     service::{
         environments::{Environments, MachineSize},
@@ -28,29 +32,22 @@ const DRAIN: Duration = Duration::from_secs(12);
 /// Destroying every environment gets that long.
 const RELEASE: Duration = Duration::from_secs(12);
 
-/// A server that runs.
+/// A server that runs: the tools and what they work on, and the HTTP server in front of them once it listens.
 #[derive(Debug)]
 pub struct Waggle {
-    address: SocketAddr,
+    tools: Tools,
+    access: Access,
+    call_max: Duration,
     environments: Arc<Environments>,
-    http: Server,
+    http: Option<Server>,
     reaper: JoinHandle<()>,
     stop: CancellationToken,
 }
 
 impl Waggle {
-    /// Serves environments on the listener; `machines` starts what runs in them.
-    ///
-    /// # Errors
-    /// What the system says if it does not know the listener's address.
-    pub fn start(
-        settings: &Settings,
-        images: ByRuntime<ImageRef>,
-        machines: Arc<dyn Machines>,
-        checks: Vec<Check>,
-        listener: TcpListener,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    /// Tools that work on environments; `machines` starts what runs in them.
+    #[must_use]
+    pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
         let size = MachineSize {
             cpus: settings.default_cpus,
             memory_mib: settings.default_memory_mb,
@@ -72,26 +69,75 @@ impl Waggle {
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
             Defaults { images, idle_timeout },
+            settings.access.call_limits(),
         );
         let stop = CancellationToken::new();
-        let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
-        let endpoint = mcp::endpoint(tools, hosts(address, &settings.allowed_hosts), call_max, stop.clone());
-        let http = Server::start(listener, endpoint, checks, stop.clone());
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Ok(Self { address, environments, http, reaper, stop })
+        let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
+        Self { tools, access: settings.access.clone(), call_max, environments, http: None, reaper, stop }
     }
 
-    /// Where it listens.
+    /// The tools.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn tools(&self) -> Tools {
+        self.tools.clone()
+    }
+
+    /// Serves the tools over HTTP, and returns where.
+    ///
+    /// # Errors
+    /// What the system says if it does not know the listener's address.
+    pub fn listen(&mut self, listener: TcpListener, tokens: TokensNow, checks: Vec<Check>) -> io::Result<SocketAddr> {
+        self.listen_with(self.tools.clone(), listener, tokens, checks)
+    }
+
+    /// The same for a handler that has the tools in it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn listen_with<H>(
+        &mut self,
+        handler: H,
+        listener: TcpListener,
+        tokens: TokensNow,
+        checks: Vec<Check>,
+    ) -> io::Result<SocketAddr>
+    where
+        H: mcp::ServerHandler + Clone + Sync,
+    {
+        let address = listener.local_addr()?;
+        let rules = EndpointRules {
+            hosts: hosts(address, &self.access.allowed_hosts),
+            call_max: self.call_max,
+            sessions_max: self.access.sessions_max(),
+        };
+        let endpoint = mcp::endpoint(handler, rules, self.stop.clone());
+        let entrance = Entrance { tokens, connections_max: self.access.connections_max() };
+        self.http = Some(Server::start(listener, endpoint, entrance, checks, self.stop.clone()));
+        Ok(address)
+    }
+
+    /// Serves the tools to one client over a pair of streams, until the first one ends. Calls that run then are cancelled.
+    ///
+    /// # Errors
+    /// What the client said in place of a greeting.
+    pub async fn converse<R, W>(&self, input: R, output: W) -> Result<(), mcp::ConverseFault>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        mcp::converse(self.tools.clone(), input, output, self.stop.child_token()).await
     }
 
     /// Takes no new connections and calls, lets running calls end, destroys every environment.
     pub async fn shut_down(self) {
-        self.http.stop_accepting();
+        if let Some(http) = &self.http {
+            http.stop_accepting();
+        }
         self.environments.shut_down(DRAIN, RELEASE).await;
-        self.http.finish().await;
+        if let Some(http) = self.http {
+            http.finish().await;
+        }
         self.stop.cancel();
         if let Err(fault) = self.reaper.await {
             tracing::error!(%fault, "the reaper ended badly");

@@ -93,8 +93,8 @@ impl Served {
         let settings = settings();
         let listener = http::bind(settings.listen_addr).await.unwrap();
         let images = ByRuntime { python: image.clone(), node: image.clone(), shell: image.clone() };
-        let waggle = Waggle::start(&settings, images, Arc::<Vms>::clone(&site.vms), Vec::new(), listener).unwrap();
-        let url = format!("http://{}/mcp", waggle.address());
+        let mut waggle = Waggle::start(&settings, images, Arc::<Vms>::clone(&site.vms));
+        let url = format!("http://{}/mcp", waggle.listen(listener, None, Vec::new()).unwrap());
         let client = ().serve(StreamableHttpClientTransport::from_uri(url)).await.unwrap();
         Self { waggle, client }
     }

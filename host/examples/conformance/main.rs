@@ -25,7 +25,7 @@ use std::{ffi::OsString, sync::Arc};
 
 use tokio::io::{AsyncReadExt as _, stdin};
 use waggle::{
-    config::{self, Command},
+    cli::{self, Command, CommandArguments},
     domain::{image::ImageRef, runtime::ByRuntime},
     http,
     server::Waggle,
@@ -39,8 +39,8 @@ async fn main() {
     telemetry::start(std::env::var("RUST_LOG").ok().as_deref()).unwrap();
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
     let words = words.into_iter().chain(std::env::args_os().skip(1));
-    let settings = match config::parse(words, &|_| None) {
-        Ok(config::CommandArguments { command: Command::Serve(settings) }) => *settings,
+    let settings = match cli::parse(words, &|_| None) {
+        Ok(CommandArguments { command: Command::Serve(settings) }) => *settings,
         other => panic!("flags of serve were expected: {other:?}"),
     };
     let image = || "oci:/in-process".parse::<ImageRef>().unwrap();

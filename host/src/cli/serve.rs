@@ -11,19 +11,20 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{announce, machines, signals::End};
+use super::{announce, machines, signals::End, token_reader::TokenReader};
 use crate::{
     config::{self, Folders, Settings, process_variable},
     domain::{image::ImageRef, runtime::ByRuntime},
     http::{self, Check},
     infra::vmm,
+    mcp,
     server::Waggle,
 };
 
 /// What the environments have not ended by themselves in the server's own time is ended within this.
 const MACHINES_CLOSE: Duration = Duration::from_secs(3);
 
-/// Serves until a signal says to end.
+/// Serves until a signal says to end, or the input of a server that speaks to its starter ends.
 ///
 /// # Errors
 /// What stands in the way of a start; each says what to do.
@@ -31,8 +32,12 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     for warning in config::warnings(&process_variable) {
         tracing::warn!("{warning}");
     }
+    let tokens = settings.access.auth_tokens_file.clone().map(TokenReader::open).transpose()?;
     // A second server on the same address must not touch the first one's folders.
-    let listener = http::bind(settings.listen_addr).await?;
+    let listener = match settings.access.stdio {
+        true => None,
+        false => Some(http::bind(settings.listen_addr).await?),
+    };
     let mut end = End::new()?;
     let folders = Folders::of(settings, &process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
@@ -40,21 +45,29 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         opened = machines::open(settings, &folders) => Arc::new(opened?),
         () = end.wanted() => return Ok(()),
     };
-    let backend = machines.backend().to_string();
-    if !settings.listen_addr.ip().is_loopback() {
-        tracing::warn!(address = %settings.listen_addr, "anyone who reaches this address can use the server");
-    }
-    let checks = checks(&images, machines.kernel().to_owned());
-    let server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines), checks, listener)?;
-    announce::announce(server.address(), &images, &backend)?;
-
-    end.wanted().await;
+    let mut server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines));
+    let served = match listener {
+        Some(listener) => {
+            let checks = checks(&images, machines.kernel().to_owned());
+            let address = server.listen(listener, tokens.as_ref().map(TokenReader::now), checks)?;
+            announce::announce(address, &images, &machines.backend().to_string())?;
+            end.wanted().await;
+            Ok(())
+        }
+        None => {
+            let (input, output) = mcp::standard_streams();
+            tokio::select! {
+                spoken = server.converse(input, output) => spoken,
+                () = end.wanted() => Ok(()),
+            }
+        }
+    };
     tracing::info!("shutting down");
     server.shut_down().await;
     if timeout(MACHINES_CLOSE, machines.close()).await.is_err() {
         tracing::error!("machines have not ended in time");
     }
-    Ok(())
+    Ok(served?)
 }
 
 /// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.

@@ -69,17 +69,32 @@ fn each_back_end_has_its_name() {
 
 #[test]
 fn gos_short_addresses_are_understood() {
-    assert_eq!(read(&["--listen-addr", ":80"], &[]).unwrap().listen_addr, "0.0.0.0:80".parse().unwrap());
+    let open = ["--listen-addr", ":80", "--auth-tokens-file", "tokens"];
+    assert_eq!(read(&open, &[]).unwrap().listen_addr, "0.0.0.0:80".parse().unwrap());
     assert_eq!(read(&["--listen-addr", "localhost:1"], &[]).unwrap().listen_addr, "127.0.0.1:1".parse().unwrap());
+}
+
+#[test]
+fn a_server_without_tokens_stays_on_the_loopback_address() {
+    for address in ["127.0.0.1:80", "[::1]:80", "127.1.2.3:80"] {
+        assert!(read(&["--listen-addr", address], &[]).is_ok(), "{address}");
+    }
+    for address in [":80", "192.0.2.1:80", "[::]:80"] {
+        let message = read(&["--listen-addr", address], &[]).unwrap_err();
+        assert!(message.contains("--auth-tokens-file"), "{message}");
+        let file = [("WAGGLE_AUTH_TOKENS_FILE", "/etc/waggle/tokens")];
+        assert!(read(&["--listen-addr", address], &file).is_ok(), "{address}");
+        assert!(read(&["--listen-addr", address, "--stdio"], &[]).is_ok(), "{address}");
+    }
 }
 
 #[test]
 fn allowed_hosts_are_separated_by_commas() {
     let hosts = ["waggle.example", "192.0.2.1"];
-    assert_eq!(read(&["--allowed-hosts", "waggle.example,192.0.2.1"], &[]).unwrap().allowed_hosts, hosts);
+    assert_eq!(read(&["--allowed-hosts", "waggle.example,192.0.2.1"], &[]).unwrap().access.allowed_hosts, hosts);
     let variable = [("WAGGLE_ALLOWED_HOSTS", "waggle.example,192.0.2.1")];
-    assert_eq!(read(&[], &variable).unwrap().allowed_hosts, hosts);
-    assert_eq!(read(&[], &[]).unwrap().allowed_hosts, [""; 0]);
+    assert_eq!(read(&[], &variable).unwrap().access.allowed_hosts, hosts);
+    assert_eq!(read(&[], &[]).unwrap().access.allowed_hosts, [""; 0]);
 }
 
 #[test]

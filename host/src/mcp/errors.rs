@@ -7,22 +7,22 @@
 
 use rmcp::{
     ErrorData,
-    model::{CallToolResult, ContentBlock, JsonObject, MetaObject},
+    model::{CallToolResult, ContentBlock, JsonObject},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{arguments::ArgumentsFault, execution_tools::CommandResult};
-use crate::service::{
-    fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain},
-    log_limit,
+use crate::{
+    error_code::ErrorCode,
+    service::{
+        fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain},
+        log_limit,
+    },
 };
 
 /// Characters of an error that are logged: a chain of causes, each a line long.
 const LOGGED_CHARS_MAX: usize = 2000;
-
-/// Where a result carries the kind of its error.
-const KIND_META: &str = "waggle/error";
 
 /// Why a tool has no result.
 #[derive(Debug)]
@@ -60,11 +60,11 @@ impl From<CallerFault> for Failure {
 /// Answers a call that has failed.
 pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
-        Failure::Arguments(fault) => Ok(for_caller(fault.to_string(), "invalid_argument", None)),
+        Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, None)),
         Failure::Service(Fault::Caller(fault)) => {
             let stopped = fault.executed().map(CommandResult::of).map(serde_json::to_value).transpose();
             match stopped {
-                Ok(stopped) => Ok(for_caller(fault.to_string(), fault.kind(), stopped)),
+                Ok(stopped) => Ok(for_caller(&fault.to_string(), fault.code(), stopped)),
                 Err(source) => into_reply(tool, Failure::Result(source)),
             }
         }
@@ -78,11 +78,28 @@ pub(super) fn panicked(tool: &str) -> ErrorData {
     internal(tool, format!("{tool} panicked; the server's log has more"))
 }
 
+/// Answers a call of a tool that there is not.
+pub(super) fn unknown_tool(known: &[&str]) -> ErrorData {
+    let message = format!("there is no tool of that name; there are {}", known.join(", "));
+    ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTool)))
+}
+
+/// What the `data` of a protocol error says.
+#[must_use]
+pub fn data(code: ErrorCode) -> Value {
+    json!({"code": code.as_str(), "hint": code.hint()})
+}
+
 /// A sentence for the model, a word for programs, and what a command had come to that was stopped.
-fn for_caller(message: String, kind: &'static str, stopped: Option<Value>) -> CallToolResult {
-    let meta = JsonObject::from_iter([(KIND_META.to_owned(), kind.into())]);
-    let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]).with_meta(Some(MetaObject(meta)));
-    reply.structured_content = stopped;
+fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToolResult {
+    let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]);
+    let mut object = match stopped {
+        Some(Value::Object(object)) => object,
+        Some(_) | None => JsonObject::new(),
+    };
+    let error = json!({"code": code.as_str(), "message": message, "hint": code.hint()});
+    object.insert("error".to_owned(), error);
+    reply.structured_content = Some(Value::Object(object));
     reply
 }
 
@@ -97,12 +114,12 @@ fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
         }
         ServerFault::Start { .. } | ServerFault::Unowned { .. } => log(tool, &message, 0),
     }
-    ErrorData::internal_error(message, None)
+    ErrorData::internal_error(message, Some(data(fault.code())))
 }
 
 fn internal(tool: &str, message: String) -> ErrorData {
     log(tool, &message, 0);
-    ErrorData::internal_error(message, None)
+    ErrorData::internal_error(message, Some(data(ErrorCode::Internal)))
 }
 
 fn log(tool: &str, message: &str, left_out: u64) {

@@ -15,6 +15,7 @@ use crate::domain::{
     runtime::RuntimeFault,
     variables::VariablesFault,
 };
+use crate::error_code::ErrorCode;
 
 /// A request that was not fulfilled.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,14 @@ pub enum CallerFault {
         /// The id that was asked for.
         id: EnvironmentId,
     },
+    /// The caller, or the server, has enough to do.
+    #[error("{whose} {calls_max} calls running already; wait until one has ended")]
+    TooManyCalls {
+        /// Who has them.
+        whose: &'static str,
+        /// As many as there may be.
+        calls_max: usize,
+    },
     /// Its image lacks what was asked for.
     #[error(transparent)]
     Runtime(RuntimeFault),
@@ -107,21 +116,22 @@ pub enum CallerFault {
 }
 
 impl CallerFault {
-    /// A stable word for the kind of fault, for programs.
+    /// The kind of fault, for programs.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Argument(_) => "invalid_argument",
-            Self::UnknownEnvironment { .. } => "environment_not_found",
-            Self::DestroyedEnvironment { .. } | Self::DestroyedUnderCall { .. } => "environment_destroyed",
-            Self::NotRunning { .. } => "environment_not_running",
-            Self::Capacity(_) => "capacity_reached",
-            Self::Busy { .. } => "environment_busy",
-            Self::Runtime(_) => "runtime_unavailable",
-            Self::TimedOut { .. } => "timed_out",
-            Self::Cancelled { .. } => "cancelled",
-            Self::Guest { kind, .. } => refusal_kind(*kind),
-            Self::ShuttingDown => "shutting_down",
+            Self::Argument(_) => ErrorCode::InvalidArgument,
+            Self::UnknownEnvironment { .. } => ErrorCode::EnvironmentNotFound,
+            Self::DestroyedEnvironment { .. } | Self::DestroyedUnderCall { .. } => ErrorCode::EnvironmentDestroyed,
+            Self::NotRunning { .. } => ErrorCode::EnvironmentNotRunning,
+            Self::Capacity(_) => ErrorCode::CapacityReached,
+            Self::Busy { .. } => ErrorCode::EnvironmentBusy,
+            Self::TooManyCalls { .. } => ErrorCode::TooManyCalls,
+            Self::Runtime(_) => ErrorCode::RuntimeUnavailable,
+            Self::TimedOut { .. } => ErrorCode::TimedOut,
+            Self::Cancelled { .. } => ErrorCode::Cancelled,
+            Self::Guest { kind, .. } => refusal_code(*kind),
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
         }
     }
 
@@ -138,6 +148,7 @@ impl CallerFault {
             | Self::NotRunning { .. }
             | Self::Capacity(_)
             | Self::Busy { .. }
+            | Self::TooManyCalls { .. }
             | Self::Runtime(_)
             | Self::Guest { .. }
             | Self::ShuttingDown => None,
@@ -149,19 +160,19 @@ fn so_far(executed: Option<&Executed>) -> String {
     executed.map(ToString::to_string).unwrap_or_default()
 }
 
-fn refusal_kind(kind: RefusalKind) -> &'static str {
+fn refusal_code(kind: RefusalKind) -> ErrorCode {
     match kind {
-        RefusalKind::NotFound => "not_found",
-        RefusalKind::IsDirectory => "is_a_directory",
-        RefusalKind::NotDirectory => "not_a_directory",
-        RefusalKind::NotRegular => "not_a_regular_file",
-        RefusalKind::Denied => "permission_denied",
-        RefusalKind::TooLarge => "too_large",
-        RefusalKind::NoSpace => "no_space",
-        RefusalKind::ReadOnly => "read_only",
-        RefusalKind::InvalidPath => "invalid_path",
-        RefusalKind::Busy => "guest_busy",
-        RefusalKind::Other => "guest_refused",
+        RefusalKind::NotFound => ErrorCode::NotFound,
+        RefusalKind::IsDirectory => ErrorCode::IsADirectory,
+        RefusalKind::NotDirectory => ErrorCode::NotADirectory,
+        RefusalKind::NotRegular => ErrorCode::NotARegularFile,
+        RefusalKind::Denied => ErrorCode::PermissionDenied,
+        RefusalKind::TooLarge => ErrorCode::TooLarge,
+        RefusalKind::NoSpace => ErrorCode::NoSpace,
+        RefusalKind::ReadOnly => ErrorCode::ReadOnly,
+        RefusalKind::InvalidPath => ErrorCode::InvalidPath,
+        RefusalKind::Busy => ErrorCode::GuestBusy,
+        RefusalKind::Other => ErrorCode::GuestRefused,
     }
 }
 
@@ -294,6 +305,18 @@ pub enum ServerFault {
         /// Which environment.
         id: EnvironmentId,
     },
+}
+
+impl ServerFault {
+    /// The kind of fault, for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Start { .. } => ErrorCode::StartFailed,
+            Self::Call { .. } => ErrorCode::MachineFailed,
+            Self::Unowned { .. } => ErrorCode::Internal,
+        }
+    }
 }
 
 /// An error and its causes on one line, outermost first.

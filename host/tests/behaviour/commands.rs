@@ -66,13 +66,13 @@ async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
     let arguments = json!({"environment_id": id, "code": code, "timeout_seconds": 0.5});
     let result = served.raw("execute", arguments).await.unwrap();
     assert_eq!(result.is_error, Some(true));
-    assert_eq!(result.meta.unwrap().0["waggle/error"], "timed_out");
     assert_eq!(
         result.content[0].as_text().unwrap().text,
         "the time-out of 0.5 s has passed, and everything that the call had started was stopped\n\
          stdout until then:\nbefore\n\nstderr until then:\noops\n"
     );
     let object = result.structured_content.unwrap();
+    assert_eq!(object["error"]["code"], "timed_out");
     for (key, value) in [
         ("timed_out", json!(true)),
         ("exit_code", json!(137)),

@@ -13,6 +13,34 @@ const SESSION_VERSION: &str = "2025-11-25";
 const STATELESS_VERSION: &str = "2026-07-28";
 const SESSION_HEADER: &str = "mcp-session-id";
 
+/// Begins a session as somebody, and returns the status of the answer, its body, and the session's id if there is one.
+pub(crate) async fn greet(url: &str, token: Option<&str>) -> (u16, String, Option<String>) {
+    let answer = authorized(post(url, SESSION_VERSION, &hello()), token).send().await.unwrap();
+    let id = answer.headers().get(SESSION_HEADER).map(|id| id.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), answer.text().await.unwrap(), id)
+}
+
+/// Lists the tools in a session as somebody, and returns the status and the body of the answer.
+pub(crate) async fn list_in(url: &str, token: Option<&str>, session: &str) -> (u16, String) {
+    let body = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {}});
+    let request = post(url, SESSION_VERSION, &body).header(SESSION_HEADER, session);
+    let answer = authorized(request, token).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+fn authorized(request: RequestBuilder, token: Option<&str>) -> RequestBuilder {
+    match token {
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
+        None => request,
+    }
+}
+
+fn hello() -> Value {
+    let about = json!({"name": "raw", "version": "1"});
+    let params = json!({"protocolVersion": SESSION_VERSION, "capabilities": {}, "clientInfo": about});
+    json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
+}
+
 fn post(url: &str, version: &str, body: &Value) -> RequestBuilder {
     let request = Client::new().post(url).header("content-type", "application/json");
     let request = request.header("accept", "application/json, text/event-stream");
@@ -32,10 +60,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn start(url: &str) -> Self {
-        let about = json!({"name": "raw", "version": "1"});
-        let params = json!({"protocolVersion": SESSION_VERSION, "capabilities": {}, "clientInfo": about});
-        let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
-        let answer = post(url, SESSION_VERSION, &hello).send().await.unwrap();
+        let answer = post(url, SESSION_VERSION, &hello()).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
         let id = answer.headers()[SESSION_HEADER].to_str().unwrap().to_owned();
         answer.text().await.unwrap();
         let session = Self { url: url.to_owned(), id };
@@ -99,6 +125,17 @@ impl Session {
 
 /// Calls a tool in the stateless dialect; dropping the future, or the answer, closes the connection.
 pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
+    stateless_call_as(url, None, tool, arguments, token).await
+}
+
+/// The same with a bearer token.
+pub(crate) async fn stateless_call_as(
+    url: &str,
+    who: Option<&str>,
+    tool: &str,
+    arguments: &Value,
+    token: Option<&str>,
+) -> Response {
     let mut meta = json!({
         "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
         "io.modelcontextprotocol/clientCapabilities": {},
@@ -107,6 +144,6 @@ pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, tok
     if let Some(token) = token {
         meta["progressToken"] = json!(token);
     }
-    let call = post(url, STATELESS_VERSION, &tool_call(1, tool, arguments, &meta));
+    let call = authorized(post(url, STATELESS_VERSION, &tool_call(1, tool, arguments, &meta)), who);
     call.header("mcp-method", "tools/call").header("mcp-name", tool).send().await.unwrap()
 }

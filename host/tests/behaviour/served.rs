@@ -15,14 +15,17 @@ use rmcp::{
     ClientHandler, RoleClient, ServiceError, ServiceExt as _,
     model::{CallToolRequestParams, CallToolResult, ProgressNotificationParam},
     service::{NotificationContext, RunningService},
-    transport::StreamableHttpClientTransport,
+    transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use waggle::{
     cli::{self, Command},
     config::Settings,
-    domain::{image::ImageRef, runtime::ByRuntime},
+    domain::{image::ImageRef, runtime::ByRuntime, tokens::Tokens},
     http,
     server::Waggle,
 };
@@ -38,6 +41,7 @@ pub(crate) type Heard = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;
 /// A server whose `node` environments fail to start and whose `shell` ones boot for ever, unless it is an ordinary one.
 pub(crate) struct Served {
     waggle: Option<Waggle>,
+    pub(crate) tokens: watch::Sender<Arc<Tokens>>,
     pub(crate) url: String,
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
@@ -79,31 +83,67 @@ pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
     serve_images(flags, images).await
 }
 
+/// The tokens of `serve_guarded`, and whom they stand for.
+pub(crate) const ADA: &str = "ada-has-this-token-1";
+pub(crate) const BOB: &str = "bob-has-this-token-1";
+
+pub(crate) fn tokens(text: &str) -> Arc<Tokens> {
+    Arc::new(Tokens::parse(text).unwrap())
+}
+
+/// A server that only ada and bob may call; its own client is ada's.
+pub(crate) async fn serve_guarded(flags: &[&str]) -> Served {
+    let good = || "oci:/good".parse::<ImageRef>().unwrap();
+    serve_with(flags, ByRuntime { python: good(), node: good(), shell: good() }, true).await
+}
+
 async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
+    serve_with(flags, images, false).await
+}
+
+async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) -> Served {
     let settings = settings(flags);
     let machines = InProcess::default();
     let alive = Arc::clone(&machines.alive);
     let may_end = Arc::clone(&machines.may_end);
     let listener = http::bind(settings.listen_addr).await.unwrap();
     let check = http::Check { name: "machines", look: Box::new(|| Ok(())) };
-    let waggle = Waggle::start(&settings, images, Arc::new(machines), vec![check], listener).unwrap();
-    let url = format!("http://{}/mcp", waggle.address());
-    let (client, heard) = connect(&url).await;
-    Served { waggle: Some(waggle), url, alive, may_end, client, heard }
+    let mut waggle = Waggle::start(&settings, images, Arc::new(machines));
+    let (tokens, receiver) = watch::channel(tokens(&format!("ada {ADA}\nbob {BOB}")));
+    let address = waggle.listen(listener, guarded.then_some(receiver), vec![check]).unwrap();
+    let url = format!("http://{address}/mcp");
+    let (client, heard) = connect_as(&url, guarded.then_some(ADA)).await;
+    Served { waggle: Some(waggle), tokens, url, alive, may_end, client, heard }
 }
 
 pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Heard) {
+    connect_as(url, None).await
+}
+
+pub(crate) async fn connect_as(url: &str, token: Option<&str>) -> (RunningService<RoleClient, Listener>, Heard) {
     let listener = Listener::default();
     let heard = Arc::clone(&listener.heard);
-    let client = listener.serve(StreamableHttpClientTransport::from_uri(url)).await.unwrap();
+    let mut config = StreamableHttpClientTransportConfig::with_uri(url);
+    if let Some(token) = token {
+        config = config.auth_header(token);
+    }
+    let client = listener.serve(StreamableHttpClientTransport::from_config(config)).await.unwrap();
     (client, heard)
+}
+
+pub(crate) async fn call(
+    client: &RunningService<RoleClient, Listener>,
+    tool: &'static str,
+    arguments: Value,
+) -> Result<CallToolResult, ServiceError> {
+    let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+    let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
+    timeout(STUCK, call).await.unwrap()
 }
 
 impl Served {
     pub(crate) async fn raw(&self, tool: &'static str, arguments: Value) -> Result<CallToolResult, ServiceError> {
-        let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
-        let call = self.client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
-        timeout(STUCK, call).await.unwrap()
+        call(&self.client, tool, arguments).await
     }
 
     /// The result's object, which has to be the same in its text.
@@ -115,12 +155,14 @@ impl Served {
         object
     }
 
-    /// The text of a result that is the caller's error, and its kind.
+    /// The text of a result that is the caller's error, and its code.
     pub(crate) async fn refused(&self, tool: &'static str, arguments: Value) -> (String, String) {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(true), "{result:?}");
-        let kind = result.meta.unwrap().0["waggle/error"].as_str().unwrap().to_owned();
-        (result.content[0].as_text().unwrap().text.clone(), kind)
+        let text = result.content[0].as_text().unwrap().text.clone();
+        let error = result.structured_content.unwrap()["error"].take();
+        assert_eq!((error["message"].as_str().unwrap(), error["hint"].is_string()), (text.as_str(), true));
+        (text, error["code"].as_str().unwrap().to_owned())
     }
 
     /// The code and text of a protocol error.

@@ -10,6 +10,9 @@ import time
 from nested import SERVER_PORTS, USER_ID
 from server import ROOT, STOP_S, Server
 
+# The nested host's loopback address cannot be reached from outside, and a server that listens on another one wants tokens.
+TOKEN = "what-every-client-of-nested-hosts-shows"
+
 # A look through the nested host's shell takes about as long.
 LOOK_S = 0.2
 
@@ -55,6 +58,8 @@ class NestedProcess:
 class NestedServer(Server):
     """Everything but the client's side happens in the nested host, as a user who owns nothing there but /dev/kvm."""
 
+    token = TOKEN
+
     def __init__(self, host, **settings):
         super().__init__(**settings)
         self.host = host
@@ -69,12 +74,16 @@ class NestedServer(Server):
         here = {"BACKEND": "krun"} | self.settings
         self.settings = here | {
             "LISTEN_ADDR": f"0.0.0.0:{self.inside}",
+            "AUTH_TOKENS_FILE": str(self.folder / "tokens"),
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": "/cache",
             "KERNEL": "/kernel",
         }
         self.settings = {name: inside(value) for name, value in self.settings.items()}
-        host.shell(f"mkdir -p {self.folder} && chown {USER_ID} {self.folder}")
+        host.shell(
+            f"mkdir -p {self.folder} && echo tests {TOKEN} >{self.folder}/tokens && chmod 600 {self.folder}/tokens &&"
+            f" chown -R {USER_ID} {self.folder}"
+        )
 
     def launch(self):
         settings = " ".join(f"WAGGLE_{name}='{value}'" for name, value in self.settings.items())

@@ -17,6 +17,8 @@ import urllib.error
 import urllib.request
 
 import mcp
+from jsonschema import Draft202012Validator
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = pathlib.Path(os.environ.get("WAGGLE_BINARY", ROOT / "target/debug/waggle"))
@@ -37,6 +39,9 @@ def image(name):
 
 class Server:
     """A server with a data folder of its own; settings are WAGGLE_* variables without the prefix."""
+
+    # What its clients show, if anything.
+    token = None
 
     def __init__(self, **settings):
         # Short, because the names of Unix sockets may have 107 bytes.
@@ -188,19 +193,45 @@ class Server:
         assert left == [], "left behind:\n" + "\n".join(left)
 
     @contextlib.asynccontextmanager
-    async def client(self, **options):
-        async with mcp.Client(self.url, read_timeout_seconds=CALL_S, **options) as client:
-            yield Tools(client)
+    async def client(self, token=None, **options):
+        token = token or self.token
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        async with create_mcp_http_client(headers) as http:
+            transport = streamable_http_client(self.url, http_client=http)
+            async with mcp.Client(transport, read_timeout_seconds=CALL_S, **options) as client:
+                yield await Tools.of(client)
+
+    @contextlib.asynccontextmanager
+    async def conversation(self, **options):
+        """A client that starts the server itself and talks to its standard input and output."""
+        settings = {f"WAGGLE_{name}": value for name, value in self.settings.items()}
+        command = mcp.StdioServerParameters(command=str(BINARY), args=["serve", "--stdio"], env=os.environ | settings)
+        with open(self.log, "a") as log:
+            transport = mcp.stdio_client(command, errlog=log)
+            async with mcp.Client(transport, read_timeout_seconds=CALL_S, **options) as client:
+                yield await Tools.of(client)
 
 
 class Tools:
-    """The eight tools as functions that give the parsed result or fail."""
+    """The eight tools as functions that give the parsed result or fail. Whatever they give has to fit its schema."""
 
-    def __init__(self, client):
+    def __init__(self, client, schemas):
         self.client = client
+        self.schemas = schemas
+
+    @classmethod
+    async def of(cls, client):
+        listed = (await client.list_tools()).tools
+        return cls(client, {tool.name: Draft202012Validator(tool.output_schema) for tool in listed if tool.output_schema})
 
     async def raw(self, tool, **arguments):
-        return await self.client.call_tool(tool, arguments)
+        result = await self.client.call_tool(tool, arguments)
+        if result.is_error:
+            error = result.structured_content["error"]
+            assert error["message"] == result.content[0].text and error["code"] and error["hint"], error
+        elif tool in self.schemas:
+            self.schemas[tool].validate(result.structured_content)
+        return result
 
     async def text(self, tool, **arguments):
         result = await self.raw(tool, **arguments)

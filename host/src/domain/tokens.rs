@@ -1,0 +1,214 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The bearer tokens that callers show, and whom each of them stands for.
+//!
+//! A token is one line: a name, and behind it the token itself or `sha256:` and its digest in hexadecimal digits. Only
+//! digests are kept, so no dump of memory, log or error holds a token for longer than it takes to read it. A digest
+//! without salt or stretching is enough, because tokens are drawn at random and long: there is nothing to guess.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+
+use super::environment::{Principal, PrincipalFault};
+
+/// Shorter ones could be guessed: 16 characters of base64 are 96 bits.
+pub const TOKEN_CHARS_MIN: usize = 16;
+
+/// Longer ones are no tokens, and each one that is shown is hashed.
+pub const TOKEN_CHARS_MAX: usize = 1024;
+
+/// Each token that is shown is compared with all of them.
+pub const TOKENS_MAX: usize = 1024;
+
+/// What stands in front of a digest.
+const DIGEST_MARK: &str = "sha256:";
+
+type TokenDigest = [u8; 32];
+
+/// Tokens by their digests.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Tokens(Vec<(TokenDigest, Principal)>);
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, principal)| principal)).finish()
+    }
+}
+
+impl Tokens {
+    /// Reads a list, in which empty lines and those with `#` in front mean nothing. A principal may have several tokens.
+    ///
+    /// # Errors
+    /// [`TokensFault`] names the line and never shows what it holds.
+    pub fn parse(text: &str) -> Result<Self, TokensFault> {
+        let mut tokens: Vec<(TokenDigest, Principal)> = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line_number = index + 1;
+            let words: Vec<_> = line.split_whitespace().collect();
+            let (name, token) = match words.as_slice() {
+                [] => continue,
+                [first, ..] if first.starts_with('#') => continue,
+                [name, token] => (name, token),
+                _ => return Err(TokensFault::Words { line_number }),
+            };
+            let principal = name.parse().map_err(|source| TokensFault::Name { line_number, source })?;
+            let digest = match token.strip_prefix(DIGEST_MARK) {
+                Some(digits) => parse_digest(digits).ok_or(TokensFault::Digest { line_number })?,
+                None if is_token(token) => digest(token),
+                None => return Err(TokensFault::Token { line_number }),
+            };
+            if tokens.iter().any(|(known, _)| *known == digest) {
+                return Err(TokensFault::Twice { line_number });
+            }
+            if tokens.len() >= TOKENS_MAX {
+                return Err(TokensFault::TooMany);
+            }
+            tokens.push((digest, principal));
+        }
+        if tokens.is_empty() { Err(TokensFault::None) } else { Ok(Self(tokens)) }
+    }
+
+    /// Whom a token stands for. How long the look-up takes depends on how many tokens there are, and on nothing else of
+    /// them.
+    #[must_use]
+    pub fn principal(&self, shown: &str) -> Option<&Principal> {
+        if shown.len() > TOKEN_CHARS_MAX {
+            return None;
+        }
+        let shown = digest(shown);
+        let mut found = u32::MAX;
+        for (index, (known, _)) in (0_u32..).zip(&self.0) {
+            let same: Choice = known.ct_eq(&shown);
+            found.conditional_assign(&index, same);
+        }
+        self.0.get(usize::try_from(found).ok()?).map(|(_, principal)| principal)
+    }
+
+    /// Whether a principal has a token at all.
+    #[must_use]
+    pub fn know(&self, principal: &Principal) -> bool {
+        self.0.iter().any(|(_, known)| known == principal)
+    }
+}
+
+/// What RFC 6750 lets a bearer token consist of.
+fn is_token(text: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+    (TOKEN_CHARS_MIN..=TOKEN_CHARS_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn digest(token: &str) -> TokenDigest {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+fn parse_digest(digits: &str) -> Option<TokenDigest> {
+    let mut digest = TokenDigest::default();
+    if digits.len() != digest.len() * 2 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// A list of tokens that is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TokensFault {
+    /// Not two words.
+    #[error("line {line_number} is not a name and a token with a space between them")]
+    Words {
+        /// From 1.
+        line_number: usize,
+    },
+    /// The name cannot be one.
+    #[error("line {line_number} begins with something else than a name")]
+    Name {
+        /// From 1.
+        line_number: usize,
+        /// What a name is.
+        source: PrincipalFault,
+    },
+    /// The token cannot be one.
+    #[error(
+        "line {line_number} has no token: one has {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} letters, digits and any of -._~+/="
+    )]
+    Token {
+        /// From 1.
+        line_number: usize,
+    },
+    /// The digest cannot be one.
+    #[error("line {line_number} has no digest: {DIGEST_MARK} is followed by 64 hexadecimal digits")]
+    Digest {
+        /// From 1.
+        line_number: usize,
+    },
+    /// The token is on an earlier line, too.
+    #[error("line {line_number} repeats a token of an earlier line")]
+    Twice {
+        /// From 1.
+        line_number: usize,
+    },
+    /// More than can be compared with each request.
+    #[error("there are more than {TOKENS_MAX} tokens")]
+    TooMany,
+    /// None at all.
+    #[error("there is no token in it")]
+    None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADA: &str = "ada-has-this-token-1";
+    const BOB: &str = "bob-has-this-token-1";
+
+    fn named(name: &str) -> Principal {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_token_stands_for_the_name_in_front_of_it() {
+        let hashed = digest(BOB).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let text = format!("# who may\n\nada {ADA}\n bob\tsha256:{hashed}\nada another-of-her-tokens\n");
+        let tokens = Tokens::parse(&text).unwrap();
+        assert_eq!(tokens.principal(ADA), Some(&named("ada")));
+        assert_eq!(tokens.principal("another-of-her-tokens"), Some(&named("ada")));
+        assert_eq!(tokens.principal(BOB), Some(&named("bob")));
+        for wrong in ["", "ada-has-this-token-2", &hashed, &format!("sha256:{hashed}"), &ADA.repeat(1000)] {
+            assert_eq!(tokens.principal(wrong), None, "{wrong}");
+        }
+        assert!(tokens.know(&named("bob")) && !tokens.know(&named("eve")));
+    }
+
+    #[test]
+    fn a_list_that_is_none_says_where_and_never_what() {
+        let line_number = 1;
+        for (text, fault) in [
+            ("ada", TokensFault::Words { line_number }),
+            ("ada secret secret-secret-secret", TokensFault::Words { line_number }),
+            ("a/da secret-secret-secret", TokensFault::Name { line_number, source: PrincipalFault }),
+            ("ada secret", TokensFault::Token { line_number }),
+            ("ada secret-secret-secret\u{7f}", TokensFault::Token { line_number }),
+            ("ada sha256:secret", TokensFault::Digest { line_number }),
+            ("# only this", TokensFault::None),
+        ] {
+            assert_eq!(Tokens::parse(text), Err(fault), "{text}");
+            assert!(!fault.to_string().contains("secret"), "{fault}");
+        }
+        let twice = format!("ada {ADA}\nbob {ADA}");
+        assert_eq!(Tokens::parse(&twice), Err(TokensFault::Twice { line_number: 2 }));
+        let many: String = (0..=TOKENS_MAX).map(|n| format!("ada {ADA}-{n}\n")).collect();
+        assert_eq!(Tokens::parse(&many), Err(TokensFault::TooMany));
+    }
+
+    #[test]
+    fn a_dump_shows_names_only() {
+        let tokens = Tokens::parse(&format!("ada {ADA}")).unwrap();
+        assert_eq!(format!("{tokens:?}"), "[Principal(\"ada\")]");
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A connection whose peer takes nothing of what it is sent for too long is over: nobody else should pay for the answers
+//! that it does not read.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// A reader that takes a single byte within this time may go on. Networks come back within less.
+pub(super) const STALL: Duration = Duration::from_secs(60);
+
+/// A stream that gives up on a peer that does not read.
+pub(super) struct Unstalled<S> {
+    stream: S,
+    stall: Duration,
+    /// Since when nothing could be written.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Unstalled<S> {
+    /// A stream whose peer may read nothing for so long.
+    pub(super) fn new(stream: S, stall: Duration) -> Self {
+        Self { stream, stall, waiting: None }
+    }
+
+    fn noting<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.waiting = None;
+            return outcome;
+        }
+        let stall = self.stall;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.noting(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.noting(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.noting(context, outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.noting(context, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_is_given_up() {
+        let (near, _far) = duplex(4);
+        let (start, stall) = (Instant::now(), Duration::from_millis(50));
+        let fault = Unstalled::new(near, stall).write_all(b"more than fits").await.unwrap_err();
+        assert_eq!((fault.kind(), start.elapsed() >= stall), (io::ErrorKind::TimedOut, true));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_slowly_is_not() {
+        let (near, mut far) = duplex(1);
+        let stall = Duration::from_millis(400);
+        let start = Instant::now();
+        let reader = tokio::spawn(async move {
+            let mut read = Vec::new();
+            for _ in 0..5 {
+                sleep(stall / 4).await;
+                read.push(far.read_u8().await.unwrap());
+            }
+            read
+        });
+        Unstalled::new(near, stall).write_all(b"slow!").await.unwrap();
+        assert_eq!((reader.await.unwrap().as_slice(), start.elapsed() > stall), (b"slow!".as_slice(), true));
+    }
+}

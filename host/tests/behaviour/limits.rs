@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a server takes of sessions, calls, connections and bodies, and how it says that it takes no more.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    raw,
+    served::{ADA, BOB, STUCK, call, connect_as, serve, serve_guarded},
+};
+
+fn code(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert!(body["error"]["message"].is_string() && body["error"]["data"]["hint"].is_string(), "{body}");
+    body["error"]["data"]["code"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_session_too_many_is_refused_until_another_one_ends() {
+    // The server's own client has one.
+    let served = serve(&["--max-sessions", "2"]).await;
+    let (status, _, id) = raw::greet(&served.url, None).await;
+    assert_eq!(status, 200);
+    let (status, body, _) = raw::greet(&served.url, None).await;
+    assert_eq!((status, code(&body).as_str()), (503, "too_many_sessions"));
+    let end = reqwest::Client::new().delete(&served.url).header("mcp-session-id", id.unwrap());
+    assert!(end.send().await.unwrap().status().is_success());
+    assert_eq!(raw::greet(&served.url, None).await.0, 200);
+    // The other dialect has no sessions.
+    let answer = raw::stateless_call(&served.url, "list_environments", &json!({}), None).await;
+    assert_eq!(answer.status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_too_many_is_refused_and_those_of_others_are_not() {
+    let served = serve_guarded(&["--max-calls-per-principal", "1"]).await;
+    let id = served.create("shell").await;
+    let (bob, _) = connect_as(&served.url, Some(BOB)).await;
+    let url = served.url.clone();
+    let endless = json!({"environment_id": id, "code": "sleep 1000", "timeout_seconds": 200});
+    let running = tokio::spawn(async move {
+        raw::stateless_call_as(&url, Some(ADA), "execute", &endless, None).await;
+    });
+    let list = || async { served.raw("list_environments", json!({})).await.unwrap() };
+    let refused = async {
+        loop {
+            let result = list().await;
+            if result.is_error == Some(true) {
+                break result.structured_content.unwrap()["error"]["code"].take();
+            }
+        }
+    };
+    assert_eq!(timeout(STUCK, refused).await.unwrap(), "too_many_calls");
+    assert_eq!(call(&bob, "list_environments", json!({})).await.unwrap().is_error, Some(false));
+    running.abort();
+    let admitted = async { while list().await.is_error == Some(true) {} };
+    timeout(STUCK, admitted).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_told_so_and_closed() {
+    let served = serve(&["--max-connections", "8"]).await;
+    let address = served.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+    let mut held = Vec::new();
+    let told = loop {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let mut told = String::new();
+        // One that there is room for is not answered before it asks.
+        match timeout(Duration::from_millis(300), stream.read_to_string(&mut told)).await {
+            Ok(read) => {
+                read.unwrap();
+                break told;
+            }
+            Err(_) => held.push(stream),
+        }
+        assert!(held.len() <= 8, "more connections than there may be");
+    };
+    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert_eq!(code(body), "too_many_connections");
+    drop(held);
+    // The server notices soon.
+    let answered = async {
+        while reqwest::get(served.url.replace("/mcp", "/healthz")).await.map(|answer| answer.status().as_u16()).ok()
+            != Some(200)
+        {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, answered).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_message_is_told_so() {
+    let served = serve(&[]).await;
+    let post = |body: String| {
+        let request = reqwest::Client::new().post(&served.url).header("content-type", "application/json");
+        request.header("accept", "application/json, text/event-stream").body(body).send()
+    };
+    for (body, status, number, expected) in [
+        (String::new(), 400, -32700, "not_a_message"),
+        ("{\"jsonrpc\":".to_owned(), 400, -32700, "not_a_message"),
+        ("[]".to_owned(), 400, -32600, "not_a_message"),
+        ("{\"id\": 1}".to_owned(), 400, -32600, "not_a_message"),
+        ("x".repeat(16 * 1024 * 1024 + 1), 413, -32000, "request_too_large"),
+    ] {
+        let shown: String = body.chars().take(20).collect();
+        let answer = post(body).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{shown}");
+        let text = answer.text().await.unwrap();
+        assert_eq!(code(&text), expected, "{shown}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&error["id"], &error["error"]["code"]), (&Value::Null, &json!(number)), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_pieces_is_answered() {
+    let served = serve(&[]).await;
+    let address = served.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    for piece in ["GET /hea", "lthz HTTP/1.1\r\nho", "st: x\r\nconnection: close\r\n\r\n"] {
+        stream.write_all(piece.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    let mut answer = String::new();
+    timeout(STUCK, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+}

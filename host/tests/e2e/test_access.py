@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call a server, and the client that starts one itself."""
+
+import asyncio
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from server import STOP_S
+from test_calls import LEFT, PROGRAMS, until_started
+from test_start import refused
+
+ADA = "ada-has-this-token-1"
+BOB = "bob-has-this-token-1"
+
+pytestmark = pytest.mark.outside("reads and writes the server's own files, or starts it as a client does")
+
+
+def tokens_file(folder, text=f"# who may\nada {ADA}\nbob {BOB}\n", mode=0o600):
+    path = folder / "tokens"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def status(server, token):
+    """What a request is told that lacks everything but a token: 406 if it got as far as that."""
+    request = urllib.request.Request(server.url, data=b"{}", headers={"Content-Type": "application/json"})
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(request, timeout=10)
+    return answer.value.code
+
+
+def test_a_server_that_anybody_could_reach_does_not_start_without_tokens(serve):
+    assert "auth-tokens-file" in refused(serve(LISTEN_ADDR="0.0.0.0:0"))
+
+
+def test_tokens_that_others_can_read_stop_the_start(serve, tmp_path):
+    output = refused(serve(AUTH_TOKENS_FILE=str(tokens_file(tmp_path, mode=0o644))))
+    assert "0644" in output and ADA not in output
+
+
+async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "trace")
+    path = tokens_file(tmp_path)
+    # On every address, as behind a proxy.
+    server = serve(AUTH_TOKENS_FILE=str(path))
+    server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
+    server.start()
+    assert [status(server, token) for token in (None, "nobody-has-this-token", ADA)] == [401, 401, 406]
+    for mode in ("legacy", "2026-07-28"):
+        async with server.client(ADA, mode=mode) as ada, server.client(BOB, mode=mode) as bob:
+            async with ada.environment("shell") as made:
+                assert (await ada.call("list_environments"))["count"] == 1
+                assert (await bob.call("list_environments"))["count"] == 0
+                assert "there is no environment" in await bob.refusal(
+                    "execute", environment_id=made["environment_id"], code="true"
+                )
+    # A file that does not do changes nothing, and one that does counts at once.
+    for text, said, ada_s in [
+        (f"ada {ADA}\nnonsense\n", "the tokens stay as they were", 406),
+        (f"bob {BOB}\n", "the tokens were read again", 401),
+    ]:
+        path.write_text(text)
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + STOP_S
+        while said not in server.output():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert (status(server, ADA), status(server, BOB)) == (ada_s, 406)
+    log = server.output()
+    # It is the log of everything, and what was shown is not in it.
+    assert "TRACE" in log
+    assert ADA not in log and BOB not in log and "nobody-has-this-token" not in log
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
+    server = serve()
+    async with server.conversation(mode=mode) as tools:
+        made = await tools.call("create_environment", runtime="python")
+        one = made["environment_id"]
+        heard = []
+
+        async def hear(progress, total, message):
+            heard.append(message)
+
+        code = "import time; print('early', flush=True); time.sleep(1); print('late')"
+        result = await tools.client.call_tool(
+            "execute", {"environment_id": one, "code": code}, progress_callback=hear
+        )
+        assert result.structured_content["stdout"] == "early\nlate\n"
+        assert "early\n" in heard
+        language, code = PROGRAMS["a shell's children"]
+        running = asyncio.create_task(tools.raw("execute", environment_id=one, code=code, language=language))
+        await until_started(tools, one, "a shell's children")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        deadline = time.monotonic() + STOP_S
+        while (await tools.call("execute", environment_id=one, code=LEFT))["stdout"] != "[]\n":
+            assert time.monotonic() < deadline
+    # It ended with its input, and nothing of its environment is left; what it said is on standard error.
+    server.assert_nothing_left(within_s=STOP_S)
+    assert "shutting down" in server.output()
+
+
+async def test_a_conversation_that_ends_in_the_middle_of_a_call_leaves_nothing(serve):
+    server = serve()
+    async with server.conversation() as tools:
+        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        running = asyncio.create_task(tools.raw("execute", environment_id=one, code="touch started; sleep 1000"))
+        await until_started(tools, one, "a call")
+        [pid] = [pid for pid, line in server.processes() if line.endswith("serve --stdio")]
+        os.kill(pid, signal.SIGTERM)
+        # It hears of the end as an error of its own or as the end of the conversation.
+        await asyncio.gather(running, return_exceptions=True)
+    server.assert_nothing_left(within_s=STOP_S)
