@@ -10,6 +10,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use futures_util::StreamExt as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -29,6 +30,9 @@ const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// What the budget has no room for waits that long.
 const ROOM_TIME: Duration = Duration::from_secs(10);
+
+/// Of a body that is too large, so much is read for nothing.
+const DISCARDED_BYTES_MAX: usize = 4 * REQUEST_BODY_BYTES_MAX;
 
 /// The budget.
 #[derive(Clone, Debug)]
@@ -51,6 +55,7 @@ impl Bodies {
     pub(super) async fn read(&self, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Response> {
         let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if announced.is_some_and(|bytes| bytes > REQUEST_BODY_BYTES_MAX) {
+            let _ = timeout(self.room_time, discard(body)).await;
             return Err(too_large());
         }
         let pieces = pieces(announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
@@ -68,6 +73,16 @@ impl Bodies {
             Ok(Err(_)) => Err(too_large()),
             Err(_) => Err(too_slow("the body did not arrive in time")),
         }
+    }
+}
+
+/// Reads a body for nothing: most clients only look at an answer when they have sent all of their request.
+async fn discard(body: Body) {
+    let mut left = DISCARDED_BYTES_MAX;
+    let mut pieces = body.into_data_stream();
+    while let Some(Ok(piece)) = pieces.next().await {
+        let Some(rest) = left.checked_sub(piece.len()) else { return };
+        left = rest;
     }
 }
 
@@ -90,7 +105,7 @@ fn too_slow(message: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{StreamExt as _, stream};
+    use futures_util::stream;
 
     use super::*;
 

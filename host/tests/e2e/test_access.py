@@ -96,7 +96,7 @@ async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
         result = await tools.client.call_tool(
             "execute", {"environment_id": one, "code": code}, progress_callback=hear
         )
-        assert result.structured_content["stdout"] == "early\nlate\n"
+        assert result.structured_content.get("stdout") == "early\nlate\n", result
         assert "early\n" in heard
         language, code = PROGRAMS["a shell's children"]
         running = asyncio.create_task(tools.raw("execute", environment_id=one, code=code, language=language))
