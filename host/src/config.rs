@@ -23,10 +23,12 @@ pub use self::{access::Access, table::settings_page};
 use crate::{
     domain::{
         defences::Relaxed,
+        egress::Policy,
         image::ImageRef,
         ports::CommandLimits,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
+    infra::egress::Proxy,
     service::execution::OperatorCommands,
 };
 
@@ -89,6 +91,16 @@ pub struct Settings {
     /// filter, or all
     #[arg(long, default_value = "", value_name = "DEFENCES", hide_default_value = true)]
     pub relax: Relaxed,
+    /// What programs in the guests may connect to: none, public (the internet, but no private networks), or rules
+    /// separated by commas, of which the first that matches decides, as in docs/network.md
+    #[arg(long, default_value = "public", value_name = "POLICY")]
+    pub egress: Policy,
+    /// HTTP proxy through which the guests' connections go, as http://[USER:PASSWORD@]HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub egress_proxy: Option<Proxy>,
+    /// File with certificates in PEM that the guests are to trust, besides those of their images
+    #[arg(long, value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
     /// How long a machine may take to boot, from when its image is ready
     #[arg(long, default_value = "2m", value_parser = duration::parse, value_name = "DURATION")]
     pub boot_timeout: Duration,

@@ -5,6 +5,7 @@
 //! There is no I/O and no clock in here, and async only in the ports; time is an argument.
 
 pub mod defences;
+pub mod egress;
 pub mod environment;
 pub mod guest_path;
 pub mod image;

@@ -4,8 +4,10 @@
 
 pub mod agent;
 pub mod agent_binary;
+pub mod ca_bundle;
 pub mod disks;
 mod draft;
+pub mod egress;
 pub mod firmware_binary;
 pub mod images;
 mod printable;

@@ -55,7 +55,7 @@ impl Waggle {
             boot_timeout: settings.boot_timeout,
         };
         let environments_max = usize::try_from(settings.max_environments).unwrap_or(usize::MAX);
-        let environments = Arc::new(Environments::new(machines, size, environments_max));
+        let environments = Arc::new(Environments::new(machines, size, settings.egress.clone(), environments_max));
         let rules = ExecutionRules {
             exec_timeout_default: settings.default_exec_timeout,
             exec_timeout_max: settings.max_exec_timeout,

@@ -10,3 +10,4 @@ pub mod execution;
 pub mod fault;
 pub mod filesystem;
 pub(crate) mod log_limit;
+pub(crate) mod refusals;

@@ -37,6 +37,7 @@ use waggle::{
     },
     infra::{
         disks::Disks,
+        egress::Gateway,
         images::ImageStore,
         vmm::{OpenFault, VmSettings, Vms, WantedBackend},
     },
@@ -170,6 +171,7 @@ impl TestHost {
             memory_mib: 64,
             disk_mib: 16,
             boot_timeout,
+            network: None,
         }
     }
 
@@ -203,6 +205,8 @@ fn settings(data: &Path) -> VmSettings {
         kernel_dir: data.join("kernel"),
         qemu: processes::qemu(),
         vhost_device_vsock: processes::vhost_device_vsock(),
+        gateway: Arc::new(Gateway::new(None, 512)),
+        ca_bundle: String::new(),
         relaxed: Relaxed::default(),
         runner: env!("CARGO_BIN_EXE_waggle").into(),
     }

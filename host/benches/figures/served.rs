@@ -25,6 +25,7 @@ use waggle::{
     http,
     infra::{
         disks::Disks,
+        egress::Gateway,
         images::ImageStore,
         vmm::{VmSettings, Vms, WantedBackend},
     },
@@ -54,6 +55,8 @@ impl Site {
             kernel_dir: kernel(),
             qemu: program("qemu-system-x86_64"),
             vhost_device_vsock: program("vhost-device-vsock"),
+            gateway: Arc::new(Gateway::new(None, 512)),
+            ca_bundle: String::new(),
             relaxed: Relaxed::default(),
             runner: VmSettings::THIS_BINARY.into(),
         };
@@ -77,6 +80,7 @@ impl Site {
             memory_mib: settings.default_memory_mb,
             disk_mib: settings.default_disk_mb,
             boot_timeout: BOOT_MAX,
+            network: None,
         };
         self.vms.start(&spec, &|_stage| {}, Box::pin(std::future::pending())).await.unwrap()
     }

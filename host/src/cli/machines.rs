@@ -2,13 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What makes machines, put together from the settings.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use tokio::task::spawn_blocking;
 
 use crate::{
     config::{Backend, Folders, Settings},
-    infra::{disks::Disks, images::ImageStore, vmm},
+    infra::{
+        ca_bundle,
+        disks::Disks,
+        egress::{Gateway, flows_max},
+        images::ImageStore,
+        vmm,
+    },
 };
 
 /// Opens what machines are made from and with, as the settings have it.
@@ -16,14 +22,16 @@ use crate::{
 /// # Errors
 /// What is missing or broken; each says what to do.
 pub(super) async fn open(settings: &Settings, folders: &Folders) -> Result<vmm::Vms, Box<dyn Error>> {
+    let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
+    let vm_settings = vmm::VmSettings { ca_bundle, ..vm_settings(settings, folders) };
     let (cache, data) = (folders.images.clone(), folders.data.clone());
     // Both wait for the locks of other servers.
     let images = spawn_blocking(move || ImageStore::open(&cache)).await??;
     let disks = spawn_blocking(move || Disks::open(&data)).await??;
-    Ok(vmm::Vms::open(vm_settings(settings, folders), images, disks).await?)
+    Ok(vmm::Vms::open(vm_settings, images, disks).await?)
 }
 
-/// The settings that concern machines, in the words of what makes them.
+/// The settings that concern machines, in the words of what makes them; all but the certificates, which are in a file.
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSettings {
     vmm::VmSettings {
         data_dir: folders.data.clone(),
@@ -37,6 +45,8 @@ pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSett
         kernel_dir: folders.kernel.clone(),
         qemu: "qemu-system-x86_64".into(),
         vhost_device_vsock: "vhost-device-vsock".into(),
+        gateway: Arc::new(Gateway::new(settings.egress_proxy.clone(), flows_max())),
+        ca_bundle: String::new(),
         relaxed: settings.relax.clone(),
         runner: vmm::VmSettings::THIS_BINARY.into(),
     }

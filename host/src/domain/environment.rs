@@ -14,6 +14,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    egress::Policy,
     image::ImageRef,
     lifecycle::{Event, Refusal, State},
     ports::AgentOrigin,
@@ -193,6 +194,8 @@ pub struct NewEnvironment {
     pub image: ImageRef,
     /// How long it may stay without a call.
     pub idle_timeout: Duration,
+    /// What it may reach of what the server's policy allows; all of that if there is none.
+    pub network: Option<Policy>,
 }
 
 impl Environment {
@@ -292,6 +295,7 @@ mod tests {
             runtime: Runtime::Python,
             image: "python".parse().unwrap(),
             idle_timeout: Duration::from_secs(60),
+            network: None,
         };
         Environment::create(EnvironmentId::random(), new, SystemTime::UNIX_EPOCH, now)
     }

@@ -7,7 +7,7 @@
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{environment::EnvironmentId, guest_path::GuestPath, image::ImageRef};
+use super::{egress::Network, environment::EnvironmentId, guest_path::GuestPath, image::ImageRef};
 
 /// A boxed future, so that the ports can be trait objects.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -89,6 +89,8 @@ pub struct MachineSpec {
     pub disk_mib: u32,
     /// From the start of the virtual machine to the agent's hello.
     pub boot_timeout: Duration,
+    /// Its network; none if it can reach nothing.
+    pub network: Option<Network>,
 }
 
 /// The stages of a start, in their order.

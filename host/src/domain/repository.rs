@@ -184,6 +184,7 @@ mod tests {
             runtime: Runtime::Shell,
             image: "debian".parse().unwrap(),
             idle_timeout: Duration::from_secs(60),
+            network: None,
         };
         Environment::create(EnvironmentId::random(), new, SystemTime::UNIX_EPOCH, Instant::now())
     }

@@ -15,6 +15,7 @@ mod confine;
 mod confinement;
 mod console;
 mod cpio;
+mod egress_link;
 mod initramfs;
 mod kernel;
 mod krun;
@@ -71,6 +72,7 @@ use self::{
 use super::{
     agent_binary,
     disks::Disks,
+    egress::{Gateway, Guest},
     images::{ImageStore, PreparedImage},
 };
 use crate::domain::{
@@ -108,6 +110,10 @@ pub struct VmSettings {
     pub qemu: PathBuf,
     /// A path, or a name to search in `PATH`: usually `vhost-device-vsock`.
     pub vhost_device_vsock: PathBuf,
+    /// What the machines' networks go through.
+    pub gateway: Arc<Gateway>,
+    /// Certificates in PEM that guests are to trust; may be empty.
+    pub ca_bundle: String,
     /// Defences inside the guests that are off.
     pub relaxed: Relaxed,
     /// The program to execute as runner: this binary, [`VmSettings::THIS_BINARY`], except in tests.
@@ -307,8 +313,8 @@ impl Vms {
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 hostname,
-                network: None,
-                ca_bundle: String::new(),
+                network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
+                ca_bundle: self.settings.ca_bundle.clone(),
                 relaxed: boot::Relaxed {
                     namespaces: self.settings.relaxed.contains(Defence::Namespaces),
                     capabilities: self.settings.relaxed.contains(Defence::Capabilities),
@@ -316,6 +322,7 @@ impl Vms {
                     filter: self.settings.relaxed.contains(Defence::Filter),
                 },
             },
+            egress: spec.network.clone().map(|network| Guest::new(network, Arc::clone(&self.settings.gateway))),
             shows_log: self.settings.log_level > 0,
             disk_mib: spec.disk_mib,
             boot_timeout: spec.boot_timeout,

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::duration,
     domain::{
+        egress::Policy,
         environment::{Environment, EnvironmentId, EnvironmentName, NewEnvironment},
         ports::{AgentOrigin, Stage},
         runtime::Runtime,
@@ -37,6 +38,10 @@ pub(super) struct CreateArguments {
     runtime: RuntimeArgument,
     /// A name for people, at most 64 characters; `<runtime>-<8 hex digits>` if left out.
     name: Option<String>,
+    /// What programs in the environment may connect to, within what the operator allows: `none`, `public`, or rules
+    /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443` or
+    /// `deny 192.0.2.0/24, public`. All that the operator allows if left out.
+    network: Option<String>,
     /// The environment is destroyed when nobody has called it for so many minutes; 30 if left out, at most 60.
     timeout_minutes: Option<f64>,
 }
@@ -88,6 +93,11 @@ struct ListedEnvironment {
     agent_origin: Option<&'static str>,
     /// RFC 3339.
     created_at: String,
+    /// How many connections and names its network policy has refused it.
+    egress_refused: u64,
+    /// What the latest of them was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_refused_last: Option<String>,
     environment_id: String,
     name: String,
     runtime: &'static str,
@@ -137,6 +147,7 @@ impl Inner {
     ) -> Result<CallToolResult, Failure> {
         let arguments: CreateArguments = arguments::read("create_environment", arguments)?;
         let name = arguments.name.filter(|name| !name.is_empty()).map(|name| EnvironmentName::parse(&name));
+        let network = arguments.network.map(|network| network.parse::<Policy>());
         let runtime = Runtime::from(arguments.runtime);
         let new = NewEnvironment {
             owner: caller.owner.clone(),
@@ -144,6 +155,7 @@ impl Inner {
             runtime,
             image: self.defaults.images.of(runtime).clone(),
             idle_timeout: self.idle_timeout(arguments.timeout_minutes)?,
+            network: network.transpose().map_err(ArgumentFault::Network)?,
         };
         let progress = caller.progress.clone();
         let stages = move |stage: Stage| {
@@ -184,7 +196,12 @@ impl Inner {
 
     pub(super) fn list_environments(&self, arguments: JsonObject, caller: &Caller) -> Result<CallToolResult, Failure> {
         let ListArguments {} = arguments::read("list_environments", arguments)?;
-        let environments: Vec<_> = self.environments.list(&caller.owner).iter().map(listed).collect();
+        let environments = self.environments.list(&caller.owner);
+        let listed = |known: &Environment| {
+            let (refused, last) = self.environments.egress_refused(known.id);
+            listed(known, refused, last.map(|last| last.to_string()))
+        };
+        let environments: Vec<_> = environments.iter().map(listed).collect();
         results::object(&Listed { count: environments.len(), environments })
     }
 
@@ -199,10 +216,12 @@ impl Inner {
     }
 }
 
-fn listed(environment: &Environment) -> ListedEnvironment {
+fn listed(environment: &Environment, egress_refused: u64, egress_refused_last: Option<String>) -> ListedEnvironment {
     ListedEnvironment {
         agent_origin: environment.agent_origin.map(origin),
         created_at: results::rfc3339(environment.created_at),
+        egress_refused,
+        egress_refused_last,
         environment_id: environment.id.to_string(),
         name: environment.name.as_str().to_owned(),
         runtime: environment.runtime.name(),

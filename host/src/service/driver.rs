@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::environments::Registry;
+use super::{environments::Registry, refusals::Refusals};
 use crate::domain::{
     environment::{CallRefusal, Environment},
     lifecycle::{Event, State},
@@ -47,6 +47,9 @@ pub(super) struct Call {
     pub(super) machine: Arc<dyn Machine>,
     /// The environment as it was when the call began.
     pub(super) environment: Environment,
+    /// What the environment was refused of the network, which goes on being counted.
+    #[expect(dead_code, reason = "the first call that reads it is still to come")]
+    pub(super) refusals: Arc<Refusals>,
     ended: Option<mpsc::OwnedPermit<()>>,
 }
 
@@ -72,6 +75,7 @@ pub(super) struct Driver {
     pub(super) slot: Option<Slot>,
     pub(super) registry: Arc<Registry>,
     pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) refusals: Arc<Refusals>,
     /// Cancelled when the caller that wants the environment is gone before it has heard of it.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
@@ -219,7 +223,12 @@ impl Driver {
         let permit = call_ended.clone().try_reserve_owned().map_err(|_| CallRefusal::Busy)?;
         self.environment.begin_call(now())?;
         self.save();
-        Ok(Call { machine: Arc::clone(machine), environment: self.environment.clone(), ended: Some(permit) })
+        Ok(Call {
+            machine: Arc::clone(machine),
+            environment: self.environment.clone(),
+            refusals: Arc::clone(&self.refusals),
+            ended: Some(permit),
+        })
     }
 
     /// Ends the machine, while requests hear that it is too late for them.

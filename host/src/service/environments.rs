@@ -22,8 +22,10 @@ use tracing::Instrument as _;
 use super::{
     driver::{Call, Driver, REQUESTS_MAX, Request},
     fault::{CallerFault, Fault, ServerFault},
+    refusals::Refusals,
 };
 use crate::domain::{
+    egress::{Egress, Network, Policy, Refused},
     environment::{CallRefusal, Environment, EnvironmentId, NewEnvironment, Principal},
     lifecycle::State,
     ports::{MachineSpec, Machines, Stage},
@@ -48,6 +50,8 @@ pub struct Environments {
     registry: Arc<Registry>,
     machines: Arc<dyn Machines>,
     size: MachineSize,
+    /// What any environment may reach.
+    policy: Policy,
     /// Counts the drivers, so that the shutdown can wait for them.
     drivers: TaskTracker,
     /// Counts the calls, creates included.
@@ -77,6 +81,7 @@ struct Reach {
 struct Handle {
     requests: mpsc::Sender<Request>,
     task: AbortHandle,
+    refusals: Arc<Refusals>,
 }
 
 impl Registry {
@@ -105,11 +110,12 @@ impl Registry {
 }
 
 impl Environments {
-    /// No environments yet, and room for `environments_max` of them.
+    /// No environments yet, and room for `environments_max` of them, which may reach what `policy` allows.
     #[must_use]
-    pub fn new(machines: Arc<dyn Machines>, size: MachineSize, environments_max: usize) -> Self {
+    pub fn new(machines: Arc<dyn Machines>, size: MachineSize, policy: Policy, environments_max: usize) -> Self {
         let registry = Registry { repository: Repository::new(environments_max), reach: Mutex::default() };
-        Self { registry: Arc::new(registry), machines, size, drivers: TaskTracker::new(), calls: TaskTracker::new() }
+        let (drivers, calls) = (TaskTracker::new(), TaskTracker::new());
+        Self { registry: Arc::new(registry), machines, size, policy, drivers, calls }
     }
 
     /// Makes an environment and waits until it takes calls; `stages` hears how far it is.
@@ -126,14 +132,8 @@ impl Environments {
         let _counted = self.calls.token();
         let slot = self.registry.repository.reserve().map_err(CallerFault::from)?;
         let id = EnvironmentId::random();
-        let spec = MachineSpec {
-            id,
-            image: new.image.clone(),
-            cpus: self.size.cpus,
-            memory_mib: self.size.memory_mib,
-            disk_mib: self.size.disk_mib,
-            boot_timeout: self.size.boot_timeout,
-        };
+        let refusals = Arc::new(Refusals::new(id));
+        let spec = self.spec(id, &new, Arc::clone(&refusals));
         let owner = new.owner.clone();
         let environment = Environment::create(id, new, SystemTime::now(), Instant::now().into_std());
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
@@ -152,6 +152,7 @@ impl Environments {
                 slot: Some(slot),
                 registry: Arc::clone(&self.registry),
                 requests: receiver,
+                refusals: Arc::clone(&refusals),
                 abandoned,
                 reason: DestroyReason::NeverReady,
                 waiters: Vec::new(),
@@ -159,7 +160,7 @@ impl Environments {
             let span = tracing::info_span!("environment", %id);
             let run = driver.run(Arc::clone(&self.machines), stages, ready).instrument(span);
             let task = self.drivers.spawn(run).abort_handle();
-            reach.drivers.insert(id, Handle { requests, task });
+            reach.drivers.insert(id, Handle { requests, task, refusals });
         }
         match outcome.await {
             Ok(Ok(environment)) => {
@@ -173,6 +174,28 @@ impl Environments {
                 Found::Known(_) | Found::Unknown => ServerFault::Unowned { id }.into(),
             }),
         }
+    }
+
+    fn spec(&self, id: EnvironmentId, new: &NewEnvironment, refusals: Arc<Refusals>) -> MachineSpec {
+        let egress = Egress::new(self.policy.clone(), new.network.clone());
+        let network = (!egress.is_none())
+            .then(|| Network { egress, on_refusal: Arc::new(move |refused| refusals.hear(refused)) });
+        MachineSpec {
+            id,
+            image: new.image.clone(),
+            cpus: self.size.cpus,
+            memory_mib: self.size.memory_mib,
+            disk_mib: self.size.disk_mib,
+            boot_timeout: self.size.boot_timeout,
+            network,
+        }
+    }
+
+    /// How often an environment was refused what it wanted to reach, and what the latest was.
+    #[must_use]
+    pub fn egress_refused(&self, id: EnvironmentId) -> (u64, Option<Refused>) {
+        let refusals = self.registry.reach().drivers.get(&id).map(|handle| Arc::clone(&handle.refusals));
+        refusals.map_or((0, None), |refusals| (refusals.count(), refusals.last()))
     }
 
     /// Destroys an environment in whatever state it is and waits until nothing of it is left. Doing it twice is right.

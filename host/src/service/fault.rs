@@ -6,6 +6,7 @@ use std::{error::Error, time::Duration};
 
 use super::execution::Executed;
 use crate::domain::{
+    egress::PolicyFault,
     environment::{CALLS_MAX, EnvironmentId, EnvironmentIdFault, NameFault},
     guest_path::GuestPathFault,
     lifecycle::State,
@@ -201,6 +202,9 @@ pub enum ArgumentFault {
     /// An id that is none.
     #[error("environment_id: {0}")]
     Id(EnvironmentIdFault),
+    /// A network policy that is none.
+    #[error("network: {0}")]
+    Network(PolicyFault),
     /// A name that is none.
     #[error("name: {0}")]
     Name(NameFault),

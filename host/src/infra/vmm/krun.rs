@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The guest's root is made of this process's memory: the agent, the boot configuration and empty folders, no folder of
-//! the host's. It has two disks and one virtual socket, which leads to the host's Unix socket for the call link. TSI,
+//! the host's. It has two disks and one virtual socket, which leads to the host's Unix sockets for the two links. TSI,
 //! libkrun's way of giving guests the host's network, is off, and there is no network card.
 
 mod firmware;
@@ -27,7 +27,7 @@ use std::{
     process::ExitStatus,
 };
 
-use waggle_protocol::{CALL_PORT, boot::BOOT_CONFIG_PATH};
+use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BOOT_CONFIG_PATH};
 
 pub(super) use self::firmware::{Firmware, FirmwareFault, check as check_firmware};
 use self::libkrun::Context;
@@ -127,7 +127,10 @@ fn prepare(
         context.add_disk(c"image", &c_path(&machine.image)?, true)?;
         context.add_disk(c"scratch", &c_path(&machine.scratch)?, false)?;
         context.add_vsock()?;
-        context.add_dialled_port(CALL_PORT, &c_path(format!("{LINK_SOCKETS}_{CALL_PORT}"))?)?;
+        // Where nobody listens, a guest without a network is told so.
+        for port in [CALL_PORT, EGRESS_PORT] {
+            context.add_dialled_port(port, &c_path(format!("{LINK_SOCKETS}_{port}"))?)?;
+        }
         Ok(context)
     };
     devices().step("describe the machine to libkrun")

@@ -24,10 +24,11 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waggle_protocol::{CALL_PORT, boot::BootConfig};
+use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BootConfig};
 
 use super::{
     LINK_SOCKETS,
+    egress_link::EgressLink,
     initramfs::{InitramfsFault, SharedRoot},
     run_dirs,
     runner_messages::Orders,
@@ -38,6 +39,7 @@ use crate::{
     infra::{
         agent::{self, AgentClient, ConnectFault, Patience},
         disks::{DiskFault, Disks},
+        egress::Guest,
     },
 };
 
@@ -109,6 +111,8 @@ pub(super) struct Recipe {
     pub(super) orders: Orders,
     /// What the guest is told.
     pub(super) boot: BootConfig,
+    /// Its network, if it has one.
+    pub(super) egress: Option<Guest>,
     /// Whether what its programs print goes to the log as it comes, not only when the machine fails.
     pub(super) shows_log: bool,
     /// Size of the scratch disk.
@@ -166,7 +170,7 @@ pub(super) async fn own(
 type Fault = (Stage, Box<dyn Error + Send + Sync>);
 
 async fn live(
-    recipe: Recipe,
+    mut recipe: Recipe,
     progress: &mpsc::Sender<Progress>,
     stop: &CancellationToken,
 ) -> (Result<End, Fault>, Option<LastWords>) {
@@ -181,8 +185,8 @@ async fn live(
     }
     let _ = progress.send(Progress::Stage(Stage::Boot)).await;
     // Before the runner: the guest may call as soon as it runs.
-    let listener = match listen(&recipe.orders.run_dir) {
-        Ok(listener) => listener,
+    let (listener, _egress) = match listen_to(&mut recipe) {
+        Ok(listening) => listening,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
     };
     let mut runner = match RunnerProcess::start(&recipe.runner, &recipe.orders, recipe.shows_log).await {
@@ -226,9 +230,20 @@ async fn make_files(recipe: &Recipe) -> Result<(), FileFault> {
 }
 
 // The path of a Unix socket ends at 107 bytes; by way of the open folder it is short wherever the folder is.
-fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+fn listen(run_dir: &Path, port: u32) -> io::Result<UnixListener> {
     let folder = std::fs::File::open(run_dir)?;
-    UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{CALL_PORT}", folder.as_raw_fd()))
+    UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd()))
+}
+
+/// Waits for the agent's call, and serves the machine's network if it has one.
+fn listen_to(recipe: &mut Recipe) -> io::Result<(UnixListener, Option<EgressLink>)> {
+    let run_dir = &recipe.orders.run_dir;
+    let calls = listen(run_dir, CALL_PORT)?;
+    let egress = match recipe.egress.take() {
+        Some(guest) => Some(EgressLink::start(listen(run_dir, EGRESS_PORT)?, guest)),
+        None => None,
+    };
+    Ok((calls, egress))
 }
 
 // The listener ends with the boot: whoever dials after that in the guest is not the agent.

@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What an address is, after the IANA registries of special-purpose addresses.
+//!
+//! Some IPv6 addresses stand for IPv4 ones: who allows or refuses the one has to see the other.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What kind of place an address is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// Anyone's on the internet.
+    Public,
+    /// Somebody's own network: private, shared, unique local, and what documents and benchmarks use.
+    Private,
+    /// The machine itself or its wire, where cloud metadata is, everyone at once, or nothing that could be dialled.
+    Special,
+}
+
+/// IPv6 forms that are dialled as the IPv4 address in them become that address; all others stay.
+#[must_use]
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// What kind of place it is. An address that stands for another is no better than that.
+#[must_use]
+pub fn kind(address: IpAddr) -> Kind {
+    match canonical(address) {
+        IpAddr::V4(address) => kind_v4(address),
+        IpAddr::V6(address) => {
+            let worst_within = embedded(address).map(kind_v4).max();
+            worst_within.map_or_else(|| kind_v6(address), |within| within.max(kind_v6(address)))
+        }
+    }
+}
+
+fn kind_v4(address: Ipv4Addr) -> Kind {
+    let [a, b, c, _] = address.octets();
+    match (a, b, c) {
+        // This network, loopback, link-local, multicast, reserved, broadcast.
+        (0 | 127 | 224.., ..) | (169, 254, _) => Kind::Special,
+        (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Kind::Private,
+        // Protocol assignments, documentation, the relays of 6to4, benchmarks.
+        (192, 0, 0 | 2) | (192, 88, 99) | (198, 51, 100) | (203, 0, 113) | (198, 18..=19, _) => Kind::Private,
+        _ => Kind::Public,
+    }
+}
+
+fn kind_v6(address: Ipv6Addr) -> Kind {
+    match address.segments() {
+        // NAT64's well-known prefix; the address within was looked at.
+        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Kind::Public,
+        [0x64, 0xff9b, 1, ..] => Kind::Private,
+        // Protocol assignments with Teredo and benchmarks, 6to4, documentation.
+        [0x2001, 0..=0x1ff, ..] | [0x2002, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Kind::Private,
+        [0x2000..=0x3fff, ..] => Kind::Public,
+        // Unique local, and the site-local ones before them.
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Kind::Private,
+        _ => Kind::Special,
+    }
+}
+
+/// The IPv4 addresses that an IPv6 address leads to, by mapping, NAT64, 6to4 or Teredo.
+pub(super) fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let [a, b, c, d, _, _, g, h] = address.segments();
+    let of = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    let found = match (a, b, c, d) {
+        (0, 0, 0, 0) | (0x64, 0xff9b, ..) => [of(g, h), None],
+        (0x2002, ..) => [of(b, c), None],
+        // The server, and the client with its bits turned over.
+        (0x2001, 0, ..) => [of(c, d), of(!g, !h)],
+        _ => [None, None],
+    };
+    found.into_iter().flatten()
+}

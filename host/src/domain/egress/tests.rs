@@ -1,0 +1,240 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Which destinations policies allow, by example.
+
+use super::*;
+
+fn policy(text: &str) -> Policy {
+    text.parse().unwrap()
+}
+
+fn egress(text: &str) -> Egress {
+    Egress::new(policy(text), None)
+}
+
+fn to<'a>(address: &str, port: u16, names: &'a [DomainName]) -> Destination<'a> {
+    Destination { address: canonical(address.parse().unwrap()), port, names, is_hosts_own: false }
+}
+
+fn check(policy: &str, address: &str, port: u16, name: Option<&str>, expected: bool) {
+    let names: Vec<_> = name.into_iter().map(|name| name.parse().unwrap()).collect();
+    let found = egress(policy).allows(&to(address, port, &names));
+    assert_eq!(found, expected, "{policy}: {address} port {port} as {name:?}");
+}
+
+#[test]
+fn public_is_the_internet_and_nothing_else() {
+    for address in ["1.1.1.1", "151.101.0.223", "172.15.0.1", "172.32.0.1", "100.63.0.1", "100.128.0.1", "2606:4700::1"]
+    {
+        check("public", address, 443, None, true);
+    }
+    for address in [
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "127.9.9.9",
+        "10.0.0.1",
+        "10.0.77.1",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "100.127.255.255",
+        "192.0.0.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "192.88.99.1",
+        "224.0.0.1",
+        "239.1.1.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "fe80::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fec0::1",
+        "ff02::1",
+        "2001:db8::1",
+        "2001:2::1",
+        "3fff::1",
+        "100::1",
+        "5f00::1",
+        "4000::1",
+    ] {
+        check("public", address, 443, None, false);
+    }
+}
+
+#[test]
+fn an_ipv6_form_of_an_ipv4_address_is_no_way_around() {
+    for inside in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1", "0.0.0.0"] {
+        let octets = inside.parse::<core::net::Ipv4Addr>().unwrap().octets();
+        let [high, low] = [[octets[0], octets[1]], [octets[2], octets[3]]].map(u16::from_be_bytes);
+        for form in [
+            format!("::ffff:{inside}"),
+            format!("::{inside}"),
+            format!("64:ff9b::{inside}"),
+            format!("64:ff9b:1::{inside}"),
+            format!("2002:{high:x}:{low:x}::1"),
+            format!("2001:0:{high:x}:{low:x}::f7f7:f7f7"),
+            format!("2001:0:808:808::{:x}:{:x}", !high, !low),
+        ] {
+            check("public", &form, 80, None, false);
+        }
+    }
+    check("public", "::ffff:1.1.1.1", 80, None, true);
+    check("public", "64:ff9b::1.1.1.1", 80, None, true);
+    check("deny 1.1.1.0/24, public", "64:ff9b::1.1.1.1", 80, None, false);
+    check("deny 1.1.1.0/24, public, 2002::/16", "2002:101:101::1", 80, None, false);
+}
+
+#[test]
+fn the_host_s_own_addresses_are_not_public() {
+    let own = Destination { is_hosts_own: true, ..to("1.1.1.1", 80, &[]) };
+    assert!(!egress("public").allows(&own));
+    assert!(egress("1.1.1.1").allows(&own));
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    check("deny 1.1.1.1, public", "1.1.1.1", 443, None, false);
+    check("public, deny 1.1.1.1", "1.1.1.1", 443, None, true);
+    check("10.0.0.0/8", "10.200.0.1", 1, None, true);
+    check("10.0.0.0/8", "11.0.0.1", 1, None, false);
+    check("allow 10.1.0.0/16:443", "10.1.2.3", 443, None, true);
+    check("allow 10.1.0.0/16:443", "10.1.2.3", 80, None, false);
+    check("10.1.0.0/16:8000-8100", "10.1.2.3", 8100, None, true);
+    check("10.1.0.0/16:8000-8100", "10.1.2.3", 8101, None, false);
+    check("deny public:25, public", "1.1.1.1", 25, None, false);
+    check("deny public:25, public", "1.1.1.1", 26, None, true);
+    check("0.0.0.0/0", "127.0.0.1", 1, None, true);
+    check("0.0.0.0/0", "::1", 1, None, false);
+    check("::/0", "::1", 1, None, true);
+    check("[fd00::/8]:443", "fd12::1", 443, None, true);
+    check("[fd00::/8]:443", "fd12::1", 80, None, false);
+    check("fd00::1:443", "fd00::1:443", 80, None, true);
+    check("::ffff:10.0.0.0/104", "10.9.9.9", 80, None, true);
+    check("none", "1.1.1.1", 443, None, false);
+}
+
+#[test]
+fn a_name_allows_only_what_was_given_under_it() {
+    check("index.example:443", "151.101.0.223", 443, Some("index.example"), true);
+    check("index.example:443", "151.101.0.223", 80, Some("index.example"), false);
+    check("index.example:443", "151.101.0.223", 443, None, false);
+    check("index.example", "151.101.0.223", 443, Some("index.example.example"), false);
+    check("index.example", "151.101.0.223", 443, Some("notindex.example"), false);
+    check("*.files.example", "151.101.0.223", 443, Some("files.files.example"), true);
+    check("*.files.example", "151.101.0.223", 443, Some("a.b.files.example"), true);
+    check("*.files.example", "151.101.0.223", 443, Some("files.example"), false);
+    check("*.files.example", "151.101.0.223", 443, Some("evilfiles.example"), false);
+    check("Index.example.", "151.101.0.223", 443, Some("index.EXAMPLE"), true);
+    check("deny evil.example, public", "1.1.1.1", 443, Some("evil.example"), false);
+    check("deny evil.example, public", "1.1.1.1", 443, Some("good.example"), true);
+}
+
+#[test]
+fn a_name_leads_to_private_networks_only_where_a_rule_has_it_and_to_loopback_never() {
+    for (address, public, exact, under) in [
+        ("1.1.1.1", true, true, true),
+        ("10.0.0.1", false, true, false),
+        ("100.64.0.1", false, true, false),
+        ("fd00::1", false, true, false),
+        ("127.0.0.1", false, false, false),
+        ("169.254.169.254", false, false, false),
+        ("0.0.0.0", false, false, false),
+        ("::1", false, false, false),
+        ("::ffff:127.0.0.1", false, false, false),
+        ("fe80::1", false, false, false),
+    ] {
+        check("public", address, 80, Some("a.corp.example"), public);
+        check("a.corp.example", address, 80, Some("a.corp.example"), exact);
+        check("*.corp.example", address, 80, Some("a.corp.example"), under);
+    }
+    check("*.corp.example, 10.0.0.0/8", "10.0.0.1", 80, Some("a.corp.example"), true);
+}
+
+#[test]
+fn an_environment_s_policy_can_only_narrow() {
+    let both = |server: &str, own: &str| Egress::new(policy(server), Some(policy(own)));
+    let name: DomainName = "intranet.example".parse().unwrap();
+    let names = [name.clone()];
+    assert!(!both("public", "intranet.example").allows(&to("10.0.0.1", 80, &names)));
+    assert!(!both("public", "0.0.0.0/0").allows(&to("127.0.0.1", 80, &[])));
+    assert!(!both("index.example", "public").allows(&to("1.1.1.1", 80, &[])));
+    assert!(both("public", "1.1.1.0/24:443").allows(&to("1.1.1.1", 443, &[])));
+    assert!(!both("public", "1.1.1.0/24:443").allows(&to("1.0.0.1", 443, &[])));
+    assert!(both("public", "none").is_none() && both("none", "public").is_none());
+    assert!(!both("public", "index.example").looks_up(&name));
+}
+
+#[test]
+fn a_name_is_looked_up_only_where_it_could_lead_somewhere() {
+    let check = |policy: &str, name: &str, expected: bool| {
+        assert_eq!(egress(policy).looks_up(&name.parse().unwrap()), expected, "{policy}: {name}");
+    };
+    check("public", "any.example", true);
+    check("10.0.0.0/8", "any.example", true);
+    check("index.example", "index.example", true);
+    check("index.example:443", "index.example", true);
+    check("index.example", "secret.evil.example", false);
+    check("deny *.evil.example, public", "secret.evil.example", false);
+    check("deny *.evil.example:25, public", "secret.evil.example", true);
+    check("deny 10.0.0.0/8", "any.example", false);
+    check("none", "any.example", false);
+}
+
+#[test]
+fn what_no_port_can_reach_is_known_in_advance() {
+    let check = |policy: &str, address: &str, expected: bool| {
+        assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");
+    };
+    check("public", "1.1.1.1", true);
+    check("public", "127.0.0.1", false);
+    check("10.0.0.1:443", "10.0.0.1", true);
+    check("deny 10.0.0.1, 10.0.0.0/8", "10.0.0.1", false);
+    check("deny 10.0.0.1:80, 10.0.0.0/8", "10.0.0.1", true);
+}
+
+#[test]
+fn a_policy_is_written_as_it_is_read() {
+    for text in [
+        "none",
+        "public",
+        "index.example:443, *.files.example:443, deny public:25, 10.0.0.0/8, [fd00::/8]:1-9, 2001:db8::1, deny 192.0.2.1",
+    ] {
+        assert_eq!(policy(text).to_string(), text);
+    }
+    assert_eq!(policy("allow public ,, ").to_string(), "public");
+}
+
+#[test]
+fn what_is_no_policy_is_refused_with_what_would_be_right() {
+    for (text, expected) in [
+        ("", "it is empty; write `none`"),
+        (" , ", "it is empty"),
+        ("forbid public", "\"forbid public\" is no rule: a rule is [allow|deny] TARGET"),
+        ("10.0.0", "no IP address or range"),
+        ("10.0.0.0/33", "a prefix has 0 to 32 bits here"),
+        ("10.0.0.1/8", "the address has bits set behind its first 8"),
+        ("fd00::1/8", "the address has bits set behind its first 8"),
+        ("index.example:0", "a port is a number from 1 to 65535"),
+        ("index.example:443-80", "a port is a number"),
+        ("index.example:", "a port is a number"),
+        ("*", "letters, digits and hyphens"),
+        ("*.*.org", "letters, digits and hyphens"),
+        ("exa mple.org", "a rule is [allow|deny] TARGET"),
+        ("http://index.example", "a port is a number"),
+        ("a.0x7f", "does not begin with a digit"),
+        ("-x.example", "letters, digits and hyphens"),
+    ] {
+        let fault = text.parse::<Policy>().unwrap_err().to_string();
+        assert!(fault.contains(expected), "{text}: {fault}");
+    }
+    let many = vec!["a.example"; 257].join(",");
+    assert_eq!(many.parse::<Policy>(), Err(PolicyFault::TooMany { rules: 257 }));
+}

@@ -1,0 +1,95 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Answers a guest's questions to the name service, with what the host's own resolver says.
+//!
+//! The system is asked as any program on the host would ask it, so that its hosts file, its name service switch and its
+//! private networks work. A guest is told only of addresses that it may reach, and remembered to have been told.
+
+use std::{
+    io,
+    net::{IpAddr, ToSocketAddrs as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use super::{
+    Guest,
+    dns::{self, Code, Question},
+    hosts_own,
+};
+use crate::domain::egress::{Destination, DomainName, Refused, canonical};
+
+/// How long the system may take over a name. Resolvers in guests ask again after five seconds, twice.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// How the system's message for a failure that may pass begins; its number does not come through.
+const PASSING: &str = "Temporary failure";
+
+/// The answer to one message, if it deserves one.
+pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
+    let question = match dns::read(message) {
+        Ok(question) => question,
+        Err(answer) => return answer,
+    };
+    let (code, addresses) = look_up(guest, &question).await;
+    Some(question.answer(code, &addresses))
+}
+
+async fn look_up(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
+    let Some(name) = &question.name else { return (Code::NxDomain, Vec::new()) };
+    if !guest.network.egress.looks_up(name) {
+        guest.refuse(&Refused::Name { name: name.clone() });
+        return (Code::NxDomain, Vec::new());
+    }
+    let found = match ask_system(guest, name).await {
+        Ok(found) => found,
+        Err(fault) if fault.kind() == io::ErrorKind::TimedOut || fault.to_string().contains(PASSING) => {
+            return (Code::ServFail, Vec::new());
+        }
+        Err(_no_such_name) => return (Code::NxDomain, Vec::new()),
+    };
+    let wanted: Vec<_> = found.into_iter().filter(|address| question.family.holds(*address)).collect();
+    let told: Vec<_> = wanted.iter().filter(|address| may_lead(guest, name, **address)).copied().collect();
+    if told.is_empty() && !wanted.is_empty() {
+        guest.refuse(&Refused::Name { name: name.clone() });
+        return (Code::NxDomain, Vec::new());
+    }
+    let mut granted = guest.granted();
+    let now = Instant::now();
+    told.iter().for_each(|address| granted.give(name, *address, now));
+    (Code::NoError, told.into_iter().map(super::as_guests_see_it).collect())
+}
+
+/// Whether the guest may reach the address on some port, given that this name leads there.
+fn may_lead(guest: &Guest, name: &DomainName, address: IpAddr) -> bool {
+    let address = canonical(address);
+    // No guest can dial another loopback address of the host's than the one that has an address in guests.
+    if address.is_loopback() && super::as_guests_see_it(address) == address {
+        return false;
+    }
+    let is_hosts_own = hosts_own(address);
+    let names = std::slice::from_ref(name);
+    guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
+}
+
+/// The name's addresses, in the order in which the system would try them.
+async fn ask_system(guest: &Guest, name: &DomainName) -> io::Result<Vec<IpAddr>> {
+    let waits = async {
+        let own = permit(&guest.lookups).await?;
+        let all = permit(&guest.gateway.lookups).await?;
+        let name = name.clone();
+        // The system cannot be told to stop asking, so both places stay taken until it has.
+        let asking = spawn_blocking(move || {
+            let _places = (own, all);
+            (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|found| found.ip()).collect())
+        });
+        asking.await.map_err(io::Error::other)?
+    };
+    timeout(LOOKUP_MAX, waits).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn permit(places: &Arc<Semaphore>) -> io::Result<tokio::sync::OwnedSemaphorePermit> {
+    Arc::clone(places).acquire_owned().await.map_err(io::Error::other)
+}

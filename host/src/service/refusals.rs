@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What one environment was refused of the network: counted, and told to the operator, but not without end.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::log_limit;
+use crate::domain::{egress::Refused, environment::EnvironmentId};
+
+/// The refusals of one environment.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    id: EnvironmentId,
+    count: AtomicU64,
+    last: Mutex<Option<Refused>>,
+}
+
+impl Refusals {
+    pub(crate) fn new(id: EnvironmentId) -> Self {
+        Self { id, count: AtomicU64::new(0), last: Mutex::new(None) }
+    }
+
+    pub(crate) fn hear(&self, refused: &Refused) {
+        self.count.fetch_add(1, Relaxed);
+        if let Some(left_out) = log_limit::admitted(self.id) {
+            tracing::warn!(environment = %self.id, destination = %refused, left_out, "the network policy refused a guest");
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused.clone());
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// The latest one.
+    #[must_use]
+    pub(crate) fn last(&self) -> Option<Refused> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
