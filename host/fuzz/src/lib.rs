@@ -6,6 +6,7 @@
 
 #[path = "../../src/domain"]
 pub mod domain {
+    pub mod egress;
     pub mod environment;
     pub mod guest_path;
     pub mod image;
