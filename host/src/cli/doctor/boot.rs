@@ -70,6 +70,7 @@ async fn life(
         memory_mib: settings.default_memory_mb,
         disk_mib: settings.default_disk_mb,
         boot_timeout: settings.boot_timeout,
+        network: None,
     };
     let hear = |stage: Stage| stages.begin(name(stage), stage.describe());
     let machine = machines.start(&spec, &hear, Box::pin(end.wanted())).await;
