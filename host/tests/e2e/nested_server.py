@@ -88,12 +88,13 @@ class NestedServer(Server):
     def launch(self):
         settings = " ".join(f"WAGGLE_{name}='{value}'" for name, value in self.settings.items())
         script = f"""cd {self.folder}
-rm -f pid status
 env -i PATH=/bin:/sbin:/usr/bin HOME=/data {settings} /waggle/waggle serve >>log 2>&1 </dev/null &
 echo $! >pid
 wait $!
 echo $? >status
 """
+        # Those of an earlier start would be taken for this one's.
+        self.host.shell(f"cd {self.folder} && rm -f pid status")
         self.host.shell(
             f"cat >{self.folder}/run <<'end of script'\n{script}end of script\n"
             f"su -s /bin/sh waggle -c 'setsid sh {self.folder}/run' </dev/null >/dev/null 2>&1 &"

@@ -77,6 +77,7 @@ def test_what_libkrun_lacks_is_told_at_the_start(serve, prepare, undo, settings,
     try:
         server.launch()
         assert server.process.wait(30) != 0
+        server.process = None
         assert told in server.output(), server.output()
     finally:
         server.shell(undo)
