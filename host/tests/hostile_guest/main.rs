@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod calls;
+mod egress;
 mod floods;
 mod greeting;
 mod guest;

@@ -1,0 +1,285 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of the egress link, as an honest guest meets it: real sockets on both sides of it, and no machine.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use waggle::{
+    domain::egress::{Egress, Network},
+    infra::egress::{Gateway, Guest, Proxy, ServeFault, serve},
+};
+use waggle_link::{FrameReader, FrameWriter, Opener, Stream};
+use waggle_protocol::{
+    Link,
+    egress::{Address, EgressRequest, Flow, FlowReply, HOST_ADDRESS, Refusal},
+};
+
+/// How long a stuck test waits before it says so.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// A guest's end of a link, and what the host says of it.
+struct Rig {
+    link: Opener,
+    served: JoinHandle<ServeFault>,
+    refused: Arc<Mutex<Vec<String>>>,
+}
+
+async fn rig(policy: &str) -> Rig {
+    rig_by(policy, Gateway::new(None, 512)).await
+}
+
+async fn rig_by(policy: &str, gateway: Gateway) -> Rig {
+    let refused: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&refused);
+    let network = Network {
+        egress: Egress::new(policy.parse().unwrap(), None),
+        on_refusal: Arc::new(move |refused| heard.lock().unwrap().push(refused.to_string())),
+    };
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let served = tokio::spawn(serve(near, Arc::new(Guest::new(network, Arc::new(gateway)))));
+    waggle_link::present(&mut far, Link::Egress).await.unwrap();
+    Rig { link: Opener::start(far, Link::Egress), served, refused }
+}
+
+impl Rig {
+    async fn ask(&self, request: &EgressRequest<'_>) -> Stream {
+        let mut stream = self.link.open().await.unwrap();
+        FrameWriter::new(&mut stream).send(request).await.unwrap();
+        stream
+    }
+
+    /// The flow, if there is one.
+    async fn connect(&self, address: IpAddr, port: u16) -> Result<Stream, Refusal> {
+        let mut stream = self.ask(&EgressRequest::Connect { address: Address::from(address), port }).await;
+        let mut reader = FrameReader::new(&mut stream);
+        match timeout(STUCK, reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
+            FlowReply::Connected => Ok(stream),
+            FlowReply::Refused { reason } => Err(reason),
+            FlowReply::Answer { .. } => panic!("nobody asked for a name"),
+        }
+    }
+
+    async fn refusal(&self, address: &str, port: u16) -> Option<Refusal> {
+        self.connect(address.parse().unwrap(), port).await.err()
+    }
+
+    /// The code of the answer, and its IPv4 addresses.
+    async fn resolve(&self, name: &str) -> (u8, Vec<IpAddr>) {
+        let mut message = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            message.push(u8::try_from(label.len()).unwrap());
+            message.extend_from_slice(label.as_bytes());
+        }
+        message.extend([0, 0, 1, 0, 1]);
+        let mut stream = self.ask(&EgressRequest::Resolve { message: &message }).await;
+        let mut reader = FrameReader::new(&mut stream);
+        match timeout(STUCK, reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
+            FlowReply::Answer { message: answer } => {
+                let records = answer[message.len()..].chunks_exact(16);
+                (answer[3] & 15, records.map(|record| <[u8; 4]>::try_from(&record[12..]).unwrap().into()).collect())
+            }
+            other => panic!("{other:?} in place of an answer"),
+        }
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        self.refused.lock().unwrap().clone()
+    }
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Says something, ends, and takes everything that comes back.
+async fn exchange(stream: &mut Stream, question: &[u8]) -> Vec<u8> {
+    let (read, write) = tokio::io::split(stream);
+    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    writer.send(&Flow::Data(question)).await.unwrap();
+    writer.send(&Flow::End).await.unwrap();
+    let mut answer = Vec::new();
+    loop {
+        match timeout(STUCK, reader.receive::<Flow<'_>>()).await.unwrap().unwrap().unwrap() {
+            Flow::Data(bytes) => answer.extend_from_slice(bytes),
+            Flow::Credit { .. } => {}
+            Flow::End => return answer,
+            Flow::Reset => panic!("reset after {answer:?}"),
+        }
+    }
+}
+
+async fn answer_one(listener: &TcpListener) -> Vec<u8> {
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut question = Vec::new();
+    server.read_to_end(&mut question).await.unwrap();
+    server.write_all(b"answer").await.unwrap();
+    question
+}
+
+#[tokio::test]
+async fn a_rule_opens_one_port_of_the_host_s_loopback() {
+    let ((listener, port), (_other, shut)) = (listen().await, listen().await);
+    let rig = rig(&format!("127.0.0.1:{port}")).await;
+    let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+    let (question, answer) = tokio::join!(answer_one(&listener), exchange(&mut flow, b"question"));
+    assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
+    assert_eq!(rig.refusal("10.0.77.1", shut).await, Some(Refusal::Policy));
+    assert_eq!(rig.refusals(), [format!("127.0.0.1 port {shut}")]);
+}
+
+#[tokio::test]
+async fn the_public_policy_leads_to_no_place_near_the_host() {
+    let (_listener, port) = listen().await;
+    let rig = rig("public").await;
+    let mut own: Vec<String> = nix::ifaddrs::getifaddrs()
+        .unwrap()
+        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|own| own.ip().to_string()))
+        .collect();
+    own.extend(
+        [
+            "10.0.77.1",
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "fd00:ec2::254",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "10.0.0.1",
+            "192.168.0.1",
+            "172.16.0.1",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "fe80::1",
+        ]
+        .map(str::to_owned),
+    );
+    for address in &own {
+        for port in [port, 53, 80] {
+            assert_eq!(rig.refusal(address, port).await, Some(Refusal::Policy), "{address} port {port}");
+        }
+    }
+    assert_eq!(rig.refusals().len(), 3 * own.len());
+}
+
+#[tokio::test]
+async fn every_address_allowed_is_still_none_of_the_guest_s_own_ones() {
+    let (_listener, port) = listen().await;
+    let rig = rig("deny 127.0.0.0/8, 0.0.0.0/0, ::/0").await;
+    for address in ["10.0.77.1", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1", "127.0.0.1", "::ffff:0.0.0.0"] {
+        assert_eq!(rig.refusal(address, port).await, Some(Refusal::Policy), "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_loopback_leads_nowhere_unless_the_address_is_allowed() {
+    for policy in ["public", "localhost", "*.invalid", "10.0.0.0/8"] {
+        let rig = rig(policy).await;
+        assert_eq!(rig.resolve("localhost").await, (3, vec![]), "{policy}");
+        assert_eq!(rig.refusals(), ["localhost"], "{policy}");
+    }
+    let (listener, port) = listen().await;
+    let rig = rig(&format!("127.0.0.1:{port}")).await;
+    assert_eq!(rig.resolve("LOCALHOST").await, (0, vec![HOST_ADDRESS.into()]));
+    let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+    let (_, answer) = tokio::join!(answer_one(&listener), exchange(&mut flow, b"question"));
+    assert_eq!(answer, b"answer");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_there_is_told_so_and_one_that_is_not_allowed_is_not_asked_for() {
+    let rig = rig("nobody.invalid, 192.0.2.0/24").await;
+    let (code, addresses) = rig.resolve("nobody.invalid").await;
+    // A host without a resolver of its own can't say for sure.
+    assert!(matches!(code, 2 | 3) && addresses.is_empty(), "{code}");
+    assert_eq!(rig.refusals(), [""; 0]);
+    let narrow = self::rig("index.example").await;
+    assert_eq!(narrow.resolve("secret.evil.invalid").await, (3, vec![]));
+    assert_eq!(narrow.refusals(), ["secret.evil.invalid"]);
+}
+
+#[tokio::test]
+async fn who_does_not_answer_is_told_apart_from_who_refuses() {
+    let (listener, port) = listen().await;
+    drop(listener);
+    let rig = rig("127.0.0.1").await;
+    assert_eq!(rig.refusal("10.0.77.1", port).await, Some(Refusal::Refused));
+    assert_eq!(rig.refusal("10.0.77.1", 0).await, Some(Refusal::Policy));
+}
+
+#[tokio::test]
+async fn the_end_of_a_machine_resets_its_flows() {
+    let (listener, port) = listen().await;
+    let rig = rig("127.0.0.1").await;
+    let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    FrameWriter::new(&mut flow).send(&Flow::Data(b"half")).await.unwrap();
+    server.read_exact(&mut [0; 4]).await.unwrap();
+    rig.served.abort();
+    let fault = timeout(STUCK, server.read(&mut [0])).await.unwrap().unwrap_err();
+    assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn more_flows_than_the_host_has_room_for_are_refused_as_such() {
+    let (_listener, port) = listen().await;
+    let rig = rig_by("127.0.0.1", Gateway::new(None, 2)).await;
+    let mut flows = Vec::new();
+    for _ in 0..2 {
+        flows.push(rig.connect(HOST_ADDRESS.into(), port).await.unwrap());
+    }
+    assert_eq!(rig.refusal("10.0.77.1", port).await, Some(Refusal::Busy));
+    flows.clear();
+    timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
+}
+
+/// A proxy for one connection: its request, and the connection behind it.
+async fn proxied(listener: &TcpListener, answer: &str) -> (String, TcpStream) {
+    let (mut proxy, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(proxy.read_u8().await.unwrap());
+    }
+    proxy.write_all(answer.as_bytes()).await.unwrap();
+    (String::from_utf8(head).unwrap(), proxy)
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_to_connect_and_carries_the_flow() {
+    let (listener, port) = listen().await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let proxy: Proxy = format!("http://bee:honey@{address}").parse().unwrap();
+    let rig = rig_by("192.0.2.0/24", Gateway::new(Some(proxy), 512)).await;
+    let through = async {
+        let (head, mut proxy) = proxied(&listener, "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbanner").await;
+        proxy.read_exact(&mut [0; 8]).await.unwrap();
+        head
+    };
+    let flow = async {
+        let mut flow = rig.connect([192, 0, 2, 7].into(), 443).await.unwrap();
+        exchange(&mut flow, b"question").await
+    };
+    let (head, banner) = tokio::join!(through, flow);
+    let expected = "CONNECT 192.0.2.7:443 HTTP/1.1\r\nHost: 192.0.2.7:443\r\nProxy-Authorization: Basic YmVlOmhvbmV5";
+    assert_eq!(head, format!("{expected}\r\n\r\n"));
+    assert_eq!(banner, b"banner");
+    let (_, refused) = tokio::join!(proxied(&listener, "HTTP/1.1 403 No\r\n\r\n"), rig.refusal("192.0.2.7", 443));
+    assert_eq!(refused, Some(Refusal::Refused));
+    assert_eq!(rig.refusal("198.51.100.1", 443).await, Some(Refusal::Policy));
+}

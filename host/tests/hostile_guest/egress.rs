@@ -1,0 +1,185 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Guests that break the egress link's rules, or use them up, cost their own link and little memory.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+    task::JoinHandle,
+    time::sleep,
+};
+use waggle::{
+    domain::egress::{Egress, Network},
+    infra::egress::{Gateway, Guest, ServeFault, serve},
+};
+use waggle_protocol::{
+    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES_MAX, Flow, HOST_ADDRESS},
+    handshake::{self, Link},
+};
+
+use crate::{
+    bounded,
+    guest::{self as wire, ACK, DATA, SYN, WINDOW_UPDATE, framed, yamux},
+};
+
+/// Flows that a guest may have.
+const FLOWS: u32 = 256;
+
+struct Hostile {
+    socket: UnixStream,
+    served: JoinHandle<ServeFault>,
+}
+
+async fn greeted() -> Hostile {
+    let network =
+        Network { egress: Egress::new("127.0.0.1".parse().unwrap(), None), on_refusal: Arc::new(|_refused| {}) };
+    let (near, mut socket) = UnixStream::pair().unwrap();
+    let guest = Guest::new(network, Arc::new(Gateway::new(None, 512)));
+    let served = tokio::spawn(serve(near, Arc::new(guest)));
+    socket.write_all(&handshake::preamble(Link::Egress)).await.unwrap();
+    socket.read_exact(&mut [0; 16]).await.unwrap();
+    Hostile { socket, served }
+}
+
+impl Hostile {
+    /// Opens a stream with these bytes in it.
+    async fn open(&mut self, stream: u32, bytes: &[u8]) -> bool {
+        let mut frame = yamux(DATA, SYN, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
+        frame.extend_from_slice(bytes);
+        self.socket.write_all(&frame).await.is_ok()
+    }
+
+    async fn ended(self) -> String {
+        let fault = self.served.await.unwrap();
+        let source = std::error::Error::source(&fault).map(ToString::to_string);
+        format!("{fault}: {}", source.unwrap_or_default())
+    }
+}
+
+fn connect(port: u16) -> Vec<u8> {
+    framed(&EgressRequest::Connect { address: Address::V4(HOST_ADDRESS.octets()), port })
+}
+
+#[tokio::test]
+async fn ten_thousand_streams_end_the_link() {
+    bounded(async {
+        let mut guest = greeted().await;
+        for stream in 0..10_000 {
+            // A prefix and nothing behind it: the stream stays open.
+            if !guest.open(2 * stream + 1, &[9]).await {
+                break;
+            }
+        }
+        assert_eq!(guest.ended().await, "the link ended: the other side broke the rules of yamux");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_ends_the_link() {
+    for (bytes, expected) in [
+        (vec![0xff; 4], "received a bad frame"),
+        (vec![0, 0, 2, 0], "received a bad frame"),
+        (framed(&Flow::Reset), "received a bad frame"),
+        (vec![1, 0, 0, 0, 77], "received a bad frame"),
+    ] {
+        bounded(async {
+            let mut guest = greeted().await;
+            guest.open(1, &bytes).await;
+            assert_eq!(guest.ended().await, format!("the guest sent what is no request: {expected}"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
+    bounded(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut guest = greeted().await;
+        let flood = framed(&Flow::Data(&[7; 8000]));
+        for stream in 0..FLOWS / 2 {
+            guest.open(2 * stream + 1, &connect(port)).await;
+        }
+        'flood: for _ in 0..32 {
+            for stream in 0..FLOWS / 2 {
+                if guest.socket.write_all(&wire::in_stream(2 * stream + 1, &flood)).await.is_err() {
+                    break 'flood;
+                }
+            }
+        }
+        let ended = guest.ended().await;
+        assert!(
+            ended.starts_with("the guest broke the rules of a flow: received 8000 bytes")
+                || ended.starts_with("the guest sent what is no request: data on a flow"),
+            "{ended}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_grants_everything_and_never_reads_costs_little() {
+    bounded(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let flooding = tokio::spawn(async move {
+            let mut servers = tokio::task::JoinSet::new();
+            loop {
+                let (mut server, _) = listener.accept().await.unwrap();
+                servers.spawn(async move { while server.write_all(&[7; 16 * 1024]).await.is_ok() {} });
+            }
+        });
+        let mut guest = greeted().await;
+        for stream in (0..FLOWS).map(|number| 2 * number + 1) {
+            guest.open(stream, &connect(port)).await;
+            guest.socket.write_all(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await.unwrap();
+        }
+        // The flows begin before they are granted more; the guest learns of none of it.
+        sleep(Duration::from_secs(2)).await;
+        let grant = framed(&Flow::Credit { bytes: FLOW_CREDIT_BYTES_MAX - 8 * 1024 });
+        for stream in (0..FLOWS).map(|number| 2 * number + 1) {
+            if guest.socket.write_all(&wire::in_stream(stream, &grant)).await.is_err() {
+                break;
+            }
+        }
+        sleep(Duration::from_secs(2)).await;
+        assert!(!guest.served.is_finished(), "the guest has broken no rule");
+        guest.served.abort();
+        flooding.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn questions_without_end_wait_for_each_other() {
+    bounded(async {
+        let guest = greeted().await;
+        let message = [
+            7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9, b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't', 0, 0, 1, 0, 1,
+        ];
+        let ask = framed(&EgressRequest::Resolve { message: &message });
+        let (mut read, mut write) = guest.socket.into_split();
+        let reading = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            let mut total = 0;
+            while total < 200 * 20 {
+                let read = read.read_buf(&mut bytes).await.unwrap();
+                assert!(read > 0, "the link ended");
+                total += read;
+                bytes.clear();
+            }
+        });
+        for stream in 0..200_u32 {
+            let mut frame = yamux(DATA, SYN, 2 * stream + 1, u32::try_from(ask.len()).unwrap()).to_vec();
+            frame.extend_from_slice(&ask);
+            write.write_all(&frame).await.unwrap();
+        }
+        reading.await.unwrap();
+        guest.served.abort();
+    })
+    .await;
+}
