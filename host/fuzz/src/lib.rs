@@ -20,6 +20,7 @@ pub mod domain {
 pub mod infra {
     pub mod agent;
     mod draft;
+    pub mod egress;
     pub mod images;
     mod printable;
     mod private_folder;

@@ -1,0 +1,116 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of the egress link, while a hostile guest says anything at all: the link ends, and nothing is dialled
+//! or looked up but what the policy has. Time stands still unless everyone waits, so that time-outs cost nothing.
+#![no_main]
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    runtime::{Builder, Runtime},
+};
+use waggle_fuzz::{
+    domain::egress::{Egress, Network, Refused},
+    infra::egress::{self, Gateway, Guest},
+};
+use waggle_protocol::{
+    Link,
+    egress::{Address, EgressRequest, Flow, HOST_ADDRESS},
+    frame, handshake,
+};
+
+/// The link has ended by then, by its own time-outs.
+const STUCK: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A server on loopback that sends back what it gets, on a thread of its own: the only one that the policy allows.
+static ECHO: LazyLock<u16> = LazyLock::new(|| {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        while let Ok((mut server, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(read @ 1..) = server.read(&mut bytes) {
+                    if server.write_all(&bytes[..read]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+});
+
+fuzz_target!(|input: &[u8]| {
+    let Some((how, rest)) = input.split_first() else { return };
+    let mut bytes = if *how == 0 { Vec::new() } else { handshake::preamble(Link::Egress).to_vec() };
+    match how % 4 {
+        0 | 1 => bytes.extend_from_slice(rest),
+        2 => bytes.extend(speech::<EgressRequest<'_>>(rest)),
+        _ => {
+            // Flows that have begun, on all the streams that the speech may be on.
+            for stream in [1, 3, 5, 7] {
+                bytes.extend(connect(stream));
+            }
+            bytes.extend(speech::<Flow<'_>>(rest));
+        }
+    }
+    let runtime: Runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the link never ends");
+    });
+});
+
+fn speech<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8]) -> Vec<u8> {
+    waggle_fuzz::speech::<M>(&mut Unstructured::new(input)).unwrap_or_default()
+}
+
+/// A frame of yamux's that opens a stream with a request for the echo.
+fn connect(stream: u8) -> Vec<u8> {
+    let mut request = Vec::new();
+    let address = Address::V4(HOST_ADDRESS.octets());
+    frame::encode(&EgressRequest::Connect { address, port: *ECHO }, &mut request).expect("a request fits a frame");
+    let length = u8::try_from(request.len()).expect("a short request");
+    [&[0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, length], &request[..]].concat()
+}
+
+async fn link(bytes: &[u8]) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let policy = format!("127.0.0.1:{}, localhost", *ECHO).parse().expect("a policy");
+    let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
+    let network = Network { egress: Egress::new(policy, None), on_refusal };
+    let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));
+    let ((), ended) = tokio::join!(guest(far, bytes), egress::serve(near, host));
+    drop(ended.to_string());
+}
+
+/// Says its piece while it listens, then leaves.
+async fn guest(stream: DuplexStream, bytes: &[u8]) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let hears = async {
+        let mut sink = [0; 4096];
+        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+    };
+    let talks = async {
+        // A pause after each piece lets the host answer.
+        for piece in bytes.chunks(256) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if writing.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    tokio::select! {
+        () = hears => {}
+        () = talks => {}
+    }
+}
