@@ -28,6 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use self::authentication::TokensNow;
 use self::{
@@ -35,7 +36,7 @@ use self::{
     bodies::Bodies,
     refusal::{not_a_message, refuse},
 };
-use crate::{domain::environment::Principal, error_code::ErrorCode, mcp};
+use crate::{domain::environment::Principal, error_code::ErrorCode, mcp, telemetry::STAGES};
 
 /// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -120,7 +121,7 @@ impl Server {
 
 fn router<H: mcp::ServerHandler>(endpoint: mcp::Endpoint<H>, tokens: TokensNow, checks: Vec<Check>) -> Router {
     let tools = Router::new()
-        .route("/mcp", any(answer::<H>))
+        .route("/mcp", any(request::<H>))
         .with_state((endpoint, Bodies::new()))
         .layer(from_fn_with_state(tokens, authenticate));
     Router::new()
@@ -130,13 +131,23 @@ fn router<H: mcp::ServerHandler>(endpoint: mcp::Endpoint<H>, tokens: TokensNow, 
         .merge(tools)
 }
 
+async fn request<H: mcp::ServerHandler>(
+    state: State<(mcp::Endpoint<H>, Bodies)>,
+    principal: Extension<Principal>,
+    request: Request,
+) -> Response {
+    let whole = tracing::debug_span!(target: STAGES, "request");
+    answer(state, principal, request).instrument(whole).await
+}
+
 async fn answer<H: mcp::ServerHandler>(
     State((endpoint, bodies)): State<(mcp::Endpoint<H>, Bodies)>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let (body, _room) = match bodies.read(body).await {
+    let reading = tracing::debug_span!(target: STAGES, "body");
+    let (body, _room) = match bodies.read(body).instrument(reading).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };

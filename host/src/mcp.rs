@@ -35,6 +35,7 @@ use rmcp::{
     service::RequestContext,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use rmcp::ServerHandler;
 
@@ -49,6 +50,7 @@ pub use self::{
 use crate::{
     domain::{environment::Principal, image::ImageRef, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, filesystem::Filesystem},
+    telemetry::STAGES,
 };
 
 /// The list of tools changes with the program only, so a client need not ask again soon.
@@ -181,7 +183,9 @@ impl ServerHandler for Tools {
         let call = self.call(&request.name, request.arguments.unwrap_or_default(), &caller);
         // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call but
         // what the services own, and they hold no lock across a step that can panic.
-        let call = AssertUnwindSafe(call).catch_unwind();
+        let tool = self.get_tool(&request.name).map_or_else(|| "unknown".into(), |tool| tool.name);
+        let whole = tracing::debug_span!(target: STAGES, "call", %tool);
+        let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
         let outcome = tokio::select! {
             outcome = call => outcome,
             never = report => match never {},

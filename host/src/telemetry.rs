@@ -4,7 +4,18 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::filter_fn,
+    fmt::{self, format::FmtSpan},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+/// The target of the spans that account for the time of a call. `RUST_LOG=info,waggle::stages=debug` logs each at its end:
+/// `request` from the first byte of its body to the head of its answer and `body` in it; `call` of a tool, and in it
+/// `begin` (until its environment takes it), `guest` (until its machine has answered) and `result` (writing that).
+pub const STAGES: &str = "waggle::stages";
 
 /// What is logged if `RUST_LOG` says nothing. rmcp calls a cancelled call an error and every protocol error a warning;
 /// ours say what is worth saying about them.
@@ -19,12 +30,12 @@ pub fn start(filter: Option<&str>) -> Result<(), TelemetryFault> {
     let filter = EnvFilter::builder()
         .parse(text)
         .map_err(|source| TelemetryFault::Filter { filter: text.to_owned(), source: source.into() })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init()
-        .map_err(|source| TelemetryFault::Start { source })
+    let ansi = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let stages = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_span_events(FmtSpan::CLOSE);
+    let stages = stages.with_filter(filter_fn(|what| what.is_span() && what.target() == STAGES));
+    let log = tracing_subscriber::registry().with(filter).with(lines).with(stages);
+    log.try_init().map_err(|source| TelemetryFault::Start { source: source.into() })
 }
 
 /// Logging could not be started.

@@ -11,9 +11,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::errors::Failure;
+use crate::telemetry::STAGES;
 
 /// The object as text (keys sorted, two-space indent) and as structured content.
 pub(super) fn object(result: &impl Serialize) -> Result<CallToolResult, Failure> {
+    let _writing = tracing::debug_span!(target: STAGES, "result").entered();
     // A JSON value keeps its keys sorted, whatever their order in the type.
     let value = serde_json::to_value(result).map_err(Failure::Result)?;
     let text = serde_json::to_string_pretty(&value).map_err(Failure::Result)?;

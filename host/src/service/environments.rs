@@ -31,6 +31,7 @@ use crate::domain::{
     ports::{MachineSpec, Machines, Stage},
     repository::{DestroyReason, Found, Repository},
 };
+use crate::telemetry::STAGES;
 
 /// What every machine of this server is given.
 #[derive(Clone, Copy, Debug)]
@@ -229,6 +230,7 @@ impl Environments {
     }
 
     /// Begins a call in an environment, which does not idle until the call is dropped.
+    #[tracing::instrument(target = STAGES, level = "debug", skip_all)]
     pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId) -> Result<CountedCall, Fault> {
         let counted = self.calls.token();
         if self.registry.reach().closing {

@@ -11,6 +11,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use self::outcome::Executed;
 use self::outcome::Outputs;
@@ -28,6 +29,7 @@ use crate::domain::{
     runtime::{ByRuntime, CommandLine, Runtime},
     variables::Variables,
 };
+use crate::telemetry::STAGES;
 
 /// The largest piece of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
@@ -205,7 +207,8 @@ impl Execution {
             (watcher.hear)(stream, bytes);
         };
         let running = call.call.machine.exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
-        await_guest(&self.environments, owner, call, operation, running).await
+        let guest = tracing::debug_span!(target: STAGES, "guest", operation);
+        await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
     }
 
     fn exec_timeout(&self, asked_s: Option<f64>) -> Result<Duration, ArgumentFault> {

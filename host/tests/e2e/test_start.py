@@ -90,3 +90,20 @@ def test_the_server_says_that_it_is_well(server):
     status, body = server.status("/readyz")
     assert (status, body["status"]) == (200, "ok")
     assert body["checks"]
+
+
+async def test_the_stages_of_a_call_are_told_to_operators_who_ask(serve, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "info,waggle::stages=debug")
+    server = serve().start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        await tools.call("execute", environment_id=made["environment_id"], code="true")
+    # The last word of a span with the time that it took.
+    ends = [line for line in server.output().splitlines() if " close " in line and "time.idle=" in line]
+    for stage in ["request", "request:body", "call{tool=execute}", "begin", 'guest{operation="run the code"}', "result"]:
+        assert any(stage in line for line in ends), (stage, ends)
+    # One who does not ask hears nothing of them.
+    monkeypatch.delenv("RUST_LOG")
+    quiet = serve().start()
+    async with quiet.client() as tools:
+        await tools.call("list_environments")
+    assert "time.idle=" not in quiet.output()
