@@ -10,7 +10,7 @@ import pytest
 from server import CALL_S, ROOT
 
 
-@pytest.mark.parametrize("negotiation", ["auto", "legacy"])
+@pytest.mark.parametrize("negotiation", ["auto", "legacy", "previous"])
 def test_the_typescript_client_tells_the_story(server, negotiation):
     here = ROOT / "host/tests/e2e/typescript/story.mjs"
     # Modules are found from where the script lies.

@@ -1,17 +1,29 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-// The first steps of a user, with the official TypeScript client. Arguments: the server's URL, the negotiation mode.
+// The first steps of a user, with the official TypeScript client. Arguments: the server's URL, and the negotiation mode or
+// "previous" for the client's previous generation.
 import assert from "node:assert/strict";
-import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { setTimeout } from "node:timers/promises";
 
 const [url, mode] = process.argv.slice(2);
+const previous = mode === "previous";
+const sdk = "@modelcontextprotocol/sdk/client";
+const { Client } = await import(previous ? `${sdk}/index.js` : "@modelcontextprotocol/client");
+const { StreamableHTTPClientTransport } = await import(
+  previous ? `${sdk}/streamableHttp.js` : "@modelcontextprotocol/client"
+);
 const client = new Client({ name: "waggle-e2e", version: "1" }, { versionNegotiation: { mode } });
 await client.connect(new StreamableHTTPClientTransport(new URL(url)));
 
 // Software emulation on a busy machine.
 const options = { timeout: 120_000 };
+const raw = (name, args, more = {}) => {
+  const request = [{ name, arguments: args }];
+  if (previous) request.push(undefined);
+  return client.callTool(...request, { ...options, ...more });
+};
 const call = async (name, args = {}) => {
-  const result = await client.callTool({ name, arguments: args }, options);
+  const result = await raw(name, args);
   assert.ok(!result.isError, `${name}: ${JSON.stringify(result.content)}`);
   return result;
 };
@@ -42,8 +54,20 @@ const read = await call("read_file", { environment_id, path: "animals.csv" });
 assert.equal(read.content[0].text, csv);
 const failed = await call("execute", { environment_id, language: "shell", code: "exit 3" });
 assert.equal(failed.structuredContent.exit_code, 3);
-const refused = await client.callTool({ name: "read_file", arguments: { environment_id, path: "nothing" } }, options);
+const refused = await raw("read_file", { environment_id, path: "nothing" });
 assert.ok(refused.isError);
+assert.equal(refused.structuredContent.error.code, "not_found");
+
+// What nobody wants any more ends in the machine, too: with the call's own process, one process of the user is left.
+const abort = new AbortController();
+const endless = { environment_id, language: "shell", code: "touch started; sleep 1000" };
+const cancelled = raw("execute", endless, { signal: abort.signal }).then(() => "answered", () => "cancelled");
+const has = async (name) => (await call("list_files", { environment_id })).structuredContent.files.some((file) => file.name === name);
+while (!(await has("started"))) await setTimeout(50);
+abort.abort();
+assert.equal(await cancelled, "cancelled");
+const sleepers = "import os; print([p for p in os.listdir('/proc') if p.isdigit() and b'sleep' in open(f'/proc/{p}/cmdline', 'rb').read()])";
+while ((await call("execute", { environment_id, code: sleepers })).structuredContent.stdout !== "[]\n") await setTimeout(50);
 assert.equal((await call("list_environments")).structuredContent.count, 1);
 await call("destroy_environment", { environment_id });
 await client.close();

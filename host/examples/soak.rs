@@ -1,0 +1,181 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! 64 clients of both dialects call a server for five minutes, and look at every answer: nothing may be lost, and the
+//! server must not grow.
+//!
+//! `soak [SECONDS]`. The server is the one of the example `conformance`, in a process of its own: real agents without
+//! machines, since no machine of a developer carries 64 busy guests. Its memory is the agents', too.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "it ends where an answer is not what it should be, and prints what it saw"
+)]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::Client;
+use rmcp::{RoleClient, ServiceExt as _, model::CallToolRequestParams, service::RunningService};
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::Instant};
+
+const CLIENTS: u64 = 64;
+const ENVIRONMENTS: usize = 8;
+
+/// Minutes, of which the first is compared with the last.
+const MINUTES: u32 = 5;
+
+/// What the last one may use of the memory of the first.
+const GROWTH_MAX: f64 = 1.1;
+
+/// Calls of one connection; the next ones come over a new one, with a new session in the dialect that has them.
+const CALLS_PER_CONNECTION: u64 = 200;
+
+/// A client of one of the dialects.
+enum Caller {
+    Session(RunningService<RoleClient, ()>),
+    Stateless { url: String, http: Client },
+}
+
+impl Caller {
+    async fn connect(url: &str, number: u64) -> Self {
+        if number.is_multiple_of(2) {
+            let transport = rmcp::transport::StreamableHttpClientTransport::from_uri(url);
+            return Self::Session(().serve(transport).await.unwrap());
+        }
+        Self::Stateless { url: url.to_owned(), http: Client::new() }
+    }
+
+    async fn call(&self, tool: &'static str, arguments: Value) -> Value {
+        match self {
+            Self::Session(client) => {
+                let arguments = serde_json::from_value(arguments).unwrap();
+                let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
+                serde_json::to_value(call.await.unwrap()).unwrap()
+            }
+            Self::Stateless { url, http } => {
+                let meta = json!({
+                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                    "io.modelcontextprotocol/clientCapabilities": {},
+                });
+                let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
+                let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+                let request = http.post(url).header("content-type", "application/json");
+                let request = request.header("accept", "application/json, text/event-stream");
+                let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
+                let answer = request.header("mcp-name", tool).body(body).send().await.unwrap();
+                let mut answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+                answer["result"].take()
+            }
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Session(client) = self {
+            client.cancel().await.unwrap();
+        }
+    }
+}
+
+/// One round of calls whose answers are known.
+async fn round(caller: &Caller, id: &str, number: u64, turn: u64) {
+    let path = format!("client-{number}/file");
+    let content = format!("{number} {turn} ").repeat(usize::try_from(turn % 500).unwrap() + 1);
+    let wrote = caller.call("write_file", json!({"environment_id": id, "path": path, "content": content})).await;
+    assert_eq!(wrote["structuredContent"]["bytes_written"], content.len(), "{wrote}");
+    let read = caller.call("read_file", json!({"environment_id": id, "path": path})).await;
+    assert_eq!(read["content"][0]["text"], content, "{read}");
+    let code = format!("echo {number}-{turn}; head -c {} /dev/zero | tr '\\0' x >&2", turn % 5000);
+    let ran = caller.call("execute", json!({"environment_id": id, "code": code, "language": "shell"})).await;
+    let ran = &ran["structuredContent"];
+    assert_eq!(ran["stdout"], format!("{number}-{turn}\n"), "{ran}");
+    assert_eq!(ran["stderr"].as_str().unwrap().len() as u64, turn % 5000);
+    let refused = caller.call("read_file", json!({"environment_id": id, "path": "nowhere"})).await;
+    assert_eq!(refused["structuredContent"]["error"]["code"], "not_found", "{refused}");
+    let listed = caller.call("list_environments", json!({})).await;
+    assert_eq!(listed["structuredContent"]["count"], ENVIRONMENTS, "{listed}");
+}
+
+async fn client(url: String, ids: Arc<Vec<String>>, number: u64, until: Instant, calls: Arc<AtomicU64>) {
+    let id = &ids[usize::try_from(number).unwrap() % ids.len()];
+    let mut turn = 0;
+    while Instant::now() < until {
+        let caller = Caller::connect(&url, number).await;
+        for _ in 0..CALLS_PER_CONNECTION / 5 {
+            round(&caller, id, number, turn).await;
+            turn += 1;
+            calls.fetch_add(5, Ordering::Relaxed);
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        caller.close().await;
+    }
+}
+
+fn resident_kib(server: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::main]
+async fn main() {
+    let seconds = std::env::args().nth(1).map_or(u64::from(MINUTES) * 60, |seconds| seconds.parse().unwrap());
+    let program = std::env::current_exe().unwrap().with_file_name("conformance");
+    let mut server = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let url = url.trim().to_owned();
+
+    let maker = Caller::connect(&url, 0).await;
+    let mut ids = Vec::new();
+    for _ in 0..ENVIRONMENTS {
+        let made = maker.call("create_environment", json!({"runtime": "shell"})).await;
+        ids.push(made["structuredContent"]["environment_id"].as_str().unwrap().to_owned());
+    }
+    let (ids, calls) = (Arc::new(ids), Arc::new(AtomicU64::new(0)));
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        clients.spawn(client(url.clone(), Arc::clone(&ids), number, until, Arc::clone(&calls)));
+    }
+    // The mean of each fifth of the time.
+    let part = Duration::from_secs(seconds) / MINUTES;
+    let mut means = Vec::new();
+    for index in 1..=MINUTES {
+        let end = Instant::now() + part;
+        let (mut sum, mut samples) = (0, 0);
+        while Instant::now() < end {
+            tokio::time::sleep(part / 60).await;
+            sum += resident_kib(&server);
+            samples += 1;
+        }
+        means.push(sum / samples);
+        println!("part {index}: {} KiB, {} calls so far", means.last().unwrap(), calls.load(Ordering::Relaxed));
+    }
+    clients.join_all().await;
+    for id in ids.iter() {
+        let gone = maker.call("destroy_environment", json!({"environment_id": id})).await;
+        assert_eq!(gone["structuredContent"]["status"], "destroyed", "{gone}");
+    }
+    maker.close().await;
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+    #[expect(clippy::cast_precision_loss, reason = "KiB of a process are far below 2^52")]
+    let growth = *means.last().unwrap() as f64 / means[0] as f64;
+    println!(
+        "{} calls, none lost; memory of the last part is {growth:.2} of the first's",
+        calls.load(Ordering::Relaxed)
+    );
+    assert!(growth <= GROWTH_MAX, "it has grown");
+}

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What others use to talk to servers, and to judge them."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from server import BINARY, CALL_S, ROOT
+
+NODE = ROOT / "target/e2e-node/node_modules"
+PREVIOUS = ROOT / "target/e2e-venv-previous/bin/python"
+CONFORMANCE = ROOT / "target/debug/examples/conformance"
+# The suite takes 3 s on an idle machine.
+SUITE_S = 120
+
+
+def node(program, *arguments, **options):
+    """Runs a program of a package with the tests' own Node."""
+    command = [ROOT / "target/e2e-venv/bin/node", NODE / ".bin" / program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SUITE_S, **options)
+
+
+@pytest.mark.outside("looks at the HTTP server, which no back end changes")
+@pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
+def test_the_conformance_suite_finds_no_failure(version, tmp_path):
+    """Our tools and the suite's fixtures, behind the HTTP server that users have."""
+    server = subprocess.Popen([CONFORMANCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        url = server.stdout.readline().strip()
+        arguments = ["server", "--url", url, "--suite", "all", "--spec-version", version]
+        run = node("conformance", *arguments, cwd=tmp_path)
+    finally:
+        server.stdin.close()
+        assert server.wait(SUITE_S) == 0
+    passed, failed = re.findall(r"^Total: (\d+) passed, (\d+) failed", run.stdout, re.MULTILINE)[-1]
+    assert (run.returncode, failed) == (0, "0"), run.stdout + run.stderr
+    # A suite that found nothing to look at would not fail either.
+    assert int(passed) >= 80, run.stdout
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_the_inspector_finds_the_tools_and_calls_one(server, era):
+    common = ["--cli", server.url, "--transport", "http", "--protocol-era", era]
+    listed = node("mcp-inspector", *common, "--method", "tools/list", "--strict")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert len(json.loads(listed.stdout)["tools"]) == 8
+    called = node("mcp-inspector", *common, "--method", "tools/call", "--tool-name", "list_environments")
+    assert called.returncode == 0, called.stdout + called.stderr
+    assert json.loads(called.stdout)["structuredContent"] == {"count": 0, "environments": []}
+
+
+def test_the_previous_python_client_tells_the_story(server):
+    told = subprocess.run(
+        [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", server.url], capture_output=True, text=True, timeout=CALL_S
+    )
+    assert told.stdout == "the end\n", told.stdout + told.stderr
+
+
+@pytest.mark.outside("starts the server as a client does")
+def test_the_previous_python_client_starts_the_server_itself(serve):
+    server = serve()
+    settings = {f"WAGGLE_{name}": value for name, value in server.settings.items()}
+    told = subprocess.run(
+        [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", BINARY, "serve", "--stdio"],
+        capture_output=True,
+        text=True,
+        timeout=CALL_S,
+        env=os.environ | settings,
+    )
+    assert told.stdout == "the end\n", told.stdout + told.stderr
+    server.assert_nothing_left()
