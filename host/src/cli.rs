@@ -4,7 +4,10 @@
 
 mod announce;
 mod doctor;
+mod images;
 mod machines;
+mod progress;
+mod quantities;
 mod serve;
 mod signals;
 mod terminal;
@@ -24,7 +27,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEn
 
 pub use self::doctor::DoctorArguments;
 use crate::{
-    config::{self, Lookup, Settings, process_variable, with_variables},
+    config::{self, ImageArguments, Lookup, Settings, process_variable, with_variables},
     error_code, mcp, telemetry,
 };
 
@@ -32,7 +35,7 @@ use crate::{
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
 /// The commands that take settings.
-const WITH_SETTINGS: [&str; 2] = ["serve", "doctor"];
+const WITH_SETTINGS: [&str; 3] = ["serve", "doctor", "image"];
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -50,6 +53,8 @@ pub enum Command {
     Serve(Box<Settings>),
     /// Say what this host has for machines and what it lacks, and boot one
     Doctor(Box<DoctorArguments>),
+    /// Pull, list and remove images
+    Image(ImageArguments),
     /// Print version, commit and build date, and what travels in this program
     Version,
     /// Print the licences of this program, and of what travels in it
@@ -79,7 +84,7 @@ impl Command {
         match self {
             Self::Serve(settings) => Some(settings),
             Self::Doctor(arguments) => Some(&arguments.settings),
-            Self::Version | Self::Licences | Self::Gen { .. } => None,
+            Self::Image(_) | Self::Version | Self::Licences | Self::Gen { .. } => None,
         }
     }
 }
@@ -115,6 +120,7 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
             wait_for(serve::serve(&settings))?;
         }
         Command::Doctor(arguments) => return wait_for(doctor::doctor(&arguments)),
+        Command::Image(arguments) => images::run(&arguments)?,
         Command::Version => version::print(&mut io::stdout())?,
         Command::Licences => version::print_licences(&mut io::stdout())?,
         Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,

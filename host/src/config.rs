@@ -8,6 +8,7 @@
 
 mod access;
 pub mod duration;
+mod images;
 mod table;
 
 use std::{
@@ -19,7 +20,12 @@ use std::{
 
 use clap::Args;
 
-pub use self::{access::Access, table::settings_page};
+use self::images::parse_pull;
+pub use self::{
+    access::Access,
+    images::{ImageArguments, ImageCommand, ImageSettings, PullImages},
+    table::settings_page,
+};
 use crate::{
     domain::{
         defences::Relaxed,
@@ -110,12 +116,13 @@ pub struct Settings {
     /// Folder for machines and disks [default: the XDG data folder, waggle/]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
-    /// Folder for images that have been prepared [default: the XDG cache folder, waggle/images/]
-    #[arg(long, value_name = "FOLDER")]
-    pub image_cache_dir: Option<PathBuf>,
-    /// Prepared images that nobody has used for so long are deleted
-    #[arg(long, default_value = "168h", value_parser = duration::parse, value_name = "DURATION")]
-    pub image_cache_max_age: Duration,
+    /// Where images are kept, and where they come from.
+    #[command(flatten)]
+    pub image_store: ImageSettings,
+    /// When images that are in registries are pulled: on-demand, by the first environment that needs one, or at-start,
+    /// which also asks again what their tags mean
+    #[arg(long, default_value = "on-demand", value_parser = parse_pull, value_name = "on-demand|at-start")]
+    pub pull_images: PullImages,
     /// Image for python environments [default: the project's own where it has been built, else the official one]
     #[arg(long, value_name = "IMAGE")]
     pub image_python: Option<ImageRef>,
@@ -260,30 +267,27 @@ impl Folders {
     /// # Errors
     /// [`FoldersFault`] if neither a setting nor the user's home says where.
     pub fn of(settings: &Settings, variable: Lookup<'_>) -> Result<Self, FoldersFault> {
-        // The specification has relative paths ignored.
-        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let under_home = |below: &str| absolute("HOME").map(|home| home.join(below));
-        let data = settings.data_dir.clone().or_else(|| {
-            let base = absolute("XDG_DATA_HOME").or_else(|| under_home(".local/share"));
-            base.map(|base| base.join("waggle"))
-        });
-        let images = settings.image_cache_dir.clone().or_else(|| {
-            let base = absolute("XDG_CACHE_HOME").or_else(|| under_home(".cache"));
-            base.map(|base| base.join("waggle/images"))
-        });
+        let data = settings.data_dir.clone();
+        let data = data.or_else(|| xdg(variable, "XDG_DATA_HOME", ".local/share").map(|base| base.join("waggle")));
         let data = data.ok_or(FoldersFault::Unset { setting: "DATA_DIR" })?;
-        let images = images.ok_or(FoldersFault::Unset { setting: "IMAGE_CACHE_DIR" })?;
         let kernel = settings.kernel.clone().unwrap_or_else(|| data.join("kernel"));
-        // Runners work in folders of their own, so a relative path would mean another place to them.
-        let anchored = |setting, path: PathBuf| {
-            std::path::absolute(&path).map_err(|source| FoldersFault::Relative { setting, path, source })
-        };
         Ok(Self {
             data: anchored("DATA_DIR", data)?,
-            images: anchored("IMAGE_CACHE_DIR", images)?,
+            images: settings.image_store.folder(variable)?,
             kernel: anchored("KERNEL", kernel)?,
         })
     }
+}
+
+/// A folder of the XDG base directory specification, which has relative paths ignored.
+fn xdg(variable: Lookup<'_>, name: &str, below_home: &str) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(name).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
+}
+
+/// Runners work in folders of their own, so a relative path would mean another place to them.
+fn anchored(setting: &'static str, path: PathBuf) -> Result<PathBuf, FoldersFault> {
+    std::path::absolute(&path).map_err(|source| FoldersFault::Relative { setting, path, source })
 }
 
 /// A folder cannot be chosen.

@@ -38,7 +38,7 @@ use waggle::{
     infra::{
         disks::Disks,
         egress::Gateway,
-        images::ImageStore,
+        image_store::ImageStore,
         vmm::{OpenFault, VmSettings, Vms, WantedBackend},
     },
 };

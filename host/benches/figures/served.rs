@@ -26,7 +26,7 @@ use waggle::{
     infra::{
         disks::Disks,
         egress::Gateway,
-        images::ImageStore,
+        image_store::ImageStore,
         vmm::{VmSettings, Vms, WantedBackend},
     },
     server::Waggle,

@@ -11,21 +11,18 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
-use tokio::runtime::{self, Runtime};
-use waggle_fuzz::{domain::image::ImageRef, infra::images::ImageStore};
+use waggle_fuzz::{domain::image::ImageRef, infra::images::{FoundImage, Merged, Watch}};
 
 struct Place {
     folder: TempDir,
-    store: ImageStore,
-    runtime: Runtime,
+    merged: Merged,
 }
 
 static PLACE: LazyLock<Place> = LazyLock::new(|| {
     // In memory where there is such a place: each input writes and syncs some files.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
-    let store = ImageStore::open(folder.path().join("cache")).expect("a store");
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    Place { folder, store, runtime }
+    let merged = Merged::open(&folder.path().join("cache")).expect("a cache");
+    Place { folder, merged }
 });
 
 fuzz_target!(|input: &[u8]| {
@@ -37,13 +34,14 @@ fuzz_target!(|input: &[u8]| {
             Err(_used_up) => return,
         },
     };
-    let Place { folder, store, runtime } = &*PLACE;
+    let Place { folder, merged } = &*PLACE;
     let layout = folder.path().join("layout");
     let _absent = fs::remove_dir_all(&layout);
     write_layout(&layout, &layers);
     let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("a reference");
-    match runtime.block_on(store.prepare(&image)) {
-        Ok(prepared) => fs::remove_file(&prepared.erofs).expect("the image is there"),
+    let found = FoundImage::on_this_machine(&image);
+    match found.and_then(|found| merged.merge(&found, &Watch::default())) {
+        Ok(path) => fs::remove_file(path).expect("the image is there"),
         Err(fault) => drop(fault.to_string()),
     }
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 2, "something lies beside the cache");

@@ -7,12 +7,12 @@ use std::{error::Error, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    config::{Backend, Folders, Settings},
+    config::{Backend, Folders, Settings, process_variable},
     infra::{
         ca_bundle,
         disks::Disks,
         egress::{Gateway, flows_max},
-        images::ImageStore,
+        image_store::ImageStore,
         vmm,
     },
 };
@@ -21,14 +21,17 @@ use crate::{
 ///
 /// # Errors
 /// What is missing or broken; each says what to do.
-pub(super) async fn open(settings: &Settings, folders: &Folders) -> Result<vmm::Vms, Box<dyn Error>> {
+pub(super) async fn open(
+    settings: &Settings,
+    folders: &Folders,
+) -> Result<(vmm::Vms, Arc<ImageStore>), Box<dyn Error>> {
     let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
     let vm_settings = vmm::VmSettings { ca_bundle, ..vm_settings(settings, folders) };
-    let (cache, data) = (folders.images.clone(), folders.data.clone());
+    let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
     // Both wait for the locks of other servers.
-    let images = spawn_blocking(move || ImageStore::open(&cache)).await??;
+    let images = Arc::new(spawn_blocking(move || ImageStore::with_settings(store)).await??);
     let disks = spawn_blocking(move || Disks::open(&data)).await??;
-    Ok(vmm::Vms::open(vm_settings, images, disks).await?)
+    Ok((vmm::Vms::open(vm_settings, Arc::clone(&images), disks).await?, images))
 }
 
 /// The settings that concern machines, in the words of what makes them; all but the certificates, which are in a file.

@@ -13,12 +13,16 @@ use tokio::time::timeout;
 
 use super::{announce, machines, signals::End, token_reader::TokenReader};
 use crate::{
-    config::{self, Folders, Settings, process_variable},
+    config::{self, Folders, PullImages, Settings, process_variable},
     domain::{image::ImageRef, runtime::ByRuntime},
     http::{self, Check},
-    infra::vmm,
+    infra::{
+        image_store::{ImageStore, Resolve},
+        vmm,
+    },
     mcp,
     server::Waggle,
+    service::fault::chain,
 };
 
 /// What the environments have not ended by themselves in the server's own time is ended within this.
@@ -41,17 +45,21 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut end = End::new()?;
     let folders = Folders::of(settings, &process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
-    let machines = tokio::select! {
-        opened = machines::open(settings, &folders) => Arc::new(opened?),
+    let (machines, store) = tokio::select! {
+        opened = machines::open(settings, &folders) => opened?,
         () = end.wanted() => return Ok(()),
     };
+    let machines = Arc::new(machines);
     let mut server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines));
     let served = match listener {
         Some(listener) => {
             let checks = checks(&images, machines.kernel().to_owned());
             let address = server.listen(listener, tokens.as_ref().map(TokenReader::now), checks)?;
             announce::announce(address, &images, &machines.backend().to_string())?;
-            end.wanted().await;
+            tokio::select! {
+                () = end.wanted() => {}
+                () = look_after(&store, &images, settings.pull_images) => {}
+            }
             Ok(())
         }
         None => {
@@ -59,6 +67,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
             tokio::select! {
                 spoken = server.converse(input, output) => spoken,
                 () = end.wanted() => Ok(()),
+                () = look_after(&store, &images, settings.pull_images) => Ok(()),
             }
         }
     };
@@ -68,6 +77,26 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         tracing::error!("machines have not ended in time");
     }
     Ok(served?)
+}
+
+/// Pulls images if they are to be there before anybody asks for them, and removes old ones, for ever.
+async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
+    let pull = async {
+        if when == PullImages::OnDemand {
+            return;
+        }
+        for image in [&images.python, &images.node, &images.shell] {
+            let name = image.to_string();
+            match store.prepare_with(image, Resolve::Anew, &|_| {}).await {
+                Ok(_) => tracing::info!(image = name, "an image is ready"),
+                Err(fault) => {
+                    let error = chain(&*fault);
+                    tracing::warn!(image = name, error, "an image could not be pulled at the start");
+                }
+            }
+        }
+    };
+    tokio::join!(pull, store.keep_tidy());
 }
 
 /// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.
@@ -87,9 +116,8 @@ pub(super) fn image_is_there(image: &ImageRef) -> Result<(), String> {
     match image {
         ImageRef::Layout(layout) => is_there(&layout.path().join("oci-layout")),
         ImageRef::Archive(archive) => is_there(archive.path()),
-        ImageRef::Registry(_) => Err(format!(
-            "{image} is in a registry, which this version cannot pull from; `./taskw images` builds images"
-        )),
+        // It is in the cache, or can be pulled, or cannot: whoever creates an environment hears which.
+        ImageRef::Registry(_) => Ok(()),
     }
 }
 

@@ -25,7 +25,7 @@ fn the_defaults_are_those_of_the_contract() {
         settings.install_timeout,
         settings.boot_timeout,
         settings.reaper_interval,
-        settings.image_cache_max_age,
+        settings.image_store.image_cache_max_age,
     ]
     .map(|duration| duration.as_secs());
     assert_eq!(seconds, [30, 300, 300, 120, 60, 604_800]);

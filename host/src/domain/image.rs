@@ -56,6 +56,12 @@ impl RegistryRef {
         self.0.tag()
     }
 
+    /// As the library that parsed it has it.
+    #[must_use]
+    pub fn reference(&self) -> &Reference {
+        &self.0
+    }
+
     /// The digest, `ALGORITHM:HEX`; where there is one, it decides and the tag is only a name.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {

@@ -5,7 +5,7 @@
 //! This is the only async in the domain. Adapters live in `infra`; the behaviour tests bring one more, the real agent
 //! in-process.
 
-use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{egress::Network, environment::EnvironmentId, guest_path::GuestPath, image::ImageRef};
 
@@ -96,12 +96,34 @@ pub struct MachineSpec {
 /// The stages of a start, in their order.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Stage {
-    /// The image is looked up, and merged if it is new.
+    /// The image is looked up.
     Image,
+    /// What is missing of the image comes from its registry.
+    Pull(Amount),
+    /// The image's layers are merged, since that has not been done.
+    Merge(Amount),
     /// The scratch disk and the initial root are made.
     Disks,
     /// The virtual machine boots.
     Boot,
+}
+
+/// How much of something is done, in bytes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Amount {
+    /// What is done.
+    pub done: u64,
+    /// All that there is to do.
+    pub total: u64,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MB: u64 = 1_000_000;
+        let tenths = |bytes: u64| (bytes / MB, bytes % MB / (MB / 10));
+        let ((done, done_tenths), (total, total_tenths)) = (tenths(self.done), tenths(self.total));
+        write!(f, "{done}.{done_tenths} of {total}.{total_tenths} MB")
+    }
 }
 
 impl Stage {
@@ -110,8 +132,19 @@ impl Stage {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Image => "preparing the image",
+            Self::Pull(_) => "pulling the image",
+            Self::Merge(_) => "merging the image's layers",
             Self::Disks => "making the disks",
             Self::Boot => "booting the machine",
+        }
+    }
+
+    /// How far it is, if that can be said.
+    #[must_use]
+    pub fn amount(self) -> Option<Amount> {
+        match self {
+            Self::Pull(amount) | Self::Merge(amount) => Some(amount),
+            Self::Image | Self::Disks | Self::Boot => None,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::draft::{DraftFault, DraftFolder};
+use super::draft::{Draft, DraftFault, DraftFolder};
 
 /// `mkfs.ext4` takes some 20 ms; a minute means that the disk hangs.
 const MKFS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -106,7 +107,7 @@ pub enum DiskFault {
 /// Makes scratch disks.
 #[derive(Debug)]
 pub struct Disks {
-    templates: DraftFolder,
+    templates: Arc<DraftFolder>,
     /// Held while a template is made, so that it is made once.
     making: Mutex<()>,
 }
@@ -118,7 +119,7 @@ impl Disks {
     /// If the folder cannot be made or is not writable.
     pub fn open(data_dir: impl AsRef<Path>) -> Result<Self, DiskFault> {
         let templates = DraftFolder::open(data_dir.as_ref().join(TEMPLATE_FOLDER))?;
-        Ok(Self { templates, making: Mutex::default() })
+        Ok(Self { templates: Arc::new(templates), making: Mutex::default() })
     }
 
     /// Makes an empty ext4 file system of `size_mib` MiB in the new file `path`; its root folder is root's, mode 0755.
@@ -146,15 +147,26 @@ impl Disks {
         if tokio::fs::try_exists(&path).await.unwrap_or(false) {
             return Ok(path);
         }
-        let draft = self.templates.draft()?;
-        let bytes = u64::from(size_mib) * 1024 * 1024;
-        draft
-            .file()
-            .set_len(bytes)
-            .map_err(|source| DiskFault::Copy { path: draft.path().display().to_string(), source })?;
+        let lost = |source| DiskFault::Lost { path: path.display().to_string(), source };
+        // Locks are waited for, and syncs take as long as the disk does.
+        let templates = Arc::clone(&self.templates);
+        let draft = spawn_blocking(move || start_template(&templates, size_mib)).await.map_err(lost)??;
         make_file_system(draft.path(), size_mib).await?;
-        draft.publish(&path)?;
+        let published = spawn_blocking({
+            let path = path.clone();
+            move || draft.publish(&path)
+        });
+        published.await.map_err(lost)??;
         Ok(path)
+    }
+}
+
+fn start_template(templates: &DraftFolder, size_mib: u32) -> Result<Draft, DiskFault> {
+    let draft = templates.draft()?;
+    let bytes = u64::from(size_mib) * 1024 * 1024;
+    match draft.file().set_len(bytes) {
+        Ok(()) => Ok(draft),
+        Err(source) => Err(DiskFault::Copy { path: draft.path().display().to_string(), source }),
     }
 }
 

@@ -161,9 +161,21 @@ impl Draft {
             }
             Err(error) => return Err(fault("rename", &self.path)(error.into())),
         }
-        let folder = to.parent().unwrap_or(to);
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault("sync", folder))
+        sync_folder_of(to)
     }
+
+    /// Gives the file its name, in place of a file that has it; whoever looks sees the one or the other.
+    pub(super) fn replace(mut self, to: &Path) -> Result<(), DraftFault> {
+        self.file.sync_all().map_err(fault("sync", &self.path))?;
+        fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;
+        self.published = true;
+        sync_folder_of(to)
+    }
+}
+
+fn sync_folder_of(path: &Path) -> Result<(), DraftFault> {
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault("sync", folder))
 }
 
 impl Drop for Draft {

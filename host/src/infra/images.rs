@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The image store: from a reference to an EROFS file that a machine can have as its disk.
+//! Images: from an OCI layout, or blobs laid out like one, to an EROFS file that a machine can have as its disk.
 //!
-//! It reads OCI layouts and merges an image's layers into one file, once for each manifest; nothing is ever unpacked
-//! onto the host's file system. It does not pull from registries.
+//! An image's layers are merged into one file, once for each manifest; nothing is ever unpacked onto the host's file
+//! system. Where images come from, how long their files stay and who uses them is the image store's matter.
 
 mod blob;
 mod config;
@@ -20,45 +20,32 @@ mod tree;
 mod xattrs;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Instant,
 };
 
-use oci_spec::image::Digest;
-use tokio::{
-    sync::{OwnedMutexGuard, Semaphore},
-    task::{JoinError, spawn_blocking},
-};
+use oci_spec::image::{Descriptor, Digest};
 
 pub use self::config::ImageAgent;
+pub(crate) use self::{
+    blob::Hasher,
+    layout::{PlatformSearch, Step, accepted_types, media_type_of},
+    limits::{DOCUMENT_BYTES_MAX, EXPANDED_BYTES_MAX, MERGES_AT_ONCE},
+};
 use self::{
     config::{Checked, ConfigFault},
     layout::{Image, LayoutFault, Source},
     merge::MergeFault,
 };
 use crate::{
-    domain::image::ImageRef,
+    domain::image::{ImageRef, LocalRef},
     infra::draft::{DraftFault, DraftFolder},
 };
 
 /// Changes with the rules of merging, so that images merged by other rules are not taken for current ones.
 const MERGED_FOLDER: &str = "merged-v1";
-
-/// An image that machines can start from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PreparedImage {
-    /// The root file system, shared by all machines of the image; never written again.
-    pub erofs: PathBuf,
-    /// The image's environment, names and values.
-    pub env: Vec<(String, String)>,
-    /// The agent that the image brings along, if it says so.
-    pub agent: Option<ImageAgent>,
-}
+const MERGED_SUFFIX: &str = "erofs";
 
 /// An image could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +57,9 @@ pub enum ImageFault {
         #[from]
         source: DraftFault,
     },
-    /// Registries are not read.
-    #[error(
-        "the image {image} is in a registry, and this version does not pull; build or copy it to an OCI layout \
-         (skopeo copy docker://{image} oci:DIR:latest) and name that as oci:DIR or oci-archive:FILE"
-    )]
-    Registry {
+    /// It is neither a folder nor a file of this machine.
+    #[error("the image {image} is in a registry, and not on this machine")]
+    NotHere {
         /// The reference.
         image: String,
     },
@@ -103,149 +87,178 @@ pub enum ImageFault {
         /// What is wrong.
         source: Box<MergeFault>,
     },
-    /// The work ended without a result: it panicked, or the server is shutting down.
-    #[error("the preparation of the image {image} ended without a result")]
-    Lost {
-        /// The reference.
-        image: String,
-        /// How.
-        source: JoinError,
-    },
 }
 
-/// Prepares images, each once.
-#[derive(Debug)]
-pub struct ImageStore {
-    merged: Arc<DraftFolder>,
-    /// Who prepares which image now, by the path that it will have.
-    busy: Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>,
-    merges: Arc<Semaphore>,
+/// Follows a merge, and ends it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    stop: AtomicBool,
+    read_bytes: AtomicU64,
 }
 
-impl ImageStore {
-    /// Opens the store in a folder, which is made if it is not there.
-    ///
-    /// # Errors
-    /// If the folder cannot be made or is not writable.
-    pub fn open(cache_dir: impl AsRef<Path>) -> Result<Self, ImageFault> {
-        let merged = Arc::new(DraftFolder::open(cache_dir.as_ref().join(MERGED_FOLDER))?);
-        Ok(Self { merged, busy: Mutex::default(), merges: Arc::new(Semaphore::new(limits::MERGES_AT_ONCE)) })
+impl Watch {
+    /// Tells the merge that nobody waits for it any more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Gives the image as a file, and merges its layers if that has not been done.
-    ///
-    /// Callers of the same image share one merge. Dropping the future ends the merge that it started, unless that is
-    /// about to be finished.
-    ///
-    /// # Errors
-    /// [`ImageFault`] says what is wrong with the reference, the layout, the image or the cache.
-    pub async fn prepare(&self, image: &ImageRef) -> Result<PreparedImage, ImageFault> {
-        let name = image.to_string();
-        let lost = |source| ImageFault::Lost { image: name.clone(), source };
-        let found = spawn_blocking({
-            let image = image.clone();
-            move || find(&image)
-        });
-        let (source, found, checked) = found.await.map_err(lost)??;
-        let path = self.path(found.manifest.digest());
-        if exists(&path).await {
-            return Ok(checked.with_erofs(path));
-        }
-        let turn = self.turn(&path).await;
-        if exists(&path).await {
-            return Ok(checked.with_erofs(path));
-        }
-        // The semaphore is never closed.
-        let _merging = self.merges.acquire().await.ok();
-        let stop = StopOnDrop::default();
-        let merged = spawn_blocking({
-            let (merged, path, stop) = (Arc::clone(&self.merged), path.clone(), Arc::clone(&stop.0));
-            move || merge_into_cache(&merged, &source, &found, &path, &stop, turn)
-        });
-        match merged.await.map_err(lost)? {
-            Ok(()) => Ok(checked.with_erofs(path)),
-            Err(Failed::Cache(source)) => Err(ImageFault::Cache { source }),
-            Err(Failed::Merge(source)) => Err(ImageFault::Merge { image: name, source: Box::new(source) }),
-        }
+    /// Bytes of the layers, as they are stored, that have been read.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
     }
 
-    fn path(&self, manifest: &Digest) -> PathBuf {
-        // A digest has no slash: its parser sees to that.
-        self.merged.path().join(format!("{}-{}.erofs", manifest.algorithm(), manifest.digest()))
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until nobody else prepares the image of this path.
-    async fn turn(&self, path: &Path) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            busy.retain(|_, lock| lock.strong_count() > 0);
-            match busy.get(path).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::default();
-                    busy.insert(path.to_owned(), Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        lock.lock_owned().await
+    fn add_read(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
-}
-
-/// Tells the merge that nobody waits for it any more.
-#[derive(Default)]
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-enum Failed {
-    Cache(DraftFault),
-    Merge(MergeFault),
 }
 
 /// Everything about an image but its layers' content.
-fn find(image: &ImageRef) -> Result<(Source, Image, Checked), ImageFault> {
-    let name = || image.to_string();
-    let layout_fault = |source| ImageFault::Layout { image: name(), source: Box::new(source) };
-    let (source, tag) = match image {
-        ImageRef::Registry(_) => return Err(ImageFault::Registry { image: name() }),
-        ImageRef::Layout(local) => (Source::open_folder(local.path()).map_err(layout_fault)?, local.tag()),
-        ImageRef::Archive(local) => (Source::open_archive(local.path()).map_err(layout_fault)?, local.tag()),
-    };
-    let found = layout::find(&source, tag).map_err(layout_fault)?;
-    let checked = config::check(&found.config).map_err(|source| ImageFault::Config { image: name(), source })?;
-    Ok((source, found, checked))
+#[derive(Debug)]
+pub struct FoundImage {
+    name: String,
+    source: Source,
+    image: Image,
+    checked: Checked,
 }
 
-/// `turn` is held until the work is really over, even if its caller has gone.
-fn merge_into_cache(
-    merged: &DraftFolder,
-    source: &Source,
-    found: &Image,
-    path: &Path,
-    stop: &AtomicBool,
-    turn: OwnedMutexGuard<()>,
-) -> Result<(), Failed> {
-    let started = Instant::now();
-    let draft = merged.draft().map_err(Failed::Cache)?;
-    let uuid = uuid_of(found.manifest.digest().digest());
-    let measure =
-        merge::merge(source, &found.layers, merged.path(), draft.file(), uuid, stop).map_err(Failed::Merge)?;
-    draft.publish(path).map_err(Failed::Cache)?;
-    tracing::info!(
-        manifest = %found.manifest.digest(),
-        layers = found.layers.len(),
-        entries = measure.entries,
-        content_bytes = measure.content_bytes,
-        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "merged an image"
-    );
-    drop(turn);
-    Ok(())
+impl FoundImage {
+    /// Finds an image in a folder or a file of this machine.
+    ///
+    /// # Errors
+    /// [`ImageFault`] says what is wrong with the layout or the image.
+    pub fn on_this_machine(image: &ImageRef) -> Result<Self, ImageFault> {
+        let name = image.to_string();
+        let open = |open: fn(&Path) -> Result<Source, LayoutFault>, local: &LocalRef| {
+            let source = open(local.path())?;
+            let found = layout::find(&source, local.tag())?;
+            Ok((source, found))
+        };
+        let found = match image {
+            ImageRef::Registry(_) => return Err(ImageFault::NotHere { image: name }),
+            ImageRef::Layout(local) => open(Source::open_folder, local),
+            ImageRef::Archive(local) => open(Source::open_archive, local),
+        };
+        Self::check(name, found)
+    }
+
+    /// Finds the image with a manifest whose parts are blobs in `folder`; `name` is for errors.
+    pub(crate) fn in_blobs(name: String, folder: &Path, manifest: &Descriptor) -> Result<Self, ImageFault> {
+        let source = Source::Folder(folder.to_owned());
+        let found = layout::read_image(&source, manifest.clone());
+        Self::check(name, found.map(|image| (source, image)))
+    }
+
+    fn check(name: String, found: Result<(Source, Image), LayoutFault>) -> Result<Self, ImageFault> {
+        let (source, image) = match found {
+            Ok(found) => found,
+            Err(source) => return Err(ImageFault::Layout { image: name, source: Box::new(source) }),
+        };
+        match config::check(&image.config) {
+            Ok(checked) => Ok(Self { name, source, image, checked }),
+            Err(source) => Err(ImageFault::Config { image: name, source }),
+        }
+    }
+
+    pub(crate) fn manifest(&self) -> &Descriptor {
+        &self.image.manifest
+    }
+
+    /// The layers, lowest first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Descriptor> {
+        self.image.layers.iter().map(|layer| &layer.descriptor)
+    }
+
+    /// Bytes of the layers as they are stored.
+    #[must_use]
+    pub fn layer_bytes(&self) -> u64 {
+        self.layers().fold(0, |sum: u64, layer| sum.saturating_add(layer.size()))
+    }
+
+    /// The image's environment, names and values.
+    #[must_use]
+    pub fn env(&self) -> &[(String, String)] {
+        &self.checked.env
+    }
+
+    /// The agent that the image brings along, if it says so.
+    #[must_use]
+    pub fn agent(&self) -> Option<&ImageAgent> {
+        self.checked.agent.as_ref()
+    }
+}
+
+/// The configuration and the layers of the manifest in `folder`, all of them of a kind that can be used.
+pub(crate) fn parts(name: &str, folder: &Path, manifest: &Descriptor) -> Result<Vec<Descriptor>, ImageFault> {
+    let found = layout::read_parts(&Source::Folder(folder.to_owned()), manifest);
+    found.map_err(|source| ImageFault::Layout { image: name.to_owned(), source: Box::new(source) })
+}
+
+/// A registry's answer that is no image.
+pub(crate) fn layout_fault(name: &str, source: LayoutFault) -> ImageFault {
+    ImageFault::Layout { image: name.to_owned(), source: Box::new(source) }
+}
+
+/// The folder of merged images, one file a manifest.
+#[derive(Debug)]
+pub struct Merged {
+    folder: DraftFolder,
+}
+
+impl Merged {
+    /// Opens the folder below the cache's, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or is not writable.
+    pub fn open(cache_dir: &Path) -> Result<Self, ImageFault> {
+        Ok(Self { folder: DraftFolder::open(cache_dir.join(MERGED_FOLDER))? })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn path_of(&self, manifest: &Digest) -> PathBuf {
+        // A digest has no slash: its parser sees to that.
+        self.folder.path().join(format!("{}-{}.{MERGED_SUFFIX}", manifest.algorithm(), manifest.digest()))
+    }
+
+    /// The manifest's digest in the name of a merged image's file.
+    pub(crate) fn digest_of(path: &Path) -> Option<String> {
+        let name = path.file_name()?.to_str()?.strip_suffix(MERGED_SUFFIX)?.strip_suffix('.')?;
+        let (algorithm, hex) = name.split_once('-')?;
+        Some(format!("{algorithm}:{hex}"))
+    }
+
+    /// Merges the image's layers into its file. Blocks, and takes a processor and up to a gigabyte of memory.
+    ///
+    /// # Errors
+    /// [`ImageFault::Merge`] says what is wrong with the layers, [`ImageFault::Cache`] with the cache.
+    pub fn merge(&self, found: &FoundImage, watch: &Watch) -> Result<PathBuf, ImageFault> {
+        let started = Instant::now();
+        let FoundImage { name, source, image, .. } = found;
+        let digest = image.manifest.digest();
+        let path = self.path_of(digest);
+        let draft = self.folder.draft()?;
+        let uuid = uuid_of(digest.digest());
+        let measure = merge::merge(source, &image.layers, self.folder.path(), draft.file(), uuid, watch)
+            .map_err(|source| ImageFault::Merge { image: name.clone(), source: Box::new(source) })?;
+        draft.publish(&path)?;
+        tracing::info!(
+            image = name,
+            manifest = %digest,
+            layers = image.layers.len(),
+            entries = measure.entries,
+            content_bytes = measure.content_bytes,
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "merged an image"
+        );
+        Ok(path)
+    }
 }
 
 /// The file system's id, from the manifest's digest: the same image is the same file, bit for bit.
@@ -256,8 +269,4 @@ fn uuid_of(hex: &str) -> [u8; 16] {
         *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
     }
     uuid
-}
-
-async fn exists(path: &Path) -> bool {
-    tokio::fs::try_exists(path).await.unwrap_or(false)
 }

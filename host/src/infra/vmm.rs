@@ -73,7 +73,7 @@ use super::{
     agent_binary,
     disks::Disks,
     egress::{Gateway, Guest},
-    images::{ImageStore, PreparedImage},
+    image_store::{ImageStore, PreparedImage, Resolve},
 };
 use crate::domain::{
     defences::{Defence, Relaxed},
@@ -174,7 +174,7 @@ pub struct Vms {
     settings: VmSettings,
     backend: Backend,
     shared: Shared,
-    images: ImageStore,
+    images: Arc<ImageStore>,
     disks: Arc<Disks>,
     run_dirs: RunDirs,
     stop: CancellationToken,
@@ -212,7 +212,12 @@ impl Vms {
     ///
     /// # Errors
     /// [`OpenFault`] says what is missing and how to get it.
-    pub async fn open(settings: VmSettings, images: ImageStore, disks: Disks) -> Result<Self, OpenFault> {
+    pub async fn open(
+        settings: VmSettings,
+        images: impl Into<Arc<ImageStore>>,
+        disks: Disks,
+    ) -> Result<Self, OpenFault> {
+        let images = images.into();
         let agent = agent_binary::embedded().ok_or(OpenFault::NoAgent)?;
         let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
@@ -272,8 +277,10 @@ impl Vms {
         }
         stages(Stage::Image);
         let image = tokio::select! {
-            prepared = self.images.prepare(&spec.image) => prepared.map_err(|fault| at(Stage::Image, fault))?,
-            // The image is nobody's in particular: if it is being merged, it will serve the next start.
+            prepared = self.images.prepare_with(&spec.image, Resolve::Once, stages) => {
+                prepared.map_err(|fault| at(Stage::Image, fault))?
+            }
+            // Others who wait for the same image go on waiting.
             () = &mut cancelled => return Err(at(Stage::Image, GivenUp)),
         };
         let recipe = self.recipe(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
@@ -328,6 +335,7 @@ impl Vms {
             boot_timeout: spec.boot_timeout,
             first_root,
             disks: Arc::clone(&self.disks),
+            image: image.lease,
         })
     }
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `create_environment`, `destroy_environment`, `list_environments`.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
@@ -160,11 +160,15 @@ impl Inner {
         let progress = caller.progress.clone();
         let stages = move |stage: Stage| {
             let done = match stage {
-                Stage::Image => 0,
+                Stage::Image | Stage::Pull(_) | Stage::Merge(_) => 0,
                 Stage::Disks => 1,
                 Stage::Boot => 2,
             };
-            progress.stage(done, Some(STAGES), stage.describe());
+            let message: Cow<'static, str> = match stage.amount() {
+                Some(amount) => format!("{} ({amount})", stage.describe()).into(),
+                None => stage.describe().into(),
+            };
+            progress.stage(done, Some(STAGES), message);
         };
         // A create that is dropped undoes itself.
         let environment = tokio::select! {

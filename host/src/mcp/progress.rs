@@ -7,6 +7,7 @@
 //! call writes, the rarer it is reported: a call has a bounded number of reports of bounded size.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     future::{Future, pending},
     sync::{Arc, Mutex, PoisonError},
@@ -55,7 +56,7 @@ pub(super) struct Progress {
 struct Stage {
     done: u32,
     total: Option<u32>,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
 /// Output that has not been reported yet.
@@ -66,9 +67,9 @@ struct Live {
 }
 
 impl Progress {
-    /// Says that a stage begins: how many came before it, how many there are, and what it is.
-    pub(super) fn stage(&self, done: u32, total: Option<u32>, message: &'static str) {
-        self.stages.send_replace(Stage { done, total, message });
+    /// Says that a stage begins, or how far it is: how many came before it, how many there are, and what it is.
+    pub(super) fn stage(&self, done: u32, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
+        self.stages.send_replace(Stage { done, total, message: message.into() });
     }
 
     /// Says what a command has written. Never waits for the client.
@@ -120,25 +121,29 @@ pub(super) fn channel(
 async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watch::Receiver<Stage>, live: &Live) {
     let start = Instant::now();
     let mut next_output = start;
-    let (mut outputs, mut in_stage) = (0, 0);
+    let (mut outputs, mut in_stage, mut last) = (0, 0, None);
     for _ in 0..REPORTS_MAX {
-        let output = tokio::select! {
+        let (output, news) = tokio::select! {
             biased;
             changed = stages.changed() => match changed {
-                Ok(()) => { in_stage = 0; None }
+                Ok(()) => (None, true),
                 Err(_) => return,
             },
-            () = live.due(next_output) => live.with(LiveOutput::take),
-            () = sleep(HEARTBEAT) => None,
+            () = live.due(next_output) => (live.with(LiveOutput::take), false),
+            () = sleep(HEARTBEAT) => (None, false),
         };
         let stage = stages.borrow_and_update().clone();
+        // More words about the same stage do not begin it again.
+        if news && last.replace(stage.done) != Some(stage.done) {
+            in_stage = 0;
+        }
         let message = match output {
             Some(output) => {
                 next_output = Instant::now() + interval_after(outputs);
                 outputs += 1;
                 output
             }
-            None if in_stage == 0 => stage.message.to_owned(),
+            None if news => stage.message.to_string(),
             None => format!("{} ({} s)", stage.message, start.elapsed().as_secs()),
         };
         let note = ProgressNotificationParam::new(token.clone(), f64::from(stage.done) + part_of_stage(in_stage));

@@ -10,13 +10,14 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
-use waggle::infra::images::{ImageFault, ImageStore, PreparedImage};
+use waggle::infra::image_store::{ImageStore, PrepareFault, PreparedImage};
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -150,12 +151,12 @@ impl Layout {
         layout
     }
 
-    pub(crate) async fn prepare(&self) -> Result<PreparedImage, ImageFault> {
+    pub(crate) async fn prepare(&self) -> Result<PreparedImage, Arc<PrepareFault>> {
         self.prepare_tag("").await
     }
 
     /// `tag` with its colon.
-    pub(crate) async fn prepare_tag(&self, tag: &str) -> Result<PreparedImage, ImageFault> {
+    pub(crate) async fn prepare_tag(&self, tag: &str) -> Result<PreparedImage, Arc<PrepareFault>> {
         let image = format!("oci:{}{tag}", self.path().display()).parse().unwrap();
         ImageStore::open(self.cache()).unwrap().prepare(&image).await
     }

@@ -9,7 +9,10 @@
 )]
 
 mod broken;
+mod credentials;
 mod entries;
 mod layout;
 mod merging;
+mod pulling;
+mod registry;
 mod store;

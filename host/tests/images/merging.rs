@@ -7,7 +7,7 @@ use crate::layout::{Layer, Layout, chain, tree};
 #[track_caller]
 fn check(layers: Vec<Layer>, expected: &[(&str, &str)]) {
     let layout = Layout::of(layers);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let image = runtime.block_on(layout.prepare()).unwrap_or_else(|fault| panic!("{}", chain(&fault)));
     let found = tree(&image.erofs);
     let found: Vec<_> = found.iter().map(|(path, entry)| (path.as_str(), entry.as_str())).collect();
@@ -17,7 +17,7 @@ fn check(layers: Vec<Layer>, expected: &[(&str, &str)]) {
 #[track_caller]
 fn check_refused(layers: Vec<Layer>, expected: &str) {
     let layout = Layout::of(layers);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let fault = runtime.block_on(layout.prepare()).unwrap_err();
     let text = chain(&fault);
     assert!(text.contains(expected), "{text}");

@@ -5,7 +5,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use serde_json::json;
-use waggle::infra::images::ImageStore;
+use waggle::infra::image_store::ImageStore;
 
 use crate::layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
 
@@ -98,7 +98,8 @@ async fn a_merged_image_needs_its_layers_no_more() {
     let first = layout.prepare().await.unwrap();
     let blob = layout.path().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
     fs::remove_file(blob).unwrap();
-    assert_eq!(layout.prepare().await.unwrap(), first);
+    let second = layout.prepare().await.unwrap();
+    assert_eq!((second.erofs, &second.env), (first.erofs, &first.env));
     assert_eq!(first.env, [("PATH".to_owned(), "/bin".to_owned())]);
 }
 

@@ -42,7 +42,10 @@ pub(super) async fn boot(
     say: &(dyn Fn(&str) + Send + Sync),
 ) -> Boot {
     let candidates = [&images.shell, &images.python, &images.node];
-    let Some(image) = candidates.into_iter().find(|image| image_is_there(image).is_ok()) else {
+    // One that is on this machine needs no network.
+    let on_this_machine = |image: &&&ImageRef| !matches!(image, ImageRef::Registry(_));
+    let there = candidates.into_iter().filter(|image| image_is_there(image).is_ok()).collect::<Vec<_>>();
+    let Some(image) = there.iter().find(on_this_machine).or(there.first()) else {
         return Boot::NotTried("there is no image to boot".to_owned());
     };
     let stages = Stages { say, begun: Mutex::default() };
@@ -62,7 +65,7 @@ async fn life(
 ) -> Result<(), Box<dyn Error>> {
     let mut end = End::new()?;
     stages.begin("open", "opening what machines are made with");
-    let machines = machines::open(settings, folders).await?;
+    let (machines, _images) = machines::open(settings, folders).await?;
     let spec = MachineSpec {
         id: EnvironmentId::random(),
         image: image.clone(),
@@ -104,7 +107,7 @@ fn nothing() -> Command {
 
 fn name(stage: Stage) -> &'static str {
     match stage {
-        Stage::Image => "image",
+        Stage::Image | Stage::Pull(_) | Stage::Merge(_) => "image",
         Stage::Disks => "disks",
         Stage::Boot => "boot",
     }
@@ -119,7 +122,11 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn begin(&self, name: &'static str, what: &str) {
         (self.say)(what);
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((name, Instant::now()));
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        // More words about the same stage do not begin it again.
+        if begun.last().is_none_or(|(last, _)| *last != name) {
+            begun.push((name, Instant::now()));
+        }
     }
 
     /// Each stage lasted until the next one began, the last one until now.

@@ -14,7 +14,7 @@ use crate::{
     domain::{image::ImageRef, runtime::ByRuntime},
     infra::{
         disks::{self, Disks},
-        images::ImageStore,
+        image_store::ImageStore,
         vmm::{Look, Survey},
     },
     service::fault::chain,

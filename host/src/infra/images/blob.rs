@@ -55,23 +55,40 @@ pub enum BlobFault {
     },
 }
 
-enum Hasher {
+/// Hashes content as its digest wants.
+pub(crate) enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
 }
 
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
 impl Hasher {
-    fn update(&mut self, bytes: &[u8]) {
+    /// Nothing if the algorithm is not one of the two that are in use.
+    pub(crate) fn of(digest: &Digest) -> Option<Self> {
+        match digest.algorithm() {
+            DigestAlgorithm::Sha256 => Some(Self::Sha256(Sha256::new())),
+            DigestAlgorithm::Sha512 => Some(Self::Sha512(Box::new(Sha512::new()))),
+            DigestAlgorithm::Sha384 | DigestAlgorithm::Other(_) | _ => None,
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::Sha512(hasher) => hasher.update(bytes),
         }
     }
 
-    fn finish(self) -> Vec<u8> {
+    /// In hexadecimal, as digests are written.
+    pub(crate) fn finish(self) -> String {
         match self {
-            Self::Sha256(hasher) => hasher.finalize().to_vec(),
-            Self::Sha512(hasher) => hasher.finalize().to_vec(),
+            Self::Sha256(hasher) => to_hex(&hasher.finalize()),
+            Self::Sha512(hasher) => to_hex(&hasher.finalize()),
         }
     }
 }
@@ -88,12 +105,8 @@ impl BlobReader {
     /// `content` is the whole blob as it is stored.
     pub(super) fn new(content: FileRange, descriptor: &Descriptor) -> Result<Self, BlobFault> {
         let digest = descriptor.digest().clone();
-        let hasher = match digest.algorithm() {
-            DigestAlgorithm::Sha256 => Hasher::Sha256(Sha256::new()),
-            DigestAlgorithm::Sha512 => Hasher::Sha512(Box::new(Sha512::new())),
-            DigestAlgorithm::Sha384 | DigestAlgorithm::Other(_) | _ => {
-                return Err(BlobFault::Algorithm { digest: digest.to_string() });
-            }
+        let Some(hasher) = Hasher::of(&digest) else {
+            return Err(BlobFault::Algorithm { digest: digest.to_string() });
         };
         let (expected, found) = (descriptor.size(), content.bytes_left());
         if expected != found {
@@ -118,7 +131,7 @@ impl BlobReader {
             let found = self.bytes.saturating_sub(left);
             return Err(BlobFault::Size { digest: self.digest.to_string(), expected: self.bytes, found });
         }
-        let found = to_hex(&self.hasher.finish());
+        let found = self.hasher.finish();
         if found != self.digest.digest() {
             let found = format!("{}:{found}", self.digest.algorithm());
             return Err(BlobFault::Digest { digest: self.digest.to_string(), found });

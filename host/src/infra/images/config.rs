@@ -4,10 +4,7 @@
 
 use oci_spec::image::ImageConfiguration;
 
-use super::{
-    PreparedImage,
-    limits::{ENV_BYTES_MAX, ENV_COUNT_MAX, PATH_BYTES_MAX},
-};
+use super::limits::{ENV_BYTES_MAX, ENV_COUNT_MAX, PATH_BYTES_MAX};
 
 /// The version of the agent's protocol that the image's agent speaks, in decimal.
 const AGENT_PROTOCOL_LABEL: &str = "waggle.agent.protocol";
@@ -49,15 +46,8 @@ pub enum ConfigFault {
 /// What is left of the configuration once it is checked.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Checked {
-    env: Vec<(String, String)>,
-    agent: Option<ImageAgent>,
-}
-
-impl Checked {
-    pub(super) fn with_erofs(self, erofs: std::path::PathBuf) -> PreparedImage {
-        let Self { env, agent } = self;
-        PreparedImage { erofs, env, agent }
-    }
+    pub(super) env: Vec<(String, String)>,
+    pub(super) agent: Option<ImageAgent>,
 }
 
 pub(super) fn check(config: &ImageConfiguration) -> Result<Checked, ConfigFault> {

@@ -11,7 +11,6 @@ use std::{
     io::{self, BufWriter, Seek as _, SeekFrom, Write as _},
     pin::Pin,
     sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
@@ -20,6 +19,7 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncSeek, AsyncWrite};
 
 use super::{
+    Watch,
     file_range::FileRange,
     limits::{COMPARISONS_MAX, CONTENT_BYTES_MAX, ENTRIES_MAX, METADATA_BYTES_MAX, SMALL_FILE_BYTES_MAX},
     tree::{Body, Children, Meta, Node, Tree},
@@ -68,14 +68,14 @@ pub(super) fn write(
     spool: &Arc<File>,
     out: &File,
     uuid: [u8; 16],
-    stop: &AtomicBool,
+    watch: &Watch,
 ) -> Result<Measure, ErofsFault> {
     let measure = measure(tree)?;
     let at = |path: &str| {
         let path = path.to_owned();
         move |source| ErofsFault::Write { path, source }
     };
-    let sink = Sink { file: BufWriter::with_capacity(SINK_BUFFER_BYTES, out), stop };
+    let sink = Sink { file: BufWriter::with_capacity(SINK_BUFFER_BYTES, out), watch };
     let options = CreateOptions { uuid, ..CreateOptions::default() };
     let mut writer = finish_now(Writer::new(sink, options)).map_err(at("/"))?;
     let root = inode(mode::S_IFDIR, 0, &tree.root().meta);
@@ -184,15 +184,15 @@ fn finish_now<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     future.now_or_never().unwrap_or_else(|| Err(io::Error::other("the EROFS writer waited for something")))
 }
 
-/// The image's file, as the writer wants it. Ends the writing once `stop` is set.
+/// The image's file, as the writer wants it. Ends the writing once nobody waits any more.
 struct Sink<'a> {
     file: BufWriter<&'a File>,
-    stop: &'a AtomicBool,
+    watch: &'a Watch,
 }
 
 impl AsyncWrite for Sink<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.watch.is_stopped() {
             return Poll::Ready(Err(io::Error::other("it was called off")));
         }
         Poll::Ready(self.file.write(bytes))

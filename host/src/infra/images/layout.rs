@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! OCI layouts, in a folder or in a tar file: from a tag to a manifest, its configuration and its layers.
+//! OCI layouts, in a folder or in a tar file, and the cache's blobs: from a tag to a manifest, its configuration and its layers.
 //!
 //! The chain is `index.json` → (index →)* manifest → configuration and layers. Everything behind `index.json` is a blob,
 //! named by its digest and checked against it.
@@ -176,24 +176,50 @@ pub(super) fn find(source: &Source, tag: Option<&str>) -> Result<Image, LayoutFa
     check_version(source)?;
     let index: ImageIndex = parse("index.json", &source.read_document("index.json")?)?;
     check_own_type("index.json", index.media_type().as_ref(), &INDEX_TYPES, "an image index")?;
-    let manifest = Search::new(source).choose_platform(choose_tag(index.manifests(), tag)?, INDEX_DEPTH_MAX)?;
-    let document = format!("the manifest {}", manifest.digest());
-    let content: ImageManifest = read(source, &manifest, &document)?;
-    check_own_type(&document, content.media_type().as_ref(), &MANIFEST_TYPES, "an image manifest")?;
+    let mut search = PlatformSearch::new(choose_tag(index.manifests(), tag)?.into_iter().cloned());
+    let manifest = loop {
+        match search.next_step()? {
+            Step::Found(manifest) => break manifest,
+            Step::Read(index) => search.add(&source.open_blob(&index)?.read_whole().map_err(in_document(&index))?)?,
+        }
+    };
+    read_image(source, manifest)
+}
+
+/// Everything about the image with this manifest but its layers' content.
+pub(super) fn read_image(source: &Source, manifest: Descriptor) -> Result<Image, LayoutFault> {
+    let content = read_manifest(source, &manifest)?;
     let document = format!("the configuration {}", content.config().digest());
     let config: ImageConfiguration = read(source, content.config(), &document)?;
     if (config.os(), config.architecture()) != (&Os::Linux, &Arch::Amd64) {
         return Err(LayoutFault::Platform { found: vec![format!("{}/{}", config.os(), config.architecture())] });
     }
     let (layers, diff_ids) = (content.layers().len(), config.rootfs().diff_ids().len());
-    if layers > LAYERS_MAX {
-        return Err(LayoutFault::TooManyLayers { layers });
-    }
     if layers != diff_ids {
         return Err(LayoutFault::LayerCount { layers, diff_ids });
     }
     let layers = content.layers().iter().map(layer).collect::<Result<_, _>>()?;
     Ok(Image { manifest, config, layers })
+}
+
+/// What a manifest is made of: its configuration, and then its layers, all of a kind that can be used.
+pub(super) fn read_parts(source: &Source, manifest: &Descriptor) -> Result<Vec<Descriptor>, LayoutFault> {
+    let content = read_manifest(source, manifest)?;
+    let config = content.config();
+    if config.size() > DOCUMENT_BYTES_MAX {
+        let document = format!("the configuration {}", config.digest());
+        return Err(LayoutFault::DocumentTooLarge { document, bytes: config.size() });
+    }
+    content.layers().iter().try_for_each(|descriptor| layer(descriptor).map(drop))?;
+    Ok(std::iter::once(config).chain(content.layers()).cloned().collect())
+}
+
+fn read_manifest(source: &Source, manifest: &Descriptor) -> Result<ImageManifest, LayoutFault> {
+    let document = format!("the manifest {}", manifest.digest());
+    let content: ImageManifest = read(source, manifest, &document)?;
+    check_own_type(&document, content.media_type().as_ref(), &MANIFEST_TYPES, "an image manifest")?;
+    let layers = content.layers().len();
+    if layers > LAYERS_MAX { Err(LayoutFault::TooManyLayers { layers }) } else { Ok(content) }
 }
 
 fn check_version(source: &Source) -> Result<(), LayoutFault> {
@@ -227,50 +253,64 @@ fn choose_tag<'a>(all: &'a [Descriptor], tag: Option<&str>) -> Result<Vec<&'a De
     }
 }
 
-/// One way down from indexes to the first manifest for this platform.
-struct Search<'a> {
-    source: &'a Source,
+/// One way down from indexes to the first manifest for this platform. Who drives it reads the indexes that it asks for.
+#[derive(Debug)]
+pub(crate) struct PlatformSearch {
+    /// What is still to be looked at, the next one last, with the levels of indexes that may lie below it.
+    ahead: Vec<(Descriptor, u32)>,
+    /// The levels that may lie below the index that was asked for.
+    depth_left: u32,
     indexes_left: u32,
     /// Other platforms that were seen, each once.
     others: Vec<String>,
 }
 
-impl<'a> Search<'a> {
-    fn new(source: &'a Source) -> Self {
-        Self { source, indexes_left: INDEXES_READ_MAX, others: Vec::new() }
+/// What a search wants next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// An index's content.
+    Read(Descriptor),
+    /// Nothing: this is the manifest.
+    Found(Descriptor),
+}
+
+impl PlatformSearch {
+    pub(crate) fn new(candidates: impl Iterator<Item = Descriptor>) -> Self {
+        let mut ahead: Vec<_> = candidates.map(|descriptor| (descriptor, INDEX_DEPTH_MAX)).collect();
+        ahead.reverse();
+        Self { ahead, depth_left: 0, indexes_left: INDEXES_READ_MAX, others: Vec::new() }
     }
 
-    fn choose_platform(mut self, candidates: Vec<&Descriptor>, depth_left: u32) -> Result<Descriptor, LayoutFault> {
-        let chosen = self.descend(candidates, depth_left)?;
-        match chosen {
-            Some(manifest) => Ok(manifest),
-            None if self.others.is_empty() => Err(LayoutFault::Empty),
-            None => Err(LayoutFault::Platform { found: self.others }),
-        }
-    }
-
-    fn descend(&mut self, candidates: Vec<&Descriptor>, depth_left: u32) -> Result<Option<Descriptor>, LayoutFault> {
-        for descriptor in candidates {
+    pub(crate) fn next_step(&mut self) -> Result<Step, LayoutFault> {
+        while let Some((descriptor, depth_left)) = self.ahead.pop() {
             let media_type = descriptor.media_type().as_ref();
             let document = || format!("the entry {}", descriptor.digest());
             if let Some(platform) = descriptor.platform().as_ref().filter(|platform| !fits(platform)) {
                 self.note(platform);
             } else if MANIFEST_TYPES.contains(&media_type) {
-                return Ok(Some(descriptor.clone()));
+                return Ok(Step::Found(descriptor));
             } else if INDEX_TYPES.contains(&media_type) {
-                let depth_left = depth_left.checked_sub(1).ok_or(LayoutFault::TooDeep)?;
+                self.depth_left = depth_left.checked_sub(1).ok_or(LayoutFault::TooDeep)?;
                 self.indexes_left = self.indexes_left.checked_sub(1).ok_or(LayoutFault::TooManyIndexes)?;
-                let index: ImageIndex = read(self.source, descriptor, &document())?;
-                let chosen = self.descend(index.manifests().iter().collect(), depth_left)?;
-                if chosen.is_some() {
-                    return Ok(chosen);
+                if descriptor.size() > DOCUMENT_BYTES_MAX {
+                    return Err(LayoutFault::DocumentTooLarge { document: document(), bytes: descriptor.size() });
                 }
+                return Ok(Step::Read(descriptor));
             } else {
                 let expected = "an image manifest or an image index";
                 return Err(LayoutFault::MediaType { document: document(), found: media_type.to_owned(), expected });
             }
         }
-        Ok(None)
+        let found = std::mem::take(&mut self.others);
+        Err(if found.is_empty() { LayoutFault::Empty } else { LayoutFault::Platform { found } })
+    }
+
+    /// Takes the content of the index that the last step asked for.
+    pub(crate) fn add(&mut self, content: &[u8]) -> Result<(), LayoutFault> {
+        let index: ImageIndex = parse("an index of the image", content)?;
+        let below = index.manifests().iter().rev().map(|descriptor| (descriptor.clone(), self.depth_left));
+        self.ahead.extend(below);
+        Ok(())
     }
 
     fn note(&mut self, platform: &Platform) {
@@ -279,6 +319,30 @@ impl<'a> Search<'a> {
             self.others.push(name);
         }
     }
+}
+
+/// The media type of a manifest or an index that came without its descriptor: its own word counts, then `told`.
+pub(crate) fn media_type_of(content: &[u8], told: Option<&str>) -> Result<String, LayoutFault> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+    }
+    let document = "the manifest";
+    let own = parse::<Typed>(document, content)?.media_type;
+    let found = own.as_deref().or(told).unwrap_or_default();
+    // A header may say more: a character set.
+    let found = found.split_once(';').map_or(found, |(kind, _)| kind).trim();
+    if INDEX_TYPES.contains(&found) || MANIFEST_TYPES.contains(&found) {
+        return Ok(found.to_owned());
+    }
+    let expected = "an image manifest or an image index";
+    Err(LayoutFault::MediaType { document: document.to_owned(), found: found.to_owned(), expected })
+}
+
+/// What a registry is asked for.
+pub(crate) fn accepted_types() -> String {
+    [INDEX_TYPES, MANIFEST_TYPES].concat().join(", ")
 }
 
 fn fits(platform: &Platform) -> bool {
@@ -305,6 +369,11 @@ fn layer(descriptor: &Descriptor) -> Result<Layer, LayoutFault> {
         }
     };
     Ok(Layer { descriptor: descriptor.clone(), compression })
+}
+
+fn in_document(descriptor: &Descriptor) -> impl FnOnce(BlobFault) -> LayoutFault {
+    let document = format!("the index {}", descriptor.digest());
+    move |source| LayoutFault::Blob { document, source }
 }
 
 fn read<T: DeserializeOwned>(source: &Source, descriptor: &Descriptor, document: &str) -> Result<T, LayoutFault> {

@@ -7,7 +7,7 @@ const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
 /// Bytes of an index, a manifest or a configuration; registries refuse manifests above 4 MiB.
-pub(super) const DOCUMENT_BYTES_MAX: u64 = 4 * MIB;
+pub(crate) const DOCUMENT_BYTES_MAX: u64 = 4 * MIB;
 
 /// Indexes in indexes. Build tools nest one level; the specification sets no bound.
 pub(super) const INDEX_DEPTH_MAX: u32 = 4;
@@ -25,7 +25,7 @@ pub(super) const LAYERS_MAX: usize = 500;
 pub(super) const ARCHIVE_MEMBERS_MAX: usize = 10_000;
 
 /// Bytes of all layers of one image after decompression. The largest images in use (machine learning) have 10 to 20 GiB.
-pub(super) const EXPANDED_BYTES_MAX: u64 = 32 * GIB;
+pub(crate) const EXPANDED_BYTES_MAX: u64 = 32 * GIB;
 
 /// Expanded bytes for each compressed one, judged once a layer has expanded to more than `RATIO_FREE_BYTES`. Text
 /// reaches 20, a file of zeros 1000.
@@ -79,4 +79,4 @@ pub(super) const ENV_COUNT_MAX: usize = 1024;
 pub(super) const ENV_BYTES_MAX: usize = 64 * 1024;
 
 /// Merges at once: each may take a gigabyte of memory, and a CPU.
-pub(super) const MERGES_AT_ONCE: usize = 2;
+pub(crate) const MERGES_AT_ONCE: usize = 2;

@@ -15,12 +15,12 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write as _},
     path::Path,
     sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::{
+    Watch,
     blob::{BlobFault, BlobReader},
     erofs::{self, ErofsFault, Measure},
     layout::{Compression, Layer, LayoutFault, Source},
@@ -117,7 +117,7 @@ pub(super) fn merge(
     scratch: &Path,
     out: &File,
     uuid: [u8; 16],
-    stop: &AtomicBool,
+    watch: &Watch,
 ) -> Result<Measure, MergeFault> {
     let spool_fault = |source| MergeFault::Spool { folder: scratch.display().to_string(), source };
     let spool = tempfile::tempfile_in(scratch).map_err(spool_fault)?;
@@ -128,11 +128,11 @@ pub(super) fn merge(
         expanded_bytes: 0,
     };
     for (at, layer) in layers.iter().enumerate() {
-        merge.add(source, at, layer, stop)?;
+        merge.add(source, at, layer, watch)?;
     }
     let spool = merge.spool.into_inner().map_err(|error| spool_fault(error.into_error()))?;
-    erofs::write(&merge.tree, &Arc::new(spool), out, uuid, stop)
-        .map_err(|source| if is_set(stop) { MergeFault::Stopped } else { MergeFault::Erofs { source } })
+    erofs::write(&merge.tree, &Arc::new(spool), out, uuid, watch)
+        .map_err(|source| if watch.is_stopped() { MergeFault::Stopped } else { MergeFault::Erofs { source } })
 }
 
 struct Merge {
@@ -143,12 +143,12 @@ struct Merge {
 }
 
 impl Merge {
-    fn add(&mut self, source: &Source, at: usize, layer: &Layer, stop: &AtomicBool) -> Result<(), MergeFault> {
+    fn add(&mut self, source: &Source, at: usize, layer: &Layer, watch: &Watch) -> Result<(), MergeFault> {
         let digest = || layer.descriptor.digest().to_string();
         let mut blob =
             source.open_blob(&layer.descriptor).map_err(|source| MergeFault::Open { digest: digest(), source })?;
-        let read = self.read(at, layer, &mut blob, stop);
-        if is_set(stop) {
+        let read = self.read(at, layer, &mut blob, watch);
+        if watch.is_stopped() {
             return Err(MergeFault::Stopped);
         }
         // A blob that is not what it should be explains whatever was wrong with its content.
@@ -160,12 +160,12 @@ impl Merge {
         }
     }
 
-    fn read(&mut self, at: usize, layer: &Layer, blob: &mut BlobReader, stop: &AtomicBool) -> Result<(), LayerFault> {
-        let decoded =
-            decode(blob, layer.compression).map_err(|source| LayerFault::Tar { source: TarFault::Read { source } })?;
+    fn read(&mut self, at: usize, layer: &Layer, blob: &mut BlobReader, watch: &Watch) -> Result<(), LayerFault> {
+        let decoded = decode(Counted { blob, watch }, layer.compression)
+            .map_err(|source| LayerFault::Tar { source: TarFault::Read { source } })?;
         let bytes_max = layer.descriptor.size().saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES);
         let image_bytes_max = EXPANDED_BYTES_MAX.saturating_sub(self.expanded_bytes);
-        let mut expanded = Expanded { decoded, bytes: 0, bytes_max: bytes_max.min(image_bytes_max), stop };
+        let mut expanded = Expanded { decoded, bytes: 0, bytes_max: bytes_max.min(image_bytes_max), watch };
         let result = self.read_entries(at, &mut expanded).and_then(|()| {
             // What follows the archive's end counts too.
             io::copy(&mut expanded, &mut io::sink())
@@ -211,7 +211,7 @@ impl Merge {
     }
 }
 
-fn decode<'a>(blob: &'a mut BlobReader, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
+fn decode<'a>(blob: Counted<'a>, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
     let blob = BufReader::with_capacity(STREAM_BUFFER_BYTES, blob);
     Ok(match compression {
         Compression::None => Box::new(blob),
@@ -225,17 +225,31 @@ fn decode<'a>(blob: &'a mut BlobReader, compression: Compression) -> io::Result<
     })
 }
 
+/// A layer before decompression: tells whoever watches how far it has been read.
+struct Counted<'a> {
+    blob: &'a mut BlobReader,
+    watch: &'a Watch,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.read(buffer)?;
+        self.watch.add_read(read);
+        Ok(read)
+    }
+}
+
 /// A layer after decompression: counted, and cut off at a limit or when nobody waits any more.
 struct Expanded<'a> {
     decoded: Box<dyn Read + 'a>,
     bytes: u64,
     bytes_max: u64,
-    stop: &'a AtomicBool,
+    watch: &'a Watch,
 }
 
 impl Read for Expanded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if is_set(self.stop) {
+        if self.watch.is_stopped() {
             return Err(io::Error::other("it was called off"));
         }
         let read = self.decoded.read(buffer)?;
@@ -245,8 +259,4 @@ impl Read for Expanded<'_> {
         }
         Ok(read)
     }
-}
-
-fn is_set(stop: &AtomicBool) -> bool {
-    stop.load(Ordering::Relaxed)
 }

@@ -40,6 +40,7 @@ use crate::{
         agent::{self, AgentClient, ConnectFault, Patience},
         disks::{DiskFault, Disks},
         egress::Guest,
+        image_store::Lease,
     },
 };
 
@@ -123,6 +124,8 @@ pub(super) struct Recipe {
     pub(super) first_root: FirstRoot,
     /// Makes the scratch disk.
     pub(super) disks: Arc<Disks>,
+    /// Keeps the image where it is until the machine is gone.
+    pub(super) image: Arc<Lease>,
 }
 
 /// The root in which the guest's first process starts.
@@ -142,7 +145,9 @@ pub(super) async fn own(
     end: watch::Sender<Option<End>>,
 ) {
     let run_dir = recipe.orders.run_dir.clone();
+    let image = Arc::clone(&recipe.image);
     let (outcome, last_words) = live(recipe, &progress, &stop).await;
+    drop(image);
     clear(run_dir).await;
     let outcome = match (outcome, last_words) {
         (Ok(End::Gone(reason)), words) => {

@@ -1,0 +1,172 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! `waggle image`: pulls, lists and removes images, also while servers run on the same cache.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+};
+
+use super::{
+    progress::Told,
+    quantities::{age, bytes},
+};
+use crate::{
+    config::{ImageArguments, ImageCommand, process_variable},
+    domain::image::ImageRef,
+    infra::image_store::{Dropped, ImageStore, Listed, Resolve, User, everything},
+    telemetry,
+};
+use serde_json::json;
+use tokio::signal::ctrl_c;
+
+/// Letters of a digest that `ls` shows; enough to tell images apart, and to name one.
+const DIGEST_CHARS: usize = 12;
+
+/// Warnings are for people here; whoever wants more sets `RUST_LOG`.
+const LOG_FILTER: &str = "warn";
+
+/// The command was ended by a person.
+#[derive(Debug, thiserror::Error)]
+#[error("it was interrupted; what has been pulled whole is kept")]
+struct Interrupted;
+
+/// Does what the command line says.
+pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
+    let filter = process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok());
+    telemetry::start(Some(filter.as_deref().unwrap_or(LOG_FILTER)))?;
+    let store = ImageStore::with_settings(arguments.store.store(&process_variable)?)?;
+    let mut out = io::stdout().lock();
+    match &arguments.command {
+        ImageCommand::Pull { images, json } => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let pulled = runtime.block_on(async {
+                tokio::select! {
+                    pulled = pull(&store, images, *json, &mut out) => pulled,
+                    _ = ctrl_c() => Err(Interrupted.into()),
+                }
+            });
+            // The merge has been told to stop, and does so at its next piece.
+            drop(runtime);
+            pulled
+        }
+        ImageCommand::Ls { json } => list(&store.list(), *json, &mut out),
+        ImageCommand::Inspect { image, json } => inspect(&store.inspect(image)?, *json, &mut out),
+        ImageCommand::Rm { images, json } => remove(&store, images, *json, &mut out),
+        ImageCommand::Prune { all, json } => {
+            let rules = if *all { everything() } else { arguments.store.rules() };
+            tell_dropped(store.prune(&rules), *json, &mut out)
+        }
+    }
+}
+
+async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    for image in images {
+        let told = Told::new(image.to_string());
+        let prepared = store.prepare_with(image, Resolve::Anew, &|stage| told.hear(stage)).await;
+        told.end();
+        prepared?;
+        let listed = store.inspect(&image.to_string())?;
+        if json {
+            writeln!(out, "{}", serde_json::to_string(&listed)?)?;
+        } else {
+            writeln!(out, "{image} is here: {}, {}", listed.digest, bytes(listed.merged_bytes))?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn list(all: &[Listed], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    if json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(all)?)?);
+    }
+    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "LAYERS", "PULLED", "USED", "IN USE BY"].map(str::to_owned)];
+    for listed in all {
+        let names = if listed.references.is_empty() { vec!["(no name)"] } else { refs(listed) };
+        for name in names {
+            rows.push([
+                name.to_owned(),
+                short(&listed.digest),
+                size(listed.merged_bytes),
+                size(listed.pulled_bytes),
+                listed.resolved_unix_s.map_or_else(|| "-".to_owned(), age),
+                age(listed.used_unix_s),
+                users(&listed.users),
+            ]);
+        }
+    }
+    table(&rows, out)
+}
+
+fn refs(listed: &Listed) -> Vec<&str> {
+    listed.references.iter().map(String::as_str).collect()
+}
+
+/// The hexadecimal beginning of a digest.
+fn short(digest: &str) -> String {
+    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+    hex.chars().take(DIGEST_CHARS).collect()
+}
+
+fn size(size: u64) -> String {
+    if size == 0 { "-".to_owned() } else { bytes(size) }
+}
+
+fn users(users: &[User]) -> String {
+    let told = |user: &User| match user.uses {
+        1 => format!("process {}", user.pid),
+        uses => format!("process {} ({uses} times)", user.pid),
+    };
+    if users.is_empty() { "-".to_owned() } else { users.iter().map(told).collect::<Vec<_>>().join(", ") }
+}
+
+/// Columns as wide as their widest cell.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn inspect(listed: &Listed, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    if json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(listed)?)?);
+    }
+    let rows = [
+        ["names".to_owned(), refs(listed).join(", ")],
+        ["digest".to_owned(), listed.digest.clone()],
+        ["size".to_owned(), size(listed.merged_bytes)],
+        ["layers".to_owned(), size(listed.pulled_bytes)],
+        ["pulled".to_owned(), listed.resolved_unix_s.map_or_else(|| "-".to_owned(), age)],
+        ["used".to_owned(), age(listed.used_unix_s)],
+        ["in use by".to_owned(), users(&listed.users)],
+    ];
+    table(&rows, out)
+}
+
+fn remove(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    let mut sum = Dropped::default();
+    for image in images {
+        let dropped = store.remove(image)?;
+        sum.images += dropped.images;
+        sum.files += dropped.files;
+        sum.bytes = sum.bytes.saturating_add(dropped.bytes);
+    }
+    tell_dropped(sum, json, out)
+}
+
+fn tell_dropped(dropped: Dropped, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    if json {
+        return Ok(writeln!(out, "{}", json!(dropped))?);
+    }
+    let Dropped { images, files, bytes: freed } = dropped;
+    Ok(writeln!(out, "removed {images} images and {files} other files, {}", bytes(freed))?)
+}

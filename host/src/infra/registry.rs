@@ -1,0 +1,211 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Registries: what is asked of them, and how far they are trusted.
+//!
+//! ```text
+//!  connect ─ challenge ─ credentials ─ token ─┬─ manifests: small, read here, within limits
+//!                                             └─ blobs: streamed by oci-client, resumed, verified by their digests
+//! ```
+//!
+//! The crate `oci-client` carries the blobs, and is given a token or a password for the one registry. What it would read
+//! without a limit, and the question where a password may go, are answered here: tokens and manifests are small, and a
+//! registry has no say in which strangers hear a password.
+
+mod blob;
+mod challenge;
+mod credentials;
+mod document;
+mod fault;
+mod plain;
+mod token;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use oci_client::{
+    Client, Reference,
+    client::{ClientConfig, ClientProtocol},
+    secrets::RegistryAuth,
+    token_cache::{RegistryOperation, RegistryTokenType},
+};
+use reqwest::{Url, redirect};
+use tokio::sync::{RwLock, Semaphore};
+
+use self::{challenge::Challenge, credentials::Credential};
+pub use self::{fault::RegistryFault, plain::PlainHosts};
+use crate::domain::image::RegistryRef;
+
+/// A registry that cannot be connected to by then is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence in the middle of an answer; slow registries begin to answer after a second or two.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From hosts to hosts on the way to a document. Registries need one.
+const REDIRECTS_MAX: usize = 5;
+
+/// Blobs that are downloaded at once, by all pulls together: more do not come faster over one line.
+const DOWNLOADS_AT_ONCE: usize = 6;
+
+const USER_AGENT: &str = concat!("waggle/", env!("CARGO_PKG_VERSION"));
+
+/// What an operator says about registries.
+#[derive(Clone, Debug, Default)]
+pub struct RegistrySettings {
+    /// Registries that may be spoken to without TLS, besides those on this machine.
+    pub plain: PlainHosts,
+    /// Files with credentials, the first that has some for a registry wins.
+    pub auth_files: Vec<PathBuf>,
+}
+
+/// The way to all registries.
+#[derive(Debug)]
+pub(super) struct Registries {
+    settings: RegistrySettings,
+    http: reqwest::Client,
+    downloads: Semaphore,
+}
+
+impl Registries {
+    pub(super) fn new(settings: RegistrySettings) -> Result<Self, RegistryFault> {
+        // Whoever was first has chosen the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let plain = settings.plain.clone();
+        let http = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            // Credentials do not go along to another host: reqwest takes them off.
+            .redirect(redirect::Policy::custom(move |attempt| {
+                if attempt.previous().len() > REDIRECTS_MAX {
+                    return attempt.error("it redirects too often");
+                }
+                if attempt.url().scheme() == "https" || plain.allows_url(attempt.url()) {
+                    return attempt.follow();
+                }
+                attempt.error("it redirects to plain HTTP")
+            }))
+            .build()
+            .map_err(|source| RegistryFault::Tls { source })?;
+        Ok(Self { settings, http, downloads: Semaphore::new(DOWNLOADS_AT_ONCE) })
+    }
+
+    /// Finds out how to speak to the image's registry, and gets the right to pull if that takes one.
+    pub(super) async fn connect(&self, image: &RegistryRef) -> Result<Session<'_>, RegistryFault> {
+        let reference = image.reference().clone();
+        let registry = reference.resolve_registry().to_owned();
+        let (base, challenge) = self.challenge(&registry).await?;
+        let credential = credentials::find(&registry, &self.settings.auth_files).await;
+        let target = Target { reference, registry, base, credential };
+        let access = self.access(&target, challenge).await?;
+        let client = RwLock::new(Arc::new(target.client(&access).await?));
+        Ok(Session { registries: self, target, access: RwLock::new(access), client })
+    }
+
+    async fn access(&self, target: &Target, challenge: Challenge) -> Result<Access, RegistryFault> {
+        match challenge {
+            Challenge::None => Ok(Access::Anonymous),
+            Challenge::Basic => match &target.credential {
+                Credential::Password { user, password } => {
+                    Ok(Access::Password { user: user.clone(), password: password.clone() })
+                }
+                Credential::None | Credential::IdentityToken(_) => Err(target.unauthorized()),
+            },
+            Challenge::Bearer { realm, service } => {
+                token::fetch(&self.http, &self.settings.plain, target, &realm, service.as_deref())
+                    .await
+                    .map(Access::Token)
+            }
+        }
+    }
+}
+
+/// What is pulled, and from where.
+#[derive(Debug)]
+struct Target {
+    reference: Reference,
+    /// Its host, and port if it has one.
+    registry: String,
+    /// `https://registry/v2/`, or `http:` where that may be.
+    base: Url,
+    credential: Credential,
+}
+
+impl Target {
+    fn unauthorized(&self) -> RegistryFault {
+        RegistryFault::Unauthorized {
+            image: self.reference.to_string(),
+            registry: self.registry.clone(),
+            credentials: self.credential.told(),
+        }
+    }
+
+    /// oci-client's client, with this access and without credentials that it could send elsewhere.
+    async fn client(&self, access: &Access) -> Result<Client, RegistryFault> {
+        let protocol = if self.base.scheme() == "http" { ClientProtocol::Http } else { ClientProtocol::Https };
+        let config = ClientConfig {
+            protocol,
+            platform_resolver: None,
+            read_timeout: Some(READ_TIMEOUT),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        };
+        let client = Client::try_from(config).map_err(|fault| RegistryFault::oci(&self.registry, &fault))?;
+        match access {
+            Access::Anonymous => {}
+            Access::Token(token) => {
+                client.store_auth_if_needed(&self.registry, &RegistryAuth::Bearer(token.clone())).await;
+            }
+            Access::Password { user, password } => {
+                // As a token that is there already: a client that knew it as a password would hand it to any realm.
+                client.store_auth_if_needed(&self.registry, &RegistryAuth::Anonymous).await;
+                let known = RegistryTokenType::Basic(user.clone(), password.clone());
+                client.tokens.insert(&self.reference, RegistryOperation::Pull, known).await;
+            }
+        }
+        Ok(client)
+    }
+}
+
+/// The right to pull one image.
+#[derive(Clone)]
+enum Access {
+    Anonymous,
+    Token(String),
+    Password { user: String, password: String },
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Token(_) => "Token",
+            Self::Password { .. } => "Password",
+        })
+    }
+}
+
+/// A pull's way to its registry.
+pub(super) struct Session<'a> {
+    registries: &'a Registries,
+    target: Target,
+    access: RwLock<Access>,
+    client: RwLock<Arc<Client>>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl Session<'_> {
+    /// Gets the right to pull once more: tokens are good for some minutes, and an image can take longer.
+    async fn renew(&self) -> Result<(), RegistryFault> {
+        let (_, challenge) = self.registries.challenge(&self.target.registry).await?;
+        let access = self.registries.access(&self.target, challenge).await?;
+        *self.client.write().await = Arc::new(self.target.client(&access).await?);
+        *self.access.write().await = access;
+        Ok(())
+    }
+}

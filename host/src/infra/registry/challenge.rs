@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a registry wants to see before it serves: nothing, a password, or a token from elsewhere.
+
+use http_auth::parser::ChallengeParser;
+use reqwest::{StatusCode, Url, header::WWW_AUTHENTICATE};
+
+use super::{Registries, RegistryFault, document::DOCUMENT_TIMEOUT};
+
+/// How a registry wants to be approached.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Challenge {
+    None,
+    Basic,
+    Bearer { realm: String, service: Option<String> },
+}
+
+impl Registries {
+    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be.
+    pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
+        let mut answer = self.ask("https", registry).await;
+        if self.settings.plain.allows(registry)
+            && let Err(RegistryFault::Unreachable { .. }) = answer
+        {
+            answer = self.ask("http", registry).await;
+        }
+        answer
+    }
+
+    async fn ask(&self, scheme: &str, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
+        let base = Url::parse(&format!("{scheme}://{registry}/v2/"))
+            .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
+        let unreachable = |source| RegistryFault::Unreachable { registry: registry.to_owned(), source };
+        let asked = self.http.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
+        let response = asked.map_err(|source| unreachable(source.without_url()))?;
+        // What another host wants is no matter of ours.
+        let own = response.url().origin() == base.origin();
+        if !own || response.status() != StatusCode::UNAUTHORIZED {
+            return Ok((base, Challenge::None));
+        }
+        let headers = response.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
+        Ok((base, choose(&challenges)))
+    }
+}
+
+/// A token is better than a password, which is better than nothing.
+fn choose(headers: &[&str]) -> Challenge {
+    let all = || headers.iter().flat_map(|header| ChallengeParser::new(header)).filter_map(Result::ok);
+    let parameter = |challenge: &http_auth::ChallengeRef<'_>, name: &str| {
+        let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.to_unescaped())
+    };
+    let bearer = all().filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer")).find_map(|challenge| {
+        let realm = parameter(&challenge, "realm")?;
+        Some(Challenge::Bearer { realm, service: parameter(&challenge, "service") })
+    });
+    let basic = || all().any(|challenge| challenge.scheme.eq_ignore_ascii_case("basic")).then_some(Challenge::Basic);
+    bearer.or_else(basic).unwrap_or(Challenge::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_preferred_and_nonsense_is_nothing() {
+        let bearer = Challenge::Bearer { realm: "https://a/t".to_owned(), service: Some("s".to_owned()) };
+        assert_eq!(choose(&["Basic realm=\"x\"", "Bearer realm=\"https://a/t\",service=\"s\""]), bearer);
+        assert_eq!(choose(&["Basic realm=\"x\", Bearer realm=\"https://a/t\", service=s"]), bearer);
+        assert_eq!(choose(&["Basic realm=\"x\""]), Challenge::Basic);
+        assert_eq!(choose(&["Bearer service=\"s\""]), Challenge::None);
+        assert_eq!(choose(&["=,=", "Negotiate"]), Challenge::None);
+        assert_eq!(choose(&[]), Challenge::None);
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Credentials from where `docker login` and `podman login` put them, helper programs included.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use tokio::{task::spawn_blocking, time::timeout};
+
+/// Bytes of a file with credentials; it is read into memory.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A helper program may ask a key store, which may ask a person. It is not waited for longer, and left to itself.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is known for a registry.
+#[derive(Clone, Eq, PartialEq)]
+pub(super) enum Credential {
+    None,
+    Password {
+        user: String,
+        password: String,
+    },
+    /// It is exchanged for tokens, and never sent to the registry itself.
+    IdentityToken(String),
+}
+
+impl Credential {
+    /// For error messages.
+    pub(super) fn told(&self) -> &'static str {
+        match self {
+            Self::None => "no credentials for it were found",
+            Self::Password { .. } | Self::IdentityToken(_) => "the credentials that were found for it do not do",
+        }
+    }
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Password { .. } => "Password",
+            Self::IdentityToken(_) => "IdentityToken",
+        })
+    }
+}
+
+/// Looks through the files in their order. What cannot be read is told in the log and taken for nothing: public images
+/// need no credentials.
+pub(super) async fn find(registry: &str, files: &[PathBuf]) -> Credential {
+    let (registry, files) = (registry.to_owned(), files.to_vec());
+    let name = registry.clone();
+    let found = spawn_blocking(move || files.iter().find_map(|file| in_file(file, &registry)));
+    match timeout(HELPER_TIMEOUT, found).await {
+        Ok(Ok(found)) => found.unwrap_or(Credential::None),
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(registry = name, "the credentials of a registry were not given in time");
+            Credential::None
+        }
+    }
+}
+
+fn in_file(file: &Path, registry: &str) -> Option<Credential> {
+    let content = match read(file) {
+        Ok(content) => content,
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => return None,
+        Err(fault) => {
+            tracing::warn!(file = %file.display(), error = %fault, "a file with credentials cannot be read");
+            return None;
+        }
+    };
+    // docker keeps those of its own registry under an address of its youth.
+    let servers: &[&str] = match registry {
+        "index.docker.io" => &["https://index.docker.io/v1/", "docker.io"],
+        other => &[other],
+    };
+    servers.iter().find_map(|server| match docker_credential::get_credential_from_reader(&*content, server) {
+        Ok(DockerCredential::IdentityToken(token)) => Some(Credential::IdentityToken(token)),
+        Ok(DockerCredential::UsernamePassword(user, password)) => Some(Credential::Password { user, password }),
+        Err(CredentialRetrievalError::NoCredentialConfigured) => None,
+        Err(fault) => {
+            // What a helper has printed may hold a secret.
+            let reason = if let CredentialRetrievalError::HelperFailure { helper, .. } = &fault {
+                format!("{helper} has none, or failed")
+            } else {
+                fault.to_string()
+            };
+            tracing::warn!(file = %file.display(), server, reason, "no credentials of a registry in this file");
+            None
+        }
+    })
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    BufReader::new(File::open(file)?).take(FILE_BYTES_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+    use super::*;
+
+    async fn look(registry: &str, contents: &[String]) -> Credential {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<_> = (0..contents.len()).map(|at| folder.path().join(at.to_string())).collect();
+        for (file, content) in files.iter().zip(contents) {
+            std::fs::write(file, content).unwrap();
+        }
+        find(registry, &files).await
+    }
+
+    fn auth(server: &str, user: &str) -> String {
+        let auth = STANDARD.encode(format!("{user}:secret"));
+        format!(r#"{{"auths":{{"{server}":{{"auth":"{auth}"}}}}}}"#)
+    }
+
+    fn password(user: &str) -> Credential {
+        Credential::Password { user: user.to_owned(), password: "secret".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn the_first_file_that_knows_the_registry_wins() {
+        let files = ["{}".to_owned(), auth("r.lan:5000", "one"), auth("r.lan:5000", "two"), "nonsense".to_owned()];
+        assert_eq!(look("r.lan:5000", &files).await, password("one"));
+        assert_eq!(look("r.lan", &files).await, Credential::None);
+        assert_eq!(look("r.lan:500", &files).await, Credential::None);
+    }
+
+    #[tokio::test]
+    async fn docker_hub_is_known_by_all_its_names() {
+        for server in ["https://index.docker.io/v1/", "docker.io", "index.docker.io"] {
+            assert_eq!(look("index.docker.io", &[auth(server, "one")]).await, password("one"), "{server}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_credential_is_in_its_debug_text() {
+        let text = format!("{:?} {:?}", password("one"), Credential::IdentityToken("secret".to_owned()));
+        assert_eq!(text, "Password IdentityToken");
+    }
+}

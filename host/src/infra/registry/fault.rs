@@ -1,0 +1,189 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What goes wrong with registries, and what to do about it.
+
+use oci_client::errors::{OciDistributionError, OciError, OciErrorCode};
+use reqwest::StatusCode;
+
+/// Characters of what a registry says that an error repeats.
+const SAID_CHARS_MAX: usize = 300;
+
+/// An image could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryFault {
+    /// No client can be made.
+    #[error("failed to prepare for TLS")]
+    Tls {
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// A name that no URL can hold.
+    #[error("{registry} is not a registry's address")]
+    Address {
+        /// The name.
+        registry: String,
+    },
+    /// Nobody answers.
+    #[error(
+        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is needed, or \
+         copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE oci:DIR:latest) and \
+         name it as oci:DIR"
+    )]
+    Unreachable {
+        /// Its name.
+        registry: String,
+        /// What happened.
+        source: reqwest::Error,
+    },
+    /// Not without credentials, or not with these.
+    #[error(
+        "{registry} does not let us pull {image}, and {credentials}; check the image's name, or log in with \
+         `docker login {registry}` or `podman login {registry}` as the user that runs waggle"
+    )]
+    Unauthorized {
+        /// The reference.
+        image: String,
+        /// The registry.
+        registry: String,
+        /// What was known.
+        credentials: &'static str,
+    },
+    /// No such image.
+    #[error("the registry has no image {image}; check its name and tag")]
+    NotFound {
+        /// The reference.
+        image: String,
+    },
+    /// The registry names somebody else to send credentials to.
+    #[error(
+        "{registry} wants its credentials sent to {realm:?}, which is another site or not safe; they were not sent"
+    )]
+    Realm {
+        /// The registry.
+        registry: String,
+        /// Where to.
+        realm: String,
+    },
+    /// A token that is none.
+    #[error("{registry} sent us for a token, and got none that can be used")]
+    NoToken {
+        /// The registry.
+        registry: String,
+    },
+    /// An answer without meaning.
+    #[error("{registry} answered {status} when asked for {what}")]
+    Status {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: &'static str,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// It is no image.
+    #[error("failed to understand what the registry has as {image}")]
+    NoImage {
+        /// The reference.
+        image: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More than there may be.
+    #[error("{registry} sent {what} of more than {bytes_max} bytes")]
+    TooLarge {
+        /// The registry.
+        registry: String,
+        /// What it is.
+        what: &'static str,
+        /// Bytes there may be.
+        bytes_max: u64,
+    },
+    /// The content is not the one that was asked for.
+    #[error("{registry} sent something else than what has the digest {digest}")]
+    Corrupt {
+        /// The registry.
+        registry: String,
+        /// The digest asked for.
+        digest: String,
+    },
+    /// A download that does not get on.
+    #[error("{registry} sent fewer than {bytes_min} bytes within {} s", super::blob::RATE_WINDOW.as_secs())]
+    Stalled {
+        /// The registry.
+        registry: String,
+        /// What would have been enough.
+        bytes_min: u64,
+    },
+    /// The registry's own word.
+    #[error("{registry} said no: {said}")]
+    Said {
+        /// The registry.
+        registry: String,
+        /// What it said, cut to what fits on a line.
+        said: String,
+        /// Whether it may say something else later.
+        passing: bool,
+        /// Whether it wants to see other credentials.
+        unauthorized: bool,
+    },
+    /// This machine's disk.
+    #[error("failed to write the blob {digest}")]
+    Write {
+        /// Its digest.
+        digest: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl RegistryFault {
+    /// From oci-client's; those can repeat all that a registry has said.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of two dozen kinds, two can pass by themselves")]
+    pub(super) fn oci(registry: &str, fault: &OciDistributionError) -> Self {
+        let is_busy = |error: &OciError| error.code == OciErrorCode::Toomanyrequests;
+        let unauthorized = matches!(fault, OciDistributionError::UnauthorizedError { .. });
+        let cut = matches!(fault, OciDistributionError::RequestError(_) | OciDistributionError::IoError(_));
+        let busy = match fault {
+            OciDistributionError::ServerError { code, .. } => *code >= 500 || [408, 429].contains(code),
+            OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().any(is_busy),
+            _ => false,
+        };
+        let passing = unauthorized || cut || busy;
+        Self::said(registry, fault, passing, unauthorized)
+    }
+
+    /// A stream that broke.
+    pub(super) fn cut(registry: &str, fault: &std::io::Error) -> Self {
+        Self::said(registry, fault, true, false)
+    }
+
+    fn said(registry: &str, fault: &dyn std::error::Error, passing: bool, unauthorized: bool) -> Self {
+        let mut said = fault.to_string();
+        let mut cause = fault.source();
+        while let Some(error) = cause.filter(|_| said.len() < SAID_CHARS_MAX) {
+            said = format!("{said}: {error}");
+            cause = error.source();
+        }
+        let said = said.chars().filter(|c| !c.is_control()).take(SAID_CHARS_MAX).collect();
+        Self::Said { registry: registry.to_owned(), said, passing, unauthorized }
+    }
+
+    /// Whether the same request may work a moment later.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Stalled { .. } => true,
+            Self::Said { passing, .. } => *passing,
+            Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::Tls { .. }
+            | Self::Address { .. }
+            | Self::Unauthorized { .. }
+            | Self::NotFound { .. }
+            | Self::Realm { .. }
+            | Self::NoToken { .. }
+            | Self::NoImage { .. }
+            | Self::TooLarge { .. }
+            | Self::Corrupt { .. }
+            | Self::Write { .. } => false,
+        }
+    }
+}

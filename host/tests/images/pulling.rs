@@ -1,0 +1,257 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Images from registries: found, fetched once, taken up where they broke off, and whole or not there.
+
+use std::{fs, path::Path, sync::Arc};
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use waggle::{
+    domain::{
+        image::ImageRef,
+        ports::{Amount, Stage},
+    },
+    infra::image_store::{ImageStore, Resolve},
+};
+
+use crate::{
+    layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tree, zstd},
+    registry::Registry,
+};
+
+const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An image of one layer, whose file `a` has this content; its layer and its manifest.
+pub(crate) fn image(layout: &Layout, content: &str) -> (Value, Value) {
+    let layer = layout.blob(PLAIN, &Layer::new().file("a", content).tar());
+    let manifest = layout.manifest(std::slice::from_ref(&layer));
+    (layer, manifest)
+}
+
+pub(crate) fn store(layout: &Layout) -> ImageStore {
+    ImageStore::open(layout.cache()).unwrap()
+}
+
+pub(crate) async fn pull(store: &ImageStore, reference: &str) -> Result<String, String> {
+    let prepared = store.prepare(&reference.parse().unwrap()).await.map_err(|fault| chain(&*fault))?;
+    Ok(tree(&prepared.erofs)["a"].trim_start_matches("644 ").to_owned())
+}
+
+/// Files that are not where whole ones are.
+fn unfinished(cache: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for folder in ["blobs", "blobs/sha256", "records", "merged-v1"] {
+        let names = fs::read_dir(cache.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        found.extend(names.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with(".draft")));
+    }
+    found
+}
+
+#[tokio::test]
+async fn tags_and_digests_of_indexes_of_both_kinds_are_pulled() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let layers = [
+        layout.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(&Layer::new().file("a", "1").tar())),
+        layout.blob("application/vnd.oci.image.layer.v1.tar+zstd", &zstd(&Layer::new().file("b", "2").tar())),
+        layout.blob(PLAIN, &Layer::new().file("c", "3").tar()),
+    ];
+    let manifest = layout.manifest(&layers);
+    let arm = for_platform(layout.manifest_for(&[], "arm64"), "linux", "arm64");
+    let amd = for_platform(manifest.clone(), "linux", "amd64");
+    let index = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": [arm, amd]}));
+    let docker_list = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let content = json!({"schemaVersion": 2, "mediaType": docker_list, "manifests": [amd]});
+    let list = layout.json(docker_list, &content);
+    let by_digest = format!("{}/bees/hive@{}", registry.host, index["digest"].as_str().unwrap());
+    let store = store(&layout);
+    for reference in [registry.tag("v1", &index), registry.tag("v2", &list), registry.tag("v3", &manifest), by_digest] {
+        let prepared =
+            store.prepare(&reference.parse().unwrap()).await.unwrap_or_else(|fault| panic!("{}", chain(&*fault)));
+        let tree = tree(&prepared.erofs);
+        assert_eq!((&*tree["a"], &*tree["b"], &*tree["c"]), ("644 1", "644 2", "644 3"), "{reference}");
+    }
+    // All four are one image.
+    assert_eq!(layers.map(|layer| registry.times(&layer)), [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn an_image_that_is_here_needs_no_network_until_it_is_pulled_again() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, "old").1);
+    let store = store(&layout);
+    assert_eq!(pull(&store, &reference).await.unwrap(), "old");
+    registry.tag("v1", &image(&layout, "new").1);
+    assert_eq!(pull(&store, &reference).await.unwrap(), "old");
+    let parsed: ImageRef = reference.parse().unwrap();
+    store.prepare_with(&parsed, Resolve::Anew, &|_| {}).await.unwrap();
+    assert_eq!(pull(&store, &reference).await.unwrap(), "new");
+    drop(registry);
+    assert_eq!(pull(&store, &reference).await.unwrap(), "new");
+    let fault = store.prepare_with(&parsed, Resolve::Anew, &|_| {}).await.unwrap_err();
+    assert!(chain(&*fault).contains("failed to reach the registry 127.0.0.1:"), "{}", chain(&*fault));
+    assert!(chain(&*fault).contains("skopeo copy docker://IMAGE oci:DIR:latest"), "{}", chain(&*fault));
+    // Nor did the failure cost what was here.
+    assert_eq!(pull(&store, &reference).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_is_taken_up_where_it_broke() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, &"x".repeat(3 << 20));
+    registry.manners().cuts = vec![100, 1 << 20, 2000];
+    let content = pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap();
+    assert_eq!(content.len(), 3 << 20);
+    let ranges: Vec<_> = registry.asked().into_iter().filter_map(|asked| asked.range).collect();
+    assert!(ranges.iter().any(|range| range != "bytes=0-"), "{ranges:?}");
+    assert_eq!(registry.times(&layer), 1 + 3);
+}
+
+#[tokio::test]
+async fn a_registry_that_knows_no_ranges_is_asked_for_everything_again() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (_, manifest) = image(&layout, &"x".repeat(1 << 20));
+    *registry.manners() =
+        crate::registry::Manners { ignores_ranges: true, cuts: vec![50, 700_000], ..Default::default() };
+    assert_eq!(pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap().len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn content_that_is_not_what_its_digest_names_never_counts() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, "right");
+    let digest = layer["digest"].as_str().unwrap().to_owned();
+    let wrong = Layer::new().file("a", "wrong").tar();
+    registry.manners().instead.insert(digest.clone(), wrong.clone());
+    let reference = registry.tag("v1", &manifest);
+    let store = store(&layout);
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains(&format!("sent something else than what has the digest {digest}")), "{fault}");
+    assert!(!layout.cache().join("blobs").join(digest.replace(':', "/")).exists());
+    registry.manners().instead.insert(digest.clone(), [wrong, vec![0; 512]].concat());
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains("sent a blob of more than"), "{fault}");
+    registry.manners().instead.clear();
+    assert_eq!(pull(&store, &reference).await.unwrap(), "right");
+    assert_eq!(unfinished(&layout.cache()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_damaged_in_the_cache_is_dropped_and_fetched_again() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, "right");
+    let reference = registry.tag("v1", &manifest);
+    let store = store(&layout);
+    drop(store.prepare(&reference.parse().unwrap()).await.unwrap());
+    fs::remove_dir_all(layout.cache().join("merged-v1")).unwrap();
+    fs::create_dir(layout.cache().join("merged-v1")).unwrap();
+    let blob = layout.cache().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
+    let length = blob.metadata().unwrap().len();
+    fs::write(&blob, vec![7; usize::try_from(length).unwrap()]).unwrap();
+    assert_eq!(pull(&store, &reference).await.unwrap(), "right");
+    assert_eq!(registry.times(&layer), 2);
+}
+
+#[tokio::test]
+async fn refusals_are_told_and_passing_troubles_are_waited_out() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, "x").1);
+    let store = store(&layout);
+    let fault = pull(&store, &format!("{}/bees/hive:no", registry.host)).await.unwrap_err();
+    assert!(fault.contains("the registry has no image") && fault.contains("check its name and tag"), "{fault}");
+    registry.manners().blob_status = Some(StatusCode::GONE);
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains("said no") && fault.contains("410"), "{fault}");
+    registry.manners().blob_status = Some(StatusCode::SERVICE_UNAVAILABLE);
+    let waited = async {
+        let pulled = pull(&store, &reference).await;
+        pulled.unwrap()
+    };
+    let mended = async {
+        let before = registry.asked().len();
+        while registry.asked().len() < before + 5 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        registry.manners().blob_status = None;
+    };
+    assert_eq!(tokio::join!(waited, mended).0, "x");
+}
+
+#[tokio::test]
+async fn documents_beyond_their_limits_are_refused() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, "x").1);
+    registry.manners().endless_manifests = true;
+    let fault = pull(&store(&layout), &reference).await.unwrap_err();
+    assert!(fault.contains("sent a manifest of more than 4194304 bytes"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_layer_that_is_too_large_is_refused_before_it_is_fetched() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let mut layer = image(&layout, "x").0;
+    layer["size"] = json!(11_u64 << 30);
+    let fault = pull(&store(&layout), &registry.tag("v1", &layout.manifest(&[layer]))).await.unwrap_err();
+    assert!(fault.contains("has a layer of 11811160064 bytes, and at most 10737418240 are allowed"), "{fault}");
+    assert!(!registry.asked().iter().any(|asked| asked.path.contains("/blobs/")));
+}
+
+#[tokio::test]
+async fn callers_share_a_pull_and_it_ends_with_the_last_of_them() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, "x");
+    let reference = registry.tag("v1", &manifest);
+    let store = Arc::new(store(&layout));
+    let start = || {
+        tokio::spawn({
+            let (store, reference) = (Arc::clone(&store), reference.clone());
+            async move { pull(&store, &reference).await }
+        })
+    };
+    // Given up by all: nothing stays, and nothing is taken for whole.
+    registry.shut_gate().await;
+    let (one, two) = (start(), start());
+    registry.blob_is_asked_for().await;
+    one.abort();
+    two.abort();
+    assert!(one.await.is_err() && two.await.is_err());
+    while !unfinished(&layout.cache()).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Given up by one: the other has it, and it came once.
+    let before = registry.times(&layer);
+    let (one, two) = (start(), start());
+    while registry.times(&layer) == before {
+        tokio::task::yield_now().await;
+    }
+    one.abort();
+    assert!(one.await.is_err());
+    registry.open_gate();
+    assert_eq!(two.await.unwrap().unwrap(), "x");
+    assert_eq!(registry.times(&layer), before + 1);
+}
+
+#[tokio::test]
+async fn a_pull_tells_how_far_it_is() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, &"x".repeat(1 << 20)).1);
+    let told = std::sync::Mutex::new(Vec::new());
+    let tell = |stage| told.lock().unwrap().push(stage);
+    store(&layout).prepare_with(&reference.parse().unwrap(), Resolve::Once, &tell).await.unwrap();
+    let told = told.into_inner().unwrap();
+    let total = told.iter().find_map(|stage| if let Stage::Pull(amount) = stage { Some(amount.total) } else { None });
+    assert!(total.unwrap() > 1 << 20, "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[0] < pair[1]), "{told:?}");
+    let sentence = Amount { done: 1_250_000, total: 40_000_000 }.to_string();
+    assert_eq!(sentence, "1.2 of 40.0 MB");
+}
