@@ -3,7 +3,7 @@
 //! 64 clients of both dialects call a server for five minutes, and look at every answer: nothing may be lost, and the
 //! server must not grow.
 //!
-//! `soak [SECONDS]`. The server is the one of the example `conformance`, in a process of its own: real agents without
+//! `soak [SECONDS]`; a shorter run looks at the answers alone. The server is the one of the example `conformance`, in a process of its own: real agents without
 //! machines, since no machine of a developer carries 64 busy guests. Its memory is the agents', too.
 #![expect(
     clippy::unwrap_used,
@@ -177,5 +177,6 @@ async fn main() {
         "{} calls, none lost; memory of the last part is {growth:.2} of the first's",
         calls.load(Ordering::Relaxed)
     );
-    assert!(growth <= GROWTH_MAX, "it has grown");
+    // In less than a minute the buffers of so many clients have not come to their size yet.
+    assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "it has grown");
 }

@@ -25,7 +25,7 @@ async fn arguments_that_do_not_fit_are_refused_by_name() {
         (
             "create_environment",
             json!({"runtime": "python", "cpu": 4}),
-            "there is no argument \"cpu\" of create_environment; there are: name, runtime, timeout_minutes",
+            "there is no argument \"cpu\" of create_environment; there are: name, network, runtime, timeout_minutes",
         ),
         (
             "list_environments",
