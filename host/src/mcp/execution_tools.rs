@@ -67,6 +67,9 @@ pub(super) struct CommandResult<'a> {
     duration_ms: u64,
     /// 0 for success; 128 + n if signal n ended it.
     exit_code: i32,
+    /// That the network policy refused something while it ran, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
     /// True if it needed more memory than it may have, upon which the kernel killed some of it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
@@ -104,11 +107,12 @@ struct Lost {
 
 impl<'a> CommandResult<'a> {
     pub(super) fn of(executed: &'a Executed) -> Self {
-        let Executed { ended, stdout, stderr } = executed;
+        let Executed { ended, stdout, stderr, hint } = executed;
         Self {
             cancelled: ended.cause == EndCause::Cancelled,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code: ended.exit_code,
+            hint: hint.as_deref(),
             out_of_memory: ended.cause == EndCause::OutOfMemory,
             signal: ended.signal,
             stderr: &stderr.text,

@@ -48,7 +48,6 @@ pub(super) struct Call {
     /// The environment as it was when the call began.
     pub(super) environment: Environment,
     /// What the environment was refused of the network, which goes on being counted.
-    #[expect(dead_code, reason = "the first call that reads it is still to come")]
     pub(super) refusals: Arc<Refusals>,
     ended: Option<mpsc::OwnedPermit<()>>,
 }

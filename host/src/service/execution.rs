@@ -137,7 +137,7 @@ impl Execution {
             limits: self.rules.limits,
             keep_output_above_bytes: OUTPUT_BYTES_MAX,
         };
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new(&call.call.refusals);
         let ended = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
         outputs.into_result(ended, limit)
     }
@@ -160,7 +160,7 @@ impl Execution {
         let installer = runtime.installer(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         let limit = self.rules.install_timeout;
         let start = Instant::now();
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new(&call.call.refusals);
         let mut last = None;
         for step in installer.steps(&packages) {
             let command = Command {

@@ -127,8 +127,8 @@ class Guest:
 
 
 @contextlib.asynccontextmanager
-async def guest(serve, relax=""):
-    settings = {
+async def guest(serve, relax="", **more):
+    settings = more | {
         "IMAGE_SHELL": image("python"),
         "RUNTIME_SHELL_INSTALL_COMMAND": "/usr/bin/python3 /home/sandbox/as-root.py",
     }

@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Package repositories for the tests, served on loopback, and images whose package managers know no others."""
+
+import base64
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import shutil
+import ssl
+import subprocess
+import tarfile
+import threading
+import zipfile
+
+from server import ROOT
+
+# Where a guest finds its host's loopback.
+HOST = "10.0.77.1"
+NAME = "waggle-bee"
+MODULE = "waggle_bee"
+VERSION = "1.2.3"
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """Serves a folder with a wheel, an npm package and a Debian package; yields the port."""
+    with serving(folder) as port:
+        make_wheel(folder)
+        make_npm_package(folder, port)
+        make_debian_package(folder)
+        yield port
+
+
+@contextlib.contextmanager
+def serving(folder, tls=None):
+    """Serves a folder over HTTP; yields the port."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=folder)
+
+        def log_message(self, *_arguments):
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def serve_tls(folder):
+    """Serves a file and an empty git repository over TLS; yields the port, and the certificate to trust for it."""
+    site = folder / "site"
+    (site / "bee.git/info").mkdir(parents=True)
+    (site / "hello").write_text("hum")
+    # What git's plain HTTP protocol asks for.
+    (site / "bee.git/info/refs").write_text(f"{'0123456789' * 4}\trefs/heads/hum\n")
+    (site / "bee.git/HEAD").write_text(f"{'0123456789' * 4}\n")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bee -addext subjectAltName=IP:{HOST}"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(site, context) as port:
+        yield port, certificate
+
+
+def make_wheel(folder):
+    """A simple index (PEP 503) with one pure wheel (PEP 427)."""
+    place = folder / "simple" / NAME
+    place.mkdir(parents=True)
+    info = f"{MODULE}-{VERSION}.dist-info"
+    files = {
+        f"{MODULE}.py": "SAYS = 'hum'\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+
+    def line(name, text):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        return f"{name},sha256={digest},{len(text)}\n"
+
+    files[f"{info}/RECORD"] = "".join(line(*file) for file in files.items()) + f"{info}/RECORD,,\n"
+    wheel = f"{MODULE}-{VERSION}-py3-none-any.whl"
+    with zipfile.ZipFile(place / wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    (place / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
+
+
+def make_npm_package(folder, port):
+    """What the npm registry answers for one package, and what `npm pack` makes of it."""
+    place = folder / "npm"
+    place.mkdir()
+    manifest = {"name": NAME, "version": VERSION, "main": "index.js"}
+    files = {"package.json": json.dumps(manifest), "index.js": "exports.says = 'hum';\n"}
+    tarball = folder / f"{NAME}-{VERSION}.tgz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        for name, text in files.items():
+            add(archive, f"package/{name}", text)
+    digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
+    dist = {"tarball": f"http://{HOST}:{port}/{tarball.name}", "integrity": f"sha512-{digest}"}
+    known = {"name": NAME, "dist-tags": {"latest": VERSION}, "versions": {VERSION: manifest | {"dist": dist}}}
+    (place / NAME).write_text(json.dumps(known))
+
+
+def make_debian_package(folder):
+    """A flat repository with one package, whose script shows whether root is root enough."""
+    place = folder / "apt"
+    tree = place / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    control = f"Package: {NAME}\nVersion: {VERSION}\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: hums\n"
+    (tree / "DEBIAN/control").write_text(control)
+    script = tree / "DEBIAN/postinst"
+    script.write_text("#!/bin/sh\nset -e\nadduser --system --group --quiet waggle-bee || useradd --system waggle-bee\nchown waggle-bee /usr/bin/waggle-bee\n")
+    script.chmod(0o755)
+    program = tree / "usr/bin/waggle-bee"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho hum\n")
+    program.chmod(0o755)
+    package = place / "bee.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, capture_output=True)
+    data = package.read_bytes()
+    entry = f"Filename: ./bee.deb\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+    (place / "Packages").write_text(control + entry)
+
+
+def image(name, folder, port):
+    """A copy of one of the project's images, whose package managers ask the server on that port of the host."""
+    url = f"http://{HOST}:{port}"
+    settings = {
+        "etc/pip.conf": f"[global]\nindex-url = {url}/simple/\ntrusted-host = {HOST}\nretries = 0\n",
+        "usr/local/lib/node_modules/npm/npmrc": f"registry={url}/npm/\nfetch-retries=0\n",
+        "etc/apt/sources.list": f"deb [trusted=yes] {url}/apt ./\n",
+    }
+    layout = folder / name
+    shutil.copytree(ROOT / "target/images" / name, layout)
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as archive:
+        for path, text in settings.items():
+            add(archive, path, text)
+    add_layer(layout, layer.getvalue())
+    return f"oci:{layout}"
+
+
+def add(archive, name, text):
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(text.encode()), 0o644
+    archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def add_layer(layout, layer):
+    """Puts an uncompressed layer on top of an image."""
+
+    def blob(digest):
+        return layout / "blobs" / digest.replace(":", "/")
+
+    def put(data, media_type):
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        blob(digest).write_bytes(data)
+        return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+    index = json.loads((layout / "index.json").read_bytes())
+    for at, descriptor in enumerate(index["manifests"]):
+        manifest = json.loads(blob(descriptor["digest"]).read_bytes())
+        config = json.loads(blob(manifest["config"]["digest"]).read_bytes())
+        added = put(layer, "application/vnd.oci.image.layer.v1.tar")
+        config["rootfs"]["diff_ids"].append(added["digest"])
+        config.pop("history", None)
+        manifest["layers"].append(added)
+        manifest["config"] |= put(json.dumps(config).encode(), manifest["config"]["mediaType"])
+        index["manifests"][at] |= put(json.dumps(manifest).encode(), descriptor["mediaType"])
+    (layout / "index.json").write_text(json.dumps(index))
