@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images from a real registry: pulled, used, kept, listed and removed."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from registry import Registry
+from server import BINARY
+
+pytestmark = pytest.mark.outside("runs a registry on this machine")
+
+
+@pytest.fixture
+def registries(tmp_path):
+    """Makes registries that end with the test."""
+    running = []
+
+    def make(password=False):
+        folder = tmp_path / f"registry-{len(running)}"
+        folder.mkdir()
+        running.append(Registry(folder, password))
+        return running[-1]
+
+    yield make
+    for registry in running:
+        registry.stop()
+
+
+@pytest.fixture
+def image(tmp_path):
+    """`waggle image` on a cache of the test's own: what it printed, or with `fails` what it complained of."""
+
+    def run(*words, fails=False, **environment):
+        command = [BINARY, "image", *words, "--image-cache-dir", str(tmp_path / "cache")]
+        known = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=known | environment)
+        assert (ran.returncode != 0) == fails, ran.stderr
+        return ran.stderr if fails else ran.stdout
+
+    return run
+
+
+async def echoed(server, text):
+    """What a new machine of the server says."""
+    async with server.client() as tools, tools.environment("shell") as made:
+        ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {text}")
+        return ran["stdout"].strip()
+
+
+async def test_an_image_is_pulled_used_and_kept(serve, registries, image, tmp_path):
+    registry = registries()
+    reference = registry.push("foreign")
+    cache = str(tmp_path / "cache")
+    server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=cache).start()
+    assert server.status("/readyz")[0] == 200
+    assert await echoed(server, "pulled") == "pulled"
+    # What is here needs no registry any more.
+    registry.stop()
+    assert await echoed(server, "kept") == "kept"
+    async with server.client() as tools, tools.environment("shell"):
+        (listed,) = json.loads(image("ls", "--json"))
+        assert listed["references"] == [reference]
+        assert listed["users"] == [{"pid": server.process.pid, "uses": 1}]
+        assert "in use by process" in image("rm", reference, fails=True)
+        assert json.loads(image("prune", "--all", "--json"))["images"] == 0
+        assert f"process {server.process.pid}" in image("ls")
+    assert json.loads(image("rm", reference, "--json"))["images"] == 1
+    assert json.loads(image("ls", "--json")) == []
+    fault = image("pull", reference, fails=True)
+    assert "failed to reach the registry" in fault and "skopeo copy" in fault
+
+
+async def test_a_registry_with_a_password_wants_to_see_it(serve, registries, image):
+    registry = registries(password=True)
+    reference = registry.push("foreign")
+    nobody = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": "/nonexistent/auth.json"}
+    fault = image("pull", reference, fails=True, **nobody)
+    assert f"log in with `docker login {registry.host}`" in fault
+    pulled = json.loads(image("pull", reference, "--json", REGISTRY_AUTH_FILE=str(registry.auth_file())))
+    assert pulled["references"] == [reference]
+    # It says what it does where nobody sees a bar, and results go elsewhere.
+    assert image("inspect", reference, "--json").startswith("{")
+
+
+async def test_images_can_be_pulled_before_anybody_asks(serve, registries, image, tmp_path):
+    registry = registries()
+    reference = registry.push("foreign")
+    server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=str(tmp_path / "cache"), PULL_IMAGES="at-start").start()
+    while f"an image is ready image=\"{reference}\"" not in server.output():
+        assert server.process.poll() is None
+        assert "could not be pulled" not in server.output()
+    assert json.loads(image("inspect", reference, "--json"))["merged_bytes"] > 0
+
+
+def test_a_pull_that_is_killed_leaves_nothing_that_is_taken_for_whole(registries, image, tmp_path):
+    registry = registries()
+    reference = registry.push("shell")
+    command = [BINARY, "image", "pull", reference, "--image-cache-dir", str(tmp_path / "cache")]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    drafts = []
+    while not drafts:
+        assert killed.poll() is None
+        drafts = list((tmp_path / "cache").glob("*/.draft-*"))
+    killed.kill()
+    killed.wait()
+    assert json.loads(image("ls", "--json", RUST_LOG="info")) == []
+    assert list((tmp_path / "cache").glob("*/.draft-*")) == []
+    image("pull", reference)
+    assert json.loads(image("inspect", reference, "--json"))["references"] == [reference]
