@@ -6,6 +6,7 @@
 //! a machine starts from them; so the layers of images in use go first.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use super::{prepare::Preparer, usage};
+use crate::infra::images;
 
 /// When images go; without a limit they stay.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -94,8 +96,9 @@ pub(super) fn tidy(preparer: &Preparer, rules: &Rules) -> Dropped {
     let old = |kept: &Kept| rules.age_max.is_some_and(|max| now.duration_since(kept.used).is_ok_and(|age| age > max));
     // Blobs and records stay while anybody pulls or merges.
     let alone = preparer.blobs.try_alone().ok().flatten();
+    let needed = needed_by_users(preparer);
     let mut dropped = Dropped::default();
-    for kept in choose(all, now, rules) {
+    for kept in choose(all, now, rules).into_iter().filter(|kept| !needed.contains(&kept.path)) {
         let too_much = rules.bytes_max.is_some_and(|max| bytes_left > max);
         if !(too_much || old(&kept)) || (kept.kind != Kind::Merged && alone.is_none()) {
             continue;
@@ -109,6 +112,22 @@ pub(super) fn tidy(preparer: &Preparer, rules: &Rules) -> Dropped {
         tracing::info!(images, files, bytes, "removed images that were too old or too many");
     }
     dropped
+}
+
+/// The names of the images in use, and the documents without which those names would have to be pulled again.
+fn needed_by_users(preparer: &Preparer) -> HashSet<PathBuf> {
+    let mut needed = HashSet::new();
+    for (path, record) in preparer.records.all() {
+        if !usage::is_leased(&preparer.merged.path_of(record.manifest.digest())) {
+            continue;
+        }
+        let parts = images::parts(&record.reference, &preparer.cache_dir, &record.manifest).unwrap_or_default();
+        needed.insert(path);
+        needed.insert(preparer.blobs.path_of(record.manifest.digest()));
+        // The first part is the configuration.
+        needed.extend(parts.first().map(|config| preparer.blobs.path_of(config.digest())));
+    }
+    needed
 }
 
 /// Removes a file unless it is in use, and says whether it did. Who removes blobs or records is alone with them.

@@ -45,6 +45,11 @@ pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
     }
 }
 
+/// Whether anybody has a lease on a file.
+pub(super) fn is_leased(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Removes a file that nobody has a lease on, and says whether it did.
 pub(super) fn remove_unused(path: &Path) -> io::Result<bool> {
     let file = match File::open(path) {
