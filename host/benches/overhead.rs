@@ -180,6 +180,8 @@ async fn serve_waggle() -> (Waggle, String) {
 
 #[tokio::main]
 async fn main() {
+    // Clients of registries need one, and these are built like them.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let seconds = if std::env::args().any(|word| word == "--quick") { 0.3 } else { 5.0 };
     let echo = |Json(_): Json<Value>| async { Json(json!({"result": {"structuredContent": nothing()}})) };
     let axum = serve(Router::new().route("/mcp", post(echo))).await;

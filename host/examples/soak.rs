@@ -130,6 +130,8 @@ fn resident_kib(server: &Child) -> u64 {
 
 #[tokio::main]
 async fn main() {
+    // Clients of registries need one, and these are built like them.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let seconds = std::env::args().nth(1).map_or(u64::from(MINUTES) * 60, |seconds| seconds.parse().unwrap());
     let program = std::env::current_exe().unwrap().with_file_name("conformance");
     let mut server = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -102,6 +102,8 @@ async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
 }
 
 async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) -> Served {
+    // Clients of the tests are built like those of registries, though none of them speaks TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = settings(flags);
     let machines = InProcess::default();
     let alive = Arc::clone(&machines.alive);
