@@ -8,6 +8,8 @@ mod images;
 mod machines;
 mod progress;
 mod quantities;
+mod remote;
+mod run;
 mod serve;
 mod signals;
 mod terminal;
@@ -23,9 +25,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use self::doctor::DoctorArguments;
+pub use self::{
+    doctor::DoctorArguments,
+    remote::{ExecArguments, ServerArguments},
+    run::RunArguments,
+};
 use crate::{
     config::{self, ImageArguments, Lookup, Settings, process_variable, with_variables},
     error_code, mcp, telemetry,
@@ -34,8 +40,11 @@ use crate::{
 /// What still blocks in the end is left to end with the process after this.
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
+/// What `waggle run` logs if `RUST_LOG` says nothing: its stderr is the program's.
+const RUN_LOG: &str = "error";
+
 /// The commands that take settings.
-const WITH_SETTINGS: [&str; 3] = ["serve", "doctor", "image"];
+const WITH_SETTINGS: [&str; 4] = ["serve", "doctor", "image", "run"];
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -51,6 +60,12 @@ pub struct CommandArguments {
 pub enum Command {
     /// Serve the tools over HTTP, or over standard input and output
     Serve(Box<Settings>),
+    /// Run a program in a machine of its own, without a server, and pass its exit code on
+    Run(Box<RunArguments>),
+    /// List the environments of a running server
+    Ps(ServerArguments),
+    /// Run a command in an environment of a running server
+    Exec(ExecArguments),
     /// Say what this host has for machines and what it lacks, and boot one
     Doctor(Box<DoctorArguments>),
     /// Pull, list and remove images
@@ -84,7 +99,8 @@ impl Command {
         match self {
             Self::Serve(settings) => Some(settings),
             Self::Doctor(arguments) => Some(&arguments.settings),
-            Self::Image(_) | Self::Version | Self::Licences | Self::Gen { .. } => None,
+            Self::Run(arguments) => Some(&arguments.settings),
+            Self::Image(_) | Self::Ps(_) | Self::Exec(_) | Self::Version | Self::Licences | Self::Gen { .. } => None,
         }
     }
 }
@@ -101,12 +117,20 @@ pub fn parse(
     let command = WITH_SETTINGS
         .iter()
         .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
+    // Their own arguments are few; the settings are for those who ask for all.
+    let command = ["doctor", "run"].iter().fold(command, |command, name| command.mut_subcommand(name, hide_settings));
     let matches = command.clone().try_get_matches_from(arguments)?;
     let arguments = CommandArguments::from_arg_matches(&matches)?;
     if let Some(settings) = arguments.command.settings() {
         settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
     }
     Ok(arguments)
+}
+
+fn hide_settings(command: clap::Command) -> clap::Command {
+    let settings = Settings::augment_args(clap::Command::new(""));
+    let names: Vec<_> = settings.get_arguments().map(|setting| setting.get_id().clone()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_arg(name, |argument| argument.hide_short_help(true)))
 }
 
 /// Does what the command line says.
@@ -116,9 +140,15 @@ pub fn parse(
 pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
     match arguments.command {
         Command::Serve(settings) => {
-            telemetry::start(process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).as_deref())?;
+            telemetry::start(log_filter().as_deref())?;
             wait_for(serve::serve(&settings))?;
         }
+        Command::Run(arguments) => {
+            telemetry::start(Some(log_filter().as_deref().unwrap_or(RUN_LOG)))?;
+            return wait_for(run::run(*arguments));
+        }
+        Command::Ps(arguments) => return wait_for(remote::ps(&arguments)),
+        Command::Exec(arguments) => return wait_for(remote::exec(&arguments)),
         Command::Doctor(arguments) => return wait_for(doctor::doctor(&arguments)),
         Command::Image(arguments) => images::run(&arguments)?,
         Command::Version => version::print(&mut io::stdout())?,
@@ -130,6 +160,10 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn log_filter() -> Option<String> {
+    process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).filter(|filter| !filter.is_empty())
 }
 
 /// Runs one of the commands that wait for more than one thing at a time.

@@ -48,21 +48,10 @@ impl Waggle {
     /// Tools that work on environments; `machines` starts what runs in them.
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
-        let size = MachineSize {
-            cpus: settings.default_cpus,
-            memory_mib: settings.default_memory_mb,
-            disk_mib: settings.default_disk_mb,
-            boot_timeout: settings.boot_timeout,
-        };
+        let size = machine_size(settings);
         let environments_max = usize::try_from(settings.max_environments).unwrap_or(usize::MAX);
         let environments = Arc::new(Environments::new(machines, size, settings.egress.clone(), environments_max));
-        let rules = ExecutionRules {
-            exec_timeout_default: settings.default_exec_timeout,
-            exec_timeout_max: settings.max_exec_timeout,
-            install_timeout: settings.install_timeout,
-            limits: settings.command_limits(),
-            commands: settings.commands(),
-        };
+        let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
         let tools = Tools::new(
             Arc::clone(&environments),
@@ -142,6 +131,29 @@ impl Waggle {
         if let Err(fault) = self.reaper.await {
             tracing::error!(%fault, "the reaper ended badly");
         }
+    }
+}
+
+/// What the settings give every machine.
+#[must_use]
+pub fn machine_size(settings: &Settings) -> MachineSize {
+    MachineSize {
+        cpus: settings.default_cpus,
+        memory_mib: settings.default_memory_mb,
+        disk_mib: settings.default_disk_mb,
+        boot_timeout: settings.boot_timeout,
+    }
+}
+
+/// How long commands may run, and what runs them, as the settings have it.
+#[must_use]
+pub fn execution_rules(settings: &Settings) -> ExecutionRules {
+    ExecutionRules {
+        exec_timeout_default: settings.default_exec_timeout,
+        exec_timeout_max: settings.max_exec_timeout,
+        install_timeout: settings.install_timeout,
+        limits: settings.command_limits(),
+        commands: settings.commands(),
     }
 }
 

@@ -22,6 +22,14 @@ impl End {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
+    /// Resolves at the first of them, with what a shell would make of a command that it ends: 128 and its number.
+    pub(super) async fn exit_code(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
+        }
+    }
+
     /// Resolves at the first of them.
     pub(super) async fn wanted(&mut self) {
         tokio::select! {

@@ -76,9 +76,16 @@ impl Spinner {
     }
 }
 
+impl Spinner {
+    /// Takes the line away for good.
+    pub(super) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 impl Drop for Spinner {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.clear();
     }
 }
 

@@ -6,6 +6,7 @@
 //! time-outs; that no call waits for ever for a guest which answers nothing is the adapter's care.
 
 mod outcome;
+mod program;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -13,8 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-pub use self::outcome::Executed;
 use self::outcome::Outputs;
+pub use self::{outcome::Executed, program::Program};
 use super::{
     environments::{CountedCall, Environments},
     fault::{ArgumentFault, CallerFault, Fault, ServerFault},

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a person types besides `serve`: run, which needs no server, and what talks to one."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from server import BINARY, CALL_S
+
+pytestmark = pytest.mark.outside("runs the program here")
+
+
+def waggle(server, *arguments, **options):
+    return subprocess.run(
+        [BINARY, *arguments],
+        **({"env": server.variables(), "capture_output": True, "timeout": CALL_S, "text": True} | options),
+        check=False,
+    )
+
+
+def started(server, tmp_path, code, *arguments):
+    """A run whose program has begun to write; its process and the first line."""
+    (tmp_path / "script.py").write_text(code)
+    command = [BINARY, "run", "python", tmp_path / "script.py", *arguments]
+    process = subprocess.Popen(
+        command, env=server.variables(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    return process, process.stdout.readline()
+
+
+def test_a_run_passes_arguments_outputs_and_exit_code_and_leaves_nothing(serve, tmp_path):
+    server = serve()
+    script = tmp_path / "it's a script.py"
+    script.write_text("import sys; print(sys.argv[1:]); print(input(), file=sys.stderr); sys.exit(7)")
+    ran = waggle(server, "run", "python", script, "-i", "--", "--flag", "a b", input="typed\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (7, "['--flag', 'a b']\n", "typed\n")
+    server.assert_nothing_left()
+
+
+def test_a_program_from_standard_input_runs_in_the_image_that_is_named(serve):
+    server = serve()
+    image = server.settings["IMAGE_NODE"]
+    ran = waggle(server, "run", "shell", "--image", image, input="command -v node && exit 3")
+    assert ran.returncode == 3, ran.stderr
+    assert ran.stdout.strip().endswith("/node")
+
+
+def test_output_arrives_while_the_program_runs(serve, tmp_path):
+    server = serve()
+    process, first = started(
+        server, tmp_path, "import time\nprint('first', flush=True)\ntime.sleep(600)", "--timeout", "30s"
+    )
+    try:
+        # The program has not ended: it would sleep for ten minutes.
+        assert (first, process.poll()) == (b"first\n", None)
+        assert process.wait(CALL_S) == 124
+        assert b"time was over" in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+    server.assert_nothing_left()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_and_leaves_nothing(serve, tmp_path, number, code):
+    server = serve()
+    process, first = started(server, tmp_path, "import time\nprint('first', flush=True)\ntime.sleep(600)")
+    assert first == b"first\n"
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(CALL_S) == code
+    assert time.monotonic() - began < 20
+    server.assert_nothing_left()
+
+
+def test_a_run_whose_reader_left_ends(serve, tmp_path):
+    server = serve()
+    process, _ = started(server, tmp_path, "while True: print('x' * 1000, flush=True)")
+    process.stdout.close()
+    assert process.wait(CALL_S) == 141
+    server.assert_nothing_left()
+
+
+def test_a_signal_ends_a_run_that_nobody_reads(serve, tmp_path):
+    server = serve()
+    process, _ = started(server, tmp_path, "while True: print('x' * 1000, flush=True)")
+    # The pipe is full by then, and the program waits.
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(CALL_S) == 143
+    server.assert_nothing_left()
+
+
+async def test_ps_and_exec_work_on_what_clients_have_made(server):
+    url = ["--url", server.url]
+    async with server.client() as tools, tools.environment("shell", name="hive") as made:
+        one = made["environment_id"]
+        listed = waggle(server, "ps", *url)
+        assert listed.returncode == 0, listed.stderr
+        assert one in listed.stdout and "hive" in listed.stdout
+        listed = json.loads(waggle(server, "ps", "--json", *url).stdout)
+        assert [environment["environment_id"] for environment in listed["environments"]] == [one]
+
+        ran = waggle(server, "exec", one, *url, "--", "sh", "-c", "echo \"it's $0\"; echo e >&2; exit 5", "a b")
+        assert (ran.returncode, ran.stdout, ran.stderr) == (5, "it's a b\n", "e\n")
+        ran = waggle(server, "exec", one, *url, "--timeout", "1", "--", "sleep", "60")
+        assert (ran.returncode, ran.stdout) == (124, ""), ran.stderr
+        unknown = waggle(server, "exec", "123e4567-e89b-42d3-a456-426614174000", *url, "--", "true")
+        assert unknown.returncode == 1
+        assert "123e4567" in unknown.stderr
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_do(serve):
+    server = serve()
+    ran = waggle(server, "ps", "--url", server.url)
+    assert ran.returncode == 1
+    assert server.url in ran.stderr and "waggle serve" in ran.stderr
