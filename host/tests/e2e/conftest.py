@@ -34,6 +34,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: what has to work on every back end, in a few minutes")
+    config.addinivalue_line("markers", "packages: looks at what ./taskw deb made")
     config.addinivalue_line("markers", "nested: changes the host, which only a nested one allows")
     config.addinivalue_line("markers", "outside(reason): looks at the server in ways that only this machine allows")
 

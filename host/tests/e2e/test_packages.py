@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The program on a machine with nothing of ours installed: a root with the C library, and a Debian with the package."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from server import CALL_S, ROOT
+
+pytestmark = [
+    pytest.mark.outside("makes roots of its own"),
+    pytest.mark.packages,
+]
+
+RELEASE = pathlib.Path(os.environ.get("WAGGLE_RELEASE_BINARY", ROOT / "target/release/waggle"))
+PACKAGES = ROOT / "target/packages"
+
+# A user, mount and pid namespace whose root is the folder; what a program expects of a system is mounted, no more.
+ENTER = """
+root=$1; shift
+for device in null urandom; do touch "$root/dev/$device"; mount --bind /dev/$device "$root/dev/$device"; done
+mount --rbind /proc "$root/proc"
+exec chroot "$root" "$@"
+"""
+
+
+def enter(root, *command, **variables):
+    # What the tests are run with must not reach in.
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/root", **variables}
+    namespaces = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork"]
+    return subprocess.run(
+        [shutil.which("unshare"), *namespaces[1:], "/bin/sh", "-euc", ENTER, "sh", root, *command],
+        env=environment | {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+        capture_output=True,
+        text=True,
+        timeout=CALL_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A root that holds the program, and of everything else only what its loader asks for."""
+    if not RELEASE.exists():
+        pytest.fail(f"{RELEASE} is missing: run ./taskw build")
+    root = tmp_path_factory.mktemp("bare")
+    for folder in ["dev", "proc", "root", "tmp", "bin"]:
+        (root / folder).mkdir()
+    shutil.copy(RELEASE, root / "bin/waggle")
+    linked = subprocess.run(["ldd", RELEASE], capture_output=True, text=True, check=True).stdout
+    for word in linked.split():
+        if word.startswith("/"):
+            place = root / word.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(word, place)
+    return root
+
+
+def test_the_program_needs_the_c_library_and_nothing_else(bare):
+    files = sorted(path.name for path in bare.rglob("*") if path.is_file())
+    assert files == ["ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1", "libm.so.6", "waggle"]
+    ran = enter(bare, "/bin/waggle", "version")
+    assert ran.returncode == 0, ran.stderr
+    assert "guest agent   " in ran.stdout and "sha256" in ran.stdout
+    assert "libkrunfw.so.5" in ran.stdout, "it was built without firmware: run ./taskw build"
+    licences = enter(bare, "/bin/waggle", "licences").stdout
+    assert "Apache License" in licences and "GNU LESSER GENERAL PUBLIC LICENSE" in licences
+
+
+def test_the_doctor_works_on_a_bare_machine_and_unpacks_the_firmware(bare):
+    ran = enter(bare, "/bin/waggle", "doctor", "--json")
+    report = json.loads(ran.stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert ran.returncode == 1
+    assert {name: checks[name]["state"] for name in ["guest agent", "libkrunfw", "KVM device", "QEMU", "mkfs.ext4"]} == {
+        "guest agent": "ok", "libkrunfw": "ok", "KVM device": "missing", "QEMU": "missing", "mkfs.ext4": "missing",
+    }
+    (unpacked,) = (bare / "root/.local/share/waggle/firmware").glob("libkrunfw*")
+    assert unpacked.parent.stat().st_mode & 0o777 == 0o700
+    # Somebody changes it; the next use replaces it.
+    whole = unpacked.read_bytes()
+    unpacked.write_bytes(b"x" + whole[1:])
+    again = json.loads(enter(bare, "/bin/waggle", "doctor", "--json", "--no-boot").stdout)
+    assert {check["name"]: check["state"] for check in again["checks"]}["libkrunfw"] == "ok"
+    assert unpacked.read_bytes() == whole
+
+
+def test_a_server_on_a_bare_machine_says_what_it_lacks(bare):
+    ran = enter(bare, "/bin/waggle", "serve", WAGGLE_LISTEN_ADDR="127.0.0.1:0")
+    assert ran.returncode == 1
+    assert "found no program qemu-system-x86_64" in ran.stderr and "apt-get install" in ran.stderr
+
+
+def test_the_package_installs_on_a_bare_debian(tmp_path):
+    package = next(PACKAGES.glob("waggle_*_amd64.deb"), None)
+    if package is None:
+        pytest.fail("target/packages has no package: run ./taskw deb")
+    root = tmp_path / "debian"
+    commands = [
+        "dpkg --install /tmp/waggle.deb",
+        "waggle version && waggle licences >/dev/null && id waggle && test -x /usr/lib/waggle/fetch-kernel",
+        "waggle doctor --no-boot; test $? = 1",
+    ]
+    hooks = [f"--customize-hook=chroot \"$1\" sh -ec '{command}'" for command in commands]
+    upload = f"--customize-hook=upload {package} /tmp/waggle.deb"
+    # What it depends on and a smallest Debian lacks.
+    include = "--include=e2fsprogs,passwd,libgcc-s1"
+    made = subprocess.run(
+        ["mmdebstrap", "--quiet", "--variant=minbase", include, upload, *hooks, "bookworm", root],
+        capture_output=True,
+        text=True,
+        timeout=CALL_S * 3,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "libkrunfw.so.5" in made.stdout and "uid=" in made.stdout
+    assert "ok       mkfs.ext4" in made.stdout and "apt-get install qemu-system-x86" in made.stdout
+    assert (root / "lib/systemd/system/waggle.service").exists()
+    subprocess.run(["rm", "-rf", root], check=True)
