@@ -104,7 +104,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     commands = [
         "dpkg --install /tmp/waggle.deb",
         "waggle version && waggle licences >/dev/null && id waggle && test -x /usr/lib/waggle/fetch-kernel",
-        "waggle doctor --no-boot; test $? = 1",
+        "! waggle doctor --no-boot",
     ]
     hooks = [f"--customize-hook=chroot \"$1\" sh -ec '{command}'" for command in commands]
     upload = f"--customize-hook=upload {package} /tmp/waggle.deb"
@@ -118,7 +118,9 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    assert "libkrunfw.so.5" in made.stdout and "uid=" in made.stdout
-    assert "ok       mkfs.ext4" in made.stdout and "apt-get install qemu-system-x86" in made.stdout
+    # Hooks' output comes there.
+    told = made.stderr
+    assert "libkrunfw.so.5" in told and "uid=" in told
+    assert "ok       mkfs.ext4" in told and "apt-get install qemu-system-x86" in told
     assert (root / "lib/systemd/system/waggle.service").exists()
     subprocess.run(["rm", "-rf", root], check=True)
