@@ -95,28 +95,23 @@ impl Preparer {
             ImageRef::Registry(registry) => self.fetch(image, registry, resolve, teller).await?,
             ImageRef::Layout(_) | ImageRef::Archive(_) => {
                 let image = image.clone();
-                self.blocking(move |preparer| {
-                    let found = FoundImage::on_this_machine(&image)?;
-                    if preparer
-                        .records
-                        .find(&image)
-                        .is_none_or(|record| record.manifest.digest() != found.manifest().digest())
-                    {
-                        preparer.records.put(&image, found.manifest())?;
-                    }
-                    Ok(found)
-                })
-                .await?
+                self.blocking(move |_preparer| Ok(FoundImage::on_this_machine(&image)?)).await?
             }
         };
-        let digest = found.manifest().digest().clone();
+        let manifest = found.manifest().clone();
+        let digest = manifest.digest().clone();
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
         let (lease, is_new) = self.merge(found, teller).await?;
         let erofs = self.merged.path_of(&digest);
-        let record = self.records.path_of(&image.to_string());
+        let image = image.clone();
         self.blocking(move |preparer| {
+            // A registry's is kept from when it was resolved; a folder's or an archive's once it has proved to be an image.
+            let is_local = !matches!(image, ImageRef::Registry(_));
+            if is_local && preparer.records.find(&image).is_none_or(|record| record.manifest.digest() != &digest) {
+                preparer.records.put(&image, &manifest)?;
+            }
             preparer.blobs.touch(std::iter::once(&digest));
-            usage::touch(&record);
+            usage::touch(&preparer.records.path_of(&image.to_string()));
             Ok(())
         })
         .await?;
