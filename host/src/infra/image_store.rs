@@ -110,8 +110,7 @@ impl ImageStore {
     /// If the folder cannot be made or is not writable, or there can be no TLS.
     pub fn with_settings(settings: ImageStoreSettings) -> Result<Self, PrepareFault> {
         let ImageStoreSettings { cache_dir, registries, rules } = settings;
-        let registries =
-            Registries::new(registries).map_err(|source| PrepareFault::Registries { source: Box::new(source) })?;
+        let registries = Registries::new(registries);
         let preparer = Preparer::new(
             Merged::open(&cache_dir)?,
             Blobs::open(&cache_dir)?,

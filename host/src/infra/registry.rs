@@ -19,7 +19,11 @@ mod fault;
 mod plain;
 mod token;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use oci_client::{
     Client, Reference,
@@ -61,16 +65,30 @@ pub struct RegistrySettings {
 #[derive(Debug)]
 pub(super) struct Registries {
     settings: RegistrySettings,
-    http: reqwest::Client,
+    http: OnceLock<reqwest::Client>,
     downloads: Semaphore,
 }
 
 impl Registries {
-    pub(super) fn new(settings: RegistrySettings) -> Result<Self, RegistryFault> {
+    pub(super) fn new(settings: RegistrySettings) -> Self {
+        Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
+    }
+
+    /// The client, made when a registry is first asked for something: a host without any CA certificate has no use for it,
+    /// and serves images of its own all the same.
+    fn http(&self) -> Result<&reqwest::Client, RegistryFault> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
+        }
+        let http = self.new_client()?;
+        Ok(self.http.get_or_init(|| http))
+    }
+
+    fn new_client(&self) -> Result<reqwest::Client, RegistryFault> {
         // Whoever was first has chosen the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let plain = settings.plain.clone();
-        let http = reqwest::Client::builder()
+        let plain = self.settings.plain.clone();
+        reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
@@ -85,8 +103,7 @@ impl Registries {
                 attempt.error("it redirects to plain HTTP")
             }))
             .build()
-            .map_err(|source| RegistryFault::Tls { source })?;
-        Ok(Self { settings, http, downloads: Semaphore::new(DOWNLOADS_AT_ONCE) })
+            .map_err(|source| RegistryFault::Tls { source })
     }
 
     /// Finds out how to speak to the image's registry, and gets the right to pull if that takes one.
@@ -111,7 +128,7 @@ impl Registries {
                 Credential::None | Credential::IdentityToken(_) => Err(target.unauthorized()),
             },
             Challenge::Bearer { realm, service } => {
-                token::fetch(&self.http, &self.settings.plain, target, &realm, service.as_deref())
+                token::fetch(self.http()?, &self.settings.plain, target, &realm, service.as_deref())
                     .await
                     .map(Access::Token)
             }

@@ -22,12 +22,6 @@ pub enum PrepareFault {
         /// Why.
         source: Box<RegistryFault>,
     },
-    /// No registry can be asked for anything.
-    #[error("failed to prepare for registries")]
-    Registries {
-        /// Why.
-        source: Box<RegistryFault>,
-    },
     /// Too large to pull.
     #[error("the image {image} has {what} of {bytes} bytes, and at most {bytes_max} are allowed")]
     TooLarge {

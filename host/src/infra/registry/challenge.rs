@@ -31,7 +31,7 @@ impl Registries {
         let base = Url::parse(&format!("{scheme}://{registry}/v2/"))
             .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
         let unreachable = |source| RegistryFault::Unreachable { registry: registry.to_owned(), source };
-        let asked = self.http.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
+        let asked = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
         let response = asked.map_err(|source| unreachable(source.without_url()))?;
         // What another host wants is no matter of ours.
         let own = response.url().origin() == base.origin();

@@ -97,7 +97,7 @@ impl Session<'_> {
         let repository = self.target.reference.repository();
         let url = self.target.base.join(&format!("{repository}/manifests/{name}"));
         let url = url.map_err(|_| RegistryFault::Address { registry: registry.clone() })?;
-        let request = self.registries.http.get(url).header(ACCEPT, accepted_types()).timeout(DOCUMENT_TIMEOUT);
+        let request = self.registries.http()?.get(url).header(ACCEPT, accepted_types()).timeout(DOCUMENT_TIMEOUT);
         let request = match &*self.access.read().await {
             Access::Anonymous => request,
             Access::Token(token) => request.bearer_auth(token),

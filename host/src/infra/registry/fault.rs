@@ -12,7 +12,7 @@ const SAID_CHARS_MAX: usize = 300;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryFault {
     /// No client can be made.
-    #[error("failed to prepare for TLS")]
+    #[error("failed to prepare for TLS; a host that pulls images needs CA certificates (the package ca-certificates)")]
     Tls {
         /// Why.
         source: reqwest::Error,
