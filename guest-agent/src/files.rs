@@ -12,6 +12,7 @@
 
 mod list;
 mod path;
+mod program;
 mod read;
 mod wire;
 mod write;
@@ -38,6 +39,7 @@ use tokio::{
 use waggle_link::FrameWriter;
 use waggle_protocol::{Fault, FaultKind, Reply, Request, frame::PREFIX_BYTES, request::User};
 
+pub(crate) use self::program::Program;
 use self::{path::View, wire::Wire};
 use crate::{
     calls::{Reader, Writer},
@@ -164,7 +166,7 @@ impl Worker {
         let near = UnixStream::from_std(near)?;
         let worker = match &served.room {
             Some(room) => {
-                let mut command = Command::new("/proc/self/exe");
+                let mut command = Command::new(served.worker_program.path());
                 command.arg(WORKER).arg(served.root()).env_clear().current_dir("/").kill_on_drop(true);
                 command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::from(room.mounts()?));
                 Self::Process(command.spawn()?)

@@ -21,6 +21,7 @@ use waggle_protocol::{Origin, request::User};
 use crate::{
     cgroups::CallGroups,
     exec::KeptOutputs,
+    files::Program,
     room::{Door, Room},
 };
 
@@ -73,6 +74,8 @@ pub(crate) struct Served {
     env: Vec<(String, String)>,
     /// Where commands live; none if they are the caller's.
     pub(crate) room: Option<Room>,
+    /// What file workers are started from.
+    pub(crate) worker_program: Program,
     numbers: AtomicU64,
     /// Files that long outputs were kept in.
     pub(crate) outputs: KeptOutputs,
@@ -97,6 +100,7 @@ impl Served {
             root: guest.root,
             env: guest.env,
             room,
+            worker_program: Program::find()?,
             numbers: AtomicU64::new(1),
             groups: CallGroups::default(),
             tmp,

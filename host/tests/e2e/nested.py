@@ -130,7 +130,7 @@ class NestedHost:
             (tree / "usr/bin").mkdir(parents=True, exist_ok=True)
             shutil.copy(program, tree / "usr/bin")
         if programs:
-            shutil.copytree("/usr/share/qemu", tree / "usr/share/qemu", ignore_dangling_symlinks=True)
+            shutil.copytree("/usr/share/qemu", tree / "usr/share/qemu", symlinks=True)
             shutil.copytree(KERNEL, tree / "kernel")
         (tree / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\nwaggle:x:{USER_ID}:{USER_ID}::/data:/bin/sh\n")
         (tree / "etc/group").write_text(f"root:x:0:\nwaggle:x:{USER_ID}:\n")
