@@ -80,6 +80,10 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     let (mut from, mut to) = tokio::io::split(connection);
     let mut flow = State::new(pool);
     loop {
+        // Only what can be told at once is granted: a peer that takes nothing would make grants pile up.
+        if writer.is_idle() {
+            flow.grant(writer).map_err(|source| FlowBreach::Frame { source })?;
+        }
         if let (Some(ending), true) = (flow.ending(), writer.is_idle()) {
             // If the link is gone, so is whoever would want to hear of it.
             drop(writer.finish().await);
@@ -219,6 +223,13 @@ impl<'a> State<'a> {
         writer.queue(&Flow::Data(bytes))
     }
 
+    fn grant(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+        match self.window.grant().filter(|_| !self.peer_ended && !self.reset) {
+            Some(bytes) => writer.queue(&Flow::Credit { bytes }),
+            None => Ok(()),
+        }
+    }
+
     fn end(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
         self.ended = true;
         writer.queue(&Flow::End)
@@ -242,9 +253,7 @@ impl<'a> State<'a> {
                 if self.held.is_empty() {
                     self.held = VecDeque::new();
                 }
-                if let Some(bytes) = self.window.consumed(bytes).filter(|_| !self.peer_ended) {
-                    writer.queue(&Flow::Credit { bytes })?;
-                }
+                self.window.consumed(bytes);
             }
             // What the connection has received before it broke is still to be read, and its reader meets the fault too.
             Err(_broken) if self.reads() => {

@@ -65,9 +65,13 @@ impl<'a> Window<'a> {
         self.open = self.open.saturating_sub(bytes);
     }
 
-    /// The connection took so many bytes; returns the grant that is due, if one is.
-    pub(super) fn consumed(&mut self, bytes: usize) -> Option<u32> {
+    /// The connection took so many bytes.
+    pub(super) fn consumed(&mut self, bytes: usize) {
         self.consumed = self.consumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    /// The grant that is due, if one is; the peer has to be told of it. What it is not told of in time becomes one grant.
+    pub(super) fn grant(&mut self) -> Option<u32> {
         if self.consumed < self.size / 2 {
             return None;
         }
@@ -102,6 +106,7 @@ mod tests {
         let open = window.open();
         window.received(open);
         window.consumed(open as usize);
+        window.grant();
     }
 
     #[test]
@@ -115,6 +120,19 @@ mod tests {
         assert_eq!(pool.left(), EGRESS_POOL_BYTES - (FLOW_CREDIT_BYTES_MAX - FLOW_CREDIT_BYTES) as usize);
         drop(window);
         assert_eq!(pool.left(), EGRESS_POOL_BYTES);
+    }
+
+    #[test]
+    fn nothing_is_granted_before_it_can_be_told_and_then_all_at_once() {
+        let pool = GrantPool::default();
+        let mut window = Window::new(&pool);
+        for _ in 0..4 {
+            window.received(FLOW_CREDIT_BYTES / 4);
+            window.consumed((FLOW_CREDIT_BYTES / 4) as usize);
+        }
+        assert_eq!(window.open(), 0);
+        assert_eq!(window.grant(), Some(2 * FLOW_CREDIT_BYTES));
+        assert_eq!((window.open(), window.grant()), (2 * FLOW_CREDIT_BYTES, None));
     }
 
     #[test]
