@@ -100,6 +100,23 @@ fn the_host_s_own_addresses_are_not_public() {
 }
 
 #[test]
+fn of_the_names_of_an_address_the_one_that_is_allowed_is_asked_for() {
+    let names = ["b.example", "a.example"].map(|name| name.parse().unwrap());
+    for (policy, port, expected) in [
+        ("a.example:443, b.example:80", 443, Some("a.example")),
+        ("a.example:443, b.example:80", 80, Some("b.example")),
+        ("a.example:443, 1.1.1.1", 8080, Some("b.example")),
+        ("deny b.example, a.example", 443, Some("a.example")),
+    ] {
+        let found = egress(policy).allowed_name(&to("1.1.1.1", port, &names)).map(DomainName::as_str);
+        assert_eq!(found, expected, "{policy}, port {port}");
+    }
+    let both = Egress::new(policy("a.example"), Some(policy("b.example")));
+    assert!(both.allows(&to("1.1.1.1", 443, &names)));
+    assert_eq!(both.allowed_name(&to("1.1.1.1", 443, &names)), None);
+}
+
+#[test]
 fn the_first_rule_that_matches_decides() {
     check("deny 1.1.1.1, public", "1.1.1.1", 443, None, false);
     check("public, deny 1.1.1.1", "1.1.1.1", 443, None, true);

@@ -72,8 +72,9 @@ async fn connect(guest: &Guest, mut reader: Reader, mut writer: Writer, asked: P
         refuse(&mut writer, Refusal::Busy).await;
         return Ok(());
     };
+    let name = guest.network.egress.allowed_name(&to);
     let dialled = tokio::select! {
-        dialled = dial::dial(address, port, names.first(), guest.gateway.proxy.as_ref()) => dialled,
+        dialled = dial::dial(address, port, name, guest.gateway.proxy.as_ref()) => dialled,
         // Before the flow has begun a guest can say nothing but that it does not want it any more.
         heard = reader.receive::<Flow<'_>>() => return match heard {
             Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
