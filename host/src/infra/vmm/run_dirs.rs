@@ -27,6 +27,8 @@ use crate::infra::private_folder;
 const FOLDER: &str = "machines";
 /// In a server's folder, and in no other.
 const MARK: &str = ".waggle-server";
+/// A server's folder while it is made; only who holds the sweep's lock makes one.
+const NEW: &str = ".new";
 /// Length of a server folder's name; short, since the names of sockets in it are bounded.
 const NAME_CHARS: usize = 8;
 
@@ -75,10 +77,14 @@ impl RunDirs {
         sweep(&run)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
-        DirBuilder::new().mode(0o700).create(&path).map_err(fault("make", &path))?;
-        let lock = File::open(&path).map_err(fault("lock", &path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &path)(errno.into()))?;
-        fs::write(path.join(MARK), []).map_err(fault("mark", &path))?;
+        // Until it has its mark it is no server's folder: one whose making was cut short is made again by the next server.
+        let new = run.join(NEW);
+        remove(&new)?;
+        DirBuilder::new().mode(0o700).create(&new).map_err(fault("make", &new))?;
+        let lock = File::open(&new).map_err(fault("lock", &new))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &new)(errno.into()))?;
+        fs::write(new.join(MARK), []).map_err(fault("mark", &new))?;
+        fs::rename(&new, &path).map_err(fault("name", &path))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -189,6 +195,16 @@ mod tests {
         drop(RunDirs::open(data.path()).unwrap());
         assert!(marked.join("mine").exists());
         assert!(unmarked.join("mine").exists());
+    }
+
+    #[test]
+    fn a_folder_whose_making_was_cut_short_does_not_stay() {
+        let data = tempfile::tempdir().unwrap();
+        drop(RunDirs::open(data.path()).unwrap());
+        fs::create_dir(data.path().join("machines").join(NEW)).unwrap();
+        let server = RunDirs::open(data.path()).unwrap();
+        assert_eq!(folders_in(&data.path().join("machines")).unwrap(), [server.path.clone()]);
+        assert!(server.path.join(MARK).is_file());
     }
 
     #[test]
