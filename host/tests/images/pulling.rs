@@ -2,7 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Images from registries: found, fetched once, taken up where they broke off, and whole or not there.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -11,7 +16,7 @@ use waggle::{
         image::ImageRef,
         ports::{Amount, Stage},
     },
-    infra::image_store::{ImageStore, Resolve},
+    infra::image_store::{ImageStore, ImageStoreSettings, Resolve, Rules},
 };
 
 use crate::{
@@ -97,6 +102,30 @@ async fn an_image_that_is_here_needs_no_network_until_it_is_pulled_again() {
 }
 
 #[tokio::test]
+async fn an_image_that_is_used_keeps_all_that_it_needs() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, "bees").1);
+    let rules = Rules { age_max: Some(7 * DAY), bytes_max: None };
+    let cache_dir = layout.cache().to_owned();
+    let settings = ImageStoreSettings { cache_dir: cache_dir.clone(), rules, ..ImageStoreSettings::default() };
+    let store = ImageStore::with_settings(settings).unwrap();
+    assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
+    drop(registry);
+    for folder in ["blobs/sha256", "records", "merged-v1"] {
+        for entry in fs::read_dir(cache_dir.join(folder)).unwrap() {
+            fs::File::open(entry.unwrap().path()).unwrap().set_modified(SystemTime::now() - 8 * DAY).unwrap();
+        }
+    }
+    assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
+    // The layer, which nothing needs once it has been merged.
+    let dropped = store.tidy();
+    assert_eq!((dropped.images, dropped.files), (0, 1));
+    assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
+}
+
+#[tokio::test]
 async fn a_download_that_breaks_off_is_taken_up_where_it_broke() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
@@ -117,6 +146,18 @@ async fn a_registry_that_knows_no_ranges_is_asked_for_everything_again() {
     *registry.manners() =
         crate::registry::Manners { ignores_ranges: true, cuts: vec![50, 700_000], ..Default::default() };
     assert_eq!(pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap().len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_registry_that_starts_over_and_over_is_given_up() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, &"x".repeat(4 << 20));
+    let cuts = [1 << 20, 3 << 20].repeat(10);
+    *registry.manners() = crate::registry::Manners { ignores_ranges: true, cuts, ..Default::default() };
+    let fault = pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap_err();
+    assert!(fault.contains("end of file before message length reached"), "{fault}");
+    assert_eq!(registry.times(&layer), 7);
 }
 
 #[tokio::test]
@@ -176,7 +217,7 @@ async fn refusals_are_told_and_passing_troubles_are_waited_out() {
     let mended = async {
         let before = registry.asked().len();
         while registry.asked().len() < before + 5 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         registry.manners().blob_status = None;
     };

@@ -110,7 +110,9 @@ impl Preparer {
             if is_local && preparer.records.find(&image).is_none_or(|record| record.manifest.digest() != &digest) {
                 preparer.records.put(&image, &manifest)?;
             }
-            preparer.blobs.touch(std::iter::once(&digest));
+            // The configuration, first of the parts, is read each time; of an image of this machine it lies elsewhere.
+            let parts = images::parts(&image.to_string(), &preparer.cache_dir, &manifest).unwrap_or_default();
+            preparer.blobs.touch(parts.first().map(Descriptor::digest).into_iter().chain([&digest]));
             usage::touch(&preparer.records.path_of(&image.to_string()));
             Ok(())
         })

@@ -20,7 +20,7 @@ use crate::infra::images::Hasher;
 /// Tries without getting on, at a time, for one blob.
 const TRIES_MAX: u32 = 6;
 
-/// A try that brought so many bytes got on.
+/// A try that brought so many bytes more than there ever were got on.
 const PROGRESS_BYTES_MIN: u64 = 1024 * 1024;
 
 /// From one try to the next, doubled each time: half a minute for all of them.
@@ -30,6 +30,11 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 /// A download has to bring so many bytes in each such time; slower ones would hold their place for ever.
 pub(super) const RATE_WINDOW: Duration = Duration::from_secs(60);
 const RATE_BYTES_MIN: u64 = 64 * 1024;
+
+/// What a whole blob may take: this, and a second for each so many bytes. An image of 1 GB comes within three hours over
+/// a line of 1 Mbit/s, which is slow enough.
+const WHOLE_TIME: Duration = Duration::from_secs(15 * 60);
+const WHOLE_BYTES_PER_S: u64 = 100 * 1000;
 
 /// What of a blob is in its file.
 struct Part {
@@ -70,11 +75,22 @@ impl Session<'_> {
     ) -> Result<(), RegistryFault> {
         // The semaphore is never closed.
         let _place = self.registries.downloads.acquire().await.ok();
+        let within = WHOLE_TIME.saturating_add(Duration::from_secs(descriptor.size() / WHOLE_BYTES_PER_S));
+        let registry = &self.target.registry;
+        let slow = |_elapsed| RegistryFault::Slow { registry: registry.clone(), bytes: descriptor.size(), within };
+        timeout(within, self.download_whole(descriptor, file, tell)).await.map_err(slow)?
+    }
+
+    async fn download_whole(
+        &self,
+        descriptor: &Descriptor,
+        file: fs::File,
+        tell: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RegistryFault> {
         let registry = &self.target.registry;
         let mut part = Part { file: File::from_std(file), hasher: hasher(descriptor, registry)?, bytes: 0 };
-        let (mut tries, mut corrupt) = (0, false);
+        let (mut tries, mut corrupt, mut most_bytes) = (0, false, 0_u64);
         loop {
-            let before = part.bytes;
             let fault = match self.go_on(descriptor, &mut part, tell).await {
                 Ok(()) if self.is_right(descriptor, &mut part)? => break,
                 // A registry that takes up a blob at another place than it was told is given one more chance.
@@ -91,7 +107,8 @@ impl Session<'_> {
                 }
                 Err(fault) => fault,
             };
-            tries = if part.bytes >= before.saturating_add(PROGRESS_BYTES_MIN) { 1 } else { tries + 1 };
+            tries = if part.bytes >= most_bytes.saturating_add(PROGRESS_BYTES_MIN) { 1 } else { tries + 1 };
+            most_bytes = most_bytes.max(part.bytes);
             if !fault.is_passing() || tries >= TRIES_MAX {
                 return Err(fault);
             }

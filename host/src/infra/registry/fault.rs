@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong with registries, and what to do about it.
 
+use std::time::Duration;
+
 use oci_client::errors::{OciDistributionError, OciError, OciErrorCode};
 use reqwest::StatusCode;
 
@@ -114,6 +116,16 @@ pub enum RegistryFault {
         /// What would have been enough.
         bytes_min: u64,
     },
+    /// A download that gets on, and is not over in time.
+    #[error("{registry} had not sent all {bytes} bytes of a blob after {} s", within.as_secs())]
+    Slow {
+        /// The registry.
+        registry: String,
+        /// The blob's size.
+        bytes: u64,
+        /// How long it had.
+        within: Duration,
+    },
     /// The registry's own word.
     #[error("{registry} said no: {said}")]
     Said {
@@ -183,6 +195,7 @@ impl RegistryFault {
             | Self::NoImage { .. }
             | Self::TooLarge { .. }
             | Self::Corrupt { .. }
+            | Self::Slow { .. }
             | Self::Write { .. } => false,
         }
     }
