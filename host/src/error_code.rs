@@ -127,6 +127,9 @@ codes! {
     UnknownTool, "unknown_tool", Protocol,
         "There is no tool of this name.",
         "Call tools/list for the names.";
+    UnknownTask, "unknown_task", Protocol,
+        "No task of yours has this id: it never was, or its time is over.",
+        "Call the tool again if its result is still wanted.";
     StartFailed, "start_failed", Protocol,
         "The environment's machine could not be started; the server's log has more.",
         "Try once more, and tell the server's operator if it fails again.";

@@ -18,28 +18,37 @@ mod file_tools;
 mod progress;
 mod results;
 mod sessions;
+mod tasks;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use rmcp::{
     ErrorData, RoleServer,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject,
-        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CreateTaskResult, GetTaskParams,
+        GetTaskResult, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+        ServerCapabilities, ServerConfig, Tool, UpdateTaskParams,
     },
     service::RequestContext,
 };
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use rmcp::ServerHandler;
 
-use self::{admission::Admission, progress::Progress};
+use self::{
+    admission::Admission,
+    errors::Failure,
+    progress::Progress,
+    tasks::{Call, Outcome, PATIENCE, Tasks},
+};
 pub use self::{
     admission::CallLimits,
     conversation::{ConverseFault, converse, standard_streams},
@@ -76,6 +85,7 @@ struct Inner {
     filesystem: Filesystem,
     defaults: Defaults,
     admission: Admission,
+    tasks: Tasks,
 }
 
 /// What a client gets that does not say what it wants.
@@ -95,7 +105,7 @@ struct Caller {
 }
 
 impl Tools {
-    /// Tools over these services.
+    /// Tools over these services; no command that they run takes longer than `call_max`.
     #[must_use]
     pub fn new(
         environments: Arc<Environments>,
@@ -103,18 +113,26 @@ impl Tools {
         filesystem: Filesystem,
         defaults: Defaults,
         limits: CallLimits,
+        call_max: Duration,
     ) -> Self {
-        let admission = Admission::new(limits);
-        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults, admission }) }
+        let (admission, tasks) = (Admission::new(limits), Tasks::new(call_max));
+        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults, admission, tasks }) }
     }
 
-    async fn call(&self, name: &str, arguments: JsonObject, caller: &Caller) -> Result<CallToolResult, ErrorData> {
+    /// Cancels the calls that have become tasks, and lets none become one from now on.
+    pub fn cancel_tasks(&self) {
+        self.inner.tasks.close();
+    }
+
+    /// Drops every task; returns when nothing of one is left.
+    pub async fn end_tasks(&self) {
+        self.inner.tasks.end().await;
+    }
+
+    async fn call(&self, name: &str, arguments: JsonObject, caller: &Caller) -> Outcome {
         let inner = &*self.inner;
-        let _admitted = match inner.admission.begin(&caller.owner) {
-            Ok(admitted) => admitted,
-            Err(fault) => return errors::into_reply(name, fault.into()),
-        };
-        let outcome = match name {
+        let _admitted = inner.admission.begin(&caller.owner)?;
+        match name {
             "create_environment" => inner.create_environment(arguments, caller).await,
             "destroy_environment" => inner.destroy_environment(arguments, caller).await,
             "list_environments" => inner.list_environments(arguments, caller),
@@ -123,12 +141,20 @@ impl Tools {
             "write_file" => inner.write_file(arguments, caller).await,
             "read_file" => inner.read_file(arguments, caller).await,
             "list_files" => inner.list_files(arguments, caller).await,
-            _ => {
-                let known: Vec<_> = tools().iter().map(|tool| &*tool.name).collect();
-                return Err(errors::unknown_tool(&known));
-            }
-        };
-        outcome.or_else(|failure| errors::into_reply(name, failure))
+            _ => Err(Failure::UnknownTool),
+        }
+    }
+
+    /// The call as a whole, which needs nothing of the request that it came with.
+    fn begin(&self, request: CallToolRequestParams, caller: Caller) -> BoxFuture<'static, Outcome> {
+        let tool = self.get_tool(&request.name).map_or_else(|| "unknown".into(), |tool| tool.name);
+        let whole = tracing::debug_span!(target: STAGES, "call", %tool);
+        let tools = self.clone();
+        let call = async move { tools.call(&request.name, request.arguments.unwrap_or_default(), &caller).await };
+        // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call but
+        // what the services own, and they hold no lock across a step that can panic.
+        let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
+        call.map(|outcome| outcome.unwrap_or(Err(Failure::Panic))).boxed()
     }
 }
 
@@ -155,7 +181,7 @@ impl ServerHandler for Tools {
         let about = Implementation::new("Waggle", env!("CARGO_PKG_VERSION"))
             .with_title("Waggle")
             .with_description("Isolated Linux machines for AI agents.");
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_tasks().build())
             .with_server_info(about)
             .with_instructions(INSTRUCTIONS)
     }
@@ -178,20 +204,73 @@ impl ServerHandler for Tools {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let (progress, report) = progress::channel(context.meta.get_progress_token(), context.peer.clone());
-        let caller = Caller { owner: principal(&context), cancelled: context.ct.clone(), progress };
-        let call = self.call(&request.name, request.arguments.unwrap_or_default(), &caller);
-        // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call but
-        // what the services own, and they hold no lock across a step that can panic.
-        let tool = self.get_tool(&request.name).map_or_else(|| "unknown".into(), |tool| tool.name);
-        let whole = tracing::debug_span!(target: STAGES, "call", %tool);
-        let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
-        let outcome = tokio::select! {
-            outcome = call => outcome,
-            never = report => match never {},
+        let outcome_bytes_max = tasks::outcome_bytes_max(&request.name).filter(|_| takes_tasks(&context));
+        let token = context.meta.get_progress_token();
+        let (progress, report) = progress::channel(token, context.peer.clone(), outcome_bytes_max.is_some());
+        let (tool, owner, cancelled) = (request.name.to_string(), principal(&context), CancellationToken::new());
+        let caller = Caller { owner: owner.clone(), cancelled: cancelled.clone(), progress: progress.clone() };
+        let mut call = self.begin(request, caller);
+        // A task goes on when its request is over, so it has a token of its own, which hears of the request's meanwhile.
+        let hear = async {
+            context.ct.cancelled().await;
+            cancelled.cancel();
         };
-        outcome.unwrap_or_else(|_| Err(errors::panicked(&request.name))).map(CallToolResponse::from)
+        let mut beside = pin!(async { tokio::join!(report, hear).0 });
+        if let Some(outcome_bytes_max) = outcome_bytes_max {
+            tokio::select! {
+                biased;
+                outcome = &mut call => return reply(&tool, outcome),
+                never = &mut beside => match never {},
+                () = sleep(PATIENCE) => {}
+            }
+            if !cancelled.is_cancelled() {
+                let (tool, cancelled) = (tool.clone(), cancelled.clone());
+                let handed = Call { owner, tool, running: call, cancelled, progress, outcome_bytes_max };
+                call = match self.inner.tasks.hand_over(handed) {
+                    Ok(task) => return Ok(CreateTaskResult::new(task).into()),
+                    Err(call) => call,
+                };
+            }
+        }
+        tokio::select! {
+            outcome = call => reply(&tool, outcome),
+            never = beside => match never {},
+        }
     }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        self.inner.tasks.get(&principal(&context), &request.task_id).map(GetTaskResult::new)
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.inner.tasks.update(&principal(&context), &request.task_id)
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.inner.tasks.cancel(&principal(&context), &request.task_id)
+    }
+}
+
+fn reply(tool: &str, outcome: Outcome) -> Result<CallToolResponse, ErrorData> {
+    outcome.or_else(|failure| errors::into_reply(tool, failure)).map(CallToolResponse::from)
+}
+
+/// Whether the client knows what to do with a task. Dialects with sessions cannot tell one from a result.
+fn takes_tasks(context: &RequestContext<RoleServer>) -> bool {
+    context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
+        && context.client_capabilities().is_some_and(|can| can.supports_tasks())
 }
 
 /// Whose request it is. What comes over standard input has no HTTP request behind it, and none but the one who started

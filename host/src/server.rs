@@ -53,16 +53,17 @@ impl Waggle {
         let environments = Arc::new(Environments::new(machines, size, settings.egress.clone(), environments_max));
         let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
+        let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
         let tools = Tools::new(
             Arc::clone(&environments),
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
             Defaults { images, idle_timeout },
             settings.access.call_limits(),
+            call_max,
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
         Self { tools, access: settings.access.clone(), call_max, environments, http: None, reaper, stop }
     }
 
@@ -123,7 +124,9 @@ impl Waggle {
         if let Some(http) = &self.http {
             http.stop_accepting();
         }
+        self.tools.cancel_tasks();
         self.environments.shut_down(DRAIN, RELEASE).await;
+        self.tools.end_tasks().await;
         if let Some(http) = self.http {
             http.finish().await;
         }

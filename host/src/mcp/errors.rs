@@ -31,6 +31,16 @@ pub(super) enum Failure {
     Service(Fault),
     /// A result could not be written as JSON.
     Result(serde_json::Error),
+    UnknownTool,
+    /// The code of a tool panicked.
+    Panic,
+}
+
+impl Failure {
+    /// Whether the call ended because its caller wanted it to.
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Service(Fault::Caller(CallerFault::Cancelled { .. })))
+    }
 }
 
 impl From<ArgumentsFault> for Failure {
@@ -70,16 +80,20 @@ pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult,
         }
         Failure::Service(Fault::Server(fault)) => Err(for_operator(tool, &fault)),
         Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
+        Failure::UnknownTool => Err(unknown_tool()),
+        // The panic's own message went to standard error.
+        Failure::Panic => Err(internal(tool, format!("{tool} panicked; the server's log has more"))),
     }
 }
 
-/// Answers a call whose code panicked. The panic's own message went to standard error.
-pub(super) fn panicked(tool: &str) -> ErrorData {
-    internal(tool, format!("{tool} panicked; the server's log has more"))
+/// Answers a question for a task that there is not, or that is another's.
+pub(super) fn unknown_task() -> ErrorData {
+    let message = "there is no task of that id; a task is forgotten when its time is over";
+    ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTask)))
 }
 
-/// Answers a call of a tool that there is not.
-pub(super) fn unknown_tool(known: &[&str]) -> ErrorData {
+fn unknown_tool() -> ErrorData {
+    let known: Vec<_> = super::tools().iter().map(|tool| &*tool.name).collect();
     let message = format!("there is no tool of that name; there are {}", known.join(", "));
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTool)))
 }

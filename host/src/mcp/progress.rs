@@ -50,10 +50,11 @@ pub(super) struct Progress {
     stages: watch::Sender<Stage>,
     /// None if nobody listens.
     live: Option<Arc<Live>>,
+    start: Instant,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Stage {
+pub(super) struct Stage {
     done: u32,
     total: Option<u32>,
     message: Cow<'static, str>,
@@ -67,6 +68,13 @@ struct Live {
 }
 
 impl Progress {
+    /// No stage yet; `is_live` keeps output until it is told.
+    pub(super) fn new(is_live: bool) -> (Self, watch::Receiver<Stage>) {
+        let (stages, receiver) = watch::channel(Stage::default());
+        let live = is_live.then(|| Arc::new(Live::new()));
+        (Self { stages, live, start: Instant::now() }, receiver)
+    }
+
     /// Says that a stage begins, or how far it is: how many came before it, how many there are, and what it is.
     pub(super) fn stage(&self, done: u32, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
         self.stages.send_replace(Stage { done, total, message: message.into() });
@@ -79,6 +87,20 @@ impl Progress {
             live.arrived.notify_one();
         }
     }
+
+    /// How far the call is, and what its command has written since this was asked, or reported, the last time.
+    pub(super) fn status(&self) -> String {
+        let stage = self.stages.borrow().message.clone();
+        let status = with_seconds(&stage, self.start);
+        match self.live.as_ref().and_then(|live| live.with(LiveOutput::take)) {
+            Some(output) => format!("{status}\n{output}"),
+            None => status,
+        }
+    }
+}
+
+fn with_seconds(stage: &str, start: Instant) -> String {
+    format!("{stage} ({} s)", start.elapsed().as_secs())
 }
 
 impl Live {
@@ -100,14 +122,15 @@ impl Live {
     }
 }
 
-/// The two ends: what takes stages and output, and what reports them until it is dropped.
+/// The two ends: what takes stages and output, and what reports them until it is dropped, if there is a token. What
+/// `is_asked` keeps output to be told on request, too.
 pub(super) fn channel(
     token: Option<ProgressToken>,
     peer: Peer<RoleServer>,
+    is_asked: bool,
 ) -> (Progress, impl Future<Output = Infallible>) {
-    let (sender, receiver) = watch::channel(Stage::default());
-    let live = token.is_some().then(|| Arc::new(Live::new()));
-    let progress = Progress { stages: sender, live: live.clone() };
+    let (progress, receiver) = Progress::new(token.is_some() || is_asked);
+    let live = progress.live.clone();
     let report = async move {
         if let (Some(token), Some(live)) = (token, live) {
             report(&token, &peer, receiver, &live).await;
@@ -144,7 +167,7 @@ async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watc
                 output
             }
             None if news => stage.message.to_string(),
-            None => format!("{} ({} s)", stage.message, start.elapsed().as_secs()),
+            None => with_seconds(&stage.message, start),
         };
         let note = ProgressNotificationParam::new(token.clone(), f64::from(stage.done) + part_of_stage(in_stage));
         let note = match stage.total {

@@ -19,18 +19,18 @@ use crate::{
 const SESSION_DRAIN: Duration = Duration::from_secs(5);
 
 /// Writes its number, then waits with a child, both for longer than any test.
-const WAITING: &str = "echo $$ > new; mv new pid; sleep 1000 & sleep 1000";
+pub(crate) const WAITING: &str = "echo $$ > new; mv new pid; sleep 1000 & sleep 1000";
 
 /// The same, in a flood of output.
 const FLOODING: &str = "echo $$ > new; mv new pid; sleep 1000 & while :; do head -c 100000 /dev/zero; done";
 
 /// The arguments of a call that only ends if it is ended.
-fn endless(id: &str, code: &str) -> Value {
+pub(crate) fn endless(id: &str, code: &str) -> Value {
     json!({"environment_id": id, "code": code, "timeout_seconds": 200})
 }
 
 /// Waits until the command has written its number; it is the leader of its process group.
-async fn started(served: &Served, id: &str) -> u32 {
+pub(crate) async fn started(served: &Served, id: &str) -> u32 {
     let written = async {
         loop {
             let read = served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
@@ -44,7 +44,7 @@ async fn started(served: &Served, id: &str) -> u32 {
 }
 
 /// Waits until nothing of the process group is there any more.
-async fn until_gone(leader: u32) {
+pub(crate) async fn until_gone(leader: u32) {
     let gone = async {
         while !members(leader).is_empty() {
             sleep(Duration::from_millis(5)).await;

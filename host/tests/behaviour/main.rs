@@ -17,3 +17,4 @@ mod principals;
 mod raw;
 mod served;
 mod story;
+mod tasks;

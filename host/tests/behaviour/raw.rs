@@ -136,14 +136,27 @@ pub(crate) async fn stateless_call_as(
     arguments: &Value,
     token: Option<&str>,
 ) -> Response {
-    let mut meta = json!({
-        "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
-        "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
-    });
+    let mut meta = stateless_meta(&json!({}));
     if let Some(token) = token {
         meta["progressToken"] = json!(token);
     }
-    let call = authorized(post(url, STATELESS_VERSION, &tool_call(1, tool, arguments, &meta)), who);
-    call.header("mcp-method", "tools/call").header("mcp-name", tool).send().await.unwrap()
+    authorized(stateless(url, tool, arguments, &meta), who).send().await.unwrap()
+}
+
+/// The same of a client with these capabilities.
+pub(crate) async fn stateless_call_of(url: &str, capabilities: &Value, tool: &str, arguments: &Value) -> Response {
+    stateless(url, tool, arguments, &stateless_meta(capabilities)).send().await.unwrap()
+}
+
+fn stateless_meta(capabilities: &Value) -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
+        "io.modelcontextprotocol/clientCapabilities": capabilities,
+        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+    })
+}
+
+fn stateless(url: &str, tool: &str, arguments: &Value, meta: &Value) -> RequestBuilder {
+    let call = post(url, STATELESS_VERSION, &tool_call(1, tool, arguments, meta));
+    call.header("mcp-method", "tools/call").header("mcp-name", tool)
 }

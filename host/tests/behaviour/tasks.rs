@@ -1,0 +1,259 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Long calls of clients that take tasks for answers.
+
+use std::time::Duration;
+
+use rmcp::{
+    ClientLifecycleMode, ClientServiceExt as _, RoleClient, ServiceError,
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, CancelTaskParams, ClientCapabilities, ClientConfig,
+        DetailedTask, GetTaskParams, Implementation, ProtocolVersion, Task, TaskPayload, TaskStatus, UpdateTaskParams,
+    },
+    service::RunningService,
+    transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
+};
+use serde_json::{Value, from_value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    cancelling::{WAITING, endless, started, until_gone},
+    raw,
+    served::{ADA, BOB, STUCK, serve, serve_guarded, serve_trouble},
+};
+
+const NO_TASK: &str = "00000000-0000-4000-8000-000000000000";
+
+/// Longer than a call is waited for before it becomes a task.
+const LONG: &str = "sleep 2.5; echo well";
+
+/// A client that says that it takes tasks, in the dialect that has them or with a session.
+struct Client(RunningService<RoleClient, ClientConfig>);
+
+impl Client {
+    async fn connect(url: &str, token: Option<&str>) -> Self {
+        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+        Self::connect_as(url, token, ClientLifecycleMode::Discover { preferred_versions }).await
+    }
+
+    async fn connect_as(url: &str, token: Option<&str>, mode: ClientLifecycleMode) -> Self {
+        let mut config = StreamableHttpClientTransportConfig::with_uri(url);
+        if let Some(token) = token {
+            config = config.auth_header(token);
+        }
+        let about = Implementation::new("tests", "1");
+        let client = ClientConfig::new(ClientCapabilities::builder().enable_tasks().build(), about);
+        let transport = StreamableHttpClientTransport::from_config(config);
+        Self(client.serve_with_lifecycle(transport, mode).await.unwrap())
+    }
+
+    async fn call(&self, tool: &'static str, arguments: Value) -> CallToolResponse {
+        let call = CallToolRequestParams::new(tool).with_arguments(from_value(arguments).unwrap());
+        timeout(STUCK, self.0.call_tool_once(call)).await.unwrap().unwrap()
+    }
+
+    async fn begin(&self, tool: &'static str, arguments: Value) -> Task {
+        let answer = self.call(tool, arguments).await;
+        let CallToolResponse::Task(created) = answer else { panic!("a task was expected: {answer:?}") };
+        created.task
+    }
+
+    async fn answer(&self, tool: &'static str, arguments: Value) -> CallToolResult {
+        let answer = self.call(tool, arguments).await;
+        let CallToolResponse::Complete(result) = answer else { panic!("a result was expected: {answer:?}") };
+        result
+    }
+
+    async fn get(&self, id: &str) -> Result<DetailedTask, ServiceError> {
+        self.0.get_task(GetTaskParams::new(id)).await.map(|got| got.task)
+    }
+
+    async fn cancel(&self, id: &str) -> Result<(), ServiceError> {
+        self.0.cancel_task(CancelTaskParams::new(id)).await
+    }
+
+    async fn until_over(&self, id: &str) -> DetailedTask {
+        let over = async {
+            loop {
+                let task = self.get(id).await.unwrap();
+                if task.status().is_terminal() {
+                    return task;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(STUCK, over).await.unwrap()
+    }
+}
+
+fn completed(task: &DetailedTask) -> &serde_json::Map<String, Value> {
+    let TaskPayload::Completed { result } = &task.payload else { panic!("a result was expected: {task:?}") };
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_becomes_a_task_that_tells_how_far_it_is_and_what_came_of_it() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let client = Client::connect(&served.url, None).await;
+    let short = client.answer("execute", json!({"environment_id": id, "code": "echo well"})).await;
+    assert_eq!(short.structured_content.unwrap()["stdout"], "well\n");
+    // It goes on when it is told to, twice.
+    let code = "wait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }; wait_for a; echo step-1; wait_for b; echo step-2; \
+                exit 3";
+    let task = client.begin("execute", json!({"environment_id": id, "code": code})).await;
+    assert!(task.ttl_ms.is_some_and(|ttl| ttl > 300_000), "{task:?}");
+    let working = client.get(&task.task_id).await.unwrap();
+    assert_eq!((working.status(), &working.task.created_at), (TaskStatus::Working, &task.created_at));
+    let message = working.task.status_message.unwrap();
+    assert!(message.starts_with("running the code (") && message.ends_with(" s)"), "{message}");
+    let go_on =
+        async |path| served.call("write_file", json!({"environment_id": id, "path": path, "content": ""})).await;
+    go_on("a").await;
+    let told = async {
+        while !client.get(&task.task_id).await.unwrap().task.status_message.unwrap().ends_with(" s)\nstep-1\n") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(STUCK, told).await.unwrap();
+    go_on("b").await;
+    let over = client.until_over(&task.task_id).await;
+    let (result, object) = (completed(&over), &completed(&over)["structuredContent"]);
+    assert_eq!((&object["stdout"], &object["exit_code"]), (&json!("step-1\nstep-2\n"), &json!(3)));
+    assert_eq!((&result["isError"], &result["content"][0]["text"]), (&json!(false), &json!(format!("{object:#}"))));
+    // To cancel what is over is right, and to answer what nobody asked as well.
+    client.cancel(&task.task_id).await.unwrap();
+    client.0.update_task(UpdateTaskParams::new(&*task.task_id, [("a".to_owned(), json!({}))].into())).await.unwrap();
+    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_tasks_gets_none() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let arguments = json!({"environment_id": id, "code": LONG});
+    let plain = async {
+        let answer = raw::stateless_call(&served.url, "execute", &arguments, None).await;
+        let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(answer["result"]["resultType"], "complete");
+        answer["result"]["structuredContent"].clone()
+    };
+    // A dialect with sessions cannot tell a task from a result, whatever its client says.
+    let session = async {
+        let client = Client::connect_as(&served.url, None, ClientLifecycleMode::Initialize).await;
+        client.answer("execute", arguments.clone()).await.structured_content.unwrap()
+    };
+    let (plain, session) = tokio::join!(plain, session);
+    assert_eq!((&plain["stdout"], &session["stdout"]), (&json!("well\n"), &json!("well\n")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_outlives_its_request_and_a_cancel_ends_its_command_with_its_children() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let client = Client::connect(&served.url, None).await;
+    let task = client.begin("execute", endless(&id, WAITING)).await;
+    let leader = started(&served, &id).await;
+    client.0.cancel().await.unwrap();
+    let client = Client::connect(&served.url, None).await;
+    assert_eq!(client.get(&task.task_id).await.unwrap().status(), TaskStatus::Working);
+    client.cancel(&task.task_id).await.unwrap();
+    until_gone(leader).await;
+    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_request_ends_a_command_that_is_no_task_yet() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let (url, arguments) = (served.url.clone(), endless(&id, WAITING));
+    let takes_tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let request = tokio::spawn(async move {
+        raw::stateless_call_of(&url, &takes_tasks, "execute", &arguments).await;
+    });
+    let leader = started(&served, &id).await;
+    assert!(!request.is_finished(), "it took too long to get here");
+    request.abort();
+    until_gone(leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_s_task_is_as_unknown_as_what_never_was() {
+    let served = serve_guarded(&[]).await;
+    let id = served.create("shell").await;
+    let ada = Client::connect(&served.url, Some(ADA)).await;
+    let bob = Client::connect(&served.url, Some(BOB)).await;
+    let task = ada.begin("execute", endless(&id, WAITING)).await;
+    let mut answers = Vec::new();
+    for asked in [&*task.task_id, NO_TASK] {
+        let update = UpdateTaskParams::new(asked, [].into());
+        let faults = [
+            bob.get(asked).await.unwrap_err(),
+            bob.cancel(asked).await.unwrap_err(),
+            bob.0.update_task(update).await.unwrap_err(),
+        ];
+        answers.push(faults.map(|fault| {
+            let ServiceError::McpError(fault) = fault else { panic!("an error of the server was expected: {fault:?}") };
+            (fault.code.0, fault.data.unwrap()["code"].take(), fault.message)
+        }));
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert!(answers[0].iter().all(|(number, code, _)| (*number, code) == (-32602, &json!("unknown_task"))));
+    assert_eq!(ada.get(&task.task_id).await.unwrap().status(), TaskStatus::Working);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_counts_as_a_call_until_it_is_over() {
+    let served = serve(&["--max-calls-per-principal", "1"]).await;
+    let id = served.create("shell").await;
+    let client = Client::connect(&served.url, None).await;
+    let task = client.begin("execute", endless(&id, "sleep 1000")).await;
+    let (_, code) = served.refused("list_environments", json!({})).await;
+    assert_eq!(code, "too_many_calls");
+    client.cancel(&task.task_id).await.unwrap();
+    client.until_over(&task.task_id).await;
+    assert_eq!(served.call("list_environments", json!({})).await["count"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_its_environment_is_what_a_task_comes_to() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let client = Client::connect(&served.url, None).await;
+    let task = client.begin("execute", endless(&id, WAITING)).await;
+    let leader = started(&served, &id).await;
+    served.call("destroy_environment", json!({"environment_id": id})).await;
+    let over = client.until_over(&task.task_id).await;
+    let result = completed(&over);
+    let error = &result["structuredContent"]["error"];
+    assert_eq!((&result["isError"], &error["code"]), (&json!(true), &json!("environment_destroyed")));
+    until_gone(leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_takes_long_is_a_task_whose_cancel_undoes_it() {
+    let served = serve_trouble(&[]).await;
+    let client = Client::connect(&served.url, None).await;
+    let task = client.begin("create_environment", json!({"runtime": "shell"})).await;
+    served.until_alive(1).await;
+    let message = client.get(&task.task_id).await.unwrap().task.status_message.unwrap();
+    assert!(message.starts_with("booting the machine ("), "{message}");
+    client.cancel(&task.task_id).await.unwrap();
+    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Cancelled);
+    served.until_alive(0).await;
+    assert_eq!(served.call("list_environments", json!({})).await["count"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_server_does_not_wait_for_tasks() {
+    let mut served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let client = Client::connect(&served.url, None).await;
+    client.begin("execute", endless(&id, WAITING)).await;
+    let leader = started(&served, &id).await;
+    let since = Instant::now();
+    served.shut_down().await;
+    // Calls whose clients wait for them would have had 12 s.
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    until_gone(leader).await;
+}
