@@ -7,30 +7,32 @@ use std::sync::{Arc, Mutex};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
-        GetPromptRequestParams, GetPromptResponse, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-        ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-        ServerConfig, ServerNotification, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
-        UnsubscribeRequestParams,
+        CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
+        CompletionInfo, GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, ServerNotification,
+        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        UpdateTaskParams,
     },
     service::{RequestContext, SubscriptionContext, SubscriptionSink},
+    task_manager::TaskManager,
 };
 use serde_json::{from_value, json};
 use waggle::mcp::Tools;
 
-use crate::{documents, rounds, tools};
+use crate::{documents, jobs, rounds, tools};
 
 /// The handler of the suite's server.
 #[derive(Clone)]
 pub(crate) struct Fixtures {
     tools: Tools,
-
+    jobs: TaskManager,
     listeners: Arc<Mutex<Vec<SubscriptionSink>>>,
 }
 
 impl Fixtures {
     pub(crate) fn new(tools: Tools) -> Self {
-        Self { tools, listeners: Arc::default() }
+        Self { tools, jobs: TaskManager::new(), listeners: Arc::default() }
     }
 
     /// Tells all who listen that a list has changed, and forgets those who do no longer.
@@ -57,12 +59,14 @@ impl ServerHandler for Fixtures {
             .enable_resources_subscribe()
             .enable_completions()
             .enable_logging()
+            .enable_tasks()
             .build();
         info
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.get_tool(name).or_else(|| tools::list().into_iter().find(|tool| tool.name == name))
+        let fixtures = || tools::list().into_iter().chain(jobs::list());
+        self.tools.get_tool(name).or_else(|| fixtures().find(|tool| tool.name == name))
     }
 
     async fn list_tools(
@@ -72,6 +76,7 @@ impl ServerHandler for Fixtures {
     ) -> Result<ListToolsResult, ErrorData> {
         let mut listed = self.tools.list_tools(request, context).await?;
         listed.tools.extend(tools::list());
+        listed.tools.extend(jobs::list());
         Ok(listed)
     }
 
@@ -83,10 +88,46 @@ impl ServerHandler for Fixtures {
         if rounds::has(&request.name) {
             return rounds::call(request, &context);
         }
+        if jobs::has(&request.name) {
+            return jobs::call(&self.jobs, request, context).await;
+        }
         if tools::has(&request.name) {
             return tools::call(self, request, context).await;
         }
         self.tools.call_tool(request, context).await
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        match self.jobs.get_task(&request.task_id) {
+            Ok(task) => Ok(GetTaskResult::new(task)),
+            Err(_) => self.tools.get_task(request, context).await,
+        }
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        match self.jobs.update_task(&request.task_id, request.input_responses.clone()) {
+            Ok(()) => Ok(()),
+            Err(_) => self.tools.update_task(request, context).await,
+        }
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        match self.jobs.cancel_task(&request.task_id) {
+            Ok(()) => Ok(()),
+            Err(_) => self.tools.cancel_task(request, context).await,
+        }
     }
 
     async fn list_resources(

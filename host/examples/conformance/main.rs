@@ -16,6 +16,7 @@
 
 mod documents;
 mod fixtures;
+mod jobs;
 #[path = "../../tests/behaviour/machines.rs"]
 mod machines;
 mod rounds;

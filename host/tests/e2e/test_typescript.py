@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The official TypeScript client, unmodified, tells the same story."""
+"""The official TypeScript client, unmodified, tells the same story, and one of tasks."""
 
 import os
 import subprocess
@@ -10,16 +10,24 @@ import pytest
 from server import CALL_S, ROOT
 
 
-@pytest.mark.parametrize("negotiation", ["auto", "legacy", "previous"])
-def test_the_typescript_client_tells_the_story(server, negotiation):
-    here = ROOT / "host/tests/e2e/typescript/story.mjs"
+def tell(story, *arguments):
     # Modules are found from where the script lies.
-    script = ROOT / "target/e2e-node/story.mjs"
-    script.write_bytes(here.read_bytes())
+    script = ROOT / "target/e2e-node" / story
+    script.write_bytes((ROOT / "host/tests/e2e/typescript" / story).read_bytes())
     node = ROOT / "target/e2e-venv/bin/node"
     told = subprocess.run(
-        [node, script, server.url, negotiation], capture_output=True, text=True, timeout=CALL_S, env=dict(os.environ)
+        [node, script, *arguments], capture_output=True, text=True, timeout=CALL_S, env=dict(os.environ)
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.splitlines()[-1] == "the end"
+
+
+@pytest.mark.parametrize("negotiation", ["auto", "legacy", "previous"])
+def test_the_typescript_client_tells_the_story(server, negotiation):
+    tell("story.mjs", server.url, negotiation)
+    server.assert_nothing_left()
+
+
+def test_the_typescript_client_follows_tasks_and_cancels_one(server):
+    tell("tasks.mjs", server.url)
     server.assert_nothing_left()
