@@ -117,6 +117,15 @@ pub struct Amount {
     pub total: u64,
 }
 
+impl Amount {
+    /// What is done of all, from 0 to 1.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        let thousandths = u128::from(self.done) * 1000 / u128::from(self.total.max(1));
+        f64::from(u16::try_from(thousandths).unwrap_or(1000).min(1000)) / 1000.0
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MB: u64 = 1_000_000;

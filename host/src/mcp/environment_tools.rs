@@ -159,16 +159,19 @@ impl Inner {
         };
         let progress = caller.progress.clone();
         let stages = move |stage: Stage| {
-            let done = match stage {
-                Stage::Image | Stage::Pull(_) | Stage::Merge(_) => 0,
-                Stage::Disks => 1,
-                Stage::Boot => 2,
+            // An image that is pulled is merged as well.
+            let at = match stage {
+                Stage::Image => 0.0,
+                Stage::Pull(amount) => amount.share() / 2.0,
+                Stage::Merge(amount) => f64::midpoint(1.0, amount.share()),
+                Stage::Disks => 1.0,
+                Stage::Boot => 2.0,
             };
             let message: Cow<'static, str> = match stage.amount() {
                 Some(amount) => format!("{} ({amount})", stage.describe()).into(),
                 None => stage.describe().into(),
             };
-            progress.stage(done, Some(STAGES), message);
+            progress.stage(at, Some(STAGES), message);
         };
         // A create that is dropped undoes itself.
         let environment = tokio::select! {
@@ -193,7 +196,7 @@ impl Inner {
     ) -> Result<CallToolResult, Failure> {
         let arguments: DestroyArguments = arguments::read("destroy_environment", arguments)?;
         let id = parse_id(&arguments.environment_id)?;
-        caller.progress.stage(0, None, "destroying the environment");
+        caller.progress.stage(0.0, None, "destroying the environment");
         self.environments.destroy(&caller.owner, id).await?;
         results::object(&Destroyed { message: format!("Environment {id} has been destroyed"), status: "destroyed" })
     }

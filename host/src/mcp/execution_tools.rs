@@ -172,7 +172,7 @@ impl Inner {
             working_directory: arguments.working_directory.map(parse_folder).transpose()?,
             variables: Variables::parse(arguments.environment.unwrap_or_default()).map_err(ArgumentFault::Variables)?,
         };
-        caller.progress.stage(0, None, "running the code");
+        caller.progress.stage(0.0, None, "running the code");
         let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
         let executed = self.execution.execute(&caller.owner, id, code, watcher(caller, &hear)).await?;
         results::object(&CommandResult::of(&executed))
@@ -185,7 +185,7 @@ impl Inner {
     ) -> Result<CallToolResult, Failure> {
         let arguments: InstallArguments = arguments::read("install_packages", arguments)?;
         let id = parse_id(&arguments.environment_id)?;
-        caller.progress.stage(0, None, "installing the packages");
+        caller.progress.stage(0.0, None, "installing the packages");
         let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
         let watcher = watcher(caller, &hear);
         let executed = self.execution.install_packages(&caller.owner, id, &arguments.packages, watcher).await?;

@@ -3,8 +3,8 @@
 //! Tells a client that asked for it how far a long call is, and what its command writes meanwhile.
 //!
 //! Reports run beside the call and never hold it up: a client that does not read makes its reports stop, not its call.
-//! Each stage counts one; other reports go a part of the way to the next, so that the numbers always grow. The longer a
-//! call writes, the rarer it is reported: a call has a bounded number of reports of bounded size.
+//! Each stage counts one; reports that are about nothing new go a small part of the way to the next, so that the numbers
+//! always grow. The longer a call writes, the rarer it is reported: a call has a bounded number of reports of bounded size.
 
 use std::{
     borrow::Cow,
@@ -53,9 +53,12 @@ pub(super) struct Progress {
     start: Instant,
 }
 
+/// What a report without news goes of the way to the next stage: none arrives there, with as many reports as there may be.
+const STEP: f64 = 1.0 / 1024.0;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stage {
-    done: u32,
+    at: f64,
     total: Option<u32>,
     message: Cow<'static, str>,
 }
@@ -75,9 +78,10 @@ impl Progress {
         (Self { stages, live, start: Instant::now() }, receiver)
     }
 
-    /// Says that a stage begins, or how far it is: how many came before it, how many there are, and what it is.
-    pub(super) fn stage(&self, done: u32, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
-        self.stages.send_replace(Stage { done, total, message: message.into() });
+    /// Says that a stage begins, or how far it is: how many came before it and which part of it is done, how many there
+    /// are, and what it is.
+    pub(super) fn stage(&self, at: f64, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
+        self.stages.send_replace(Stage { at, total, message: message.into() });
     }
 
     /// Says what a command has written. Never waits for the client.
@@ -144,7 +148,7 @@ pub(super) fn channel(
 async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watch::Receiver<Stage>, live: &Live) {
     let start = Instant::now();
     let mut next_output = start;
-    let (mut outputs, mut in_stage, mut last) = (0, 0, None);
+    let (mut outputs, mut told) = (0, None);
     for _ in 0..REPORTS_MAX {
         let (output, news) = tokio::select! {
             biased;
@@ -156,10 +160,6 @@ async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watc
             () = sleep(HEARTBEAT) => (None, false),
         };
         let stage = stages.borrow_and_update().clone();
-        // More words about the same stage do not begin it again.
-        if news && last.replace(stage.done) != Some(stage.done) {
-            in_stage = 0;
-        }
         let message = match output {
             Some(output) => {
                 next_output = Instant::now() + interval_after(outputs);
@@ -169,12 +169,13 @@ async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watc
             None if news => stage.message.to_string(),
             None => with_seconds(&stage.message, start),
         };
-        let note = ProgressNotificationParam::new(token.clone(), f64::from(stage.done) + part_of_stage(in_stage));
+        let progress = after(told, stage.at);
+        let note = ProgressNotificationParam::new(token.clone(), progress);
         let note = match stage.total {
             Some(total) => note.with_total(f64::from(total)),
             None => note,
         };
-        in_stage += 1;
+        told = Some(progress);
         match timeout(REPORT_TIMEOUT, peer.notify_progress(note.with_message(message))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
@@ -187,9 +188,12 @@ fn interval_after(before: u32) -> Duration {
     OUTPUT_INTERVAL.saturating_mul(1_u32.checked_shl(before / REPORTS_PER_INTERVAL).unwrap_or(u32::MAX))
 }
 
-/// Grows with every report and never reaches the next stage.
-fn part_of_stage(reports: u32) -> f64 {
-    f64::from(reports) / (f64::from(reports) + 1.0)
+/// The next number to tell: where the call is, or, if that would be no growth, a step towards the next stage.
+fn after(told: Option<f64>, at: f64) -> f64 {
+    match told {
+        Some(told) if at <= told => told + (told.floor() + 1.0 - told) * STEP,
+        Some(_) | None => at,
+    }
 }
 
 #[cfg(test)]
@@ -198,9 +202,22 @@ mod tests {
 
     #[test]
     fn progress_always_grows_and_never_reaches_the_next_stage() {
-        let parts: Vec<_> = (0..10_000).map(part_of_stage).collect();
-        assert_eq!(parts[0], 0.0);
-        assert!(parts.windows(2).all(|pair| pair[0] < pair[1] && pair[1] < 1.0));
+        let mut told = None;
+        for _ in 0..REPORTS_MAX {
+            let next = after(told, 1.0);
+            assert!(told.is_none_or(|told| next > told) && (1.0..2.0).contains(&next), "{next} after {told:?}");
+            told = Some(next);
+        }
+    }
+
+    #[test]
+    fn news_is_told_as_it_is_unless_it_would_be_a_step_back() {
+        let mut told = None;
+        let numbers = [0.0, 0.25, 0.25, 0.5, 0.4, 1.0].map(|at| {
+            told = Some(after(told, at));
+            told.unwrap()
+        });
+        assert_eq!(numbers, [0.0, 0.25, 0.25 + 0.75 * STEP, 0.5, 0.5 + 0.5 * STEP, 1.0]);
     }
 
     #[test]

@@ -98,17 +98,30 @@ async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_comes_back_as_one() {
+async fn a_picture_comes_back_as_one_and_other_bytes_as_a_blob() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
-    let write = json!({"environment_id": id, "path": "pixel", "content": png, "encoding": "base64"});
-    served.call("write_file", write).await;
-    let read = served.raw("read_file", json!({"environment_id": id, "path": "pixel"})).await.unwrap();
-    assert_eq!(
-        serde_json::to_value(&read.content).unwrap(),
-        json!([{"type": "image", "data": png, "mimeType": "image/png"}])
-    );
+    // The first bytes of a JPEG, and the whole of the smallest GIF and WebP.
+    let jpeg = "/9j/4AAQSkZJRgABAQEASABIAAD/";
+    let gif = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=";
+    let webp = "UklGRh4AAABXRUJQVlA4TBEAAAAvAAAAAAfQ//73v/+BiOh/AAA=";
+    let blob = "AP/+gA==";
+    let image = |data: &str, kind: &str| json!([{"type": "image", "data": data, "mimeType": kind}]);
+    let resource =
+        json!({"uri": "file:///home/sandbox/a%20file", "mimeType": "application/octet-stream", "blob": blob});
+    for (data, content) in [
+        (png, image(png, "image/png")),
+        (jpeg, image(jpeg, "image/jpeg")),
+        (gif, image(gif, "image/gif")),
+        (webp, image(webp, "image/webp")),
+        (blob, json!([{"type": "resource", "resource": resource}])),
+    ] {
+        let write = json!({"environment_id": id, "path": "a file", "content": data, "encoding": "base64"});
+        served.call("write_file", write).await;
+        let read = served.raw("read_file", json!({"environment_id": id, "path": "a file"})).await.unwrap();
+        assert_eq!(serde_json::to_value(&read.content).unwrap(), content);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -44,10 +45,13 @@ def image(tmp_path):
     return run
 
 
-async def echoed(server, text):
-    """What a new machine of the server says."""
-    async with server.client() as tools, tools.environment("shell") as made:
-        ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {text}")
+async def echoed(server, text, hear=None):
+    """What a new machine of the server says; `hear` is told the progress of its making."""
+    async with server.client() as tools:
+        made = await tools.client.call_tool("create_environment", {"runtime": "shell"}, progress_callback=hear)
+        one = made.structured_content["environment_id"]
+        ran = await tools.call("execute", environment_id=one, code=f"echo {text}")
+        await tools.call("destroy_environment", environment_id=one)
         return ran["stdout"].strip()
 
 
@@ -57,7 +61,18 @@ async def test_an_image_is_pulled_used_and_kept(serve, registries, image, tmp_pa
     cache = str(tmp_path / "cache")
     server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=cache).start()
     assert server.status("/readyz")[0] == 200
-    assert await echoed(server, "pulled") == "pulled"
+    heard = []
+
+    async def hear(progress, total, message):
+        heard.append((progress, message))
+        assert total == 3
+
+    assert await echoed(server, "pulled", hear) == "pulled"
+    numbers = [progress for progress, _ in heard]
+    assert numbers == sorted(set(numbers)) and numbers[-1] >= 2, heard
+    messages = "\n".join(message for _, message in heard)
+    for stage in [r"pulling the image \([\d.]+ of [\d.]+ MB\)", r"merging the image's layers \(", "booting the machine"]:
+        assert re.search(stage, messages), messages
     # What is here needs no registry any more.
     registry.stop()
     assert await echoed(server, "kept") == "kept"

@@ -155,7 +155,7 @@ async fn a_failure_of_the_server_has_failed_and_one_of_the_caller_s_is_a_result(
 async fn a_poll_tells_the_stage_and_the_output_since_the_last_one() {
     let tasks = Tasks::new(CALL_MAX);
     let (call, _end, progress) = call("ada");
-    progress.stage(0, None, "running the code");
+    progress.stage(0.0, None, "running the code");
     progress.output(OutputStream::Stdout, b"first\n");
     let task = tasks.hand_over(call).ok().unwrap();
     let message = || tasks.get(&someone("ada"), &task.task_id).unwrap().task.status_message.unwrap();
