@@ -65,6 +65,11 @@ def test_the_bundle_holds_the_program_and_says_how_to_start_it(tmp_path):
         manifest = json.loads(archive.read("manifest.json"))
         assert archive.getinfo("server/waggle").external_attr >> 16 & 0o777 == 0o755
         assert archive.read(manifest["server"]["entry_point"]) == program.read_bytes()
+    # The tool of those who thought the format up unpacks it, and finds nothing wrong with it.
+    tool = [ROOT / "target/e2e-venv/bin/node", ROOT / "target/e2e-node/node_modules/.bin/mcpb"]
+    subprocess.run([*tool, "unpack", bundle, tmp_path / "unpacked"], check=True, stdout=subprocess.DEVNULL)
+    judged = subprocess.run([*tool, "validate", tmp_path / "unpacked"], capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
     start = manifest["server"]["mcp_config"]
     assert (start["command"], start["args"]) == ("${__dirname}/server/waggle", ["serve", "--stdio"])
     assert [tool["name"] for tool in manifest["tools"]][:2] == ["create_environment", "destroy_environment"]
