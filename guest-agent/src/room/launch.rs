@@ -13,9 +13,9 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2},
     sys::signal::SigSet,
-    unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, read, setsid, write},
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchdir, pipe2, read, setsid, write},
 };
 
 use super::message::{SPAWN_FDS, Spawn, Step};
@@ -73,8 +73,16 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     sys::reset_sigpipe().map_err(at(Step::Confine))?;
     SigSet::empty().thread_set_mask().map_err(at(Step::Confine))?;
     confine(spawn.user, defences, spawn.open_files_max).map_err(at(Step::Confine))?;
-    chdir(spawn.working_directory.as_str()).map_err(at(Step::WorkingDirectory))?;
+    enter(&spawn.working_directory).map_err(at(Step::WorkingDirectory))?;
     exec(spawn).map_err(at(Step::Exec))
+}
+
+/// Makes the folder the working directory. A path that leads through an open file (`/proc/self/fd/7`) is none: the call's
+/// cgroup is open here, and it lies outside of the room.
+fn enter(folder: &str) -> Result<(), Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(AT_FDCWD, folder, how).and_then(fchdir)
 }
 
 /// Executes the program: the one that a path names, else the first that the search path has. As `execvp` does it, but

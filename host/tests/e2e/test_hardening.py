@@ -200,3 +200,11 @@ async def test_a_replaced_file_is_replaced_at_once_in_a_machine_too(serve):
         after = await one.run("sandbox", "print(os.stat('/home/sandbox/kept').st_ino, open('/home/sandbox/kept').read())")
         assert after.split()[1] == "new"
         assert after.split()[0] != before, "it was written in place"
+
+
+async def test_no_working_directory_leads_out_of_the_room(serve):
+    async with guest(serve) as one:
+        # Among what is open before a program runs is its control group, in which `..` leads on to the agent's own places.
+        for folder in [f"/proc/self/fd/{number}" for number in range(24)] + ["/proc/self/root", "/proc/self/cwd"]:
+            arguments = {"environment_id": one.id, "code": "pwd; ls ..", "language": "shell", "working_directory": folder}
+            assert "failed to enter the working directory" in await one.tools.refusal("execute", **arguments), folder
