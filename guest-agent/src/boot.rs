@@ -204,7 +204,13 @@ fn serve(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
             return 1;
         }
     };
-    let guest = Guest { origin, root: "/".into(), work: Work::Room(door), env: config.env.clone() };
+    let guest = Guest {
+        origin,
+        root: "/".into(),
+        work: Work::Room(door),
+        env: config.env.clone(),
+        working_directory: config.working_directory.clone(),
+    };
     let ready = || {
         // PID 1 is there as long as the machine is.
         let _told = write(accepted, b"1");

@@ -55,6 +55,8 @@ pub struct Guest {
     pub work: Work,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
+    /// Where the image wants commands to start: an absolute path.
+    pub working_directory: Option<String>,
 }
 
 /// Who does the work of calls, and where.
@@ -72,6 +74,7 @@ pub(crate) struct Served {
     pub(crate) origin: Origin,
     root: PathBuf,
     env: Vec<(String, String)>,
+    working_directory: Option<String>,
     /// Where commands live; none if they are the caller's.
     pub(crate) room: Option<Room>,
     /// What file workers are started from.
@@ -99,6 +102,7 @@ impl Served {
             origin: guest.origin,
             root: guest.root,
             env: guest.env,
+            working_directory: guest.working_directory,
             room,
             worker_program: Program::find()?,
             numbers: AtomicU64::new(1),
@@ -153,6 +157,11 @@ impl Served {
         }
         env.extend([("HOME", home.as_str()), ("USER", name), ("LOGNAME", name)].map(|(k, v)| (k.into(), v.into())));
         env
+    }
+
+    /// Where the image wants commands to start.
+    pub(crate) fn working_directory(&self) -> Option<&str> {
+        self.working_directory.as_deref()
     }
 
     /// The folders of the search path that commands get.

@@ -45,6 +45,7 @@ async fn machine() -> Machine {
         root: root.path().to_owned(),
         work: Work::Caller,
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        working_directory: None,
     };
     let (near, far) = UnixStream::pair().unwrap();
     let serving = tokio::spawn(guest_agent::serve(far, guest, || {}));

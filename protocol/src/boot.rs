@@ -24,6 +24,8 @@ pub struct BootConfig {
     pub image_agent: Option<String>,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
+    /// Where the image wants commands to start that name no place: an absolute path, which need not exist.
+    pub working_directory: Option<String>,
     /// The machine's host name.
     pub hostname: String,
     /// Defences that the operator has switched off.

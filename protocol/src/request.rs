@@ -63,7 +63,7 @@ pub struct Exec {
     pub stdin_bytes: u64,
     /// Variables that are added to the environment, or replace what the agent gives every command.
     pub env: Vec<(String, String)>,
-    /// Where it starts; the home if there is none.
+    /// Where it starts; if there is none, where the image says, else in the home.
     pub working_directory: Option<String>,
     /// Who runs it.
     pub user: User,

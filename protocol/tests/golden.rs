@@ -56,6 +56,7 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         modules: vec!["/modules/erofs.ko".to_owned()],
         image_agent: Some("/agent".to_owned()),
         env: vec![("A".to_owned(), "b".to_owned())],
+        working_directory: Some("/app".to_owned()),
         hostname: "sandbox".to_owned(),
         relaxed: Relaxed { filter: true, ..Relaxed::default() },
         network: Some(Network { ipv6: true }),

@@ -167,7 +167,7 @@ async fn start_in_room(
         number,
         argv,
         env: last_of_each_name(env),
-        working_directory: working_directory(request),
+        working_directories: working_directories(served, request),
         user: request.user,
         open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
     };
@@ -191,12 +191,14 @@ fn start_child(
     let mut command = Command::new(program);
     command.args(arguments).args(script);
     command.env_clear().envs(served.command_env(request.user == User::Root)).envs(request.env.iter().cloned());
-    let folder = served.place(&working_directory(request));
-    // What the system says of a missing program and of a missing folder is the same.
-    let failed =
-        |source| fault_of(&source, &format!("failed to enter the working directory {}", working_directory(request)));
-    std::fs::metadata(&folder).map_err(failed)?;
-    command.current_dir(folder);
+    // What the system says of a missing program and of a missing folder is the same, so it is looked for before.
+    let folders = working_directories(served, request);
+    let found = folders.iter().map(|folder| served.place(folder)).find(|folder| folder.is_dir());
+    let missing = || Fault {
+        kind: FaultKind::NotFound,
+        message: format!("failed to enter the working directory {}: there is none", folders.join(", ")),
+    };
+    command.current_dir(found.ok_or_else(missing)?);
     command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
     command.process_group(0).kill_on_drop(true);
     let child = command.spawn().map_err(|source| fault_of(&source, &format!("failed to start {program}")))?;
@@ -204,11 +206,12 @@ fn start_child(
     Ok(Means::Child { child, leader })
 }
 
-/// The folder that a command starts in; a relative one is taken from the home.
-fn working_directory(request: &Exec) -> String {
+/// The folders that a command may start in, the first that it can enter counts; a relative one is taken from the home.
+/// The image's own word is a wish: its folder may have gone since, or be closed to the user.
+fn working_directories(served: &Served, request: &Exec) -> Vec<String> {
     match &request.working_directory {
-        None => HOME.to_owned(),
-        Some(folder) => Path::new(HOME).join(folder).display().to_string(),
+        None => served.working_directory().into_iter().chain([HOME]).map(str::to_owned).collect(),
+        Some(folder) => vec![Path::new(HOME).join(folder).display().to_string()],
     }
 }
 

@@ -73,16 +73,23 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     sys::reset_sigpipe().map_err(at(Step::Confine))?;
     SigSet::empty().thread_set_mask().map_err(at(Step::Confine))?;
     confine(spawn.user, defences, spawn.open_files_max).map_err(at(Step::Confine))?;
-    enter(&spawn.working_directory).map_err(at(Step::WorkingDirectory))?;
+    enter(&spawn.working_directories).map_err(at(Step::WorkingDirectory))?;
     exec(spawn).map_err(at(Step::Exec))
 }
 
-/// Makes the folder the working directory. A path that leads through an open file (`/proc/self/fd/7`) is none: the call's
-/// cgroup is open here, and it lies outside of the room.
-fn enter(folder: &str) -> Result<(), Errno> {
+/// Makes the first of the folders that lets the user in the working directory. A path that leads through an open file
+/// (`/proc/self/fd/7`) is none: the call's cgroup is open here, and it lies outside of the room.
+fn enter(folders: &[String]) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(AT_FDCWD, folder, how).and_then(fchdir)
+    let mut entered = Err(Errno::ENOENT);
+    for folder in folders {
+        entered = openat2(AT_FDCWD, folder.as_str(), how).and_then(fchdir);
+        if entered.is_ok() {
+            break;
+        }
+    }
+    entered
 }
 
 /// Executes the program: the one that a path names, else the first that the search path has. As `execvp` does it, but

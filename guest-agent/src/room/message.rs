@@ -33,8 +33,8 @@ pub(crate) struct Spawn {
     pub(crate) argv: Vec<String>,
     /// The whole environment.
     pub(crate) env: Vec<(String, String)>,
-    /// Where it starts.
-    pub(crate) working_directory: String,
+    /// Where it starts: the first of these that lets it in.
+    pub(crate) working_directories: Vec<String>,
     /// Who runs it.
     pub(crate) user: User,
     /// Most open files of one of its processes.

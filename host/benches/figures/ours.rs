@@ -139,6 +139,6 @@ pub(crate) fn serve_locally(root: &str) {
     let socket = Socket::from(std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().unwrap());
     socket.set_nonblocking(true).unwrap();
     let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-    let guest = Guest { origin: Origin::Host, root: root.into(), work: Work::Caller, env };
+    let guest = Guest { origin: Origin::Host, root: root.into(), work: Work::Caller, env, working_directory: None };
     runtime.block_on(async { guest_agent::serve(UnixStream::from_std(socket).unwrap(), guest, || {}).await }).unwrap();
 }

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use super::runtime::SANDBOX_HOME;
+
 /// Linux's `PATH_MAX` without its final NUL would be 4095; the kernel is asked in the end, so the rounder number serves.
 pub const GUEST_PATH_BYTES_MAX: usize = 4096;
 
@@ -31,6 +33,12 @@ impl GuestPath {
             Some(position) => Err(GuestPathFault::Nul { position }),
             None => Ok(Self(path)),
         }
+    }
+
+    /// The sandbox user's home.
+    #[must_use]
+    pub fn home() -> Self {
+        Self(SANDBOX_HOME.to_owned())
     }
 
     /// As the client wrote it.

@@ -208,7 +208,7 @@ pub struct Command {
     pub stdin: Vec<u8>,
     /// Added to the environment that the agent gives every command.
     pub env: Vec<(String, String)>,
-    /// Where it starts; the home if there is none.
+    /// Where it starts; if there is none, where the image says, else in the home.
     pub working_directory: Option<GuestPath>,
     /// Who runs it.
     pub user: User,

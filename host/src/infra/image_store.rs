@@ -6,7 +6,7 @@
 //!  IMAGE_CACHE_DIR/
 //!    blobs/sha256/<hex>           what was pulled: manifests, configurations, layers
 //!    records/<hex>.json           what a reference stands for, since when
-//!    merged-v1/sha256-<hex>.erofs one file a manifest; under a shared lock while a machine uses it
+//!    merged-v2/sha256-<hex>.erofs one file a manifest; under a shared lock while a machine uses it
 //!    .lock                        shared by who pulls or merges, exclusive for who removes blobs
 //! ```
 //!
@@ -72,6 +72,8 @@ pub struct PreparedImage {
     pub erofs: PathBuf,
     /// The image's environment, names and values.
     pub env: Vec<(String, String)>,
+    /// Where the image wants commands to start: an absolute path, which need not exist.
+    pub working_directory: Option<String>,
     /// The agent that the image brings along, if it says so.
     pub agent: Option<ImageAgent>,
     /// Keeps the file where it is, in this process and against all others, for as long as it is held.

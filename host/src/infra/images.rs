@@ -185,6 +185,12 @@ impl FoundImage {
         &self.checked.env
     }
 
+    /// Where the image wants commands to start: an absolute path, which need not exist.
+    #[must_use]
+    pub fn working_directory(&self) -> Option<&str> {
+        self.checked.working_directory.as_deref()
+    }
+
     /// The agent that the image brings along, if it says so.
     #[must_use]
     pub fn agent(&self) -> Option<&ImageAgent> {

@@ -319,6 +319,7 @@ impl Vms {
                 modules: Vec::new(),
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
+                working_directory: image.working_directory,
                 hostname,
                 network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
                 ca_bundle: self.settings.ca_bundle.clone(),

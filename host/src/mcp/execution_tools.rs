@@ -41,7 +41,8 @@ pub(super) struct ExecuteArguments {
     timeout_seconds: Option<f64>,
     /// What the code reads from its standard input; at most 10 MiB. Nothing if left out.
     stdin: Option<String>,
-    /// The folder that the code starts in, absolute or relative to /home/sandbox, which it is if left out.
+    /// The folder that the code starts in, absolute or relative to /home/sandbox. If left out, it is the image's own
+    /// working directory where it has one, else /home/sandbox.
     working_directory: Option<String>,
     /// Environment variables for this call, by name; at most 256 of 64 KiB together. PATH cannot be set.
     environment: Option<BTreeMap<String, String>>,

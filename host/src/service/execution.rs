@@ -169,7 +169,8 @@ impl Execution {
                 script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
                 stdin: Vec::new(),
                 env: step.env,
-                working_directory: None,
+                // An image's own folder may hold what a package manager takes for its business.
+                working_directory: Some(GuestPath::home()),
                 user: step.user,
                 timeout: limit.saturating_sub(start.elapsed()),
                 limits: self.rules.limits,

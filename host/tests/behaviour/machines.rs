@@ -97,6 +97,7 @@ impl Machines for InProcess {
                 root: root.path().to_owned(),
                 work: Work::Caller,
                 env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+                working_directory: None,
             };
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             let serving = tokio::spawn(async move {

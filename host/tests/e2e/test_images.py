@@ -3,13 +3,16 @@
 """Images that are not ours, and images that are not images."""
 
 import hashlib
+import io
 import json
 import pathlib
 import shutil
 import struct
+import tarfile
 
 import pytest
 
+from repositories import add_layer
 from server import ROOT, image
 
 MADE_HERE = "makes an image in a folder of this machine"
@@ -46,7 +49,7 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
 async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts(serve, tmp_path, labels):
     layout = tmp_path / "image"
     shutil.copytree(ROOT / "target/images/foreign", layout)
-    relabel(layout, labels)
+    reconfigure(layout, Labels=labels)
     server = serve(IMAGE_SHELL=f"oci:{layout}", IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
     async with server.client() as tools, tools.environment("shell") as made:
         assert made["agent_origin"] == "host"
@@ -54,8 +57,52 @@ async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts
         assert ran["stdout"] == "served\n"
 
 
-def relabel(layout, labels):
-    """Gives an image other labels: a new configuration, a manifest for it, and an index for that."""
+@pytest.mark.outside(MADE_HERE)
+async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as archive:
+        for name, kind, mode in [("srv", tarfile.DIRTYPE, 0o755), ("srv/app", tarfile.DIRTYPE, 0o755), ("shut", tarfile.DIRTYPE, 0o700), ("link", tarfile.SYMTYPE, 0o777)]:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.linkname = kind, mode, "srv/app" if kind == tarfile.SYMTYPE else ""
+            # Who may remove it is who owns the folder that it is in.
+            entry.uid = entry.gid = 1000 if name.startswith("srv") else 0
+            archive.addfile(entry)
+
+    def of(folder):
+        """An image with that working directory."""
+        layout = tmp_path / folder.strip("/").replace("/", "-")
+        shutil.copytree(ROOT / "target/images/foreign", layout)
+        add_layer(layout, layer.getvalue())
+        reconfigure(layout, WorkingDir=folder)
+        return f"oci:{layout}"
+
+    # Its control group's folder is open when a command starts; that one is no place for it.
+    images = {"IMAGE_SHELL": of("/srv/app"), "IMAGE_PYTHON": of("/shut"), "IMAGE_NODE": of("/proc/self/fd/10")}
+    server = serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), **images).start()
+    async with server.client() as tools:
+        for runtime in ["python", "node"]:
+            async with tools.environment(runtime) as made:
+                assert await place(tools, made) == "/home/sandbox"
+        async with tools.environment("shell") as made:
+            assert await place(tools, made) == "/srv/app"
+            # What a call says itself, and the paths of files, count from the home as ever.
+            await tools.call("write_file", environment_id=made["environment_id"], path="sub/note", content="hello")
+            assert await place(tools, made, working_directory="sub") == "/home/sandbox/sub"
+            assert await place(tools, made, working_directory="/link") == "/srv/app"
+            ran = await tools.call("execute", environment_id=made["environment_id"], code="rmdir /srv/app && cat ~/sub/note")
+            assert ran["stdout"] == "hello", ran
+            assert await place(tools, made) == "/home/sandbox"
+
+
+async def place(tools, made, **arguments):
+    """Where a command starts."""
+    one = made["environment_id"]
+    ran = await tools.call("execute", environment_id=one, code="/bin/busybox pwd -P", language="shell", **arguments)
+    return ran["stdout"].strip()
+
+
+def reconfigure(layout, **changes):
+    """Changes an image's configuration: a new one, a manifest for it, and an index for that."""
 
     def blob(descriptor):
         return layout / "blobs" / descriptor["digest"].replace(":", "/")
@@ -70,7 +117,7 @@ def relabel(layout, labels):
 
     index = json.loads((layout / "index.json").read_bytes())
     for manifest in index["manifests"]:
-        replace(manifest, lambda content: replace(content["config"], lambda config: config["config"].update(Labels=labels)))
+        replace(manifest, lambda content: replace(content["config"], lambda config: config["config"].update(changes)))
     (layout / "index.json").write_text(json.dumps(index))
 
 

@@ -101,6 +101,7 @@ impl Preparer {
         let manifest = found.manifest().clone();
         let digest = manifest.digest().clone();
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
+        let working_directory = found.working_directory().map(str::to_owned);
         let (lease, is_new) = self.merge(found, teller).await?;
         let erofs = self.merged.path_of(&digest);
         let image = image.clone();
@@ -117,7 +118,7 @@ impl Preparer {
             Ok(())
         })
         .await?;
-        Ok((PreparedImage { erofs, env, agent, lease: Arc::new(lease) }, is_new))
+        Ok((PreparedImage { erofs, env, working_directory, agent, lease: Arc::new(lease) }, is_new))
     }
 
     /// Sees to it that of an image in a registry everything is here that is still needed.

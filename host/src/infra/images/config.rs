@@ -47,6 +47,7 @@ pub enum ConfigFault {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Checked {
     pub(super) env: Vec<(String, String)>,
+    pub(super) working_directory: Option<String>,
     pub(super) agent: Option<ImageAgent>,
 }
 
@@ -55,7 +56,22 @@ pub(super) fn check(config: &ImageConfiguration) -> Result<Checked, ConfigFault>
     let env = check_env(asked.env().as_deref().unwrap_or_default())?;
     let label = |key| asked.labels().as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
     let agent = check_agent(label(AGENT_PROTOCOL_LABEL), label(AGENT_PATH_LABEL));
-    Ok(Checked { env, agent })
+    let working_directory = check_working_directory(asked.working_dir().as_deref());
+    Ok(Checked { env, working_directory, agent })
+}
+
+/// The root is what build tools say where nobody said anything. One that makes no sense is no reason to refuse the image:
+/// commands then start in the sandbox user's home, as they do where the folder is missing in the end.
+fn check_working_directory(asked: Option<&str>) -> Option<String> {
+    let asked = asked.filter(|path| !path.trim_matches('/').is_empty())?;
+    if !is_absolute_path(asked) {
+        tracing::warn!(
+            path = shorten(asked),
+            "the image's working directory makes no sense; commands start in the home"
+        );
+        return None;
+    }
+    Some(asked.to_owned())
 }
 
 fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
@@ -121,17 +137,25 @@ mod tests {
         check_config(
             &serde_json::json!({
                 "Env": ["PATH=/usr/bin:/bin", "EMPTY=", "A=b=c"],
+                "WorkingDir": "/srv/app",
                 "Labels": {"waggle.agent.protocol": "1", "waggle.agent.path": "/usr/lib/waggle/waggle-agent"},
             }),
             &Ok(Checked {
                 env: [("PATH", "/usr/bin:/bin"), ("EMPTY", ""), ("A", "b=c")]
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .to_vec(),
+                working_directory: Some("/srv/app".to_owned()),
                 agent: Some(ImageAgent { protocol_version: 1, path: "/usr/lib/waggle/waggle-agent".to_owned() }),
             }),
         );
-        // Commands start in the sandbox user's home, so whatever the image says here is as good as anything.
-        check_config(&serde_json::json!({"WorkingDir": "srv"}), &Ok(Checked::default()));
+    }
+
+    #[test]
+    fn working_directories_that_make_no_sense_are_passed_over() {
+        let long = format!("/{}", "a".repeat(PATH_BYTES_MAX));
+        for path in ["", "/", "//", "srv", "../srv", "/a\0b", &long] {
+            check_config(&serde_json::json!({"WorkingDir": path}), &Ok(Checked::default()));
+        }
     }
 
     #[test]

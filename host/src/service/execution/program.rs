@@ -54,7 +54,8 @@ impl Execution {
             script: None,
             stdin: program.stdin,
             env: program.variables.into_pairs(),
-            working_directory: None,
+            // Where the program's file lies, if its path is relative.
+            working_directory: Some(GuestPath::home()),
             user: User::Sandbox,
             timeout: program.timeout,
             limits: self.rules.limits,
