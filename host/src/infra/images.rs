@@ -15,6 +15,7 @@ mod limits;
 mod merge;
 mod pax;
 mod source;
+mod sparse;
 mod tar_stream;
 mod tree;
 mod xattrs;
@@ -44,7 +45,7 @@ use crate::{
 };
 
 /// Changes with the rules of merging, so that images merged by other rules are not taken for current ones.
-const MERGED_FOLDER: &str = "merged-v1";
+const MERGED_FOLDER: &str = "merged-v2";
 const MERGED_SUFFIX: &str = "erofs";
 
 /// An image could not be prepared.

@@ -16,7 +16,7 @@ fn check(layout: &Layout, tag: &str, expected: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let text = chain(&runtime.block_on(layout.prepare_tag(tag)).unwrap_err());
     assert!(text.contains(expected), "{text}\nlacks: {expected}");
-    let left: Vec<_> = fs::read_dir(layout.cache().join("merged-v1"))
+    let left: Vec<_> = fs::read_dir(layout.cache().join("merged-v2"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .filter(|name| name != ".lock")

@@ -2,7 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What of an entry survives: owners, modes, times, attributes, devices, long names, compression.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    process::Command,
+};
 
 use tar::EntryType;
 
@@ -125,14 +129,72 @@ async fn each_compression_gives_the_same() {
     }
 }
 
+/// A layer that GNU tar has made of one file with many holes, and the file's content.
+fn sparse_layer(options: &[&str]) -> (Vec<u8>, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = File::create(folder.path().join("holes")).unwrap();
+    // More parts than fit the header, and than fit the first block behind it; the last one is a hole.
+    let bytes = 64 << 20;
+    file.set_len(bytes).unwrap();
+    for at in 0..40 {
+        file.write_all_at(format!("part {at}").as_bytes(), at * (1 << 20) + 4096 * (at % 3)).unwrap();
+    }
+    let tar = Command::new("tar")
+        .args(["--create", "--sparse", "--owner=0", "--group=0", "--directory"])
+        .arg(folder.path())
+        .args(options)
+        .arg("holes")
+        .output()
+        .unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    assert!((tar.stdout.len() as u64) < bytes / 10, "tar has made no holes: {}", tar.stdout.len());
+    (tar.stdout, fs::read(folder.path().join("holes")).unwrap())
+}
+
 #[tokio::test]
-async fn sparse_files_and_unknown_kinds_are_refused() {
+async fn sparse_files_of_each_kind_come_back_whole() {
+    for options in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let (tar, content) = sparse_layer(options);
+        let layout = Layout::new();
+        let layer = layout.blob("application/vnd.oci.image.layer.v1.tar", &tar);
+        layout.index(&[layout.manifest(&[layer])]);
+        let image = layout.prepare().await.unwrap_or_else(|fault| panic!("{options:?}: {}", chain(&fault)));
+        let found = tree(&image.erofs);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["holes"], "{options:?}");
+        let (_mode, found) = found["holes"].split_once(' ').unwrap();
+        assert!(found.as_bytes() == content, "{options:?}: the content differs");
+    }
+}
+
+#[tokio::test]
+async fn a_sparse_file_that_makes_no_sense_or_is_a_bomb_is_refused() {
+    let of_size = |bytes: u64| {
+        Layer::new().put("s", EntryType::GNUSparse, b"", |header| {
+            let header = header.as_gnu_mut().unwrap();
+            header.realsize[..11].copy_from_slice(format!("{bytes:011o}").as_bytes());
+        })
+    };
+    let told = "the entry \"s\" is a sparse file with a map that does not fit it";
     for (layer, expected) in [
-        (Layer::new().put("s", EntryType::GNUSparse, b"", |_| {}), r#"the entry "s" is stored as a sparse file"#),
-        (Layer::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), r#"the entry "s" is stored as a sparse file"#),
-        (Layer::new().put("v", EntryType::new(b'V'), b"", |_| {}), r#"the entry "v" has the unknown type 'V'"#),
+        (Layer::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), told),
+        (Layer::new().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,9")]).file("s", "short"), told),
+        (Layer::new().pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9")]).file("s", "1\n0\n9\n"), told),
+        (Layer::new().pax(&[("GNU.sparse.map", b"0,x")]).file("s", ""), "the value of GNU.sparse.map is not a number"),
+        (of_size(1 << 30), "it expands to more than 200 times its size"),
     ] {
         let text = chain(&Layout::of(vec![layer]).prepare().await.unwrap_err());
         assert!(text.contains(expected), "{text}");
     }
+}
+
+#[tokio::test]
+async fn unknown_kinds_are_refused() {
+    let layer = Layer::new().put("v", EntryType::new(b'V'), b"", |_| {});
+    let text = chain(&Layout::of(vec![layer]).prepare().await.unwrap_err());
+    assert!(text.contains(r#"the entry "v" has the unknown type 'V'"#), "{text}");
 }

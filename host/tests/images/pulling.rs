@@ -45,7 +45,7 @@ pub(crate) async fn pull(store: &ImageStore, reference: &str) -> Result<String, 
 /// Files that are not where whole ones are.
 fn unfinished(cache: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for folder in ["blobs", "blobs/sha256", "records", "merged-v1"] {
+    for folder in ["blobs", "blobs/sha256", "records", "merged-v2"] {
         let names = fs::read_dir(cache.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
         found.extend(names.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with(".draft")));
     }
@@ -189,8 +189,8 @@ async fn a_blob_that_was_damaged_in_the_cache_is_dropped_and_fetched_again() {
     let reference = registry.tag("v1", &manifest);
     let store = store(&layout);
     drop(store.prepare(&reference.parse().unwrap()).await.unwrap());
-    fs::remove_dir_all(layout.cache().join("merged-v1")).unwrap();
-    fs::create_dir(layout.cache().join("merged-v1")).unwrap();
+    fs::remove_dir_all(layout.cache().join("merged-v2")).unwrap();
+    fs::create_dir(layout.cache().join("merged-v2")).unwrap();
     let blob = layout.cache().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
     let length = blob.metadata().unwrap().len();
     fs::write(&blob, vec![7; usize::try_from(length).unwrap()]).unwrap();

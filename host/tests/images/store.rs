@@ -112,7 +112,7 @@ async fn callers_of_one_image_get_one_file() {
     let paths = [found.0.unwrap().erofs, found.1.unwrap().erofs, found.2.unwrap().erofs];
     assert_eq!(paths[0], paths[1]);
     assert_eq!(paths[0], paths[2]);
-    assert_eq!(names(&layout.cache().join("merged-v1")), [paths[0].file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(names(&layout.cache().join("merged-v2")), [paths[0].file_name().unwrap().to_str().unwrap()]);
 }
 
 #[tokio::test]
@@ -131,14 +131,14 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
     }
     let found = store.prepare(&image).await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
     assert_eq!(tree(&found.erofs)["a"].len(), "644 ".len() + (8 << 20));
-    assert_eq!(names(&layout.cache().join("merged-v1")), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(names(&layout.cache().join("merged-v2")), [found.erofs.file_name().unwrap().to_str().unwrap()]);
 }
 
 #[tokio::test]
 async fn what_the_dead_left_is_cleared_away_and_what_the_living_write_is_not() {
     let layout = Layout::of(vec![Layer::new().file("a", "x")]);
     let found = layout.prepare().await.unwrap();
-    let folder = layout.cache().join("merged-v1");
+    let folder = layout.cache().join("merged-v2");
     fs::write(folder.join(".draft-dead"), "half").unwrap();
     let living = fs::File::create(folder.join(".draft-living")).unwrap();
     living.lock().unwrap();

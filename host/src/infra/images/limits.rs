@@ -69,6 +69,9 @@ pub(super) const SYMLINKS_FOLLOWED_MAX: u32 = 40;
 /// Bytes of one pax or GNU extension header: it is read into memory. Go's archive/tar allows 1 MiB as well.
 pub(super) const TAR_EXTENSION_BYTES_MAX: u64 = MIB;
 
+/// Parts of a sparse file; their map is read into memory, 32 bytes each. A file system's image has some thousands.
+pub(super) const SPARSE_PARTS_MAX: usize = 65_536;
+
 /// Bytes of one file's extended attributes, names included. ext4 allows 4 KiB, and file capabilities take 20 bytes.
 pub(super) const XATTR_BYTES_MAX: usize = 16 * 1024;
 

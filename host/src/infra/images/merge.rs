@@ -187,6 +187,11 @@ impl Merge {
         while let Some(entry) = archive.next_entry().map_err(|source| LayerFault::Tar { source })? {
             let mut extent = Extent::default();
             if let TarKind::File { bytes } = entry.kind {
+                // They take no room in the archive, and as much as others in the image.
+                archive
+                    .reader()
+                    .count(entry.hole_bytes)
+                    .map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
                 extent = Extent { offset: self.spooled_bytes, bytes };
                 self.spool_content(archive.content())?;
             }
@@ -253,10 +258,14 @@ impl Read for Expanded<'_> {
             return Err(io::Error::other("it was called off"));
         }
         let read = self.decoded.read(buffer)?;
-        self.bytes = self.bytes.saturating_add(read as u64);
-        if self.bytes > self.bytes_max {
-            return Err(io::Error::other("it expands beyond its limit"));
-        }
+        self.count(read as u64)?;
         Ok(read)
+    }
+}
+
+impl Expanded<'_> {
+    fn count(&mut self, bytes: u64) -> io::Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.bytes_max { Err(io::Error::other("it expands beyond its limit")) } else { Ok(()) }
     }
 }

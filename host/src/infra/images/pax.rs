@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Records of a pax extended header (POSIX.1-2017, pax, "pax Extended Header"): `LENGTH KEY=VALUE\n`.
 
+use super::sparse::SparseRecords;
+
 /// Extended attributes, as GNU tar, Go and the image specification store them.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
@@ -37,7 +39,7 @@ pub(super) struct PaxRecords {
     /// Seconds and nanoseconds since the epoch.
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: bool,
+    pub(super) sparse: Option<SparseRecords>,
 }
 
 pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
@@ -59,8 +61,8 @@ pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
                     records.xattrs.push((name.to_vec(), value.to_vec()));
-                } else if key.starts_with(SPARSE_PREFIX) {
-                    records.sparse = true;
+                } else if let Some(key) = key.strip_prefix(SPARSE_PREFIX) {
+                    records.sparse.get_or_insert_default().add(key, value)?;
                 }
             }
         }
@@ -78,11 +80,11 @@ fn split_record(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.is_empty()).then_some((key, value.get(1..)?, after))
 }
 
-fn without_nul(key: &'static str, value: &[u8]) -> Result<Vec<u8>, PaxFault> {
+pub(super) fn without_nul(key: &'static str, value: &[u8]) -> Result<Vec<u8>, PaxFault> {
     if value.contains(&0) { Err(PaxFault::Nul { key }) } else { Ok(value.to_vec()) }
 }
 
-fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
+pub(super) fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(PaxFault::Number { key })
 }
 

@@ -127,6 +127,10 @@ fn index(file: &File) -> Result<Option<HashMap<Vec<u8>, Member>>, TarFault> {
     let mut members = HashMap::new();
     while let Some(entry) = archive.next_entry()? {
         let TarKind::File { bytes } = entry.kind else { continue };
+        // Its content does not lie there as it is. Tools that write layouts write none of these.
+        if entry.hole_bytes > 0 {
+            continue;
+        }
         let offset = archive.reader().stream_position().map_err(read_fault)?;
         if offset.checked_add(bytes).is_none_or(|end| end > file_bytes) {
             return Err(TarFault::Truncated);

@@ -4,7 +4,7 @@
 //!
 //! The crate `tar` reads extension headers of any length into memory and splits pax records at line breaks, which
 //! breaks binary attributes; so only its header decoding is used. Where tar dialects differ this follows Go's
-//! archive/tar, which the image tools use. Sparse files are refused: those tools do not write them.
+//! archive/tar, which the image tools use.
 
 use std::io::{self, Read};
 
@@ -13,6 +13,7 @@ use tar::{EntryType, Header};
 use super::{
     limits::TAR_EXTENSION_BYTES_MAX,
     pax::{self, PaxFault, PaxRecords},
+    sparse::{Span, SparseCursor, SparseMap},
 };
 
 const BLOCK_BYTES: usize = 512;
@@ -58,8 +59,8 @@ pub enum TarFault {
         /// The type flag.
         kind: char,
     },
-    /// A sparse file.
-    #[error("the entry {name:?} is stored as a sparse file, which is not supported; write the layer without --sparse")]
+    /// A sparse file whose parts are nowhere.
+    #[error("the entry {name:?} is a sparse file with a map that does not fit it")]
     Sparse {
         /// Its name.
         name: String,
@@ -81,6 +82,8 @@ pub enum TarFault {
 pub(super) struct TarEntry {
     pub(super) path: Vec<u8>,
     pub(super) kind: TarKind,
+    /// Bytes of a file that the archive does not hold, because they are zeros.
+    pub(super) hole_bytes: u64,
     pub(super) permissions: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -116,6 +119,8 @@ pub(super) struct TarStream<R> {
     skip: Skip<R>,
     content_left: u64,
     padding: u64,
+    /// Where the content that is left belongs, if its file has holes.
+    sparse: Option<SparseCursor>,
     entries: u64,
 }
 
@@ -130,7 +135,7 @@ impl<R: Read> TarStream<R> {
 
     /// Passes over content by `skip`, for readers that can seek.
     pub(super) fn with_skip(reader: R, skip: Skip<R>) -> Self {
-        Self { reader, skip, content_left: 0, padding: 0, entries: 0 }
+        Self { reader, skip, content_left: 0, padding: 0, sparse: None, entries: 0 }
     }
 
     pub(super) fn reader(&mut self) -> &mut R {
@@ -168,39 +173,19 @@ impl<R: Read> TarStream<R> {
     }
 
     fn entry(&mut self, header: &Header, bytes: u64, extensions: Extensions) -> Result<TarEntry, TarFault> {
-        let Extensions { long_path, long_link, pax } = extensions;
-        let path = pax.path.or(long_path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let Extensions { long_path, long_link, mut pax } = extensions;
+        let sparse_name = pax.sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let path = sparse_name.or(pax.path.take()).or(long_path).unwrap_or_else(|| header.path_bytes().into_owned());
         let name = String::from_utf8_lossy(&path).into_owned();
-        if pax.sparse || header.entry_type().is_gnu_sparse() {
-            return Err(TarFault::Sparse { name });
-        }
-        let link = || pax.link_path.or(long_link).or_else(|| header.link_name_bytes().map(Into::into));
-        let device = || -> Result<(u32, u32), TarFault> {
-            let major = self.number(header.device_major())?.unwrap_or(0);
-            let minor = self.number(header.device_minor())?.unwrap_or(0);
-            Ok((major, minor))
-        };
-        let kind = match header.entry_type() {
-            // Before POSIX a folder was a file with a slash at the end of its name.
-            EntryType::Regular if header.as_bytes().get(156) == Some(&0) && path.ends_with(b"/") => TarKind::Folder,
-            EntryType::Regular | EntryType::Continuous => TarKind::File { bytes: pax.bytes.unwrap_or(bytes) },
-            EntryType::Directory => TarKind::Folder,
-            EntryType::Symlink => TarKind::Symlink { target: link().unwrap_or_default() },
-            EntryType::Link => TarKind::HardLink { target: link().unwrap_or_default() },
-            EntryType::Char => device().map(|(major, minor)| TarKind::CharDevice { major, minor })?,
-            EntryType::Block => device().map(|(major, minor)| TarKind::BlockDevice { major, minor })?,
-            EntryType::Fifo => TarKind::Fifo,
-            // The first four were told apart above.
-            other @ (EntryType::GNULongName
-            | EntryType::GNULongLink
-            | EntryType::XHeader
-            | EntryType::XGlobalHeader
-            | EntryType::GNUSparse
-            | _) => return Err(TarFault::Kind { name, kind: char::from(other.as_byte()) }),
-        };
+        let link = pax.link_path.take().or(long_link);
+        let mut kind = self.kind(header, &name, link, pax.bytes.unwrap_or(bytes))?;
+        let mut hole_bytes = 0;
         // The other kinds have no content, whatever their header says.
-        if let TarKind::File { bytes } = &kind {
-            self.expect_content(*bytes);
+        if let TarKind::File { bytes } = &mut kind
+            && let Some(map) = self.expect_file(header, &pax, *bytes, &name)?
+        {
+            (*bytes, hole_bytes) = (map.bytes, map.hole_bytes);
+            self.sparse = Some(SparseCursor::new(map));
         }
         let narrow =
             |what, value: u64| u32::try_from(value).map_err(|_| TarFault::Number { name: name.clone(), what, value });
@@ -208,9 +193,12 @@ impl<R: Read> TarStream<R> {
             Some(mtime) => mtime,
             None => (self.number(header.mtime())?.cast_signed(), 0),
         };
-        let permissions = self.number(header.mode())? & 0o7777;
+        // Symbolic links have no other in Linux, whatever an archive says.
+        let is_symlink = matches!(kind, TarKind::Symlink { .. });
+        let permissions = if is_symlink { 0o777 } else { self.number(header.mode())? & 0o7777 };
         Ok(TarEntry {
             kind,
+            hole_bytes,
             permissions: u16::try_from(permissions).unwrap_or(0),
             uid: narrow("owner", pax.uid.map_or_else(|| self.number(header.uid()), Ok)?)?,
             gid: narrow("group", pax.gid.map_or_else(|| self.number(header.gid()), Ok)?)?,
@@ -221,9 +209,57 @@ impl<R: Read> TarStream<R> {
         })
     }
 
+    /// `bytes` is what a file has in the archive, `link` the target that extension headers name.
+    fn kind(&self, header: &Header, name: &str, link: Option<Vec<u8>>, bytes: u64) -> Result<TarKind, TarFault> {
+        let link = || link.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
+        let device = || -> Result<(u32, u32), TarFault> {
+            let major = self.number(header.device_major())?.unwrap_or(0);
+            let minor = self.number(header.device_minor())?.unwrap_or(0);
+            Ok((major, minor))
+        };
+        Ok(match header.entry_type() {
+            // Before POSIX a folder was a file with a slash at the end of its name.
+            EntryType::Regular if header.as_bytes().get(156) == Some(&0) && name.ends_with('/') => TarKind::Folder,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => TarKind::File { bytes },
+            EntryType::Directory => TarKind::Folder,
+            EntryType::Symlink => TarKind::Symlink { target: link() },
+            EntryType::Link => TarKind::HardLink { target: link() },
+            EntryType::Char => device().map(|(major, minor)| TarKind::CharDevice { major, minor })?,
+            EntryType::Block => device().map(|(major, minor)| TarKind::BlockDevice { major, minor })?,
+            EntryType::Fifo => TarKind::Fifo,
+            // The first four were told apart before.
+            other @ (EntryType::GNULongName
+            | EntryType::GNULongLink
+            | EntryType::XHeader
+            | EntryType::XGlobalHeader
+            | _) => return Err(TarFault::Kind { name: name.to_owned(), kind: char::from(other.as_byte()) }),
+        })
+    }
+
+    /// A file's content follows, `stored` bytes of it. Gives the map if there is more of the file than that.
+    fn expect_file(
+        &mut self,
+        header: &Header,
+        pax: &PaxRecords,
+        stored: u64,
+        name: &str,
+    ) -> Result<Option<SparseMap>, TarFault> {
+        let map = if header.entry_type().is_gnu_sparse() {
+            let reader = &mut self.reader;
+            let map = SparseMap::of_header(header, stored, |block| reader.read_exact(block)).map_err(read_fault)?;
+            self.expect_content(stored);
+            map
+        } else {
+            self.expect_content(stored);
+            let Some(sparse) = &pax.sparse else { return Ok(None) };
+            sparse.map(self.content(), stored).map_err(read_fault)?
+        };
+        map.map(Some).ok_or_else(|| TarFault::Sparse { name: name.to_owned() })
+    }
+
     fn next_header(&mut self) -> Result<Option<Header>, TarFault> {
         let left = self.content_left.saturating_add(self.padding);
-        (self.content_left, self.padding) = (0, 0);
+        (self.content_left, self.padding, self.sparse) = (0, 0, None);
         if left > 0 {
             (self.skip)(&mut self.reader, left).map_err(read_fault)?;
         }
@@ -261,23 +297,34 @@ impl<R: Read> TarStream<R> {
     }
 }
 
-/// An entry's content. A stream that ends within it is an error, never an end.
+/// An entry's content, holes filled with zeros. A stream that ends within it is an error, never an end.
 pub(super) struct Content<'a, R> {
     stream: &'a mut TarStream<R>,
 }
 
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.stream.content_left).unwrap_or(usize::MAX).min(buffer.len());
-        let Some(buffer) = buffer.get_mut(..wanted) else { return Ok(0) };
-        if buffer.is_empty() {
-            return Ok(0);
+        let TarStream { reader, content_left, sparse, .. } = &mut *self.stream;
+        let (is_held, left) = match sparse.as_mut().map(SparseCursor::next) {
+            None => (true, *content_left),
+            Some(Span::Held(bytes)) => (true, bytes),
+            Some(Span::Zeros(bytes)) => (false, bytes),
+        };
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
+        let mut read = buffer.len();
+        if is_held {
+            read = reader.read(buffer)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            *content_left = content_left.saturating_sub(read as u64);
+        } else {
+            buffer.fill(0);
         }
-        let read = self.stream.reader.read(buffer)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if let Some(sparse) = sparse {
+            sparse.advance(read as u64);
         }
-        self.stream.content_left = self.stream.content_left.saturating_sub(read as u64);
         Ok(read)
     }
 }
