@@ -1,0 +1,178 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Merged images against an independent unpacker: every path, mode, owner, size, target, time, attribute and content."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+
+import pytest
+
+from server import ROOT
+from unpacked import differences, merge, mounted, tree, unpack
+
+pytestmark = pytest.mark.outside("mounts images on this machine")
+
+# Lines of a failure; what is wrong with one file is often wrong with all.
+SHOWN = 40
+# A capability (CAP_NET_RAW, permitted and effective) and an ACL that says no more than the mode, as the kernel has them.
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
+ACL = bytes.fromhex("02000000" + "01000600ffffffff" + "04000400ffffffff" + "20000400ffffffff")
+
+
+def compare(layout, folder):
+    """Unpacks and merges an image; fails with what differs, and returns its paths."""
+    unpacked = tree(unpack(layout, folder / "bundle"))
+    with mounted(merge(layout, folder / "cache"), folder / "mounted") as root:
+        merged = tree(root)
+    lines = differences(unpacked, merged)
+    rest = f"\n… and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    assert not lines, f"{len(lines)} differences:\n" + "\n".join(lines[:SHOWN]) + rest
+    return merged
+
+
+@pytest.mark.parametrize("name", ["base", "python", "node", "shell", "foreign"])
+def test_a_merged_image_is_what_another_unpacker_makes_of_it(name, tmp_path):
+    merged = compare(ROOT / "target/images" / name, tmp_path)
+    assert any(facts.kind == "file" and facts.mode == "0755" for facts in merged.values())
+
+
+def test_a_merged_image_of_every_oddity_is_what_another_unpacker_makes_of_it(tmp_path):
+    merged = compare(odd_image(tmp_path / "layout", tmp_path / "sparse"), tmp_path)
+    assert merged["bin/su"].mode == "4755" and merged["tmp"].mode == "1777" and merged["bin/nobody"].mode == "0000"
+    assert merged["bin/ping"].xattrs == {"security.capability": CAPABILITY, "user.note": b"a\nb=\0"}
+    assert merged["link"].target == "usr/lib" and merged["usr/lib/through"].kind == "file"
+    assert merged["was-link/inside"].kind == "file" and merged["was-folder"].target == "usr"
+    assert merged["opaque/new"].kind == "file" and "opaque/old" not in merged and "opaque/sub" not in merged
+    assert "gone" not in merged and "gone-folder" not in merged and merged["back"].kind == "folder"
+    assert merged["sparse"].size == 8 << 20
+    assert merged["block"].device == "259:70000"
+
+
+def odd_image(layout, scratch):
+    """An image with what an image can have, in three layers and as gzip, plain tar and gzip."""
+    first, second = Layer(), Layer()
+    first.add(".", tarfile.DIRTYPE, mtime=1.25)
+    for folder in ["bin", "usr", "usr/lib", "was-folder", "opaque", "opaque/sub", "gone-folder", "kept", "both"]:
+        first.add(folder, tarfile.DIRTYPE)
+    first.add("tmp", tarfile.DIRTYPE, mode=0o1777)
+    first.add("shared", tarfile.DIRTYPE, mode=0o2775, gid=50)
+    first.add("bin/su", content=b"su", mode=0o4755)
+    first.add("bin/nobody", content=b"secret", mode=0)
+    first.add("bin/all", content=b"", mode=0o7777, uid=70_000, gid=3_000_000_000)
+    first.add("bin/ping", content=b"ping", xattrs={"security.capability": CAPABILITY, "user.note": b"a\nb=\0"})
+    first.add("bin/acl", content=b"acl", mode=0o644, xattrs={"system.posix_acl_access": ACL})
+    first.add("kept/attributes", tarfile.DIRTYPE, xattrs={"user.a": b"y", "trusted.b": b"x" * 3000})
+    first.add("trusted-link", tarfile.SYMTYPE, target="nowhere", xattrs={"trusted.c": b"on a link"})
+    first.add("before-the-epoch", content=b"", mtime=-1.5)
+    first.add("after-2106", content=b"", mtime=2**33)
+    first.add("nanoseconds", content=b"", mtime="1700000000.123456789")
+    first.add("d" * 200 + "/" + "f" * 255, content=b"long", parents=True)
+    first.add("é ű\n\t'\"\\", content=b"name")
+    first.add("long-link", tarfile.SYMTYPE, target="t" * 3000)
+    for bytes in [1, 4095, 4096, 4097, 70_000]:
+        first.add(f"size-{bytes}", content=os.urandom(bytes))
+    first.add("hard", tarfile.LNKTYPE, target="bin/su")
+    first.add("hard-to-link", tarfile.LNKTYPE, target="long-link")
+    first.add("char", tarfile.CHRTYPE, device=(1, 3), mode=0o666)
+    first.add("block", tarfile.BLKTYPE, device=(259, 70_000), mode=0o660, gid=6)
+    first.add("pipe", tarfile.FIFOTYPE, mode=0o600)
+    first.add("link", tarfile.SYMTYPE, target="usr/lib")
+    first.add("was-link", tarfile.SYMTYPE, target="usr")
+    first.add("was-file", content=b"file")
+    for name in ["was-folder/old", "opaque/old", "opaque/sub/old", "gone-folder/old", "gone", "both/old", "twice"]:
+        first.add(name, content=name.encode())
+    first.add("back", content=b"file")
+
+    second.add("was-link", tarfile.DIRTYPE)
+    second.add("was-link/inside", content=b"a folder's")
+    second.add("was-folder", tarfile.SYMTYPE, target="usr")
+    second.add("was-file", tarfile.DIRTYPE, mode=0o700)
+    second.add("link/through", content=b"through a link")
+    second.add("opaque", tarfile.DIRTYPE, mode=0o711)
+    second.add("opaque/new", content=b"new")
+    second.add("opaque/.wh..wh..opq")
+    second.add(".wh.gone")
+    second.add(".wh.gone-folder")
+    second.add(".wh.never-was")
+    second.add(".wh.back")
+    second.add("back", tarfile.DIRTYPE)
+    second.add("both", tarfile.DIRTYPE, mode=0o750, uid=7, mtime=5)
+    second.add("both/new", content=b"new")
+    second.add("kept/new", content=b"in a folder that this layer does not name")
+    second.add("hard-below", tarfile.LNKTYPE, target="bin/ping")
+    second.add("twice", content=b"first")
+    second.add("twice", content=b"second", mode=0o600)
+    return write_layout(layout, [first.end(), second.end(), sparse_layer(scratch)])
+
+
+class Layer:
+    """A layer's archive."""
+
+    def __init__(self):
+        self.data = io.BytesIO()
+        self.archive = tarfile.open(fileobj=self.data, mode="w", format=tarfile.PAX_FORMAT)
+
+    def add(
+        self, name, kind=tarfile.REGTYPE, content=b"", mode=None, uid=0, gid=0, mtime=1_700_000_000, target="", device=(0, 0), xattrs=None, parents=False
+    ):
+        if parents:
+            self.add(os.path.dirname(name), tarfile.DIRTYPE)
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.size, entry.linkname = kind, len(content), target
+        entry.mode = mode if mode is not None else 0o755 if kind == tarfile.DIRTYPE else 0o644
+        entry.uid, entry.gid = uid, gid
+        entry.devmajor, entry.devminor = device
+        # As text, or it would go through a float.
+        entry.pax_headers = {"mtime": str(mtime)}
+        # Attributes are bytes, which tarfile takes as text with the bytes that are none escaped.
+        for key, value in (xattrs or {}).items():
+            entry.pax_headers[f"SCHILY.xattr.{key}"] = value.decode("utf-8", "surrogateescape")
+        self.archive.addfile(entry, io.BytesIO(content))
+
+    def end(self):
+        self.archive.close()
+        return self.data.getvalue()
+
+
+def sparse_layer(folder):
+    """GNU tar writes holes down, and other programs don't."""
+    folder.mkdir()
+    with open(folder / "sparse", "wb") as file:
+        for at in range(0, 6 << 20, 1 << 20):
+            file.seek(at + 5000)
+            file.write(b"data")
+        file.truncate(8 << 20)
+    command = ["tar", "--create", "--sparse", "--format=posix", "--sparse-version=1.0", "--owner=0", "--group=0", "sparse"]
+    layer = subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
+    assert len(layer) < 1 << 20
+    return layer
+
+
+def write_layout(layout, layers):
+    """A layout with one image of these archives, every second one compressed."""
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def put(media_type, data):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    packed = [
+        put("layer.v1.tar+gzip", gzip.compress(layer)) if at % 2 == 0 else put("layer.v1.tar", layer)
+        for at, layer in enumerate(layers)
+    ]
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    config = put("config.v1+json", json.dumps(config).encode())
+    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": packed}
+    tag = {"annotations": {"org.opencontainers.image.ref.name": "latest"}}
+    index = {"schemaVersion": 2, "manifests": [put("manifest.v1+json", json.dumps(manifest).encode()) | tag]}
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    return layout

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images as two programs see them that share nothing: unpacked by umoci, and merged by waggle and mounted by the kernel."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import stat
+import subprocess
+
+from server import BINARY
+
+KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "pipe",
+}
+# What images lose on purpose; images/README.md says so.
+DROPPED_XATTRS = ("system.posix_acl_access", "system.posix_acl_default", "trusted.overlay.")
+HASHED_BYTES = 1 << 20
+# Of a fact, in a line that says that it differs.
+SHOWN_CHARS = 200
+
+
+@dataclasses.dataclass
+class Facts:
+    """All of a path that an image can say. Hard links are files of their own, so links are not counted."""
+
+    kind: str
+    mode: str
+    owner: str
+    mtime_ns: int
+    xattrs: dict
+    size: int | None = None
+    sha256: str | None = None
+    target: str | None = None
+    device: str | None = None
+
+
+def unpack(layout, folder):
+    """Has umoci unpack a layout's image; its owners and devices take root."""
+    assert os.geteuid() == 0, "to unpack and mount images takes root: run the end-to-end tests as root"
+    subprocess.run(["umoci", "unpack", "--image", f"{layout}:latest", folder], check=True)
+    return pathlib.Path(folder) / "rootfs"
+
+
+def merge(layout, cache):
+    """Has waggle merge a layout's image, and returns the file."""
+    subprocess.run([BINARY, "image", "pull", f"oci:{layout}", "--image-cache-dir", cache], check=True, stdout=subprocess.DEVNULL)
+    (erofs,) = pathlib.Path(cache).glob("merged-*/*.erofs")
+    return erofs
+
+
+@contextlib.contextmanager
+def mounted(erofs, folder):
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", erofs, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def tree(root):
+    """The facts of everything below a folder, the folder included, by path."""
+    found = {".": facts(root)}
+    ahead = [str(root)]
+    while ahead:
+        for entry in os.scandir(ahead.pop()):
+            found[os.path.relpath(entry.path, root)] = facts(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                ahead.append(entry.path)
+    return found
+
+
+def facts(path):
+    found = os.lstat(path)
+    kind = stat.S_IFMT(found.st_mode)
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(DROPPED_XATTRS)]
+    told = Facts(
+        kind=KINDS.get(kind, oct(kind)),
+        mode=f"{stat.S_IMODE(found.st_mode):04o}",
+        owner=f"{found.st_uid}:{found.st_gid}",
+        mtime_ns=found.st_mtime_ns,
+        xattrs={name: os.getxattr(path, name, follow_symlinks=False) for name in names},
+    )
+    if kind == stat.S_IFREG:
+        told.size, told.sha256 = found.st_size, sha256(path)
+    elif kind == stat.S_IFLNK:
+        told.target = os.readlink(path)
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        told.device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return told
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(HASHED_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def differences(unpacked, merged):
+    """One line for each fact that is not the same in both."""
+    lines = [f"{path}: missing in the merged image" for path in sorted(unpacked.keys() - merged.keys())]
+    lines += [f"{path}: only in the merged image" for path in sorted(merged.keys() - unpacked.keys())]
+    for path in sorted(unpacked.keys() & merged.keys()):
+        one, other = dataclasses.asdict(unpacked[path]), dataclasses.asdict(merged[path])
+        unequal = [fact for fact in one if one[fact] != other[fact]]
+        lines += [f"{path}: {fact} {short(one[fact])} unpacked, {short(other[fact])} merged" for fact in unequal]
+    return lines
+
+
+def short(value):
+    """Attributes can have some KiB."""
+    text = str(value)
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
