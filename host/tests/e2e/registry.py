@@ -5,6 +5,7 @@
 import base64
 import json
 import pathlib
+import ssl
 import subprocess
 import tempfile
 import time
@@ -20,10 +21,12 @@ READY_S = 20
 
 
 class Registry:
-    """A registry that asks for a password, or does not."""
+    """A registry that asks for a password, or does not; it has TLS with a private authority's certificate, or none."""
 
-    def __init__(self, folder, password=False):
+    def __init__(self, folder, password=False, tls=False):
         self.folder = pathlib.Path(folder)
+        # The certificate to trust.
+        self.authority = None
         self.host = f"127.0.0.1:{free_port()}"
         self.password = password
         settings = {
@@ -35,6 +38,9 @@ class Registry:
         if password:
             (self.folder / "htpasswd").write_text(HTPASSWD)
             settings["auth"] = {"htpasswd": {"realm": "hive", "path": str(self.folder / "htpasswd")}}
+        if tls:
+            self.authority = self.folder / "authority.pem"
+            settings["http"]["tls"] = self.certificate()
         # JSON is YAML.
         (self.folder / "config.yml").write_text(json.dumps(settings))
         with open(self.folder / "log", "wb") as log:
@@ -49,18 +55,37 @@ class Registry:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "docker-registry did not get ready"
             try:
-                with urllib.request.urlopen(f"http://{self.host}/v2/", timeout=5):
+                context = ssl.create_default_context(cafile=self.authority) if self.authority else None
+                scheme = "https" if self.authority else "http"
+                with urllib.request.urlopen(f"{scheme}://{self.host}/v2/", timeout=5, context=context):
                     return
             except urllib.error.HTTPError:
                 return
             except OSError:
                 time.sleep(0.05)
 
+    def certificate(self):
+        """Makes an authority, and has it issue a certificate."""
+        key, request, certificate = (self.folder / name for name in ("key.pem", "request.pem", "certificate.pem"))
+        authority_key = self.folder / "authority-key.pem"
+        new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+        ca = ["-x509", "-days", "2", "-subj", "/CN=hive authority", "-keyout", authority_key, "-out", self.authority]
+        sign = "openssl x509 -req -days 2 -CAcreateserial -extfile /dev/stdin"
+        files = ["-in", request, "-CA", self.authority, "-CAkey", authority_key, "-out", certificate]
+        for command, extensions in [
+            ([*new.split(), *ca], None),
+            ([*new.split(), "-subj", "/CN=hive", "-keyout", key, "-out", request], None),
+            ([*sign.split(), *files], b"subjectAltName=IP:127.0.0.1\n"),
+        ]:
+            subprocess.run(command, input=extensions, check=True, capture_output=True)
+        return {"certificate": str(certificate), "key": str(key)}
+
     def push(self, name):
         """Pushes an image of ours, and returns its reference."""
         reference = f"{self.host}/hive/{name}:v1"
         login = ["--dest-creds", f"{USER}:{PASSWORD}"] if self.password else []
         source = f"oci:{ROOT / 'target/images' / name}:latest"
+        # It is no test of skopeo.
         command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *login, source]
         subprocess.run([*command, f"docker://{reference}"], check=True)
         return reference

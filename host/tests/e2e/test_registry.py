@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from registry import Registry
-from server import BINARY
+from registry import PASSWORD, USER, Registry
+from server import BINARY, ROOT
 
 pytestmark = pytest.mark.outside("runs a registry on this machine")
 
@@ -20,10 +20,10 @@ def registries(tmp_path):
     """Makes registries that end with the test."""
     running = []
 
-    def make(password=False):
+    def make(**how):
         folder = tmp_path / f"registry-{len(running)}"
         folder.mkdir()
-        running.append(Registry(folder, password))
+        running.append(Registry(folder, **how))
         return running[-1]
 
     yield make
@@ -40,6 +40,7 @@ def image(tmp_path):
         known = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
         ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=known | environment)
         assert (ran.returncode != 0) == fails, ran.stderr
+        assert PASSWORD not in ran.stdout + ran.stderr
         return ran.stderr if fails else ran.stdout
 
     return run
@@ -89,6 +90,26 @@ async def test_an_image_is_pulled_used_and_kept(serve, registries, image, tmp_pa
     assert "failed to reach the registry" in fault and "skopeo copy" in fault
 
 
+async def test_a_create_tells_its_client_how_far_the_pull_is(serve, registries, tmp_path):
+    reference = registries().push("shell")
+    server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    heard = []
+
+    async def listen(progress, total, message):
+        heard.append((progress, total, message))
+
+    async with server.client() as tools:
+        made = await tools.client.call_tool("create_environment", {"runtime": "shell"}, progress_callback=listen)
+        assert made.structured_content["status"] == "running"
+        told = [message for _, _, message in heard]
+        pulled = [re.search(r"^pulling .*\(([\d.]+) of ([\d.]+) MB\)", message) for message in told]
+        parts = [(float(found[1]), float(found[2])) for found in pulled if found]
+        assert parts and all(part <= whole for part, whole in parts) and parts == sorted(parts), told
+        progress = [progress for progress, _, _ in heard]
+        assert progress == sorted(set(progress)) and progress[-1] < heard[-1][1], heard
+        await tools.call("destroy_environment", environment_id=made.structured_content["environment_id"])
+
+
 async def test_a_registry_with_a_password_wants_to_see_it(serve, registries, image):
     registry = registries(password=True)
     reference = registry.push("foreign")
@@ -99,6 +120,58 @@ async def test_a_registry_with_a_password_wants_to_see_it(serve, registries, ima
     assert pulled["references"] == [reference]
     # It says what it does where nobody sees a bar, and results go elsewhere.
     assert image("inspect", reference, "--json").startswith("{")
+
+
+def test_a_registry_of_a_private_authority_is_trusted_once_that_is(registries, image):
+    registry = registries(password=True, tls=True)
+    reference = registry.push("foreign")
+    known = {"REGISTRY_AUTH_FILE": str(registry.auth_file())}
+    # On this machine, plain HTTP would do; who speaks TLS has to do it right all the same.
+    fault = image("pull", reference, fails=True, **known)
+    assert f"the certificate of the registry {registry.host} is not trusted" in fault and "SSL_CERT_FILE" in fault
+    assert "UnknownIssuer" in fault
+    pulled = json.loads(image("pull", reference, "--json", SSL_CERT_FILE=str(registry.authority), **known))
+    assert pulled["references"] == [reference]
+
+
+HELPER = """#!/bin/sh
+# Speaks docker's protocol of credential helpers: the action is the argument, the server comes on stdin.
+read -r server
+echo "$1 $server" >>"$0.asked"
+[ "$server" = SERVER ] || { echo 'credentials not found in native keychain'; exit 1; }
+echo '{"ServerURL":"SERVER","Username":"USER","Secret":"PASSWORD"}'
+"""
+
+
+@pytest.mark.parametrize("entry", [{"credHelpers": {"HOST": "hive"}}, {"credsStore": "hive"}], ids=["of a registry", "of all"])
+def test_a_credential_helper_is_asked_and_nothing_it_says_is_told(registries, image, tmp_path, entry):
+    registry, other = registries(password=True), registries(password=True)
+    reference, unknown = registry.push("foreign"), other.push("foreign")
+    (tmp_path / "config.json").write_text(json.dumps(entry).replace("HOST", registry.host))
+    helper = tmp_path / "docker-credential-hive"
+    helper.write_text(HELPER.replace("SERVER", registry.host).replace("USER", USER).replace("PASSWORD", PASSWORD))
+    helper.chmod(0o755)
+    known = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "DOCKER_CONFIG": str(tmp_path),
+        "HOME": "/nonexistent",
+        "XDG_RUNTIME_DIR": "/nonexistent",
+        "RUST_LOG": "debug",
+    }
+    assert json.loads(image("pull", reference, "--json", **known))["references"] == [reference]
+    assert (tmp_path / "docker-credential-hive.asked").read_text() == f"get {registry.host}\n"
+    fault = image("pull", unknown, fails=True, **known)
+    assert "no credentials for it were found" in fault
+
+
+def test_the_images_that_are_built_can_be_pushed(registries, image):
+    registry = registries(password=True)
+    known = {"REGISTRY_AUTH_FILE": str(registry.auth_file())}
+    command = [ROOT / "images/build", "--push", f"{registry.host}/hive", "foreign"]
+    subprocess.run(command, check=True, env=os.environ | known, timeout=300)
+    pulled = json.loads(image("pull", f"{registry.host}/hive/foreign:latest", "--json", **known))
+    built = json.loads((ROOT / "target/images/foreign/index.json").read_bytes())
+    assert pulled["digest"] == built["manifests"][0]["digest"]
 
 
 async def test_images_can_be_pulled_before_anybody_asks(serve, registries, image, tmp_path):

@@ -16,7 +16,8 @@ pub(super) enum Challenge {
 }
 
 impl Registries {
-    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be.
+    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be: with
+    /// those that don't speak TLS, and never with those that do and can't be trusted.
     pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let mut answer = self.ask("https", registry).await;
         if self.settings.plain.allows(registry)
@@ -30,9 +31,8 @@ impl Registries {
     async fn ask(&self, scheme: &str, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let base = Url::parse(&format!("{scheme}://{registry}/v2/"))
             .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
-        let unreachable = |source| RegistryFault::Unreachable { registry: registry.to_owned(), source };
         let asked = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
-        let response = asked.map_err(|source| unreachable(source.without_url()))?;
+        let response = asked.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
         // What another host wants is no matter of ours.
         let own = response.url().origin() == base.origin();
         if !own || response.status() != StatusCode::UNAUTHORIZED {

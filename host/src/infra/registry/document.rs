@@ -103,11 +103,7 @@ impl Session<'_> {
             Access::Token(token) => request.bearer_auth(token),
             Access::Password { user, password } => request.basic_auth(user, Some(password)),
         };
-        let unreachable = |source: reqwest::Error| RegistryFault::Unreachable {
-            registry: registry.clone(),
-            source: source.without_url(),
-        };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::NOT_FOUND => Err(RegistryFault::NotFound { image: self.target.reference.to_string() }),

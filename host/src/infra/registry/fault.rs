@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong with registries, and what to do about it.
 
-use std::time::Duration;
+use std::{error::Error, io, time::Duration};
 
 use oci_client::errors::{OciDistributionError, OciError, OciErrorCode};
 use reqwest::StatusCode;
@@ -35,6 +35,18 @@ pub enum RegistryFault {
         /// Its name.
         registry: String,
         /// What happened.
+        source: reqwest::Error,
+    },
+    /// Somebody answers, who cannot show to be it.
+    #[error(
+        "the certificate of the registry {registry} is not trusted; if an authority of your own has issued it, add that \
+         authority to the system's certificates (in Debian: /usr/local/share/ca-certificates, update-ca-certificates), or \
+         name a file with all certificates to trust in SSL_CERT_FILE"
+    )]
+    Untrusted {
+        /// Its name.
+        registry: String,
+        /// What is wrong with the certificate.
         source: reqwest::Error,
     },
     /// Not without credentials, or not with these.
@@ -88,7 +100,7 @@ pub enum RegistryFault {
         /// The reference.
         image: String,
         /// What is wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// More than there may be.
     #[error("{registry} sent {what} of more than {bytes_max} bytes")]
@@ -144,11 +156,21 @@ pub enum RegistryFault {
         /// Its digest.
         digest: String,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl RegistryFault {
+    /// From a request that got no answer.
+    pub(super) fn no_answer(registry: &str, fault: reqwest::Error) -> Self {
+        let (registry, source) = (registry.to_owned(), fault.without_url());
+        if is_untrusted(&source) {
+            Self::Untrusted { registry, source }
+        } else {
+            Self::Unreachable { registry, source }
+        }
+    }
+
     /// From oci-client's; those can repeat all that a registry has said.
     #[expect(clippy::wildcard_enum_match_arm, reason = "of two dozen kinds, two can pass by themselves")]
     pub(super) fn oci(registry: &str, fault: &OciDistributionError) -> Self {
@@ -165,11 +187,11 @@ impl RegistryFault {
     }
 
     /// A stream that broke.
-    pub(super) fn cut(registry: &str, fault: &std::io::Error) -> Self {
+    pub(super) fn cut(registry: &str, fault: &io::Error) -> Self {
         Self::said(registry, fault, true, false)
     }
 
-    fn said(registry: &str, fault: &dyn std::error::Error, passing: bool, unauthorized: bool) -> Self {
+    fn said(registry: &str, fault: &dyn Error, passing: bool, unauthorized: bool) -> Self {
         let mut said = fault.to_string();
         let mut cause = fault.source();
         while let Some(error) = cause.filter(|_| said.len() < SAID_CHARS_MAX) {
@@ -187,6 +209,7 @@ impl RegistryFault {
             Self::Said { passing, .. } => *passing,
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::Tls { .. }
+            | Self::Untrusted { .. }
             | Self::Address { .. }
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
@@ -199,4 +222,18 @@ impl RegistryFault {
             | Self::Write { .. } => false,
         }
     }
+}
+
+/// Whether there was TLS, with a certificate that does not do.
+fn is_untrusted(fault: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(fault);
+    while let Some(fault) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = fault.downcast_ref() {
+            return true;
+        }
+        // Asked for its source, an I/O error passes over what it holds.
+        let held = fault.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = held.map(|held| held as &(dyn Error + 'static)).or_else(|| fault.source());
+    }
+    false
 }

@@ -36,11 +36,8 @@ pub(super) async fn fetch(
             http.post(place).form(&fields)
         }
     };
-    let unreachable = |source: reqwest::Error| RegistryFault::Unreachable {
-        registry: target.registry.clone(),
-        source: source.without_url(),
-    };
-    let response = request.timeout(DOCUMENT_TIMEOUT).send().await.map_err(unreachable)?;
+    let asked = request.timeout(DOCUMENT_TIMEOUT).send().await;
+    let response = asked.map_err(|fault| RegistryFault::no_answer(&target.registry, fault))?;
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => return Err(target.unauthorized()),
