@@ -66,7 +66,7 @@ impl Egress {
             route::add_address(own).step(|| format!("give the machine the address {own}"))?;
             route::add_default(own).step(|| format!("make all addresses local, with connections from {own}"))?;
         }
-        let sockets = Sockets::open(network.ipv6).step(|| "steer connections to the agent".to_owned())?;
+        let sockets = Sockets::open(network.ipv6).step(|| "steer connections".to_owned())?;
         Ok(Self { sockets, starts: 0, process: None })
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Opens the sockets and attaches the program to this process's network. Needs root.
     pub(super) fn open(ipv6: bool) -> io::Result<Self> {
-        let map = bpf::make_socket_map(program::SOCKETS)?;
+        let map = bpf::make_socket_map(program::SOCKETS).map_err(kernel_lacks)?;
         let mut sockets = [(TCP_V4, DNS_V4, IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(HOST_ADDRESS))].to_vec();
         if ipv6 {
             sockets.push((TCP_V6, DNS_V6, Ipv6Addr::LOCALHOST.into(), RESOLVER_V6.into()));
@@ -50,14 +50,16 @@ impl Sockets {
         let (mut listeners, mut resolvers) = (Vec::new(), Vec::new());
         for (tcp_key, dns_key, tcp_address, dns_address) in sockets {
             let listener = listen(tcp_address)?;
-            bpf::put_socket(map.as_fd(), tcp_key, listener.as_fd())?;
+            bpf::put_socket(map.as_fd(), tcp_key, listener.as_fd()).map_err(kernel_lacks)?;
             listeners.push(listener);
             let resolver = resolve_at(dns_address)?;
-            bpf::put_socket(map.as_fd(), dns_key, resolver.as_fd())?;
+            bpf::put_socket(map.as_fd(), dns_key, resolver.as_fd()).map_err(kernel_lacks)?;
             resolvers.push(resolver);
         }
-        let program = bpf::load_sk_lookup(&program::program(map.as_fd(), GUEST_ADDRESS, GUEST_ADDRESS_V6)?)?;
-        let link = bpf::link_sk_lookup(program.as_fd(), File::open("/proc/self/ns/net")?.as_fd())?;
+        let instructions = program::program(map.as_fd(), GUEST_ADDRESS, GUEST_ADDRESS_V6)?;
+        let program = bpf::load_sk_lookup(&instructions).map_err(kernel_lacks)?;
+        let namespace = File::open("/proc/self/ns/net")?;
+        let link = bpf::link_sk_lookup(program.as_fd(), namespace.as_fd()).map_err(kernel_lacks)?;
         Ok(Self { listeners, resolvers, _link: link })
     }
 
@@ -69,6 +71,13 @@ impl Sockets {
             _link: self._link.try_clone()?,
         })
     }
+}
+
+/// Adds what a kernel has to have that knows what it was asked for. Whoever brings a kernel of his own reads this.
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+fn kernel_lacks(source: io::Error) -> io::Error {
+    let needed = "it takes Linux 5.9 or newer with CONFIG_BPF_SYSCALL and CONFIG_INET";
+    io::Error::new(source.kind(), format!("{source}; {needed}"))
 }
 
 /// Any port will do: nothing is to connect there but what is steered.

@@ -4,7 +4,7 @@
 
 use std::{
     error::Error,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     cli::{machines, serve::image_is_there, signals::End},
     config::{Folders, Settings},
     domain::{
+        egress::{Egress, Network},
         environment::EnvironmentId,
         image::ImageRef,
         ports::{Command, CommandLimits, MachineSpec, Machines as _, Stage, User},
@@ -66,6 +67,9 @@ async fn life(
     let mut end = End::new()?;
     stages.begin("open", "opening what machines are made with");
     let (machines, _images) = machines::open(settings, folders).await?;
+    // As most of the server's machines have it: a kernel that cannot carry one is to be found out here.
+    let egress = Egress::new(settings.egress.clone(), None);
+    let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     let spec = MachineSpec {
         id: EnvironmentId::random(),
         image: image.clone(),
@@ -73,7 +77,7 @@ async fn life(
         memory_mib: settings.default_memory_mb,
         disk_mib: settings.default_disk_mb,
         boot_timeout: settings.boot_timeout,
-        network: None,
+        network,
     };
     let hear = |stage: Stage| stages.begin(name(stage), stage.describe());
     let machine = machines.start(&spec, &hear, Box::pin(end.wanted())).await;

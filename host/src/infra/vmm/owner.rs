@@ -51,6 +51,9 @@ const BETTER_REASON_MAX: Duration = Duration::from_millis(300);
 /// From the first words of a kernel's panic to the machine's end, so that the trace that follows them is seen.
 const PANIC_TRACE_MAX: Duration = Duration::from_millis(300);
 
+/// What the agent's lines on the console begin with.
+const AGENTS_WORD: &str = "waggle-agent: ";
+
 /// What a start tells whoever waits for it.
 #[derive(Debug)]
 pub(super) enum Progress {
@@ -210,6 +213,9 @@ async fn live(
     let outcome = match outcome {
         // A panic ends the machine, and which of the two is noticed first is chance.
         Err(BootFault::Ended { .. }) if words.panicked => boot_fault(BootFault::Panicked),
+        Err(BootFault::Ended { reason }) => {
+            boot_fault(BootFault::Ended { reason: with_agents_word(&reason, &words.console) })
+        }
         Ok(end) => Ok(end),
         Err(fault) => boot_fault(fault),
     };
@@ -307,6 +313,12 @@ async fn clear(run_dir: PathBuf) {
         Ok(Err(fault)) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
         Err(fault) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
     }
+}
+
+/// The reason, and what the agent said last on the console: the first process of a guest says there why it gives up.
+fn with_agents_word(reason: &str, console: &[String]) -> String {
+    let word = console.iter().rev().find_map(|line| line.split_once(AGENTS_WORD));
+    word.map_or_else(|| reason.to_owned(), |(_, word)| format!("{reason}; its agent said: {word}"))
 }
 
 fn log_end(reason: &str, words: Option<&LastWords>) {
