@@ -8,7 +8,8 @@ import pytest
 
 from nested import NestedHost
 from nested_server import NestedServer
-from server import BINARY, ROOT, Server
+from peers import Peers
+from server import BINARY, ROOT, Server, run_script
 
 # What each back end's tests need, and the command that makes it.
 NEEDED = {
@@ -35,6 +36,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: what has to work on every back end, in a few minutes")
     config.addinivalue_line("markers", "packages: looks at what ./taskw deb made")
+    config.addinivalue_line("markers", "index: takes packages from the index that this machine's pip uses, for minutes")
     config.addinivalue_line("markers", "nested: changes the host, which only a nested one allows")
     config.addinivalue_line("markers", "outside(reason): looks at the server in ways that only this machine allows")
 
@@ -63,16 +65,30 @@ def pytest_sessionstart(session):
 
 
 @pytest.fixture(scope="session")
-def make_server(request):
-    """Makes a server: here, or in the nested host, which is started once."""
+def nested_host(request):
+    """The nested host, started once, if that is where servers run."""
     if request.config.option.back_end == "qemu":
-        yield Server
+        yield None
         return
-    host = NestedHost(BINARY, ["python", "node", "shell", "foreign"], ROOT / "target/e2e-image-cache")
+    host = NestedHost(BINARY, ["python", "node", "shell", "foreign"], ROOT / "target/e2e-image-cache", with_python=True)
     try:
-        yield lambda **settings: NestedServer(host, **settings)
+        yield host
     finally:
         host.stop()
+
+
+@pytest.fixture(scope="session")
+def make_server(nested_host):
+    """Makes a server: here, or in the nested host."""
+    return (lambda **settings: NestedServer(nested_host, **settings)) if nested_host else Server
+
+
+@pytest.fixture
+def peers(nested_host):
+    """Makes servers that guests can dial, on the machine that waggle runs on."""
+    made = Peers(nested_host.shell, nested_host.python, "/peers.py") if nested_host else Peers(run_script)
+    yield made
+    made.stop()
 
 
 @pytest.fixture

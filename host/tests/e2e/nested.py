@@ -13,6 +13,8 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -64,6 +66,10 @@ export PATH
 ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
+# It leads nowhere; what goes there is refused at once.
+ip route add default via 10.0.2.2
+ip address add fd00:2::15/64 dev eth0 nodad
+ip -6 route add default via fd00:2::2
 chown -R {USER_ID} /dev/kvm /data /cache
 chmod 600 /dev/kvm
 echo nested host is up
@@ -76,9 +82,13 @@ class NestedHost:
     """The guest, booted; `stop` ends it. It holds images, and of those in the cache `prepared` what they came to.
 
     `programs` are more of this machine's programs, with QEMU's files if it is one of them and the kernel of its guests.
+    `with_python` takes this machine's Python along, for servers that guests dial there.
     """
 
-    def __init__(self, binary, images, prepared, programs=()):
+    # The interpreter itself, not the way to it through a virtual environment.
+    python = pathlib.Path(sys.base_prefix, "bin", os.path.basename(os.path.realpath(sys.executable)))
+
+    def __init__(self, binary, images, prepared, programs=(), with_python=False):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-nested-"))
         self.console = self.folder / "console"
         self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS)}
@@ -88,7 +98,7 @@ class NestedHost:
         try:
             write_program(self.busybox, file_of_image("foreign", "bin/busybox"))
             self._make_initramfs()
-            self._make_disk(binary, images, prepared, programs)
+            self._make_disk(binary, images, prepared, programs, with_python)
             self._boot()
         except BaseException:
             self.stop()
@@ -111,7 +121,7 @@ class NestedHost:
                 ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=tree, input=names.encode(), stdout=out, check=True
             )
 
-    def _make_disk(self, binary, images, prepared, programs):
+    def _make_disk(self, binary, images, prepared, programs, with_python):
         tree = self.folder / "root"
         for place in ("bin", "sbin", "dev", "proc", "sys", "tmp", "data", "cache", "etc", "images", "waggle"):
             (tree / place).mkdir(parents=True)
@@ -132,7 +142,10 @@ class NestedHost:
         if programs:
             shutil.copytree("/usr/share/qemu", tree / "usr/share/qemu", symlinks=True)
             shutil.copytree(KERNEL, tree / "kernel")
+        if with_python:
+            copy_python(self.python, tree)
         (tree / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\nwaggle:x:{USER_ID}:{USER_ID}::/data:/bin/sh\n")
+        (tree / "etc/nsswitch.conf").write_text("hosts: files dns\n")
         (tree / "etc/group").write_text(f"root:x:0:\nwaggle:x:{USER_ID}:\n")
         write_program(tree / "start", START)
         for name in images:
@@ -226,6 +239,18 @@ def copy_libraries(programs, tree):
                 place = tree / word.lstrip("/")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(word, place)
+
+
+def copy_python(python, tree):
+    """The interpreter and its library, at the paths that they have here."""
+    library = pathlib.Path(sysconfig.get_path("stdlib"))
+    skipped = ["__pycache__", "test", "tests", "idlelib", "ensurepip", "lib2to3", "site-packages", "dist-packages", "config-*"]
+    shutil.copytree(library, tree / library.relative_to("/"), ignore=shutil.ignore_patterns(*skipped))
+    place = tree / python.relative_to("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(python, place)
+    shutil.copy(pathlib.Path(__file__).with_name("peers.py"), tree)
+    copy_libraries([python, *library.glob("lib-dynload/*.so")], tree)
 
 
 def digest_of_image(name):

@@ -29,6 +29,8 @@ READY_S = 60
 STOP_S = 35
 # A runner that lost its server has that long to end its machine.
 ORPHAN_S = 15
+# In a mount namespace of its own: the first argument takes the place of the hosts file, the others are the command.
+WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
 # Software emulation on a busy machine.
 CALL_S = 180
 
@@ -42,6 +44,8 @@ class Server:
 
     # What its clients show, if anything.
     token = None
+    # Thousands of connections, one after the other, as far as a test has the time.
+    connections = 2000
 
     def __init__(self, **settings):
         # Short, because the names of Unix sockets may have 107 bytes.
@@ -60,21 +64,35 @@ class Server:
             **settings,
         }
         self.process = None
+        self.binary = BINARY
+        # The command in front of the server's own.
+        self.through = []
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}/mcp"
+
+    @property
+    def own_port(self):
+        """Where it listens on its own machine."""
+        return int(self.settings["LISTEN_ADDR"].rpartition(":")[2])
 
     def variables(self):
         """The environment of a command that has this server's settings."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
         return inherited | {f"WAGGLE_{name}": value for name, value in self.settings.items()}
 
+    def set_hosts(self, **addresses):
+        """Has the server's machine know these names. The first time, it takes effect at the next start."""
+        hosts = self.folder / "hosts"
+        hosts.write_text(hosts_file(addresses))
+        self.through = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", WITH_HOSTS, hosts]
+
     def launch(self):
         """Starts the process and does not wait for it to be ready."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [BINARY, "serve"], env=self.variables(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.through, self.binary, "serve"], env=self.variables(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self
 
@@ -140,7 +158,7 @@ class Server:
 
     def shell(self, script):
         """What a script prints that runs, as root if the tests are root's, where the server runs."""
-        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=CALL_S, check=False).stdout
+        return run_script(script)
 
     def machines(self):
         """The processes that are machines, by their ids."""
@@ -193,12 +211,12 @@ class Server:
         assert left == [], "left behind:\n" + "\n".join(left)
 
     @contextlib.asynccontextmanager
-    async def client(self, token=None, **options):
+    async def client(self, token=None, timeout_s=CALL_S, **options):
         token = token or self.token
         headers = {"Authorization": f"Bearer {token}"} if token else None
         async with create_mcp_http_client(headers) as http:
             transport = streamable_http_client(self.url, http_client=http)
-            async with mcp.Client(transport, read_timeout_seconds=CALL_S, **options) as client:
+            async with mcp.Client(transport, read_timeout_seconds=timeout_s, **options) as client:
                 yield await Tools.of(client)
 
     @contextlib.asynccontextmanager
@@ -254,6 +272,16 @@ class Tools:
             yield made
         finally:
             await self.raw("destroy_environment", environment_id=made["environment_id"])
+
+
+def hosts_file(addresses):
+    """A hosts file in which these names, below `test`, have these addresses."""
+    return "".join(f"{address} {name}.test\n" for name, address in addresses.items())
+
+
+def run_script(script):
+    """What a script prints that runs on this machine."""
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=CALL_S, check=False).stdout
 
 
 def free_port():

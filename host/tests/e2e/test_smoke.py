@@ -6,12 +6,16 @@ import signal
 
 import pytest
 
+from repositories import HOST
 from test_recovery import becomes
 
 
 @pytest.mark.smoke
-async def test_a_life_from_create_to_destroy(server):
-    async with server.client() as tools:
+async def test_a_life_from_create_to_destroy(serve):
+    server = serve()
+    # The one thing that it may reach is the server itself.
+    server.settings["EGRESS"] = f"127.0.0.1:{server.own_port}"
+    async with server.start().client() as tools:
         made = await tools.call("create_environment", runtime="shell")
         one = made["environment_id"]
         assert made["agent_origin"] == "image"
@@ -26,6 +30,12 @@ async def test_a_life_from_create_to_destroy(server):
         assert tail["stdout"] == "bee 19999\n"
         listed = await tools.call("list_files", environment_id=one, path="hive")
         assert [(file["name"], file["size"]) for file in listed["files"]] == [("bees", len(content))]
+
+        ask = "curl --silent --show-error --max-time 20 http://{}/healthz"
+        heard = await tools.call("execute", environment_id=one, code=ask.format(f"{HOST}:{server.own_port}"))
+        assert heard["stdout"] == '{"status":"ok"}', heard
+        heard = await tools.call("execute", environment_id=one, code=ask.format(f"{HOST}:9"))
+        assert heard["exit_code"] != 0 and "network policy" in heard["hint"], heard
 
         message = await tools.refusal("execute", environment_id=one, code="sleep 1000 & sleep 1000", timeout_seconds=1)
         assert "tim" in message.lower()

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Servers for guests to dial, each a process of its own on the machine that waggle runs on, nested or not.
+
+    peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port, then what it heard, a line each
+    peers.py own TARGET...   prints this machine's address on the way to each target, or `none` where there is no way
+
+It uses the standard library only, because in the nested host there is nothing else.
+"""
+
+import contextlib
+import pathlib
+import socket
+import sys
+import threading
+import time
+
+# A process that has begun to print is done with it soon.
+PRINT_S = 60
+
+
+def repeat(connection):
+    """Answers when the question has come to its end: what a half-closed connection is for."""
+    question = b""
+    while part := connection.recv(65536):
+        question += part
+    connection.sendall(b"heard " + question)
+
+
+def reset(connection):
+    """Reads a byte and breaks off."""
+    connection.recv(1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+def stall(connection):
+    """Takes nothing and says nothing."""
+    threading.Event().wait()
+
+
+def watch(connection):
+    """Says something, and tells what it hears next: nothing, if that is the end."""
+    connection.sendall(b"!")
+    print("heard", connection.recv(1).decode(), flush=True)
+
+
+def greet(connection):
+    """Tells who came, and says hello."""
+    print("came", connection.getpeername()[0], flush=True)
+    connection.recv(100)
+    connection.sendall(b"hello")
+
+
+def banner(connection):
+    """Says something at once, and waits for the other's end."""
+    connection.sendall(b"!")
+    connection.recv(1)
+
+
+def send(connection):
+    """Sends as many MiB as it is told to in a byte."""
+    mib = bytes(1 << 20)
+    for _ in range(connection.recv(1)[0]):
+        connection.sendall(mib)
+
+
+def take(connection):
+    """Takes everything, and says so when it has it."""
+    buffer = bytearray(1 << 20)
+    while connection.recv_into(buffer):
+        pass
+    connection.sendall(b"!")
+
+
+KINDS = {kind.__name__: kind for kind in (repeat, reset, stall, watch, greet, banner, send, take)}
+
+
+def serve(kind, address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    def carry(connection):
+        with connection, contextlib.suppress(OSError):
+            KINDS[kind](connection)
+
+    with socket.create_server((address, 0), family=family, backlog=512) as server:
+        print(server.getsockname()[1], flush=True)
+        while True:
+            threading.Thread(target=carry, args=(server.accept()[0],), daemon=True).start()
+
+
+def own_address(target):
+    """This machine's address as the target would see it; nothing is sent there."""
+    with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect((target, 9))
+        except OSError:
+            return "none"
+        return one.getsockname()[0]
+
+
+class Peers:
+    """Starts them where `shell` runs its scripts; `stop` ends them all."""
+
+    def __init__(self, shell, python=sys.executable, program=pathlib.Path(__file__).resolve()):
+        self.shell = shell
+        self.command = f"{python} -I {program}"
+        self.started = []
+
+    def __call__(self, kind, address="127.0.0.1"):
+        self.started.append(Peer(self.shell, f"{self.command} {kind} {address}"))
+        return self.started[-1]
+
+    def own_addresses(self, *targets):
+        """That machine's addresses on the way to the targets, where there is one."""
+        found = self.shell(f"{self.command} own {' '.join(targets)}").split()
+        return [None if address == "none" else address for address in found]
+
+    def stop(self):
+        for peer in self.started:
+            peer.stop()
+
+
+class Peer:
+    """One that runs."""
+
+    def __init__(self, shell, command):
+        self.shell = shell
+        self.log = shell("mktemp").strip()
+        self.pid = int(shell(f"{command} >{self.log} 2>&1 </dev/null & echo $!"))
+        deadline = time.monotonic() + PRINT_S
+        while not (lines := self._lines()):
+            assert time.monotonic() < deadline, f"{command} did not start"
+            time.sleep(0.05)
+        self.port = int(lines[0])
+
+    def _lines(self):
+        return self.shell(f"cat {self.log}").splitlines()
+
+    def heard(self):
+        """What it has printed since it started."""
+        return self._lines()[1:]
+
+    def stop(self):
+        self.shell(f"kill {self.pid}; rm {self.log}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "own":
+        print(*map(own_address, sys.argv[2:]))
+    else:
+        serve(*sys.argv[1:])

@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names in guests: looked up by the host as its own programs would, and no way around the policy."""
+
+from repositories import HOST
+from test_network import LOOPBACK, run
+
+# One question in the wire format, over UDP or TCP, to whichever server; the answer's code and its addresses.
+ASK = """
+import struct
+
+def question(name):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1)
+
+def read_answer(name, message):
+    records = message[len(question(name)):]
+    return [message[3] & 15] + [socket.inet_ntoa(records[at + 12:at + 16]) for at in range(0, len(records), 16)]
+
+def ask_udp(name, server, port=53):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.settimeout(60)
+        # Connected, so that only an answer from that very server counts.
+        one.connect((server, port))
+        one.send(question(name))
+        return read_answer(name, one.recv(600))
+
+def ask_tcp(name, server, port=53):
+    with connect(server, port) as one:
+        one.sendall(struct.pack("!H", len(question(name))) + question(name))
+        [size] = struct.unpack("!H", one.recv(2, socket.MSG_WAITALL))
+        return read_answer(name, one.recv(size, socket.MSG_WAITALL))
+"""
+
+
+async def test_names_are_the_hosts_whichever_name_server_a_program_asks(serve, peers):
+    port = peers("repeat").port
+    server = serve(EGRESS=f"{LOOPBACK}:{port}")
+    server.set_hosts(hive=LOOPBACK)
+    async with server.start().client() as tools, tools.environment("python") as made:
+        code = f"""
+print(json.dumps({{
+    "resolver": attempt(lambda: socket.gethostbyname("hive.test")),
+    "connection": attempt(lambda: ask("hive.test", {port}, b"bee")),
+    "udp": attempt(lambda: ask_udp("hive.test", {HOST!r})),
+    "udp_elsewhere": attempt(lambda: ask_udp("HIVE.test", "192.0.2.53")),
+    "tcp": attempt(lambda: ask_tcp("hive.test", {HOST!r})),
+    "tcp_elsewhere": attempt(lambda: ask_tcp("hive.test", "192.0.2.53")),
+    "unknown": attempt(lambda: ask_udp("nobody.invalid", {HOST!r}))[0] in (2, 3),
+    "other_port": attempt(lambda: ask_udp("hive.test", "192.0.2.53", 5353)),
+    "other_port_tcp": attempt(lambda: ask_tcp("hive.test", "192.0.2.53", 5353)),
+    "over_tls": attempt(lambda: ask_tcp("hive.test", "192.0.2.53", 853)),
+}}))
+"""
+        assert await run(tools, made, ASK + code) == {
+            "resolver": HOST,
+            "connection": "heard bee",
+            "udp": [0, HOST],
+            "udp_elsewhere": [0, HOST],
+            "tcp": [0, HOST],
+            "tcp_elsewhere": [0, HOST],
+            "unknown": True,
+            "other_port": "ConnectionRefusedError",
+            "other_port_tcp": "reset",
+            "over_tls": "reset",
+        }
+
+
+async def test_a_name_that_comes_to_lead_elsewhere_leads_nowhere(serve, peers):
+    port = peers("repeat").port
+    server = serve(EGRESS="*.test, public")
+    # At first an address that anyone may have, then what the attacker is after.
+    places = [LOOPBACK, "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "0.0.0.0"]
+    code = f"""
+found = [attempt(lambda: [entry[4][0] for entry in socket.getaddrinfo("bee.test", 80, type=socket.SOCK_STREAM)])]
+found += [attempt(lambda: ask(place, {port}, b"bee")) for place in ({HOST!r}, "169.254.169.254", "10.0.0.1")]
+print(json.dumps(found))
+"""
+    server.set_hosts(bee="198.41.0.4")
+    async with server.start().client() as tools, tools.environment("python") as made:
+        assert await run(tools, made, code) == [["198.41.0.4"], "reset", "reset", "reset"]
+        for place in places:
+            server.set_hosts(bee=place)
+            assert await run(tools, made, code) == ["gaierror", "reset", "reset", "reset"], place
+
+
+async def test_a_name_opens_its_own_addresses_to_who_asked_for_it(serve, peers):
+    [outside] = peers.own_addresses("192.0.2.1")
+    assert outside, "this machine has no address but loopback's, and names lead there only by a rule for the address"
+    port, other = peers("repeat", "0.0.0.0").port, peers("repeat", "0.0.0.0").port
+    server = serve(EGRESS=f"bee.test:{port}")
+    server.set_hosts(bee=outside, wasp=outside)
+    async with server.start().client() as tools, tools.environment("python") as made:
+        code = f"""
+print(json.dumps({{
+    "address_first": attempt(lambda: ask({outside!r}, {port}, b"bee")),
+    "other_name": attempt(lambda: ask_udp("wasp.test", {HOST!r})),
+    "after_other_name": attempt(lambda: ask({outside!r}, {port}, b"bee")),
+    "name": attempt(lambda: ask("bee.test", {port}, b"bee")),
+    "other_port": attempt(lambda: ask("bee.test", {other}, b"bee")),
+}}))
+"""
+        assert await run(tools, made, ASK + code) == {
+            "address_first": "reset",
+            "other_name": [3],
+            "after_other_name": "reset",
+            "name": "heard bee",
+            "other_port": "reset",
+        }
+        async with tools.environment("python") as second:
+            # What one environment was told is not known of another.
+            code = f"print(json.dumps(attempt(lambda: ask({outside!r}, {port}, b'bee'))))"
+            assert await run(tools, second, code) == "reset"
