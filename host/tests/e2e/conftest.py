@@ -20,6 +20,7 @@ NEEDED = {
         (ROOT / "target/images/node/index.json", "./taskw images"),
         (ROOT / "target/images/shell/index.json", "./taskw images"),
         (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
+        (ROOT / "target/images/musl/index.json", "./taskw image-foreign"),
         (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
         (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
     ],

@@ -35,6 +35,62 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
             assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
 
 
+@pytest.mark.outside("the image is not taken into the nested host")
+async def test_an_image_built_on_musl_is_served_by_the_hosts(serve):
+    # One name is allowed, so that there is a network and a resolver; the one that is asked for is another.
+    settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "index.example:443"}
+    server = serve(IMAGE_SHELL=image("musl"), **settings).start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        assert made["agent_origin"] == "host"
+        await tools.call("write_file", environment_id=one, path="note", content="hello")
+        assert await tools.text("read_file", environment_id=one, path="note") == "hello"
+        listed = await tools.call("list_files", environment_id=one, path="/lib")
+        assert [entry["name"] for entry in listed["files"]] == ["ld-musl-x86_64.so.1"]
+        ran = await tools.call("execute", environment_id=one, code="seven b")
+        assert (ran["exit_code"], ran["stdout"].splitlines()) == (
+            3,
+            [
+                "user sandbox /home/sandbox",
+                "loader musl",
+                "script 7",
+                "thread 1",
+                "child 7",
+                "temporary made",
+                "localhost 0",
+                # EAI_NONAME: it is told at once that there is no such name.
+                "elsewhere -2",
+            ],
+        )
+
+
+@pytest.mark.outside(MADE_HERE)
+async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
+    busybox = program_of(ROOT / "target/images/foreign", "bin/busybox")
+    layout_of(tmp_path / "image", {"busybox": busybox})
+    server = serve(
+        IMAGE_SHELL=f"oci:{tmp_path}/image",
+        IMAGE_CACHE_DIR=str(tmp_path / "cache"),
+        RUNTIME_SHELL_EXEC_COMMAND="/busybox sh",
+    ).start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        # Files need nothing of the image.
+        await tools.call("write_file", environment_id=one, path="a/note", content="hello")
+        assert await tools.text("read_file", environment_id=one, path="a/note") == "hello"
+        listed = await tools.call("list_files", environment_id=one, path="a")
+        assert [(entry["name"], entry["size"]) for entry in listed["files"]] == [("note", 5)]
+        code = "/busybox id; /busybox whoami; /busybox stat -c %U a/note; /busybox ls /; exit 4"
+        ran = await tools.call("execute", environment_id=one, code=code)
+        user, name, owner, *root = ran["stdout"].splitlines()
+        assert (ran["exit_code"], user, name, owner) == (
+            4, "uid=1000(sandbox) gid=1000(sandbox) groups=1000(sandbox)", "sandbox", "sandbox"
+        )
+        assert {"busybox", "dev", "etc", "home", "proc", "tmp"} <= set(root) and "lib" not in root
+        # What it lacks is told by name.
+        assert "python3" in await tools.refusal("execute", environment_id=one, code="1", language="python")
+
+
 @pytest.mark.outside(MADE_HERE)
 @pytest.mark.parametrize(
     "labels",
@@ -99,6 +155,52 @@ async def place(tools, made, **arguments):
     one = made["environment_id"]
     ran = await tools.call("execute", environment_id=one, code="/bin/busybox pwd -P", language="shell", **arguments)
     return ran["stdout"].strip()
+
+
+def program_of(layout, name):
+    """A file out of the layers of an image."""
+
+    def blob(digest):
+        return layout / "blobs" / digest.replace(":", "/")
+
+    index = json.loads((layout / "index.json").read_bytes())
+    manifest = json.loads(blob(index["manifests"][0]["digest"]).read_bytes())
+    for layer in manifest["layers"]:
+        with tarfile.open(blob(layer["digest"])) as archive:
+            if name in archive.getnames():
+                return archive.extractfile(name).read()
+    raise AssertionError(f"{layout} holds no {name}")
+
+
+def layout_of(layout, programs):
+    """An image of one layer that holds these programs, and says nothing of how to run them."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as archive:
+        for name, content in programs.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o755
+            archive.addfile(member, io.BytesIO(content))
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(kind, data):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    packed = blob("layer.v1.tar", layer.getvalue())
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [packed["digest"]]},
+    }
+    described = blob("config.v1+json", json.dumps(config).encode())
+    manifest = {"schemaVersion": 2, "config": described, "layers": [packed]}
+    named = blob("manifest.v1+json", json.dumps(manifest).encode())
+    named["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 def reconfigure(layout, **changes):
