@@ -5,13 +5,17 @@
 //! It lies in a folder of this user's alone, under a name with its digest, so two versions never touch each other's. It is
 //! read and compared with the digest before it is used, and again whenever it does not look as it did then. One that was
 //! changed is replaced, and the log says so.
+//!
+//! Who uses a file holds a shared lock on it, machines included: they end with their server. One of another version that
+//! nobody uses and that is old is removed; whoever still wanted it would unpack it again.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use flate2::read::GzDecoder;
@@ -25,6 +29,10 @@ use crate::infra::{
 /// Another process may replace the file between a look and the next; more often than this somebody is at work.
 const ATTEMPTS_MAX: u32 = 3;
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Unpacking takes less than a second, so nobody minds to do it anew after a week without that version.
+const KEPT_UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A SHA-256 in hexadecimal, which ends the name of what this unpacks.
+const DIGEST_CHARS: usize = 64;
 /// Permission of the group and of everyone else to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -57,21 +65,29 @@ impl Stamp {
     }
 }
 
+/// A file that was compared, and is locked against its removal until this is dropped.
+#[derive(Debug)]
+struct Held {
+    stamp: Stamp,
+    _lock: File,
+}
+
 /// The file, as it was when it was compared last.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     embedded: EmbeddedFirmware,
     folder: PathBuf,
     path: PathBuf,
-    stamp: Mutex<Option<Stamp>>,
+    held: Mutex<Option<Held>>,
 }
 
 impl Unpacked {
-    /// Unpacks the library below the folder, or finds it there; either way it is whole afterwards.
+    /// Unpacks the library below the folder, or finds it there; either way it is whole afterwards. Old ones go.
     pub(crate) fn new(embedded: EmbeddedFirmware, folder: &Path) -> Result<Self, UnpackFault> {
         let path = folder.join(format!("{}-{}", embedded.name, embedded.sha256));
-        let unpacked = Self { embedded, folder: folder.to_owned(), path, stamp: Mutex::default() };
+        let unpacked = Self { embedded, folder: folder.to_owned(), path, held: Mutex::default() };
         unpacked.ensure()?;
+        unpacked.sweep(SystemTime::now());
         Ok(unpacked)
     }
 
@@ -81,9 +97,9 @@ impl Unpacked {
 
     /// Makes sure that the file is the one that was built in; costs nothing while it looks as it did the last time.
     pub(crate) fn ensure(&self) -> Result<(), UnpackFault> {
-        let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = fs::symlink_metadata(&self.path).ok().map(|found| Stamp::of(&found));
-        if now.is_some() && now == *stamp {
+        if now.is_some() && now == held.as_ref().map(|held| held.stamp) {
             return Ok(());
         }
         let file = |source| UnpackFault::File { path: self.path.clone(), source };
@@ -91,7 +107,7 @@ impl Unpacked {
         for _ in 0..ATTEMPTS_MAX {
             match self.look() {
                 Ok(Some(whole)) => {
-                    *stamp = Some(whole);
+                    *held = Some(whole);
                     return Ok(());
                 }
                 Ok(None) => {
@@ -106,8 +122,8 @@ impl Unpacked {
         Err(UnpackFault::Changed { path: self.path.clone() })
     }
 
-    /// The file's stamp, or nothing if it is not this user's, or not what its digest says.
-    fn look(&self) -> io::Result<Option<Stamp>> {
+    /// The file, or nothing if it is not this user's, or not what its digest says.
+    fn look(&self) -> io::Result<Option<Held>> {
         let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
         let mut file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path) {
             Ok(file) => file,
@@ -120,9 +136,27 @@ impl Unpacked {
         if !found.is_file() || !own || found.mode() & WRITABLE_BY_OTHERS != 0 || found.len() != self.embedded.bytes {
             return Ok(None);
         }
+        file.lock_shared()?;
+        if file.metadata()?.nlink() == 0 {
+            // It was old, and whoever held the lock has removed it.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let digest = copy(&mut file, &mut io::sink(), self.embedded.bytes)?;
         // Of the time before it was read: a change meanwhile shows at the next look.
-        Ok((digest == self.embedded.sha256).then(|| Stamp::of(&found)))
+        Ok((digest == self.embedded.sha256).then(|| Held { stamp: Stamp::of(&found), _lock: file }))
+    }
+
+    /// Removes what other versions have unpacked and nobody uses.
+    fn sweep(&self, now: SystemTime) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| *path != self.path && is_unpacked(path)) {
+            match remove_unused(&path, now) {
+                Ok(true) => tracing::info!(path = %path.display(), "firmware of another version was removed"),
+                Ok(false) => {}
+                // It takes room and does no harm.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "firmware of another version stays"),
+            }
+        }
     }
 
     fn unpack(&self, folder: &DraftFolder) -> Result<(), UnpackFault> {
@@ -136,6 +170,29 @@ impl Unpacked {
             Err(fault) if says_damaged(fault.kind()) => Err(UnpackFault::Damaged),
             Err(source) => Err(UnpackFault::File { path: self.path.clone(), source }),
         }
+    }
+}
+
+/// Whether a name is one that this gives.
+fn is_unpacked(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with("libkrunfw"));
+    let digest = name.and_then(|name| name.rsplit_once('-')).map(|(_, digest)| digest);
+    digest.is_some_and(|digest| digest.len() == DIGEST_CHARS && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Removes a file that is old and that nobody has locked, and says whether it did.
+fn remove_unused(path: &Path, now: SystemTime) -> io::Result<bool> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let found = file.metadata()?;
+    let age = now.duration_since(found.modified()?).unwrap_or_default();
+    if !found.is_file() || age < KEPT_UNUSED {
+        return Ok(false);
+    }
+    match file.try_lock() {
+        Ok(()) => fs::remove_file(path).or_else(ignore_absence).map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(fault)) => Err(fault),
     }
 }
 
@@ -233,6 +290,30 @@ mod tests {
             unpacked.ensure().unwrap();
         }
         assert_eq!((fs::read(old.path()).unwrap(), fs::read(new.path()).unwrap()), (b"old".into(), b"new".into()));
+    }
+
+    #[test]
+    fn old_firmware_of_other_versions_goes_unless_somebody_uses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [unused, used, young] =
+            [b"unused", b"in use", b"young!"].map(|content| Unpacked::new(embedded(content), folder.path()).unwrap());
+        fs::write(folder.path().join("libkrunfw.so.5"), b"somebody's own").unwrap();
+        let week = KEPT_UNUSED + Duration::from_secs(1);
+        let gone = unused.path().to_owned();
+        drop(unused);
+        let young_path = young.path().to_owned();
+        drop(young);
+        let soon = SystemTime::now() + week;
+        File::open(&young_path).unwrap().set_modified(soon - Duration::from_secs(60)).unwrap();
+        let current = Unpacked::new(embedded(b"current"), folder.path()).unwrap();
+        assert!(gone.exists(), "it is not old yet");
+        current.sweep(soon);
+        let left = [&gone, used.path(), &young_path, current.path(), &folder.path().join("libkrunfw.so.5")];
+        assert_eq!(left.map(|path| path.exists()), [false, true, true, true, true]);
+        // The other version is none the worse.
+        let again = Unpacked::new(embedded(b"unused"), folder.path()).unwrap();
+        assert_eq!(fs::read(again.path()).unwrap(), b"unused");
+        used.ensure().unwrap();
     }
 
     #[test]
