@@ -203,7 +203,7 @@ mod tests {
         drop(RunDirs::open(data.path()).unwrap());
         fs::create_dir(data.path().join("machines").join(NEW)).unwrap();
         let server = RunDirs::open(data.path()).unwrap();
-        assert_eq!(folders_in(&data.path().join("machines")).unwrap(), [server.path.clone()]);
+        assert_eq!(folders_in(&data.path().join("machines")).unwrap(), std::slice::from_ref(&server.path));
         assert!(server.path.join(MARK).is_file());
     }
 
