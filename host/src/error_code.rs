@@ -79,6 +79,9 @@ codes! {
     TooManyCalls, "too_many_calls", Result,
         "As many calls run at once as the server, or this caller, may have.",
         "Call again when others have ended.";
+    ResultsUnread, "results_unread", Result,
+        "Results of other calls that have not been read yet take all the room that there is.",
+        "Read the answers that are open, ask for less at a time, or call again a little later.";
     RuntimeUnavailable, "runtime_unavailable", Result,
         "The environment's image lacks the interpreter or the package manager.",
         "Use another language, or create an environment of another runtime.";
@@ -155,8 +158,11 @@ codes! {
         "The body of the request did not arrive in time, or not while there was room for it (status 408).",
         "Send it again.";
     NotAMessage, "not_a_message", Http,
-        "The body of the request is not one JSON-RPC message (status 400).",
+        "The body of the request is not one JSON-RPC message, or one of very many values (status 400).",
         "Send one JSON object with jsonrpc, method and params; batches are not taken.";
+    RequestRepeated, "request_repeated", Http,
+        "A request of the session that is not over yet has the same id or progress token (status 400).",
+        "Give each request of a session an id of its own.";
 }
 
 /// The page of codes, in Markdown.

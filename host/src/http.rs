@@ -4,6 +4,7 @@
 //!
 //! It knows how requests come in and how the server stops taking them; what they mean is the tools' matter.
 
+mod answer;
 mod authentication;
 mod bodies;
 mod connections;
@@ -32,11 +33,12 @@ use tracing::Instrument as _;
 
 pub use self::authentication::TokensNow;
 use self::{
+    answer::Holding,
     authentication::authenticate,
     bodies::Bodies,
-    refusal::{not_a_message, refuse},
+    refusal::{not_a_message, refuse_session},
 };
-use crate::{domain::environment::Principal, error_code::ErrorCode, mcp, telemetry::STAGES};
+use crate::{domain::environment::Principal, mcp, telemetry::STAGES};
 
 /// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -145,19 +147,21 @@ async fn answer<H: mcp::ServerHandler>(
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let reading = tracing::debug_span!(target: STAGES, "body");
-    let (body, _room) = match bodies.read(body).instrument(reading).await {
+    let (body, room) = match bodies.read(&principal, body).instrument(reading).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
+    let kept = mcp::Kept::default();
+    parts.extensions.insert(kept.clone());
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, endpoint.handle(request)).await {
         // This is how rmcp answers JSON that is no message, too.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
-        Ok(answer) => answer.map(Body::new),
-        Err(full) => refuse(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManySessions, &full.to_string()),
+        Ok(answer) => answer.map(|answer| Body::new(Holding::new(Body::new(answer), (room, kept)))),
+        Err(refusal) => refuse_session(refusal),
     }
 }
 

@@ -15,6 +15,7 @@ mod errors;
 mod execution_tools;
 mod file_content;
 mod file_tools;
+mod kept;
 mod progress;
 mod results;
 mod sessions;
@@ -37,7 +38,7 @@ use rmcp::{
     },
     service::RequestContext,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -54,16 +55,25 @@ pub use self::{
     conversation::{ConverseFault, converse, standard_streams},
     endpoint::{Endpoint, EndpointRules, REQUEST_BODY_BYTES_MAX, endpoint},
     errors::data as error_data,
-    sessions::{SessionsFull, on_behalf},
+    kept::Kept,
+    sessions::{SessionRefusal, on_behalf},
 };
 use crate::{
+    budget::{Budget, Room},
     domain::{environment::Principal, image::ImageRef, runtime::ByRuntime},
-    service::{environments::Environments, execution::Execution, filesystem::Filesystem},
+    service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
     telemetry::STAGES,
 };
 
 /// The list of tools changes with the program only, so a client need not ask again soon.
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
+
+/// What all results hold together that are being made or written, in bytes as the guests sent them: six of the largest
+/// files, or 64 of the longest outputs. JSON can make a dozen times as much of an output.
+const RESULTS_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long a result waits for others to be read.
+const RESULT_ROOM_TIME: Duration = Duration::from_secs(30);
 
 const INSTRUCTIONS: &str = "\
 Waggle gives you isolated Linux machines. The flow: create_environment once (python, node or shell) and keep its \
@@ -85,6 +95,7 @@ struct Inner {
     filesystem: Filesystem,
     defaults: Defaults,
     admission: Admission,
+    results: Budget,
     tasks: Tasks,
 }
 
@@ -102,6 +113,7 @@ struct Caller {
     owner: Principal,
     cancelled: CancellationToken,
     progress: Progress,
+    kept: Kept,
 }
 
 impl Tools {
@@ -115,8 +127,8 @@ impl Tools {
         limits: CallLimits,
         call_max: Duration,
     ) -> Self {
-        let (admission, tasks) = (Admission::new(limits), Tasks::new(call_max));
-        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults, admission, tasks }) }
+        let (admission, results, tasks) = (Admission::new(limits), Budget::new(RESULTS_BYTES), Tasks::new(call_max));
+        Self { inner: Arc::new(Inner { environments, execution, filesystem, defaults, admission, results, tasks }) }
     }
 
     /// Cancels the calls that have become tasks, and lets none become one from now on.
@@ -131,7 +143,7 @@ impl Tools {
 
     async fn call(&self, name: &str, arguments: JsonObject, caller: &Caller) -> Outcome {
         let inner = &*self.inner;
-        let _admitted = inner.admission.begin(&caller.owner)?;
+        caller.kept.keep(inner.admission.begin(&caller.owner)?);
         match name {
             "create_environment" => inner.create_environment(arguments, caller).await,
             "destroy_environment" => inner.destroy_environment(arguments, caller).await,
@@ -155,6 +167,14 @@ impl Tools {
         // what the services own, and they hold no lock across a step that can panic.
         let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
         call.map(|outcome| outcome.unwrap_or(Err(Failure::Panic))).boxed()
+    }
+}
+
+impl Inner {
+    /// Room for a result of so many bytes, as the guest sends them.
+    async fn result_room(&self, owner: &Principal, bytes: usize) -> Result<Room, CallerFault> {
+        let room = timeout(RESULT_ROOM_TIME, self.results.room(owner, bytes)).await;
+        room.map_err(|_elapsed| CallerFault::ResultsUnread)
     }
 }
 
@@ -208,7 +228,8 @@ impl ServerHandler for Tools {
         let token = context.meta.get_progress_token();
         let (progress, report) = progress::channel(token, context.peer.clone(), outcome_bytes_max.is_some());
         let (tool, owner, cancelled) = (request.name.to_string(), principal(&context), CancellationToken::new());
-        let caller = Caller { owner: owner.clone(), cancelled: cancelled.clone(), progress: progress.clone() };
+        let kept = kept(&context);
+        let caller = Caller { owner: owner.clone(), cancelled: cancelled.clone(), progress: progress.clone(), kept };
         let mut call = self.begin(request, caller);
         // A task goes on when its request is over, so it has a token of its own, which hears of the request's meanwhile.
         let hear = async {
@@ -243,7 +264,11 @@ impl ServerHandler for Tools {
         request: GetTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
-        self.inner.tasks.get(&principal(&context), &request.task_id).map(GetTaskResult::new)
+        let (owner, tasks) = (principal(&context), &self.inner.tasks);
+        let bytes = tasks.outcome_bytes(&owner, &request.task_id)?;
+        let room = self.inner.result_room(&owner, bytes).await.map_err(|fault| errors::no_room(&fault))?;
+        kept(&context).keep(room);
+        tasks.get(&owner, &request.task_id).map(GetTaskResult::new)
     }
 
     async fn update_task(
@@ -280,6 +305,12 @@ fn principal(context: &RequestContext<RoleServer>) -> Principal {
         Some(parts) => parts.extensions.get::<Principal>().cloned().unwrap_or_else(Principal::anonymous),
         None => Principal::local(),
     }
+}
+
+/// What the request holds until its answer is out. What comes over standard input has one reader, who is the operator.
+fn kept(context: &RequestContext<RoleServer>) -> Kept {
+    let parts = context.extensions.get::<::http::request::Parts>();
+    parts.and_then(|parts| parts.extensions.get::<Kept>()).cloned().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ const RELEASE: Duration = Duration::from_secs(12);
 pub struct Waggle {
     tools: Tools,
     access: Access,
-    call_max: Duration,
     environments: Arc<Environments>,
     http: Option<Server>,
     reaper: JoinHandle<()>,
@@ -64,7 +63,7 @@ impl Waggle {
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Self { tools, access: settings.access.clone(), call_max, environments, http: None, reaper, stop }
+        Self { tools, access: settings.access.clone(), environments, http: None, reaper, stop }
     }
 
     /// The tools.
@@ -98,7 +97,6 @@ impl Waggle {
         let address = listener.local_addr()?;
         let rules = EndpointRules {
             hosts: hosts(address, &self.access.allowed_hosts),
-            call_max: self.call_max,
             sessions_max: self.access.sessions_max(),
         };
         let endpoint = mcp::endpoint(handler, rules, self.stop.clone());

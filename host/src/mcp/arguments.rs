@@ -13,6 +13,9 @@ use crate::domain::runtime::Runtime;
 /// An argument's name is repeated in an error, but not without end.
 const NAME_SHOWN_CHARS_MAX: usize = 64;
 
+/// So is what is wrong with its value.
+const WRONG_SHOWN_CHARS_MAX: usize = 300;
+
 /// A runtime by its name.
 #[derive(Clone, Copy, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -51,8 +54,12 @@ pub(super) fn read<T: DeserializeOwned>(tool: &'static str, arguments: JsonObjec
     if let Some(missing) = required.filter_map(Value::as_str).find(|name| !arguments.contains_key(*name)) {
         return Err(ArgumentsFault::Missing { name: missing.to_owned(), tool });
     }
-    serde_path_to_error::deserialize(Value::Object(arguments))
-        .map_err(|fault| ArgumentsFault::Wrong { name: fault.path().to_string(), source: fault.into_inner() })
+    serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|fault| {
+        let name = fault.path().to_string().escape_debug().take(NAME_SHOWN_CHARS_MAX).collect();
+        // It repeats the value, which may be as long as a body.
+        let what = fault.into_inner().to_string();
+        ArgumentsFault::Wrong { name, what: what.chars().take(WRONG_SHOWN_CHARS_MAX).collect() }
+    })
 }
 
 /// Arguments that do not fit their tool.
@@ -62,6 +69,6 @@ pub(super) enum ArgumentsFault {
     Unknown { name: String, tool: &'static str, allowed: String },
     #[error("the argument \"{name}\" of {tool} is missing; it is required")]
     Missing { name: String, tool: &'static str },
-    #[error("the argument \"{name}\" is wrong: {source}")]
-    Wrong { name: String, source: serde_json::Error },
+    #[error("the argument \"{name}\" is wrong: {what}")]
+    Wrong { name: String, what: String },
 }

@@ -17,10 +17,6 @@ use super::{progress, sessions::Sessions};
 /// A 10 MiB file is 13.4 MiB in base64, and JSON adds its quotes.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A session without a message is closed when the longest call and then this have passed. A silent call counts as no
-/// message, so it must not be less.
-const SESSION_IDLE: Duration = Duration::from_secs(10 * 60);
-
 /// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer, a
 /// reader that stalls would stall every other call of its session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
@@ -36,8 +32,6 @@ pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 pub struct EndpointRules {
     /// The names under which clients may reach the server.
     pub hosts: Vec<String>,
-    /// No call takes longer.
-    pub call_max: Duration,
     /// How many sessions there can be.
     pub sessions_max: usize,
 }
@@ -48,9 +42,10 @@ pub fn endpoint<H>(handler: H, rules: EndpointRules, stop: CancellationToken) ->
 where
     H: ServerHandler + Clone + Sync,
 {
-    let EndpointRules { hosts, call_max, sessions_max } = rules;
+    let EndpointRules { hosts, sessions_max } = rules;
     let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(call_max + SESSION_IDLE);
+    // A call that is silent for long would be ended with its session. Ours ends sessions that are left alone.
+    sessions.session_config.keep_alive = None;
     sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
     sessions.session_config.completed_cache_ttl = ANSWER_KEPT;
     let origins = hosts.iter().flat_map(|host| origins(host)).collect::<Vec<_>>();

@@ -92,6 +92,11 @@ pub(super) fn unknown_task() -> ErrorData {
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTask)))
 }
 
+/// Answers a question whose answer there is no room for.
+pub(super) fn no_room(fault: &CallerFault) -> ErrorData {
+    ErrorData::internal_error(fault.to_string(), Some(data(fault.code())))
+}
+
 fn unknown_tool() -> ErrorData {
     let known: Vec<_> = super::tools().iter().map(|tool| &*tool.name).collect();
     let message = format!("there is no tool of that name; there are {}", known.join(", "));

@@ -24,7 +24,7 @@ use crate::{
     },
     service::{
         execution::{Code, Executed, Watcher},
-        fault::ArgumentFault,
+        fault::{ArgumentFault, Fault},
     },
 };
 
@@ -175,8 +175,8 @@ impl Inner {
         };
         caller.progress.stage(0.0, None, "running the code");
         let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
-        let executed = self.execution.execute(&caller.owner, id, code, watcher(caller, &hear)).await?;
-        results::object(&CommandResult::of(&executed))
+        let outcome = self.execution.execute(&caller.owner, id, code, watcher(caller, &hear)).await;
+        self.command_result(outcome, caller).await
     }
 
     pub(super) async fn install_packages(
@@ -189,8 +189,24 @@ impl Inner {
         caller.progress.stage(0.0, None, "installing the packages");
         let hear = |stream, bytes: &[u8]| caller.progress.output(stream, bytes);
         let watcher = watcher(caller, &hear);
-        let executed = self.execution.install_packages(&caller.owner, id, &arguments.packages, watcher).await?;
-        results::object(&CommandResult::of(&executed))
+        let outcome = self.execution.install_packages(&caller.owner, id, &arguments.packages, watcher).await;
+        self.command_result(outcome, caller).await
+    }
+
+    async fn command_result(
+        &self,
+        outcome: Result<Executed, Fault>,
+        caller: &Caller,
+    ) -> Result<CallToolResult, Failure> {
+        // What a command had written that was stopped is told as well.
+        let executed = match &outcome {
+            Ok(executed) => Some(executed),
+            Err(Fault::Caller(fault)) => fault.executed(),
+            Err(Fault::Server(_)) => None,
+        };
+        let bytes = executed.map_or(0, |executed| executed.stdout.text.len() + executed.stderr.text.len());
+        caller.kept.keep(self.result_room(&caller.owner, bytes).await?);
+        results::object(&CommandResult::of(&outcome?))
     }
 }
 

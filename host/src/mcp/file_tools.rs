@@ -29,6 +29,9 @@ use crate::{
 /// Offsets above that are no longer exact in JSON: 2^53.
 const OFFSET_MAX: u64 = 1 << 53;
 
+/// What a listing says of a file beside its name, about.
+const ENTRY_BYTES: usize = 128;
+
 /// Permissions with set-user-id, set-group-id and the sticky bit.
 const MODE_MAX: u32 = 0o7777;
 
@@ -178,7 +181,14 @@ impl Inner {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path(arguments.path)?;
         let range = parse_range(arguments.offset, arguments.limit)?;
-        let read = self.filesystem.read(&caller.owner, id, &path, range);
+        let bytes_max = range.map_or(FILE_BYTES_MAX, |range| usize::try_from(range.limit).unwrap_or(FILE_BYTES_MAX));
+        let read = async {
+            let mut room = self.result_room(&caller.owner, bytes_max).await?;
+            let content = self.filesystem.read(&caller.owner, id, &path, range).await?;
+            room.shrink(content.bytes.len());
+            caller.kept.keep(room);
+            Ok(content)
+        };
         let content = unless_cancelled(caller, read).await?;
         let base64 = arguments.encoding == Some(Encoding::Base64);
         Ok(file_content::reply(&path, content, range, base64))
@@ -188,7 +198,12 @@ impl Inner {
         let arguments: ListArguments = arguments::read("list_files", arguments)?;
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path(arguments.path.unwrap_or_else(|| SANDBOX_HOME.to_owned()))?;
-        let list = self.filesystem.list(&caller.owner, id, &path, arguments.recursive.unwrap_or(false));
+        let list = async {
+            let listing = self.filesystem.list(&caller.owner, id, &path, arguments.recursive.unwrap_or(false)).await?;
+            let bytes = listing.entries.iter().map(|entry| ENTRY_BYTES + entry.name.len()).sum();
+            caller.kept.keep(self.result_room(&caller.owner, bytes).await?);
+            Ok(listing)
+        };
         let listing = unless_cancelled(caller, list).await?;
         let files: Vec<_> = listing.entries.into_iter().map(listed).collect();
         results::object(&Listed { count: files.len(), files, path: path.to_string(), truncated: listing.truncated })

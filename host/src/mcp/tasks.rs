@@ -252,6 +252,14 @@ impl Tasks {
         Ok(DetailedTask::new(task, TaskPayload::clone(&payload)))
     }
 
+    /// What the outcome of a task holds, if it has one.
+    pub(super) fn outcome_bytes(&self, owner: &Principal, id: &str) -> Result<usize, ErrorData> {
+        Ok(match &self.table().of(owner, id)?.state {
+            State::Working { .. } => 0,
+            State::Ended { bytes, .. } => *bytes,
+        })
+    }
+
     /// Ends what a task runs, if it still does.
     pub(super) fn cancel(&self, owner: &Principal, id: &str) -> Result<(), ErrorData> {
         match &self.table().of(owner, id)?.state {

@@ -83,6 +83,9 @@ pub enum CallerFault {
         /// As many as there may be.
         calls_max: usize,
     },
+    /// The answers of other calls take all the room.
+    #[error("there is no room for the result, as too many others are still being read; read them, or call again")]
+    ResultsUnread,
     /// Its image lacks what was asked for.
     #[error(transparent)]
     Runtime(RuntimeFault),
@@ -128,6 +131,7 @@ impl CallerFault {
             Self::Capacity(_) => ErrorCode::CapacityReached,
             Self::Busy { .. } => ErrorCode::EnvironmentBusy,
             Self::TooManyCalls { .. } => ErrorCode::TooManyCalls,
+            Self::ResultsUnread => ErrorCode::ResultsUnread,
             Self::Runtime(_) => ErrorCode::RuntimeUnavailable,
             Self::TimedOut { .. } => ErrorCode::TimedOut,
             Self::Cancelled { .. } => ErrorCode::Cancelled,
@@ -150,6 +154,7 @@ impl CallerFault {
             | Self::Capacity(_)
             | Self::Busy { .. }
             | Self::TooManyCalls { .. }
+            | Self::ResultsUnread
             | Self::Runtime(_)
             | Self::Guest { .. }
             | Self::ShuttingDown => None,

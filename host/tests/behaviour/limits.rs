@@ -134,3 +134,49 @@ async fn a_request_in_pieces_is_answered() {
     timeout(STUCK, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_nobody_reads_take_their_caller_s_share_of_the_room_and_no_more() {
+    let served = serve_guarded(&[]).await;
+    let id = served.create("shell").await;
+    // JSON makes six bytes of each, more than sockets hold.
+    let code = "head -c 10485760 /dev/zero | tr '\\0' '\\1' >large";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let read = async |limit: u32| {
+        let whole = json!({"environment_id": id, "path": "large", "limit": limit});
+        raw::stateless_call_as(&served.url, Some(ADA), "read_file", &whole, None).await
+    };
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        unread.push(read(10_485_760).await);
+    }
+    let fourth = read(10_485_760);
+    tokio::pin!(fourth);
+    assert!(timeout(Duration::from_millis(500), &mut fourth).await.is_err());
+    let (bob, _) = connect_as(&served.url, Some(BOB)).await;
+    let made = call(&bob, "create_environment", json!({"runtime": "shell"})).await.unwrap();
+    let own = made.structured_content.unwrap()["environment_id"].take();
+    let ran = call(&bob, "execute", json!({"environment_id": own, "code": "echo mine"})).await.unwrap();
+    assert_eq!(ran.structured_content.unwrap()["stdout"], "mine\n");
+    drop(unread.pop());
+    assert_eq!(timeout(STUCK, fourth).await.unwrap().status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_a_session_that_repeats_another_s_id_is_refused() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let session = raw::Session::start(&served.url).await;
+    let waits = json!({"environment_id": id, "code": "read line <gate", "timeout_seconds": 60});
+    served.call("execute", json!({"environment_id": id, "code": "mkfifo gate"})).await;
+    let first = session.call(7, "execute", &waits, Some("one")).await;
+    for (number, token) in [(7, "two"), (8, "one")] {
+        let refused = session.call(number, "list_environments", &json!({}), Some(token)).await;
+        assert_eq!(refused.status().as_u16(), 400);
+        assert_eq!(code(&refused.text().await.unwrap()), "request_repeated");
+    }
+    served.call("execute", json!({"environment_id": id, "code": "echo >gate"})).await;
+    assert!(first.text().await.unwrap().contains("\\\"exit_code\\\": 0"));
+    let again = session.call(7, "list_environments", &json!({}), Some("one")).await;
+    assert_eq!(again.status().as_u16(), 200);
+}
