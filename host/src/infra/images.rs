@@ -21,6 +21,8 @@ mod tree;
 mod xattrs;
 
 use std::{
+    ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Instant,
@@ -46,6 +48,8 @@ use crate::{
 
 /// Changes with the rules of merging, so that images merged by other rules are not taken for current ones.
 const MERGED_FOLDER: &str = "merged-v2";
+/// What the names of these folders begin with, whatever the rules.
+const MERGED_FOLDER_PREFIX: &str = "merged-";
 const MERGED_SUFFIX: &str = "erofs";
 
 /// An image could not be prepared.
@@ -229,13 +233,28 @@ impl Merged {
         self.folder.path()
     }
 
+    /// The folders below the cache's that hold images merged by other rules than these: other versions', for whom nobody
+    /// else may be left to clear up.
+    pub(crate) fn other_folders(&self) -> Vec<PathBuf> {
+        let beside = self.folder().parent().and_then(|cache| fs::read_dir(cache).ok());
+        let paths = beside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+        let is_merged = |path: &PathBuf| {
+            let name = path.file_name().and_then(OsStr::to_str);
+            path != self.folder() && name.is_some_and(|name| name.starts_with(MERGED_FOLDER_PREFIX))
+        };
+        paths.filter(is_merged).collect()
+    }
+
     pub(crate) fn path_of(&self, manifest: &Digest) -> PathBuf {
         // A digest has no slash: its parser sees to that.
         self.folder.path().join(format!("{}-{}.{MERGED_SUFFIX}", manifest.algorithm(), manifest.digest()))
     }
 
-    /// The manifest's digest in the name of a merged image's file.
-    pub(crate) fn digest_of(path: &Path) -> Option<String> {
+    /// The manifest's digest in the name of a merged image's file; nothing if it was merged by other rules.
+    pub(crate) fn digest_of(&self, path: &Path) -> Option<String> {
+        if path.parent() != Some(self.folder()) {
+            return None;
+        }
         let name = path.file_name()?.to_str()?.strip_suffix(MERGED_SUFFIX)?.strip_suffix('.')?;
         let (algorithm, hex) = name.split_once('-')?;
         Some(format!("{algorithm}:{hex}"))

@@ -2,10 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store itself: which image of a layout it takes, what it shares, what it leaves and what it clears away.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
-use waggle::infra::image_store::ImageStore;
+use waggle::infra::image_store::{ImageStore, ImageStoreSettings, Rules};
 
 use crate::layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
 
@@ -132,6 +137,36 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
     let found = store.prepare(&image).await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
     assert_eq!(tree(&found.erofs)["a"].len(), "644 ".len() + (8 << 20));
     assert_eq!(names(&layout.cache().join("merged-v2")), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[tokio::test]
+async fn what_is_too_old_or_too_much_goes_and_what_is_in_use_stays() {
+    let layout = Layout::of(vec![Layer::new().file("a", "x")]);
+    let used = layout.prepare().await.unwrap();
+    layout.index(&[layout.manifest(&[layout.blob(PLAIN, &Layer::new().tar())])]);
+    let idle = layout.prepare().await.unwrap().erofs;
+    // What another version has left.
+    let other = layout.cache().join("merged-v0").join(idle.file_name().unwrap());
+    fs::create_dir(other.parent().unwrap()).unwrap();
+    fs::copy(&idle, &other).unwrap();
+    let tidy = |age_max: Option<Duration>, bytes_max| {
+        let settings = ImageStoreSettings {
+            cache_dir: layout.cache(),
+            rules: Rules { age_max, bytes_max },
+            ..ImageStoreSettings::default()
+        };
+        let dropped = ImageStore::with_settings(settings).unwrap().tidy();
+        (dropped.images, [&used.erofs, &idle, &other].map(|path| path.exists()))
+    };
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert_eq!(tidy(Some(day), Some(1 << 30)), (0, [true, true, true]));
+    for path in [&used.erofs, &other] {
+        fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - 2 * day).unwrap();
+    }
+    assert_eq!(tidy(Some(day), None), (1, [true, true, false]));
+    assert_eq!(tidy(None, Some(1)), (1, [true, false, false]));
+    drop(used.lease);
+    assert_eq!(tidy(Some(day), None), (1, [false, false, false]));
 }
 
 #[tokio::test]

@@ -55,6 +55,9 @@ pub(super) struct Kept {
 /// All files of the cache but the unfinished.
 pub(super) fn kept(preparer: &Preparer) -> Vec<Kept> {
     let mut all = in_folder(preparer.merged.folder(), Kind::Merged);
+    for folder in preparer.merged.other_folders() {
+        all.extend(in_folder(&folder, Kind::Merged));
+    }
     all.extend(in_folder(preparer.records.folder(), Kind::Record));
     for algorithm in fs::read_dir(preparer.blobs.folder()).into_iter().flatten().filter_map(Result::ok) {
         all.extend(in_folder(&algorithm.path(), Kind::Blob));

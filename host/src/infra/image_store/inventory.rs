@@ -17,10 +17,7 @@ use super::{
     prepare::Preparer,
     usage,
 };
-use crate::{
-    domain::image::ImageRef,
-    infra::images::{self, Merged},
-};
+use crate::{domain::image::ImageRef, infra::images};
 
 /// How long a removal waits for pulls to end before it leaves their layers for later.
 const ALONE_TRIES: u32 = 10;
@@ -99,7 +96,7 @@ impl ImageStore {
         let mut dropped = Dropped::default();
         if !by_name || found.references.len() == 1 {
             let merged = evict::kept(preparer).into_iter().find(|kept| {
-                kept.kind == Kind::Merged && Merged::digest_of(&kept.path).as_deref() == Some(&*found.digest)
+                kept.kind == Kind::Merged && preparer.merged.digest_of(&kept.path).as_deref() == Some(&*found.digest)
             });
             if let Some(merged) = merged
                 && !evict::remove(&merged, &mut dropped)
@@ -166,7 +163,7 @@ fn list(preparer: &Preparer) -> Vec<Listed> {
         users: Vec::new(),
     };
     for merged in kept.iter().filter(|kept| kept.kind == Kind::Merged) {
-        let Some(digest) = Merged::digest_of(&merged.path) else { continue };
+        let Some(digest) = preparer.merged.digest_of(&merged.path) else { continue };
         let listed = by_digest.entry(digest.clone()).or_insert_with(|| new(digest));
         listed.merged_bytes = merged.bytes;
         listed.used_unix_s = seconds(merged.used);
