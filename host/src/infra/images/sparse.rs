@@ -39,6 +39,9 @@ impl SparseMap {
     /// the archive holds `stored`.
     fn new(numbers: &[u64], bytes: u64, stored: u64) -> Option<Self> {
         let (pairs, []) = numbers.as_chunks::<2>() else { return None };
+        if pairs.len() > SPARSE_PARTS_MAX {
+            return None;
+        }
         let mut parts = Vec::with_capacity(pairs.len());
         let (mut end, mut held) = (0, 0_u64);
         for &[offset, bytes] in pairs {
