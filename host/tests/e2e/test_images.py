@@ -3,7 +3,6 @@
 """Images that are not ours, and images that are not images."""
 
 import hashlib
-import io
 import json
 import pathlib
 import shutil
@@ -12,6 +11,7 @@ import tarfile
 
 import pytest
 
+from layouts import Layer
 from repositories import add_layer
 from server import ROOT, image
 
@@ -115,20 +115,19 @@ async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts
 
 @pytest.mark.outside(MADE_HERE)
 async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as archive:
-        for name, kind, mode in [("srv", tarfile.DIRTYPE, 0o755), ("srv/app", tarfile.DIRTYPE, 0o755), ("shut", tarfile.DIRTYPE, 0o700), ("link", tarfile.SYMTYPE, 0o777)]:
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode, entry.linkname = kind, mode, "srv/app" if kind == tarfile.SYMTYPE else ""
-            # Who may remove it is who owns the folder that it is in.
-            entry.uid = entry.gid = 1000 if name.startswith("srv") else 0
-            archive.addfile(entry)
+    layer = Layer()
+    # Who may remove it is who owns the folder that it is in.
+    layer.add("srv", tarfile.DIRTYPE, uid=1000, gid=1000)
+    layer.add("srv/app", tarfile.DIRTYPE, uid=1000, gid=1000)
+    layer.add("shut", tarfile.DIRTYPE, mode=0o700)
+    layer.add("link", tarfile.SYMTYPE, target="srv/app")
+    layer = layer.end()
 
     def of(folder):
         """An image with that working directory."""
         layout = tmp_path / folder.strip("/").replace("/", "-")
         shutil.copytree(ROOT / "target/images/foreign", layout)
-        add_layer(layout, layer.getvalue())
+        add_layer(layout, layer)
         reconfigure(layout, WorkingDir=folder)
         return f"oci:{layout}"
 
