@@ -224,9 +224,9 @@ impl ServerHandler for Tools {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let outcome_bytes_max = tasks::outcome_bytes_max(&request.name).filter(|_| takes_tasks(&context));
+        let bytes_max = if takes_tasks(&context) { tasks::bytes_max(&request) } else { None };
         let token = context.meta.get_progress_token();
-        let (progress, report) = progress::channel(token, context.peer.clone(), outcome_bytes_max.is_some());
+        let (progress, report) = progress::channel(token, context.peer.clone(), bytes_max.is_some());
         let (tool, owner, cancelled) = (request.name.to_string(), principal(&context), CancellationToken::new());
         let kept = kept(&context);
         let caller = Caller { owner: owner.clone(), cancelled: cancelled.clone(), progress: progress.clone(), kept };
@@ -237,7 +237,7 @@ impl ServerHandler for Tools {
             cancelled.cancel();
         };
         let mut beside = pin!(async { tokio::join!(report, hear).0 });
-        if let Some(outcome_bytes_max) = outcome_bytes_max {
+        if let Some(bytes_max) = bytes_max {
             tokio::select! {
                 biased;
                 outcome = &mut call => return reply(&tool, outcome),
@@ -246,7 +246,7 @@ impl ServerHandler for Tools {
             }
             if !cancelled.is_cancelled() {
                 let (tool, cancelled) = (tool.clone(), cancelled.clone());
-                let handed = Call { owner, tool, running: call, cancelled, progress, outcome_bytes_max };
+                let handed = Call { owner, tool, running: call, cancelled, progress, bytes_max };
                 call = match self.inner.tasks.hand_over(handed) {
                     Ok(task) => return Ok(CreateTaskResult::new(task).into()),
                     Err(call) => call,

@@ -25,11 +25,11 @@ use std::{
 use futures_util::future::BoxFuture;
 use rmcp::{
     ErrorData,
-    model::{DetailedTask, Task, TaskPayload, TaskStatus},
+    model::{CallToolRequestParams, DetailedTask, Task, TaskPayload, TaskStatus},
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -64,13 +64,15 @@ const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a few words come to, however long the names in them are.
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 
-/// The most that an outcome of a tool takes, if it is one whose calls can take long enough to become tasks.
-pub(super) fn outcome_bytes_max(tool: &str) -> Option<usize> {
-    match tool {
-        "execute" | "install_packages" => Some(COMMAND_BYTES_MAX),
-        "create_environment" => Some(WORDS_BYTES_MAX),
-        _ => None,
-    }
+/// The most that a call holds, its outcome included, if it is one that can take long enough to become a task.
+pub(super) fn bytes_max(call: &CallToolRequestParams) -> Option<usize> {
+    let outcome = match &*call.name {
+        "execute" | "install_packages" => COMMAND_BYTES_MAX,
+        "create_environment" => WORDS_BYTES_MAX,
+        _ => return None,
+    };
+    let arguments = call.arguments.iter().flat_map(|arguments| arguments.values());
+    Some(arguments.map(outcome::value_weight).sum::<usize>().saturating_add(outcome))
 }
 
 /// A call that is handed over.
@@ -81,8 +83,8 @@ pub(super) struct Call {
     pub(super) running: BoxFuture<'static, Outcome>,
     pub(super) cancelled: CancellationToken,
     pub(super) progress: Progress,
-    /// No outcome of it is larger.
-    pub(super) outcome_bytes_max: usize,
+    /// Its arguments and its outcome take no more together.
+    pub(super) bytes_max: usize,
 }
 
 /// The tasks of all principals.
@@ -123,7 +125,7 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    Working { cancelled: CancellationToken, progress: Progress, outcome_bytes_max: usize },
+    Working { cancelled: CancellationToken, progress: Progress, bytes_max: usize },
     Ended { payload: Arc<TaskPayload>, bytes: usize },
 }
 
@@ -149,7 +151,7 @@ impl Entry {
     /// What it holds, or may come to hold.
     fn bytes(&self) -> usize {
         match &self.state {
-            State::Working { outcome_bytes_max, .. } => *outcome_bytes_max,
+            State::Working { bytes_max, .. } => *bytes_max,
             State::Ended { bytes, .. } => *bytes,
         }
     }
@@ -193,9 +195,9 @@ impl Tasks {
 
     /// Makes a task of a call, which is known before this returns; the call comes back if there is no room for it.
     pub(super) fn hand_over(&self, call: Call) -> Result<Task, BoxFuture<'static, Outcome>> {
-        let Call { owner, tool, running, cancelled, progress, outcome_bytes_max } = call;
+        let Call { owner, tool, running, cancelled, progress, bytes_max } = call;
         let mut table = self.table();
-        if table.closing || !table.has_room(&owner, outcome_bytes_max) {
+        if table.closing || !table.has_room(&owner, bytes_max) {
             return Err(running);
         }
         let (now, sooner) = (SystemTime::now(), Arc::new(Notify::new()));
@@ -206,7 +208,7 @@ impl Tasks {
             updated_at: now,
             created,
             known_until: created + self.times.known,
-            state: State::Working { cancelled: cancelled.clone(), progress, outcome_bytes_max },
+            state: State::Working { cancelled: cancelled.clone(), progress, bytes_max },
             sooner: Arc::clone(&sooner),
         };
         let id = Uuid::new_v4().to_string();
@@ -304,17 +306,11 @@ impl Own {
     async fn live(
         self,
         tool: String,
-        mut running: BoxFuture<'static, Outcome>,
+        running: BoxFuture<'static, Outcome>,
         cancelled: CancellationToken,
         sooner: Arc<Notify>,
     ) {
-        let outcome = tokio::select! {
-            outcome = &mut running => outcome,
-            () = tokio::time::sleep(self.tasks.times.run) => {
-                cancelled.cancel();
-                running.await
-            }
-        };
+        let outcome = to_its_end(running, cancelled, self.tasks.times.run).await;
         let (payload, bytes) = outcome::settle(&tool, outcome);
         if let Some(entry) = self.tasks.table().entries.get_mut(&self.id) {
             entry.updated_at = SystemTime::now();
@@ -329,6 +325,21 @@ impl Own {
                 () = sleep_until(known_until) => {}
                 () = sooner.notified() => {}
             }
+        }
+    }
+}
+
+/// What a call comes to, of which nothing is left then; one that goes on for too long is cancelled.
+async fn to_its_end(
+    mut running: BoxFuture<'static, Outcome>,
+    cancelled: CancellationToken,
+    limit: Duration,
+) -> Outcome {
+    tokio::select! {
+        outcome = &mut running => outcome,
+        () = sleep(limit) => {
+            cancelled.cancel();
+            running.await
         }
     }
 }

@@ -46,7 +46,8 @@ fn weight(result: &CallToolResult) -> usize {
     content + result.structured_content.as_ref().map_or(0, value_weight)
 }
 
-fn value_weight(value: &Value) -> usize {
+/// What a value takes in memory, or a little more.
+pub(super) fn value_weight(value: &Value) -> usize {
     NODE_BYTES
         + match value {
             Value::String(text) => text.len(),

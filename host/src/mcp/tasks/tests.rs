@@ -34,7 +34,7 @@ fn call(owner: &str) -> (Call, oneshot::Sender<Outcome>, Progress) {
         running: Box::pin(running),
         cancelled,
         progress: progress.clone(),
-        outcome_bytes_max: COMMAND_BYTES_MAX,
+        bytes_max: COMMAND_BYTES_MAX,
     };
     (call, end, progress)
 }
@@ -67,15 +67,15 @@ async fn an_outcome_is_known_for_as_long_as_was_said_and_shorter_once_it_was_tol
     let TaskPayload::Completed { result } = &answer.payload else { panic!("{answer:?}") };
     assert_eq!(result["content"][0]["text"], "told");
     assert_eq!(answer.task.ttl_ms, Some(60_000));
-    tokio::time::sleep(Duration::from_secs(59)).await;
+    sleep(Duration::from_secs(59)).await;
     assert_eq!(status(&tasks, "ada", &told.task_id), Some(TaskStatus::Completed));
     // To be told again does not prolong it.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(status(&tasks, "ada", &told.task_id), None);
     let known = Duration::from_millis(kept.ttl_ms.unwrap());
-    tokio::time::sleep(known - Duration::from_secs(62)).await;
+    sleep(known - Duration::from_secs(62)).await;
     assert_eq!(tasks.table().entries.len(), 1);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     assert_eq!((status(&tasks, "ada", &kept.task_id), tasks.table().entries.len()), (None, 0));
 }
 
@@ -84,9 +84,9 @@ async fn a_task_that_nobody_ends_is_cancelled_in_its_time_and_that_is_told() {
     let tasks = Tasks::new(CALL_MAX);
     let (call, _end, _) = call("ada");
     let task = tasks.hand_over(call).ok().unwrap();
-    tokio::time::sleep(CALL_MAX + SLOW_PULL - Duration::from_secs(1)).await;
+    sleep(CALL_MAX + SLOW_PULL - Duration::from_secs(1)).await;
     assert_eq!(status(&tasks, "ada", &task.task_id), Some(TaskStatus::Working));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(status(&tasks, "ada", &task.task_id), Some(TaskStatus::Cancelled));
 }
 
@@ -130,16 +130,27 @@ async fn without_room_a_call_stays_what_it_was() {
     assert_eq!(handed.len(), OF_ONE.tasks);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_result_counts_for_what_it_holds() {
+#[test]
+fn a_call_counts_for_its_arguments_and_what_it_may_come_to() {
+    let call = |tool: &'static str, stdin: usize| {
+        let arguments = serde_json::json!({"code": "cat", "stdin": "x".repeat(stdin)});
+        bytes_max(&CallToolRequestParams::new(tool).with_arguments(serde_json::from_value(arguments).unwrap()))
+    };
+    let more = call("execute", 1_000_000).unwrap() - COMMAND_BYTES_MAX;
+    assert!((1_000_000..1_001_000).contains(&more), "{more}");
+    assert_eq!(call("read_file", 0), None);
+}
+
+#[test]
+fn a_result_counts_for_what_it_holds() {
     let mut large = CallToolResult::structured(serde_json::json!({"stdout": "x".repeat(1000)}));
     large.content = vec![ContentBlock::text("y".repeat(2000))];
     let (_, bytes) = outcome::settle("execute", Ok(large));
     assert!((3000..3500).contains(&bytes), "{bytes}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_failure_of_the_server_has_failed_and_one_of_the_caller_s_is_a_result() {
+#[test]
+fn a_failure_of_the_server_has_failed_and_one_of_the_caller_s_is_a_result() {
     let mended = outcome::settle("execute", Err(CallerFault::ShuttingDown.into())).0;
     let TaskPayload::Completed { result } = &mended else { panic!("{mended:?}") };
     assert_eq!(
@@ -159,7 +170,7 @@ async fn a_poll_tells_the_stage_and_the_output_since_the_last_one() {
     progress.output(OutputStream::Stdout, b"first\n");
     let task = tasks.hand_over(call).ok().unwrap();
     let message = || tasks.get(&someone("ada"), &task.task_id).unwrap().task.status_message.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(3)).await;
     assert_eq!(message(), "running the code (3 s)\nfirst\n");
     assert_eq!(message(), "running the code (3 s)");
 }
