@@ -1,12 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! 64 clients of both dialects call a server for five minutes, and look at every answer: nothing may be lost, and the
-//! server must not grow.
+//! 64 clients of both dialects, some of which take tasks, call a server for five minutes, and look at every answer: nothing
+//! may be lost, and the server must not grow.
 //!
-//! `soak [SECONDS]`; a shorter run looks at the answers alone. The server is the one of the example `conformance`, in a process of its own: real agents without
-//! machines, since no machine of a developer carries 64 busy guests. Its memory is the agents', too.
+//! `soak [SECONDS]`; a shorter run looks at the answers alone. The server is the one of the example `conformance`, in a
+//! process of its own: real agents without machines, since no machine of a developer carries 64 busy guests. Its memory is
+//! the agents', too.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
     reason = "it ends where an answer is not what it should be, and prints what it saw"
@@ -40,10 +42,16 @@ const GROWTH_MAX: f64 = 1.1;
 /// Calls of one connection; the next ones come over a new one, with a new session in the dialect that has them.
 const CALLS_PER_CONNECTION: u64 = 200;
 
+/// A client that takes tasks has one long call in so many rounds.
+const ROUNDS_PER_TASK: u64 = 8;
+
+/// Between two questions how far a task is.
+const POLL: Duration = Duration::from_millis(200);
+
 /// A client of one of the dialects.
 enum Caller {
     Session(RunningService<RoleClient, ()>),
-    Stateless { url: String, http: Client },
+    Stateless { url: String, http: Client, takes_tasks: bool },
 }
 
 impl Caller {
@@ -52,7 +60,7 @@ impl Caller {
             let transport = rmcp::transport::StreamableHttpClientTransport::from_uri(url);
             return Self::Session(().serve(transport).await.unwrap());
         }
-        Self::Stateless { url: url.to_owned(), http: Client::new() }
+        Self::Stateless { url: url.to_owned(), http: Client::new(), takes_tasks: number % 4 == 1 }
     }
 
     async fn call(&self, tool: &'static str, arguments: Value) -> Value {
@@ -62,21 +70,56 @@ impl Caller {
                 let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
                 serde_json::to_value(call.await.unwrap()).unwrap()
             }
-            Self::Stateless { url, http } => {
-                let meta = json!({
-                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                    "io.modelcontextprotocol/clientCapabilities": {},
-                });
-                let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
-                let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
-                let request = http.post(url).header("content-type", "application/json");
-                let request = request.header("accept", "application/json, text/event-stream");
-                let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
-                let answer = request.header("mcp-name", tool).body(body).send().await.unwrap();
-                let mut answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-                answer["result"].take()
-            }
+            Self::Stateless { .. } => self.ask("tools/call", tool, json!({"name": tool, "arguments": arguments})).await,
         }
+    }
+
+    /// Asks in the stateless dialect.
+    async fn ask(&self, method: &str, name: &str, mut params: Value) -> Value {
+        let Self::Stateless { url, http, takes_tasks } = self else { panic!("a session was asked without one") };
+        let extensions = if *takes_tasks { json!({"io.modelcontextprotocol/tasks": {}}) } else { json!({}) };
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {"extensions": extensions},
+        });
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let request = http.post(url).header("content-type", "application/json");
+        let request = request.header("accept", "application/json, text/event-stream");
+        let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
+        let answer = request.header("mcp-name", name).body(body).send().await.unwrap();
+        let mut answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        answer["result"].take()
+    }
+
+    /// A call that takes long enough to be a task if there is room for one: how that ended. Every other one is cancelled.
+    async fn long_call(&self, id: &str, turn: u64, tasks: &AtomicU64) {
+        let arguments = json!({"environment_id": id, "code": "sleep 3; echo well", "language": "shell"});
+        let answer = self.call("execute", arguments).await;
+        if answer["resultType"] != "task" {
+            assert_eq!(answer["structuredContent"]["stdout"], "well\n", "{answer}");
+            return;
+        }
+        tasks.fetch_add(1, Ordering::Relaxed);
+        let task = answer["taskId"].as_str().unwrap();
+        let cancelled = turn.is_multiple_of(2 * ROUNDS_PER_TASK);
+        if cancelled {
+            self.ask("tasks/cancel", task, json!({"taskId": task})).await;
+        }
+        let ended = loop {
+            let told = self.ask("tasks/get", task, json!({"taskId": task})).await;
+            if told["status"] != "working" {
+                break told;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        match cancelled {
+            true => assert!(ended["status"] == "cancelled" || ended["status"] == "completed", "{ended}"),
+            false => assert_eq!(ended["result"]["structuredContent"]["stdout"], "well\n", "{ended}"),
+        }
+    }
+
+    fn takes_tasks(&self) -> bool {
+        matches!(self, Self::Stateless { takes_tasks: true, .. })
     }
 
     async fn close(self) {
@@ -105,15 +148,25 @@ async fn round(caller: &Caller, id: &str, number: u64, turn: u64) {
     assert_eq!(listed["structuredContent"]["count"], ENVIRONMENTS, "{listed}");
 }
 
-async fn client(url: String, ids: Arc<Vec<String>>, number: u64, until: Instant, calls: Arc<AtomicU64>) {
+/// What was done.
+#[derive(Default)]
+struct Done {
+    calls: AtomicU64,
+    tasks: AtomicU64,
+}
+
+async fn client(url: String, ids: Arc<Vec<String>>, number: u64, until: Instant, done: Arc<Done>) {
     let id = &ids[usize::try_from(number).unwrap() % ids.len()];
     let mut turn = 0;
     while Instant::now() < until {
         let caller = Caller::connect(&url, number).await;
         for _ in 0..CALLS_PER_CONNECTION / 5 {
             round(&caller, id, number, turn).await;
+            if caller.takes_tasks() && turn.is_multiple_of(ROUNDS_PER_TASK) {
+                caller.long_call(id, turn, &done.tasks).await;
+            }
             turn += 1;
-            calls.fetch_add(5, Ordering::Relaxed);
+            done.calls.fetch_add(5, Ordering::Relaxed);
             if Instant::now() >= until {
                 break;
             }
@@ -145,11 +198,11 @@ async fn main() {
         let made = maker.call("create_environment", json!({"runtime": "shell"})).await;
         ids.push(made["structuredContent"]["environment_id"].as_str().unwrap().to_owned());
     }
-    let (ids, calls) = (Arc::new(ids), Arc::new(AtomicU64::new(0)));
+    let (ids, done) = (Arc::new(ids), Arc::new(Done::default()));
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        clients.spawn(client(url.clone(), Arc::clone(&ids), number, until, Arc::clone(&calls)));
+        clients.spawn(client(url.clone(), Arc::clone(&ids), number, until, Arc::clone(&done)));
     }
     // The mean of each fifth of the time.
     let part = Duration::from_secs(seconds) / MINUTES;
@@ -163,7 +216,7 @@ async fn main() {
             samples += 1;
         }
         means.push(sum / samples);
-        println!("part {index}: {} KiB, {} calls so far", means.last().unwrap(), calls.load(Ordering::Relaxed));
+        println!("part {index}: {} KiB, {} calls so far", means.last().unwrap(), done.calls.load(Ordering::Relaxed));
     }
     clients.join_all().await;
     for id in ids.iter() {
@@ -175,10 +228,9 @@ async fn main() {
     assert!(server.wait().unwrap().success());
     #[expect(clippy::cast_precision_loss, reason = "KiB of a process are far below 2^52")]
     let growth = *means.last().unwrap() as f64 / means[0] as f64;
-    println!(
-        "{} calls, none lost; memory of the last part is {growth:.2} of the first's",
-        calls.load(Ordering::Relaxed)
-    );
+    let [calls, tasks] = [&done.calls, &done.tasks].map(|count| count.load(Ordering::Relaxed));
+    println!("{calls} calls and {tasks} tasks, none lost; memory of the last part is {growth:.2} of the first's");
+    assert!(tasks > 0, "no call was long enough to be a task");
     // In less than a minute the buffers of so many clients have not come to their size yet.
     assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "it has grown");
 }
