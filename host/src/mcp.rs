@@ -15,6 +15,7 @@ mod errors;
 mod execution_tools;
 mod file_content;
 mod file_tools;
+mod identity;
 mod kept;
 mod progress;
 mod results;
@@ -33,8 +34,8 @@ use rmcp::{
     ErrorData, RoleServer,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CreateTaskResult, GetTaskParams,
-        GetTaskResult, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ServerCapabilities, ServerConfig, Tool, UpdateTaskParams,
+        GetTaskResult, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+        UpdateTaskParams,
     },
     service::RequestContext,
 };
@@ -47,6 +48,7 @@ pub use rmcp::ServerHandler;
 use self::{
     admission::Admission,
     errors::Failure,
+    identity::{is_stateless, sign},
     progress::Progress,
     tasks::{Call, Outcome, PATIENCE, Tasks},
 };
@@ -168,58 +170,9 @@ impl Tools {
         let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
         call.map(|outcome| outcome.unwrap_or(Err(Failure::Panic))).boxed()
     }
-}
 
-impl Inner {
-    /// Room for a result of so many bytes, as the guest sends them.
-    async fn result_room(&self, owner: &Principal, bytes: usize) -> Result<Room, CallerFault> {
-        let room = timeout(RESULT_ROOM_TIME, self.results.room(owner, bytes)).await;
-        room.map_err(|_elapsed| CallerFault::ResultsUnread)
-    }
-}
-
-/// The tools in the order in which clients see them.
-#[must_use]
-pub fn tools() -> &'static [Tool] {
-    static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
-        vec![
-            environment_tools::create_environment(),
-            environment_tools::destroy_environment(),
-            environment_tools::list_environments(),
-            execution_tools::execute(),
-            execution_tools::install_packages(),
-            file_tools::write_file(),
-            file_tools::read_file(),
-            file_tools::list_files(),
-        ]
-    });
-    &TOOLS
-}
-
-impl ServerHandler for Tools {
-    fn get_info(&self) -> ServerConfig {
-        let about = Implementation::new("Waggle", env!("CARGO_PKG_VERSION"))
-            .with_title("Waggle")
-            .with_description("Isolated Linux machines for AI agents.");
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_tasks().build())
-            .with_server_info(about)
-            .with_instructions(INSTRUCTIONS)
-    }
-
-    fn get_tool(&self, name: &str) -> Option<Tool> {
-        tools().iter().find(|tool| tool.name == name).cloned()
-    }
-
-    async fn list_tools(
-        &self,
-        _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<ListToolsResult, ErrorData> {
-        let list = ListToolsResult::with_all_items(tools().to_vec());
-        Ok(list.with_ttl_ms(TOOLS_FRESH_MS).with_cache_scope(CacheScope::Public))
-    }
-
-    async fn call_tool(
+    /// Answers with the call's result, or with a task where the client takes one and the call takes long.
+    async fn answer(
         &self,
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
@@ -258,6 +211,69 @@ impl ServerHandler for Tools {
             never = beside => match never {},
         }
     }
+}
+
+impl Inner {
+    /// Room for a result of so many bytes, as the guest sends them.
+    async fn result_room(&self, owner: &Principal, bytes: usize) -> Result<Room, CallerFault> {
+        let room = timeout(RESULT_ROOM_TIME, self.results.room(owner, bytes)).await;
+        room.map_err(|_elapsed| CallerFault::ResultsUnread)
+    }
+}
+
+/// The tools in the order in which clients see them.
+#[must_use]
+pub fn tools() -> &'static [Tool] {
+    static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
+        vec![
+            environment_tools::create_environment(),
+            environment_tools::destroy_environment(),
+            environment_tools::list_environments(),
+            execution_tools::execute(),
+            execution_tools::install_packages(),
+            file_tools::write_file(),
+            file_tools::read_file(),
+            file_tools::list_files(),
+        ]
+    });
+    &TOOLS
+}
+
+impl ServerHandler for Tools {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_tasks().build())
+            .with_server_info(identity::about())
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        tools().iter().find(|tool| tool.name == name).cloned()
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let mut list = ListToolsResult::with_all_items(tools().to_vec());
+        sign(&mut list.meta, is_stateless(&context));
+        Ok(list.with_ttl_ms(TOOLS_FRESH_MS).with_cache_scope(CacheScope::Public))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let is_stateless = is_stateless(&context);
+        let mut response = self.answer(request, context).await?;
+        match &mut response {
+            CallToolResponse::Complete(result) => sign(&mut result.meta, is_stateless),
+            CallToolResponse::Task(created) => sign(&mut created.meta, is_stateless),
+            CallToolResponse::InputRequired(_) | _ => {}
+        }
+        Ok(response)
+    }
 
     async fn get_task(
         &self,
@@ -268,7 +284,9 @@ impl ServerHandler for Tools {
         let bytes = tasks.outcome_bytes(&owner, &request.task_id)?;
         let room = self.inner.result_room(&owner, bytes).await.map_err(|fault| errors::no_room(&fault))?;
         kept(&context).keep(room);
-        tasks.get(&owner, &request.task_id).map(GetTaskResult::new)
+        let mut got = tasks.get(&owner, &request.task_id).map(GetTaskResult::new)?;
+        sign(&mut got.meta, is_stateless(&context));
+        Ok(got)
     }
 
     async fn update_task(
@@ -294,8 +312,7 @@ fn reply(tool: &str, outcome: Outcome) -> Result<CallToolResponse, ErrorData> {
 
 /// Whether the client knows what to do with a task. Dialects with sessions cannot tell one from a result.
 fn takes_tasks(context: &RequestContext<RoleServer>) -> bool {
-    context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
-        && context.client_capabilities().is_some_and(|can| can.supports_tasks())
+    is_stateless(context) && context.client_capabilities().is_some_and(|can| can.supports_tasks())
 }
 
 /// Whose request it is. What comes over standard input has no HTTP request behind it, and none but the one who started

@@ -4,7 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::served::{serve, serve_trouble};
+use crate::{
+    raw,
+    served::{serve, serve_trouble},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_environment_is_used_from_its_creation_to_its_end() {
@@ -162,6 +165,18 @@ async fn every_tool_says_what_it_takes_and_does() {
         assert_eq!(tool.output_schema.is_some(), tool.name != "read_file");
         assert!(!serde_json::to_string(&tool).unwrap().contains("\"format\""), "{}", tool.name);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_session_says_who_gave_it() {
+    let served = serve(&[]).await;
+    let answer = raw::stateless_call(&served.url, "list_environments", &json!({}), None).await;
+    let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let server = json!({"name": "Waggle", "version": env!("CARGO_PKG_VERSION")});
+    assert_eq!(answer["result"]["_meta"]["io.modelcontextprotocol/serverInfo"], server);
+    // A client with a session was told when it greeted.
+    assert_eq!(served.raw("list_environments", json!({})).await.unwrap().meta, None);
+    assert_eq!(served.client.peer_info().unwrap().server_info.as_ref().unwrap().name, "Waggle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
