@@ -19,6 +19,7 @@ use rmcp::{
 };
 use serde_json::{Value, json};
 use tokio::{
+    io::{DuplexStream, split},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -212,6 +213,12 @@ impl Served {
         let url = self.url.replace("/mcp", page);
         let answer = reqwest::get(url).await.unwrap();
         (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+    }
+
+    /// Talks over one pair of streams, as with a client that started the server.
+    pub(crate) async fn converse(&self, streams: DuplexStream) {
+        let (input, output) = split(streams);
+        self.waggle.as_ref().unwrap().converse(input, output).await.unwrap();
     }
 
     pub(crate) async fn shut_down(&mut self) {

@@ -32,8 +32,7 @@ struct Client(RunningService<RoleClient, ClientConfig>);
 
 impl Client {
     async fn connect(url: &str, token: Option<&str>) -> Self {
-        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
-        Self::connect_as(url, token, ClientLifecycleMode::Discover { preferred_versions }).await
+        Self::connect_as(url, token, without_session()).await
     }
 
     async fn connect_as(url: &str, token: Option<&str>, mode: ClientLifecycleMode) -> Self {
@@ -41,10 +40,8 @@ impl Client {
         if let Some(token) = token {
             config = config.auth_header(token);
         }
-        let about = Implementation::new("tests", "1");
-        let client = ClientConfig::new(ClientCapabilities::builder().enable_tasks().build(), about);
         let transport = StreamableHttpClientTransport::from_config(config);
-        Self(client.serve_with_lifecycle(transport, mode).await.unwrap())
+        Self(takes_tasks().serve_with_lifecycle(transport, mode).await.unwrap())
     }
 
     async fn call(&self, tool: &'static str, arguments: Value) -> CallToolResponse {
@@ -84,6 +81,14 @@ impl Client {
         };
         timeout(STUCK, over).await.unwrap()
     }
+}
+
+fn takes_tasks() -> ClientConfig {
+    ClientConfig::new(ClientCapabilities::builder().enable_tasks().build(), Implementation::new("tests", "1"))
+}
+
+fn without_session() -> ClientLifecycleMode {
+    ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] }
 }
 
 fn completed(task: &DetailedTask) -> &serde_json::Map<String, Value> {
@@ -145,6 +150,23 @@ async fn a_client_that_takes_no_tasks_gets_none() {
     };
     let (plain, session) = tokio::join!(plain, session);
     assert_eq!((&plain["stdout"], &session["stdout"]), (&json!("well\n"), &json!("well\n")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_started_the_server_has_tasks_too() {
+    let served = serve(&[]).await;
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let story = async {
+        let client = Client(takes_tasks().serve_with_lifecycle(ours, without_session()).await.unwrap());
+        let made = client.answer("create_environment", json!({"runtime": "shell"})).await.structured_content.unwrap();
+        let id = &made["environment_id"];
+        let task = client.begin("execute", json!({"environment_id": id, "code": LONG})).await;
+        let over = client.until_over(&task.task_id).await;
+        assert_eq!(completed(&over)["structuredContent"]["stdout"], "well\n");
+        client.0.cancel().await.unwrap();
+    };
+    // The conversation ends with its client.
+    tokio::join!(served.converse(theirs), story);
 }
 
 #[tokio::test(flavor = "multi_thread")]
