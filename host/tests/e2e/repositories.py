@@ -26,11 +26,12 @@ VERSION = "1.2.3"
 
 @contextlib.contextmanager
 def serve(folder):
-    """Serves a folder with a wheel, an npm package and a Debian package; yields the port."""
+    """Serves a folder with a wheel, an npm package, a Debian package and an rpm; yields the port."""
     with serving(folder) as port:
         make_wheel(folder)
         make_npm_package(folder, port)
         make_debian_package(folder)
+        take_rpms(folder)
         yield port
 
 
@@ -136,13 +137,30 @@ def make_debian_package(folder):
     (place / "Packages").write_text(control + entry)
 
 
-def image(name, folder, port):
-    """A copy of one of the project's images, whose package managers ask the server on that port of the host."""
+def take_rpms(folder):
+    """The repository that was made with the image for it."""
+    layout = ROOT / "target/images/rpm"
+    [manifest] = json.loads((layout / "index.json").read_bytes())["manifests"]
+    # It is what the image was given last.
+    layer = json.loads(blob(layout, manifest["digest"]).read_bytes())["layers"][-1]
+    with tarfile.open(blob(layout, layer["digest"])) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def image(name, folder, port, changed=None):
+    """A copy of one of the project's images, whose package managers ask the server on that port of the host.
+
+    `changed` are files that it has besides, by their paths; what is None instead of a text is taken away.
+    """
     url = f"http://{HOST}:{port}"
+    rpms = f"[bee]\nname=bee\nbaseurl={url}/srv/repository\ngpgcheck=0\nautorefresh=1\n"
     settings = {
         "etc/pip.conf": f"[global]\nindex-url = {url}/simple/\ntrusted-host = {HOST}\nretries = 0\n",
         "usr/local/lib/node_modules/npm/npmrc": f"registry={url}/npm/\nfetch-retries=0\n",
         "etc/apt/sources.list": f"deb [trusted=yes] {url}/apt ./\n",
+        "etc/yum.repos.d/bee.repo": rpms,
+        "etc/zypp/repos.d/bee.repo": rpms,
+        **(changed or {}),
     }
     layout = folder / name
     shutil.copytree(ROOT / "target/images" / name, layout)
@@ -156,25 +174,30 @@ def image(name, folder, port):
 
 def add(archive, name, text):
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(text.encode()), 0o644
+    if text is None:
+        # As layers say that a file of one below is gone.
+        folder, _, file = name.rpartition("/")
+        entry.name, text = f"{folder}/.wh.{file}", ""
+    entry.size, entry.mode = len(text.encode()), 0o755 if text.startswith("#!") else 0o644
     archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def blob(layout, digest):
+    return layout / "blobs" / digest.replace(":", "/")
 
 
 def add_layer(layout, layer):
     """Puts an uncompressed layer on top of an image."""
 
-    def blob(digest):
-        return layout / "blobs" / digest.replace(":", "/")
-
     def put(data, media_type):
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        blob(digest).write_bytes(data)
+        blob(layout, digest).write_bytes(data)
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
     index = json.loads((layout / "index.json").read_bytes())
     for at, descriptor in enumerate(index["manifests"]):
-        manifest = json.loads(blob(descriptor["digest"]).read_bytes())
-        config = json.loads(blob(manifest["config"]["digest"]).read_bytes())
+        manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
         added = put(layer, "application/vnd.oci.image.layer.v1.tar")
         config["rootfs"]["diff_ids"].append(added["digest"])
         config.pop("history", None)

@@ -26,11 +26,11 @@ def installing(tmp_path, serve):
     with contextlib.ExitStack() as stack:
         (tmp_path / "repository").mkdir()
         port = stack.enter_context(repositories.serve(tmp_path / "repository"))
-        runtimes = ("python", "node", "shell")
-        images = {f"IMAGE_{name.upper()}": repositories.image(name, tmp_path, port) for name in runtimes}
 
-        def make(rules):
-            return serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), EGRESS=rules.format(port=port), **images).start()
+        def make(rules, changed=None, **images):
+            images = images or {"PYTHON": "python", "NODE": "node", "SHELL": "shell"}
+            layouts = {f"IMAGE_{runtime}": repositories.image(name, tmp_path, port, changed) for runtime, name in images.items()}
+            return serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), EGRESS=rules.format(port=port), **layouts).start()
 
         yield make
 
@@ -52,6 +52,29 @@ async def test_pip_npm_and_apt_get_install_what_a_rule_allows(installing):
                 assert installed["exit_code"] == 0, installed
                 ran = await tools.call("execute", environment_id=one, code=code)
                 assert ran["stdout"] == SAYS[runtime], ran
+
+
+# Package managers of other distributions in Debian, and what leaves the image with one of them. On systems that have both, yum
+# is dnf by another name.
+OTHERS = {
+    "dnf": {},
+    "yum": {"usr/bin/dnf": None, "usr/bin/yum": "#!/bin/sh\nexec dnf-3 \"$@\"\n"},
+    "zypper": {"usr/bin/dnf": None},
+}
+
+
+@pytest.mark.parametrize("manager", OTHERS)
+async def test_dnf_yum_and_zypper_install_what_a_rule_allows(installing, manager):
+    server = installing(LOOPBACK + ":{port}", OTHERS[manager], SHELL="rpm")
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        installed = await tools.call("install_packages", environment_id=one, packages="waggle-bee")
+        assert installed["exit_code"] == 0, installed
+        ran = await tools.call("execute", environment_id=one, code="waggle-bee; stat -c %U /var/lib/waggle-bee")
+        assert ran["stdout"] == "hum\ndaemon\n", ran
+        # A name of nothing is a plain failure, and nothing is asked.
+        installed = await tools.call("install_packages", environment_id=one, packages="waggle-wasp")
+        assert installed["exit_code"] != 0 and "waggle-wasp" in installed["stdout"] + installed["stderr"], installed
 
 
 async def test_pip_npm_and_apt_get_say_so_when_a_rule_is_what_is_missing(installing):
