@@ -14,11 +14,11 @@ mod window;
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
+    future::{poll_fn, ready},
     io,
     mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{self, Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
@@ -30,6 +30,10 @@ use waggle_protocol::{
 pub use self::window::GrantPool;
 use self::window::Window;
 use crate::{FrameReader, FrameWriter, ReceiveFault, Stream};
+
+/// Read from a connection at a time, in bytes: few large pieces cost less than many small ones on their whole way. A flow
+/// whose peer grants and does not read holds as much.
+const READ_BYTES_MAX: usize = 32 * 1024;
 
 /// How a flow came to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,16 +94,19 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
             return Ok(ending);
         }
         let idle = writer.is_idle();
+        // Flows by the hundred may idle.
+        writer.release();
         tokio::select! {
-            heard = reader.receive::<Flow<'_>>(), if flow.hears() => match heard {
-                Ok(Some(message)) => flow.hear(message)?,
-                Err(ReceiveFault::Frame { source }) => return Err(FlowBreach::Frame { source }),
-                Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(Ending::Reset),
-            },
+            heard = reader.receive::<Flow<'_>>(), if flow.hears() => {
+                let lives = flow.hear_or_end(heard)? && hear_the_rest(reader, &mut flow).await?;
+                if !lives {
+                    return Ok(Ending::Reset);
+                }
+            }
             sent = writer.flush(), if !idle => if sent.is_err() {
                 return Ok(Ending::Reset);
             },
-            read = read_chunk(&mut from, flow.credit), if idle && flow.reads() => {
+            read = read_piece(&mut from, flow.credit), if idle && flow.reads() => {
                 let told = match read {
                     Ok(bytes) if bytes.is_empty() => flow.end(writer),
                     Ok(bytes) => flow.send(writer, &bytes),
@@ -117,18 +124,33 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False at the
+/// end of the stream.
+async fn hear_the_rest(reader: &mut FrameReader<ReadHalf<Stream>>, flow: &mut State<'_>) -> Result<bool, FlowBreach> {
+    while flow.hears() && !flow.peer_reset {
+        tokio::select! {
+            biased;
+            heard = reader.receive::<Flow<'_>>() => if !flow.hear_or_end(heard)? {
+                return Ok(false);
+            },
+            () = ready(()) => break,
+        }
+    }
+    Ok(true)
+}
+
 /// The next bytes of a connection, none at its end.
-async fn read_chunk<R: AsyncRead + Unpin>(from: &mut R, credit: u32) -> io::Result<Vec<u8>> {
-    poll_fn(|cx| poll_chunk(Pin::new(from), credit, cx)).await
+async fn read_piece<R: AsyncRead + Unpin>(from: &mut R, credit: u32) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| poll_piece(Pin::new(from), credit, cx)).await
 }
 
 /// Reads into the stack, so that a flow that waits holds no buffer.
-fn poll_chunk<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
-    let mut room = [MaybeUninit::uninit(); FLOW_CHUNK_BYTES_MAX];
-    let room = room.get_mut(..FLOW_CHUNK_BYTES_MAX.min(credit as usize)).unwrap_or_default();
-    let mut chunk = ReadBuf::uninit(room);
-    ready!(from.poll_read(cx, &mut chunk))?;
-    Poll::Ready(Ok(chunk.filled().to_vec()))
+fn poll_piece<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    let mut room = [MaybeUninit::uninit(); READ_BYTES_MAX];
+    let room = room.get_mut(..READ_BYTES_MAX.min(credit as usize)).unwrap_or_default();
+    let mut piece = ReadBuf::uninit(room);
+    task::ready!(from.poll_read(cx, &mut piece))?;
+    Poll::Ready(Ok(piece.filled().to_vec()))
 }
 
 /// Writes some of what is held, or ends the connection's direction if nothing is.
@@ -194,6 +216,15 @@ impl<'a> State<'a> {
         !self.shut && !self.reset && (self.peer_ended || !self.held.is_empty())
     }
 
+    /// False at the end of the stream.
+    fn hear_or_end(&mut self, heard: Result<Option<Flow<'_>>, ReceiveFault>) -> Result<bool, FlowBreach> {
+        match heard {
+            Ok(Some(message)) => self.hear(message).map(|()| true),
+            Err(ReceiveFault::Frame { source }) => Err(FlowBreach::Frame { source }),
+            Ok(None) | Err(ReceiveFault::Io { .. }) => Ok(false),
+        }
+    }
+
     fn hear(&mut self, message: Flow<'_>) -> Result<(), FlowBreach> {
         match message {
             Flow::Data(bytes) => {
@@ -203,7 +234,7 @@ impl<'a> State<'a> {
                 self.window.received(fitting);
                 // A connection that broke takes no more. Its reader finds out why.
                 if !self.shut {
-                    self.held.reserve_exact(bytes.len());
+                    self.held.reserve(bytes.len());
                     self.held.extend(bytes);
                 }
             }
@@ -220,7 +251,7 @@ impl<'a> State<'a> {
 
     fn send(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>, bytes: &[u8]) -> Result<(), FrameFault> {
         self.credit = self.credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        writer.queue(&Flow::Data(bytes))
+        bytes.chunks(FLOW_CHUNK_BYTES_MAX).try_for_each(|chunk| writer.queue(&Flow::Data(chunk)))
     }
 
     fn grant(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {

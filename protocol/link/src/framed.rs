@@ -163,6 +163,13 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.pending.is_empty()
     }
 
+    /// Gives the buffer back if nothing is pending. It is as large as the most that ever was.
+    pub fn release(&mut self) {
+        if self.is_idle() {
+            self.pending = Vec::new();
+        }
+    }
+
     /// Writes what is pending. Dropping the future keeps what has not been written.
     ///
     /// # Errors
