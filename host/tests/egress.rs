@@ -236,6 +236,37 @@ async fn the_end_of_a_machine_resets_its_flows() {
     assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// The timer that the kernel runs for a connection to `port`, and when it goes off (`proc_pid_net_tcp`, proc(5)).
+fn timer_of(port: u16) -> Option<(String, u64)> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&format!("0100007F:{port:04X}")))?;
+    let (kind, ticks) = line.split_whitespace().nth(5)?.split_once(':')?;
+    Some((kind.to_owned(), u64::from_str_radix(ticks, 16).unwrap()))
+}
+
+#[tokio::test]
+async fn a_peer_that_is_silent_is_asked_within_a_minute_whether_it_is_there() {
+    const KEEPALIVE: &str = "02";
+    let (listener, port) = listen().await;
+    let rig = rig("127.0.0.1").await;
+    let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    FrameWriter::new(&mut flow).send(&Flow::Data(b"bee")).await.unwrap();
+    server.read_exact(&mut [0; 3]).await.unwrap();
+    // Once what was sent is acknowledged, the only timer is that for silence.
+    let silence = async {
+        loop {
+            match timer_of(port) {
+                Some((kind, ticks)) if kind == KEEPALIVE => break ticks,
+                Some(_) | None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let ticks = timeout(STUCK, silence).await.unwrap();
+    // The kernel tells times in hundredths of a second.
+    assert!((1..=60 * 100).contains(&ticks), "{ticks}");
+}
+
 #[tokio::test]
 async fn more_flows_than_the_host_has_room_for_are_refused_as_such() {
     let (_listener, port) = listen().await;

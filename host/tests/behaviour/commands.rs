@@ -88,6 +88,21 @@ async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_install_that_takes_too_long_is_stopped_by_a_time_out_of_its_own() {
+    let served = serve(&["--runtime-shell-install-command", "/bin/sh install.sh", "--install-timeout", "500ms"]).await;
+    let id = served.create("shell").await;
+    let install = json!({"environment_id": id, "path": "install.sh", "content": "echo \"unpacking $1\"; sleep 100"});
+    served.call("write_file", install).await;
+    let result = served.raw("install_packages", json!({"environment_id": id, "packages": "jq"})).await.unwrap();
+    let object = result.structured_content.unwrap();
+    assert_eq!(object["error"]["code"], "timed_out");
+    assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(9)));
+    // It is not that of code.
+    let executed = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo awake"})).await;
+    assert_eq!(executed["stdout"], "awake\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_output_loses_its_middle_and_says_which() {
     let served = serve(&[]).await;
     let executed = run(&served, "head -c 1000000 /dev/zero | tr '\\0' x; echo end").await;

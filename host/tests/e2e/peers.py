@@ -3,6 +3,7 @@
 """Servers for guests to dial, each a process of its own on the machine that waggle runs on, nested or not.
 
     peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port, then what it heard, a line each
+    peers.py names ADDRESS   the same as a name service, on port 53, for the names below
     peers.py own TARGET...   prints this machine's address on the way to each target, or `none` where there is no way
 
 It uses the standard library only, because in the nested host there is nothing else.
@@ -11,6 +12,7 @@ It uses the standard library only, because in the nested host there is nothing e
 import contextlib
 import pathlib
 import socket
+import struct
 import sys
 import threading
 import time
@@ -88,6 +90,49 @@ def serve(kind, address):
             threading.Thread(target=carry, args=(server.accept()[0],), daemon=True).start()
 
 
+# What the name service knows: an address, or another name. A name that is another's and not known dangles.
+ZONE = {
+    b"place.test": "198.41.0.4",
+    b"other.test": b"place.test",
+    b"metadata.test": "169.254.169.254",
+    b"leads.test": b"metadata.test",
+    b"dangles.test": b"gone.test",
+}
+DNS_PORT = 53
+
+
+def answer(question):
+    """An answer in the wire format, with every alias on the way to the address."""
+    # One question, without compression: its name ends in a zero, and its kind and class follow.
+    end = question.index(b"\0", 12) + 5
+    labels, at = [], 12
+    while question[at]:
+        labels.append(question[at + 1 : at + 1 + question[at]])
+        at += 1 + question[at]
+    name, records = b".".join(labels).lower(), []
+    while isinstance(target := ZONE.get(name), bytes):
+        records.append((name, 5, wire(target)))
+        name = target
+    if target and question[end - 4 : end - 2] == b"\0\1":
+        records.append((name, 1, socket.inet_aton(target)))
+    head = question[:2] + struct.pack("!5H", 0x8180 | (0 if target else 3), 1, len(records), 0, 0)
+    bodies = [wire(owner) + struct.pack("!HHIH", kind, 1, 0, len(data)) + data for owner, kind, data in records]
+    return head + question[12:end] + b"".join(bodies)
+
+
+def wire(name):
+    return b"".join(bytes([len(label)]) + label for label in name.split(b".")) + b"\0"
+
+
+def serve_names(address):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        service.bind((address, DNS_PORT))
+        print(DNS_PORT, flush=True)
+        while True:
+            question, asker = service.recvfrom(512)
+            service.sendto(answer(question), asker)
+
+
 def own_address(target):
     """This machine's address as the target would see it; nothing is sent there."""
     with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as one:
@@ -147,5 +192,7 @@ class Peer:
 if __name__ == "__main__":
     if sys.argv[1] == "own":
         print(*map(own_address, sys.argv[2:]))
+    elif sys.argv[1] == "names":
+        serve_names(sys.argv[2])
     else:
         serve(*sys.argv[1:])

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names in guests: looked up by the host as its own programs would, and no way around the policy."""
 
+import pytest
+
 from repositories import HOST
 from test_network import LOOPBACK, run
 
@@ -82,6 +84,24 @@ print(json.dumps(found))
         for place in places:
             server.set_hosts(bee=place)
             assert await run(tools, made, code) == ["gaierror", "reset", "reset", "reset"], place
+
+
+@pytest.mark.nested
+async def test_a_name_that_is_anothers_leads_where_that_one_may(serve, peers):
+    peers("names")
+    server = serve(EGRESS="public, *.test")
+    settings = "/etc/resolv.conf"
+    server.shell(f"echo nameserver {LOOPBACK} >{settings}")
+    try:
+        async with server.start().client() as tools, tools.environment("python") as made:
+            code = f"""
+names = ("place", "other", "metadata", "leads", "dangles", "nobody")
+print(json.dumps([attempt(lambda: ask_udp(f"{{name}}.test", {HOST!r})) for name in names]))
+"""
+            place, nowhere = [0, "198.41.0.4"], [3]
+            assert await run(tools, made, ASK + code) == [place, place, nowhere, nowhere, nowhere, nowhere]
+    finally:
+        server.shell(f"rm {settings}")
 
 
 async def test_a_name_opens_its_own_addresses_to_who_asked_for_it(serve, peers):
