@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a person types: the command line, and what each command does.
 
+mod advice;
 mod announce;
 mod doctor;
 mod images;
@@ -28,6 +29,7 @@ use std::{
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use self::{
+    advice::next_step,
     doctor::DoctorArguments,
     remote::{ExecArguments, ServerArguments},
     run::RunArguments,

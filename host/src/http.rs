@@ -181,11 +181,25 @@ async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
     /// The address cannot be had.
-    #[error("failed to listen on {address}")]
+    #[error("failed to listen on {address}{}", another(source))]
     Bind {
         /// The address.
         address: SocketAddr,
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// What to do about an address that cannot be had.
+fn another(fault: &io::Error) -> &'static str {
+    let kind = fault.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "; another program has it, perhaps a waggle that runs already; --listen-addr or WAGGLE_LISTEN_ADDR takes another"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 are the system's; --listen-addr or WAGGLE_LISTEN_ADDR takes another, such as 127.0.0.1:8080"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "; this machine has no such address; --listen-addr or WAGGLE_LISTEN_ADDR takes another, such as 127.0.0.1:8080"
+    } else {
+        ""
+    }
 }

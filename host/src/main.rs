@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(fault) => {
             let _ = writeln!(io::stderr(), "waggle: {}", chain(&*fault));
+            if let Some(step) = cli::next_step(&*fault) {
+                let _ = writeln!(io::stderr(), "hint: {step}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    machines::open_images,
     progress::Told,
     quantities::{age, bytes},
 };
@@ -35,7 +36,7 @@ struct Interrupted;
 pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
     let filter = process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok());
     telemetry::start(Some(filter.as_deref().unwrap_or(LOG_FILTER)))?;
-    let store = ImageStore::with_settings(arguments.store.store(&process_variable)?)?;
+    let store = open_images(arguments.store.store(&process_variable)?)?;
     let mut out = io::stdout().lock();
     match &arguments.command {
         ImageCommand::Pull { images, json } => {

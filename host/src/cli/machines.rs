@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What makes machines, put together from the settings.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, path::PathBuf, sync::Arc};
 
 use tokio::task::spawn_blocking;
 
@@ -10,12 +10,30 @@ use crate::{
     config::{Backend, Folders, Settings, process_variable},
     infra::{
         ca_bundle,
-        disks::Disks,
+        disks::{self, DiskFault, Disks},
         egress::{Gateway, flows_max},
-        image_store::ImageStore,
+        image_store::{ImageStore, ImageStoreSettings, PrepareFault},
         vmm,
     },
 };
+
+/// A folder of the server's does not do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FolderFault {
+    #[error("failed to use the data folder {}; --data-dir or WAGGLE_DATA_DIR names another one", path.display())]
+    Data { path: PathBuf, source: DiskFault },
+    #[error("failed to use the image folder {}; --image-cache-dir or WAGGLE_IMAGE_CACHE_DIR names another one", path.display())]
+    Images { path: PathBuf, source: PrepareFault },
+}
+
+/// Opens the folder of images; it waits for the locks of other processes.
+///
+/// # Errors
+/// [`FolderFault::Images`].
+pub(super) fn open_images(settings: ImageStoreSettings) -> Result<ImageStore, FolderFault> {
+    let path = settings.cache_dir.clone();
+    ImageStore::with_settings(settings).map_err(|source| FolderFault::Images { path, source })
+}
 
 /// Opens what machines are made from and with, as the settings have it.
 ///
@@ -29,8 +47,11 @@ pub(super) async fn open(
     let vm_settings = vmm::VmSettings { ca_bundle, ..vm_settings(settings, folders) };
     let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
     // Both wait for the locks of other servers.
-    let images = Arc::new(spawn_blocking(move || ImageStore::with_settings(store)).await??);
-    let disks = spawn_blocking(move || Disks::open(&data)).await??;
+    let images = Arc::new(spawn_blocking(move || open_images(store)).await??);
+    let disks = spawn_blocking(move || Disks::open(&data).map_err(|source| FolderFault::Data { path: data, source }));
+    let disks = disks.await??;
+    // Better now than by the first environment.
+    disks::mkfs_version().await?;
     Ok((vmm::Vms::open(vm_settings, Arc::clone(&images), disks).await?, images))
 }
 

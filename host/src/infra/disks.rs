@@ -62,7 +62,10 @@ pub enum DiskFault {
         source: DraftFault,
     },
     /// There is no `mkfs.ext4`.
-    #[error("mkfs.ext4 is not installed; it is in the package e2fsprogs (apt-get install e2fsprogs)")]
+    #[error(
+        "found no mkfs.ext4, which makes the machines' disks; it is in the package e2fsprogs (apt-get, dnf install or \
+         pacman -S e2fsprogs)"
+    )]
     MkfsMissing,
     /// `mkfs.ext4` could not be started.
     #[error("failed to run {program}")]

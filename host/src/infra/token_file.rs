@@ -42,11 +42,20 @@ pub fn read(path: &Path) -> Result<Tokens, TokenFileFault> {
     Tokens::parse(&text).map_err(|source| TokenFileFault::Content { path: path.to_owned(), source })
 }
 
+/// What would be right in place of a file that cannot be read.
+fn remedy(fault: &io::Error) -> &'static str {
+    if fault.kind() == io::ErrorKind::PermissionDenied {
+        "which has to be a file of the server's user, with mode 0600"
+    } else {
+        "which has to be a file with a line NAME TOKEN for each caller"
+    }
+}
+
 /// The tokens cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileFault {
     /// The file cannot be read.
-    #[error("failed to read the tokens in {}", path.display())]
+    #[error("failed to read the tokens in {}, {}", path.display(), remedy(source))]
     Read {
         /// The file.
         path: PathBuf,

@@ -223,11 +223,15 @@ async fn a_panic_is_a_protocol_error_and_harms_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_port_is_named() {
+async fn an_address_that_cannot_be_had_is_named_with_what_to_do() {
     let taken = http::bind(settings(&[]).listen_addr).await.unwrap();
     let address = taken.local_addr().unwrap();
-    let fault = http::bind(address).await.unwrap_err();
-    assert_eq!(fault.to_string(), format!("failed to listen on {address}"));
+    let nowhere = "192.0.2.1:0".parse().unwrap();
+    for (address, why) in [(address, "another program has it"), (nowhere, "this machine has no such address")] {
+        let fault = http::bind(address).await.unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("failed to listen on {address}; {why}")), "{fault}");
+        assert!(fault.contains("--listen-addr or WAGGLE_LISTEN_ADDR takes another"), "{fault}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,7 @@ def test_a_taken_port_stops_the_start(serve):
         output = refused(serve(LISTEN_ADDR=address))
     assert address in output
     assert "in use" in output
+    assert "WAGGLE_LISTEN_ADDR takes another" in output
 
 
 @pytest.mark.outside("libkrun has its kernel from its firmware")

@@ -28,7 +28,7 @@ pub(super) struct Kernel {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelFault {
     /// There is no kernel.
-    #[error("failed to read the guests' kernel {}; `./taskw run` fetches one and serves with it, `./taskw kernel` only fetches it, into target/kernel; WAGGLE_KERNEL names its folder", path.display())]
+    #[error("failed to read the guests' kernel {}; `./taskw kernel` fetches one into target/kernel, `/usr/lib/waggle/fetch-kernel FOLDER` of the Debian package into a folder, and WAGGLE_KERNEL names the folder", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// The file is something else.
     #[error("{} is not a Linux kernel: an x86 bzImage has \"HdrS\" at offset 0x202", path.display())]

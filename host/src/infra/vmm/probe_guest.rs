@@ -14,6 +14,7 @@ use std::{
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use nix::errno::Errno;
 
 use super::sys::{self, Page};
 
@@ -76,7 +77,11 @@ pub(super) fn run() -> ExitCode {
 }
 
 fn tests(out: &mut impl Write) -> Result<(), String> {
-    let kvm = Kvm::new().map_err(|fault| format!("cannot open /dev/kvm: {fault}"))?;
+    let kvm = Kvm::new().map_err(|fault| {
+        let denied = fault.errno() == Errno::EACCES as i32;
+        let remedy = if denied { "; its group has it (usermod -aG kvm $USER, and log in again)" } else { "" };
+        format!("cannot open /dev/kvm: {fault}{remedy}")
+    })?;
     if kvm.get_api_version() != API_VERSION {
         return Err(format!("KVM has API version {}", kvm.get_api_version()));
     }

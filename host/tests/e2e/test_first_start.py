@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A user who owns nothing here starts the program for the first time: each failure says what to do next."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+from server import BINARY, CALL_S, ROOT, free_port
+
+pytestmark = pytest.mark.outside("takes this machine's programs and folders away from a user")
+
+# Whoever owns no file: `nobody`.
+STRANGER = 65534
+
+# A /dev whose kvm belongs to somebody else.
+FOREIGN_KVM = """
+mount -t tmpfs -o mode=755 none "$1/dev"
+for device in null zero urandom; do touch "$1/dev/$device"; mount --bind /dev/$device "$1/dev/$device"; done
+install -m 600 /dev/null "$1/dev/kvm"
+mount --rbind "$1/dev" /dev
+"""
+NO_MKFS = "mount -t tmpfs none /usr/sbin; [ -h /sbin ] || mount -t tmpfs none /sbin"
+FULL_DISK = 'mount -t tmpfs -o size=64k,mode=777 none "$1/full"'
+
+
+class Stranger:
+    """A home with the program and what machines need; nothing else on this machine is this user's."""
+
+    def __init__(self):
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="wg-"))
+        self.home.chmod(0o755)
+        os.link(BINARY, self.home / "waggle")
+        for name in ["kernel", "images/foreign"]:
+            shutil.copytree(ROOT / "target" / name, self.home / name, copy_function=os.link)
+        for folder in ["data", "cache", "closed", "full", "dev", "bin"]:
+            (self.home / folder).mkdir()
+        (self.home / "closed").chmod(0o700)
+        (self.home / "tokens").write_text("ada ada-has-this-token-1\n")
+        (self.home / "tokens").chmod(0o600)
+        (self.home / "hello").write_text("echo hello; id -u\n")
+        for program in ["qemu-system-x86_64", "vhost-device-vsock"]:
+            (self.home / "bin" / program).symlink_to(self._reachable(program))
+        for folder in ["data", "cache"]:
+            os.chown(self.home / folder, STRANGER, STRANGER)
+
+    def _reachable(self, program):
+        """A program where everybody can reach it; this one's user may not be able to."""
+        found = pathlib.Path(shutil.which(program)).resolve()
+        if found.is_relative_to("/usr"):
+            return found
+        os.link(found, self.home / f"{program}.linked")
+        return self.home / f"{program}.linked"
+
+    def run(self, *arguments, before="", **settings):
+        """Runs the program as this user; `before` is done to the machine as root, for this process alone."""
+        variables = {
+            "PATH": f"{self.home}/bin:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "WAGGLE_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
+            "WAGGLE_DATA_DIR": f"{self.home}/data",
+            "WAGGLE_IMAGE_CACHE_DIR": f"{self.home}/cache",
+            "WAGGLE_KERNEL": f"{self.home}/kernel",
+            "WAGGLE_IMAGE_SHELL": f"oci:{self.home}/images/foreign",
+        }
+        variables |= {name: value and value.replace("HOME", str(self.home)) for name, value in settings.items()}
+        enter = ["unshare", "--mount", "sh", "-euc", f'{before}\nshift; exec "$@"', "sh", self.home]
+        user = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "env", "-i"]
+        program = [f"{name}={value}" for name, value in variables.items() if value] + [self.home / "waggle", *arguments]
+        return subprocess.run(
+            [*enter, shutil.which("setpriv"), *user[1:], *program],
+            capture_output=True,
+            text=True,
+            timeout=CALL_S,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    somebody = Stranger()
+    yield somebody
+    shutil.rmtree(somebody.home)
+
+
+DOCTOR = "hint: `waggle doctor`"
+
+# What is wrong, and what has to be said.
+SERVE = {
+    "no qemu": ({"PATH": "/usr/lib"}, ["qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
+    "no vsock device": ({"PATH": "HOME/only-qemu"}, ["vhost-device-vsock", "cargo install", DOCTOR]),
+    "no kernel": ({"WAGGLE_KERNEL": "HOME/nothing"}, ["nothing/vmlinuz", "fetch-kernel", "WAGGLE_KERNEL", DOCTOR]),
+    "data folder of another": ({"WAGGLE_DATA_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_DATA_DIR"]),
+    "image folder of another": (
+        {"WAGGLE_IMAGE_CACHE_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_IMAGE_CACHE_DIR"]
+    ),
+    "tokens of another": ({"WAGGLE_AUTH_TOKENS_FILE": "HOME/tokens"}, ["HOME/tokens", "server's user", "mode 0600"]),
+    "no tokens": ({"WAGGLE_AUTH_TOKENS_FILE": "HOME/none"}, ["HOME/none", "NAME TOKEN"]),
+    "no home": ({"HOME": None, "WAGGLE_DATA_DIR": None}, ["WAGGLE_DATA_DIR"]),
+}
+
+
+@pytest.mark.parametrize("wrong", SERVE)
+def test_a_first_start_that_fails_says_what_to_do(stranger, wrong):
+    settings, said = SERVE[wrong]
+    only_qemu = stranger.home / "only-qemu"
+    if not only_qemu.exists():
+        only_qemu.mkdir()
+        (only_qemu / "qemu-system-x86_64").symlink_to(stranger.home / "bin/qemu-system-x86_64")
+    ran = stranger.run("serve", **settings)
+    assert ran.returncode in (1, 2), ran
+    for word in said:
+        assert word.replace("HOME", str(stranger.home)) in ran.stderr, ran.stderr
+
+
+def test_a_host_without_mkfs_says_so_at_the_start(stranger):
+    ran = stranger.run("serve", before=NO_MKFS)
+    assert ran.returncode == 1
+    assert "mkfs.ext4" in ran.stderr and "e2fsprogs" in ran.stderr
+
+
+def test_a_device_of_another_group_is_told_with_the_command(stranger):
+    ran = stranger.run("serve", before=FOREIGN_KVM, WAGGLE_BACKEND="krun")
+    assert ran.returncode == 1
+    for word in ["/dev/kvm", "usermod -aG kvm", "WAGGLE_BACKEND=auto", DOCTOR]:
+        assert word in ran.stderr, ran.stderr
+
+
+# What a run fails at, beyond what a start does.
+RUN = {
+    "no registry": ("", {"WAGGLE_IMAGE_SHELL": "127.0.0.1:1/none/none:1"}, ["./taskw images", "WAGGLE_IMAGE_SHELL"]),
+    "no layout": ("", {"WAGGLE_IMAGE_SHELL": "oci:HOME/none"}, ["HOME/none", "./taskw images", "skopeo copy"]),
+    "no room for disks": (FULL_DISK, {"WAGGLE_DATA_DIR": "HOME/full"}, ["No space left", "make room", "WAGGLE_DATA_DIR"]),
+    "no room for images": (
+        FULL_DISK, {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full"}, ["No space left", "make room", "WAGGLE_IMAGE_CACHE_DIR"]
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", RUN)
+def test_a_first_run_that_fails_says_what_to_do(stranger, wrong):
+    before, settings, said = RUN[wrong]
+    ran = stranger.run("run", "shell", stranger.home / "hello", before=before, **settings)
+    assert (ran.returncode, ran.stdout) == (1, ""), ran
+    for word in said:
+        assert word.replace("HOME", str(stranger.home)) in ran.stderr, ran.stderr
+
+
+def test_a_user_who_owns_nothing_else_runs_a_machine(stranger):
+    ran = stranger.run("run", "shell", stranger.home / "hello")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello\n1000\n", "")
