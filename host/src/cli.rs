@@ -7,6 +7,7 @@ mod announce;
 mod doctor;
 mod images;
 mod machines;
+mod manual;
 mod progress;
 mod quantities;
 mod remote;
@@ -22,16 +23,18 @@ use std::{
     ffi::OsString,
     future::Future,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 pub use self::{
     advice::next_step,
     doctor::DoctorArguments,
-    remote::{ExecArguments, ServerArguments},
+    remote::{ExecArguments, LogsArguments, PsArguments, ServerArguments},
     run::RunArguments,
 };
 use crate::{
@@ -44,6 +47,33 @@ const BLOCKING_END: Duration = Duration::from_secs(1);
 
 /// What `waggle run` logs if `RUST_LOG` says nothing: its stderr is the program's.
 const RUN_LOG: &str = "error";
+
+const SERVE_HELP: &str = "\
+Examples:
+  waggle serve
+  WAGGLE_EGRESS=none waggle serve --max-environments 4
+  waggle serve --listen-addr 0.0.0.0:8080 --auth-tokens-file tokens --allowed-hosts waggle.example
+  waggle serve --stdio
+
+Every flag is also a variable, as its [env: ...] says; a flag comes before it. `waggle doctor` says what is missing.";
+
+const IMAGE_HELP: &str = "\
+Examples:
+  waggle image pull python:3.13-slim
+  waggle image ls
+  waggle image inspect python:3.13-slim --json
+  waggle image rm python:3.13-slim
+  waggle image prune --image-cache-max-mb 4096
+
+Credentials come from where `docker login` and `podman login` put them.";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  waggle completions bash > ~/.local/share/bash-completion/completions/waggle
+  waggle completions zsh > ~/.zfunc/_waggle, with ~/.zfunc in fpath
+  waggle completions fish > ~/.config/fish/completions/waggle.fish
+
+The Debian package brings them.";
 
 /// The commands that take settings.
 const WITH_SETTINGS: [&str; 4] = ["serve", "doctor", "image", "run"];
@@ -61,21 +91,37 @@ pub struct CommandArguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the tools over HTTP, or over standard input and output
+    #[command(after_help = SERVE_HELP)]
     Serve(Box<Settings>),
     /// Run a program in a machine of its own, without a server, and pass its exit code on
     Run(Box<RunArguments>),
     /// List the environments of a running server
-    Ps(ServerArguments),
+    Ps(PsArguments),
     /// Run a command in an environment of a running server
     Exec(ExecArguments),
+    /// Say what happened to an environment of a running server, and what its machine printed
+    Logs(LogsArguments),
     /// Say what this host has for machines and what it lacks, and boot one
     Doctor(Box<DoctorArguments>),
     /// Pull, list and remove images
+    #[command(after_help = IMAGE_HELP)]
     Image(ImageArguments),
     /// Print version, commit and build date, and what travels in this program
     Version,
     /// Print the licences of this program, and of what travels in it
     Licences,
+    /// Print what completes this command line in a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual's pages, for packages
+    #[command(hide = true)]
+    Man {
+        /// Folder to write them to
+        folder: PathBuf,
+    },
     /// Print what is generated from the program
     #[command(hide = true)]
     Gen {
@@ -102,7 +148,8 @@ impl Command {
             Self::Serve(settings) => Some(settings),
             Self::Doctor(arguments) => Some(&arguments.settings),
             Self::Run(arguments) => Some(&arguments.settings),
-            Self::Image(_) | Self::Ps(_) | Self::Exec(_) | Self::Version | Self::Licences | Self::Gen { .. } => None,
+            Self::Image(_) | Self::Ps(_) | Self::Exec(_) | Self::Logs(_) | Self::Version | Self::Licences => None,
+            Self::Completions { .. } | Self::Man { .. } | Self::Gen { .. } => None,
         }
     }
 }
@@ -115,18 +162,23 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: Lookup<'_>,
 ) -> Result<CommandArguments, clap::Error> {
-    let whole = CommandArguments::command();
-    let command = WITH_SETTINGS
-        .iter()
-        .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
-    // Their own arguments are few; the settings are for those who ask for all.
-    let command = ["doctor", "run"].iter().fold(command, |command, name| command.mut_subcommand(name, hide_settings));
+    let command = command_line(variable);
     let matches = command.clone().try_get_matches_from(arguments)?;
     let arguments = CommandArguments::from_arg_matches(&matches)?;
     if let Some(settings) = arguments.command.settings() {
         settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
     }
     Ok(arguments)
+}
+
+/// The whole command line; settings have their variables' values as defaults.
+fn command_line(variable: Lookup<'_>) -> clap::Command {
+    let whole = CommandArguments::command();
+    let command = WITH_SETTINGS
+        .iter()
+        .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
+    // Their own arguments are few; the settings are for those who ask for all.
+    ["doctor", "run"].iter().fold(command, |command, name| command.mut_subcommand(name, hide_settings))
 }
 
 fn hide_settings(command: clap::Command) -> clap::Command {
@@ -151,8 +203,11 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Ps(arguments) => return wait_for(remote::ps(&arguments)),
         Command::Exec(arguments) => return wait_for(remote::exec(&arguments)),
+        Command::Logs(arguments) => return wait_for(remote::logs(&arguments)),
         Command::Doctor(arguments) => return wait_for(doctor::doctor(&arguments)),
         Command::Image(arguments) => images::run(&arguments)?,
+        Command::Completions { shell } => manual::complete(command_line(&|_| None), shell, &mut io::stdout())?,
+        Command::Man { folder } => manual::write_pages(command_line(&|_| None), &folder)?,
         Command::Version => version::print(&mut io::stdout())?,
         Command::Licences => version::print_licences(&mut io::stdout())?,
         Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,

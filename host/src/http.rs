@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The HTTP server: `/mcp`, `/healthz`, `/readyz`.
+//! The HTTP server: `/mcp`, `/environments/ID/log`, `/healthz`, `/readyz`.
 //!
 //! It knows how requests come in and how the server stops taking them; what they mean is the tools' matter.
 
@@ -8,6 +8,7 @@ mod answer;
 mod authentication;
 mod bodies;
 mod connections;
+mod environment_log;
 mod refusal;
 mod stall;
 
@@ -36,9 +37,10 @@ use self::{
     answer::Holding,
     authentication::authenticate,
     bodies::Bodies,
+    environment_log::{Logs, log},
     refusal::{not_a_message, refuse_session},
 };
-use crate::{domain::environment::Principal, mcp, telemetry::STAGES};
+use crate::{domain::environment::Principal, mcp, service::environments::Environments, telemetry::STAGES};
 
 /// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -83,20 +85,24 @@ pub struct Entrance {
     pub tokens: TokensNow,
     /// How many connections there can be at once.
     pub connections_max: usize,
+    /// The names under which the server is reached.
+    pub hosts: Vec<String>,
 }
 
 impl Server {
-    /// Serves the tools on the listener. `answers` is the token that ends every open answer of `endpoint`.
+    /// Serves the tools, and what happened to the environments, on the listener. `answers` is the token that ends every open answer of `endpoint`.
     #[must_use]
     pub fn start<H: mcp::ServerHandler>(
         listener: TcpListener,
         endpoint: mcp::Endpoint<H>,
+        environments: Arc<Environments>,
         entrance: Entrance,
         checks: Vec<Check>,
         answers: CancellationToken,
     ) -> Self {
         let accept = CancellationToken::new();
-        let router = router(endpoint, entrance.tokens, checks);
+        let logs = Logs { environments, hosts: entrance.hosts };
+        let router = router(endpoint, logs, entrance.tokens, checks);
         let task = tokio::spawn(connections::serve(listener, router, entrance.connections_max, accept.clone()));
         Self { accept, answers, task }
     }
@@ -121,10 +127,16 @@ impl Server {
     }
 }
 
-fn router<H: mcp::ServerHandler>(endpoint: mcp::Endpoint<H>, tokens: TokensNow, checks: Vec<Check>) -> Router {
+fn router<H: mcp::ServerHandler>(
+    endpoint: mcp::Endpoint<H>,
+    logs: Logs,
+    tokens: TokensNow,
+    checks: Vec<Check>,
+) -> Router {
     let tools = Router::new()
         .route("/mcp", any(request::<H>))
         .with_state((endpoint, Bodies::new()))
+        .merge(Router::new().route("/environments/{id}/log", get(log)).with_state(Arc::new(logs)))
         .layer(from_fn_with_state(tokens, authenticate));
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))

@@ -11,7 +11,7 @@ pub mod egress;
 pub mod firmware_binary;
 pub mod image_store;
 pub mod images;
-mod printable;
+pub(crate) mod printable;
 mod private_folder;
 pub mod registry;
 pub mod token_file;

@@ -45,6 +45,7 @@ use tracing::Instrument as _;
 
 pub use rmcp::ServerHandler;
 
+pub(crate) use self::results::rfc3339;
 use self::{
     admission::Admission,
     errors::Failure,

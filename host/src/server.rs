@@ -95,13 +95,12 @@ impl Waggle {
         H: mcp::ServerHandler + Clone + Sync,
     {
         let address = listener.local_addr()?;
-        let rules = EndpointRules {
-            hosts: hosts(address, &self.access.allowed_hosts),
-            sessions_max: self.access.sessions_max(),
-        };
+        let hosts = hosts(address, &self.access.allowed_hosts);
+        let rules = EndpointRules { hosts: hosts.clone(), sessions_max: self.access.sessions_max() };
         let endpoint = mcp::endpoint(handler, rules, self.stop.clone());
-        let entrance = Entrance { tokens, connections_max: self.access.connections_max() };
-        self.http = Some(Server::start(listener, endpoint, entrance, checks, self.stop.clone()));
+        let entrance = Entrance { tokens, connections_max: self.access.connections_max(), hosts };
+        let environments = Arc::clone(&self.environments);
+        self.http = Some(Server::start(listener, endpoint, environments, entrance, checks, self.stop.clone()));
         Ok(address)
     }
 

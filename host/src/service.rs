@@ -9,5 +9,6 @@ pub mod environments;
 pub mod execution;
 pub mod fault;
 pub mod filesystem;
+pub mod journal;
 pub(crate) mod log_limit;
 pub(crate) mod refusals;

@@ -22,6 +22,13 @@ use crate::config::{self, Folders, Settings, process_variable};
 
 /// What the doctor is asked.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  waggle doctor
+  waggle doctor --no-boot --json | jq '.checks[] | select(.state != \"ok\")'
+  waggle doctor --backend krun
+
+The exit code is 0 where machines run and 1 where they do not. It takes the settings of `waggle serve`: --help has them.")]
 pub struct DoctorArguments {
     /// Print JSON
     #[arg(long)]

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The commands that talk to a running server: one stateless MCP call each, over HTTP.
+//! The commands that talk to a running server: one request each, over HTTP.
+
+mod server;
 
 use std::{
     error::Error,
@@ -12,12 +14,10 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::{config::process_variable, error_code::ErrorCode};
+pub use self::server::ServerArguments;
+use self::server::{RemoteFault, call, get};
+use crate::{domain::environment::EnvironmentId, error_code::ErrorCode, infra::printable};
 
-/// The dialect in which a call needs no session.
-const PROTOCOL: &str = "2026-07-28";
-/// A server's answer holds at most two outputs' windows, or a list of environments; more is none of its.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// For the server's part of a call, above the command's own time.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
 /// Of the answer to a call that runs nothing.
@@ -25,16 +25,17 @@ const QUICK_SECONDS: u64 = 30;
 /// What a shell says of a command that was killed for its time.
 const TIMED_OUT: u8 = 124;
 
-/// Which server.
+/// Which environments.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "A server that wants a token takes it from the variable WAGGLE_TOKEN.")]
-pub struct ServerArguments {
-    /// The server's endpoint
-    #[arg(long, default_value = "http://127.0.0.1:8080/mcp", value_name = "URL")]
-    pub url: String,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+#[command(after_help = "\
+Examples:
+  waggle ps
+  WAGGLE_TOKEN=$TOKEN waggle ps --url https://waggle.example/mcp
+  waggle ps --json | jq -r '.environments[].environment_id'")]
+pub struct PsArguments {
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerArguments,
 }
 
 /// What to run where.
@@ -59,29 +60,31 @@ pub struct ExecArguments {
     pub server: ServerArguments,
 }
 
-/// A server did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-enum RemoteFault {
-    #[error("failed to reach {url}; is `waggle serve` running there? --url names another server")]
-    Reach { url: String, source: reqwest::Error },
-    #[error("{url} wants a token, or another one: WAGGLE_TOKEN holds it")]
-    Token { url: String },
-    #[error("{url} answered with HTTP status {status}")]
-    Status { url: String, status: u16 },
-    #[error("{url} did not answer as an MCP server does")]
-    Answer { url: String },
-    #[error("{message}")]
-    Refused { code: String, message: String },
+/// Whose log.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  waggle logs 123e4567-e89b-42d3-a456-426614174000
+  waggle logs $ID --json | jq -r .status
+
+It has what happened to the environment and the last that its machine printed on its console, also when the machine has \
+failed. It is there as long as `waggle ps` lists the environment. What commands print is theirs: their callers have it.")]
+pub struct LogsArguments {
+    /// The environment, as `waggle ps` lists it
+    pub environment_id: String,
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerArguments,
 }
 
 /// Lists environments.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses.
-pub(super) async fn ps(arguments: &ServerArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let listed = call(arguments, "list_environments", json!({}), Duration::from_secs(QUICK_SECONDS)).await?;
+pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let listed = call(&arguments.server, "list_environments", json!({}), Duration::from_secs(QUICK_SECONDS)).await?;
     let mut out = io::stdout().lock();
-    if arguments.json {
+    if arguments.server.json {
         writeln!(out, "{listed:#}")?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -128,6 +131,45 @@ pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn 
     Ok(exit_code.unwrap_or(u8::MAX).into())
 }
 
+/// Prints what happened to an environment, and its console.
+///
+/// # Errors
+/// If the server cannot be reached, or refuses.
+pub(super) async fn logs(arguments: &LogsArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let id: EnvironmentId = arguments.environment_id.parse()?;
+    let log = get(&arguments.server, &format!("environments/{id}/log"), Duration::from_secs(QUICK_SECONDS)).await?;
+    let mut out = io::stdout().lock();
+    if arguments.server.json {
+        writeln!(out, "{log:#}")?;
+    } else {
+        print_log(&mut out, &log)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
+    // Whoever answered may be no server of ours.
+    let plain = |text: &str| printable::letters(text).collect::<String>();
+    let list = |key: &str| log.get(key).and_then(Value::as_array).into_iter().flatten();
+    let about = ["environment_id", "runtime", "status", "name"].map(|key| plain(text(log, key)));
+    writeln!(out, "{}\nimage {}\n", about.join("  "), plain(text(log, "image")))?;
+    for event in list("events") {
+        writeln!(out, "{:<20}  {}", plain(text(event, "at")), plain(text(event, "what")))?;
+    }
+    if let Some(count @ 1..) = log.get("egress_refused").and_then(Value::as_u64) {
+        writeln!(
+            out,
+            "\nthe network policy refused {count}; the last was {}",
+            plain(text(log, "egress_refused_last"))
+        )?;
+    }
+    let mut console = list("console").filter_map(Value::as_str).peekable();
+    if console.peek().is_some() {
+        writeln!(out, "\nconsole:")?;
+    }
+    console.try_for_each(|line| writeln!(out, "  {}", plain(line)))
+}
+
 /// One word of a shell, whatever is in it.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
@@ -135,63 +177,6 @@ fn quoted(word: &str) -> String {
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// Calls a tool and gives its structured result.
-async fn call(
-    server: &ServerArguments,
-    tool: &str,
-    arguments: Value,
-    patience: Duration,
-) -> Result<Value, RemoteFault> {
-    let url = || server.url.clone();
-    let meta = json!({
-        "io.modelcontextprotocol/protocolVersion": PROTOCOL,
-        "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": {"name": "waggle", "version": env!("CARGO_PKG_VERSION")},
-    });
-    let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
-    // Whoever was first has chosen the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().timeout(patience).build();
-    let client = client.map_err(|source| RemoteFault::Reach { url: url(), source })?;
-    let mut request = client.post(&server.url).header("content-type", "application/json");
-    request = request.header("accept", "application/json, text/event-stream").header("mcp-protocol-version", PROTOCOL);
-    request = request.header("mcp-method", "tools/call").header("mcp-name", tool);
-    if let Some(token) = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok()) {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let sent = request.body(body.to_string()).send().await;
-    let mut answer = sent.map_err(|source| RemoteFault::Reach { url: url(), source })?;
-    match answer.status().as_u16() {
-        401 | 403 => return Err(RemoteFault::Token { url: url() }),
-        _ if answer.status().is_success() => {}
-        status => return Err(RemoteFault::Status { url: url(), status }),
-    }
-    let mut bytes = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(|source| RemoteFault::Reach { url: url(), source })? {
-        if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(RemoteFault::Answer { url: url() });
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: url() }))
-}
-
-/// What an answer holds, if it is one.
-fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
-    let answer: Value = serde_json::from_slice(bytes).ok()?;
-    if let Some(fault) = answer.pointer("/error/message").and_then(Value::as_str) {
-        return Some(Err(RemoteFault::Refused { code: String::new(), message: fault.to_owned() }));
-    }
-    let result = answer.get("result")?;
-    if result.get("isError").and_then(Value::as_bool) == Some(true) {
-        let said = result.pointer("/content/0/text").and_then(Value::as_str)?;
-        let code = result.pointer("/structuredContent/error/code").and_then(Value::as_str).unwrap_or_default();
-        return Some(Err(RemoteFault::Refused { code: code.to_owned(), message: said.to_owned() }));
-    }
-    result.get("structuredContent").cloned().map(Ok)
 }
 
 #[cfg(test)]
@@ -206,17 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_a_result_a_refusal_or_none_of_a_server() {
-        let told = |text: &str| match result(text.as_bytes()) {
-            None => "none".to_owned(),
-            Some(Ok(value)) => value.to_string(),
-            Some(Err(fault)) => fault.to_string(),
-        };
-        assert_eq!(told(r#"{"result":{"structuredContent":{"count":0}}}"#), r#"{"count":0}"#);
-        assert_eq!(told(r#"{"result":{"isError":true,"content":[{"text":"no such"}]}}"#), "no such");
-        assert_eq!(told(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
-        for nonsense in ["", "<html>", "{}", r#"{"result":{}}"#] {
-            assert_eq!(told(nonsense), "none");
-        }
+    fn a_log_is_told_without_what_would_move_a_cursor() {
+        let log = json!({
+            "environment_id": "1", "runtime": "shell", "status": "error", "name": "n\u{1b}[2J", "image": "oci:/x",
+            "events": [{"at": "2026-01-02T03:04:05Z", "what": "the machine is gone: \rit panicked"}],
+            "egress_refused": 2, "egress_refused_last": "192.0.2.1:80",
+            "console": ["Kernel panic", "\u{202e}x"],
+        });
+        let mut out = Vec::new();
+        print_log(&mut out, &log).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "1  shell  error  n\\u{1b}[2J\nimage oci:/x\n\n\
+             2026-01-02T03:04:05Z  the machine is gone: \\u{d}it panicked\n\n\
+             the network policy refused 2; the last was 192.0.2.1:80\n\n\
+             console:\n  Kernel panic\n  \\u{202e}x\n"
+        );
+        let mut nothing = Vec::new();
+        print_log(&mut nothing, &json!({})).unwrap();
     }
 }

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -54,11 +57,11 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
   echo 'console.log(1 + 1)' | waggle run node
   waggle run shell build.sh --timeout 10m && echo built
 
-The machine lives as long as the program, and needs no server. The exit code is the program's; 124 means that its time
+The machine lives as long as the program, and needs no server. The exit code is the program's; 124 means that its time \
 was over, 1 that there was no machine for it.")]
 pub struct RunArguments {
-    /// python, node or shell
-    #[arg(value_parser = parse_runtime)]
+    /// What runs the program
+    #[arg(value_parser = runtime_parser())]
     pub runtime: Runtime,
     /// The program; - or nothing reads it from standard input
     pub file: Option<PathBuf>,
@@ -79,9 +82,11 @@ pub struct RunArguments {
     pub settings: Settings,
 }
 
-fn parse_runtime(text: &str) -> Result<Runtime, String> {
-    let found = Runtime::ALL.into_iter().find(|runtime| runtime.name() == text);
-    found.ok_or_else(|| "there are python, node and shell".to_owned())
+/// Names them all to whoever asks for help, or has a shell complete the command.
+fn runtime_parser() -> impl TypedValueParser<Value = Runtime> {
+    let unknown = || "there are python, node and shell".to_owned();
+    let find = move |name: String| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name).ok_or_else(unknown);
+    PossibleValuesParser::new(Runtime::ALL.map(Runtime::name)).try_map(find)
 }
 
 /// Makes an environment, runs the program in it, and destroys it.

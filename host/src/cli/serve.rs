@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use sd_notify::NotifyState;
 use tokio::time::timeout;
 
 use super::{announce, machines, signals::End, token_reader::TokenReader};
@@ -55,7 +56,9 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         Some(listener) => {
             let checks = checks(&images, machines.kernel().to_owned());
             let address = server.listen(listener, tokens.as_ref().map(TokenReader::now), checks)?;
-            announce::announce(address, &images, &machines.backend().to_string())?;
+            let backend = machines.backend().to_string();
+            announce::announce(address, &images, &backend)?;
+            tell_system(&[NotifyState::Ready, NotifyState::Status(&format!("serves MCP on {address}; {backend}"))]);
             tokio::select! {
                 () = end.wanted() => {}
                 () = look_after(&store, &images, settings.pull_images) => {}
@@ -72,11 +75,19 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         }
     };
     tracing::info!("shutting down");
+    tell_system(&[NotifyState::Stopping]);
     server.shut_down().await;
     if timeout(MACHINES_CLOSE, machines.close()).await.is_err() {
         tracing::error!("machines have not ended in time");
     }
     Ok(served?)
+}
+
+/// Tells systemd how the server is, where that has started it (sd_notify(3)).
+fn tell_system(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd could not be told how the server is");
+    }
 }
 
 /// Pulls images if they are to be there before anybody asks for them, and removes old ones, for ever.

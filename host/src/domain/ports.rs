@@ -67,6 +67,10 @@ pub trait Machine: Send + Sync {
         recursive: bool,
     ) -> PortFuture<'a, Result<Listing, CallFault>>;
 
+    /// The last lines that the machine printed on its console, also when it is gone; bounded in number and length, and safe
+    /// to show: control characters are escaped.
+    fn console(&self) -> Vec<String>;
+
     /// Resolves when the machine is gone without having been told to stop; says why.
     fn gone(&self) -> PortFuture<'_, String>;
 

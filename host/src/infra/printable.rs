@@ -4,7 +4,7 @@
 
 /// The text's letters, with those escaped that would do something instead of being seen: control characters move a
 /// terminal's cursor, bidirectional marks reorder what is read.
-pub(super) fn letters(text: &str) -> impl Iterator<Item = char> {
+pub(crate) fn letters(text: &str) -> impl Iterator<Item = char> {
     text.chars().flat_map(|letter| {
         let harmful = is_harmful(letter);
         let escaped = harmful.then(|| letter.escape_unicode()).into_iter().flatten();

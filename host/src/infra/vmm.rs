@@ -293,8 +293,8 @@ impl Vms {
             tokio::select! {
                 heard = news.recv() => match heard {
                     Some(Progress::Stage(stage)) => stages(stage),
-                    Some(Progress::Ready(agent)) => {
-                        return Ok(Arc::new(Vm { agent, end, stop, _stop_on_drop: stop_on_drop }));
+                    Some(Progress::Ready(agent, console)) => {
+                        return Ok(Arc::new(Vm { agent, console, end, stop, _stop_on_drop: stop_on_drop }));
                     }
                     Some(Progress::Failed(stage, source)) => return Err(StartFault { stage, source }),
                     None => return Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost"))),

@@ -72,7 +72,7 @@ fn strip_formats(value: &mut Value) {
 }
 
 /// A time as RFC 3339 has it, in seconds and UTC; the epoch for what no calendar can hold.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     rfc3339_unix(i64::try_from(seconds).unwrap_or_default())
 }

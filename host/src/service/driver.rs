@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{environments::Registry, refusals::Refusals};
+use super::{environments::Registry, journal::Journal, refusals::Refusals};
 use crate::domain::{
     environment::{CallRefusal, Environment},
     lifecycle::{Event, State},
@@ -75,6 +75,7 @@ pub(super) struct Driver {
     pub(super) registry: Arc<Registry>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) journal: Arc<Journal>,
     /// Cancelled when the caller that wants the environment is gone before it has heard of it.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
@@ -103,11 +104,18 @@ impl Driver {
         stages: Box<dyn Fn(Stage) + Send + Sync>,
         ready: oneshot::Sender<Result<Environment, StartFault>>,
     ) {
-        let booted = self.boot(&*machines, &*stages).await;
-        drop(stages);
+        let journal = Arc::clone(&self.journal);
+        let noted = move |stage| {
+            journal.note_stage(stage);
+            stages(stage);
+        };
+        let booted = self.boot(&*machines, &noted).await;
+        drop(noted);
         match booted {
             Boot::Started(machine) => {
                 self.environment.agent_origin = Some(machine.capabilities().agent_origin);
+                self.journal.set_machine(&machine);
+                self.journal.note("running");
                 self.apply(Event::Ready);
                 // If the caller is gone, `abandoned` is cancelled, and serving ends at once.
                 let _ = ready.send(Ok(self.environment.clone()));
@@ -206,6 +214,7 @@ impl Driver {
                 reason = gone => {
                     tracing::error!(reason, "machine of an environment is gone");
                     machine.stop().await;
+                    self.journal.note(&format!("the machine is gone: {reason}"));
                     self.apply(Event::Failed);
                     self.slot = None;
                     self.registry.expire_surplus_failed();
@@ -233,6 +242,7 @@ impl Driver {
     /// Ends the machine, while requests hear that it is too late for them.
     async fn release(&mut self, machine: &dyn Machine) {
         self.apply(Event::DestroyRequested);
+        self.journal.note("being destroyed");
         let mut stop = machine.stop();
         let mut more = true;
         loop {

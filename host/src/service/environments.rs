@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 use super::{
     driver::{Call, Driver, REQUESTS_MAX, Request},
     fault::{CallerFault, Fault, ServerFault},
+    journal::{Event, Journal},
     refusals::Refusals,
 };
 use crate::domain::{
@@ -83,6 +84,22 @@ struct Handle {
     requests: mpsc::Sender<Request>,
     task: AbortHandle,
     refusals: Arc<Refusals>,
+    journal: Arc<Journal>,
+}
+
+/// What is to be known of an environment beside its files and programs.
+#[derive(Clone, Debug)]
+pub struct EnvironmentLog {
+    /// As it is now.
+    pub environment: Environment,
+    /// What happened to it, oldest first.
+    pub events: Vec<Event>,
+    /// The last that its machine printed, line by line.
+    pub console: Vec<String>,
+    /// How often it was refused what it wanted to reach.
+    pub refused: u64,
+    /// What the latest of these was.
+    pub refused_last: Option<Refused>,
 }
 
 impl Registry {
@@ -134,6 +151,7 @@ impl Environments {
         let slot = self.registry.repository.reserve().map_err(CallerFault::from)?;
         let id = EnvironmentId::random();
         let refusals = Arc::new(Refusals::new(id));
+        let journal = Arc::new(Journal::default());
         let spec = self.spec(id, &new, Arc::clone(&refusals));
         let owner = new.owner.clone();
         let environment = Environment::create(id, new, SystemTime::now(), Instant::now().into_std());
@@ -154,6 +172,7 @@ impl Environments {
                 registry: Arc::clone(&self.registry),
                 requests: receiver,
                 refusals: Arc::clone(&refusals),
+                journal: Arc::clone(&journal),
                 abandoned,
                 reason: DestroyReason::NeverReady,
                 waiters: Vec::new(),
@@ -161,7 +180,7 @@ impl Environments {
             let span = tracing::info_span!("environment", %id);
             let run = driver.run(Arc::clone(&self.machines), stages, ready).instrument(span);
             let task = self.drivers.spawn(run).abort_handle();
-            reach.drivers.insert(id, Handle { requests, task, refusals });
+            reach.drivers.insert(id, Handle { requests, task, refusals, journal });
         }
         match outcome.await {
             Ok(Ok(environment)) => {
@@ -197,6 +216,23 @@ impl Environments {
     pub fn egress_refused(&self, id: EnvironmentId) -> (u64, Option<Refused>) {
         let refusals = self.registry.reach().drivers.get(&id).map(|handle| Arc::clone(&handle.refusals));
         refusals.map_or((0, None), |refusals| (refusals.count(), refusals.last()))
+    }
+
+    /// What happened to an environment, whatever state it is in. It does not count as a call.
+    ///
+    /// # Errors
+    /// [`CallerFault::UnknownEnvironment`] or [`CallerFault::DestroyedEnvironment`] if there is none.
+    pub fn log(&self, owner: &Principal, id: EnvironmentId) -> Result<EnvironmentLog, CallerFault> {
+        let environment = match self.registry.repository.find(owner, id) {
+            Found::Known(environment) => *environment,
+            Found::Destroyed(reason) => return Err(CallerFault::DestroyedEnvironment { id, reason }),
+            Found::Unknown => return Err(CallerFault::UnknownEnvironment { id }),
+        };
+        let journal = self.registry.reach().drivers.get(&id).map(|handle| Arc::clone(&handle.journal));
+        // It went just now, if there is none.
+        let journal = journal.unwrap_or_default();
+        let (refused, refused_last) = self.egress_refused(id);
+        Ok(EnvironmentLog { environment, events: journal.events(), console: journal.console(), refused, refused_last })
     }
 
     /// Destroys an environment in whatever state it is and waits until nothing of it is left. Doing it twice is right.

@@ -38,6 +38,9 @@ pub(crate) const PANIC_FILE: &str = "/defect";
 /// A file whose writing ends the machine, as a crash of its kernel would.
 pub(crate) const CRASH_FILE: &str = "/crash";
 
+/// What a machine without a console has on it.
+pub(crate) const CONSOLE: &str = "a console's line";
+
 /// A pipe's room; small enough that a file does not fit.
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -170,6 +173,10 @@ impl Machine for InProcessMachine {
         recursive: bool,
     ) -> PortFuture<'a, Result<Listing, CallFault>> {
         Box::pin(self.agent.list_files(path, entries_max, recursive))
+    }
+
+    fn console(&self) -> Vec<String> {
+        vec![CONSOLE.to_owned()]
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

@@ -12,6 +12,7 @@ mod files;
 mod life;
 mod limits;
 mod live;
+mod logs;
 mod machines;
 mod principals;
 mod raw;

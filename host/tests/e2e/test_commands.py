@@ -114,6 +114,57 @@ async def test_ps_and_exec_work_on_what_clients_have_made(server):
         assert "123e4567" in unknown.stderr
 
 
+async def test_logs_say_why_a_machine_failed(server):
+    url = ["--url", server.url]
+    async with server.client() as tools, tools.environment("shell", name="hive") as made:
+        one = made["environment_id"]
+        # What its root writes to the console is shown, and nothing of it moves a cursor.
+        code = "printf 'a\\033[2Jline\\n' | tee /dev/console >/dev/null"
+        await tools.call("execute", environment_id=one, code=code)
+        told = waggle(server, "logs", one, *url)
+        assert told.returncode == 0, told.stderr
+        about, *_ = told.stdout.splitlines()
+        assert about == f"{one}  shell  running  hive"
+        for what in ["preparing the image", "booting the machine", "running"]:
+            assert any(line.endswith(f"Z  {what}") for line in told.stdout.splitlines()), told.stdout
+        assert "\x1b" not in told.stdout
+
+        server.signal(server.machines(), signal.SIGKILL)
+        while (log := json.loads(waggle(server, "logs", one, "--json", *url).stdout))["status"] != "error":
+            time.sleep(0.05)
+        assert log["events"][-1]["what"].startswith("the machine is gone: "), log
+        assert "SIGKILL" in log["events"][-1]["what"]
+    gone = waggle(server, "logs", one, *url)
+    assert gone.returncode == 1
+    assert f"environment {one} has been destroyed" in gone.stderr
+
+
+def test_shells_and_manual_readers_know_the_command_line(serve, tmp_path):
+    server = serve()
+    assert waggle(server, "man", tmp_path).returncode == 0
+    pages = {page.name for page in tmp_path.iterdir()}
+    assert {"waggle.1", "waggle-serve.1", "waggle-run.1", "waggle-logs.1", "waggle-image-pull.1"} <= pages
+    serve_page = (tmp_path / "waggle-serve.1").read_text()
+    assert "WAGGLE_LISTEN_ADDR" in serve_page and "Examples:" in serve_page
+    # What this machine has set is no part of a page.
+    assert server.settings["LISTEN_ADDR"] not in serve_page
+    script = waggle(server, "completions", "bash").stdout
+    complete = f"{script}\nCOMP_WORDS=(waggle run p); COMP_CWORD=2; _waggle waggle p run; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", complete], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["python"], done
+    for shell, word in [("zsh", "#compdef waggle"), ("fish", "complete -c waggle")]:
+        assert word in waggle(server, "completions", shell).stdout
+
+
+def test_every_command_is_explained_with_an_example(serve):
+    server = serve()
+    listed = waggle(server, "--help").stdout.split("Commands:")[1].split("Options:")[0]
+    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    assert {"serve", "run", "ps", "exec", "logs", "doctor", "image", "completions"} <= set(commands)
+    for command in set(commands) - {"help", "version", "licences"}:
+        assert "Examples:\n  " in waggle(server, command, "--help").stdout, command
+
+
 def test_a_server_that_is_not_there_is_named_with_what_to_do(serve):
     server = serve()
     ran = waggle(server, "ps", "--url", server.url)

@@ -11,8 +11,10 @@ use crate::infra::printable;
 
 /// Bytes kept; a kernel panic with its call trace takes about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
-/// Lines shown; the screenful that a person reads.
-const SHOWN_LINES_MAX: usize = 25;
+/// Lines shown where the log has them; the screenful that a person reads.
+const LOGGED_LINES_MAX: usize = 25;
+/// Lines shown to whoever asks for all; what is kept holds as many kernel lines.
+const SHOWN_LINES_MAX: usize = 200;
 /// Characters of a line shown; kernel lines stay below it.
 const SHOWN_LINE_CHARS_MAX: usize = 200;
 /// What Linux prints first when it gives up.
@@ -44,11 +46,20 @@ impl ConsoleTail {
     }
 
     /// The last lines, safe to log.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.lines_within(LOGGED_LINES_MAX)
+    }
+
+    /// As many lines as there are, within reason; safe to show.
     pub(super) fn lines(&self) -> Vec<String> {
+        self.lines_within(SHOWN_LINES_MAX)
+    }
+
+    fn lines_within(&self, lines_max: usize) -> Vec<String> {
         let bytes: Vec<u8> = self.kept.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let mut lines: Vec<String> =
-            text.lines().rev().filter(|line| !line.trim().is_empty()).take(SHOWN_LINES_MAX).map(shown).collect();
+            text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines_max).map(shown).collect();
         lines.reverse();
         lines
     }
@@ -86,9 +97,10 @@ mod tests {
             tail.push(format!("line {number}\r\n").as_bytes());
         }
         assert!(tail.kept.len() <= KEPT_BYTES_MAX);
-        let lines = tail.lines();
-        assert_eq!(lines.len(), SHOWN_LINES_MAX);
-        assert_eq!(lines.last().map(String::as_str), Some("line 99999"));
+        for (lines, lines_max) in [(tail.last_lines(), LOGGED_LINES_MAX), (tail.lines(), SHOWN_LINES_MAX)] {
+            assert_eq!(lines.len(), lines_max);
+            assert_eq!(lines.last().map(String::as_str), Some("line 99999"));
+        }
         tail.push(&vec![b'x'; 3 * KEPT_BYTES_MAX]);
         assert_eq!(tail.kept.len(), KEPT_BYTES_MAX);
     }

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running machine, as the services see it: calls go to its agent, its life to the task that owns it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::owner::End;
+use super::{console::ConsoleTail, owner::End};
 use crate::{
     domain::{
         guest_path::GuestPath,
@@ -16,13 +16,17 @@ use crate::{
             PortFuture, Writing,
         },
     },
-    infra::agent::AgentClient,
+    infra::{agent::AgentClient, printable},
 };
+
+/// Why a machine ended, in a sentence with its cause.
+const REASON_BYTES_MAX: usize = 500;
 
 /// One machine; dropping it stops it.
 #[derive(Debug)]
 pub(super) struct Vm {
     pub(super) agent: Arc<AgentClient>,
+    pub(super) console: Arc<Mutex<ConsoleTail>>,
     pub(super) end: watch::Receiver<Option<End>>,
     /// Cancelled, it ends the machine.
     pub(super) stop: CancellationToken,
@@ -82,10 +86,15 @@ impl Machine for Vm {
         Box::pin(self.agent.list_files(path, entries_max, recursive))
     }
 
+    fn console(&self) -> Vec<String> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).lines()
+    }
+
     fn gone(&self) -> PortFuture<'_, String> {
         Box::pin(async {
             match self.ended().await {
-                End::Gone(reason) => reason,
+                // It may hold what the guest, or a process that it took over, has said.
+                End::Gone(reason) => printable::text(&reason, REASON_BYTES_MAX),
                 // It was told to: that is no news, ever.
                 End::Stopped => std::future::pending().await,
             }

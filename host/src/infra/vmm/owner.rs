@@ -13,7 +13,7 @@ use std::{
     io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BootConfig};
 
 use super::{
     LINK_SOCKETS,
+    console::ConsoleTail,
     egress_link::EgressLink,
     initramfs::{InitramfsFault, SharedRoot},
     run_dirs,
@@ -59,8 +60,8 @@ const AGENTS_WORD: &str = "waggle-agent: ";
 pub(super) enum Progress {
     /// The next stage begins.
     Stage(Stage),
-    /// The agent serves.
-    Ready(Arc<AgentClient>),
+    /// The agent serves, and the console says what it says.
+    Ready(Arc<AgentClient>, Arc<Mutex<ConsoleTail>>),
     /// It came to nothing, and everything has been cleared away.
     Failed(Stage, Box<dyn Error + Send + Sync>),
 }
@@ -204,7 +205,7 @@ async fn live(
     let outcome = match boot(&mut runner, listener, recipe.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
-            let _ = progress.send(Progress::Ready(Arc::clone(&agent))).await;
+            let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
             Ok(watch_over(&mut runner, &agent, stop).await)
         }
         Err(fault) => Err(fault),

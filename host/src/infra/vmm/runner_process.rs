@@ -93,6 +93,11 @@ impl RunnerProcess {
         Ok(Self { child, pid, life_line, report: Vec::new(), console, programs, panicked, readers })
     }
 
+    /// What the guest prints on its console; it can be read when the runner has ended, too.
+    pub(super) fn console(&self) -> Arc<Mutex<ConsoleTail>> {
+        Arc::clone(&self.console)
+    }
+
     /// Is cancelled when the guest's kernel says that it panicked.
     pub(super) fn panicked(&self) -> CancellationToken {
         self.panicked.clone()
@@ -158,7 +163,7 @@ pub(super) struct LastWords {
 }
 
 fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
-    tail.lock().unwrap_or_else(PoisonError::into_inner).lines()
+    tail.lock().unwrap_or_else(PoisonError::into_inner).last_lines()
 }
 
 async fn keep_log(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, mut shown: Option<LiveLog>) {

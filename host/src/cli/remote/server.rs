@@ -1,0 +1,153 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Asks a running server: by a stateless MCP call, or for a page beside it.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::config::process_variable;
+
+/// The dialect in which a call needs no session.
+const PROTOCOL: &str = "2026-07-28";
+/// A server's answer holds at most two outputs' windows, or a list of environments; more is none of its.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Which server.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArguments {
+    /// The server's endpoint; one that wants a token takes it from the variable WAGGLE_TOKEN
+    #[arg(long, default_value = "http://127.0.0.1:8080/mcp", value_name = "URL")]
+    pub url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RemoteFault {
+    #[error("failed to reach {url}; is `waggle serve` running there? --url names another server")]
+    Reach { url: String, source: reqwest::Error },
+    #[error("{url} wants a token, or another one: WAGGLE_TOKEN holds it")]
+    Token { url: String },
+    #[error("{url} does not go by this name; WAGGLE_ALLOWED_HOSTS of the server gives it names")]
+    Name { url: String },
+    #[error("{url} does not end in /mcp, as a server's endpoint does")]
+    Endpoint { url: String },
+    #[error("{url} answered with HTTP status {status}")]
+    Status { url: String, status: u16 },
+    #[error("{url} did not answer as an MCP server does")]
+    Answer { url: String },
+    #[error("{message}")]
+    Refused { code: String, message: String },
+}
+
+/// Calls a tool and gives its structured result.
+pub(super) async fn call(
+    server: &ServerArguments,
+    tool: &str,
+    arguments: Value,
+    patience: Duration,
+) -> Result<Value, RemoteFault> {
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": PROTOCOL,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "waggle", "version": env!("CARGO_PKG_VERSION")},
+    });
+    let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let request = client(server, patience)?.post(&server.url).header("content-type", "application/json");
+    let request = request.header("accept", "application/json, text/event-stream");
+    let request = request.header("mcp-protocol-version", PROTOCOL).header("mcp-method", "tools/call");
+    let mut answer = send(server, request.header("mcp-name", tool).body(body.to_string())).await?;
+    if !answer.status().is_success() {
+        return Err(RemoteFault::Status { url: server.url.clone(), status: answer.status().as_u16() });
+    }
+    let bytes = read(server, &mut answer).await?;
+    result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: server.url.clone() }))
+}
+
+/// Asks for a page beside the endpoint and gives its JSON.
+pub(super) async fn get(server: &ServerArguments, page: &str, patience: Duration) -> Result<Value, RemoteFault> {
+    let url = || server.url.clone();
+    let Some(beside) = server.url.strip_suffix("/mcp") else { return Err(RemoteFault::Endpoint { url: url() }) };
+    let mut answer = send(server, client(server, patience)?.get(format!("{beside}/{page}"))).await?;
+    let status = answer.status();
+    let told: Option<Value> = serde_json::from_slice(&read(server, &mut answer).await?).ok();
+    let said = |key| told.as_ref().and_then(|told| told.pointer(key)).and_then(Value::as_str).map(str::to_owned);
+    match (status.is_success(), said("/error/code"), said("/error/message")) {
+        (true, ..) => told.ok_or_else(|| RemoteFault::Answer { url: url() }),
+        (false, Some(code), Some(message)) => Err(RemoteFault::Refused { code, message }),
+        (false, ..) => Err(RemoteFault::Status { url: url(), status: status.as_u16() }),
+    }
+}
+
+fn client(server: &ServerArguments, patience: Duration) -> Result<Client, RemoteFault> {
+    // Whoever was first has chosen the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().no_proxy().timeout(patience).build();
+    client.map_err(|source| RemoteFault::Reach { url: server.url.clone(), source })
+}
+
+/// Sends a request with the token, if there is one.
+async fn send(server: &ServerArguments, mut request: RequestBuilder) -> Result<Response, RemoteFault> {
+    if let Some(token) = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok()) {
+        request = request.bearer_auth(token);
+    }
+    let url = || server.url.clone();
+    let answer = request.send().await.map_err(|source| RemoteFault::Reach { url: url(), source })?;
+    match answer.status().as_u16() {
+        401 => Err(RemoteFault::Token { url: url() }),
+        403 => Err(RemoteFault::Name { url: url() }),
+        _ => Ok(answer),
+    }
+}
+
+async fn read(server: &ServerArguments, answer: &mut Response) -> Result<Vec<u8>, RemoteFault> {
+    let url = || server.url.clone();
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(|source| RemoteFault::Reach { url: url(), source })? {
+        if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(RemoteFault::Answer { url: url() });
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// What an answer holds, if it is one.
+fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
+    let answer: Value = serde_json::from_slice(bytes).ok()?;
+    if let Some(fault) = answer.pointer("/error/message").and_then(Value::as_str) {
+        return Some(Err(RemoteFault::Refused { code: String::new(), message: fault.to_owned() }));
+    }
+    let result = answer.get("result")?;
+    if result.get("isError").and_then(Value::as_bool) == Some(true) {
+        let said = result.pointer("/content/0/text").and_then(Value::as_str)?;
+        let code = result.pointer("/structuredContent/error/code").and_then(Value::as_str).unwrap_or_default();
+        return Some(Err(RemoteFault::Refused { code: code.to_owned(), message: said.to_owned() }));
+    }
+    result.get("structuredContent").cloned().map(Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_result_a_refusal_or_none_of_a_server() {
+        let told = |text: &str| match result(text.as_bytes()) {
+            None => "none".to_owned(),
+            Some(Ok(value)) => value.to_string(),
+            Some(Err(fault)) => fault.to_string(),
+        };
+        assert_eq!(told(r#"{"result":{"structuredContent":{"count":0}}}"#), r#"{"count":0}"#);
+        assert_eq!(told(r#"{"result":{"isError":true,"content":[{"text":"no such"}]}}"#), "no such");
+        assert_eq!(told(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
+        for nonsense in ["", "<html>", "{}", r#"{"result":{}}"#] {
+            assert_eq!(told(nonsense), "none");
+        }
+    }
+}

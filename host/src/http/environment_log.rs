@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /environments/ID/log`: what happened to an environment, and the last that its machine printed, for its owner.
+//!
+//! It is for people (`waggle logs`), not for models, so it is no tool. A page that a browser was lured to gets nothing of
+//! it: whoever comes by a name that is not the server's, or from another page, is turned away.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{HOST, ORIGIN},
+        uri::Authority,
+    },
+    response::{IntoResponse as _, Response},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    domain::environment::{EnvironmentId, Principal},
+    error_code::ErrorCode,
+    mcp::rfc3339,
+    service::{
+        environments::{EnvironmentLog, Environments},
+        fault::{ArgumentFault, CallerFault},
+    },
+};
+
+/// Whose logs there are, and the names under which the server is reached.
+#[derive(Debug)]
+pub(super) struct Logs {
+    pub(super) environments: Arc<Environments>,
+    pub(super) hosts: Vec<String>,
+}
+
+/// Answers with the log, or with why there is none.
+pub(super) async fn log(
+    State(logs): State<Arc<Logs>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    if headers.contains_key(ORIGIN) || !is_reached_by_name(&uri, &headers, &logs.hosts) {
+        return (StatusCode::FORBIDDEN, "Forbidden: this is for programs that reach the server by its name")
+            .into_response();
+    }
+    let found = match id.parse::<EnvironmentId>() {
+        Ok(id) => logs.environments.log(&principal, id),
+        Err(fault) => Err(CallerFault::Argument(ArgumentFault::Id(fault))),
+    };
+    match found {
+        Ok(log) => Json(shown(&log)).into_response(),
+        Err(fault) => refused(&fault),
+    }
+}
+
+fn shown(log: &EnvironmentLog) -> Value {
+    let EnvironmentLog { environment, events, console, refused, refused_last } = log;
+    let events: Vec<_> = events.iter().map(|event| json!({"at": rfc3339(event.at), "what": event.what})).collect();
+    json!({
+        "environment_id": environment.id.to_string(),
+        "name": environment.name.as_str(),
+        "runtime": environment.runtime.name(),
+        "image": environment.image.to_string(),
+        "status": environment.state().name(),
+        "created_at": rfc3339(environment.created_at),
+        "events": events,
+        "egress_refused": refused,
+        "egress_refused_last": refused_last.as_ref().map(ToString::to_string),
+        "console": console,
+    })
+}
+
+fn refused(fault: &CallerFault) -> Response {
+    let code = fault.code();
+    let status = if code == ErrorCode::EnvironmentNotFound {
+        StatusCode::NOT_FOUND
+    } else if code == ErrorCode::EnvironmentDestroyed {
+        StatusCode::GONE
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    let error = json!({"code": code.as_str(), "message": fault.to_string(), "hint": code.hint()});
+    (status, Json(json!({"error": error}))).into_response()
+}
+
+/// Whether the request names one of these hosts, which are names, or names with a port, as `/mcp` has them.
+fn is_reached_by_name(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+    let named = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let Some(authority) = uri.authority().cloned().or(named) else { return false };
+    let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
+    hosts.iter().any(|host| host.eq_ignore_ascii_case(bare) || host.eq_ignore_ascii_case(authority.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_reached_by_the_names_that_it_has() {
+        let hosts = ["localhost", "::1", "waggle.example:8443"].map(str::to_owned);
+        let reached = |host: &'static str| {
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            is_reached_by_name(&Uri::from_static("/"), &headers, &hosts)
+        };
+        for host in ["localhost", "LocalHost:8080", "[::1]:8080", "[::1]", "waggle.example:8443"] {
+            assert!(reached(host), "{host}");
+        }
+        for host in ["", "evil.example", "localhost.evil.example", "waggle.example", "waggle.example:80", "a b"] {
+            assert!(!reached(host), "{host}");
+        }
+        assert!(!is_reached_by_name(&Uri::from_static("/"), &HeaderMap::new(), &hosts));
+    }
+}

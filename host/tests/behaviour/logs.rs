@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What happened to an environment, as its owner is told beside the tools.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    machines::{CONSOLE, CRASH_FILE},
+    served::{ADA, BOB, Served, serve, serve_guarded, serve_trouble},
+};
+
+const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
+
+/// The status and the text of the answer to a request for a log.
+async fn ask(served: &Served, id: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let url = served.url.replace("/mcp", &format!("/environments/{id}/log"));
+    let client = reqwest::Client::new();
+    let request = headers.iter().fold(client.get(url), |request, (name, value)| request.header(*name, *value));
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+async fn log(served: &Served, id: &str) -> Value {
+    let (status, text) = ask(served, id, &[]).await;
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn events(log: &Value) -> Vec<String> {
+    log["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_says_what_happened_and_why_a_machine_failed() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let born = ["preparing the image", "making the disks", "booting the machine", "running"];
+    let first = log(&served, &id).await;
+    assert_eq!(events(&first), born);
+    assert_eq!((&first["status"], &first["environment_id"]), (&json!("running"), &json!(id)));
+    assert_eq!(first["console"], json!([CONSOLE]));
+    assert!(first["events"][0]["at"].as_str().unwrap() <= first["events"][3]["at"].as_str().unwrap());
+
+    served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
+    let failed = loop {
+        let log = log(&served, &id).await;
+        if log["status"] == "error" {
+            break log;
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(events(&failed)[..4], born);
+    assert!(events(&failed)[4].starts_with("the machine is gone: "), "{failed}");
+    assert_eq!(failed["console"], json!([CONSOLE]));
+
+    served.call("destroy_environment", json!({"environment_id": id})).await;
+    let (status, text) = ask(&served, &id, &[]).await;
+    assert_eq!(status, 410);
+    assert!(text.contains("\"environment_destroyed\""), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_shows_what_a_start_is_at() {
+    let served = serve_trouble(&[]).await;
+    // It boots for ever; the log is asked for meanwhile.
+    let create = served.raw("create_environment", json!({"runtime": "shell"}));
+    let look = async {
+        served.until_alive(1).await;
+        loop {
+            let listed = served.call("list_environments", json!({})).await;
+            let id = listed["environments"][0]["environment_id"].as_str().unwrap().to_owned();
+            let log = log(&served, &id).await;
+            if events(&log).last().is_some_and(|what| what == "booting the machine") {
+                assert_eq!((&log["status"], &log["console"]), (&json!("creating"), &json!([])));
+                served.call("destroy_environment", json!({"environment_id": id})).await;
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (created, ()) = tokio::join!(create, look);
+    assert!(created.unwrap().is_error.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_its_owner_s_alone() {
+    let served = serve_guarded(&[]).await;
+    let id = served.create("shell").await;
+    let token = |token: &str| format!("Bearer {token}");
+    assert_eq!(ask(&served, &id, &[("authorization", &token(ADA))]).await.0, 200);
+    assert_eq!(ask(&served, &id, &[]).await.0, 401);
+    let bobs = ask(&served, &id, &[("authorization", &token(BOB))]).await;
+    let nobodys = ask(&served, NO_ONE, &[("authorization", &token(BOB))]).await;
+    assert_eq!((bobs.0, bobs.1.replace(&id, NO_ONE)), nobodys);
+    assert_eq!(nobodys.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_not_for_pages_that_a_browser_was_lured_to() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    for header in [("host", "evil.example"), ("host", "localhost.evil.example"), ("origin", "http://evil.example")] {
+        let (status, text) = ask(&served, &id, &[header]).await;
+        assert_eq!(status, 403, "{header:?}: {text}");
+        assert!(!text.contains(&id));
+    }
+    assert_eq!(ask(&served, &id, &[("host", "localhost")]).await.0, 200);
+    assert_eq!(ask(&served, "..%2f..%2fetc", &[]).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_a_log_does_not_keep_an_environment() {
+    let served = serve(&["--reaper-interval", "20ms"]).await;
+    let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
+    let id = made["environment_id"].as_str().unwrap();
+    // Its 600 ms pass although it is looked at all the time.
+    while ask(&served, id, &[]).await.0 == 200 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ask(&served, id, &[]).await.0, 410);
+    assert_eq!(served.machines_alive(), 0);
+}
