@@ -100,6 +100,18 @@ def test_a_folder_that_others_can_write_to_is_told(serve, tmp_path):
     assert "chmod go-w" in checks["data folder"]["found"]
 
 
+def test_an_image_in_a_registry_that_is_not_reached_is_told_with_what_to_do(serve):
+    nowhere = {f"IMAGE_{runtime}": "127.0.0.1:1/none/none:1" for runtime in ["PYTHON", "NODE", "SHELL"]}
+    server = serve(**nowhere)
+    code, printed = doctor(server, "--json")
+    report = json.loads(printed)
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["image shell"] == "127.0.0.1:1/none/none:1, which has to be pulled"
+    assert (code, report["boot"]["state"]) == (1, "failed")
+    assert "127.0.0.1:1" in report["boot"]["reason"] and "./taskw images" in report["boot"]["hint"]
+    server.assert_nothing_left()
+
+
 def test_no_image_at_all_stands_in_the_way(serve, tmp_path):
     nowhere = {f"IMAGE_{runtime}": f"oci:{tmp_path}/none" for runtime in ["PYTHON", "NODE", "SHELL"]}
     code, _, checks = looked(serve(**nowhere))

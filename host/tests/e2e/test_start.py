@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts that cannot work say why and end."""
 
+import re
 import socket
 import subprocess
 
@@ -81,9 +82,12 @@ async def test_a_kernel_that_is_none_fails_by_the_boot_time_out(serve, tmp_path)
 
 
 @pytest.mark.outside("runs the program here")
-def test_the_version_is_printed():
+def test_the_version_says_what_is_inside():
     printed = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
-    assert "waggle" in printed
+    # This build has the agent in it, and no firmware.
+    assert re.search(r"^waggle \d+\.\d+\.\d+ \(commit [0-9a-f]{12}, built \d{4}-\d\d-\d\d\)$", printed, re.MULTILINE)
+    assert re.search(r"^guest agent   \d+ bytes, protocol \d+, sha256 [0-9a-f]{64}$", printed, re.MULTILINE)
+    assert "firmware      none in this build" in printed
 
 
 def test_the_server_says_that_it_is_well(server):

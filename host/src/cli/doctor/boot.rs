@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    cli::{machines, serve::image_is_there, signals::End},
+    cli::{advice::next_step, machines, serve::image_is_there, signals::End},
     config::{Folders, Settings},
     domain::{
         egress::{Egress, Network},
@@ -29,8 +29,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(30);
 pub(super) enum Boot {
     /// All stages, in milliseconds.
     Went(Vec<(&'static str, u128)>),
-    /// The stages that ended, and why there are no more.
-    Failed(Vec<(&'static str, u128)>, String),
+    /// The stages that ended, why there are no more, and what can be done about it.
+    Failed(Vec<(&'static str, u128)>, String, Option<&'static str>),
     /// No machine was started.
     NotTried(String),
 }
@@ -54,7 +54,7 @@ pub(super) async fn boot(
     let took = stages.took();
     match outcome {
         Ok(()) => Boot::Went(took),
-        Err(fault) => Boot::Failed(took, chain(&*fault)),
+        Err(fault) => Boot::Failed(took, chain(&*fault), next_step(&*fault)),
     }
 }
 

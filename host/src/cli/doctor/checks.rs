@@ -99,7 +99,7 @@ pub(super) async fn all(
         Check::new("memory", true, place::memory(settings.default_memory_mb), "each machine takes its own as it fills"),
     ];
     checks.extend(folder_checks(folders).await);
-    checks.extend(image_checks(images));
+    checks.extend(image_checks(images, &pulled(folders).await));
     (backend, checks)
 }
 
@@ -127,13 +127,26 @@ async fn folder_checks(folders: &Folders) -> Vec<Check> {
     ]
 }
 
+/// The names of the images that are in the cache.
+async fn pulled(folders: &Folders) -> Vec<String> {
+    let cache = folders.images.clone();
+    let listed = spawn_blocking(move || ImageStore::open(&cache).map(|store| store.list()));
+    // A cache that does not open has been told.
+    let listed = listed.await.ok().and_then(Result::ok).unwrap_or_default();
+    listed.into_iter().flat_map(|image| image.references).collect()
+}
+
 /// A runtime without an image is no environment of that kind; without any there is nothing to boot.
-fn image_checks(images: &ByRuntime<ImageRef>) -> Vec<Check> {
+fn image_checks(images: &ByRuntime<ImageRef>, pulled: &[String]) -> Vec<Check> {
     let named = [("image python", &images.python), ("image node", &images.node), ("image shell", &images.shell)];
     let looks = named.map(|(name, image)| (name, image, image_is_there(image)));
     let needed = looks.iter().all(|(_, _, look)| look.is_err());
     let checks = looks.map(|(name, image, look)| {
-        let look = look.map_or_else(Look::Missing, |()| Look::Works(image.to_string()));
+        let name_it = || match image {
+            ImageRef::Registry(_) if !pulled.contains(&image.to_string()) => format!("{image}, which has to be pulled"),
+            ImageRef::Registry(_) | ImageRef::Layout(_) | ImageRef::Archive(_) => image.to_string(),
+        };
+        let look = look.map_or_else(Look::Missing, |()| Look::Works(name_it()));
         Check::new(name, needed, look, "environments with this runtime are made of it")
     });
     checks.into()

@@ -45,7 +45,7 @@ pub(super) fn mend(name: &str, look: &Look) -> Option<Mend> {
         },
         "vhost-device-vsock" => Mend::everywhere("cargo install --locked vhost-device-vsock, into a folder in PATH"),
         "guest kernel" => Mend {
-            debian: "./taskw kernel in waggle's source tree, or of its package: /usr/lib/waggle/fetch-kernel FOLDER",
+            debian: "./taskw kernel in waggle's source tree, or of its package: /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
             fedora: "copy the folder that ./taskw kernel makes on a Debian, and name it by WAGGLE_KERNEL",
             arch: "copy the folder that ./taskw kernel makes on a Debian, and name it by WAGGLE_KERNEL",
         },

@@ -75,9 +75,10 @@ impl Report {
                     stages(took)
                 )
             }
-            Boot::Failed(took, fault) => {
+            Boot::Failed(took, fault, step) => {
                 let fault = format!("no machine boots: {fault}");
-                writeln!(out, "{} ({})", palette.paint(Colour::Red, &fault), stages(took))
+                writeln!(out, "{} ({})", palette.paint(Colour::Red, &fault), stages(took))?;
+                step.iter().try_for_each(|step| writeln!(out, "hint: {step}"))
             }
             Boot::NotTried(why) => writeln!(out, "no machine was booted: {why}"),
         }
@@ -93,7 +94,9 @@ impl Report {
         };
         let boot = match &self.boot {
             Boot::Went(took) => json!({"state": "ok", "stages_ms": stages(took)}),
-            Boot::Failed(took, fault) => json!({"state": "failed", "stages_ms": stages(took), "reason": fault}),
+            Boot::Failed(took, fault, step) => {
+                json!({"state": "failed", "stages_ms": stages(took), "reason": fault, "hint": step})
+            }
             Boot::NotTried(why) => json!({"state": "not tried", "reason": why}),
         };
         let backend = match &self.backend {
@@ -152,7 +155,7 @@ mod tests {
         assert!(report(false, Boot::Went(vec![])).is_well());
         assert!(report(false, Boot::NotTried("not asked for".into())).is_well());
         assert!(!report(true, Boot::NotTried("x".into())).is_well());
-        assert!(!report(false, Boot::Failed(vec![], "x".into())).is_well());
+        assert!(!report(false, Boot::Failed(vec![], "x".into(), None)).is_well());
     }
 
     #[test]
