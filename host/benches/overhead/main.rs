@@ -13,7 +13,7 @@
     reason = "a measurement ends where its preparation fails; it prints, and counts far below 2^52"
 )]
 
-#[path = "../tests/behaviour/machines.rs"]
+#[path = "../../tests/behaviour/machines.rs"]
 mod machines;
 
 use std::{
