@@ -113,7 +113,7 @@ async fn an_image_that_is_used_keeps_all_that_it_needs() {
     let store = ImageStore::with_settings(settings).unwrap();
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
     drop(registry);
-    for folder in ["blobs/sha256", "records", "merged-v1"] {
+    for folder in ["blobs/sha256", "records", "merged-v2"] {
         for entry in fs::read_dir(cache_dir.join(folder)).unwrap() {
             fs::File::open(entry.unwrap().path()).unwrap().set_modified(SystemTime::now() - 8 * DAY).unwrap();
         }
