@@ -183,6 +183,7 @@ impl Merge {
     }
 
     fn read_entries(&mut self, at: usize, expanded: &mut Expanded<'_>) -> Result<(), LayerFault> {
+        let watch = expanded.watch;
         let mut archive = TarStream::new(expanded);
         while let Some(entry) = archive.next_entry().map_err(|source| LayerFault::Tar { source })? {
             let mut extent = Extent::default();
@@ -193,16 +194,20 @@ impl Merge {
                     .count(entry.hole_bytes)
                     .map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
                 extent = Extent { offset: self.spooled_bytes, bytes };
-                self.spool_content(archive.content())?;
+                self.spool_content(archive.content(), watch)?;
             }
             self.tree.apply(at, &entry, extent).map_err(|source| LayerFault::Entry { source })?;
         }
         Ok(())
     }
 
-    fn spool_content(&mut self, mut content: impl Read) -> Result<(), LayerFault> {
+    fn spool_content(&mut self, mut content: impl Read, watch: &Watch) -> Result<(), LayerFault> {
         let mut buffer = [0; 16 * 1024];
         loop {
+            // A hole can be long, and nothing is read for it.
+            if watch.is_stopped() {
+                return Err(LayerFault::Tar { source: read_fault(called_off()) });
+            }
             let read = match content.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
@@ -214,6 +219,10 @@ impl Merge {
             self.spooled_bytes = self.spooled_bytes.saturating_add(read as u64);
         }
     }
+}
+
+fn called_off() -> io::Error {
+    io::Error::other("it was called off")
 }
 
 fn decode<'a>(blob: Counted<'a>, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
@@ -255,7 +264,7 @@ struct Expanded<'a> {
 impl Read for Expanded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.watch.is_stopped() {
-            return Err(io::Error::other("it was called off"));
+            return Err(called_off());
         }
         let read = self.decoded.read(buffer)?;
         self.count(read as u64)?;
