@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images from a real registry: pulled, used, kept, listed and removed."""
 
+import contextlib
+import filecmp
 import json
 import os
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -13,6 +16,10 @@ from registry import PASSWORD, USER, Registry
 from server import BINARY, ROOT
 
 pytestmark = pytest.mark.outside("runs a registry on this machine")
+
+
+# Spread over the time that a whole pull takes.
+KILLS = 8
 
 
 @pytest.fixture
@@ -184,6 +191,24 @@ async def test_images_can_be_pulled_before_anybody_asks(serve, registries, image
     assert json.loads(image("inspect", reference, "--json"))["merged_bytes"] > 0
 
 
+def test_a_pull_that_fills_the_disk_says_so_and_leaves_nothing(registries, image, tmp_path):
+    reference = registries().push("foreign")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    stored = sum(path.stat().st_size for path in (ROOT / "target/images/foreign/blobs/sha256").iterdir())
+    # Too little for the layers, and then enough for them but not for what is made of them.
+    for room, step in [(stored // 2, "failed to pull the image"), (stored + (256 << 10), "failed to merge the layers")]:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", cache], check=True)
+        try:
+            fault = image("pull", reference, fails=True)
+            assert step in fault and "No space left on device" in fault
+            assert list(cache.glob("*/.draft-*")) == []
+            assert list(cache.glob("merged-*/*.erofs")) == []
+        finally:
+            subprocess.run(["umount", cache], check=True)
+    image("pull", reference)
+
+
 def test_a_pull_that_is_killed_leaves_nothing_that_is_taken_for_whole(registries, image, tmp_path):
     registry = registries()
     reference = registry.push("shell")
@@ -199,3 +224,34 @@ def test_a_pull_that_is_killed_leaves_nothing_that_is_taken_for_whole(registries
     assert list((tmp_path / "cache").glob("*/.draft-*")) == []
     image("pull", reference)
     assert json.loads(image("inspect", reference, "--json"))["references"] == [reference]
+
+
+def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):
+    reference = registries().push("shell")
+
+    def start(cache):
+        command = [BINARY, "image", "pull", reference, "--image-cache-dir", str(tmp_path / cache)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def merged(cache):
+        return list((tmp_path / cache).glob("merged-*/*.erofs"))
+
+    began = time.monotonic()
+    assert start("other").wait() == 0
+    took = time.monotonic() - began
+    (whole,) = merged("other")
+    for part in range(1, KILLS):
+        # Each goes on from where the last one was stopped, so the later ones are stopped while they merge.
+        killed = start("cache")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            killed.wait(took * part / KILLS)
+        killed.kill()
+        killed.wait()
+        listed = json.loads(image("ls", "--json"))
+        assert all(one["references"] in ([], [reference]) for one in listed), listed
+        assert all(filecmp.cmp(found, whole, shallow=False) for found in merged("cache"))
+    image("pull", reference)
+    # The same image is the same file, bit for bit.
+    (found,) = merged("cache")
+    assert filecmp.cmp(found, whole, shallow=False)
+    assert list((tmp_path / "cache").glob("*/.draft-*")) == []
