@@ -74,8 +74,13 @@ async fn serve(place: &Path, bytes: &[u8]) {
     for folder in ["home/sandbox", "tmp"] {
         fs::create_dir_all(root.join(folder)).expect("a folder");
     }
-    let (root, env) = (root.clone(), Vec::new());
-    let guest = Guest { origin: Origin::Host, root, work: Work::Caller, env, working_directory: None };
+    let guest = Guest {
+        origin: Origin::Host,
+        root: root.clone(),
+        work: Work::Caller,
+        env: Vec::new(),
+        working_directory: None,
+    };
     let (near, far) = tokio::io::duplex(64 * 1024);
     let host = async {
         let (mut reading, mut writing) = tokio::io::split(near);
