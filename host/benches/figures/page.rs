@@ -2,19 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words around the tables of docs/benchmarks/calls.md.
 
-use std::fs;
+use crate::host::processors;
 
 /// What was measured where.
 pub(crate) fn head() -> String {
-    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": an unknown processor");
-    let model = model.trim_start_matches([' ', '\t', ':']);
-    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
     format!(
         "# Calls, files and starts\n\n\
          `./taskw bench` measures all of this and writes this page; `./taskw bench -- machine`, `sshd` and `local` print \
-         one part.\n\nThis run: {count} × {model}. Medians unless a row says otherwise; what is compared was measured in \
-         turn in the same run, because the machine is shared and its speed varies from minute to minute.\n"
+         one part.\n\nThis run: {}. Medians unless a row says otherwise; what is compared was measured in \
+         turn in the same run, because the machine is shared and its speed varies from minute to minute.\n",
+        processors()
     )
 }
 

@@ -1,0 +1,14 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What a run ran on.
+
+use std::fs;
+
+/// How many processors of which model.
+pub(crate) fn processors() -> String {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": an unknown processor");
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{count} × {model}")
+}

@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! A client that does as little as a client can: one request, one answer, over a connection that it keeps.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value, json};
+
+const SESSION_VERSION: &str = "2025-11-25";
+const STATELESS_VERSION: &str = "2026-07-28";
+
+/// How requests are made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Dialect {
+    Plain,
+    Session,
+    Stateless,
+}
+
+impl Dialect {
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Session => SESSION_VERSION,
+            Self::Stateless => STATELESS_VERSION,
+        }
+    }
+}
+
+/// A client with a connection, and a session where the dialect has them, of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    http: Client,
+    url: String,
+    dialect: Dialect,
+    session: Option<String>,
+}
+
+impl Caller {
+    pub(crate) async fn connect(url: &str, dialect: Dialect) -> Self {
+        let mut caller = Self { http: Client::new(), url: url.to_owned(), dialect, session: None };
+        if dialect == Dialect::Session {
+            let about = json!({"name": "overhead", "version": "1"});
+            let params = json!({"protocolVersion": SESSION_VERSION, "capabilities": {}, "clientInfo": about});
+            let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
+            let answer = caller.post("", &hello).send().await.unwrap();
+            caller.session = Some(answer.headers()["mcp-session-id"].to_str().unwrap().to_owned());
+            answer.text().await.unwrap();
+            let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+            caller.post("", &ready).send().await.unwrap();
+        }
+        caller
+    }
+
+    fn post(&self, tool: &str, body: &Value) -> RequestBuilder {
+        let request = self.http.post(&self.url).header("content-type", "application/json").body(body.to_string());
+        let request = request.header("accept", "application/json, text/event-stream");
+        match (self.dialect, &self.session) {
+            (Dialect::Session, Some(session)) => {
+                request.header("mcp-session-id", session).header("mcp-protocol-version", SESSION_VERSION)
+            }
+            (Dialect::Stateless, _) => {
+                let request = request.header("mcp-protocol-version", STATELESS_VERSION);
+                request.header("mcp-method", "tools/call").header("mcp-name", tool)
+            }
+            (Dialect::Plain | Dialect::Session, _) => request,
+        }
+    }
+
+    /// Calls a tool: how long that took, and the answer as it came.
+    pub(crate) async fn call(&self, tool: &str, arguments: &Value) -> (Duration, String) {
+        let meta = match self.dialect {
+            Dialect::Stateless => json!({
+                "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
+                "io.modelcontextprotocol/clientCapabilities": {},
+            }),
+            Dialect::Plain | Dialect::Session => json!({}),
+        };
+        let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
+        let request = self.post(tool, &json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}));
+        let start = Instant::now();
+        let text = request.send().await.unwrap().text().await.unwrap();
+        (start.elapsed(), text)
+    }
+}

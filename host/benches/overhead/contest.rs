@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The cheapest call there is, to each server in turn.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    caller::{Caller, Dialect},
+    samples::Samples,
+};
+
+const TOOL: &str = "list_environments";
+
+/// How many call at once.
+const CLIENTS: [usize; 2] = [1, 32];
+
+/// The index of the server that answers without MCP.
+const AXUM: usize = 0;
+
+/// How long each server is called at a stretch, and how often that comes around.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turns {
+    pub(crate) stretch: Duration,
+    pub(crate) rounds: u32,
+}
+
+/// One server, in one dialect.
+pub(crate) struct Contestant {
+    name: &'static str,
+    dialect: Dialect,
+    /// The index of the server of the same dialect that is compared with.
+    rival: usize,
+    callers: Vec<Caller>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    times: Samples,
+    calls: usize,
+    time: Duration,
+}
+
+/// Bare axum, and bare rmcp and waggle in both dialects.
+pub(crate) async fn contestants(axum: &str, rmcp: &str, waggle: &str) -> Vec<Contestant> {
+    let mut contestants = Vec::new();
+    for (name, url, dialect, rival) in [
+        ("bare axum", axum, Dialect::Plain, AXUM),
+        ("bare rmcp", rmcp, Dialect::Session, 1),
+        ("waggle", waggle, Dialect::Session, 1),
+        ("bare rmcp", rmcp, Dialect::Stateless, 3),
+        ("waggle", waggle, Dialect::Stateless, 3),
+    ] {
+        let mut callers = Vec::new();
+        for _ in 0..CLIENTS[1] {
+            callers.push(Caller::connect(url, dialect).await);
+        }
+        contestants.push(Contestant { name, dialect, rival, callers });
+    }
+    contestants
+}
+
+/// Measures, and writes its table.
+pub(crate) async fn measure(contestants: &[Contestant], turns: Turns) -> String {
+    let mut table = "
+| server | dialect | clients | p50 ms | p99 ms | calls/s | p50 against bare axum | against bare rmcp |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"
+    .to_owned();
+    for clients in CLIENTS {
+        let mut outcomes: Vec<Outcome> = contestants.iter().map(|_| Outcome::default()).collect();
+        // The machine is shared and its speed varies, so all have their share of each minute.
+        for _ in 0..turns.rounds {
+            for (contestant, outcome) in contestants.iter().zip(&mut outcomes) {
+                stretch(&contestant.callers[..clients], turns.stretch, outcome).await;
+            }
+        }
+        for (contestant, outcome) in contestants.iter().zip(&outcomes) {
+            let p50 = outcome.times.median();
+            let against = |other: usize| format!("{:.1} ×", p50 / outcomes[other].times.median());
+            let (axum, rmcp) = match contestant.dialect {
+                Dialect::Plain => (String::new(), String::new()),
+                Dialect::Session | Dialect::Stateless => (against(AXUM), against(contestant.rival)),
+            };
+            table += &format!(
+                "| {} | {} | {clients} | {p50:.2} | {:.2} | {:.0} | {axum} | {rmcp} |\n",
+                contestant.name,
+                contestant.dialect.describe(),
+                outcome.times.percentile(99),
+                outcome.calls as f64 / outcome.time.as_secs_f64(),
+            );
+        }
+    }
+    table
+}
+
+async fn stretch(callers: &[Caller], long: Duration, outcome: &mut Outcome) {
+    let mut running = JoinSet::new();
+    let start = Instant::now();
+    for caller in callers {
+        let caller = caller.clone();
+        running.spawn(async move {
+            let mut times = Vec::new();
+            while start.elapsed() < long {
+                let (time, text) = caller.call(TOOL, &json!({})).await;
+                assert!(text.contains("\"count\":0"), "{text}");
+                times.push(time);
+            }
+            times
+        });
+    }
+    for time in running.join_all().await.into_iter().flatten() {
+        outcome.times.add_ms(time);
+        outcome.calls += 1;
+    }
+    outcome.time += start.elapsed();
+}
