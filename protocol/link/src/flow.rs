@@ -94,14 +94,14 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
             return Ok(ending);
         }
         let idle = writer.is_idle();
-        // Flows by the hundred may idle.
-        writer.release();
         tokio::select! {
             heard = reader.receive::<Flow<'_>>(), if flow.hears() => {
                 let lives = flow.hear_or_end(heard)? && hear_the_rest(reader, &mut flow).await?;
                 if !lives {
                     return Ok(Ending::Reset);
                 }
+                // A grant for what was sent, mostly; hundreds of flows may idle after theirs.
+                writer.release();
             }
             sent = writer.flush(), if !idle => if sent.is_err() {
                 return Ok(Ending::Reset);
