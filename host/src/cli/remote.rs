@@ -68,7 +68,8 @@ Examples:
   waggle logs $ID --json | jq -r .status
 
 It has what happened to the environment and the last that its machine printed on its console, also when the machine has \
-failed. It is there as long as `waggle ps` lists the environment. What commands print is theirs: their callers have it.")]
+failed. It is there as long as `waggle ps` lists the environment, and a while for those whose machine did not start. What \
+commands print is theirs: their callers have it.")]
 pub struct LogsArguments {
     /// The environment, as `waggle ps` lists it
     pub environment_id: String,

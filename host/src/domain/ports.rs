@@ -168,6 +168,8 @@ impl Stage {
 pub struct StartFault {
     /// The stage that failed.
     pub stage: Stage,
+    /// The last that the machine printed, if it came so far; as [`Machine::console`] has it.
+    pub console: Vec<String>,
     /// The cause, with operands.
     pub source: Box<dyn Error + Send + Sync>,
 }

@@ -143,8 +143,10 @@ pub enum OpenFault {
         source: Box<dyn Error + Send + Sync>,
     },
     /// A program is missing.
-    #[error("failed to find what runs machines")]
+    #[error("failed to find what runs machines here, {backend}")]
     Program {
+        /// What was chosen, and why not another.
+        backend: String,
         /// Which one.
         source: MissingProgram,
     },
@@ -195,7 +197,7 @@ impl Shared {
             Chosen::Qemu(accelerator) => accelerator.clone(),
         };
         let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
-            .map_err(|source| OpenFault::Program { source })?;
+            .map_err(|source| OpenFault::Program { backend: backend.to_string(), source })?;
         let kernel_dir = settings.kernel_dir.clone();
         let files = spawn_blocking(move || {
             let kernel = Kernel::open(&kernel_dir).map_err(OpenFault::kernel)?;
@@ -296,7 +298,7 @@ impl Vms {
                     Some(Progress::Ready(agent, console)) => {
                         return Ok(Arc::new(Vm { agent, console, end, stop, _stop_on_drop: stop_on_drop }));
                     }
-                    Some(Progress::Failed(stage, source)) => return Err(StartFault { stage, source }),
+                    Some(Progress::Failed(fault)) => return Err(fault),
                     None => return Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost"))),
                 },
                 // The owner tells when it has cleared everything away.
@@ -392,7 +394,7 @@ fn with_causes(fault: &dyn Error) -> String {
 }
 
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
-    StartFault { stage, source: Box::new(source) }
+    StartFault { stage, console: Vec::new(), source: Box::new(source) }
 }
 
 impl OpenFault {

@@ -19,7 +19,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{environments::Registry, journal::Journal, refusals::Refusals};
+use super::{
+    environments::{EnvironmentLog, Registry},
+    fault::chain,
+    journal::Journal,
+    refusals::Refusals,
+};
 use crate::domain::{
     environment::{CallRefusal, Environment},
     lifecycle::{Event, State},
@@ -124,9 +129,11 @@ impl Driver {
                 self.release(&*machine).await;
             }
             Boot::Failed(fault) => {
+                self.journal.note(&chain(&fault));
                 self.apply(Event::Failed);
                 self.apply(Event::DestroyRequested);
                 self.apply(Event::Released);
+                self.registry.remember_failed_start(self.log(fault.console.clone()));
                 drop(self);
                 // Only now: whoever hears of the failure finds the slot free.
                 let _ = ready.send(Err(fault));
@@ -259,6 +266,16 @@ impl Driver {
             }
         }
         self.apply(Event::Released);
+    }
+
+    fn log(&self, console: Vec<String>) -> EnvironmentLog {
+        EnvironmentLog {
+            environment: self.environment.clone(),
+            events: self.journal.events(),
+            console,
+            refused: self.refusals.count(),
+            refused_last: self.refusals.last(),
+        }
     }
 
     fn apply(&mut self, event: Event) {

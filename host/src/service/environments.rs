@@ -6,7 +6,7 @@
 //! is undone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -47,6 +47,9 @@ pub struct MachineSize {
     pub boot_timeout: Duration,
 }
 
+/// Logs of failed starts that are kept to be read, the latest ones; each has a screenful of lines.
+const FAILED_STARTS_MAX: usize = 32;
+
 /// The environments of this server.
 pub struct Environments {
     registry: Arc<Registry>,
@@ -71,6 +74,7 @@ impl std::fmt::Debug for Environments {
 pub(super) struct Registry {
     pub(super) repository: Repository,
     reach: Mutex<Reach>,
+    failed_starts: Mutex<VecDeque<EnvironmentLog>>,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +122,20 @@ impl Registry {
         self.reach().drivers.remove(&id);
     }
 
+    /// Keeps what is known of an environment whose machine did not start: nothing else of it is left to be seen.
+    pub(super) fn remember_failed_start(&self, log: EnvironmentLog) {
+        let mut failed = self.failed_starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.len() >= FAILED_STARTS_MAX {
+            failed.pop_front();
+        }
+        failed.push_back(log);
+    }
+
+    fn failed_start(&self, owner: &Principal, id: EnvironmentId) -> Option<EnvironmentLog> {
+        let failed = self.failed_starts.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.iter().find(|log| log.environment.id == id && log.environment.owner == *owner).cloned()
+    }
+
     /// Lets go of the oldest failed environment if there are too many; called by a driver whose machine has failed.
     pub(super) fn expire_surplus_failed(&self) {
         let Some(requests) = self.repository.surplus_failed().and_then(|id| self.requests(id)) else { return };
@@ -131,7 +149,11 @@ impl Environments {
     /// No environments yet, and room for `environments_max` of them, which may reach what `policy` allows.
     #[must_use]
     pub fn new(machines: Arc<dyn Machines>, size: MachineSize, policy: Policy, environments_max: usize) -> Self {
-        let registry = Registry { repository: Repository::new(environments_max), reach: Mutex::default() };
+        let registry = Registry {
+            repository: Repository::new(environments_max),
+            reach: Mutex::default(),
+            failed_starts: Mutex::default(),
+        };
         let (drivers, calls) = (TaskTracker::new(), TaskTracker::new());
         Self { registry: Arc::new(registry), machines, size, policy, drivers, calls }
     }
@@ -218,14 +240,17 @@ impl Environments {
         refusals.map_or((0, None), |refusals| (refusals.count(), refusals.last()))
     }
 
-    /// What happened to an environment, whatever state it is in. It does not count as a call.
+    /// What happened to an environment, whatever state it is in, or why it did not start. It does not count as a call.
     ///
     /// # Errors
     /// [`CallerFault::UnknownEnvironment`] or [`CallerFault::DestroyedEnvironment`] if there is none.
     pub fn log(&self, owner: &Principal, id: EnvironmentId) -> Result<EnvironmentLog, CallerFault> {
         let environment = match self.registry.repository.find(owner, id) {
             Found::Known(environment) => *environment,
-            Found::Destroyed(reason) => return Err(CallerFault::DestroyedEnvironment { id, reason }),
+            Found::Destroyed(reason) => {
+                let failed = self.registry.failed_start(owner, id);
+                return failed.ok_or(CallerFault::DestroyedEnvironment { id, reason });
+            }
             Found::Unknown => return Err(CallerFault::UnknownEnvironment { id }),
         };
         let journal = self.registry.reach().drivers.get(&id).map(|handle| Arc::clone(&handle.journal));

@@ -63,6 +63,21 @@ async fn a_log_says_what_happened_and_why_a_machine_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_says_why_a_start_failed_when_nothing_else_of_it_is_left() {
+    let served = serve_trouble(&[]).await;
+    let (_, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
+    let id = text.split([' ', ':']).find(|word| word.len() == NO_ONE.len()).unwrap();
+    let failed = log(&served, id).await;
+    assert_eq!(events(&failed), ["preparing the image", "failed while preparing the image: blob sha256:00 is missing"]);
+    assert_eq!((&failed["status"], &failed["console"]), (&json!("destroyed"), &json!([CONSOLE])));
+    // There is room for so many.
+    for _ in 0..32 {
+        served.failed("create_environment", json!({"runtime": "node"})).await;
+    }
+    assert_eq!(ask(&served, id, &[]).await.0, 410);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_shows_what_a_start_is_at() {
     let served = serve_trouble(&[]).await;
     // It boots for ever; the log is asked for meanwhile.

@@ -80,7 +80,8 @@ impl Machines for InProcess {
             stages(Stage::Image);
             if spec.image.to_string() == BROKEN {
                 let source = io::Error::other("blob sha256:00 is missing");
-                return Err(StartFault { stage: Stage::Image, source: source.into() });
+                let console = vec![CONSOLE.to_owned()];
+                return Err(StartFault { stage: Stage::Image, console, source: source.into() });
             }
             stages(Stage::Disks);
             let root = tempfile::tempdir().unwrap();
@@ -93,7 +94,8 @@ impl Machines for InProcess {
             if spec.image.to_string() == ENDLESS {
                 cancelled.await;
                 let _end = self.may_end.lock().await;
-                return Err(StartFault { stage: Stage::Boot, source: io::Error::other("given up").into() });
+                let source = io::Error::other("given up");
+                return Err(StartFault { stage: Stage::Boot, console: Vec::new(), source: source.into() });
             }
             let guest = Guest {
                 origin: Origin::Host,
@@ -107,9 +109,11 @@ impl Machines for InProcess {
                 // How it ends is what the host's end of the link hears.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
-            let agent = agent::connect(near, Patience::default())
-                .await
-                .map_err(|source| StartFault { stage: Stage::Boot, source: source.into() })?;
+            let agent = agent::connect(near, Patience::default()).await.map_err(|source| StartFault {
+                stage: Stage::Boot,
+                console: Vec::new(),
+                source: source.into(),
+            })?;
             Ok(Arc::new(InProcessMachine { agent, serving, _root: root, _alive: alive }) as Arc<dyn Machine>)
         })
     }

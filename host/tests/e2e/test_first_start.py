@@ -91,7 +91,7 @@ DOCTOR = "hint: `waggle doctor`"
 
 # What is wrong, and what has to be said.
 SERVE = {
-    "no qemu": ({"PATH": "/usr/lib"}, ["qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
+    "no qemu": ({"PATH": "/usr/lib"}, ["software emulation (KVM unusable", "qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
     "no vsock device": ({"PATH": "HOME/only-qemu"}, ["vhost-device-vsock", "cargo install", DOCTOR]),
     "no kernel": ({"WAGGLE_KERNEL": "HOME/nothing"}, ["nothing/vmlinuz", "fetch-kernel", "WAGGLE_KERNEL", DOCTOR]),
     "data folder of another": ({"WAGGLE_DATA_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_DATA_DIR"]),

@@ -36,7 +36,7 @@ use super::{
     runner_process::{LastWords, RunnerProcess, SpawnFault},
 };
 use crate::{
-    domain::ports::Stage,
+    domain::ports::{Stage, StartFault},
     infra::{
         agent::{self, AgentClient, ConnectFault, Patience},
         disks::{DiskFault, Disks},
@@ -63,7 +63,7 @@ pub(super) enum Progress {
     /// The agent serves, and the console says what it says.
     Ready(Arc<AgentClient>, Arc<Mutex<ConsoleTail>>),
     /// It came to nothing, and everything has been cleared away.
-    Failed(Stage, Box<dyn Error + Send + Sync>),
+    Failed(StartFault),
 }
 
 /// How a machine came to its end.
@@ -164,12 +164,13 @@ pub(super) async fn own(
             End::Gone(reason)
         }
         (Ok(End::Stopped), _) => End::Stopped,
-        (Err((stage, fault)), words) => {
+        (Err((stage, source)), words) => {
             if !stop.is_cancelled() {
-                log_end(&fault.to_string(), words.as_ref());
+                log_end(&source.to_string(), words.as_ref());
             }
+            let console = words.map(|words| words.console).unwrap_or_default();
             // Nobody waits for a start that was given up.
-            let _ = progress.send(Progress::Failed(stage, fault)).await;
+            let _ = progress.send(Progress::Failed(StartFault { stage, console, source })).await;
             End::Stopped
         }
     };
