@@ -85,6 +85,8 @@ class NestedHost:
     `with_python` takes this machine's Python along, for servers that guests dial there.
     """
 
+    init = INIT
+    boot_s = BOOT_S
     # The interpreter itself, not the way to it through a virtual environment.
     python = pathlib.Path(sys.base_prefix, "bin", os.path.basename(os.path.realpath(sys.executable)))
 
@@ -113,7 +115,7 @@ class NestedHost:
         for file in files:
             shutil.copy(file, tree / "modules")
         (tree / "modules/order").write_text("\n".join(file.name for file in files))
-        write_program(tree / "init", INIT)
+        write_program(tree / "init", self.init)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
         archive = self.folder / "initramfs.cpio"
         with open(archive, "wb") as out:
@@ -154,11 +156,15 @@ class NestedHost:
                 place = tree / "cache" / erofs.relative_to(prepared)
                 place.parent.mkdir(exist_ok=True)
                 place.exists() or place.hardlink_to(erofs)
+        self._write_disk(tree)
+
+    def _write_disk(self, tree):
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         self.disk = self.folder / "disk"
         size_mib = (used >> 20) * 11 // 10 + DISK_FREE_MIB
         # No owner but root: what the server writes to is given to it at the start.
         options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree]
+        formatter = shutil.which("mke2fs", path=TOOLS["PATH"])
         subprocess.run([formatter, *options, self.disk, f"{size_mib}M"], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(tree)
 
@@ -170,15 +176,15 @@ class NestedHost:
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
             + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
             # On a busy machine the emulated timer comes too late for the kernel's check of it.
-            + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check", "-serial", f"file:{self.console}"]
+            + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0", "-serial", f"file:{self.console}"]
             + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
             + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
             stdin=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + BOOT_S
+        deadline = time.monotonic() + self.boot_s
         while "nested host is up" not in self.output():
             assert self.process.poll() is None, f"the nested host ended:\n{self.output()}"
-            assert time.monotonic() < deadline, f"the nested host did not boot in {BOOT_S} s:\n{self.output()}"
+            assert time.monotonic() < deadline, f"the nested host did not boot in {self.boot_s} s:\n{self.output()}"
             time.sleep(0.1)
 
     def output(self):

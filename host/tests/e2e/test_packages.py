@@ -104,6 +104,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     commands = [
         "dpkg --install /tmp/waggle.deb",
         "waggle version && waggle licences >/dev/null && id waggle && test -x /usr/lib/waggle/fetch-kernel",
+        "cd /usr/share && ls man/man1/waggle-serve.1.gz bash-completion/completions/waggle zsh/vendor-completions/_waggle",
         "! waggle doctor --no-boot",
     ]
     hooks = [f"--customize-hook=chroot \"$1\" sh -ec '{command}'" for command in commands]
@@ -121,6 +122,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     # Hooks' output comes there.
     told = made.stderr
     assert "libkrunfw.so.5" in told and "uid=" in told
+    assert "man1/waggle-serve.1.gz" in told and "vendor-completions/_waggle" in told
     assert "ok       mkfs.ext4" in told and "apt-get install qemu-system-x86" in told
     assert (root / "lib/systemd/system/waggle.service").exists()
     subprocess.run(["rm", "-rf", root], check=True)
