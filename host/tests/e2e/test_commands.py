@@ -3,6 +3,7 @@
 """What a person types besides `serve`: run, which needs no server, and what talks to one."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -159,7 +160,7 @@ def test_shells_and_manual_readers_know_the_command_line(serve, tmp_path):
 def test_every_command_is_explained_with_an_example(serve):
     server = serve()
     listed = waggle(server, "--help").stdout.split("Commands:")[1].split("Options:")[0]
-    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    commands = re.findall(r"^  (\w+)", listed, re.MULTILINE)
     assert {"serve", "run", "ps", "exec", "logs", "doctor", "image", "completions"} <= set(commands)
     for command in set(commands) - {"help", "version", "licences"}:
         assert "Examples:\n  " in waggle(server, command, "--help").stdout, command
