@@ -90,7 +90,8 @@ pub struct Entrance {
 }
 
 impl Server {
-    /// Serves the tools, and what happened to the environments, on the listener. `answers` is the token that ends every open answer of `endpoint`.
+    /// Serves the tools, and what happened to the environments, on the listener. `answers` is the token that ends every
+    /// open answer of `endpoint`.
     #[must_use]
     pub fn start<H: mcp::ServerHandler>(
         listener: TcpListener,

@@ -90,7 +90,7 @@ pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Erro
         return Ok(ExitCode::SUCCESS);
     }
     let row = |out: &mut dyn Write, cells: [&str; 5]| {
-        let [id, runtime, status, created, name] = cells;
+        let [id, runtime, status, created, name] = cells.map(plain);
         writeln!(out, "{id:<36}  {runtime:<7}  {status:<10}  {created:<20}  {name}")
     };
     row(&mut out, ["ENVIRONMENT ID", "RUNTIME", "STATUS", "CREATED", "NAME"])?;
@@ -149,8 +149,6 @@ pub(super) async fn logs(arguments: &LogsArguments) -> Result<ExitCode, Box<dyn 
 }
 
 fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
-    // Whoever answered may be no server of ours.
-    let plain = |text: &str| printable::letters(text).collect::<String>();
     let list = |key: &str| log.get(key).and_then(Value::as_array).into_iter().flatten();
     let about = ["environment_id", "runtime", "status", "name"].map(|key| plain(text(log, key)));
     writeln!(out, "{}\nimage {}\n", about.join("  "), plain(text(log, "image")))?;
@@ -169,6 +167,11 @@ fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
         writeln!(out, "\nconsole:")?;
     }
     console.try_for_each(|line| writeln!(out, "  {}", plain(line)))
+}
+
+/// The text without what would move a cursor: whoever answered may be no server of ours.
+fn plain(text: &str) -> String {
+    printable::letters(text).collect()
 }
 
 /// One word of a shell, whatever is in it.

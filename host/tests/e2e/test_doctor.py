@@ -120,12 +120,25 @@ def test_no_image_at_all_stands_in_the_way(serve, tmp_path):
 
 @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
 def test_a_terminal_has_colours_unless_they_are_refused(serve, no_colour, coloured):
-    ours, theirs = pty.openpty()
-    environment = serve().variables() | {"NO_COLOR": no_colour, "TERM": "xterm"}
     # Its stderr is no terminal, so no spinner is drawn.
-    process = subprocess.Popen(
-        [BINARY, "doctor", "--no-boot"], env=environment, stdout=theirs, stderr=subprocess.DEVNULL, stdin=theirs
-    )
+    shown = shown_on_terminal(serve(), "stdout", NO_COLOR=no_colour)
+    assert (b"\x1b[32mok" in shown) == coloured
+    assert b"QEMU" in shown
+
+
+def test_a_terminal_is_told_what_is_going_on_and_left_clean(serve):
+    shown = shown_on_terminal(serve(), "stderr")
+    assert b"looking at this host" in shown
+    # The line is cleared in the end (ECMA-48, EL), and nothing follows.
+    assert shown.endswith(b"\x1b[2K"), shown[-80:]
+
+
+def shown_on_terminal(server, stream, **variables):
+    """What a terminal that is one of the doctor's outputs shows; nobody sees the other."""
+    ours, theirs = pty.openpty()
+    environment = server.variables() | {"TERM": "xterm"} | variables
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: theirs}
+    process = subprocess.Popen([BINARY, "doctor", "--no-boot"], env=environment, stdin=theirs, **streams)
     os.close(theirs)
     shown = b""
     try:
@@ -135,5 +148,4 @@ def test_a_terminal_has_colours_unless_they_are_refused(serve, no_colour, colour
         pass
     os.close(ours)
     assert process.wait(CALL_S) == 0
-    assert (b"\x1b[32mok" in shown) == coloured
-    assert b"QEMU" in shown
+    return shown
