@@ -97,6 +97,25 @@ async def test_the_unit_s_server_is_ready_confined_and_runs_a_machine(host, unit
     assert not re.search(r"seccomp|type=1326", host.shell("dmesg")), host.shell("dmesg")
 
 
+def test_a_reload_reads_the_tokens_again_and_ends_nothing(host, unit):
+    before = shown(host, "MainPID")
+    tokens = "/etc/waggle/tokens"
+    kept = host.shell(f"cat {tokens}")
+    page = f"http://127.0.0.1:{PORT}/environments/x/log"
+    ask = f"busybox wget -q -O - --header 'Authorization: Bearer another-token-than-before' {page} 2>&1"
+    assert "401" in host.shell(ask)
+    try:
+        host.shell(f"echo other another-token-than-before >>{tokens} && systemctl reload waggle")
+        deadline = time.monotonic() + START_S
+        # It knows the caller by then, and that there is no such environment.
+        while "400" not in (said := host.shell(ask)):
+            assert time.monotonic() < deadline, (said, journal(host))
+            time.sleep(0.2)
+        assert shown(host, "MainPID") == before
+    finally:
+        host.shell(f"echo '{kept.strip()}' >{tokens}")
+
+
 async def test_a_server_that_is_killed_comes_back_and_leaves_no_machine(host, unit):
     async with unit.client() as tools:
         await tools.call("create_environment", runtime="shell")
