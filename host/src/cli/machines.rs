@@ -50,9 +50,10 @@ pub(super) async fn open(
     let images = Arc::new(spawn_blocking(move || open_images(store)).await??);
     let disks = spawn_blocking(move || Disks::open(&data).map_err(|source| FolderFault::Data { path: data, source }));
     let disks = disks.await??;
-    // Better now than by the first environment.
+    let vms = vmm::Vms::open(vm_settings, Arc::clone(&images), disks).await?;
+    // Better now than by the first environment; what runs machines is the larger thing to lack.
     disks::mkfs_version().await?;
-    Ok((vmm::Vms::open(vm_settings, Arc::clone(&images), disks).await?, images))
+    Ok((vms, images))
 }
 
 /// The settings that concern machines, in the words of what makes them; all but the certificates, which are in a file.
