@@ -146,7 +146,7 @@ impl Tools {
 
     async fn call(&self, name: &str, arguments: JsonObject, caller: &Caller) -> Outcome {
         let inner = &*self.inner;
-        caller.kept.keep(inner.admission.begin(&caller.owner)?);
+        let _admitted = inner.admission.begin(&caller.owner)?;
         match name {
             "create_environment" => inner.create_environment(arguments, caller).await,
             "destroy_environment" => inner.destroy_environment(arguments, caller).await,
