@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("WAGGLE_BINARY", str(ROOT / "target/release/waggle"))
 sys.path.insert(0, str(ROOT / "host/tests/e2e"))
 
+from hardware import processors  # noqa: E402
 from layouts import Layer, write_layout  # noqa: E402
 from repositories import add_layer  # noqa: E402
 from server import BINARY, Server  # noqa: E402
@@ -164,13 +165,6 @@ def environment_tables(folder):
 | all of it against {MANY} copies of the image | {100 * (merged + fresh) / (MANY * merged):.0f} % | |"""
 
 
-def machine():
-    """The processors, in a few words."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return f"{os.cpu_count()} × {model}"
-
-
 def main():
     assert os.geteuid() == 0, "to unpack images takes root: run this as root"
     with tempfile.TemporaryDirectory(prefix="waggle-images-") as name:
@@ -178,7 +172,7 @@ def main():
         speed = speed_table(folder)
         page = f"""# Images
 
-`./taskw bench-images` measures this and writes this page. This run: {machine()}.
+`./taskw bench-images` measures this and writes this page. This run: {processors()}.
 
 ## From layers to a disk
 

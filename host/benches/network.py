@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import sys
@@ -27,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("WAGGLE_BINARY", str(ROOT / "target/release/waggle"))
 sys.path.insert(0, str(ROOT / "host/tests/e2e"))
 
+from hardware import processors  # noqa: E402
 from peers import Peers  # noqa: E402
 from repositories import HOST, serving  # noqa: E402
 from server import Server, image, run_script  # noqa: E402
@@ -253,10 +253,9 @@ def page(found):
     def s(times):
         return statistics.median(times)
 
-    model = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     text = f"""# Network
 
-`./taskw bench-network` measures this and writes this page. This run: {os.cpu_count()} × {model}, Linux {platform.release()};
+`./taskw bench-network` measures this and writes this page. This run: {processors()};
 two machines with an emulated processor each, of the same kernel and image, measured in turn in the same run. "Against" is how
 many times quicker the link is. Medians of {ROUNDS} rounds unless a row says otherwise.
 

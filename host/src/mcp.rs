@@ -282,9 +282,15 @@ impl ServerHandler for Tools {
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
         let (owner, tasks) = (principal(&context), &self.inner.tasks);
-        let bytes = tasks.outcome_bytes(&owner, &request.task_id)?;
-        let room = self.inner.result_room(&owner, bytes).await.map_err(|fault| errors::no_room(&fault))?;
-        kept(&context).keep(room);
+        let mut had = None;
+        // The task may come to its end while room is waited for.
+        while let bytes = tasks.outcome_bytes(&owner, &request.task_id)?
+            && had.is_none_or(|had| had < bytes)
+        {
+            let room = self.inner.result_room(&owner, bytes).await.map_err(|fault| errors::no_room(&fault))?;
+            kept(&context).keep(room);
+            had = Some(bytes);
+        }
         let mut got = tasks.get(&owner, &request.task_id).map(GetTaskResult::new)?;
         sign(&mut got.meta, is_stateless(&context));
         Ok(got)

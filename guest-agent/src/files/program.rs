@@ -13,9 +13,12 @@ use std::{
     path::PathBuf,
 };
 
-use nix::sys::{
-    memfd::{MFdFlags, memfd_create},
-    statfs::{FUSE_SUPER_MAGIC, fstatfs},
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        statfs::{FUSE_SUPER_MAGIC, fstatfs},
+    },
 };
 
 /// What the running program is called, wherever it lies.
@@ -37,8 +40,12 @@ impl Program {
         if fstatfs(&own)?.filesystem_type() != FUSE_SUPER_MAGIC {
             return Ok(Self::InPlace);
         }
-        let mut copy = File::from(memfd_create(c"waggle-agent", MFdFlags::MFD_CLOEXEC)?);
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let mut copy = File::from(memfd_create(c"waggle-agent", flags)?);
         io::copy(&mut own, &mut copy)?;
+        // Root runs it, and no permissions of a file's protect it.
+        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+        fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
         Ok(Self::Copy(copy.into()))
     }
 

@@ -21,7 +21,7 @@ use crate::{
     mcp::REQUEST_BODY_BYTES_MAX,
 };
 
-/// Of all requests that are being read or answered: sixteen of the largest.
+/// Of all requests that are being read or answered: fifteen of the largest, and a little.
 const BUDGET_BYTES: usize = 16 * REQUEST_BODY_BYTES_MAX;
 
 /// A body has that long to arrive: the largest, over a slow line.

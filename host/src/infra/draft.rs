@@ -76,6 +76,11 @@ impl DraftFolder {
         Ok(draft)
     }
 
+    /// Removes what dead processes left in a folder that another version uses, if it is there.
+    pub(super) fn sweep_other(folder: PathBuf) -> Result<(), DraftFault> {
+        Self { folder }.sweep().map(drop)
+    }
+
     fn sweep(&self) -> Result<u32, DraftFault> {
         let _lock = self.lock()?;
         let list_fault = || fault("list", &self.folder);

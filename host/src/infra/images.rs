@@ -226,7 +226,11 @@ impl Merged {
     /// # Errors
     /// If the folder cannot be made or is not writable.
     pub fn open(cache_dir: &Path) -> Result<Self, ImageFault> {
-        Ok(Self { folder: DraftFolder::open(cache_dir.join(MERGED_FOLDER))? })
+        let merged = Self { folder: DraftFolder::open(cache_dir.join(MERGED_FOLDER))? };
+        for other in merged.other_folders() {
+            DraftFolder::sweep_other(other)?;
+        }
+        Ok(merged)
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -21,7 +21,7 @@ pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// reader that stalls would stall every other call of its session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
-/// How long a session keeps an answer that its client may not have got, to be asked for again. It may be megabytes.
+/// How long a session keeps the reports of a call that was cancelled, for a client that takes its answer up again.
 const ANSWER_KEPT: Duration = Duration::from_secs(5);
 
 /// Tools behind Streamable HTTP.

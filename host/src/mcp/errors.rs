@@ -24,6 +24,9 @@ use crate::{
 /// Characters of an error that are logged: a chain of causes, each a line long.
 const LOGGED_CHARS_MAX: usize = 2000;
 
+/// Of the numbers that JSON-RPC leaves to servers (section 5.1 of its specification), for what may work a little later.
+const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
+
 /// Why a tool has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -94,7 +97,7 @@ pub(super) fn unknown_task() -> ErrorData {
 
 /// Answers a question whose answer there is no room for.
 pub(super) fn no_room(fault: &CallerFault) -> ErrorData {
-    ErrorData::internal_error(fault.to_string(), Some(data(fault.code())))
+    ErrorData::new(SERVER_BUSY, fault.to_string(), Some(data(fault.code())))
 }
 
 fn unknown_tool() -> ErrorData {

@@ -4,7 +4,7 @@
 //! answers gets no more of it. A call's place among the calls is free before that, so that whoever has read an answer finds it
 //! free.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::budget::Room;
 
@@ -17,5 +17,24 @@ impl Kept {
     pub(super) fn keep(&self, room: Room) {
         // Nothing panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+    }
+
+    /// A look at it that holds nothing.
+    pub(super) fn elsewhere(&self) -> KeptElsewhere {
+        KeptElsewhere(Arc::downgrade(&self.0))
+    }
+}
+
+/// What somebody else keeps, as long as he does.
+#[derive(Clone, Debug)]
+pub(super) struct KeptElsewhere(Weak<Mutex<Vec<Room>>>);
+
+impl KeptElsewhere {
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(super) fn kept(&self) -> Option<Kept> {
+        self.0.upgrade().map(Kept)
     }
 }

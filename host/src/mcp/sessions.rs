@@ -4,12 +4,14 @@
 //!
 //! rmcp's own table has no limit and knows no principals. This one stands in front of it: a session is there only for
 //! the principal that began it, to everybody else its id is as unknown as any. A full table refuses the next session,
-//! unless one has been left alone for long enough to be ended in its favour.
+//! unless one has been left alone for long enough to be ended in its favour. Those that have been silent for an hour end
+//! whenever another one begins.
+
+mod names;
 
 use std::{
     cell::Cell,
-    collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
@@ -18,7 +20,7 @@ use std::{
 
 use futures_util::Stream;
 use rmcp::{
-    model::{ClientJsonRpcMessage, GetMeta as _, NumberOrString, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, ServerJsonRpcMessage},
     transport::streamable_http_server::session::{
         ServerSseMessage, SessionId, SessionManager,
         local::{LocalSessionManager, LocalSessionManagerError, SessionTransport},
@@ -26,31 +28,40 @@ use rmcp::{
 };
 use tokio::time::Instant;
 
+use self::names::{Names, names_of};
+use super::kept::Kept;
 use crate::domain::environment::Principal;
 
 /// A session without a call that has been silent for so long may be ended in favour of a new one when there is no room.
 /// Its client begins another one when it comes back.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
-/// Answers of one session that its client did not read to their ends: what those requests were called stays taken. With
-/// so many the session is over, and its client begins another one.
-const LEFT_MAX: usize = 1024;
+/// One that has been silent for so long is ended when the next one begins, room or not.
+const LEFT_FOR_GOOD_AFTER: Duration = Duration::from_secs(60 * 60);
 
 tokio::task_local! {
-    /// Whose request is being answered, and why the session that it is for does not take it.
-    static CALLER: (Principal, Cell<Option<SessionRefusal>>);
+    static CALLER: Caller;
 }
 
-/// Answers a request on behalf of a principal.
+/// Whose request is being answered.
+struct Caller {
+    principal: Principal,
+    /// What the request holds until its answer is out.
+    kept: Kept,
+    /// Why the session that it is for does not take it.
+    refusal: Cell<Option<SessionRefusal>>,
+}
+
+/// Answers a request on behalf of a principal; what it holds is kept for as long as its answer is.
 ///
 /// # Errors
 /// [`SessionRefusal`] if the answer would have begun a session, or a request of one, that there can't be.
-pub async fn on_behalf<F: Future>(principal: Principal, answer: F) -> Result<F::Output, SessionRefusal> {
+pub async fn on_behalf<F: Future>(principal: Principal, kept: Kept, answer: F) -> Result<F::Output, SessionRefusal> {
     let answer = async {
         let output = answer.await;
-        (output, CALLER.with(|(_, refusal)| refusal.get()))
+        (output, CALLER.with(|caller| caller.refusal.get()))
     };
-    match CALLER.scope((principal, Cell::new(None)), answer).await {
+    match CALLER.scope(Caller { principal, kept, refusal: Cell::new(None) }, answer).await {
         (_, Some(refusal)) => Err(refusal),
         (output, None) => Ok(output),
     }
@@ -78,6 +89,7 @@ pub struct Sessions {
     creating: tokio::sync::Mutex<()>,
     sessions_max: usize,
     abandoned_after: Duration,
+    left_for_good_after: Duration,
 }
 
 #[derive(Debug)]
@@ -89,49 +101,12 @@ struct Entry {
     names: Names,
 }
 
-/// What the requests of a session are called that are not over, or whose answers were left: hashes of their ids and of
-/// their progress tokens, which may be as long as a body. Two that are the same by chance cost their client an error.
-#[derive(Debug, Default)]
-struct Names {
-    taken: HashSet<u64>,
-    left: usize,
-}
-
-impl Names {
-    fn take(&mut self, names: &[u64]) -> Result<(), SessionRefusal> {
-        if names.iter().any(|name| self.taken.contains(name)) {
-            return Err(SessionRefusal::Repeated);
-        }
-        self.taken.extend(names);
-        Ok(())
-    }
-
-    fn give_back(&mut self, names: &[u64], ended: bool) {
-        if ended {
-            self.taken.retain(|name| !names.contains(name));
-        } else {
-            self.left += 1;
-        }
-    }
-}
-
-fn names_of(message: &ClientJsonRpcMessage) -> Vec<u64> {
-    let ClientJsonRpcMessage::Request(request) = message else { return Vec::new() };
-    let token = request.request.get_meta().get_progress_token();
-    let hash = |kind: &str, name: &NumberOrString| {
-        let mut hasher = DefaultHasher::new();
-        (kind, name).hash(&mut hasher);
-        hasher.finish()
-    };
-    let token = token.map(|token| hash("token", &token.0));
-    [Some(hash("id", &request.id)), token].into_iter().flatten().collect()
-}
-
 impl Sessions {
     /// None yet, and room for so many.
     pub(super) fn new(inner: LocalSessionManager, sessions_max: usize) -> Self {
         let (table, creating) = (Arc::default(), tokio::sync::Mutex::default());
-        Self { inner, table, creating, sessions_max, abandoned_after: ABANDONED_AFTER }
+        let (abandoned_after, left_for_good_after) = (ABANDONED_AFTER, LEFT_FOR_GOOD_AFTER);
+        Self { inner, table, creating, sessions_max, abandoned_after, left_for_good_after }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<SessionId, Entry>> {
@@ -157,8 +132,23 @@ impl Sessions {
     /// Whether the caller may know of a session; what ends sessions of itself may know of all.
     fn is_callers(&self, id: &SessionId) -> bool {
         let table = self.table();
-        let Some(entry) = table.get(id).filter(|entry| entry.names.left < LEFT_MAX) else { return false };
-        CALLER.try_with(|(caller, _)| *caller == entry.owner).unwrap_or(true)
+        let Some(entry) = table.get(id) else { return false };
+        CALLER.try_with(|caller| caller.principal == entry.owner).unwrap_or(true)
+    }
+
+    /// Whether it takes no more requests.
+    fn is_worn(&self, id: &SessionId) -> bool {
+        self.table().get(id).is_some_and(|entry| entry.names.are_worn())
+    }
+
+    /// Sessions that nobody will come back to.
+    fn left_for_good(&self) -> Vec<SessionId> {
+        let table = self.table();
+        let gone = table.iter().filter(|(_, entry)| {
+            let is_silent = entry.last_request.elapsed() >= self.left_for_good_after;
+            entry.open.strong_count() == 0 && (is_silent || entry.names.are_worn())
+        });
+        gone.map(|(id, _)| Arc::clone(id)).collect()
     }
 
     /// Notes that the session is used, and that it is until the token is dropped.
@@ -172,7 +162,7 @@ impl Sessions {
     }
 
     fn used<S>(&self, id: &SessionId, stream: S) -> InUse<S> {
-        InUse { stream: Box::pin(stream), taken: None, _open: self.touch(id) }
+        InUse { stream: Box::pin(stream), taken: None, _left_with: Vec::new(), _open: self.touch(id) }
     }
 
     /// Takes what a request of the session is called.
@@ -181,12 +171,13 @@ impl Sessions {
         if let Some(entry) = self.table().get_mut(id) {
             entry.names.take(&names).map_err(refused)?;
         }
-        Ok(Taken { table: Arc::clone(&self.table), id: Arc::clone(id), names, ended: false })
+        let kept = CALLER.try_with(|caller| caller.kept.clone()).unwrap_or_default();
+        Ok(Taken { table: Arc::clone(&self.table), id: Arc::clone(id), names, kept, ended: false })
     }
 }
 
 fn refused(refusal: SessionRefusal) -> SessionFault {
-    let _ = CALLER.try_with(|(_, why)| why.set(Some(refusal)));
+    let _ = CALLER.try_with(|caller| caller.refusal.set(Some(refusal)));
     SessionFault::Refused(refusal)
 }
 
@@ -195,6 +186,7 @@ struct Taken {
     table: Arc<Mutex<HashMap<SessionId, Entry>>>,
     id: SessionId,
     names: Vec<u64>,
+    kept: Kept,
     ended: bool,
 }
 
@@ -202,7 +194,7 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = table.get_mut(&self.id) {
-            entry.names.give_back(&self.names, self.ended);
+            entry.names.give_back(&self.names, self.ended, &self.kept);
         }
     }
 }
@@ -211,6 +203,8 @@ impl Drop for Taken {
 struct InUse<S> {
     stream: Pin<Box<S>>,
     taken: Option<Taken>,
+    /// What the answers hold that it may have taken up again.
+    _left_with: Vec<Kept>,
     _open: Option<Arc<()>>,
 }
 
@@ -232,11 +226,14 @@ impl SessionManager for Sessions {
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), SessionFault> {
         let _creating = self.creating.lock().await;
+        for gone in self.left_for_good() {
+            self.forget(&gone).await?;
+        }
         if let Some(left_alone) = self.make_room()? {
             self.forget(&left_alone).await?;
         }
         let (id, transport) = self.inner.create_session().await?;
-        let owner = CALLER.try_with(|(caller, _)| caller.clone()).unwrap_or_else(|_| Principal::anonymous());
+        let owner = CALLER.try_with(|caller| caller.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
         let entry = Entry { owner, last_request: Instant::now(), open: Weak::new(), names: Names::default() };
         self.table().insert(Arc::clone(&id), entry);
         Ok((id, transport))
@@ -251,7 +248,7 @@ impl SessionManager for Sessions {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, SessionFault> {
-        Ok(self.is_callers(id) && self.inner.has_session(id).await?)
+        Ok(self.is_callers(id) && !self.is_worn(id) && self.inner.has_session(id).await?)
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), SessionFault> {
@@ -286,7 +283,10 @@ impl SessionManager for Sessions {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        Ok(self.used(id, self.inner.resume(id, last_event_id).await?))
+        let left_with = self.table().get(id).map(|entry| entry.names.left_with()).unwrap_or_default();
+        let mut stream = self.used(id, self.inner.resume(id, last_event_id).await?);
+        stream._left_with = left_with;
+        Ok(stream)
     }
 }
 
@@ -317,7 +317,7 @@ mod tests {
     }
 
     async fn create(sessions: &Sessions, name: &str) -> Result<SessionId, SessionRefusal> {
-        let created = on_behalf(named(name), sessions.create_session()).await?;
+        let created = on_behalf(named(name), Kept::default(), sessions.create_session()).await?;
         Ok(created.unwrap().0)
     }
 
@@ -325,11 +325,11 @@ mod tests {
     async fn a_session_is_there_for_its_owner_only() {
         let sessions = Sessions::new(LocalSessionManager::default(), 2);
         let id = create(&sessions, "ada").await.unwrap();
-        let known_to = |name| on_behalf(named(name), sessions.has_session(&id));
+        let known_to = |name| on_behalf(named(name), Kept::default(), sessions.has_session(&id));
         assert_eq!((known_to("ada").await.unwrap().unwrap(), known_to("bob").await.unwrap().unwrap()), (true, false));
-        on_behalf(named("bob"), sessions.close_session(&id)).await.unwrap().unwrap();
+        on_behalf(named("bob"), Kept::default(), sessions.close_session(&id)).await.unwrap().unwrap();
         assert!(known_to("ada").await.unwrap().unwrap());
-        on_behalf(named("ada"), sessions.close_session(&id)).await.unwrap().unwrap();
+        on_behalf(named("ada"), Kept::default(), sessions.close_session(&id)).await.unwrap().unwrap();
         assert!(!known_to("ada").await.unwrap().unwrap());
     }
 
@@ -362,7 +362,10 @@ mod tests {
             serde_json::from_value::<ClientJsonRpcMessage>(call).unwrap()
         };
         let take = async |message: ClientJsonRpcMessage| {
-            on_behalf(named("ada"), async { sessions.take(&id, &message).map_err(|fault| fault.to_string()) }).await
+            on_behalf(named("ada"), Kept::default(), async {
+                sessions.take(&id, &message).map_err(|fault| fault.to_string())
+            })
+            .await
         };
         let open = |taken| {
             let mut stream = sessions.used(&id, futures_util::stream::empty::<ServerSseMessage>());
@@ -377,10 +380,42 @@ mod tests {
         assert_eq!(open(first).next().await.map(|_| ()), None);
         drop(open(take(message(1, 10)).await.unwrap().unwrap()));
         assert_eq!(take(message(1, 12)).await.map(|_| ()), Err(SessionRefusal::Repeated));
-        for number in 2..=u32::try_from(LEFT_MAX).unwrap() {
-            assert!(sessions.is_callers(&id));
+        for number in 2..=u32::try_from(names::LEFT_MAX).unwrap() {
+            assert!(!sessions.is_worn(&id));
             drop(open(take(message(number, number + 10_000)).await.unwrap().unwrap()));
         }
-        assert!(!sessions.is_callers(&id));
+        assert!(sessions.is_worn(&id));
+        assert!(!on_behalf(named("ada"), Kept::default(), sessions.has_session(&id)).await.unwrap().unwrap());
+        // The next session ends it.
+        create(&sessions, "ada").await.unwrap();
+        assert!(!sessions.table().contains_key(&id));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_silent_for_long_ends_when_another_one_begins() {
+        let left_for_good_after = Duration::from_millis(100);
+        let sessions = Sessions { left_for_good_after, ..Sessions::new(LocalSessionManager::default(), 9) };
+        let [first, second] = [create(&sessions, "ada").await.unwrap(), create(&sessions, "ada").await.unwrap()];
+        let _reading = sessions.used(&first, futures_util::stream::pending::<ServerSseMessage>());
+        tokio::time::sleep(left_for_good_after).await;
+        create(&sessions, "bob").await.unwrap();
+        let there = [&first, &second].map(|id| sessions.table().contains_key(id));
+        assert_eq!(there, [true, false]);
+    }
+
+    #[tokio::test]
+    async fn who_takes_up_an_answer_that_was_left_holds_what_its_request_held() {
+        let sessions = Sessions::new(LocalSessionManager::default(), 2);
+        let id = create(&sessions, "ada").await.unwrap();
+        let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}});
+        let message: ClientJsonRpcMessage = serde_json::from_value(call).unwrap();
+        let kept = Kept::default();
+        let taken = on_behalf(named("ada"), kept.clone(), async { sessions.take(&id, &message) }).await.unwrap();
+        drop(taken.unwrap());
+        let left_with = || sessions.table()[&id].names.left_with().len();
+        assert_eq!(left_with(), 1);
+        // The call is over, and its answer has gone with it.
+        drop(kept);
+        assert_eq!(left_with(), 0);
     }
 }

@@ -44,8 +44,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a client should ask, in milliseconds.
 const POLL_INTERVAL_MS: u64 = 1000;
 
-/// Beyond the longest command, how long a task may run: what is left is an image that comes over a slow line.
-const SLOW_PULL: Duration = Duration::from_secs(30 * 60);
+/// Beyond the longest command, how long a task may run: what is left is an image that comes over a slow line, for 2 GB of
+/// which the pull itself allows as long.
+const SLOW_PULL: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// How long a task is known, at least, that has run for as long as it may.
 const UNASKED: Duration = Duration::from_secs(10 * 60);

@@ -47,7 +47,7 @@ pub struct MachineSize {
     pub boot_timeout: Duration,
 }
 
-/// Logs of failed starts that are kept to be read, the latest ones; each has a screenful of lines.
+/// Logs of failed starts that are kept to be read; each has a screenful of lines. The oldest goes of who has most.
 const FAILED_STARTS_MAX: usize = 32;
 
 /// The environments of this server.
@@ -125,10 +125,13 @@ impl Registry {
     /// Keeps what is known of an environment whose machine did not start: nothing else of it is left to be seen.
     pub(super) fn remember_failed_start(&self, log: EnvironmentLog) {
         let mut failed = self.failed_starts.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.len() >= FAILED_STARTS_MAX {
-            failed.pop_front();
-        }
         failed.push_back(log);
+        if failed.len() > FAILED_STARTS_MAX {
+            let of = |owner: &Principal| failed.iter().filter(|log| log.environment.owner == *owner).count();
+            let most = failed.iter().map(|log| of(&log.environment.owner)).max();
+            let surplus = failed.iter().position(|log| Some(of(&log.environment.owner)) == most);
+            surplus.and_then(|place| failed.remove(place));
+        }
     }
 
     fn failed_start(&self, owner: &Principal, id: EnvironmentId) -> Option<EnvironmentLog> {

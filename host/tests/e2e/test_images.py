@@ -11,7 +11,8 @@ import tarfile
 
 import pytest
 
-from layouts import Layer
+from layouts import Layer, write_layout
+from nested import file_of_image
 from repositories import add_layer
 from server import ROOT, image
 
@@ -66,8 +67,9 @@ async def test_an_image_built_on_musl_is_served_by_the_hosts(serve):
 
 @pytest.mark.outside(MADE_HERE)
 async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
-    busybox = program_of(ROOT / "target/images/foreign", "bin/busybox")
-    layout_of(tmp_path / "image", {"busybox": busybox})
+    layer = Layer()
+    layer.add("busybox", content=file_of_image("foreign", "bin/busybox"), mode=0o755)
+    write_layout(tmp_path / "image", [layer.end()])
     server = serve(
         IMAGE_SHELL=f"oci:{tmp_path}/image",
         IMAGE_CACHE_DIR=str(tmp_path / "cache"),
@@ -154,52 +156,6 @@ async def place(tools, made, **arguments):
     one = made["environment_id"]
     ran = await tools.call("execute", environment_id=one, code="/bin/busybox pwd -P", language="shell", **arguments)
     return ran["stdout"].strip()
-
-
-def program_of(layout, name):
-    """A file out of the layers of an image."""
-
-    def blob(digest):
-        return layout / "blobs" / digest.replace(":", "/")
-
-    index = json.loads((layout / "index.json").read_bytes())
-    manifest = json.loads(blob(index["manifests"][0]["digest"]).read_bytes())
-    for layer in manifest["layers"]:
-        with tarfile.open(blob(layer["digest"])) as archive:
-            if name in archive.getnames():
-                return archive.extractfile(name).read()
-    raise AssertionError(f"{layout} holds no {name}")
-
-
-def layout_of(layout, programs):
-    """An image of one layer that holds these programs, and says nothing of how to run them."""
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as archive:
-        for name, content in programs.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o755
-            archive.addfile(member, io.BytesIO(content))
-    blobs = layout / "blobs/sha256"
-    blobs.mkdir(parents=True)
-
-    def blob(kind, data):
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-    packed = blob("layer.v1.tar", layer.getvalue())
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [packed["digest"]]},
-    }
-    described = blob("config.v1+json", json.dumps(config).encode())
-    manifest = {"schemaVersion": 2, "config": described, "layers": [packed]}
-    named = blob("manifest.v1+json", json.dumps(manifest).encode())
-    named["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
-    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 def reconfigure(layout, **changes):

@@ -149,6 +149,8 @@ async fn what_is_too_old_or_too_much_goes_and_what_is_in_use_stays() {
     let other = layout.cache().join("merged-v0").join(idle.file_name().unwrap());
     fs::create_dir(other.parent().unwrap()).unwrap();
     fs::copy(&idle, &other).unwrap();
+    let unfinished = other.with_file_name(".draft-dead");
+    fs::write(&unfinished, "half").unwrap();
     let tidy = |age_max: Option<Duration>, bytes_max| {
         let settings = ImageStoreSettings {
             cache_dir: layout.cache(),
@@ -160,6 +162,7 @@ async fn what_is_too_old_or_too_much_goes_and_what_is_in_use_stays() {
     };
     let day = Duration::from_secs(24 * 60 * 60);
     assert_eq!(tidy(Some(day), Some(1 << 30)), (0, [true, true, true]));
+    assert!(!unfinished.exists());
     for path in [&used.erofs, &other] {
         fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - 2 * day).unwrap();
     }

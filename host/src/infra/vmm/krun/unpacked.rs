@@ -29,7 +29,8 @@ use crate::infra::{
 /// Another process may replace the file between a look and the next; more often than this somebody is at work.
 const ATTEMPTS_MAX: u32 = 3;
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Unpacking takes less than a second, so nobody minds to do it anew after a week without that version.
+/// How long a file stays, from when it was unpacked, that nobody uses: a version may be gone back to within days, and
+/// unpacking it anew takes less than a second.
 const KEPT_UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A SHA-256 in hexadecimal, which ends the name of what this unpacks.
 const DIGEST_CHARS: usize = 64;
