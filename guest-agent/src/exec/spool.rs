@@ -23,8 +23,9 @@ use crate::{
     temporary::{Name, TemporaryFile},
 };
 
-/// Kept in memory before a file is made, in bytes: most outputs end before that.
-const MEMORY_BYTES: usize = 8 * 1024;
+/// Kept in memory before it is written, in bytes: most outputs end before that, and a write takes a thread's attention,
+/// which is dear for the few bytes that programs put out at a time.
+const MEMORY_BYTES: usize = 64 * 1024;
 
 /// Files with outputs that one machine keeps.
 pub(crate) const FILES_MAX: usize = 16;
@@ -58,10 +59,16 @@ impl Spool {
         self.pending.extend_from_slice(bytes.get(..taken).unwrap_or_default());
     }
 
-    /// Writes what was taken, once there is enough of it to need a file. Dropping the future loses nothing.
+    /// Writes what was taken, once there is enough of it. Dropping the future loses nothing.
     pub(super) async fn flush(&mut self, served: &Served, user: User) {
         self.settle().await;
-        if self.pending.is_empty() || (self.file.is_none() && self.pending.len() < MEMORY_BYTES) {
+        if self.pending.len() >= MEMORY_BYTES {
+            self.write(served, user).await;
+        }
+    }
+
+    async fn write(&mut self, served: &Served, user: User) {
+        if self.pending.is_empty() {
             return;
         }
         if self.file.is_none() {
@@ -112,7 +119,8 @@ impl Spool {
         if self.total_bytes <= self.keep.above_bytes {
             return None;
         }
-        self.flush(served, user).await;
+        self.settle().await;
+        self.write(served, user).await;
         let file = self.file?;
         let told = OutputFile { path: file.guest_path(), bytes: self.kept_bytes, complete: self.complete };
         if let Some(oldest) = served.outputs.add(file.into_name()) {
