@@ -9,6 +9,11 @@ use std::{
 
 use waggle::{cli, config::process_variable, infra::vmm, service::fault::chain};
 
+/// glibc's allocator never gives back what lies between the long-lived pieces that many threads leave in many arenas: with the
+/// same calls for hours a server of a few megabytes would come to hold ever more.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // A runner is single-threaded: nothing may start a thread before this.
     if let Some(code) = vmm::run_if_runner() {

@@ -35,6 +35,10 @@ use waggle::{
 
 use crate::{fixtures::Fixtures, machines::InProcess};
 
+/// As the server's program has it: the soak looks at this process's memory.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() {
     telemetry::start(std::env::var("RUST_LOG").ok().as_deref()).unwrap();
