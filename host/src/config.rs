@@ -60,19 +60,19 @@ pub struct Settings {
     /// Who may call, and how much.
     #[command(flatten)]
     pub access: Access,
-    /// How many environments there can be at once
+    /// How many environments there can be at once, 1 to 1000
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "COUNT")]
     pub max_environments: u32,
-    /// Virtual CPUs of an environment
+    /// Virtual CPUs of an environment, 1 to 64; libkrun gives at most 16
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "COUNT")]
     pub default_cpus: u32,
-    /// Memory of an environment, in MiB
+    /// Memory of an environment, in MiB, 128 to 1048576
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=1_048_576), value_name = "MIB")]
     pub default_memory_mb: u32,
-    /// Scratch disk of an environment, in MiB; it takes room only as it fills
+    /// Scratch disk of an environment, in MiB, 64 to 1048576; it takes room only as it fills
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576), value_name = "MIB")]
     pub default_disk_mb: u32,
-    /// Minutes without a call after which an environment is destroyed, where its client says nothing else
+    /// Minutes without a call after which an environment is destroyed, 1 to 60, where its client says nothing else
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60), value_name = "MINUTES")]
     pub default_timeout_min: u32,
     /// Time-out of a call of execute that says nothing else
@@ -84,13 +84,13 @@ pub struct Settings {
     /// Time-out of a call of install_packages
     #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub install_timeout: Duration,
-    /// Most processes and threads of one call
+    /// Most processes and threads of one call, 16 to 8192
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=8192), value_name = "COUNT")]
     pub exec_pids: u32,
-    /// Most open files of one process
+    /// Most open files of one process, 64 to 1048576
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576), value_name = "COUNT")]
     pub exec_open_files: u32,
-    /// Most memory of one call, in MiB [default: what the environment has]
+    /// Most memory of one call, in MiB, 16 to 1048576 [default: what the environment has, less 48 MiB]
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_048_576), value_name = "MIB")]
     pub exec_memory_mb: Option<u32>,
     /// Defences inside the guests to switch off, separated by commas: namespaces, capabilities, no-new-privileges,
@@ -123,13 +123,14 @@ pub struct Settings {
     /// which also asks again what their tags mean
     #[arg(long, default_value = "on-demand", value_parser = parse_pull, value_name = "on-demand|at-start")]
     pub pull_images: PullImages,
-    /// Image for python environments [default: the project's own where it has been built, else the official one]
+    /// Image for python environments [default: the OCI layout images/python in the data folder if there is one, else
+    /// docker.io/library/python:3-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_python: Option<ImageRef>,
-    /// Image for node environments [default: likewise]
+    /// Image for node environments [default: images/node there, else docker.io/library/node:lts-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_node: Option<ImageRef>,
-    /// Image for shell environments [default: likewise]
+    /// Image for shell environments [default: images/shell there, else docker.io/library/debian:stable-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_shell: Option<ImageRef>,
     /// Command that runs python code, in place of what the image has
@@ -154,8 +155,8 @@ pub struct Settings {
     /// that works
     #[arg(long, default_value = "auto", value_parser = parse_backend, value_name = "auto|krun|qemu")]
     pub backend: Backend,
-    /// libkrunfw.so.5 with the kernel of libkrun's guests, or its folder [default: next to the program, else where the
-    /// system has libraries]
+    /// libkrunfw.so.5 with the kernel of libkrun's guests, or its folder [default: the one in the program; where it has
+    /// none, next to it, else where the system has libraries]
     #[arg(long, value_name = "PATH")]
     pub firmware: Option<PathBuf>,
     /// Folder with the kernel of QEMU's guests: vmlinuz and modules [default: kernel/ in the data folder]

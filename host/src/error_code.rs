@@ -87,7 +87,8 @@ codes! {
         "Use another language, or create an environment of another runtime.";
     TimedOut, "timed_out", Result,
         "The command ran out of its time, and everything that it had started was killed.",
-        "Ask for more with timeout_seconds, or start the work in the background and look at its log with later calls.";
+        "Ask execute for more with timeout_seconds, or start the work in the background and look at its log with later calls; \
+         install fewer packages at a time.";
     Cancelled, "cancelled", Result,
         "The caller cancelled the call, and everything that it had started was killed.",
         "Call again if the result is wanted after all.";
@@ -169,11 +170,13 @@ codes! {
 #[must_use]
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
-        Each error has a sentence for people, a code for programs and a hint that says what to do. Codes do not change; \
-        new ones may come.\n\n\
+        Each error of a tool, and each refusal listed here, has a sentence for people, a code for programs and a hint that \
+        says what to do. Codes do not change; new ones may come. What breaks HTTP or JSON-RPC itself has none: a wrong Host \
+        or Origin (status 403), a session that is not known (404), a method that is not known.\n\n\
         What the caller can mend is a tool result with `isError`: the sentence is its text, and its structured content has \
         an object `error` with `code`, `message` and `hint`. What the caller cannot is a JSON-RPC error with `code` and \
-        `hint` in its `data`.\n"
+        `hint` in its `data`; so is `results_unread` from `tasks/get`. `/environments/ID/log` answers with the object \
+        `error` alone.\n"
         .to_owned();
     for (place, title) in [
         (Place::Result, "In tool results"),

@@ -81,8 +81,8 @@ const RESULT_ROOM_TIME: Duration = Duration::from_secs(30);
 const INSTRUCTIONS: &str = "\
 Waggle gives you isolated Linux machines. The flow: create_environment once (python, node or shell) and keep its \
 environment_id; then, as often as you need, write_file, execute, install_packages, read_file and list_files in it; and \
-destroy_environment when you are done. Files and installed packages stay until then. Code runs as the user `sandbox` in \
-/home/sandbox, each call in a process of its own: variables do not survive a call, files do. A non-zero exit_code is a \
+destroy_environment when you are done. Files and installed packages stay until then. Code runs as the user `sandbox`, \
+whose home is /home/sandbox, each call in a process of its own: variables do not survive a call, files do. A non-zero exit_code is a \
 result, not an error. An environment that nobody calls for its idle time-out (30 minutes by default) is destroyed.";
 
 /// What the tools work on.

@@ -45,14 +45,15 @@ Examples:
   waggle exec 123e4567-e89b-42d3-a456-426614174000 -- ls -l
   waggle exec $ID --timeout 120 -- sh -c 'make && ./test'
 
-The exit code is the command's; 124 means that its time was over, 1 that it did not run.")]
+The image's shell runs it, without input; what it prints is shown when it has ended. The exit code is the command's; 124 \
+means that its time was over, 1 that it did not run.")]
 pub struct ExecArguments {
     /// The environment, as `waggle ps` lists it
     pub environment_id: String,
     /// The command, with its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
-    /// Seconds that it may take
+    /// Seconds that it may take; at most the server's longest time-out, 300 unless it is set
     #[arg(long, default_value_t = QUICK_SECONDS, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// Which server.

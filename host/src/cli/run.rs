@@ -53,11 +53,12 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   waggle run python script.py
-  waggle run python script.py --image docker.io/library/python:3.13-slim -- --verbose input.csv
+  waggle run python script.py -i --image docker.io/library/python:3.13-slim -- --verbose <input.csv
   echo 'console.log(1 + 1)' | waggle run node
   waggle run shell build.sh --timeout 10m && echo built
 
-The machine lives as long as the program, and needs no server. The exit code is the program's; 124 means that its time \
+The machine lives as long as the program, and needs no server. Of this machine's files only FILE is in there; -i hands \
+standard input on. The exit code is the program's; 124 means that its time \
 was over, 1 that there was no machine for it.")]
 pub struct RunArguments {
     /// What runs the program

@@ -9,12 +9,24 @@ use super::{Settings, variable_name};
 const HEAD: &str = "\
 # Configuration
 
-`waggle serve` takes each setting as a flag or as an environment variable; the flag wins. An invalid value stops the
-start with a message. `RUST_LOG` chooses what is logged. Durations are written as `30s`, `5m` or `1h30m`. This page is
-generated from the program.
+`waggle serve` takes each setting as a flag or as an environment variable; the flag wins. So do `waggle run` and `waggle
+doctor`; `waggle image` takes those about images. An invalid value stops the start with a message. Durations are written as
+`30s`, `5m` or `1h30m`. This page is generated from the program.
 
 | variable | flag | default | what it is |
 |---|---|---|---|
+";
+
+const FOOT: &str = "
+Other programs' variables count as well:
+
+| variable | what it is |
+|---|---|
+| `RUST_LOG` | What is logged, as `info,waggle::egress=debug`; `info` if unset |
+| `NO_COLOR` | No colours, whatever the terminal |
+| `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG` | Where podman and docker keep the credentials of registries |
+| `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY` | Which certificates are trusted and which proxy is asked where images are pulled |
+| `WAGGLE_TOKEN` | The token that `waggle ps`, `exec` and `logs` send; `--url` names another server than the one on this machine |
 ";
 
 /// The settings as a Markdown page: a table with one row each, in the order of `--help`.
@@ -25,11 +37,15 @@ pub fn settings_page() -> String {
         let flag = argument.get_long()?;
         let (help, default) = split_default(&argument.get_help()?.to_string());
         let set: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-        let default = if set.is_empty() { default } else { format!("`{}`", set.join(" ")) };
+        let default = match set.join(" ") {
+            _ if set.is_empty() => default,
+            empty if empty.is_empty() => "none".to_owned(),
+            value => format!("`{value}`"),
+        };
         let variable = variable_name(argument.get_id().as_str());
         Some(format!("| `{variable}` | `--{flag}` | {default} | {help} |\n"))
     });
-    std::iter::once(HEAD.to_owned()).chain(rows).collect()
+    std::iter::once(HEAD.to_owned()).chain(rows).chain([FOOT.to_owned()]).collect()
 }
 
 /// A default that depends on where the server runs stands in the help.

@@ -14,7 +14,7 @@ fn read(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, String> 
 }
 
 #[test]
-fn the_defaults_are_those_of_the_contract() {
+fn the_defaults_are_the_documented_ones() {
     let settings = read(&[], &[]).unwrap();
     assert_eq!(settings.listen_addr, "127.0.0.1:8080".parse().unwrap());
     assert_eq!((settings.max_environments, settings.default_cpus, settings.default_memory_mb), (10, 1, 512));

@@ -42,7 +42,8 @@ pub(super) struct CreateArguments {
     /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443` or
     /// `deny 192.0.2.0/24, public`. All that the operator allows if left out.
     network: Option<String>,
-    /// The environment is destroyed when nobody has called it for so many minutes; 30 if left out, at most 60.
+    /// The environment is destroyed when nobody has called it for so many minutes, at most 60; 30 if left out,
+    /// unless the server's operator says otherwise.
     timeout_minutes: Option<f64>,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         guest_path::GuestPath,
         output::LostRange,
-        ports::{EndCause, OutputStream},
+        ports::{EndCause, OutputFile, OutputStream},
         variables::Variables,
     },
     service::{
@@ -37,7 +37,8 @@ pub(super) struct ExecuteArguments {
     code: String,
     /// The language of the code; the environment's runtime if left out.
     language: Option<RuntimeArgument>,
-    /// The code and everything that it started are killed after so many seconds; 30 if left out, at most 300.
+    /// The code and everything that it started are killed after so many seconds; 30 if left out and at most 300,
+    /// unless the server's operator says otherwise.
     timeout_seconds: Option<f64>,
     /// What the code reads from its standard input; at most 10 MiB. Nothing if left out.
     stdin: Option<String>,
@@ -82,6 +83,9 @@ pub(super) struct CommandResult<'a> {
     /// The file in the environment that a long stderr was kept in, if any: read on there with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_file: Option<&'a str>,
+    /// How many bytes of stderr that file has, where it could not hold all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_file_bytes: Option<u64>,
     /// Bytes of stderr that were left out of a long output, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_lost: Option<Lost>,
@@ -89,6 +93,9 @@ pub(super) struct CommandResult<'a> {
     /// The file in the environment that a long stdout was kept in, if any: read on there with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_file: Option<&'a str>,
+    /// How many bytes of stdout that file has, where it could not hold all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_file_bytes: Option<u64>,
     /// Bytes of stdout that were left out of a long output, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_lost: Option<Lost>,
@@ -118,13 +125,20 @@ impl<'a> CommandResult<'a> {
             signal: ended.signal,
             stderr: &stderr.text,
             stderr_file: ended.stderr_file.as_ref().map(|file| file.path.as_str()),
+            stderr_file_bytes: shortened(ended.stderr_file.as_ref()),
             stderr_lost: stderr.lost.map(Lost::of),
             stdout: &stdout.text,
             stdout_file: ended.stdout_file.as_ref().map(|file| file.path.as_str()),
+            stdout_file_bytes: shortened(ended.stdout_file.as_ref()),
             stdout_lost: stdout.lost.map(Lost::of),
             timed_out: ended.cause == EndCause::TimedOut,
         }
     }
+}
+
+/// What a file has that could not hold its whole output.
+fn shortened(file: Option<&OutputFile>) -> Option<u64> {
+    file.filter(|file| !file.complete).map(|file| file.bytes)
 }
 
 impl Lost {
@@ -138,10 +152,10 @@ pub(super) fn execute() -> Tool {
         "execute",
         "Execute code",
         "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non-zero \
-         exit code is a result, not an error. Each call is a process of its own in /home/sandbox: files stay, variables \
-         do not. Only what is printed comes back, so print what you want to see. Of a very long output (above \
-         512 KiB) the middle is left out; stdout_file and stderr_file then name the files that have it, for read_file \
-         with offset and limit. At the time-out everything that the call started is killed. For what takes longer, or has to go on \
+         exit code is a result, not an error. Each call is a process of its own, which starts in /home/sandbox unless \
+         the image or working_directory says otherwise: files stay, variables do not. Only what is printed comes back, so print what you want to see. Of a very long output (above \
+         512 KiB) the middle is left out; stdout_file and stderr_file then name the files that have it, up to 64 MiB, for \
+         read_file with offset and limit; the environment keeps the last 16 of them. At the time-out everything that the call started is killed. For what takes longer, or has to go on \
          (a server), start it in the background and return: `nohup ./server >server.log 2>&1 &` in a shell call lives \
          until the environment ends; look at its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
@@ -155,7 +169,7 @@ pub(super) fn install_packages() -> Tool {
         "Install packages",
         "Install packages with the package manager of the environment's runtime: pip for python, npm for node, the \
          system's (apt-get, apk, dnf, …) for shell. execute finds them afterwards. Returns what the package manager \
-         printed and its exit code. One name that is not allowed refuses the whole call.",
+         printed and its exit code; it is stopped after 5 minutes unless the operator says otherwise. One name that is not allowed refuses the whole call.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(true),
     );
     results::with_result::<CommandResult<'static>>(tool)

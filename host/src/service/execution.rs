@@ -80,7 +80,7 @@ pub struct Code {
     pub timeout_s: Option<f64>,
     /// What it reads from its standard input.
     pub stdin: String,
-    /// Where it starts; the home if there is none.
+    /// Where it starts; the image's own working directory if absent, else the home.
     pub working_directory: Option<GuestPath>,
     /// What its environment has besides.
     pub variables: Variables,

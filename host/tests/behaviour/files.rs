@@ -111,6 +111,20 @@ async fn what_a_long_output_lost_is_read_on_in_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_output_beyond_what_is_kept_says_how_much_its_file_has() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let code = "seq 1000000000 | head -c 70000000; seq 200000 >&2";
+    let executed = served.call("execute", json!({"environment_id": id, "code": code})).await;
+    assert_eq!((&executed["stdout_file_bytes"], executed.get("stderr_file_bytes")), (&json!(64 * 1024 * 1024), None));
+    let path = executed["stdout_file"].as_str().unwrap();
+    let listed = served.call("list_files", json!({"environment_id": id, "path": "/tmp"})).await;
+    let files = listed["files"].as_array().unwrap();
+    let size = files.iter().find(|file| path.ends_with(file["name"].as_str().unwrap())).map(|file| &file["size"]);
+    assert_eq!(size, Some(&json!(64 * 1024 * 1024)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_above_the_limit_is_read_in_parts() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;

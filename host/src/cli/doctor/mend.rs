@@ -45,7 +45,7 @@ pub(super) fn mend(name: &str, look: &Look) -> Option<Mend> {
         },
         "vhost-device-vsock" => Mend::everywhere("cargo install --locked vhost-device-vsock, into a folder in PATH"),
         "guest kernel" => Mend {
-            debian: "./taskw kernel in waggle's source tree, or of its package: /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
+            debian: "./taskw kernel in waggle's source tree and WAGGLE_KERNEL=target/kernel, or of its package: /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
             fedora: "copy the folder that ./taskw kernel makes on a Debian, and name it by WAGGLE_KERNEL",
             arch: "copy the folder that ./taskw kernel makes on a Debian, and name it by WAGGLE_KERNEL",
         },
@@ -61,9 +61,15 @@ pub(super) fn mend(name: &str, look: &Look) -> Option<Mend> {
         "data folder" => Mend::everywhere("make room or chown it; WAGGLE_DATA_DIR names another one"),
         "image folder" => Mend::everywhere("make room or chown it; WAGGLE_IMAGE_CACHE_DIR names another one"),
         "memory" => Mend::everywhere("end something, or give machines less: WAGGLE_DEFAULT_MEMORY_MB"),
-        "image python" => Mend::everywhere("./taskw images, or name an image by WAGGLE_IMAGE_PYTHON"),
-        "image node" => Mend::everywhere("./taskw images, or name an image by WAGGLE_IMAGE_NODE"),
-        "image shell" => Mend::everywhere("./taskw images, or name an image by WAGGLE_IMAGE_SHELL"),
+        "image python" => {
+            Mend::everywhere("./taskw images and WAGGLE_IMAGE_PYTHON=oci:target/images/python, or name another image")
+        }
+        "image node" => {
+            Mend::everywhere("./taskw images and WAGGLE_IMAGE_NODE=oci:target/images/node, or name another image")
+        }
+        "image shell" => {
+            Mend::everywhere("./taskw images and WAGGLE_IMAGE_SHELL=oci:target/images/shell, or name another image")
+        }
         _ => return None,
     })
 }
