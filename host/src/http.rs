@@ -167,13 +167,14 @@ async fn answer<H: mcp::ServerHandler>(
         Err(refusal) => return refusal,
     };
     let kept = mcp::Kept::default();
+    kept.keep_body(room);
     parts.extensions.insert(kept.clone());
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, kept.clone(), endpoint.handle(request)).await {
         // This is how rmcp answers JSON that is no message, too.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
-        Ok(answer) => answer.map(|answer| Body::new(Holding::new(Body::new(answer), (room, kept)))),
+        Ok(answer) => answer.map(|answer| Body::new(Holding::new(Body::new(answer), kept))),
         Err(refusal) => refuse_session(refusal),
     }
 }

@@ -18,15 +18,13 @@ doctor`; `waggle image` takes those about images. An invalid value stops the sta
 ";
 
 const FOOT: &str = "
-Other programs' variables count as well:
+Other variables that count:
 
-| variable | what it is |
-|---|---|
-| `RUST_LOG` | What is logged, as `info,waggle::egress=debug`; `info` if unset |
-| `NO_COLOR` | No colours, whatever the terminal |
-| `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG` | Where podman and docker keep the credentials of registries |
-| `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY` | Which certificates are trusted and which proxy is asked where images are pulled |
-| `WAGGLE_TOKEN` | The token that `waggle ps`, `exec` and `logs` send; `--url` names another server than the one on this machine |
+- `RUST_LOG`: what is logged, as `info,waggle::egress=debug`; `info` if unset
+- `NO_COLOR`: no colours, whatever the terminal
+- `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: where podman and docker keep the credentials of registries
+- `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY`: which certificates are trusted and which proxy is asked where images are pulled
+- `WAGGLE_TOKEN`: the token that `waggle ps`, `exec` and `logs` send; their `--url` names another server than this machine's
 ";
 
 /// The settings as a Markdown page: a table with one row each, in the order of `--help`.

@@ -332,6 +332,9 @@ pub struct FileContent {
     pub file_size: u64,
 }
 
+/// The most bytes that the names of one listing take together.
+pub const LISTING_NAMES_BYTES_MAX: usize = 3 * 1024 * 1024;
+
 /// A folder's entries.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Listing {

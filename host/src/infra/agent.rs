@@ -33,12 +33,15 @@ use crate::{
     domain::{
         guest_path::GuestPath,
         ports::{
-            AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange, Listing, OutputStream,
-            PortFuture, User, Writing,
+            AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange,
+            LISTING_NAMES_BYTES_MAX, Listing, OutputStream, PortFuture, User, Writing,
         },
     },
     infra::printable,
 };
+
+/// What an agent may send is what its caller counts with.
+const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the protocol and the port differ");
 
 /// Most of what an agent says of its build, in bytes: it goes to the log, and a name and a version are shorter.
 const BUILD_BYTES_MAX: usize = 200;

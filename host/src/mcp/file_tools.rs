@@ -17,12 +17,12 @@ use super::{
 use crate::{
     domain::{
         guest_path::GuestPath,
-        ports::{Entry, FileRange, Writing},
+        ports::{Entry, FileRange, LISTING_NAMES_BYTES_MAX, Writing},
         runtime::SANDBOX_HOME,
     },
     service::{
         fault::{ArgumentFault, CallerFault, Fault},
-        filesystem::FILE_BYTES_MAX,
+        filesystem::{ENTRIES_MAX, FILE_BYTES_MAX},
     },
 };
 
@@ -199,9 +199,11 @@ impl Inner {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path(arguments.path.unwrap_or_else(|| SANDBOX_HOME.to_owned()))?;
         let list = async {
+            let bytes_max = LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES;
+            let mut room = self.result_room(&caller.owner, bytes_max).await?;
             let listing = self.filesystem.list(&caller.owner, id, &path, arguments.recursive.unwrap_or(false)).await?;
-            let bytes = listing.entries.iter().map(|entry| ENTRY_BYTES + entry.name.len()).sum();
-            caller.kept.keep(self.result_room(&caller.owner, bytes).await?);
+            room.shrink(listing.entries.iter().map(entry_bytes).sum());
+            caller.kept.keep(room);
             Ok(listing)
         };
         let listing = unless_cancelled(caller, list).await?;
@@ -220,6 +222,11 @@ async fn unless_cancelled<T>(caller: &Caller, call: impl Future<Output = Result<
 
 fn parse_path(path: String) -> Result<GuestPath, ArgumentFault> {
     GuestPath::parse(path).map_err(|source| ArgumentFault::Path { name: "path", source })
+}
+
+/// What an entry takes, in bytes.
+fn entry_bytes(entry: &Entry) -> usize {
+    ENTRY_BYTES + entry.raw_name.as_ref().map_or(entry.name.len(), Vec::len)
 }
 
 fn listed(entry: Entry) -> ListedFile {

@@ -1,22 +1,57 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The room that a request's result takes, which it holds until its answer has been written: a client that does not read its
-//! answers gets no more of it. A call's place among the calls is free before that, so that whoever has read an answer finds it
-//! free.
+//! The room that a request takes with its body until its call is over, and with its result until its answer has been
+//! written: a client that does not read its answers gets no more of it. A call's place among the calls is free before that,
+//! so that whoever has read an answer finds it free.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::budget::Room;
 
 /// It goes with its last copy; whoever writes the answer has one, and whoever makes it.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Arc<Mutex<Vec<Room>>>);
+pub struct Kept(Arc<Mutex<Rooms>>);
+
+#[derive(Debug, Default)]
+struct Rooms {
+    body: Option<Room>,
+    results: Vec<Room>,
+    /// Where results go whose request was cancelled.
+    unasked: Option<Unasked>,
+}
+
+/// Results that came after their requests had been cancelled: a session keeps them until it ends, for a client that might
+/// ask for messages that belong to no request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unasked(Arc<Mutex<Vec<Room>>>);
 
 impl Kept {
-    /// Holds this as well.
-    pub(super) fn keep(&self, room: Room) {
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
         // Nothing panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the room of the request's body.
+    pub(crate) fn keep_body(&self, room: Room) {
+        self.rooms().body = Some(room);
+    }
+
+    /// Holds the room of a result as well.
+    pub(super) fn keep(&self, room: Room) {
+        let mut rooms = self.rooms();
+        match &rooms.unasked {
+            Some(unasked) => unasked.push(room),
+            None => rooms.results.push(room),
+        }
+    }
+
+    /// The request was cancelled: the room of its result, here or still to come, is held there.
+    pub(super) fn leave_to(&self, unasked: &Unasked) {
+        let mut rooms = self.rooms();
+        for room in std::mem::take(&mut rooms.results) {
+            unasked.push(room);
+        }
+        rooms.unasked = Some(unasked.clone());
     }
 
     /// A look at it that holds nothing.
@@ -25,9 +60,20 @@ impl Kept {
     }
 }
 
+impl Unasked {
+    fn push(&self, room: Room) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
 /// What somebody else keeps, as long as he does.
 #[derive(Clone, Debug)]
-pub(super) struct KeptElsewhere(Weak<Mutex<Vec<Room>>>);
+pub(super) struct KeptElsewhere(Weak<Mutex<Rooms>>);
 
 impl KeptElsewhere {
     pub(super) fn is_kept(&self) -> bool {

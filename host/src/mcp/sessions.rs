@@ -28,8 +28,8 @@ use rmcp::{
 };
 use tokio::time::Instant;
 
-use self::names::{Names, names_of};
-use super::kept::Kept;
+use self::names::{Names, cancelled_by, names_of};
+use super::kept::{Kept, Unasked};
 use crate::domain::environment::Principal;
 
 /// A session without a call that has been silent for so long may be ended in favour of a new one when there is no room.
@@ -99,6 +99,7 @@ struct Entry {
     /// Each open answer holds it.
     open: Weak<()>,
     names: Names,
+    unasked: Unasked,
 }
 
 impl Sessions {
@@ -168,11 +169,21 @@ impl Sessions {
     /// Takes what a request of the session is called.
     fn take(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<Taken, SessionFault> {
         let names = names_of(message);
-        if let Some(entry) = self.table().get_mut(id) {
-            entry.names.take(&names).map_err(refused)?;
-        }
         let kept = CALLER.try_with(|caller| caller.kept.clone()).unwrap_or_default();
+        if let Some(entry) = self.table().get_mut(id) {
+            entry.names.take(&names, &kept).map_err(refused)?;
+        }
         Ok(Taken { table: Arc::clone(&self.table), id: Arc::clone(id), names, kept, ended: false })
+    }
+
+    /// A result that comes when its request has been cancelled belongs to none, and rmcp keeps it as long as the session.
+    fn note_cancel(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
+        let Some(request) = cancelled_by(message) else { return };
+        let table = self.table();
+        let Some(entry) = table.get(id) else { return };
+        if let Some(kept) = entry.names.kept_by(request) {
+            kept.leave_to(&entry.unasked);
+        }
     }
 }
 
@@ -234,7 +245,8 @@ impl SessionManager for Sessions {
         }
         let (id, transport) = self.inner.create_session().await?;
         let owner = CALLER.try_with(|caller| caller.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
-        let entry = Entry { owner, last_request: Instant::now(), open: Weak::new(), names: Names::default() };
+        let (names, unasked) = (Names::default(), Unasked::default());
+        let entry = Entry { owner, last_request: Instant::now(), open: Weak::new(), names, unasked };
         self.table().insert(Arc::clone(&id), entry);
         Ok((id, transport))
     }
@@ -268,6 +280,7 @@ impl SessionManager for Sessions {
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), SessionFault> {
         self.touch(id);
+        self.note_cancel(id, &message);
         Ok(self.inner.accept_message(id, message).await?)
     }
 
@@ -401,6 +414,30 @@ mod tests {
         create(&sessions, "bob").await.unwrap();
         let there = [&first, &second].map(|id| sessions.table().contains_key(id));
         assert_eq!(there, [true, false]);
+    }
+
+    #[tokio::test]
+    async fn what_a_cancelled_request_comes_to_is_held_until_its_session_ends() {
+        let sessions = Sessions::new(LocalSessionManager::default(), 2);
+        let id = create(&sessions, "ada").await.unwrap();
+        let message = |json: serde_json::Value| serde_json::from_value::<ClientJsonRpcMessage>(json).unwrap();
+        let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}});
+        let cancel = |number: u32| {
+            let method = "notifications/cancelled";
+            message(serde_json::json!({"jsonrpc": "2.0", "method": method, "params": {"requestId": number}}))
+        };
+        let kept = Kept::default();
+        let taken = on_behalf(named("ada"), kept.clone(), async { sessions.take(&id, &message(call)) }).await.unwrap();
+        let budget = crate::budget::Budget::new(1024 * 1024);
+        let unasked = || sessions.table()[&id].unasked.len();
+        kept.keep(budget.room(&named("ada"), 1).await);
+        sessions.note_cancel(&id, &cancel(2));
+        assert_eq!(unasked(), 0);
+        sessions.note_cancel(&id, &cancel(1));
+        assert_eq!(unasked(), 1);
+        drop(taken.unwrap());
+        kept.keep(budget.room(&named("ada"), 1).await);
+        assert_eq!(unasked(), 2);
     }
 
     #[tokio::test]

@@ -138,6 +138,27 @@ async fn a_request_in_pieces_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_has_its_room_until_its_call_is_over_whoever_has_left() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    let session = raw::Session::start(&served.url).await;
+    // With the largest input that a call takes, half of the room for bodies has place for twelve.
+    let call = |stdin: usize| json!({"environment_id": id, "code": "sleep 1000", "timeout_seconds": 200, "stdin": "x".repeat(stdin)});
+    for number in 0..12 {
+        let begun = session.call(10 + number, "execute", &call(10_485_760), Some(&number.to_string())).await;
+        assert_eq!(begun.status().as_u16(), 200);
+    }
+    let large = json!({"environment_id": id, "path": "x", "content": "x".repeat(10_000_000)});
+    let refused = raw::stateless_call(&served.url, "write_file", &large, None).await;
+    assert_eq!((refused.status().as_u16(), code(&refused.text().await.unwrap()).as_str()), (408, "request_too_slow"));
+    served.call("destroy_environment", json!({"environment_id": id})).await;
+    let id = served.create("shell").await;
+    let large = json!({"environment_id": id, "path": "x", "content": "x".repeat(10_000_000)});
+    let written = raw::stateless_call(&served.url, "write_file", &large, None).await;
+    assert_eq!(written.status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_that_nobody_reads_take_their_caller_s_share_of_the_room_and_no_more() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
