@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame::{self, FrameFault};
+
 /// Where the message lies in the initial root.
 pub const BOOT_CONFIG_PATH: &str = "/waggle/boot";
 
@@ -68,8 +70,8 @@ impl BootConfig {
     /// Reads the file's bytes.
     ///
     /// # Errors
-    /// What postcard found in place of a `BootConfig`.
-    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        postcard::from_bytes(bytes)
+    /// What was found in place of a `BootConfig`, or behind it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameFault> {
+        frame::decode(bytes)
     }
 }

@@ -10,7 +10,7 @@ use crate::FRAME_BYTES_MAX;
 /// Bytes of the length in front of each message.
 pub const PREFIX_BYTES: usize = 4;
 
-/// A frame that can't be written, or can't be read.
+/// A frame or a message that can't be written, or can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameFault {
     /// The length is above the limit.
@@ -21,18 +21,18 @@ pub enum FrameFault {
         /// The most that there may be.
         bytes_max: usize,
     },
-    /// The body is no message of the expected type.
-    #[error("a frame of {bytes} bytes holds no {expected}")]
+    /// The bytes are no message of the expected type.
+    #[error("{bytes} bytes are no {expected}")]
     Malformed {
-        /// Length of the body.
+        /// How many they are.
         bytes: usize,
         /// The message type that was expected.
         expected: &'static str,
         /// What postcard found.
         source: postcard::Error,
     },
-    /// The body goes on behind its message.
-    #[error("a frame holds {rest} bytes behind its {expected}")]
+    /// The bytes go on behind their message.
+    #[error("{rest} bytes are left over behind a {expected}")]
     Trailing {
         /// Bytes that were left over.
         rest: usize,
@@ -107,7 +107,7 @@ pub fn body_bytes(prefix: [u8; PREFIX_BYTES], bytes_max: usize) -> Result<usize,
     if bytes > bytes_max { Err(FrameFault::TooLong { bytes, bytes_max }) } else { Ok(bytes) }
 }
 
-/// Reads the one message that a frame's body holds.
+/// Reads the one message that a frame's body holds, or a packet, or a file.
 ///
 /// # Errors
 /// [`FrameFault::Malformed`] if it is no `T`, [`FrameFault::Trailing`] if anything follows it.

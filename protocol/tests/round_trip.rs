@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 use waggle_protocol::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, Fault, FaultKind, Hello, Input, Link, Reply, Request,
+    boot::BootConfig,
     egress::{
         Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FLOW_CHUNK_BYTES_MAX, Flow, FlowReply,
     },
@@ -148,6 +149,11 @@ fn bytes_behind_a_message_are_an_error() {
     let mut encoded = framed(&Request::PowerOff);
     encoded.push(0);
     let fault = frame::decode::<Request>(&encoded[frame::PREFIX_BYTES..]).unwrap_err();
+    assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
+
+    let mut encoded = BootConfig::default().encode().unwrap();
+    encoded.push(0);
+    let fault = BootConfig::decode(&encoded).unwrap_err();
     assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use waggle_protocol::{FRAME_BYTES_MAX, request::User};
+use waggle_protocol::{FRAME_BYTES_MAX, frame, request::User};
 
 /// Largest packet, in bytes: a request of the host's with its arguments and environment, and some room.
 pub(super) const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
@@ -103,6 +103,6 @@ pub(super) fn receive<T: DeserializeOwned>(socket: RawFd, buffer: &mut [u8]) -> 
     let bytes = received.bytes;
     match buffer.get(..bytes).and_then(<[u8]>::split_first) {
         None => Ok(None),
-        Some((_, packet)) => Ok(Some((postcard::from_bytes(packet).map_err(io::Error::other)?, fds))),
+        Some((_, packet)) => Ok(Some((frame::decode(packet).map_err(io::Error::other)?, fds))),
     }
 }
