@@ -29,7 +29,7 @@
 //! [`FRAME_BYTES_MAX`] before anything is allocated; bytes left over behind a message are an error. Bulk data travels in
 //! byte slices of at most [`CHUNK_BYTES_MAX`].
 //!
-//! **Ends of a call.** A call is over when its last reply has arrived: [`Reply::is_last`] says which those are. A stream
+//! **Ends of a call.** A call is over when its last reply has arrived: [`Reply`] says which kinds those are. A stream
 //! that ends without one was cut. The host cancels with [`Input::Cancel`] and keeps reading until that last reply; a
 //! host that vanished resets the stream, which has the same effect. No message depends on a half-closed stream: one that
 //! is half-closed and then dropped is not reset by yamux, and its peer would wait for ever.

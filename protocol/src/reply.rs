@@ -41,22 +41,6 @@ pub enum Reply<'a> {
     Fault(Fault),
 }
 
-impl Reply<'_> {
-    /// Whether the call is over with this reply.
-    #[must_use]
-    pub fn is_last(&self) -> bool {
-        match self {
-            Self::Stdout(_) | Self::Stderr(_) | Self::Data(_) | Self::Entries(_) => false,
-            Self::Exited(_)
-            | Self::Written { .. }
-            | Self::FileEnd { .. }
-            | Self::ListEnd { .. }
-            | Self::Done
-            | Self::Fault(_) => true,
-        }
-    }
-}
-
 /// How a command ended.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
