@@ -85,12 +85,6 @@ impl Tokens {
         }
         self.0.get(usize::try_from(found).ok()?).map(|(_, principal)| principal)
     }
-
-    /// Whether a principal has a token at all.
-    #[must_use]
-    pub fn know(&self, principal: &Principal) -> bool {
-        self.0.iter().any(|(_, known)| known == principal)
-    }
 }
 
 /// What RFC 6750 lets a bearer token consist of.
@@ -182,7 +176,6 @@ mod tests {
         for wrong in ["", "ada-has-this-token-2", &hashed, &format!("sha256:{hashed}"), &ADA.repeat(1000)] {
             assert_eq!(tokens.principal(wrong), None, "{wrong}");
         }
-        assert!(tokens.know(&named("bob")) && !tokens.know(&named("eve")));
     }
 
     #[test]
