@@ -153,8 +153,7 @@ impl Hello {
 }
 
 /// The interpreters and package managers that an agent looks for.
-pub const PROGRAMS: &[&str] =
-    &["python3", "python", "pip3", "pip", "node", "npm", "bash", "sh", "apk", "apt-get", "dnf", "yum", "zypper"];
+pub const PROGRAMS: &[&str] = &["python3", "node", "npm", "bash", "sh", "apk", "apt-get", "dnf", "yum", "zypper"];
 
 /// Where an agent came from.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
