@@ -20,6 +20,7 @@ use std::{
 };
 
 use nix::libc;
+use waggle_protocol::egress::DNS_PORT;
 
 /// Keys of the map of sockets.
 pub(super) const TCP_V4: u32 = 0;
@@ -29,9 +30,6 @@ pub(super) const DNS_V6: u32 = 3;
 
 /// Entries of the map of sockets.
 pub(super) const SOCKETS: u32 = 4;
-
-/// Where DNS servers listen.
-pub(super) const DNS_PORT: u16 = 53;
 
 /// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is where a connection goes to. Addresses lie there
 /// as on the wire, the port in this machine's order.
