@@ -42,12 +42,12 @@ use waggle_protocol::{
 use crate::{
     cgroups,
     confine::Defences,
+    console::{report, with_cause},
     dial,
     egress::Egress,
     guest::{Guest, Work},
     reaper::{self, Serving},
     room::Door,
-    serve::{report, with_cause},
     sys,
 };
 

@@ -25,7 +25,7 @@ use nix::sys::uio::pread;
 use tokio::{io::Interest, time::timeout};
 use waggle_protocol::request::Limits;
 
-use crate::{serve::report, sys};
+use crate::{console::report, sys};
 
 /// Where the hierarchy is mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 use waggle_protocol::CALL_PORT;
 
-use crate::{guest::Guest, serve::report, sys};
+use crate::{console::report, guest::Guest, sys};
 
 /// Bytes in flight towards the guest on one connection: the kernel resets a connection that is flooded with small
 /// packets while its reader is slow, and this much room keeps it from that.

@@ -40,7 +40,7 @@ use self::sockets::Sockets;
 use crate::{
     boot::{BootFault, Step},
     cgroups,
-    serve::report,
+    console::report,
     sys,
 };
 

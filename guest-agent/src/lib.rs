@@ -13,6 +13,7 @@ mod calls;
 mod cgroups;
 mod clock;
 pub mod confine;
+pub mod console;
 pub mod dial;
 mod egress;
 mod exec;

@@ -11,7 +11,7 @@
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 
-use guest_agent::{boot, files};
+use guest_agent::{boot, console, files};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -34,10 +34,7 @@ fn serve_files(root: &Path) -> ExitCode {
     match files::serve_as_sandbox(root) {
         Ok(()) => ExitCode::SUCCESS,
         Err(source) => {
-            #[expect(clippy::print_stderr, reason = "the machine's console")]
-            {
-                eprintln!("waggle-agent: a file worker failed to become the sandbox user: {source}");
-            }
+            console::report(&format!("a file worker failed to become the sandbox user: {source}"));
             ExitCode::FAILURE
         }
     }

@@ -20,7 +20,7 @@ use nix::{
     unistd::{Pid, sync},
 };
 
-use crate::{egress::Egress, serve::report, sys};
+use crate::{console::report, egress::Egress, sys};
 
 /// A child that serves, and the pipe on which it says that the host has accepted it.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ pub(crate) use message::Spawn;
 use crate::{
     cgroups,
     confine::Defences,
-    serve::{report, with_cause},
+    console::{report, with_cause},
     sys,
 };
 

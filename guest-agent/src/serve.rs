@@ -14,6 +14,7 @@ use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
 
 use crate::{
     calls, clock,
+    console::report,
     guest::{Guest, Served},
     probe,
 };
@@ -112,24 +113,4 @@ async fn room_gone(served: &Served) {
 
 fn build() -> String {
     concat!("waggle-agent ", env!("CARGO_PKG_VERSION")).to_owned()
-}
-
-/// One line to the machine's console, which the host keeps the end of.
-pub(crate) fn report(line: &str) {
-    #[expect(clippy::print_stderr, reason = "the console is the agent's only log")]
-    {
-        eprintln!("waggle-agent: {line}");
-    }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_cause(fault: &dyn std::error::Error) -> String {
-    let mut line = fault.to_string();
-    let mut cause = fault.source();
-    while let Some(source) = cause {
-        line.push_str(": ");
-        line.push_str(&source.to_string());
-        cause = source.source();
-    }
-    line
 }

@@ -12,8 +12,8 @@ use waggle_link::{Opener, Stream, present};
 use waggle_protocol::{EGRESS_PORT, Link};
 
 use crate::{
+    console::{report, with_cause},
     dial,
-    serve::{report, with_cause},
 };
 
 /// Longest wait of a flow for the link: at boot and after a loss it takes a moment.

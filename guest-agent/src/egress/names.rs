@@ -25,7 +25,7 @@ use waggle_link::{FrameReader, FrameWriter};
 use waggle_protocol::egress::{DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 
 use super::link::Carrier;
-use crate::serve::report;
+use crate::console::report;
 
 /// Longest wait for the host's answer, in which it asks the system's name service.
 const ANSWER_MAX: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use super::{
     names,
     sockets::{Sockets, reset},
 };
-use crate::serve::report;
+use crate::console::report;
 
 /// Questions to the name service at a time; more wait.
 const QUESTIONS_MAX: usize = 32;

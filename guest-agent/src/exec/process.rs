@@ -25,10 +25,10 @@ use waggle_protocol::{
 
 use crate::{
     cgroups::CallGroup,
+    console::report,
     fault::fault_of,
     guest::{HOME, Served},
     room::{Room, Spawn, Started},
-    serve::report,
 };
 
 /// Open files of one process where the host names no limit: what most systems give.

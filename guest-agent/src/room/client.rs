@@ -23,7 +23,7 @@ use super::{
     Door,
     message::{self, SPAWN_FDS, Spawn, Step, Told},
 };
-use crate::{serve::report, sys};
+use crate::{console::report, sys};
 
 /// A room in use. Dropping it ends the room, and with it everything that lives there.
 #[derive(Debug)]

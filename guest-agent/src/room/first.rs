@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     confine::{Defences, filter},
-    serve::report,
+    console::report,
     sys,
 };
 

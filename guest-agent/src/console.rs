@@ -1,0 +1,23 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The machine's console, the agent's only log. The host keeps the end of it.
+
+use std::error::Error;
+
+/// One line to the console.
+#[expect(clippy::print_stderr, reason = "it is the console")]
+pub fn report(line: &str) {
+    eprintln!("waggle-agent: {line}");
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_cause(fault: &dyn Error) -> String {
+    let mut line = fault.to_string();
+    let mut cause = fault.source();
+    while let Some(source) = cause {
+        line.push_str(": ");
+        line.push_str(&source.to_string());
+        cause = source.source();
+    }
+    line
+}
