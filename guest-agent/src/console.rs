@@ -4,10 +4,12 @@
 
 use std::error::Error;
 
+use waggle_protocol::CONSOLE_PREFIX;
+
 /// One line to the console.
 #[expect(clippy::print_stderr, reason = "it is the console")]
 pub fn report(line: &str) {
-    eprintln!("waggle-agent: {line}");
+    eprintln!("{CONSOLE_PREFIX}{line}");
 }
 
 /// An error and what caused it, in one line.

@@ -56,6 +56,9 @@ pub const CALL_PORT: u32 = 1024;
 /// The vsock port of the egress link; the guest dials it on CID 2.
 pub const EGRESS_PORT: u32 = 1025;
 
+/// What the agent's lines on the machine's console begin with.
+pub const CONSOLE_PREFIX: &str = "waggle-agent: ";
+
 /// Largest body of a frame, in bytes: a full chunk with its envelope, or a request with its environment.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 

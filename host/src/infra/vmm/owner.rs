@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BootConfig};
+use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
 
 use super::{
     LINK_SOCKETS,
@@ -51,9 +51,6 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 const BETTER_REASON_MAX: Duration = Duration::from_millis(300);
 /// From the first words of a kernel's panic to the machine's end, so that the trace that follows them is seen.
 const PANIC_TRACE_MAX: Duration = Duration::from_millis(300);
-
-/// What the agent's lines on the console begin with.
-const AGENTS_WORD: &str = "waggle-agent: ";
 
 /// What a start tells whoever waits for it.
 #[derive(Debug)]
@@ -319,7 +316,7 @@ async fn clear(run_dir: PathBuf) {
 
 /// The reason, and what the agent said last on the console: the first process of a guest says there why it gives up.
 fn with_agents_word(reason: &str, console: &[String]) -> String {
-    let word = console.iter().rev().find_map(|line| line.split_once(AGENTS_WORD));
+    let word = console.iter().rev().find_map(|line| line.split_once(CONSOLE_PREFIX));
     word.map_or_else(|| reason.to_owned(), |(_, word)| format!("{reason}; its agent said: {word}"))
 }
 
