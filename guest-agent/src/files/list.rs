@@ -13,7 +13,7 @@ use waggle_protocol::{Fault, LISTING_BYTES_MAX, Reply, reply::Entry};
 
 use super::{
     path::{Place, View},
-    wire::Wire,
+    wire::{StreamFault, Wire},
 };
 use crate::fault::fault_of;
 
@@ -54,7 +54,7 @@ pub(super) fn folder(
         left_out: false,
         recursive,
     };
-    walk.folder(top, &mut Vec::new(), 0).map_err(|fault| fault.of(&failed))?;
+    walk.folder(top, &mut Vec::new(), 0).map_err(|fault| fault.of(failed))?;
     walk.flush()?;
     Ok(Reply::ListEnd { truncated: walk.full || walk.left_out })
 }
@@ -73,28 +73,13 @@ struct Walk<'a> {
     recursive: bool,
 }
 
-/// What came in the way: the folder, or the call's stream.
-enum WalkFault {
-    Folder(io::Error),
-    Stream(Fault),
-}
-
-impl WalkFault {
-    fn of(self, failed: &dyn Fn(io::Error) -> Fault) -> Fault {
-        match self {
-            Self::Folder(source) => failed(source),
-            Self::Stream(fault) => fault,
-        }
-    }
-}
-
 impl Walk<'_> {
     /// Sends the entries of one folder, whose own path below the top is `above`.
-    fn folder(&mut self, folder: File, above: &mut Vec<u8>, depth: usize) -> Result<(), WalkFault> {
-        let at = folder.try_clone().map_err(WalkFault::Folder)?;
-        let mut names = Dir::from_fd(folder.into()).map_err(|errno| WalkFault::Folder(errno.into()))?;
+    fn folder(&mut self, folder: File, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
+        let at = folder.try_clone().map_err(StreamFault::File)?;
+        let mut names = Dir::from_fd(folder.into()).map_err(|errno| StreamFault::File(errno.into()))?;
         for name in names.iter() {
-            let name = name.map_err(|errno| WalkFault::Folder(errno.into()))?;
+            let name = name.map_err(|errno| StreamFault::File(errno.into()))?;
             let name = name.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
@@ -108,7 +93,7 @@ impl Walk<'_> {
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 modified_unix_s: stat.st_mtime,
             };
-            if !self.send(entry).map_err(WalkFault::Stream)? {
+            if !self.send(entry).map_err(StreamFault::Stream)? {
                 return Ok(());
             }
             let is_folder = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
@@ -123,7 +108,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn below(&mut self, at: &File, name: &CStr, above: &mut Vec<u8>, depth: usize) -> Result<(), WalkFault> {
+    fn below(&mut self, at: &File, name: &CStr, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
         above.push(b'/');
         if depth + 1 >= DEPTH_MAX || above.len() + NAME_BYTES_MAX > PATH_BYTES_MAX {
             self.left_out = true;

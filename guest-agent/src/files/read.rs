@@ -9,7 +9,7 @@ use waggle_protocol::{CHUNK_BYTES_MAX, Fault, FaultKind, Reply};
 
 use super::{
     path::{Place, View},
-    wire::Wire,
+    wire::{StreamFault, Wire},
 };
 use crate::fault::fault_of;
 
@@ -52,7 +52,7 @@ pub(super) fn file(wire: &mut Wire, view: &View, path: &str, wanted: Wanted) -> 
         }
         None => bytes_max,
     };
-    let sent = send(wire, &file, most).map_err(|fault| fault.of(&failed))?;
+    let sent = send(wire, &file, most).map_err(|fault| fault.of(|source| failed(&source)))?;
     // A part ends where it was meant to; a whole file that goes on has grown, or belongs to the kernel.
     if wanted.range.is_none() && sent == most && file.read(&mut [0]).map_err(|source| failed(&source))? > 0 {
         return refuse(
@@ -63,32 +63,17 @@ pub(super) fn file(wire: &mut Wire, view: &View, path: &str, wanted: Wanted) -> 
     Ok(Reply::FileEnd { size: meta.len() })
 }
 
-/// What came in the way of sending: the file, or the call's stream.
-enum SendFault {
-    File(io::Error),
-    Stream(Fault),
-}
-
-impl SendFault {
-    fn of(self, failed: &dyn Fn(&io::Error) -> Fault) -> Fault {
-        match self {
-            Self::File(source) => failed(&source),
-            Self::Stream(fault) => fault,
-        }
-    }
-}
-
-fn send(wire: &mut Wire, file: &std::fs::File, most: u64) -> Result<u64, SendFault> {
+fn send(wire: &mut Wire, file: &std::fs::File, most: u64) -> Result<u64, StreamFault> {
     let mut buffer = vec![0; CHUNK_BYTES_MAX];
     let mut file = file.take(most);
     let mut sent = 0;
     loop {
-        match file.read(&mut buffer).map_err(SendFault::File)? {
+        match file.read(&mut buffer).map_err(StreamFault::File)? {
             0 => return Ok(sent),
             read => {
                 sent += read as u64;
                 let data = Reply::Data(buffer.get(..read).unwrap_or_default());
-                wire.reply(&data).map_err(SendFault::Stream)?;
+                wire.reply(&data).map_err(StreamFault::Stream)?;
             }
         }
     }

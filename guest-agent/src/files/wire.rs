@@ -66,6 +66,22 @@ impl Wire {
     }
 }
 
+/// What came in the way of sending what is in a file or a folder: that, or the call's stream.
+pub(super) enum StreamFault {
+    File(io::Error),
+    Stream(Fault),
+}
+
+impl StreamFault {
+    /// As the call's answer; `failed` says what was to be done with the file.
+    pub(super) fn of(self, failed: impl Fn(io::Error) -> Fault) -> Fault {
+        match self {
+            Self::File(source) => failed(source),
+            Self::Stream(fault) => fault,
+        }
+    }
+}
+
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     frame::decode(body).map_err(|fault| bad(&fault.to_string()))
 }
