@@ -28,8 +28,8 @@ use super::{
 };
 use crate::infra::{firmware_binary, vmm::runner};
 
-/// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `task firmware` and
-/// distributions have it.
+/// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `./taskw firmware`
+/// and distributions have it.
 const NAME: &str = "libkrunfw.so.5";
 /// Where systems keep libraries.
 const LIBRARY_FOLDERS: [&str; 6] =
