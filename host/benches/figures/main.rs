@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The figures of docs/benchmarks/calls.md: what waggle adds to a bare machine, and how it compares with sshd, measured side
-//! by side in one run. `./taskw bench` makes what this needs and starts it; words after it choose groups.
+//! by side in one run. `./taskw bench` makes what this needs and starts it; words after it choose groups, and with
+//! `--quick` it writes nothing.
 //!
 //! Nothing here passes or fails by its time: a machine that runs other work would decide that.
 #![expect(
@@ -65,7 +66,7 @@ fn measure(arguments: &[String]) {
         tell(&runtime.block_on(rivals::without_a_machine()));
     }
     tell(page::FOOT);
-    if groups.is_empty() {
+    if groups.is_empty() && !stats::is_quick() {
         fs::write(places::root().join("docs/benchmarks/calls.md"), page).unwrap();
     }
 }

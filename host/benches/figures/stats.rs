@@ -18,7 +18,12 @@ pub(crate) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 20) / time.as_secs_f64()
 }
 
-/// How often to measure, for those who only want to see that it works.
+/// Whether this run only takes a look.
+pub(crate) fn is_quick() -> bool {
+    std::env::args().any(|word| word == "--quick")
+}
+
+/// How often to measure.
 pub(crate) fn rounds(usual: usize) -> usize {
-    if std::env::var_os("WAGGLE_BENCH_QUICK").is_some() { usual.div_ceil(5) } else { usual }
+    if is_quick() { usual.div_ceil(5) } else { usual }
 }
