@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The figures of docs/benchmarks/overhead.md: what a tool call costs over bare axum and over bare rmcp, in both dialects,
-//! and where the time of an `execute` goes. `./taskw overhead` starts it; with `--quick` it writes nothing.
+//! and where the time of an `execute` goes. `./taskw bench-overhead` starts it; with `--quick` it writes nothing.
 //!
 //! Server and clients share a process and its processors; the tool is the cheapest that there is on either side, so what
 //! is left is the way there and back.
@@ -57,9 +57,9 @@ async fn main() {
     let (waggle, url) = servers::waggle().await;
     let contestants = contest::contestants(&servers::axum().await, &servers::rmcp().await, &url).await;
     let mut page = format!(
-        "# What a call costs\n\n`./taskw overhead` measures all of this and writes this page; `./taskw overhead -- --quick` \
-         takes a look and writes nothing.\n\nThis run: {}. The servers were called in turn, half a second each time, because \
-         the machine is shared and its speed varies.\n\n## A call that does nothing\n",
+        "# What a call costs\n\n`./taskw bench-overhead` measures all of this and writes this page; \
+         `./taskw bench-overhead -- --quick` takes a look and writes nothing.\n\nThis run: {}. \
+         The servers were called in turn, half a second each time, because the machine is shared and its speed varies.\n\n## A call that does nothing\n",
         host::processors()
     );
     page += &contest::measure(&contestants, turns).await;
