@@ -121,7 +121,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     assert made.returncode == 0, made.stderr
     # Hooks' output comes there.
     told = made.stderr
-    assert "libkrunfw.so.5" in told and "uid=" in told
+    assert "libkrunfw.so.5" in told and "uid=" in told and "(kvm)" in told
     assert "man1/waggle-serve.1.gz" in told and "vendor-completions/_waggle" in told
     assert "ok       mkfs.ext4" in told and "apt-get install qemu-system-x86" in told
     assert (root / "lib/systemd/system/waggle.service").exists()
