@@ -58,8 +58,8 @@ async fn a_create_whose_caller_goes_away_holds_its_place_until_its_machine_is_go
     while statuses(&served).await != ["destroying"] {
         sleep(Duration::from_millis(5)).await;
     }
-    let (text, _) = served.refused("create_environment", json!({"runtime": "python"})).await;
-    assert!(text.contains("1"), "{text}");
+    let (text, kind) = served.refused("create_environment", json!({"runtime": "python"})).await;
+    assert_eq!(kind, "capacity_reached", "{text}");
     assert_eq!(served.machines_alive(), 1);
 
     drop(held);

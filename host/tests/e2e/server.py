@@ -265,6 +265,15 @@ class Tools:
         assert result.is_error, f"{tool}({arguments}) was not refused: {result.content[0].text}"
         return result.content[0].text
 
+    async def fault(self, tool, **arguments):
+        """The code of a call that has to fail, whichever kind of error it is."""
+        try:
+            result = await self.raw(tool, **arguments)
+        except mcp.MCPError as error:
+            return error.data["code"]
+        assert result.is_error, f"{tool}({arguments}) did not fail: {result.content[0].text}"
+        return result.structured_content["error"]["code"]
+
     @contextlib.asynccontextmanager
     async def environment(self, runtime, **arguments):
         made = await self.call("create_environment", runtime=runtime, **arguments)

@@ -49,11 +49,7 @@ async def test_a_machine_that_grows_beyond_its_control_group_is_told(server):
     async with server.client() as tools:
         one = (await tools.call("create_environment", runtime="python"))["environment_id"]
         code = "hog = bytearray(400 << 20); print(len(hog))"
-        try:
-            result = await tools.raw("execute", environment_id=one, code=code)
-            assert result.is_error
-        except Exception as error:
-            assert str(error)
+        assert await tools.fault("execute", environment_id=one, code=code) == "environment_not_running"
         assert await becomes(tools, one, "error")
         assert "ran out of memory" in server.output()
         await tools.call("destroy_environment", environment_id=one)

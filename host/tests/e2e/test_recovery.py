@@ -38,8 +38,7 @@ async def test_a_machine_that_dies_becomes_an_error(server):
         one = made["environment_id"]
         server.signal(server.machines(), signal.SIGKILL)
         assert await becomes(tools, one, "error")
-        message = await tools.refusal("execute", environment_id=one, code="true")
-        assert "error" in message.lower() or "not running" in message.lower()
+        assert await tools.fault("execute", environment_id=one, code="true") == "environment_not_running"
         await tools.call("destroy_environment", environment_id=one)
         server.assert_nothing_left()
 
@@ -55,11 +54,8 @@ async def test_a_call_ends_when_its_machine_dies(server):
 
         started = time.monotonic()
         killer = asyncio.create_task(kill_soon())
-        try:
-            result = await tools.raw("execute", environment_id=one, code="sleep 100", timeout_seconds=120)
-            assert result.is_error
-        except Exception as error:
-            assert str(error)
+        ended = await tools.fault("execute", environment_id=one, code="sleep 100", timeout_seconds=120)
+        assert ended == "environment_not_running"
         await killer
         assert time.monotonic() - started < NOTICE_S
         await tools.raw("destroy_environment", environment_id=one)
@@ -70,8 +66,7 @@ async def test_capacity_is_exact_and_a_place_comes_back(serve):
     server = serve(MAX_ENVIRONMENTS="1").start()
     async with server.client() as tools:
         async with tools.environment("shell"):
-            message = await tools.refusal("create_environment", runtime="shell")
-            assert "1" in message
+            assert await tools.fault("create_environment", runtime="shell") == "capacity_reached"
         async with tools.environment("shell") as made:
             assert made["status"] == "running"
 
