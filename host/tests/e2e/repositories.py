@@ -189,19 +189,33 @@ def blob(layout, digest):
 def add_layer(layout, layer):
     """Puts an uncompressed layer on top of an image."""
 
-    def put(data, media_type):
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        blob(layout, digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": digest, "size": len(data)}
-
-    index = json.loads((layout / "index.json").read_bytes())
-    for at, descriptor in enumerate(index["manifests"]):
-        manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
-        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
-        added = put(layer, "application/vnd.oci.image.layer.v1.tar")
+    def change(manifest, config):
+        added = put(layout, layer)
         config["rootfs"]["diff_ids"].append(added["digest"])
         config.pop("history", None)
-        manifest["layers"].append(added)
-        manifest["config"] |= put(json.dumps(config).encode(), manifest["config"]["mediaType"])
-        index["manifests"][at] |= put(json.dumps(manifest).encode(), descriptor["mediaType"])
+        manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar", **added})
+
+    change_image(layout, change)
+
+
+def reconfigure(layout, **settings):
+    """Changes settings of an image's configuration."""
+    change_image(layout, lambda manifest, config: config["config"].update(settings))
+
+
+def change_image(layout, change):
+    """Has manifests and their configurations changed; what names them names the new ones."""
+    index = json.loads((layout / "index.json").read_bytes())
+    for descriptor in index["manifests"]:
+        manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
+        change(manifest, config)
+        manifest["config"] |= put(layout, json.dumps(config).encode())
+        descriptor |= put(layout, json.dumps(manifest).encode())
     (layout / "index.json").write_text(json.dumps(index))
+
+
+def put(layout, data):
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    blob(layout, digest).write_bytes(data)
+    return {"digest": digest, "size": len(data)}

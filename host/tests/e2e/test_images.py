@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that are not ours, and images that are not images."""
 
-import hashlib
-import json
 import pathlib
 import shutil
 import struct
@@ -13,7 +11,7 @@ import pytest
 
 from layouts import Layer, write_layout
 from nested import file_of_image
-from repositories import add_layer
+from repositories import add_layer, reconfigure
 from server import ROOT, image
 
 MADE_HERE = "makes an image in a folder of this machine"
@@ -156,26 +154,6 @@ async def place(tools, made, **arguments):
     one = made["environment_id"]
     ran = await tools.call("execute", environment_id=one, code="/bin/busybox pwd -P", language="shell", **arguments)
     return ran["stdout"].strip()
-
-
-def reconfigure(layout, **changes):
-    """Changes an image's configuration: a new one, a manifest for it, and an index for that."""
-
-    def blob(descriptor):
-        return layout / "blobs" / descriptor["digest"].replace(":", "/")
-
-    def replace(descriptor, change):
-        content = json.loads(blob(descriptor).read_bytes())
-        change(content)
-        data = json.dumps(content).encode()
-        descriptor["digest"] = "sha256:" + hashlib.sha256(data).hexdigest()
-        descriptor["size"] = len(data)
-        blob(descriptor).write_bytes(data)
-
-    index = json.loads((layout / "index.json").read_bytes())
-    for manifest in index["manifests"]:
-        replace(manifest, lambda content: replace(content["config"], lambda config: config["config"].update(changes)))
-    (layout / "index.json").write_text(json.dumps(index))
 
 
 @pytest.mark.outside("looks at a file")
