@@ -131,10 +131,3 @@ async fn a_long_output_that_is_no_text_is_counted_in_its_own_bytes() {
     assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 600_000 - END_BYTES}));
     assert_eq!(executed["stdout"].as_str().unwrap().matches('\u{fffd}').count(), 2 * END_BYTES);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_operators_limit_of_open_files_holds_for_each_call() {
-    // The agent that works as its caller sets no limits: only that the setting is taken can be seen here.
-    let served = serve(&["--exec-pids", "64", "--exec-open-files", "64", "--exec-memory-mb", "64"]).await;
-    assert_eq!(run(&served, "echo ok").await["stdout"], "ok\n");
-}
