@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_character_cut_at_the_edge_is_lost_and_not_mangled() {
         let output = collect(4, 4, &["a€€xxxx€€b".as_bytes()]);
-        assert_eq!(output.text, "a€\n[13 bytes left out here: 4 to 14 of 18]\n€b".replace("13", "10"));
+        assert_eq!(output.text, "a€\n[10 bytes left out here: 4 to 14 of 18]\n€b");
         let output = collect(3, 2, &["a€€xxxx€€b".as_bytes()]);
         assert_eq!(output.lost, Some(LostRange { from: 1, to: 17 }));
     }
