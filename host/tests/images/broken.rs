@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::layout::{Layer, Layout, OCI_INDEX, OCI_MANIFEST, chain, for_platform, gzip, tagged};
+use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, chain, for_platform, gzip, tagged};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -16,7 +16,7 @@ fn check(layout: &Layout, tag: &str, expected: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let text = chain(&runtime.block_on(layout.prepare_tag(tag)).unwrap_err());
     assert!(text.contains(expected), "{text}\nlacks: {expected}");
-    let left: Vec<_> = fs::read_dir(layout.cache().join("merged-v2"))
+    let left: Vec<_> = fs::read_dir(layout.cache().join(MERGED))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .filter(|name| name != ".lock")

@@ -22,6 +22,9 @@ use waggle::infra::image_store::{ImageStore, PrepareFault, PreparedImage};
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Where merged images lie in the cache.
+pub(crate) const MERGED: &str = "merged-v2";
+
 /// A layer's archive.
 pub(crate) struct Layer(tar::Builder<Vec<u8>>);
 

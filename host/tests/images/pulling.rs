@@ -20,7 +20,7 @@ use waggle::{
 };
 
 use crate::{
-    layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tree, zstd},
+    layout::{Layer, Layout, MERGED, OCI_INDEX, chain, for_platform, gzip, tree, zstd},
     registry::Registry,
 };
 
@@ -45,7 +45,7 @@ pub(crate) async fn pull(store: &ImageStore, reference: &str) -> Result<String, 
 /// Files that are not where whole ones are.
 fn unfinished(cache: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for folder in ["blobs", "blobs/sha256", "records", "merged-v2"] {
+    for folder in ["blobs", "blobs/sha256", "records", MERGED] {
         let names = fs::read_dir(cache.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
         found.extend(names.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with(".draft")));
     }
@@ -113,7 +113,7 @@ async fn an_image_that_is_used_keeps_all_that_it_needs() {
     let store = ImageStore::with_settings(settings).unwrap();
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
     drop(registry);
-    for folder in ["blobs/sha256", "records", "merged-v2"] {
+    for folder in ["blobs/sha256", "records", MERGED] {
         for entry in fs::read_dir(cache_dir.join(folder)).unwrap() {
             fs::File::open(entry.unwrap().path()).unwrap().set_modified(SystemTime::now() - 8 * DAY).unwrap();
         }
@@ -189,8 +189,8 @@ async fn a_blob_that_was_damaged_in_the_cache_is_dropped_and_fetched_again() {
     let reference = registry.tag("v1", &manifest);
     let store = store(&layout);
     drop(store.prepare(&reference.parse().unwrap()).await.unwrap());
-    fs::remove_dir_all(layout.cache().join("merged-v2")).unwrap();
-    fs::create_dir(layout.cache().join("merged-v2")).unwrap();
+    fs::remove_dir_all(layout.cache().join(MERGED)).unwrap();
+    fs::create_dir(layout.cache().join(MERGED)).unwrap();
     let blob = layout.cache().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
     let length = blob.metadata().unwrap().len();
     fs::write(&blob, vec![7; usize::try_from(length).unwrap()]).unwrap();

@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use waggle::infra::image_store::{ImageStore, ImageStoreSettings, Rules};
 
-use crate::layout::{Layer, Layout, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
+use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -117,7 +117,7 @@ async fn callers_of_one_image_get_one_file() {
     let paths = [found.0.unwrap().erofs, found.1.unwrap().erofs, found.2.unwrap().erofs];
     assert_eq!(paths[0], paths[1]);
     assert_eq!(paths[0], paths[2]);
-    assert_eq!(names(&layout.cache().join("merged-v2")), [paths[0].file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(names(&layout.cache().join(MERGED)), [paths[0].file_name().unwrap().to_str().unwrap()]);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
     }
     let found = store.prepare(&image).await.unwrap_or_else(|fault| panic!("{}", chain(&fault)));
     assert_eq!(tree(&found.erofs)["a"].len(), "644 ".len() + (8 << 20));
-    assert_eq!(names(&layout.cache().join("merged-v2")), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(names(&layout.cache().join(MERGED)), [found.erofs.file_name().unwrap().to_str().unwrap()]);
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn what_is_too_old_or_too_much_goes_and_what_is_in_use_stays() {
 async fn what_the_dead_left_is_cleared_away_and_what_the_living_write_is_not() {
     let layout = Layout::of(vec![Layer::new().file("a", "x")]);
     let found = layout.prepare().await.unwrap();
-    let folder = layout.cache().join("merged-v2");
+    let folder = layout.cache().join(MERGED);
     fs::write(folder.join(".draft-dead"), "half").unwrap();
     let living = fs::File::create(folder.join(".draft-living")).unwrap();
     living.lock().unwrap();
