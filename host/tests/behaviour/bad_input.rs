@@ -7,10 +7,8 @@ use waggle::http;
 
 use crate::{
     machines::PANIC_FILE,
-    served::{Served, serve, serve_trouble, settings},
+    served::{NO_ONE, Served, serve, serve_trouble, settings},
 };
-
-const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
 
 async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str, message: &str) {
     let shown = arguments.to_string().chars().take(200).collect::<String>();

@@ -9,10 +9,8 @@ use tokio::time::sleep;
 
 use crate::{
     machines::{CONSOLE, CRASH_FILE},
-    served::{ADA, BOB, Served, serve, serve_guarded, serve_trouble},
+    served::{ADA, BOB, NO_ONE, Served, serve, serve_guarded, serve_trouble},
 };
-
-const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
 
 /// The status and the text of the answer to a request for a log.
 async fn ask(served: &Served, id: &str, headers: &[(&str, &str)]) -> (u16, String) {

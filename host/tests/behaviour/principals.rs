@@ -6,10 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     raw,
-    served::{ADA, BOB, call, connect_as, serve_guarded, tokens},
+    served::{ADA, BOB, NO_ONE, call, connect_as, serve_guarded, tokens},
 };
-
-const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_without_a_known_token_is_turned_away() {

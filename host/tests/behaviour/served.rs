@@ -36,6 +36,9 @@ use crate::machines::{BROKEN, ENDLESS, InProcess};
 /// How long a stuck test waits before it says so.
 pub(crate) const STUCK: Duration = Duration::from_secs(30);
 
+/// An environment, a session and a task that never were.
+pub(crate) const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
+
 /// What a client heard of progress: progress, total, message.
 pub(crate) type Heard = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;
 

@@ -19,10 +19,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     cancelling::{WAITING, endless, started, until_gone},
     raw,
-    served::{ADA, BOB, STUCK, serve, serve_guarded, serve_trouble},
+    served::{ADA, BOB, NO_ONE, STUCK, serve, serve_guarded, serve_trouble},
 };
-
-const NO_TASK: &str = "00000000-0000-4000-8000-000000000000";
 
 /// Longer than a call is waited for before it becomes a task.
 const LONG: &str = "sleep 2.5; echo well";
@@ -207,7 +205,7 @@ async fn another_s_task_is_as_unknown_as_what_never_was() {
     let bob = Client::connect(&served.url, Some(BOB)).await;
     let task = ada.begin("execute", endless(&id, WAITING)).await;
     let mut answers = Vec::new();
-    for asked in [&*task.task_id, NO_TASK] {
+    for asked in [&*task.task_id, NO_ONE] {
         let update = UpdateTaskParams::new(asked, [].into());
         let faults = [
             bob.get(asked).await.unwrap_err(),
