@@ -22,9 +22,6 @@ use crate::{
     served::{ADA, BOB, NO_ONE, STUCK, serve, serve_guarded, serve_trouble},
 };
 
-/// Longer than a call is waited for before it becomes a task.
-const LONG: &str = "sleep 2.5; echo well";
-
 /// A client that says that it takes tasks, in the dialect that has them or with a session.
 struct Client(RunningService<RoleClient, ClientConfig>);
 
@@ -134,7 +131,8 @@ async fn a_long_call_becomes_a_task_that_tells_how_far_it_is_and_what_came_of_it
 async fn a_client_that_takes_no_tasks_gets_none() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
-    let arguments = json!({"environment_id": id, "code": LONG});
+    // Longer than a call is waited for before it becomes a task.
+    let arguments = json!({"environment_id": id, "code": "sleep 2.5; echo well"});
     let plain = async {
         let answer = raw::stateless_call(&served.url, "execute", &arguments, None).await;
         let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
@@ -158,7 +156,9 @@ async fn one_who_started_the_server_has_tasks_too() {
         let client = Client(takes_tasks().serve_with_lifecycle(ours, without_session()).await.unwrap());
         let made = client.answer("create_environment", json!({"runtime": "shell"})).await.structured_content.unwrap();
         let id = &made["environment_id"];
-        let task = client.begin("execute", json!({"environment_id": id, "code": LONG})).await;
+        let code = "while [ ! -e told ]; do sleep 0.01; done; echo well";
+        let task = client.begin("execute", json!({"environment_id": id, "code": code})).await;
+        client.answer("write_file", json!({"environment_id": id, "path": "told", "content": ""})).await;
         let over = client.until_over(&task.task_id).await;
         assert_eq!(completed(&over)["structuredContent"]["stdout"], "well\n");
         client.0.cancel().await.unwrap();
