@@ -7,12 +7,12 @@ use std::{path::Path, time::Duration};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
     raw,
-    served::{STUCK, Served, serve},
+    served::{Served, serve, until},
 };
 
 /// A session that is closed gives its calls 5 s to answer before they are cancelled.
@@ -31,26 +31,14 @@ pub(crate) fn endless(id: &str, code: &str) -> Value {
 
 /// Waits until the command has written its number; it is the leader of its process group.
 pub(crate) async fn started(served: &Served, id: &str) -> u32 {
-    let written = async {
-        loop {
-            let read = served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
-            if read.is_error == Some(false) {
-                return read.content[0].as_text().unwrap().text.trim().parse().unwrap();
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(STUCK, written).await.unwrap()
+    let read = async || served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
+    until("the command has started", async || read().await.is_error == Some(false)).await;
+    read().await.content[0].as_text().unwrap().text.trim().parse().unwrap()
 }
 
 /// Waits until nothing of the process group is there any more.
 pub(crate) async fn until_gone(leader: u32) {
-    let gone = async {
-        while !members(leader).is_empty() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(STUCK, gone).await.unwrap_or_else(|_| panic!("still there: {:?}", members(leader)));
+    until("the process group is gone", async || members(leader).is_empty()).await;
 }
 
 /// The living processes of a group, from `/proc`.

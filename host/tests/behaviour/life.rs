@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rmcp::model::{CallToolRequestParams, ClientRequest, Request};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
     machines::CRASH_FILE,
-    served::{Served, serve, serve_trouble},
+    served::{Served, serve, serve_trouble, until},
 };
 
 async fn statuses(served: &Served) -> Vec<String> {
@@ -55,17 +55,13 @@ async fn a_create_whose_caller_goes_away_holds_its_place_until_its_machine_is_go
     let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
     served.until_alive(1).await;
     handle.cancel(None).await.unwrap();
-    while statuses(&served).await != ["destroying"] {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("it is being destroyed", async || statuses(&served).await == ["destroying"]).await;
     let (text, kind) = served.refused("create_environment", json!({"runtime": "python"})).await;
     assert_eq!(kind, "capacity_reached", "{text}");
     assert_eq!(served.machines_alive(), 1);
 
     drop(held);
-    while statuses(&served).await != [""; 0] {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("it is gone", async || statuses(&served).await.is_empty()).await;
     assert_eq!(served.machines_alive(), 0);
     served.create("python").await;
 }
@@ -113,9 +109,8 @@ async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
         tokio::spawn(
             async move { client.call_tool(CallToolRequestParams::new("execute").with_arguments(arguments)).await },
         );
-    while served.call("list_files", json!({"environment_id": id})).await["count"] == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let files = async || served.call("list_files", json!({"environment_id": id})).await;
+    until("the call has started", async || files().await["count"] != 0).await;
     let started = Instant::now();
     served.shut_down().await;
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
@@ -131,9 +126,7 @@ async fn a_machine_that_crashes_is_seen_as_an_error_and_holds_no_slot() {
     let id = served.create("shell").await;
     // The caller can mend it, whether the call hears of the crash before the server does or after it.
     served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
-    while statuses(&served).await != ["error"] {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("the crash is seen", async || statuses(&served).await == ["error"]).await;
     let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
     let hint = format!("environment {id} is not running: its machine has failed; destroy it and create a new one");
     assert_eq!((text, kind.as_str()), (hint, "environment_not_running"));

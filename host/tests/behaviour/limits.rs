@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use crate::{
     raw,
-    served::{ADA, BOB, STUCK, call, connect_as, serve, serve_guarded},
+    served::{ADA, BOB, STUCK, call, connect_as, serve, serve_guarded, until},
 };
 
 fn code(body: &str) -> String {
@@ -63,8 +63,7 @@ async fn one_call_too_many_is_refused_and_those_of_others_are_not() {
     assert_eq!(timeout(STUCK, refused).await.unwrap(), "too_many_calls");
     assert_eq!(call(&bob, "list_environments", json!({})).await.unwrap().is_error, Some(false));
     running.abort();
-    let admitted = async { while list().await.is_error == Some(true) {} };
-    timeout(STUCK, admitted).await.unwrap();
+    until("there is room again", async || list().await.is_error == Some(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,14 +88,8 @@ async fn one_connection_too_many_is_told_so_and_closed() {
     assert_eq!(code(body), "too_many_connections");
     drop(held);
     // The server notices soon.
-    let answered = async {
-        while reqwest::get(served.url.replace("/mcp", "/healthz")).await.map(|answer| answer.status().as_u16()).ok()
-            != Some(200)
-        {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(STUCK, answered).await.unwrap();
+    let health = async || reqwest::get(served.url.replace("/mcp", "/healthz")).await;
+    until("there is room again", async || health().await.is_ok_and(|answer| answer.status().is_success())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     raw,
-    served::{STUCK, Served, serve},
+    served::{STUCK, Served, serve, until},
 };
 
 fn heard(served: &Served) -> Vec<String> {
@@ -18,12 +18,7 @@ fn heard(served: &Served) -> Vec<String> {
 }
 
 async fn until_heard(served: &Served, text: &str) {
-    let heard = async {
-        while !heard(served).concat().contains(text) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(STUCK, heard).await.unwrap();
+    until(&format!("{text:?} is heard"), async || heard(served).concat().contains(text)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,12 +70,8 @@ async fn a_client_that_does_not_read_holds_up_neither_its_command_nor_its_sessio
     // Each report is as large as it can be, and the client's buffer as small.
     let code = "for i in $(seq 40); do head -c 100000 /dev/zero | tr '\\0' x; sleep 0.05; done; touch ended; sleep 100";
     let unread = session.call_unread(7, "execute", &json!({"environment_id": id, "code": code}), "watch").await;
-    let ended = async {
-        while !served.call("list_files", json!({"environment_id": id})).await.to_string().contains("ended") {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(STUCK, ended).await.unwrap();
+    let files = async || served.call("list_files", json!({"environment_id": id})).await;
+    until("the flood has ended", async || files().await.to_string().contains("ended")).await;
     let arguments = json!({"environment_id": id, "code": "echo well"});
     let other = session.call(8, "execute", &arguments, None);
     let text = timeout(STUCK, async { other.await.text().await.unwrap() }).await.unwrap();

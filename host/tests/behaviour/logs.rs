@@ -2,14 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What happened to an environment, as its owner is told beside the tools.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::{
     machines::{CONSOLE, CRASH_FILE},
-    served::{ADA, BOB, NO_ONE, Served, serve, serve_guarded, serve_trouble},
+    served::{ADA, BOB, NO_ONE, Served, serve, serve_guarded, serve_trouble, until},
 };
 
 /// The status and the text of the answer to a request for a log.
@@ -43,13 +40,8 @@ async fn a_log_says_what_happened_and_why_a_machine_failed() {
     assert!(first["events"][0]["at"].as_str().unwrap() <= first["events"][3]["at"].as_str().unwrap());
 
     served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
-    let failed = loop {
-        let log = log(&served, &id).await;
-        if log["status"] == "error" {
-            break log;
-        }
-        sleep(Duration::from_millis(5)).await;
-    };
+    until("the crash is seen", async || log(&served, &id).await["status"] == "error").await;
+    let failed = log(&served, &id).await;
     assert_eq!(events(&failed)[..4], born);
     assert!(events(&failed)[4].starts_with("the machine is gone: "), "{failed}");
     assert_eq!(failed["console"], json!([CONSOLE]));
@@ -82,17 +74,13 @@ async fn a_log_shows_what_a_start_is_at() {
     let create = served.raw("create_environment", json!({"runtime": "shell"}));
     let look = async {
         served.until_alive(1).await;
-        loop {
-            let listed = served.call("list_environments", json!({})).await;
-            let id = listed["environments"][0]["environment_id"].as_str().unwrap().to_owned();
-            let log = log(&served, &id).await;
-            if events(&log).last().is_some_and(|what| what == "booting the machine") {
-                assert_eq!((&log["status"], &log["console"]), (&json!("creating"), &json!([])));
-                served.call("destroy_environment", json!({"environment_id": id})).await;
-                return;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
+        let listed = served.call("list_environments", json!({})).await;
+        let id = listed["environments"][0]["environment_id"].as_str().unwrap();
+        let stage = async || events(&log(&served, id).await).pop();
+        until("it boots", async || stage().await.is_some_and(|what| what == "booting the machine")).await;
+        let log = log(&served, id).await;
+        assert_eq!((&log["status"], &log["console"]), (&json!("creating"), &json!([])));
+        served.call("destroy_environment", json!({"environment_id": id})).await;
     };
     let (created, ()) = tokio::join!(create, look);
     assert!(created.unwrap().is_error.unwrap());
@@ -130,9 +118,7 @@ async fn whoever_reads_a_log_does_not_keep_an_environment() {
     let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
     let id = made["environment_id"].as_str().unwrap();
     // Its 600 ms pass although it is looked at all the time.
-    while ask(&served, id, &[]).await.0 == 200 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("it is gone", async || ask(&served, id, &[]).await.0 != 200).await;
     assert_eq!(ask(&served, id, &[]).await.0, 410);
     assert_eq!(served.machines_alive(), 0);
 }

@@ -147,6 +147,16 @@ pub(crate) async fn call(
     timeout(STUCK, call).await.unwrap()
 }
 
+/// Waits until something is so, which `what` says.
+pub(crate) async fn until(what: &str, check: impl AsyncFn() -> bool) {
+    let reached = async {
+        while !check().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, reached).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
 impl Served {
     pub(crate) async fn raw(&self, tool: &'static str, arguments: Value) -> Result<CallToolResult, ServiceError> {
         call(&self.client, tool, arguments).await
@@ -190,26 +200,13 @@ impl Served {
 
     /// Waits until some progress has been heard: the client hands it to its listener beside the answers.
     pub(crate) async fn until_heard(&self) -> Vec<(f64, Option<f64>, String)> {
-        let heard = async {
-            loop {
-                let heard = self.heard.lock().unwrap().clone();
-                if !heard.is_empty() {
-                    return heard;
-                }
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(STUCK, heard).await.expect("some progress")
+        until("some progress is heard", async || !self.heard.lock().unwrap().is_empty()).await;
+        self.heard.lock().unwrap().clone()
     }
 
     /// Waits until so many machines are there.
     pub(crate) async fn until_alive(&self, count: usize) {
-        let reached = async {
-            while self.machines_alive() != count {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(STUCK, reached).await.unwrap();
+        until(&format!("{count} machines are there"), async || self.machines_alive() == count).await;
     }
 
     pub(crate) async fn get(&self, page: &str) -> (u16, Value) {

@@ -14,12 +14,12 @@ use rmcp::{
     transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
 use serde_json::{Value, from_value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     cancelling::{WAITING, endless, started, until_gone},
     raw,
-    served::{ADA, BOB, NO_ONE, STUCK, serve, serve_guarded, serve_trouble},
+    served::{ADA, BOB, NO_ONE, STUCK, serve, serve_guarded, serve_trouble, until},
 };
 
 /// A client that says that it takes tasks, in the dialect that has them or with a session.
@@ -65,16 +65,8 @@ impl Client {
     }
 
     async fn until_over(&self, id: &str) -> DetailedTask {
-        let over = async {
-            loop {
-                let task = self.get(id).await.unwrap();
-                if task.status().is_terminal() {
-                    return task;
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(STUCK, over).await.unwrap()
+        until("the task is over", async || self.get(id).await.unwrap().status().is_terminal()).await;
+        self.get(id).await.unwrap()
     }
 }
 
@@ -110,12 +102,8 @@ async fn a_long_call_becomes_a_task_that_tells_how_far_it_is_and_what_came_of_it
     let go_on =
         async |path| served.call("write_file", json!({"environment_id": id, "path": path, "content": ""})).await;
     go_on("a").await;
-    let told = async {
-        while !client.get(&task.task_id).await.unwrap().task.status_message.unwrap().ends_with(" s)\nstep-1\n") {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(STUCK, told).await.unwrap();
+    let message = async || client.get(&task.task_id).await.unwrap().task.status_message.unwrap();
+    until("the first step is told", async || message().await.ends_with(" s)\nstep-1\n")).await;
     go_on("b").await;
     let over = client.until_over(&task.task_id).await;
     let (result, object) = (completed(&over), &completed(&over)["structuredContent"]);

@@ -21,7 +21,7 @@ use waggle::{
 
 use crate::{
     layout::{Layer, Layout, MERGED, OCI_INDEX, chain, for_platform, gzip, tree, zstd},
-    registry::Registry,
+    registry::{Registry, until},
 };
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -216,9 +216,7 @@ async fn refusals_are_told_and_passing_troubles_are_waited_out() {
     };
     let mended = async {
         let before = registry.asked().len();
-        while registry.asked().len() < before + 5 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("it has been asked again and again", || registry.asked().len() >= before + 5).await;
         registry.manners().blob_status = None;
     };
     assert_eq!(tokio::join!(waited, mended).0, "x");
@@ -265,15 +263,11 @@ async fn callers_share_a_pull_and_it_ends_with_the_last_of_them() {
     one.abort();
     two.abort();
     assert!(one.await.is_err() && two.await.is_err());
-    while !unfinished(&layout.cache()).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("nothing is unfinished", || unfinished(&layout.cache()).is_empty()).await;
     // Given up by one: the other has it, and it came once.
     let before = registry.times(&layer);
     let (one, two) = (start(), start());
-    while registry.times(&layer) == before {
-        tokio::task::yield_now().await;
-    }
+    until("the layer is asked for", || registry.times(&layer) > before).await;
     one.abort();
     assert!(one.await.is_err());
     registry.open_gate();

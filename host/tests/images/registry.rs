@@ -7,6 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use axum::{
@@ -18,9 +19,17 @@ use axum::{
 };
 use futures_util::stream;
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::layout::{Layout, OCI_MANIFEST};
+
+/// How long a stuck test waits before it says so.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// Configurations come whole: which of an image's blobs is asked for first, nobody knows.
 const CUT_BYTES_MIN: usize = 1 << 20;
@@ -130,10 +139,19 @@ impl Registry {
 
     /// Waits until a blob has been asked for.
     pub(crate) async fn blob_is_asked_for(&self) {
-        while !self.asked().iter().any(|asked| asked.path.contains("/blobs/")) {
-            tokio::task::yield_now().await;
-        }
+        let is_blob = |asked: &Asked| asked.path.contains("/blobs/");
+        until("a blob is asked for", || self.asked().iter().any(is_blob)).await;
     }
+}
+
+/// Waits until something is so, which `what` says.
+pub(crate) async fn until(what: &str, check: impl Fn() -> bool) {
+    let reached = async {
+        while !check() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(STUCK, reached).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
