@@ -8,10 +8,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    runtime::{Builder, Runtime},
-};
+use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
     domain::{
         guest_path::GuestPath,
@@ -59,34 +56,11 @@ fn greeting() -> Vec<u8> {
 
 async fn link(bytes: &[u8]) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::join!(guest(far, bytes), async {
+    tokio::join!(waggle_fuzz::say(far, bytes), async {
         if let Ok(host) = agent::connect(near, Patience::default()).await {
             calls(&host).await;
         }
     });
-}
-
-/// Says its piece while it listens, then leaves.
-async fn guest(stream: DuplexStream, bytes: &[u8]) {
-    let (mut reading, mut writing) = tokio::io::split(stream);
-    let hears = async {
-        let mut sink = [0; 4096];
-        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
-    };
-    let talks = async {
-        // A pause after each piece lets the host open its streams.
-        for piece in bytes.chunks(256) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            if writing.write_all(piece).await.is_err() {
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
-    tokio::select! {
-        () = hears => {}
-        () = talks => {}
-    }
 }
 
 async fn calls(host: &AgentClient) {

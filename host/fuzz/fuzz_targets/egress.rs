@@ -13,10 +13,7 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    runtime::{Builder, Runtime},
-};
+use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
     domain::egress::{Egress, Network, Refused},
     infra::egress::{self, Gateway, Guest},
@@ -88,29 +85,6 @@ async fn link(bytes: &[u8]) {
     let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
     let network = Network { egress: Egress::new(policy, None), on_refusal };
     let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));
-    let ((), ended) = tokio::join!(guest(far, bytes), egress::serve(near, host));
+    let ((), ended) = tokio::join!(waggle_fuzz::say(far, bytes), egress::serve(near, host));
     drop(ended.to_string());
-}
-
-/// Says its piece while it listens, then leaves.
-async fn guest(stream: DuplexStream, bytes: &[u8]) {
-    let (mut reading, mut writing) = tokio::io::split(stream);
-    let hears = async {
-        let mut sink = [0; 4096];
-        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
-    };
-    let talks = async {
-        // A pause after each piece lets the host answer.
-        for piece in bytes.chunks(256) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            if writing.write_all(piece).await.is_err() {
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
-    tokio::select! {
-        () = hears => {}
-        () = talks => {}
-    }
 }

@@ -26,7 +26,10 @@ pub mod infra {
     mod private_folder;
 }
 
+use std::time::Duration;
+
 use arbitrary::{Arbitrary, Unstructured};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use waggle_protocol::frame;
 
 /// Streams that a fuzzer speaks on; few, so that it hits those that are open.
@@ -58,6 +61,29 @@ where
         word::<M>(input)?.append_to(&mut bytes);
     }
     Ok(bytes)
+}
+
+/// Says its piece while it listens, then leaves.
+pub async fn say(stream: DuplexStream, bytes: &[u8]) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let hears = async {
+        let mut sink = [0; 4096];
+        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+    };
+    let talks = async {
+        // A pause after each piece lets the host answer, and open streams of its own.
+        for piece in bytes.chunks(256) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if writing.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    tokio::select! {
+        () = hears => {}
+        () = talks => {}
+    }
 }
 
 fn word<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) -> arbitrary::Result<Word> {
