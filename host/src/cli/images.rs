@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    log_filter,
     machines::open_images,
     progress::Told,
     quantities::{age, bytes},
@@ -34,8 +35,7 @@ struct Interrupted;
 
 /// Does what the command line says.
 pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
-    let filter = process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok());
-    telemetry::start(Some(filter.as_deref().unwrap_or(LOG_FILTER)))?;
+    telemetry::start(Some(log_filter().as_deref().unwrap_or(LOG_FILTER)))?;
     let store = open_images(arguments.store.store(&process_variable)?)?;
     let mut out = io::stdout().lock();
     match &arguments.command {
