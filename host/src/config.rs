@@ -351,7 +351,7 @@ pub struct ImageDefaultFault {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let fault = || "an address is HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or localhost:8080".to_owned();
-    let text = text.strip_prefix("localhost").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1{port}"));
+    let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
     match text.strip_prefix(':') {
         Some(port) => port.parse().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(|_| fault()),
         None => text.parse().map_err(|_| fault()),

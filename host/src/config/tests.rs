@@ -43,6 +43,7 @@ fn a_flag_comes_before_its_variable_and_that_before_the_default() {
 fn an_invalid_value_is_refused_with_its_name() {
     for (variable, value, flag) in [
         ("WAGGLE_LISTEN_ADDR", "nowhere", "--listen-addr"),
+        ("WAGGLE_LISTEN_ADDR", "localhost2:1", "--listen-addr"),
         ("WAGGLE_MAX_ENVIRONMENTS", "0", "--max-environments"),
         ("WAGGLE_MAX_ENVIRONMENTS", "ten", "--max-environments"),
         ("WAGGLE_DEFAULT_MEMORY_MB", "1", "--default-memory-mb"),
