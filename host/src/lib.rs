@@ -5,6 +5,7 @@
 //! `cli` is what a person types, and puts the rest together. The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
 
 mod budget;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use waggle::{cli, config::process_variable, infra::vmm, service::fault::chain};
+use waggle::{causes::chain, cli, config::process_variable, infra::vmm};
 
 /// glibc's allocator never gives back what lies between the long-lived pieces that many threads leave in many arenas: with the
 /// same calls for hours a server of a few megabytes would come to hold ever more.

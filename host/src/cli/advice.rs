@@ -7,8 +7,8 @@ use std::{error::Error, io, iter::successors, sync::Arc};
 use nix::errno::Errno;
 
 use crate::{
+    causes::chain,
     infra::{image_store::PrepareFault, registry::RegistryFault, vmm::OpenFault},
-    service::fault::chain,
 };
 
 const LACKS: &str = "`waggle doctor` says all that machines need here, and how to get what is missing";

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{announce, machines, signals::End, token_reader::TokenReader};
 use crate::{
+    causes::chain,
     config::{self, Folders, PullImages, Settings, process_variable},
     domain::{image::ImageRef, runtime::ByRuntime},
     http::{self, Check},
@@ -23,7 +24,6 @@ use crate::{
     },
     mcp,
     server::Waggle,
-    service::fault::chain,
 };
 
 /// What the environments have not ended by themselves in the server's own time is ended within this.

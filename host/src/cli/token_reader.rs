@@ -10,7 +10,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{domain::tokens::Tokens, infra::token_file, service::fault::chain};
+use crate::{causes::chain, domain::tokens::Tokens, infra::token_file};
 
 /// The tokens, for as long as it is held.
 #[derive(Debug)]

@@ -387,12 +387,6 @@ struct TooManyCpus {
     asked: u32,
 }
 
-/// A fault and its causes in one line.
-fn with_causes(fault: &dyn Error) -> String {
-    let causes = std::iter::successors(fault.source(), |cause: &&dyn Error| (*cause).source());
-    causes.fold(fault.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
     StartFault { stage, console: Vec::new(), source: Box::new(source) }
 }

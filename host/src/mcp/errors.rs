@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::{arguments::ArgumentsFault, execution_tools::CommandResult};
 use crate::{
+    causes::chain,
     error_code::ErrorCode,
     service::{
-        fault::{ArgumentFault, CallerFault, Fault, ServerFault, chain},
+        fault::{ArgumentFault, CallerFault, Fault, ServerFault},
         log_limit,
     },
 };

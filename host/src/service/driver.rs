@@ -21,15 +21,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     environments::{EnvironmentLog, Registry},
-    fault::chain,
     journal::Journal,
     refusals::Refusals,
 };
-use crate::domain::{
-    environment::{CallRefusal, Environment},
-    lifecycle::{Event, State},
-    ports::{Machine, MachineSpec, Machines, Stage, StartFault},
-    repository::{DestroyReason, Slot},
+use crate::{
+    causes::chain,
+    domain::{
+        environment::{CallRefusal, Environment},
+        lifecycle::{Event, State},
+        ports::{Machine, MachineSpec, Machines, Stage, StartFault},
+        repository::{DestroyReason, Slot},
+    },
 };
 
 /// Requests that can wait for one driver; whoever sends more waits itself.

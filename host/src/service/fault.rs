@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a service did not do what it was asked: for a reason that the caller can mend, or because the server failed.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use super::execution::Executed;
 use crate::domain::{
@@ -326,17 +326,4 @@ impl ServerFault {
             Self::Unowned { .. } => ErrorCode::Internal,
         }
     }
-}
-
-/// An error and its causes on one line, outermost first.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
-use waggle::domain::ports::{CallFault, FileRange, RefusalKind, Writing};
+use waggle::{
+    causes::chain,
+    domain::ports::{CallFault, FileRange, RefusalKind, Writing},
+};
 use waggle_protocol::{Fault, FaultKind, Reply, reply::Entry};
 
 use crate::{
-    bounded, chain, command,
+    bounded, command,
     guest::{Guest, PATIENCE, framed, greeted},
     path,
 };

@@ -9,15 +9,18 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use waggle::domain::ports::{Command, Writing};
-use waggle::infra::agent::Patience;
+use waggle::{
+    causes::chain,
+    domain::ports::{Command, Writing},
+    infra::agent::Patience,
+};
 use waggle_protocol::{
     CALLS_MAX, Reply,
     reply::{Cause, Exited, Status},
 };
 
 use crate::{
-    bounded, chain, command,
+    bounded, command,
     guest::{
         ACK, DATA, GO_AWAY, PATIENCE, PING, RST, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, greeted, greeted_narrowly,
         in_stream, yamux,

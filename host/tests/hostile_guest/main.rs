@@ -11,12 +11,12 @@ mod greeting;
 mod guest;
 mod memory;
 
-use std::{error::Error, future::Future, sync::LazyLock, time::Duration};
+use std::{future::Future, sync::LazyLock, time::Duration};
 
 use tokio::sync::Mutex;
 use waggle::domain::{
     guest_path::GuestPath,
-    ports::{CallFault, Command, CommandLimits, User},
+    ports::{Command, CommandLimits, User},
 };
 
 /// What a hostile guest may cost the host, in bytes.
@@ -54,15 +54,4 @@ fn command() -> Command {
 fn path() -> &'static GuestPath {
     static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").unwrap());
     &PATH
-}
-
-/// A fault and what caused it, as it goes to the log.
-fn chain(fault: &CallFault) -> String {
-    let mut text = fault.to_string();
-    let mut cause = fault.source();
-    while let Some(fault) = cause {
-        text = format!("{text}: {fault}");
-        cause = fault.source();
-    }
-    text
 }

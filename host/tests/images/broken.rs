@@ -5,8 +5,9 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use waggle::causes::chain;
 
-use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, chain, for_platform, gzip, tagged};
+use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tagged};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";

@@ -9,8 +9,9 @@ use std::{
 };
 
 use tar::EntryType;
+use waggle::causes::chain;
 
-use crate::layout::{Layer, Layout, chain, gzip, inode, tree, zstd};
+use crate::layout::{Layer, Layout, gzip, inode, tree, zstd};
 
 async fn erofs(layers: Vec<Layer>) -> (Layout, std::path::PathBuf) {
     let layout = Layout::of(layers);

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error,
     fs,
     io::{Cursor, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -173,17 +172,6 @@ pub(crate) fn tagged(mut descriptor: Value, tag: &str) -> Value {
 pub(crate) fn for_platform(mut descriptor: Value, os: &str, architecture: &str) -> Value {
     descriptor["platform"] = json!({"os": os, "architecture": architecture});
     descriptor
-}
-
-/// An error and its causes, as a log line has them.
-pub(crate) fn chain(fault: &dyn Error) -> String {
-    let mut text = fault.to_string();
-    let mut cause = fault.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Runs a tool of erofs-utils, which shares no code with what wrote the image.

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How layers add up.
 
-use crate::layout::{Layer, Layout, chain, tree};
+use waggle::causes::chain;
+
+use crate::layout::{Layer, Layout, tree};
 
 #[track_caller]
 fn check(layers: Vec<Layer>, expected: &[(&str, &str)]) {

@@ -12,6 +12,7 @@ use std::{
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use waggle::{
+    causes::chain,
     domain::{
         image::ImageRef,
         ports::{Amount, Stage},
@@ -20,7 +21,7 @@ use waggle::{
 };
 
 use crate::{
-    layout::{Layer, Layout, MERGED, OCI_INDEX, chain, for_platform, gzip, tree, zstd},
+    layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tree, zstd},
     registry::{Registry, until},
 };
 

@@ -10,9 +10,12 @@ use std::{
 };
 
 use serde_json::json;
-use waggle::infra::image_store::{ImageStore, ImageStoreSettings, Rules};
+use waggle::{
+    causes::chain,
+    infra::image_store::{ImageStore, ImageStoreSettings, Rules},
+};
 
-use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, chain, for_platform, gzip, tagged, tree};
+use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 

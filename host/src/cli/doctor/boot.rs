@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    causes::chain,
     cli::{advice::next_step, machines, serve::image_is_there, signals::End},
     config::{Folders, Settings},
     domain::{
@@ -18,7 +19,6 @@ use crate::{
         ports::{Command, CommandLimits, MachineSpec, Machines as _, Stage, User},
         runtime::ByRuntime,
     },
-    service::fault::chain,
 };
 
 /// A command that does nothing, on a machine that is emulated on a busy host.

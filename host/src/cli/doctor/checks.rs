@@ -9,6 +9,7 @@ use super::{
     place,
 };
 use crate::{
+    causes::chain,
     cli::{machines, serve::image_is_there},
     config::{Folders, Settings},
     domain::{image::ImageRef, runtime::ByRuntime},
@@ -17,7 +18,6 @@ use crate::{
         image_store::ImageStore,
         vmm::{Look, Survey},
     },
-    service::fault::chain,
 };
 
 /// One thing that was looked at.

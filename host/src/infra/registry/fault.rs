@@ -7,6 +7,8 @@ use std::{error::Error, io, time::Duration};
 use oci_client::errors::{OciDistributionError, OciError, OciErrorCode};
 use reqwest::StatusCode;
 
+use crate::causes::chain;
+
 /// Characters of what a registry says that an error repeats.
 const SAID_CHARS_MAX: usize = 300;
 
@@ -192,13 +194,7 @@ impl RegistryFault {
     }
 
     fn said(registry: &str, fault: &dyn Error, passing: bool, unauthorized: bool) -> Self {
-        let mut said = fault.to_string();
-        let mut cause = fault.source();
-        while let Some(error) = cause.filter(|_| said.len() < SAID_CHARS_MAX) {
-            said = format!("{said}: {error}");
-            cause = error.source();
-        }
-        let said = said.chars().filter(|c| !c.is_control()).take(SAID_CHARS_MAX).collect();
+        let said = chain(fault).chars().filter(|c| !c.is_control()).take(SAID_CHARS_MAX).collect();
         Self::Said { registry: registry.to_owned(), said, passing, unauthorized }
     }
 

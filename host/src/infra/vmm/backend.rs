@@ -12,8 +12,9 @@ use super::{
     krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
     runner_messages::Accelerator,
-    tsc, with_causes,
+    tsc,
 };
+use crate::causes::chain;
 
 /// What the operator wants to run guests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,7 +90,7 @@ impl Backend {
             (WantedBackend::Krun, Kvm::Unusable(_), _) => return Err(BackendFault::NoKvm { kvm: kvm.to_string() }),
             (WantedBackend::Krun, Kvm::Usable, Err(source)) => return Err(BackendFault::NoFirmware { source }),
             (WantedBackend::Krun | WantedBackend::Auto, Kvm::Usable, Ok(firmware)) => krun(firmware),
-            (WantedBackend::Auto, Kvm::Usable, Err(fault)) => with_kvm(format!("no libkrun: {}", with_causes(&fault))),
+            (WantedBackend::Auto, Kvm::Usable, Err(fault)) => with_kvm(format!("no libkrun: {}", chain(&fault))),
             (WantedBackend::Qemu, Kvm::Usable, _) => with_kvm("as WAGGLE_BACKEND says".to_owned()),
             (WantedBackend::Auto | WantedBackend::Qemu, Kvm::Unusable(_), _) => emulation(),
         })
@@ -122,7 +123,7 @@ mod tests {
         let firmware = if has_firmware { Ok(found) } else { Err(FirmwareFault::Missing) };
         match Backend::choose(wanted, kvm, firmware, KHZ) {
             Ok(backend) => backend.to_string(),
-            Err(fault) => with_causes(&fault),
+            Err(fault) => chain(&fault),
         }
     }
 

@@ -23,9 +23,8 @@ use super::{
     programs,
     runner::KVM,
     runner_messages::Accelerator,
-    with_causes,
 };
-use crate::infra::agent_binary;
+use crate::{causes::chain, infra::agent_binary};
 
 /// How one thing was found, in a sentence.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,7 +94,7 @@ impl Survey {
                 None => Look::Works("machines get namespaces of their own".to_owned()),
                 Some(reason) => Look::Missing(reason),
             },
-            backend: backend.map_err(|fault| with_causes(&fault)),
+            backend: backend.map_err(|fault| chain(&fault)),
         }
     }
 
@@ -130,7 +129,7 @@ fn firmware_look(found: Result<Firmware, FirmwareFault>) -> Look {
     match found {
         Ok(firmware) => Look::Works(firmware.path.display().to_string()),
         Err(fault @ (FirmwareFault::Missing | FirmwareFault::NotThere { .. })) => Look::Missing(fault.to_string()),
-        Err(fault) => Look::Broken(with_causes(&fault)),
+        Err(fault) => Look::Broken(chain(&fault)),
     }
 }
 
@@ -145,7 +144,7 @@ fn kernel_look(folder: &Path) -> Look {
     match Kernel::open(folder) {
         Ok(kernel) => Look::Works(format!("{} and {} modules", kernel.image.display(), kernel.modules.len())),
         Err(fault @ KernelFault::Read { .. }) if is_not_found(&fault) => Look::Missing(fault.to_string()),
-        Err(fault) => Look::Broken(with_causes(&fault)),
+        Err(fault) => Look::Broken(chain(&fault)),
     }
 }
 
