@@ -52,10 +52,10 @@ pub enum PrepareFault {
         source: io::Error,
     },
     /// The work ended without a result: it panicked, or the server is shutting down.
-    #[error("the preparation of the image {image} ended without a result")]
+    #[error("the work on {what} ended without a result")]
     Lost {
-        /// The reference.
-        image: String,
+        /// What it was about.
+        what: String,
         /// How, if that is known.
         source: Option<JoinError>,
     },

@@ -98,8 +98,9 @@ impl Job {
             if news.changed().await.is_err() {
                 // The last words may have come with the end.
                 let last = news.borrow().outcome.clone();
-                return last
-                    .unwrap_or_else(|| Err(Arc::new(PrepareFault::Lost { image: image.to_string(), source: None })));
+                return last.unwrap_or_else(|| {
+                    Err(Arc::new(PrepareFault::Lost { what: format!("the image {image}"), source: None }))
+                });
             }
         }
     }

@@ -224,7 +224,7 @@ impl Preparer {
                 _ = tick.tick() => teller.tell(Stage::Merge(Amount { done: watch.read_bytes().min(total), total })),
             }
         };
-        let lost = |source| PrepareFault::Lost { image: path.display().to_string(), source: Some(source) };
+        let lost = |source| PrepareFault::Lost { what: path.display().to_string(), source: Some(source) };
         merged.map_err(lost)??;
         match self.lease(&path).await? {
             Some(lease) => Ok((lease, true)),

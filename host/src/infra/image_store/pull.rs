@@ -128,7 +128,7 @@ impl Preparer {
     ) -> Result<T, PrepareFault> {
         let preparer = Arc::clone(self);
         let done = spawn_blocking(move || work(&preparer)).await;
-        done.map_err(|source| PrepareFault::Lost { image: "in work".to_owned(), source: Some(source) })?
+        done.map_err(|source| PrepareFault::Lost { what: "files of the image cache".to_owned(), source: Some(source) })?
     }
 }
 
