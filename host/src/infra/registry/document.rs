@@ -3,7 +3,7 @@
 //! A registry's small documents: manifests and indexes, read into memory within limits and checked against the digest
 //! that they were asked for by.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use reqwest::{
@@ -63,8 +63,8 @@ impl Session<'_> {
         let reference = &self.target.reference;
         match reference.digest() {
             Some(digest) => {
-                let address = || RegistryFault::Address { registry: reference.to_string() };
-                self.manifest(digest, Some(&digest.parse().map_err(|_| address())?)).await
+                let wanted = digest.parse::<Digest>().map_err(|fault| self.not_image(fault))?;
+                self.manifest(digest, Some(&wanted)).await
             }
             None => self.manifest(reference.tag().unwrap_or("latest"), None).await,
         }
@@ -81,15 +81,17 @@ impl Session<'_> {
         let told = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let content =
             read_bounded(response, DOCUMENT_BYTES_MAX).await.map_err(|fault| fault.of(registry, "a manifest"))?;
-        let image = || self.target.reference.to_string();
-        let not_image = |source| RegistryFault::NoImage { image: image(), source: Box::new(source) };
-        let media_type = media_type_of(&content, told.as_deref()).map_err(not_image)?;
+        let media_type = media_type_of(&content, told.as_deref()).map_err(|fault| self.not_image(fault))?;
         let digest = check(&content, digest).ok_or_else(|| RegistryFault::Corrupt {
             registry: registry.clone(),
             digest: digest.map(ToString::to_string).unwrap_or_default(),
         })?;
         let descriptor = Descriptor::new(MediaType::from(media_type.as_str()), content.len() as u64, digest);
         Ok(Document { descriptor, content })
+    }
+
+    fn not_image(&self, source: impl Error + Send + Sync + 'static) -> RegistryFault {
+        RegistryFault::NoImage { image: self.target.reference.to_string(), source: Box::new(source) }
     }
 
     async fn request(&self, name: &str) -> Result<Response, RegistryFault> {
