@@ -37,7 +37,7 @@ use self::{blobs::Blobs, jobs::Jobs, prepare::Preparer, records::Records};
 pub use self::{
     evict::{Dropped, Rules},
     fault::PrepareFault,
-    inventory::{Listed, RemoveFault, everything},
+    inventory::{Listed, RemoveFault, UnknownImage, everything},
     usage::{Lease, User},
 };
 use crate::{

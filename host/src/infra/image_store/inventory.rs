@@ -42,15 +42,20 @@ pub struct Listed {
     pub users: Vec<User>,
 }
 
+/// There is no such image.
+#[derive(Debug, thiserror::Error)]
+#[error("the cache has no image {name}; `waggle image ls` shows what it has")]
+pub struct UnknownImage {
+    /// What was asked for.
+    name: String,
+}
+
 /// An image could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveFault {
     /// There is none.
-    #[error("the cache has no image {name}; `waggle image ls` shows what it has")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-    },
+    #[error(transparent)]
+    Unknown(#[from] UnknownImage),
     /// A machine has it.
     #[error("the image {name} is in use by {}", pids(users))]
     InUse {
@@ -78,8 +83,8 @@ impl ImageStore {
     /// The image of a reference, or of a digest or its beginning. Blocks.
     ///
     /// # Errors
-    /// [`RemoveFault::Unknown`] if there is none.
-    pub fn inspect(&self, name: &str) -> Result<Listed, RemoveFault> {
+    /// [`UnknownImage`] if there is none.
+    pub fn inspect(&self, name: &str) -> Result<Listed, UnknownImage> {
         find(&self.preparer, name)
     }
 
@@ -132,7 +137,7 @@ fn full_name(name: &str) -> String {
     name.parse::<ImageRef>().map_or_else(|_| name.to_owned(), |image| image.to_string())
 }
 
-fn find(preparer: &Preparer, name: &str) -> Result<Listed, RemoveFault> {
+fn find(preparer: &Preparer, name: &str) -> Result<Listed, UnknownImage> {
     let full = full_name(name);
     let all = list(preparer);
     let by_reference = all.iter().find(|listed| listed.references.contains(&full));
@@ -143,7 +148,7 @@ fn find(preparer: &Preparer, name: &str) -> Result<Listed, RemoveFault> {
     };
     let mut by_digest = all.iter().filter(is_digest);
     let found = by_reference.or_else(|| by_digest.next().filter(|_| by_digest.next().is_none()));
-    found.cloned().ok_or_else(|| RemoveFault::Unknown { name: name.to_owned() })
+    found.cloned().ok_or_else(|| UnknownImage { name: name.to_owned() })
 }
 
 /// Letters of a digest that are enough to mean it.
