@@ -62,7 +62,7 @@ async def test_a_machine_that_grows_beyond_its_control_group_is_told(server):
     [
         ("chmod 0 /dev/kvm; chown 0 /dev/kvm", "chown 1000 /dev/kvm; chmod 600 /dev/kvm", {}, "Permission denied"),
         ("", "", {"FIRMWARE": "/nowhere"}, "/nowhere, which WAGGLE_FIRMWARE names"),
-        ("head -c 1000000 /waggle/libkrunfw.so.5.* >/tmp/cut", "rm /tmp/cut", {"FIRMWARE": "/tmp/cut"}, "cannot use /tmp/cut"),
+        ("head -c 1000000 /waggle/libkrunfw.so.5.* >/tmp/cut", "rm /tmp/cut", {"FIRMWARE": "/tmp/cut"}, "failed to use /tmp/cut"),
         ("cp /lib/*/libc.so.6 /tmp/other", "rm /tmp/other", {"FIRMWARE": "/tmp/other"}, "krunfw_get_version"),
     ],
     ids=["no permission", "no firmware", "cut short", "another library"],

@@ -166,7 +166,7 @@ mod tests {
         assert!(matches!(device_look(&folder.path().join("kvm")), Look::Missing(_)));
         assert!(matches!(device_look(folder.path()), Look::Broken(_)));
         let cut = FirmwareFault::Unusable { path: "/x".into(), reason: "cut short".into() };
-        assert_eq!(firmware_look(Err(cut)), Look::Broken("cannot use /x: cut short".into()));
+        assert_eq!(firmware_look(Err(cut)), Look::Broken("failed to use /x: cut short".into()));
         assert!(matches!(firmware_look(Err(FirmwareFault::Missing)), Look::Missing(_)));
     }
 }

@@ -52,7 +52,7 @@ pub(crate) enum FirmwareFault {
     #[error("found no {NAME} at {}, which WAGGLE_FIRMWARE names", path.display())]
     NotThere { path: PathBuf },
     /// It is something else.
-    #[error("cannot use {}: {reason}", path.display())]
+    #[error("failed to use {}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
     /// This program's own.
     #[error("failed to use the {NAME} in this program")]
