@@ -20,7 +20,6 @@ use std::{
 
 use clap::Args;
 
-use self::images::parse_pull;
 pub use self::{
     access::Access,
     images::{ImageArguments, ImageCommand, ImageSettings, PullImages},
@@ -34,7 +33,7 @@ use crate::{
         ports::CommandLimits,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
-    infra::egress::Proxy,
+    infra::{egress::Proxy, vmm::WantedBackend},
     service::execution::OperatorCommands,
 };
 
@@ -121,7 +120,7 @@ pub struct Settings {
     pub image_store: ImageSettings,
     /// When images that are in registries are pulled: on-demand, by the first environment that needs one, or at-start,
     /// which also asks again what their tags mean
-    #[arg(long, default_value = "on-demand", value_parser = parse_pull, value_name = "on-demand|at-start")]
+    #[arg(long, default_value = "on-demand", value_name = "on-demand|at-start", hide_possible_values = true)]
     pub pull_images: PullImages,
     /// Image for python environments [default: the OCI layout images/python in the data folder if there is one, else
     /// docker.io/library/python:3-slim]
@@ -153,8 +152,8 @@ pub struct Settings {
     pub runtime_shell_install_command: Option<CommandLine>,
     /// What runs the machines: krun is libkrun and needs KVM, qemu does without where it has to, and auto takes the best
     /// that works
-    #[arg(long, default_value = "auto", value_parser = parse_backend, value_name = "auto|krun|qemu")]
-    pub backend: Backend,
+    #[arg(long, default_value = "auto", value_name = "auto|krun|qemu", hide_possible_values = true)]
+    pub backend: WantedBackend,
     /// libkrunfw.so.5 with the kernel of libkrun's guests, or its folder [default: the one in the program; where it has
     /// none, next to it, else where the system has libraries]
     #[arg(long, value_name = "PATH")]
@@ -165,17 +164,6 @@ pub struct Settings {
     /// How much the machines say in the log, 0 to 5; above 3 it holds internals of the hypervisor
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5), value_name = "LEVEL")]
     pub log_level: u8,
-}
-
-/// What runs the machines.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Backend {
-    /// The best that works here.
-    Auto,
-    /// QEMU, with KVM where that works.
-    Qemu,
-    /// libkrun.
-    Krun,
 }
 
 /// What a look-up for variables is.
@@ -355,15 +343,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     match text.strip_prefix(':') {
         Some(port) => port.parse().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(|_| fault()),
         None => text.parse().map_err(|_| fault()),
-    }
-}
-
-fn parse_backend(text: &str) -> Result<Backend, String> {
-    match text {
-        "auto" => Ok(Backend::Auto),
-        "qemu" => Ok(Backend::Qemu),
-        "krun" => Ok(Backend::Krun),
-        _ => Err("there are auto, krun and qemu".to_owned()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    config::{Backend, Folders, Settings, process_variable},
+    config::{Folders, Settings, process_variable},
     infra::{
         ca_bundle,
         disks::{self, DiskFault, Disks},
@@ -60,11 +60,7 @@ pub(super) async fn open(
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> vmm::VmSettings {
     vmm::VmSettings {
         data_dir: folders.data.clone(),
-        backend: match settings.backend {
-            Backend::Auto => vmm::WantedBackend::Auto,
-            Backend::Qemu => vmm::WantedBackend::Qemu,
-            Backend::Krun => vmm::WantedBackend::Krun,
-        },
+        backend: settings.backend,
         firmware: settings.firmware.clone(),
         log_level: settings.log_level,
         kernel_dir: folders.kernel.clone(),

@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{FoldersFault, Lookup, anchored, duration, xdg};
 use crate::{
@@ -93,20 +93,12 @@ pub enum ImageCommand {
 }
 
 /// When images are pulled.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum PullImages {
-    /// By the first environment that needs one.
+    /// By the first environment that needs one
     OnDemand,
-    /// When the server starts.
+    /// When the server starts
     AtStart,
-}
-
-pub(super) fn parse_pull(text: &str) -> Result<PullImages, String> {
-    match text {
-        "on-demand" => Ok(PullImages::OnDemand),
-        "at-start" => Ok(PullImages::AtStart),
-        _ => Err("there are on-demand and at-start".to_owned()),
-    }
 }
 
 impl ImageSettings {

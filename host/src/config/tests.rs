@@ -29,7 +29,7 @@ fn the_defaults_are_the_documented_ones() {
     ]
     .map(|duration| duration.as_secs());
     assert_eq!(seconds, [30, 300, 300, 120, 60, 604_800]);
-    assert_eq!(settings.backend, Backend::Auto);
+    assert_eq!(settings.backend, WantedBackend::Auto);
 }
 
 #[test]
@@ -63,7 +63,9 @@ fn an_invalid_value_is_refused_with_its_name() {
 
 #[test]
 fn each_back_end_has_its_name() {
-    for (name, backend) in [("auto", Backend::Auto), ("krun", Backend::Krun), ("qemu", Backend::Qemu)] {
+    use WantedBackend::{Auto, Krun, Qemu};
+
+    for (name, backend) in [("auto", Auto), ("krun", Krun), ("qemu", Qemu)] {
         assert_eq!(read(&[], &[("WAGGLE_BACKEND", name)]).unwrap().backend, backend);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{ffi::OsStr, fmt, path::Path};
 
+use clap::ValueEnum;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{
@@ -17,13 +18,13 @@ use super::{
 use crate::causes::chain;
 
 /// What the operator wants to run guests.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum WantedBackend {
-    /// The best that works.
+    /// The best that works
     Auto,
-    /// QEMU, with KVM where that works.
+    /// QEMU, with KVM where that works
     Qemu,
-    /// libkrun or nothing.
+    /// libkrun or nothing
     Krun,
 }
 
