@@ -17,4 +17,5 @@ pub mod ports;
 pub mod repository;
 pub mod runtime;
 pub mod tokens;
+pub mod utf8;
 pub mod variables;

@@ -3,10 +3,7 @@
 //! What a command has written lately, for somebody who watches it: both outputs in the order of their arrival, as text,
 //! in bounded memory. What came too fast is left out and counted; the result of the command is collected elsewhere.
 
-use super::ports::OutputStream;
-
-/// The longest UTF-8 character less its first byte.
-const CONTINUATION_BYTES_MAX: usize = 3;
+use super::{ports::OutputStream, utf8::without_cut_start};
 
 /// Collects output until it is taken.
 #[derive(Clone, Debug)]
@@ -86,11 +83,6 @@ impl Cut {
             }
         }
     }
-}
-
-fn without_cut_start(bytes: &[u8]) -> &[u8] {
-    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-    bytes.split_at(bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(is_continuation).count()).1
 }
 
 #[cfg(test)]

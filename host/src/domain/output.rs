@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use super::utf8::{without_cut_end, without_cut_start};
+
 /// Kept of the start of an output. With the end's share, a call holds at most 1 MiB for its two outputs, and a client
 /// gets no more than it can show.
 pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -13,9 +15,6 @@ pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
 
 /// A longer output loses its middle.
 pub const OUTPUT_BYTES_MAX: u64 = (OUTPUT_HEAD_BYTES_MAX + OUTPUT_TAIL_BYTES_MAX) as u64;
-
-/// The longest UTF-8 character less its first byte.
-const CONTINUATION_BYTES_MAX: usize = 3;
 
 /// Collects one output of a command in bounded memory.
 #[derive(Clone, Debug)]
@@ -94,30 +93,6 @@ pub struct LostRange {
     pub from: u64,
     /// Offset of the first byte after it.
     pub to: u64,
-}
-
-fn without_cut_end(bytes: &[u8]) -> &[u8] {
-    match std::str::from_utf8(bytes.rchunks(CONTINUATION_BYTES_MAX + 1).next().unwrap_or_default()) {
-        Ok(_) => bytes,
-        Err(_) => {
-            // Only an unfinished character at the very end counts as cut; what is wrong elsewhere is the program's.
-            let start = bytes.iter().rposition(|byte| is_character_start(*byte)).unwrap_or(bytes.len());
-            let (before, last) = bytes.split_at(start);
-            match std::str::from_utf8(last) {
-                Err(fault) if fault.error_len().is_none() => before,
-                Ok(_) | Err(_) => bytes,
-            }
-        }
-    }
-}
-
-fn without_cut_start(bytes: &[u8]) -> &[u8] {
-    let cut = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(|byte| !is_character_start(**byte)).count();
-    bytes.split_at(cut).1
-}
-
-fn is_character_start(byte: u8) -> bool {
-    byte & 0b1100_0000 != 0b1000_0000
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::domain::{
     guest_path::GuestPath,
     ports::{FileContent, FileRange},
     runtime::SANDBOX_HOME,
+    utf8::without_cut_start,
 };
 
 /// Where a result says which part of the file it is.
@@ -24,9 +25,6 @@ const PART_META: &str = "waggle/part";
 /// Of a text whose reader does not say how much it wants: as much as of an output. More is of no use to a model, and
 /// clients cut it off without a word.
 pub(super) const TEXT_BYTES_MAX: usize = 512 * 1024;
-
-/// The longest UTF-8 character less its first byte.
-const CONTINUATION_BYTES_MAX: usize = 3;
 
 /// The result of reading a file, or the part of it that `range` names.
 pub(super) fn reply(
@@ -140,10 +138,9 @@ impl Part {
 
 /// The whole characters in a part of a text, which may begin and end in the middle of one; `None` if it is no text.
 fn characters(bytes: &[u8], begins_inside: bool, goes_on: bool) -> Option<Range<usize>> {
-    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-    let cut = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(is_continuation).count();
-    let start = if begins_inside { cut } else { 0 };
-    match std::str::from_utf8(bytes.get(start..)?) {
+    let text = if begins_inside { without_cut_start(bytes) } else { bytes };
+    let start = bytes.len() - text.len();
+    match std::str::from_utf8(text) {
         Ok(_) => Some(start..bytes.len()),
         // A part that has no whole character would never get anybody further.
         Err(fault) if goes_on && fault.error_len().is_none() && fault.valid_up_to() > 0 => {
