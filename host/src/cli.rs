@@ -45,6 +45,9 @@ use crate::{
 /// What still blocks in the end is left to end with the process after this.
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
+/// What a shell says of a command that was killed for its time, as timeout(1) does.
+const TIMED_OUT: u8 = 124;
+
 /// What `waggle run` logs if `RUST_LOG` says nothing: its stderr is the program's.
 const RUN_LOG: &str = "error";
 

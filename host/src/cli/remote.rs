@@ -16,14 +16,13 @@ use serde_json::{Value, json};
 
 pub use self::server::ServerArguments;
 use self::server::{RemoteFault, call, get};
+use super::TIMED_OUT;
 use crate::{domain::environment::EnvironmentId, error_code::ErrorCode, infra::printable};
 
 /// For the server's part of a call, above the command's own time.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
 /// Of the answer to a call that runs nothing.
 const QUICK_SECONDS: u64 = 30;
-/// What a shell says of a command that was killed for its time.
-const TIMED_OUT: u8 = 124;
 
 /// Which environments.
 #[derive(Args, Clone, Debug)]

@@ -20,7 +20,7 @@ use clap::{
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{machines, signals::End, terminal::Spinner};
+use super::{TIMED_OUT, machines, signals::End, terminal::Spinner};
 use crate::{
     config::{self, Folders, Settings, duration, process_variable},
     domain::{
@@ -42,8 +42,6 @@ use crate::{
 
 /// Nothing of a run that ended needs time to drain; its machine is destroyed within this.
 const RELEASE: Duration = Duration::from_secs(10);
-/// What a shell says of a command that was killed for its time, as timeout(1) does.
-const TIMED_OUT: u8 = 124;
 /// What a shell says of a command whose reader went away: 128 and SIGPIPE.
 const NOBODY_READS: u8 = 141;
 /// The environment has no other call, so its idle time never counts.
