@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::infra::{agent_binary, firmware_binary};
+use crate::infra::{agent_binary, firmware_binary, vmm::FIRMWARE_ABI};
 
 const OWN: &str = include_str!("../../../LICENSE");
 /// The firmware is other people's work; whoever hands it on has to hand on these.
@@ -15,8 +15,6 @@ const FIRMWARE: [&str; 3] = [
     include_str!("../../../images/firmware/LGPL-2.1.txt"),
     include_str!("../../../images/firmware/GPL-2.0.txt"),
 ];
-/// The version of libkrunfw's interface that libkrun asks for; a library of another one is not loaded.
-const FIRMWARE_ABI: u32 = 5;
 
 /// The program, the agent and the firmware in it.
 pub(super) fn print(out: &mut impl Write) -> io::Result<()> {

@@ -52,6 +52,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use waggle_protocol::boot::{self, BootConfig};
 
+pub(crate) use self::krun::FIRMWARE_ABI;
 pub use self::{
     backend::{Backend, WantedBackend},
     programs::MissingProgram,

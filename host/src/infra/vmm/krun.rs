@@ -31,6 +31,7 @@ use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BOOT_CONFIG_PATH};
 
 pub(super) use self::firmware::{Firmware, FirmwareFault, check as check_firmware};
 use self::libkrun::Context;
+pub(crate) use self::libkrun::FIRMWARE_ABI;
 use super::{
     LINK_SOCKETS,
     confine::Walls,

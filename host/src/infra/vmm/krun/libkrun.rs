@@ -16,7 +16,7 @@ use std::{
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
 /// The version of libkrunfw's interface that libkrun 1.x asks for, as in its name, `libkrunfw.so.5`.
-pub(super) const FIRMWARE_ABI: c_int = 5;
+pub(crate) const FIRMWARE_ABI: c_int = 5;
 /// The tag by which the kernel mounts its first root.
 const ROOT: &CStr = c"/dev/root";
 /// Disks as they are: formats with references to other files are never what a guest gets.
