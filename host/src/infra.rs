@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod agent_binary;
 pub mod ca_bundle;
+pub(crate) mod control_group;
 pub mod disks;
 mod draft;
 pub mod egress;

@@ -6,12 +6,10 @@ use std::{fs, path::Path};
 
 use rustix::fs::{Access, access, statvfs};
 
-use crate::infra::vmm::Look;
+use crate::infra::{control_group, vmm::Look};
 
 /// Less is used up by one image, or by one machine that installs something, in MiB.
 const ROOM_MIN_MIB: u64 = 512;
-/// Where the kernel shows control groups.
-const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// What bounds machines.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -46,11 +44,9 @@ fn memory_look(meminfo: &str, machine_mib: u32) -> Look {
 
 /// Whether this process's control group is its own to divide.
 pub(super) fn control_group() -> Look {
-    let told = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(own) = told.lines().find_map(|line| line.strip_prefix("0::/")) else {
+    let Some(folder) = control_group::own() else {
         return Look::Missing("no control groups of version 2".to_owned());
     };
-    let folder = Path::new(CONTROL_GROUPS).join(own);
     let Ok(controllers) = fs::read_to_string(folder.join("cgroup.controllers")) else {
         return Look::Missing(format!("{} is not to be seen from here", folder.display()));
     };

@@ -7,8 +7,7 @@
 
 use std::{fs, path::PathBuf};
 
-/// Where control groups are, on hosts that have the unified hierarchy.
-const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+use crate::infra::control_group;
 
 /// The count as it was.
 pub(super) struct KillCount {
@@ -19,9 +18,7 @@ pub(super) struct KillCount {
 impl KillCount {
     /// Reads it.
     pub(super) fn now() -> Self {
-        let own = fs::read_to_string("/proc/self/cgroup").ok();
-        let group = own.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::/")));
-        let events = group.map(|group| PathBuf::from(CONTROL_GROUPS).join(group).join("memory.events"));
+        let events = control_group::own().map(|group| group.join("memory.events"));
         let before = events.as_ref().and_then(|path| fs::read_to_string(path).ok()).map_or(0, |text| count(&text));
         Self { events, before }
     }
