@@ -4,7 +4,7 @@
 //! look.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Metadata},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::Path,
@@ -49,6 +49,11 @@ pub(super) fn ensure(path: &Path) -> io::Result<()> {
         return distrust(Distrust::Writable { mode: found.mode() & 0o777 });
     }
     Ok(())
+}
+
+/// Whether a file is this user's, and nobody else can write to it.
+pub(super) fn is_own(found: &Metadata) -> bool {
+    found.uid() == rustix::process::geteuid().as_raw() && found.mode() & WRITABLE_BY_OTHERS == 0
 }
 
 #[cfg(test)]

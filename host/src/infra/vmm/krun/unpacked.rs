@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::infra::{
     draft::{DraftFault, DraftFolder},
     firmware_binary::EmbeddedFirmware,
+    private_folder::is_own,
 };
 
 /// Another process may replace the file between a look and the next; more often than this somebody is at work.
@@ -34,8 +35,6 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const KEPT_UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A SHA-256 in hexadecimal, which ends the name of what this unpacks.
 const DIGEST_CHARS: usize = 64;
-/// Permission of the group and of everyone else to write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The embedded firmware cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +132,7 @@ impl Unpacked {
             Err(fault) => return Err(fault),
         };
         let found = file.metadata()?;
-        let own = found.uid() == rustix::process::geteuid().as_raw();
-        if !found.is_file() || !own || found.mode() & WRITABLE_BY_OTHERS != 0 || found.len() != self.embedded.bytes {
+        if !found.is_file() || !is_own(&found) || found.len() != self.embedded.bytes {
             return Ok(None);
         }
         file.lock_shared()?;
