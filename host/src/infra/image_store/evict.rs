@@ -25,6 +25,12 @@ pub struct Rules {
     pub bytes_max: Option<u64>,
 }
 
+impl Rules {
+    fn is_too_old(&self, kept: &Kept, now: SystemTime) -> bool {
+        self.age_max.is_some_and(|max| now.duration_since(kept.used).is_ok_and(|age| age > max))
+    }
+}
+
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
 pub struct Dropped {
@@ -83,12 +89,8 @@ fn in_folder(folder: &Path, kind: Kind) -> Vec<Kept> {
 /// The files that have to go, those first that were used longest ago, and those after them that go if these stay.
 fn choose(mut all: Vec<Kept>, now: SystemTime, rules: &Rules) -> Vec<Kept> {
     all.sort_by(|one, other| one.used.cmp(&other.used).then_with(|| one.path.cmp(&other.path)));
-    let is_old = |kept: &Kept| match rules.age_max {
-        Some(age_max) => now.duration_since(kept.used).is_ok_and(|age| age > age_max),
-        None => false,
-    };
     let is_counted = |kept: &Kept| rules.bytes_max.is_some() && kept.kind != Kind::Record;
-    all.into_iter().filter(|kept| is_old(kept) || is_counted(kept)).collect()
+    all.into_iter().filter(|kept| rules.is_too_old(kept, now) || is_counted(kept)).collect()
 }
 
 /// Removes what the rules say.
@@ -96,14 +98,13 @@ pub(super) fn tidy(preparer: &Preparer, rules: &Rules) -> Dropped {
     let all = kept(preparer);
     let mut bytes_left = all.iter().fold(0, |sum: u64, kept| sum.saturating_add(kept.bytes));
     let now = SystemTime::now();
-    let old = |kept: &Kept| rules.age_max.is_some_and(|max| now.duration_since(kept.used).is_ok_and(|age| age > max));
     // Blobs and records stay while anybody pulls or merges.
     let alone = preparer.blobs.try_alone().ok().flatten();
     let needed = needed_by_users(preparer);
     let mut dropped = Dropped::default();
     for kept in choose(all, now, rules).into_iter().filter(|kept| !needed.contains(&kept.path)) {
         let too_much = rules.bytes_max.is_some_and(|max| bytes_left > max);
-        if !(too_much || old(&kept)) || (kept.kind != Kind::Merged && alone.is_none()) {
+        if !(too_much || rules.is_too_old(&kept, now)) || (kept.kind != Kind::Merged && alone.is_none()) {
             continue;
         }
         if remove(&kept, &mut dropped) {
