@@ -156,10 +156,7 @@ fn inspect(listed: &Listed, json: bool, out: &mut impl Write) -> Result<(), Box<
 fn remove(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let mut sum = Dropped::default();
     for image in images {
-        let dropped = store.remove(image)?;
-        sum.images += dropped.images;
-        sum.files += dropped.files;
-        sum.bytes = sum.bytes.saturating_add(dropped.bytes);
+        sum += store.remove(image)?;
     }
     tell_dropped(sum, json, out)
 }

@@ -8,6 +8,7 @@
 use std::{
     collections::HashSet,
     fs,
+    ops::AddAssign,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -40,6 +41,14 @@ pub struct Dropped {
     pub files: u32,
     /// What they took of the disk.
     pub bytes: u64,
+}
+
+impl AddAssign for Dropped {
+    fn add_assign(&mut self, more: Self) {
+        self.images += more.images;
+        self.files += more.files;
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -113,7 +113,7 @@ impl ImageStore {
             let path = preparer.records.path_of(reference);
             drop(std::fs::remove_file(path));
         }
-        add(&mut dropped, remove_unneeded(preparer));
+        dropped += remove_unneeded(preparer);
         Ok(dropped)
     }
 
@@ -121,15 +121,9 @@ impl ImageStore {
     #[must_use]
     pub fn prune(&self, rules: &Rules) -> Dropped {
         let mut dropped = evict::tidy(&self.preparer, rules);
-        add(&mut dropped, remove_unneeded(&self.preparer));
+        dropped += remove_unneeded(&self.preparer);
         dropped
     }
-}
-
-fn add(sum: &mut Dropped, more: Dropped) {
-    sum.images += more.images;
-    sum.files += more.files;
-    sum.bytes = sum.bytes.saturating_add(more.bytes);
 }
 
 /// A reference as it is kept: `python` is `docker.io/library/python:latest`.
