@@ -12,7 +12,6 @@
 
 mod backend;
 mod confine;
-mod confinement;
 mod console;
 mod cpio;
 mod egress_link;
@@ -226,7 +225,7 @@ impl Vms {
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let backend = backend.map_err(OpenFault::backend)?;
         let shared = Shared::find(&settings, &backend, agent).await?;
-        if let Some(reason) = confinement::missing(&settings.runner).await {
+        if let Some(reason) = confine::missing(&settings.runner).await {
             tracing::warn!(reason, "machines share the server's namespaces and see its files; their other walls hold");
         }
         let data_dir = settings.data_dir.clone();

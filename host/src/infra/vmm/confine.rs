@@ -11,15 +11,11 @@
 //! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds, and the server
 //! says so at its start. It does not bound memory or processor time: the operator's control group does.
 
+mod check;
 mod filter;
 mod tree;
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fs, io};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
@@ -27,7 +23,11 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-pub(super) use self::{filter::Calls, tree::Files};
+pub(super) use self::{
+    check::{check, missing},
+    filter::Calls,
+    tree::Files,
+};
 use super::sys;
 
 /// Open files of one program: a machine takes about 60.
@@ -126,26 +126,4 @@ fn limit() -> io::Result<()> {
     setrlimit(Resource::Memlock, both(0))?;
     setrlimit(Resource::Msgqueue, both(0))?;
     Ok(())
-}
-
-/// The life of a child process that tries the walls: prints what is missing, if anything.
-pub(super) fn check() -> ExitCode {
-    let tried = enter_user_namespace().and_then(|namespaces| {
-        let files = Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() };
-        match namespaces {
-            Namespaces::Shared => Err(io::Error::other("this user may make no user namespace")),
-            Namespaces::Own => {
-                give_next_child_a_pid_namespace(namespaces)?;
-                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
-                files.may_be_mounted()
-            }
-        }
-    });
-    match tried {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            let _ = writeln!(io::stdout(), "{fault}");
-            ExitCode::FAILURE
-        }
-    }
 }

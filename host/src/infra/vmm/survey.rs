@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use super::{
     VmSettings,
     backend::{Backend, Chosen},
-    confinement,
+    confine,
     kernel::{Kernel, KernelFault},
     krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
@@ -90,7 +90,7 @@ impl Survey {
             qemu: program_look(programs::qemu(&settings.qemu)),
             vhost_device_vsock: program_look(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
-            namespaces: match confinement::missing(&settings.runner).await {
+            namespaces: match confine::missing(&settings.runner).await {
                 None => Look::Works("machines get namespaces of their own".to_owned()),
                 Some(reason) => Look::Missing(reason),
             },

@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Whether machines can be given all their walls on this host, as a child process finds out at the server's start.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Write},
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use tokio::{process::Command, time::timeout};
+
+use super::{Files, Namespaces, enter_user_namespace, give_next_child_a_pid_namespace};
+use crate::infra::vmm::runner;
+
+/// Making namespaces takes milliseconds; more is a hang.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+/// Characters of a reason that are shown.
+const REASON_CHARS_MAX: usize = 200;
+
+/// Why there are no namespaces for machines, if that is so. `runner` is this binary.
+pub(in crate::infra::vmm) async fn missing(runner: &OsStr) -> Option<String> {
+    let mut command = Command::new(runner);
+    command.args([runner::SUBCOMMAND, runner::CONFINEMENT]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    match timeout(CHECK_MAX, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => None,
+        Ok(Ok(output)) => Some(String::from_utf8_lossy(&output.stdout).trim().chars().take(REASON_CHARS_MAX).collect()),
+        Ok(Err(fault)) => Some(fault.to_string()),
+        Err(_) => Some(format!("no answer within {CHECK_MAX:?}")),
+    }
+}
+
+/// The life of a child process that tries the walls: prints what is missing, if anything.
+pub(in crate::infra::vmm) fn check() -> ExitCode {
+    let tried = enter_user_namespace().and_then(|namespaces| {
+        let files = Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() };
+        match namespaces {
+            Namespaces::Shared => Err(io::Error::other("this user may make no user namespace")),
+            Namespaces::Own => {
+                give_next_child_a_pid_namespace(namespaces)?;
+                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+                files.may_be_mounted()
+            }
+        }
+    });
+    match tried {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            let _ = writeln!(io::stdout(), "{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
