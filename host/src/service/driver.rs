@@ -17,7 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     environments::{EnvironmentLog, Registry},
@@ -40,15 +40,15 @@ pub(super) const REQUESTS_MAX: usize = 16;
 /// What can be asked of a driver.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Begin a call.
-    Begin(oneshot::Sender<Result<Call, CallRefusal>>),
+    /// Begin a call, which the shutdown waits for.
+    Begin(TaskTrackerToken, oneshot::Sender<Result<Call, CallRefusal>>),
     /// Destroy the environment; the answer comes when nothing of it is left.
     Destroy(DestroyReason, oneshot::Sender<()>),
     /// Destroy it if it has been idle for its time.
     Expire,
 }
 
-/// A call that runs in an environment. The environment does not idle until this is dropped.
+/// A call that runs in an environment. The environment does not idle until this is dropped, and the shutdown waits for it.
 pub(super) struct Call {
     /// The machine to call.
     pub(super) machine: Arc<dyn Machine>,
@@ -57,6 +57,7 @@ pub(super) struct Call {
     /// What the environment was refused of the network, which goes on being counted.
     pub(super) refusals: Arc<Refusals>,
     ended: Option<mpsc::OwnedPermit<()>>,
+    _counted: TaskTrackerToken,
 }
 
 impl std::fmt::Debug for Call {
@@ -165,7 +166,7 @@ impl Driver {
                 },
                 () = abandoned.cancelled(), if wanted => self.give_up(&unwanted),
                 request = self.requests.recv(), if more => match request {
-                    Some(Request::Begin(reply)) => {
+                    Some(Request::Begin(_, reply)) => {
                         let _ = reply.send(Err(CallRefusal::NotRunning { state: self.environment.state() }));
                     }
                     Some(Request::Destroy(reason, waiter)) => {
@@ -198,8 +199,8 @@ impl Driver {
             let gone = async { if runs { machine.gone().await } else { pending().await } };
             tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(Request::Begin(reply)) => {
-                        let call = self.begin(machine, &call_ended);
+                    Some(Request::Begin(counted, reply)) => {
+                        let call = self.begin(machine, &call_ended, counted);
                         // If nobody waits for the call any more, dropping it ends it.
                         let _ = reply.send(call);
                     }
@@ -236,7 +237,12 @@ impl Driver {
         }
     }
 
-    fn begin(&mut self, machine: &Arc<dyn Machine>, call_ended: &mpsc::Sender<()>) -> Result<Call, CallRefusal> {
+    fn begin(
+        &mut self,
+        machine: &Arc<dyn Machine>,
+        call_ended: &mpsc::Sender<()>,
+        counted: TaskTrackerToken,
+    ) -> Result<Call, CallRefusal> {
         let permit = call_ended.clone().try_reserve_owned().map_err(|_| CallRefusal::Busy)?;
         self.environment.begin_call(now())?;
         self.save();
@@ -245,6 +251,7 @@ impl Driver {
             environment: self.environment.clone(),
             refusals: Arc::clone(&self.refusals),
             ended: Some(permit),
+            _counted: counted,
         })
     }
 
@@ -258,7 +265,7 @@ impl Driver {
             tokio::select! {
                 () = &mut stop => break,
                 request = self.requests.recv(), if more => match request {
-                    Some(Request::Begin(reply)) => {
+                    Some(Request::Begin(_, reply)) => {
                         let _ = reply.send(Err(CallRefusal::NotRunning { state: State::Destroying }));
                     }
                     Some(Request::Destroy(_, waiter)) => self.waiters.push(waiter),

@@ -295,7 +295,7 @@ impl Environments {
 
     /// Begins a call in an environment, which does not idle until the call is dropped.
     #[tracing::instrument(target = STAGES, level = "debug", skip_all)]
-    pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId) -> Result<CountedCall, Fault> {
+    pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId) -> Result<Call, Fault> {
         let counted = self.calls.token();
         if self.registry.reach().closing {
             return Err(CallerFault::ShuttingDown.into());
@@ -308,12 +308,12 @@ impl Environments {
         let (reply, answer) = oneshot::channel();
         if let Some(requests) = self.registry.requests(id) {
             // If the driver is gone, so is the reply, and the answer below says so.
-            let _ = requests.send(Request::Begin(reply)).await;
+            let _ = requests.send(Request::Begin(counted, reply)).await;
         } else {
             drop(reply);
         }
         match answer.await {
-            Ok(Ok(call)) => Ok(CountedCall { call, _counted: counted }),
+            Ok(Ok(call)) => Ok(call),
             Ok(Err(CallRefusal::Busy)) => Err(CallerFault::Busy { id }.into()),
             Ok(Err(CallRefusal::NotRunning { state })) => Err(CallerFault::NotRunning { id, state }.into()),
             Err(_) => Err(self.why_gone(owner, id)),
@@ -380,11 +380,4 @@ impl Environments {
             self.drivers.wait().await;
         }
     }
-}
-
-/// A call that the shutdown waits for.
-#[derive(Debug)]
-pub(super) struct CountedCall {
-    pub(super) call: Call,
-    _counted: tokio_util::task::task_tracker::TaskTrackerToken,
 }

@@ -17,7 +17,8 @@ use tracing::Instrument as _;
 use self::outcome::Outputs;
 pub use self::{outcome::Executed, program::Program};
 use super::{
-    environments::{CountedCall, Environments},
+    driver::Call,
+    environments::Environments,
     fault::{ArgumentFault, CallerFault, Fault, ServerFault},
     log_limit,
 };
@@ -124,9 +125,9 @@ impl Execution {
         check_code(&code.text)?;
         check_stdin(&code.stdin)?;
         let call = self.environments.begin(owner, id).await?;
-        let runtime = code.language.unwrap_or(call.call.environment.runtime);
+        let runtime = code.language.unwrap_or(call.environment.runtime);
         let operator = self.rules.commands.of(runtime).exec.as_ref();
-        let argv = runtime.interpreter(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
+        let argv = runtime.interpreter(operator, call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         let command = Command {
             argv,
             script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
@@ -138,7 +139,7 @@ impl Execution {
             limits: self.rules.limits,
             keep_output_above_bytes: OUTPUT_BYTES_MAX,
         };
-        let mut outputs = Outputs::new(&call.call.refusals);
+        let mut outputs = Outputs::new(&call.refusals);
         let ended = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
         outputs.into_result(ended, limit)
     }
@@ -156,12 +157,12 @@ impl Execution {
     ) -> Result<Executed, Fault> {
         let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
         let call = self.environments.begin(owner, id).await?;
-        let runtime = call.call.environment.runtime;
+        let runtime = call.environment.runtime;
         let operator = self.rules.commands.of(runtime).install.as_ref();
-        let installer = runtime.installer(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
+        let installer = runtime.installer(operator, call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         let limit = self.rules.install_timeout;
         let start = Instant::now();
-        let mut outputs = Outputs::new(&call.call.refusals);
+        let mut outputs = Outputs::new(&call.refusals);
         let mut last = None;
         for step in installer.steps(&packages) {
             let command = Command {
@@ -198,7 +199,7 @@ impl Execution {
     async fn run(
         &self,
         owner: &Principal,
-        call: &CountedCall,
+        call: &Call,
         command: Command,
         watcher: Watcher<'_>,
         outputs: &mut Outputs,
@@ -208,7 +209,7 @@ impl Execution {
             outputs.push(stream, bytes);
             (watcher.hear)(stream, bytes);
         };
-        let running = call.call.machine.exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
+        let running = call.machine.exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
         let guest = tracing::debug_span!(target: STAGES, "guest", operation);
         await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
     }
@@ -229,11 +230,11 @@ impl Execution {
 pub(super) async fn await_guest<T>(
     environments: &Environments,
     owner: &Principal,
-    call: &CountedCall,
+    call: &Call,
     operation: &'static str,
     answer: impl Future<Output = Result<T, CallFault>>,
 ) -> Result<T, Fault> {
-    let id = call.call.environment.id;
+    let id = call.environment.id;
     match answer.await {
         Ok(answer) => Ok(answer),
         Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),

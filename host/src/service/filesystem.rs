@@ -56,7 +56,7 @@ impl Filesystem {
             .into());
         }
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.write_file(path, content, how);
+        let answer = call.machine.write_file(path, content, how);
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
@@ -72,7 +72,7 @@ impl Filesystem {
         range: Option<FileRange>,
     ) -> Result<FileContent, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.read_file(path, range, FILE_BYTES_MAX as u64);
+        let answer = call.machine.read_file(path, range, FILE_BYTES_MAX as u64);
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
@@ -88,7 +88,7 @@ impl Filesystem {
         recursive: bool,
     ) -> Result<Listing, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.call.machine.list_files(path, ENTRIES_MAX, recursive);
+        let answer = call.machine.list_files(path, ENTRIES_MAX, recursive);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

@@ -44,9 +44,9 @@ impl Execution {
         watcher: Watcher<'_>,
     ) -> Result<Ended, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let runtime = call.call.environment.runtime;
+        let runtime = call.environment.runtime;
         let operator = self.rules.commands.of(runtime).exec.as_ref();
-        let mut argv = runtime.interpreter(operator, call.call.machine.capabilities()).map_err(CallerFault::Runtime)?;
+        let mut argv = runtime.interpreter(operator, call.machine.capabilities()).map_err(CallerFault::Runtime)?;
         argv.push(program.path.as_str().to_owned());
         argv.extend(program.arguments);
         let command = Command {
@@ -61,7 +61,7 @@ impl Execution {
             limits: self.rules.limits,
             keep_output_above_bytes: OUTPUT_BYTES_MAX,
         };
-        let mut outputs = Outputs::new(&call.call.refusals);
+        let mut outputs = Outputs::new(&call.refusals);
         self.run(owner, &call, command, watcher, &mut outputs, "run the program").await
     }
 }
