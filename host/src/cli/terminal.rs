@@ -74,9 +74,7 @@ impl Spinner {
     pub(super) fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
-}
 
-impl Spinner {
     /// Takes the line away for good.
     pub(super) fn clear(&self) {
         self.0.finish_and_clear();

@@ -119,9 +119,7 @@ impl Firmware {
             Some(reason) => Err(FirmwareFault::Unusable { path, reason }),
         }
     }
-}
 
-impl Firmware {
     /// To be called before each machine: a file that was unpacked by an earlier start may have been changed since.
     ///
     /// # Errors
