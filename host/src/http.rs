@@ -65,9 +65,9 @@ impl std::fmt::Debug for Check {
 /// Takes the address.
 ///
 /// # Errors
-/// [`ServeFault::Bind`], most often because another program has it.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeFault> {
-    TcpListener::bind(address).await.map_err(|source| ServeFault::Bind { address, source })
+/// [`BindFault`], most often because another program has it.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindFault> {
+    TcpListener::bind(address).await.map_err(|source| BindFault { address, source })
 }
 
 /// A server that runs.
@@ -191,17 +191,14 @@ async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {
     (code, Json(json!({"status": status, "checks": shown})))
 }
 
-/// The server cannot serve.
+/// The address cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeFault {
-    /// The address cannot be had.
-    #[error("failed to listen on {address}{}", another(source))]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+#[error("failed to listen on {address}{}", another(source))]
+pub struct BindFault {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
 }
 
 /// What to do about an address that cannot be had.
