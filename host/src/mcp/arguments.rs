@@ -37,7 +37,7 @@ impl From<RuntimeArgument> for Runtime {
 }
 
 /// Checks the arguments against the tool's schema and reads them.
-pub(super) fn read<T: DeserializeOwned>(tool: &'static str, arguments: JsonObject) -> Result<T, ArgumentsFault> {
+pub(super) fn read<T: DeserializeOwned>(tool: &'static str, arguments: JsonObject) -> Result<T, SchemaFault> {
     static NO_SCHEMA: LazyLock<JsonObject> = LazyLock::new(JsonObject::new);
     let schema =
         super::tools().iter().find(|known| known.name == tool).map_or(&*NO_SCHEMA, |known| &known.input_schema);
@@ -48,23 +48,23 @@ pub(super) fn read<T: DeserializeOwned>(tool: &'static str, arguments: JsonObjec
     if let Some(unknown) = arguments.keys().find(|name| !allowed.contains(&name.as_str())) {
         let name = unknown.escape_debug().take(NAME_SHOWN_CHARS_MAX).collect();
         let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
-        return Err(ArgumentsFault::Unknown { name, tool, allowed });
+        return Err(SchemaFault::Unknown { name, tool, allowed });
     }
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
     if let Some(missing) = required.filter_map(Value::as_str).find(|name| !arguments.contains_key(*name)) {
-        return Err(ArgumentsFault::Missing { name: missing.to_owned(), tool });
+        return Err(SchemaFault::Missing { name: missing.to_owned(), tool });
     }
     serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|fault| {
         let name = fault.path().to_string().escape_debug().take(NAME_SHOWN_CHARS_MAX).collect();
         // It repeats the value, which may be as long as a body.
         let what = fault.into_inner().to_string();
-        ArgumentsFault::Wrong { name, what: what.chars().take(WRONG_SHOWN_CHARS_MAX).collect() }
+        SchemaFault::Wrong { name, what: what.chars().take(WRONG_SHOWN_CHARS_MAX).collect() }
     })
 }
 
-/// Arguments that do not fit their tool.
+/// Arguments that do not fit their tool's schema.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ArgumentsFault {
+pub(super) enum SchemaFault {
     #[error("there is no argument \"{name}\" of {tool}; there are: {allowed}")]
     Unknown { name: String, tool: &'static str, allowed: String },
     #[error("the argument \"{name}\" of {tool} is missing; it is required")]

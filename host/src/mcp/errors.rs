@@ -12,7 +12,7 @@ use rmcp::{
 
 use serde_json::{Value, json};
 
-use super::{arguments::ArgumentsFault, execution_tools::CommandResult};
+use super::{arguments::SchemaFault, execution_tools::CommandResult};
 use crate::{
     causes::chain,
     error_code::ErrorCode,
@@ -31,7 +31,7 @@ const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 /// Why a tool has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    Arguments(ArgumentsFault),
+    Arguments(SchemaFault),
     Service(Fault),
     /// A result could not be written as JSON.
     Result(serde_json::Error),
@@ -47,8 +47,8 @@ impl Failure {
     }
 }
 
-impl From<ArgumentsFault> for Failure {
-    fn from(fault: ArgumentsFault) -> Self {
+impl From<SchemaFault> for Failure {
+    fn from(fault: SchemaFault) -> Self {
         Self::Arguments(fault)
     }
 }
