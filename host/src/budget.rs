@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::domain::environment::Principal;
+use crate::domain::principal::Principal;
 
 /// Memory is counted in pieces of this size, so that what holds none counts, too.
 const PIECE_BYTES: usize = 1024;

@@ -14,6 +14,7 @@ pub mod live_output;
 pub mod output;
 pub mod package_name;
 pub mod ports;
+pub mod principal;
 pub mod repository;
 pub mod runtime;
 pub mod tokens;

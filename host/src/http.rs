@@ -40,7 +40,7 @@ use self::{
     environment_log::{Logs, log},
     refusal::{not_a_message, refuse_session},
 };
-use crate::{domain::environment::Principal, mcp, service::environments::Environments, telemetry::STAGES};
+use crate::{domain::principal::Principal, mcp, service::environments::Environments, telemetry::STAGES};
 
 /// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);

@@ -63,7 +63,7 @@ pub use self::{
 };
 use crate::{
     budget::{Budget, Room},
-    domain::{environment::Principal, image::ImageRef, runtime::ByRuntime},
+    domain::{image::ImageRef, principal::Principal, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
     telemetry::STAGES,
 };

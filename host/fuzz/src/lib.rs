@@ -13,6 +13,7 @@ pub mod domain {
     pub mod lifecycle;
     pub mod package_name;
     pub mod ports;
+    pub mod principal;
     pub mod runtime;
 }
 

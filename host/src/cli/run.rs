@@ -24,10 +24,11 @@ use super::{TIMED_OUT, machines, signals::End, terminal::Spinner};
 use crate::{
     config::{self, Folders, Settings, duration, process_variable},
     domain::{
-        environment::{NewEnvironment, Principal},
+        environment::NewEnvironment,
         guest_path::GuestPath,
         image::ImageRef,
         ports::{EndCause, Ended, OutputStream, Writing},
+        principal::Principal,
         runtime::Runtime,
         variables::Variables,
     },

@@ -18,6 +18,7 @@ use super::{
     image::ImageRef,
     lifecycle::{Event, Refusal, State},
     ports::AgentOrigin,
+    principal::Principal,
     runtime::Runtime,
 };
 
@@ -60,48 +61,6 @@ impl FromStr for EnvironmentId {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("that is not an environment id; one looks like 123e4567-e89b-42d3-a456-426614174000")]
 pub struct EnvironmentIdFault;
-
-/// Who owns environments. Owners neither see nor touch each other's.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Principal(String);
-
-impl Principal {
-    /// The one that every caller is on a server without tokens.
-    #[must_use]
-    pub fn anonymous() -> Self {
-        Self("anonymous".to_owned())
-    }
-
-    /// The one that started the server and talks to it over its standard input and output.
-    #[must_use]
-    pub fn local() -> Self {
-        Self("local".to_owned())
-    }
-}
-
-/// Long enough for the name of a person or a service, short enough for a line of the log.
-pub const PRINCIPAL_CHARS_MAX: usize = 64;
-
-impl FromStr for Principal {
-    type Err = PrincipalFault;
-
-    fn from_str(name: &str) -> Result<Self, PrincipalFault> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@');
-        let fits = (1..=PRINCIPAL_CHARS_MAX).contains(&name.len()) && name.bytes().all(allowed);
-        if fits { Ok(Self(name.to_owned())) } else { Err(PrincipalFault) }
-    }
-}
-
-/// The text does not name a principal.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a name has 1 to {PRINCIPAL_CHARS_MAX} letters, digits, dots, dashes, underscores and at signs")]
-pub struct PrincipalFault;
-
-impl fmt::Display for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What a client calls its environment; it need not be unique.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -352,14 +311,6 @@ mod tests {
         assert_eq!(EnvironmentName::parse("a\nb"), Err(NameFault::Control));
         assert_eq!(EnvironmentName::parse(&"ä".repeat(65)), Err(NameFault::TooLong { chars: 65 }));
         assert_eq!(EnvironmentName::parse(&"ä".repeat(64)).unwrap().as_str().len(), 128);
-    }
-
-    #[test]
-    fn principals_have_plain_names() {
-        assert_eq!("ada@example.org".parse::<Principal>().unwrap().to_string(), "ada@example.org");
-        for name in ["", "a b", "a\n", "ä", &"a".repeat(65)] {
-            assert_eq!(name.parse::<Principal>(), Err(PrincipalFault), "{name}");
-        }
     }
 
     #[test]

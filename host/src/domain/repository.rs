@@ -12,8 +12,9 @@ use std::{
 };
 
 use super::{
-    environment::{Environment, EnvironmentId, Principal},
+    environment::{Environment, EnvironmentId},
     lifecycle::State,
+    principal::Principal,
 };
 
 /// How many destroyed environments are remembered, so that a late call hears what became of its environment.

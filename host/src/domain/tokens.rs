@@ -11,7 +11,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::environment::{Principal, PrincipalFault};
+use super::principal::{Principal, PrincipalFault};
 
 /// Shorter ones could be guessed: 16 characters of base64 are 96 bits.
 pub const TOKEN_CHARS_MIN: usize = 16;

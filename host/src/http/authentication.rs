@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::refusal::refuse;
 use crate::{
-    domain::{environment::Principal, tokens::Tokens},
+    domain::{principal::Principal, tokens::Tokens},
     error_code::ErrorCode,
 };
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::refusal::{refuse, too_intricate};
 use crate::{
     budget::{Budget, Room},
-    domain::environment::Principal,
+    domain::principal::Principal,
     error_code::ErrorCode,
     mcp::REQUEST_BODY_BYTES_MAX,
 };

@@ -20,7 +20,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    domain::environment::{EnvironmentId, Principal},
+    domain::{environment::EnvironmentId, principal::Principal},
     error_code::ErrorCode,
     mcp::rfc3339,
     service::{

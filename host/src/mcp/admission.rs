@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{domain::environment::Principal, service::fault::CallerFault};
+use crate::{domain::principal::Principal, service::fault::CallerFault};
 
 /// How many calls may run at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

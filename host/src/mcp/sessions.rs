@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use self::names::{Names, cancelled_by, names_of};
 use super::kept::{Kept, Unasked};
-use crate::domain::environment::Principal;
+use crate::domain::principal::Principal;
 
 /// A session without a call that has been silent for so long may be ended in favour of a new one when there is no room.
 /// Its client begins another one when it comes back.

@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 pub(super) use self::outcome::Outcome;
 use super::{errors, progress::Progress, results};
-use crate::domain::environment::Principal;
+use crate::domain::principal::Principal;
 
 /// How long a call is waited for before it becomes a task: most are over by then, and a poll costs its client more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);

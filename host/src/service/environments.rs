@@ -27,9 +27,10 @@ use super::{
 };
 use crate::domain::{
     egress::{Egress, Network, Policy, Refused},
-    environment::{CallRefusal, Environment, EnvironmentId, NewEnvironment, Principal},
+    environment::{CallRefusal, Environment, EnvironmentId, NewEnvironment},
     lifecycle::State,
     ports::{MachineSpec, Machines, Stage},
+    principal::Principal,
     repository::{DestroyReason, Found, Repository},
 };
 use crate::telemetry::STAGES;

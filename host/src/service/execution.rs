@@ -23,11 +23,12 @@ use super::{
     log_limit,
 };
 use crate::domain::{
-    environment::{EnvironmentId, Principal},
+    environment::EnvironmentId,
     guest_path::GuestPath,
     output::OUTPUT_BYTES_MAX,
     package_name::parse_packages,
     ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
+    principal::Principal,
     runtime::{ByRuntime, CommandLine, Runtime},
     variables::Variables,
 };

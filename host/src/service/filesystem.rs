@@ -10,9 +10,10 @@ use super::{
     fault::{ArgumentFault, Fault},
 };
 use crate::domain::{
-    environment::{EnvironmentId, Principal},
+    environment::EnvironmentId,
     guest_path::GuestPath,
     ports::{FileContent, FileRange, Listing, Writing},
+    principal::Principal,
 };
 
 /// The largest file that one call writes or reads.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::{Execution, Outputs, Watcher};
 use crate::{
     domain::{
-        environment::{EnvironmentId, Principal},
+        environment::EnvironmentId,
         guest_path::GuestPath,
         output::OUTPUT_BYTES_MAX,
         ports::{Command, Ended, User},
+        principal::Principal,
         variables::Variables,
     },
     service::fault::{CallerFault, Fault},
