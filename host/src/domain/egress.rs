@@ -13,14 +13,14 @@ mod refused;
 mod rule;
 
 use core::net::IpAddr;
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use self::rule::{Rule, Target};
 pub use self::{
     address::{Kind, canonical, kind},
     granted::{ANSWER_TTL_S, Granted},
     name::{DomainName, DomainNameFault},
-    refused::{Network, Refused},
+    refused::Refused,
     rule::RuleFault,
 };
 
@@ -191,6 +191,21 @@ impl Egress {
 
     fn policies(&self) -> impl Iterator<Item = &Policy> {
         std::iter::once(&self.server).chain(&self.environment)
+    }
+}
+
+/// The network of one machine: what it may reach, and who hears of what it may not.
+#[derive(Clone)]
+pub struct Network {
+    /// What it may reach.
+    pub egress: Egress,
+    /// Called at each refusal; it must not block.
+    pub on_refusal: Arc<dyn Fn(&Refused) + Send + Sync>,
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
     }
 }
 

@@ -3,9 +3,9 @@
 //! What a guest was refused, for whoever counts it and tells the operator.
 
 use core::net::IpAddr;
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use super::{DomainName, Egress};
+use super::DomainName;
 
 /// One refusal for the policy's sake.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,20 +33,5 @@ impl fmt::Display for Refused {
             Self::Flow { address, port, name: Some(name) } => write!(f, "{name} ({address}) port {port}"),
             Self::Name { name } => write!(f, "{name}"),
         }
-    }
-}
-
-/// The network of one machine: what it may reach, and who hears of what it may not.
-#[derive(Clone)]
-pub struct Network {
-    /// What it may reach.
-    pub egress: Egress,
-    /// Called at each refusal; it must not block.
-    pub on_refusal: Arc<dyn Fn(&Refused) + Send + Sync>,
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
     }
 }
