@@ -188,42 +188,42 @@ impl Installer {
         }
     }
 
-    /// The commands that install the packages, in their order; each is run only if the one before it worked.
+    /// The command that installs the packages; or one before that, and it, to be run only if the first worked.
     #[must_use]
-    pub fn steps(&self, packages: &[PackageName]) -> Vec<InstallStep> {
+    pub fn steps(&self, packages: &[PackageName]) -> (InstallStep, Option<InstallStep>) {
         let as_root = |words: &[&str]| step(words, packages, User::Root);
-        match self {
+        let only = match self {
             Self::Pip => {
                 // The grammar of package names leaves nothing that would need an escape in a Python string.
                 let names: Vec<_> = packages.iter().map(|name| format!("\"{name}\"")).collect();
-                vec![InstallStep {
+                InstallStep {
                     argv: vec!["python3".to_owned()],
                     script: Some(("py", format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")))),
                     env: vec![variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")],
                     user: User::Sandbox,
-                }]
+                }
             }
-            Self::Npm => vec![step(
-                &["npm", "install", "--prefix", SANDBOX_HOME, "--no-audit", "--no-fund"],
-                packages,
-                User::Sandbox,
-            )],
-            Self::Apk => vec![as_root(&["apk", "add", "--no-cache"])],
+            Self::Npm => {
+                step(&["npm", "install", "--prefix", SANDBOX_HOME, "--no-audit", "--no-fund"], packages, User::Sandbox)
+            }
+            Self::Apk => as_root(&["apk", "add", "--no-cache"]),
             Self::AptGet => {
                 // Images are shipped without package lists, so nothing would be found before an update.
                 let update = step(&["apt-get", "update", "-q"], &[], User::Root);
                 let install = as_root(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
                 let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
-                [update, install].map(|step| InstallStep { env: vec![quiet.clone()], ..step }).to_vec()
+                let [update, install] = [update, install].map(|step| InstallStep { env: vec![quiet.clone()], ..step });
+                return (update, Some(install));
             }
-            Self::Dnf => vec![as_root(&["dnf", "install", "-y"])],
-            Self::Yum => vec![as_root(&["yum", "install", "-y"])],
-            Self::Zypper => vec![as_root(&["zypper", "--non-interactive", "install"])],
+            Self::Dnf => as_root(&["dnf", "install", "-y"]),
+            Self::Yum => as_root(&["yum", "install", "-y"]),
+            Self::Zypper => as_root(&["zypper", "--non-interactive", "install"]),
             Self::Operator { command, user } => {
                 let words: Vec<_> = command.words().iter().map(String::as_str).collect();
-                vec![step(&words, packages, *user)]
+                step(&words, packages, *user)
             }
-        }
+        };
+        (only, None)
     }
 }
 
@@ -348,20 +348,20 @@ mod tests {
             (Installer::Yum, "yum install -y a b==1"),
             (Installer::Zypper, "zypper --non-interactive install a b==1"),
         ] {
-            let [step] = &installer.steps(&packages)[..] else { panic!("{installer:?} takes one step") };
+            let (step, None) = installer.steps(&packages) else { panic!("{installer:?} takes one step") };
             assert_eq!(step.argv, words(argv));
             assert_eq!(step.user == User::Sandbox, installer == Installer::Npm);
         }
-        let [update, install] = &Installer::AptGet.steps(&packages)[..] else { panic!("apt-get takes two steps") };
+        let (update, Some(install)) = Installer::AptGet.steps(&packages) else { panic!("apt-get takes two steps") };
         assert_eq!(update.argv, words("apt-get update -q"));
         assert_eq!(install.argv, words("apt-get install -q -y --no-install-recommends a b==1"));
     }
 
     #[test]
     fn pip_gets_its_packages_as_python_strings() {
-        let [step] = &Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap())[..] else { panic!("one step") };
-        let (extension, code) = step.script.as_ref().unwrap();
-        assert_eq!(*extension, "py");
+        let (step, None) = Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap()) else { panic!("one step") };
+        let (extension, code) = step.script.unwrap();
+        assert_eq!(extension, "py");
         assert_eq!(code.lines().next(), Some("PACKAGES = [\"a[x]>=1,<2\", \"b\"]"));
         assert_eq!(step.user, User::Sandbox);
     }

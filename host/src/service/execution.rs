@@ -29,7 +29,7 @@ use crate::domain::{
     package_name::parse_packages,
     ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
     principal::Principal,
-    runtime::{ByRuntime, CommandLine, Runtime},
+    runtime::{ByRuntime, CommandLine, InstallStep, Runtime},
     variables::Variables,
 };
 use crate::telemetry::STAGES;
@@ -164,36 +164,24 @@ impl Execution {
         let limit = self.rules.install_timeout;
         let start = Instant::now();
         let mut outputs = Outputs::new(&call.refusals);
-        let mut last = None;
-        for step in installer.steps(&packages) {
-            let command = Command {
-                argv: step.argv,
-                script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
-                stdin: Vec::new(),
-                env: step.env,
-                // An image's own folder may hold what a package manager takes for its business.
-                working_directory: Some(GuestPath::home()),
-                user: step.user,
-                timeout: limit.saturating_sub(start.elapsed()),
-                limits: self.rules.limits,
-                keep_output_above_bytes: OUTPUT_BYTES_MAX,
-            };
-            let ended = self.run(owner, &call, command, watcher, &mut outputs, "install the packages").await?;
-            let more = ended.exit_code == 0 && ended.cause == EndCause::Exited;
-            last = Some(ended);
-            if !more {
-                break;
-            }
+        let command = |step: InstallStep| Command {
+            argv: step.argv,
+            script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
+            stdin: Vec::new(),
+            env: step.env,
+            // An image's own folder may hold what a package manager takes for its business.
+            working_directory: Some(GuestPath::home()),
+            user: step.user,
+            timeout: limit.saturating_sub(start.elapsed()),
+            limits: self.rules.limits,
+            keep_output_above_bytes: OUTPUT_BYTES_MAX,
+        };
+        let operation = "install the packages";
+        let (first, then) = installer.steps(&packages);
+        let mut ended = self.run(owner, &call, command(first), watcher, &mut outputs, operation).await?;
+        if let Some(step) = then.filter(|_| ended.exit_code == 0 && ended.cause == EndCause::Exited) {
+            ended = self.run(owner, &call, command(step), watcher, &mut outputs, operation).await?;
         }
-        // Every installer has a step; an empty list would be as good as nothing to do.
-        let ended = last.unwrap_or(Ended {
-            exit_code: 0,
-            signal: None,
-            cause: EndCause::Exited,
-            duration: Duration::ZERO,
-            stdout_file: None,
-            stderr_file: None,
-        });
         outputs.into_result(Ended { duration: start.elapsed(), ..ended }, limit)
     }
 
