@@ -40,6 +40,9 @@ pub const CODE_BYTES_MAX: usize = 512_000;
 /// The largest stdin of one call: as much as a file.
 pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
+/// What to do with more than that.
+const TO_FILES: &str = "; put data into files with write_file";
+
 /// The operator's commands for one runtime, in place of what the guest has.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OperatorCommands {
@@ -123,8 +126,11 @@ impl Execution {
         watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
         let limit = self.exec_timeout(code.timeout_s)?;
-        check_code(&code.text)?;
-        check_stdin(&code.stdin)?;
+        if code.text.is_empty() {
+            return Err(ArgumentFault::NoCode.into());
+        }
+        check_size("code", code.text.len(), CODE_BYTES_MAX, TO_FILES)?;
+        check_size("stdin", code.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
         let call = self.environments.begin(owner, id).await?;
         let runtime = code.language.unwrap_or(call.environment.runtime);
         let operator = self.rules.commands.of(runtime).exec.as_ref();
@@ -241,29 +247,12 @@ pub(super) async fn await_guest<T>(
     }
 }
 
-fn check_code(text: &str) -> Result<(), ArgumentFault> {
-    if text.is_empty() {
-        return Err(ArgumentFault::NoCode);
-    }
-    if text.len() > CODE_BYTES_MAX {
-        return Err(ArgumentFault::TooLarge {
-            name: "code",
-            bytes: text.len(),
-            bytes_max: CODE_BYTES_MAX,
-            advice: "; put data into files with write_file",
-        });
-    }
-    Ok(())
-}
-
-fn check_stdin(text: &str) -> Result<(), ArgumentFault> {
-    if text.len() > STDIN_BYTES_MAX {
-        return Err(ArgumentFault::TooLarge {
-            name: "stdin",
-            bytes: text.len(),
-            bytes_max: STDIN_BYTES_MAX,
-            advice: "; put data into files with write_file",
-        });
-    }
-    Ok(())
+/// Whether an argument fits one call.
+pub(super) fn check_size(
+    name: &'static str,
+    bytes: usize,
+    bytes_max: usize,
+    advice: &'static str,
+) -> Result<(), ArgumentFault> {
+    if bytes > bytes_max { Err(ArgumentFault::TooLarge { name, bytes, bytes_max, advice }) } else { Ok(()) }
 }

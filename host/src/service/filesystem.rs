@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{
     environments::Environments,
-    execution::await_guest,
-    fault::{ArgumentFault, Fault},
+    execution::{await_guest, check_size},
+    fault::Fault,
 };
 use crate::domain::{
     environment::EnvironmentId,
@@ -47,15 +47,8 @@ impl Filesystem {
         content: &[u8],
         how: Writing,
     ) -> Result<u64, Fault> {
-        if content.len() > FILE_BYTES_MAX {
-            return Err(ArgumentFault::TooLarge {
-                name: "content",
-                bytes: content.len(),
-                bytes_max: FILE_BYTES_MAX,
-                advice: "; write it in parts with append, or make it with execute",
-            }
-            .into());
-        }
+        let in_parts = "; write it in parts with append, or make it with execute";
+        check_size("content", content.len(), FILE_BYTES_MAX, in_parts)?;
         let call = self.environments.begin(owner, id).await?;
         let answer = call.machine.write_file(path, content, how);
         await_guest(&self.environments, owner, &call, "write the file", answer).await
