@@ -160,7 +160,7 @@ async fn live(
 ) -> Result<Option<Ended>, Fault> {
     let owner = new.owner.clone();
     let shown = Arc::clone(&spinner);
-    let made = environments.create(new, Box::new(move |stage| shown.say(stage.describe()))).await?;
+    let (made, _) = environments.create(new, Box::new(move |stage| shown.say(stage.describe()))).await?;
     let files = Filesystem::new(environments);
     files.write(&owner, made.id, &program.path, &code, Writing::default()).await?;
     // What the program writes must not run into the spinner.

@@ -175,12 +175,12 @@ impl Inner {
             progress.stage(at, Some(STAGES), message);
         };
         // A create that is dropped undoes itself.
-        let environment = tokio::select! {
+        let (environment, agent_origin) = tokio::select! {
             created = self.environments.create(new, Box::new(stages)) => created?,
             () = caller.cancelled.cancelled() => return Err(CallerFault::Cancelled { executed: None }.into()),
         };
         results::object(&Created {
-            agent_origin: environment.agent_origin.map_or("", origin),
+            agent_origin: origin(agent_origin),
             created_at: results::rfc3339(environment.created_at),
             environment_id: environment.id.to_string(),
             name: environment.name.as_str().to_owned(),

@@ -29,7 +29,7 @@ use crate::{
     domain::{
         environment::{CallRefusal, Environment},
         lifecycle::{Event, State},
-        ports::{Machine, MachineSpec, Machines, Stage, StartFault},
+        ports::{AgentOrigin, Machine, MachineSpec, Machines, Stage, StartFault},
         repository::{DestroyReason, Slot},
     },
 };
@@ -110,7 +110,7 @@ impl Driver {
         mut self,
         machines: Arc<dyn Machines>,
         stages: Box<dyn Fn(Stage) + Send + Sync>,
-        ready: oneshot::Sender<Result<Environment, StartFault>>,
+        ready: oneshot::Sender<Result<(Environment, AgentOrigin), StartFault>>,
     ) {
         let journal = Arc::clone(&self.journal);
         let noted = move |stage| {
@@ -121,12 +121,13 @@ impl Driver {
         drop(noted);
         match booted {
             Boot::Started(machine) => {
-                self.environment.agent_origin = Some(machine.capabilities().agent_origin);
+                let agent_origin = machine.capabilities().agent_origin;
+                self.environment.agent_origin = Some(agent_origin);
                 self.journal.set_machine(&machine);
                 self.journal.note("running");
                 self.apply(Event::Ready);
                 // If the caller is gone, `abandoned` is cancelled, and serving ends at once.
-                let _ = ready.send(Ok(self.environment.clone()));
+                let _ = ready.send(Ok((self.environment.clone(), agent_origin)));
                 tracing::info!(agent = machine.capabilities().agent_build, "environment is running");
                 self.serve(&machine).await;
                 self.release(&*machine).await;

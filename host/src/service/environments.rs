@@ -29,7 +29,7 @@ use crate::domain::{
     egress::{Egress, Network, Policy, Refused},
     environment::{CallRefusal, Environment, EnvironmentId, NewEnvironment},
     lifecycle::State,
-    ports::{MachineSpec, Machines, Stage},
+    ports::{AgentOrigin, MachineSpec, Machines, Stage},
     principal::Principal,
     repository::{DestroyReason, Found, Repository},
 };
@@ -162,7 +162,8 @@ impl Environments {
         Self { registry: Arc::new(registry), machines, size, policy, drivers, calls }
     }
 
-    /// Makes an environment and waits until it takes calls; `stages` hears how far it is.
+    /// Makes an environment and waits until it takes calls; gives it, and where its agent came from. `stages` hears how far
+    /// it is.
     ///
     /// Dropping the future undoes everything.
     ///
@@ -172,7 +173,7 @@ impl Environments {
         &self,
         new: NewEnvironment,
         stages: Box<dyn Fn(Stage) + Send + Sync>,
-    ) -> Result<Environment, Fault> {
+    ) -> Result<(Environment, AgentOrigin), Fault> {
         let _counted = self.calls.token();
         let slot = self.registry.repository.reserve().map_err(CallerFault::from)?;
         let id = EnvironmentId::random();
@@ -209,9 +210,9 @@ impl Environments {
             reach.drivers.insert(id, Handle { requests, task, refusals, journal });
         }
         match outcome.await {
-            Ok(Ok(environment)) => {
+            Ok(Ok(running)) => {
                 undo.disarm();
-                Ok(environment)
+                Ok(running)
             }
             Ok(Err(source)) => Err(ServerFault::Start { id, source }.into()),
             Err(_) => Err(match self.registry.repository.find(&owner, id) {
