@@ -26,7 +26,8 @@ use crate::{
     batch::Batch,
     rules::{Breach, Rules},
     shape::Shape,
-    stream::Stream,
+    stream::{Shared, Stream},
+    unread::Unread,
 };
 
 /// Why a link ended, or a stream could not be opened.
@@ -141,28 +142,28 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (end, ended) = watch::channel(None);
-    let pump_bytes_max = match side {
-        Side::Opens(_) => shape.opener_pump_bytes_max,
-        Side::Accepts(_) => shape.acceptor_pump_bytes_max,
+    let (pump_bytes_max, unread_bytes_max) = match side {
+        Side::Opens(_) => (shape.opener_pump_bytes_max, shape.opener_unread_bytes_max),
+        Side::Accepts(_) => (shape.acceptor_pump_bytes_max, shape.acceptor_unread_bytes_max),
     };
-    let backlog = Arc::new(Backlog::default());
-    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&backlog));
+    let shared = Arc::new(Shared { backlog: Backlog::default(), unread: Unread::new(unread_bytes_max) });
+    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&shared));
     let mut connection = Connection::new(rules.compat(), shape.config(), mode);
     let mut side = side;
-    let backlog = Closing(backlog);
+    let shared = Closing(shared);
     let task = tokio::spawn(async move {
-        let fault = poll_fn(|cx| poll(&mut connection, &mut side, &backlog.0, cx)).await;
+        let fault = poll_fn(|cx| poll(&mut connection, &mut side, &shared.0, cx)).await;
         end.send_replace(Some(fault));
     });
     (task.abort_handle(), ended)
 }
 
 /// Closes the backlog with the driver, however that ends.
-struct Closing(Arc<Backlog>);
+struct Closing(Arc<Shared>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.backlog.close();
     }
 }
 
@@ -175,7 +176,7 @@ enum Side {
 fn poll<S>(
     connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
     side: &mut Side,
-    backlog: &Arc<Backlog>,
+    shared: &Arc<Shared>,
     cx: &mut Context<'_>,
 ) -> Poll<LinkFault>
 where
@@ -186,7 +187,7 @@ where
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
                 // A full queue resets the stream: its opener has more open than it may.
-                drop(arrivals.try_send(Stream::new(stream, Arc::clone(backlog))));
+                drop(arrivals.try_send(Stream::new(stream, Arc::clone(shared))));
                 continue;
             }
             (Poll::Ready(Some(Err(fault))), _) => {
@@ -199,7 +200,7 @@ where
         match asked.poll_recv(cx) {
             // The asker may have gone; its stream is then dropped, which resets it. The connection is polled again
             // either way: yamux listens to a new stream only from its next poll on.
-            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, backlog, cx))),
+            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, shared, cx))),
             Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
             Poll::Pending => return Poll::Pending,
         }
@@ -208,14 +209,14 @@ where
 
 fn open<S>(
     connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
-    backlog: &Arc<Backlog>,
+    shared: &Arc<Shared>,
     cx: &mut Context<'_>,
 ) -> Result<Stream, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match connection.poll_new_outbound(cx) {
-        Poll::Ready(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(backlog))),
+        Poll::Ready(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(shared))),
         Poll::Ready(Err(ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
         Poll::Ready(Err(fault)) => Err(why(&fault)),
     }

@@ -5,7 +5,7 @@
 //! ```text
 //!   carry                         a TCP connection as a flow of the egress link
 //!   FrameReader / FrameWriter     messages, cancel-safe
-//!   Stream                        yamux's: one a call or a flow, with its own window; Backlog bounds all together
+//!   Stream                        yamux's: one a call or a flow, with its own window; Backlog and Unread bound all together
 //!   Driver                        the one task that polls the connection
 //!   Rules                         ends a link whose peer breaks them
 //!   Pump                          keeps reading while a write is blocked
@@ -26,6 +26,7 @@ mod pump;
 mod rules;
 mod shape;
 mod stream;
+mod unread;
 
 pub use driver::{Acceptor, LinkFault, Opener};
 pub use flow::{Ending, FlowBreach, GrantPool, carry};

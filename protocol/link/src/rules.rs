@@ -3,7 +3,8 @@
 //! What a peer has to keep to, beyond what yamux makes sure of by itself. Every frame's header passes through here.
 //!
 //! yamux 0.14 tells a peer that breaks its rules to go away, and then serves it on; it makes room for a megabyte on the
-//! word of a header; and frames that carry nothing cost it work without end. Here each of the three ends the link.
+//! word of a header; and frames that carry nothing cost it work without end. Here each of the three ends the link, and so
+//! does what this side would have to keep beyond all that an honest peer sends: see [`Unread`].
 //!
 //! ```text
 //!  offset  0         1      2       4           8        12
@@ -24,7 +25,7 @@ use tokio::{
 };
 use waggle_protocol::CHUNK_BYTES_MAX;
 
-use crate::backlog::Backlog;
+use crate::{stream::Shared, unread::Unread};
 
 /// Bytes of a frame's header.
 const HEADER_BYTES: usize = 12;
@@ -70,6 +71,12 @@ pub enum Breach {
     /// Pings, resets, credit and empty data beyond all need.
     #[error("the other side floods the link with frames that carry nothing")]
     Flood,
+    /// More data, or in smaller pieces, than is read and than this side keeps.
+    #[error("the other side made this one keep {bytes} bytes for data that was not read")]
+    Unread {
+        /// What it costs to keep.
+        bytes: u64,
+    },
 }
 
 impl Breach {
@@ -92,31 +99,39 @@ pub(crate) struct Rules<S> {
     incoming: Frames,
     outgoing: Frames,
     allowance: Allowance,
-    /// Hears of the data that goes out.
-    backlog: Arc<Backlog>,
+    /// Hears of the data that goes out and comes in.
+    shared: Arc<Shared>,
+    /// The last write has to wait. yamux then keeps streams that were dropped, and reads on.
+    blocked: bool,
 }
 
 impl<S> Rules<S> {
-    pub(crate) fn new(stream: S, backlog: Arc<Backlog>) -> Self {
+    pub(crate) fn new(stream: S, shared: Arc<Shared>) -> Self {
         let (incoming, outgoing) = (Frames::default(), Frames::default());
-        Self { stream, incoming, outgoing, allowance: Allowance::new(), backlog }
+        Self { stream, incoming, outgoing, allowance: Allowance::new(), shared, blocked: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rules<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, incoming, allowance, .. } = self.get_mut();
+        let Self { stream, incoming, allowance, shared, blocked, .. } = self.get_mut();
+        if !*blocked {
+            // Before it reads yamux has done all that its streams had for it, where it could write.
+            shared.unread.forget_gone();
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
         let bytes = buffer.filled().get(before..).unwrap_or_default();
-        Poll::Ready(incoming.pass(bytes, |header| header.judge(allowance)).map_err(io::Error::from))
+        Poll::Ready(incoming.pass(bytes, |header| header.judge(allowance, &shared.unread)).map_err(io::Error::from))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Rules<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, outgoing, allowance, backlog, .. } = self.get_mut();
-        let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
+        let Self { stream, outgoing, allowance, shared, blocked, .. } = self.get_mut();
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        *blocked = written.is_pending();
+        let written = ready!(written)?;
         let bytes = bytes.get(..written).unwrap_or_default();
         allowance.earn_by_bytes(written);
         let passed = outgoing.pass(bytes, |header| {
@@ -128,7 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rules<S> {
             }
             Ok(())
         });
-        backlog.written(std::mem::take(&mut outgoing.data_bytes));
+        shared.backlog.written(std::mem::take(&mut outgoing.data_bytes));
         Poll::Ready(passed.map(|()| written).map_err(io::Error::from))
     }
 
@@ -178,23 +193,25 @@ impl Frames {
 struct Header {
     kind: u8,
     flags: u16,
+    stream: u32,
     length: u32,
 }
 
 impl Header {
-    fn of([_version, kind, f0, f1, _, _, _, _, l0, l1, l2, l3]: [u8; HEADER_BYTES]) -> Self {
-        Self { kind, flags: u16::from_be_bytes([f0, f1]), length: u32::from_be_bytes([l0, l1, l2, l3]) }
+    fn of([_version, kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3]: [u8; HEADER_BYTES]) -> Self {
+        let (stream, length) = (u32::from_be_bytes([s0, s1, s2, s3]), u32::from_be_bytes([l0, l1, l2, l3]));
+        Self { kind, flags: u16::from_be_bytes([f0, f1]), stream, length }
     }
 
     fn body_bytes(self) -> usize {
         if self.kind == DATA { usize::try_from(self.length).unwrap_or(usize::MAX) } else { 0 }
     }
 
-    fn judge(self, allowance: &mut Allowance) -> Result<(), Breach> {
+    fn judge(self, allowance: &mut Allowance, unread: &Unread) -> Result<(), Breach> {
         match self.body_bytes() {
             0 => allowance.spend(),
             bytes if bytes > BODY_BYTES_MAX => Err(Breach::TooLong { bytes }),
-            _ => Ok(()),
+            bytes => unread.arrived(self.stream, bytes),
         }
     }
 }
@@ -274,8 +291,9 @@ mod tests {
         assert_eq!(spent(&mut allowance), Some(2000));
         allowance.earn_by_bytes(1024 * 1024);
         assert_eq!(spent(&mut allowance), Some(256));
-        assert_eq!(Header::of(header(1, 5)).judge(&mut allowance), Err(Breach::Flood));
+        let unread = Unread::new(0);
+        assert_eq!(Header::of(header(1, 5)).judge(&mut allowance, &unread), Err(Breach::Flood));
         let long = Header::of(header(DATA, 65_537));
-        assert_eq!(long.judge(&mut allowance), Err(Breach::TooLong { bytes: 65_537 }));
+        assert_eq!(long.judge(&mut allowance, &unread), Err(Breach::TooLong { bytes: 65_537 }));
     }
 }

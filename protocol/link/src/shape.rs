@@ -25,6 +25,11 @@ pub(crate) struct Shape {
     pub(crate) opener_pump_bytes_max: usize,
     /// The same for the accepting side.
     pub(crate) acceptor_pump_bytes_max: usize,
+    /// What the opening side keeps for data that was not read, in bytes; a peer that exceeds it loses the whole link. A
+    /// guest trusts its host, and has no such limit.
+    pub(crate) opener_unread_bytes_max: u64,
+    /// The same for the accepting side.
+    pub(crate) acceptor_unread_bytes_max: u64,
 }
 
 /// Twice the calls, so that closing ones don't count against new ones. One end's pump takes in all that a peer within
@@ -35,6 +40,9 @@ const CALL: Shape = Shape {
     queue: CALLS_MAX,
     opener_pump_bytes_max: CONTROL_BYTES,
     acceptor_pump_bytes_max: CALLS_MAX * STREAM_WINDOW_BYTES + CONTROL_BYTES,
+    // The windows of all calls are 8 MiB.
+    opener_unread_bytes_max: 12 * 1024 * 1024,
+    acceptor_unread_bytes_max: u64::MAX,
 };
 
 /// The host accepts here, so its pump is the small one again. What it can have in flight is what the guest has granted:
@@ -44,6 +52,9 @@ const EGRESS: Shape = Shape {
     queue: EGRESS_STREAMS_MAX,
     opener_pump_bytes_max: FLOWS_MAX * FLOW_CREDIT_BYTES as usize + EGRESS_POOL_BYTES + CONTROL_BYTES,
     acceptor_pump_bytes_max: CONTROL_BYTES,
+    opener_unread_bytes_max: u64::MAX,
+    // All that the guest is granted is 4 MiB.
+    acceptor_unread_bytes_max: 8 * 1024 * 1024,
 };
 
 /// What one side grants to all flows of an egress link together beyond their first credit, in bytes. It bounds what that
