@@ -4,25 +4,30 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixStream},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use waggle::{
     domain::egress::{Egress, Network},
     infra::egress::{Gateway, Guest, ServeFault, serve},
 };
 use waggle_protocol::{
-    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES_MAX, Flow, HOST_ADDRESS},
+    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow, FlowReply, HOST_ADDRESS},
+    frame::{self, PREFIX_BYTES},
     handshake::{self, Link},
 };
 
 use crate::{
     bounded,
-    guest::{self as wire, ACK, DATA, SYN, WINDOW_UPDATE, framed, yamux},
+    guest::{self as wire, ACK, DATA, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, yamux},
 };
+
+/// A question for the address of `localhost`.
+const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
 
 /// Flows that a guest may have.
 const FLOWS: u32 = 256;
@@ -49,6 +54,23 @@ impl Hostile {
         let mut frame = yamux(DATA, SYN, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
         frame.extend_from_slice(bytes);
         self.socket.write_all(&frame).await.is_ok()
+    }
+
+    /// What the host grants next: bytes of the stream, and bytes of the flow on it.
+    async fn granted(&mut self) -> (usize, usize) {
+        let mut header = [0; 12];
+        self.socket.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes(*header.last_chunk().unwrap()) as usize;
+        if header[1] != DATA {
+            return (if header[1] == WINDOW_UPDATE { length } else { 0 }, 0);
+        }
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body).await.unwrap();
+        match frame::decode(&body[PREFIX_BYTES..]) {
+            Ok(Flow::Credit { bytes }) => (0, bytes as usize),
+            _ if body == framed(&FlowReply::Connected) => (0, FLOW_CREDIT_BYTES as usize),
+            _ => (0, 0),
+        }
     }
 
     async fn ended(self) -> String {
@@ -154,14 +176,80 @@ async fn a_guest_that_grants_everything_and_never_reads_costs_little() {
     .await;
 }
 
+/// A flow whose server takes nothing and has ended, filled until the host has to keep some, and ended by the guest too.
+async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
+    guest.open(stream, &connect(port)).await;
+    let piece = wire::in_stream(stream, &framed(&Flow::Data(&[7; 4096])));
+    let (mut window, mut credit) = (WINDOW_BYTES - 64, 0);
+    while let Ok((of_stream, of_flow)) = timeout(Duration::from_millis(300), guest.granted()).await {
+        (window, credit) = (window + of_stream, credit + of_flow);
+        while credit >= 4096 && window >= piece.len() {
+            (window, credit) = (window - piece.len(), credit - 4096);
+            guest.socket.write_all(&piece).await.unwrap();
+        }
+    }
+    guest.socket.write_all(&wire::in_stream(stream, &framed(&Flow::End))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_bytes_behind_the_end_of_a_flow_end_the_link() {
+    const FIN: u16 = 4;
+    for (flags, expected) in [
+        (0, "the guest broke the rules of a flow: received a bad frame on a flow"),
+        (FIN, "the link ended: the other side made this one keep"),
+    ] {
+        bounded(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            setsockopt(&listener, RcvBuf, &0).unwrap();
+            let ending = tokio::spawn(async move {
+                let mut servers = Vec::new();
+                loop {
+                    let (mut server, _) = listener.accept().await.unwrap();
+                    server.shutdown().await.unwrap();
+                    servers.push(server);
+                }
+            });
+            let mut guest = greeted().await;
+            for stream in [1, 3, 5, 7] {
+                full_and_ended(&mut guest, port, stream).await;
+            }
+            'flood: for stream in [1, 3, 5, 7] {
+                let mut finish = yamux(DATA, flags, stream, 1).to_vec();
+                finish.push(0);
+                guest.socket.write_all(&finish).await.ok();
+                sleep(Duration::from_millis(100)).await;
+                for _ in 0..120 {
+                    if guest.socket.write_all(&wire::in_stream(stream, &[0]).repeat(1000)).await.is_err() {
+                        break 'flood;
+                    }
+                }
+            }
+            let ended = guest.ended().await;
+            assert!(ended.starts_with(expected), "{ended}");
+            ending.abort();
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn data_behind_a_question_ends_the_link() {
+    bounded(async {
+        let mut guest = greeted().await;
+        let mut bytes = framed(&EgressRequest::Resolve { message: LOCALHOST });
+        bytes.extend(framed(&Flow::Data(b"bee")));
+        guest.open(1, &bytes).await;
+        assert_eq!(guest.ended().await, "the guest sent what is no request: data on a flow that has not begun");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn questions_without_end_wait_for_each_other() {
     bounded(async {
         let guest = greeted().await;
-        let message = [
-            7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9, b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't', 0, 0, 1, 0, 1,
-        ];
-        let ask = framed(&EgressRequest::Resolve { message: &message });
+        let ask = framed(&EgressRequest::Resolve { message: LOCALHOST });
         let (mut read, mut write) = guest.socket.into_split();
         let reading = tokio::spawn(async move {
             let mut bytes = Vec::new();

@@ -29,7 +29,7 @@ use waggle_protocol::{
 
 pub use self::window::GrantPool;
 use self::window::Window;
-use crate::{FrameReader, FrameWriter, ReceiveFault, Stream};
+use crate::{FrameReader, FrameWriter, ReceiveFault, SendFault, Stream};
 
 /// Read from a connection at a time, in bytes: few large pieces cost less than many small ones on their whole way. A flow
 /// whose peer grants and does not read holds as much.
@@ -88,12 +88,8 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
         if writer.is_idle() {
             flow.grant(writer).map_err(|source| FlowBreach::Frame { source })?;
         }
-        if let (Some(ending), true) = (flow.ending(), writer.is_idle()) {
-            // If the link is gone, so is whoever would want to hear of it.
-            drop(writer.finish().await);
-            return Ok(ending);
-        }
         let idle = writer.is_idle();
+        let ending = flow.ending().filter(|_| idle);
         tokio::select! {
             heard = reader.receive::<Flow<'_>>(), if flow.hears() => {
                 let lives = flow.hear_or_end(heard)? && hear_the_rest(reader, &mut flow).await?;
@@ -103,8 +99,11 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
                 // A grant for what was sent, mostly; hundreds of flows may idle after theirs.
                 writer.release();
             }
-            sent = writer.flush(), if !idle => if sent.is_err() {
-                return Ok(Ending::Reset);
+            sent = tell(writer, ending), if !idle || ending.is_some() => match ending {
+                // If the link is gone, so is whoever would want to hear of it.
+                Some(ending) => return Ok(ending),
+                None if sent.is_err() => return Ok(Ending::Reset),
+                None => {}
             },
             read = read_piece(&mut from, flow.credit), if idle && flow.reads() => {
                 let told = match read {
@@ -124,8 +123,13 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False at the
-/// end of the stream.
+/// Writes what is pending, and ends this direction of the stream once the flow has ended.
+async fn tell(writer: &mut FrameWriter<WriteHalf<Stream>>, ending: Option<Ending>) -> Result<(), SendFault> {
+    if ending.is_some() { writer.finish().await } else { writer.flush().await }
+}
+
+/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False where
+/// the flow ends.
 async fn hear_the_rest(reader: &mut FrameReader<ReadHalf<Stream>>, flow: &mut State<'_>) -> Result<bool, FlowBreach> {
     while flow.hears() && !flow.peer_reset {
         tokio::select! {
@@ -178,6 +182,8 @@ struct State<'a> {
     reset: bool,
     peer_ended: bool,
     peer_reset: bool,
+    /// The peer's direction of the stream is over.
+    peer_gone: bool,
     /// The connection takes no more: it was told of the end, or it broke.
     shut: bool,
 }
@@ -192,6 +198,7 @@ impl<'a> State<'a> {
             reset: false,
             peer_ended: false,
             peer_reset: false,
+            peer_gone: false,
             shut: false,
         }
     }
@@ -200,12 +207,17 @@ impl<'a> State<'a> {
         if self.reset {
             return Some(Ending::Reset);
         }
-        (self.ended && self.peer_ended && self.shut).then_some(Ending::Ended)
+        (self.both_ended() && self.shut).then_some(Ending::Ended)
     }
 
-    /// With both ends told, nothing comes but the end of the stream.
+    /// Both sides have told their end.
+    fn both_ended(&self) -> bool {
+        self.ended && self.peer_ended
+    }
+
+    /// To the end of the stream, whatever was told: what is not read is kept, in pieces of the peer's choice.
     fn hears(&self) -> bool {
-        !(self.reset || self.ended && self.peer_ended)
+        !self.peer_gone
     }
 
     fn reads(&self) -> bool {
@@ -216,12 +228,15 @@ impl<'a> State<'a> {
         !self.shut && !self.reset && (self.peer_ended || !self.held.is_empty())
     }
 
-    /// False at the end of the stream.
+    /// False at the end of the stream, where the flow ends with it.
     fn hear_or_end(&mut self, heard: Result<Option<Flow<'_>>, ReceiveFault>) -> Result<bool, FlowBreach> {
         match heard {
             Ok(Some(message)) => self.hear(message).map(|()| true),
             Err(ReceiveFault::Frame { source }) => Err(FlowBreach::Frame { source }),
-            Ok(None) | Err(ReceiveFault::Io { .. }) => Ok(false),
+            Ok(None) | Err(ReceiveFault::Io { .. }) => {
+                self.peer_gone = true;
+                Ok(self.both_ended())
+            }
         }
     }
 
@@ -244,7 +259,8 @@ impl<'a> State<'a> {
                 self.credit = all.ok_or(FlowBreach::Credit { bytes, left })?;
             }
             Flow::End => self.peer_ended = true,
-            Flow::Reset => self.peer_reset = true,
+            // With both ends told there is nothing left to reset.
+            Flow::Reset => self.peer_reset = !self.both_ended(),
         }
         Ok(())
     }
@@ -268,6 +284,7 @@ impl<'a> State<'a> {
 
     fn break_off(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
         self.reset = true;
+        self.shut = true;
         self.held = VecDeque::new();
         writer.queue(&Flow::Reset)
     }

@@ -5,7 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    io::{ReadHalf, WriteHalf, split},
+    io::{WriteHalf, split},
+    net::TcpStream,
+    sync::SemaphorePermit,
     time::timeout,
 };
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
@@ -17,7 +19,6 @@ use crate::domain::egress::{Destination, Refused, canonical};
 /// How long a guest may take over a request once it has opened a stream for it.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-type Reader = FrameReader<ReadHalf<Stream>>;
 type Writer = FrameWriter<WriteHalf<Stream>>;
 
 /// Serves one stream to its end; a busy host refuses.
@@ -30,23 +31,44 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
     let mut writer = FrameWriter::new(write);
     // One that takes longer has its stream reset.
     let Ok(request) = timeout(REQUEST_MAX, reader.receive::<EgressRequest<'_>>()).await else { return Ok(()) };
-    match request {
-        Ok(Some(_)) if busy => refuse(&mut writer, Refusal::Busy).await,
-        Ok(Some(EgressRequest::Connect { address, port })) => {
-            let address = canonical(address.into());
-            return connect(&guest, reader, writer, Place { address, port }).await;
-        }
-        Ok(Some(EgressRequest::Resolve { message })) => {
-            let message = message.to_vec();
-            match names::answer(&guest, &message).await {
-                Some(message) => reply(&mut writer, FlowReply::Answer { message: &message }).await,
-                None => refuse(&mut writer, Refusal::Policy).await,
-            }
-        }
-        Ok(None) | Err(ReceiveFault::Io { .. }) => {}
+    let asked = match request {
+        Ok(Some(request)) => Asked::from(request),
+        Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(()),
         Err(fault @ ReceiveFault::Frame { .. }) => return Err(ServeFault::Request { source: fault.into() }),
+    };
+    let begun = tokio::select! {
+        begun = begin(&guest, asked, busy, &mut writer) => begun,
+        // Before the flow has begun a guest can say nothing but that it does not want it any more.
+        heard = reader.receive::<Flow<'_>>() => return match heard {
+            Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
+            Ok(Some(_)) => Err(ServeFault::Request { source: "data on a flow that has not begun".into() }),
+            Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
+        },
+    };
+    let Some((mut connection, _place)) = begun else { return Ok(()) };
+    match carry(&mut reader, &mut writer, &mut connection, &guest.pool).await {
+        Ok(Ending::Ended) => dial::end(&connection),
+        Ok(Ending::Reset) => {}
+        Err(source) => return Err(ServeFault::Flow { source }),
     }
     Ok(())
+}
+
+/// What a guest asks for.
+enum Asked {
+    Connect(Place),
+    Answer(Vec<u8>),
+}
+
+impl From<EgressRequest<'_>> for Asked {
+    fn from(request: EgressRequest<'_>) -> Self {
+        match request {
+            EgressRequest::Connect { address, port } => {
+                Self::Connect(Place { address: canonical(address.into()), port })
+            }
+            EgressRequest::Resolve { message } => Self::Answer(message.to_vec()),
+        }
+    }
 }
 
 /// Where a guest says that it wants to go.
@@ -56,7 +78,37 @@ struct Place {
     port: u16,
 }
 
-async fn connect(guest: &Guest, mut reader: Reader, mut writer: Writer, asked: Place) -> Result<(), ServeFault> {
+/// Replies, unless a flow begins: then that is still to be told.
+async fn begin<'a>(
+    guest: &'a Guest,
+    asked: Asked,
+    busy: bool,
+    writer: &mut Writer,
+) -> Option<(TcpStream, SemaphorePermit<'a>)> {
+    let reply = match asked {
+        _ if busy => Err(Refusal::Busy),
+        Asked::Answer(question) => names::answer(guest, &question).await.ok_or(Refusal::Policy),
+        Asked::Connect(place) => match connect(guest, place).await {
+            Ok(flow) => {
+                // The flow's carrier sends it, and reads meanwhile.
+                writer.queue(&FlowReply::Connected).ok()?;
+                return Some(flow);
+            }
+            Err(reason) => Err(reason),
+        },
+    };
+    let reply = match &reply {
+        Ok(message) => FlowReply::Answer { message },
+        Err(reason) => FlowReply::Refused { reason: *reason },
+    };
+    // A guest that does not take its reply has no use for it.
+    if writer.send(&reply).await.is_ok() {
+        drop(writer.finish().await);
+    }
+    None
+}
+
+async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, SemaphorePermit<'_>), Refusal> {
     let (address, port) = (as_the_host_sees_it(asked.address), asked.port);
     let names = guest.granted().names(address, std::time::Instant::now());
     // These mean the guest itself. On the host they would mean the host, whatever the policy says of 127.0.0.1.
@@ -65,48 +117,9 @@ async fn connect(guest: &Guest, mut reader: Reader, mut writer: Writer, asked: P
     let to = Destination { address, port, names: &names, is_hosts_own };
     if means_itself || port == 0 || !guest.network.egress.allows(&to) {
         guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });
-        refuse(&mut writer, Refusal::Policy).await;
-        return Ok(());
+        return Err(Refusal::Policy);
     }
-    let Ok(_place) = guest.gateway.flows.try_acquire() else {
-        refuse(&mut writer, Refusal::Busy).await;
-        return Ok(());
-    };
+    let place = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
     let name = guest.network.egress.allowed_name(&to);
-    let dialled = tokio::select! {
-        dialled = dial::dial(address, port, name, guest.gateway.proxy.as_ref()) => dialled,
-        // Before the flow has begun a guest can say nothing but that it does not want it any more.
-        heard = reader.receive::<Flow<'_>>() => return match heard {
-            Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
-            Ok(Some(_)) => Err(ServeFault::Request { source: "data on a flow that has not begun".into() }),
-            Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
-        },
-    };
-    let mut connection = match dialled {
-        Ok(connection) => connection,
-        Err(reason) => {
-            refuse(&mut writer, reason).await;
-            return Ok(());
-        }
-    };
-    if writer.send(&FlowReply::Connected).await.is_err() {
-        return Ok(());
-    }
-    match carry(&mut reader, &mut writer, &mut connection, &guest.pool).await {
-        Ok(Ending::Ended) => dial::end(&connection),
-        Ok(Ending::Reset) => {}
-        Err(source) => return Err(ServeFault::Flow { source }),
-    }
-    Ok(())
-}
-
-async fn refuse(writer: &mut Writer, reason: Refusal) {
-    reply(writer, FlowReply::Refused { reason }).await;
-}
-
-/// A guest that does not take its reply has no use for it.
-async fn reply(writer: &mut Writer, message: FlowReply<'_>) {
-    if writer.send(&message).await.is_ok() {
-        drop(writer.finish().await);
-    }
+    Ok((dial::dial(address, port, name, guest.gateway.proxy.as_ref()).await?, place))
 }
