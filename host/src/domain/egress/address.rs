@@ -13,9 +13,21 @@ pub enum Kind {
     Public,
     /// Somebody's own network: private, shared, unique local, and what documents and benchmarks use.
     Private,
-    /// The machine itself or its wire, where cloud metadata is, everyone at once, or nothing that could be dialled.
+    /// The machine itself or its wire, the metadata of clouds, everyone at once, or nothing that could be dialled.
     Special,
 }
+
+/// Where clouds have their machines' metadata, and with it credentials, beside the link-local addresses: Azure's, which is a
+/// public one, Alibaba's and Oracle's.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+
+/// The same of IPv6, beside Amazon's: Google's, Oracle's and Scaleway's.
+const METADATA_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
 
 /// IPv6 forms that are dialled as the IPv4 address in them become that address; all others stay.
 #[must_use]
@@ -40,6 +52,7 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
     match (a, b, c) {
         // This network, loopback, link-local, multicast, reserved, broadcast.
         (0 | 127 | 224.., ..) | (169, 254, _) => Kind::Special,
+        _ if METADATA_V4.contains(&address) => Kind::Special,
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Kind::Private,
         // Protocol assignments, documentation, the relays of 6to4, benchmarks.
         (192, 0, 0 | 2) | (192, 88, 99) | (198, 51, 100) | (203, 0, 113) | (198, 18..=19, _) => Kind::Private,
@@ -55,6 +68,9 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         // Protocol assignments with Teredo and benchmarks, 6to4, documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2002, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Kind::Private,
         [0x2000..=0x3fff, ..] => Kind::Public,
+        // Amazon's services of the machine itself: metadata, names, time.
+        [0xfd00, 0xec2, ..] => Kind::Special,
+        _ if METADATA_V6.contains(&address) => Kind::Special,
         // Unique local, and the site-local ones before them.
         [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Kind::Private,
         _ => Kind::Special,

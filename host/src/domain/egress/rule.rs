@@ -57,12 +57,12 @@ impl Rule {
 }
 
 /// Whether an address may be allowed for its name's sake. Whoever owns a name decides where it leads, so it never leads
-/// to the host's loopback or to cloud metadata, and to a private network only where the rule has the very name.
+/// to the host itself or to cloud metadata, and to a private network only where the rule has the very name.
 fn leads(pattern: &NamePattern, to: &Destination<'_>) -> bool {
     match (kind(to.address), pattern) {
-        (Kind::Public, _) if !to.is_hosts_own => true,
-        (Kind::Public | Kind::Private, NamePattern::Exact(_)) => true,
-        (Kind::Public | Kind::Private, NamePattern::Under(_)) | (Kind::Special, _) => false,
+        _ if to.is_hosts_own => false,
+        (Kind::Public, _) | (Kind::Private, NamePattern::Exact(_)) => true,
+        (Kind::Private, NamePattern::Under(_)) | (Kind::Special, _) => false,
     }
 }
 

@@ -55,6 +55,8 @@ fn public_is_the_internet_and_nothing_else() {
         "::1",
         "fe80::1",
         "fc00::1",
+        "168.63.129.16",
+        "64:ff9b::168.63.129.16",
         "fd00:ec2::254",
         "fec0::1",
         "ff02::1",
@@ -97,6 +99,40 @@ fn the_host_s_own_addresses_are_not_public() {
     let own = Destination { is_hosts_own: true, ..to("1.1.1.1", 80, &[]) };
     assert!(!egress("public").allows(&own));
     assert!(egress("1.1.1.1").allows(&own));
+}
+
+#[test]
+fn a_name_does_not_lead_to_the_host_itself() {
+    let names = ["a.corp.example".parse().unwrap()];
+    for address in ["1.1.1.1", "10.0.0.1", "fd00::1", "127.0.0.1"] {
+        let own = Destination { is_hosts_own: true, ..to(address, 80, &names) };
+        for policy in ["a.corp.example", "*.corp.example", "public"] {
+            assert!(!egress(policy).allows(&own), "{policy}: {address}");
+        }
+        assert!(egress(&format!("a.corp.example, {address}")).allows(&own), "{address}");
+    }
+}
+
+#[test]
+fn a_name_does_not_lead_to_a_cloud_s_metadata_and_a_rule_for_the_address_does() {
+    for address in [
+        "169.254.169.254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+    ] {
+        check("public", address, 80, None, false);
+        for policy in ["public", "a.corp.example", "*.corp.example"] {
+            check(policy, address, 80, Some("a.corp.example"), false);
+        }
+        check(address, address, 80, Some("a.corp.example"), true);
+    }
+    check("a.corp.example", "fd00:42::43", 80, Some("a.corp.example"), true);
+    check("a.corp.example", "100.100.100.201", 80, Some("a.corp.example"), true);
 }
 
 #[test]
