@@ -4,12 +4,11 @@
 //!
 //! ```text
 //!  connect ─ challenge ─ credentials ─ token ─┬─ manifests: small, read here, within limits
-//!                                             └─ blobs: streamed by oci-client, resumed, verified by their digests
+//!                                             └─ blobs: streamed, resumed, verified by their digests
 //! ```
 //!
-//! The crate `oci-client` carries the blobs, and is given a token or a password for the one registry. What it would read
-//! without a limit, and the question where a password may go, are answered here: tokens and manifests are small, and a
-//! registry has no say in which strangers hear a password.
+//! Everything is asked for by one client, with one answer to how much is read, where a registry may send us, and who hears
+//! a password. The crate `oci-client` has the words of a registry's refusals.
 
 mod blob;
 mod challenge;
@@ -19,19 +18,10 @@ mod fault;
 mod plain;
 mod token;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
-use oci_client::{
-    Client, Reference,
-    client::{ClientConfig, ClientProtocol},
-    secrets::RegistryAuth,
-    token_cache::{RegistryOperation, RegistryTokenType},
-};
-use reqwest::{Url, redirect};
+use oci_client::Reference;
+use reqwest::{RequestBuilder, Url, redirect};
 use tokio::sync::{RwLock, Semaphore};
 
 use self::{challenge::Challenge, credentials::Credential};
@@ -44,7 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence in the middle of an answer; slow registries begin to answer after a second or two.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// From hosts to hosts on the way to a document. Registries need one.
+/// From hosts to hosts on the way to a document or a blob. Registries need one.
 const REDIRECTS_MAX: usize = 5;
 
 /// Blobs that are downloaded at once, by all pulls together: more do not come faster over one line.
@@ -114,8 +104,7 @@ impl Registries {
         let credential = credentials::find(&registry, &self.settings.auth_files).await;
         let target = Target { reference, registry, base, credential };
         let access = self.access(&target, challenge).await?;
-        let client = RwLock::new(Arc::new(target.client(&access).await?));
-        Ok(Session { registries: self, target, access: RwLock::new(access), client })
+        Ok(Session { registries: self, target, access: RwLock::new(access) })
     }
 
     async fn access(&self, target: &Target, challenge: Challenge) -> Result<Access, RegistryFault> {
@@ -155,33 +144,6 @@ impl Target {
             credentials: self.credential.told(),
         }
     }
-
-    /// oci-client's client, with this access and without credentials that it could send elsewhere.
-    async fn client(&self, access: &Access) -> Result<Client, RegistryFault> {
-        let protocol = if self.base.scheme() == "http" { ClientProtocol::Http } else { ClientProtocol::Https };
-        let config = ClientConfig {
-            protocol,
-            platform_resolver: None,
-            read_timeout: Some(READ_TIMEOUT),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|fault| RegistryFault::oci(&self.registry, &fault))?;
-        match access {
-            Access::Anonymous => {}
-            Access::Token(token) => {
-                client.store_auth_if_needed(&self.registry, &RegistryAuth::Bearer(token.clone())).await;
-            }
-            Access::Password { user, password } => {
-                // As a token that is there already: a client that knew it as a password would hand it to any realm.
-                client.store_auth_if_needed(&self.registry, &RegistryAuth::Anonymous).await;
-                let known = RegistryTokenType::Basic(user.clone(), password.clone());
-                client.tokens.insert(&self.reference, RegistryOperation::Pull, known).await;
-            }
-        }
-        Ok(client)
-    }
 }
 
 /// The right to pull one image.
@@ -207,7 +169,6 @@ pub(super) struct Session<'a> {
     registries: &'a Registries,
     target: Target,
     access: RwLock<Access>,
-    client: RwLock<Arc<Client>>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -221,8 +182,19 @@ impl Session<'_> {
     async fn renew(&self) -> Result<(), RegistryFault> {
         let (_, challenge) = self.registries.challenge(&self.target.registry).await?;
         let access = self.registries.access(&self.target, challenge).await?;
-        *self.client.write().await = Arc::new(self.target.client(&access).await?);
         *self.access.write().await = access;
         Ok(())
+    }
+
+    /// Asks for one of the image's `manifests` or `blobs`.
+    async fn get(&self, kind: &str, name: &str) -> Result<RequestBuilder, RegistryFault> {
+        let url = self.target.base.join(&format!("{}/{kind}/{name}", self.target.reference.repository()));
+        let url = url.map_err(|_| RegistryFault::Address { registry: self.target.registry.clone() })?;
+        let request = self.registries.http()?.get(url);
+        Ok(match &*self.access.read().await {
+            Access::Anonymous => request,
+            Access::Token(token) => request.bearer_auth(token),
+            Access::Password { user, password } => request.basic_auth(user, Some(password)),
+        })
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use waggle::infra::{
@@ -122,6 +123,18 @@ async fn a_document_that_is_elsewhere_without_tls_is_not_fetched() {
     registry.manners().manifests_at = Some("http://hive.invalid".to_owned());
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     assert!(fault.contains("it redirects to plain HTTP"), "{fault}");
+}
+
+#[tokio::test]
+async fn what_another_host_says_is_not_told_nor_where_it_was_asked() {
+    let layout = Layout::new();
+    let (registry, elsewhere) = (Registry::start(&layout).await, Registry::start(&layout).await);
+    let reference = registry.tag("v1", &image(&layout, "x").1);
+    registry.manners().blobs_at = Some(format!("http://{}/signature", elsewhere.host));
+    elsewhere.manners().blob_status = Some(StatusCode::GONE);
+    let fault = pull(&store(&layout), &reference).await.unwrap_err();
+    assert!(fault.contains("410 Gone"), "{fault}");
+    assert!(!fault.contains("honey") && !fault.contains("signature"), "{fault}");
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ async fn refusals_are_told_and_passing_troubles_are_waited_out() {
     assert!(fault.contains("the registry has no image") && fault.contains("check its name and tag"), "{fault}");
     registry.manners().blob_status = Some(StatusCode::GONE);
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains("said no") && fault.contains("410"), "{fault}");
+    assert!(fault.contains("said no: 410 Gone: no honey"), "{fault}");
     registry.manners().blob_status = Some(StatusCode::SERVICE_UNAVAILABLE);
     let waited = async {
         let pulled = pull(&store, &reference).await;
@@ -231,6 +231,17 @@ async fn documents_beyond_their_limits_are_refused() {
     registry.manners().endless_manifests = true;
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     assert!(fault.contains("sent a manifest of more than 4194304 bytes"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_refusal_without_an_end_is_not_read_to_it() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let reference = registry.tag("v1", &image(&layout, "x").1);
+    *registry.manners() =
+        crate::registry::Manners { blob_status: Some(StatusCode::GONE), endless_refusals: true, ..Default::default() };
+    let fault = pull(&store(&layout), &reference).await.unwrap_err();
+    assert!(fault.contains("said no: 410 Gone"), "{fault}");
 }
 
 #[tokio::test]

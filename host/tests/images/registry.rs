@@ -51,6 +51,8 @@ pub(crate) struct Manners {
     pub(crate) endless_manifests: bool,
     /// Blobs are answered with this status.
     pub(crate) blob_status: Option<StatusCode>,
+    /// And what that says has no end.
+    pub(crate) endless_refusals: bool,
     /// An answer for paths that are neither blob nor manifest, a token's place.
     pub(crate) other: Option<String>,
 }
@@ -189,10 +191,13 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
     }
 }
 
+fn endless() -> Body {
+    Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 16]))))
+}
+
 fn manifest(shared: &Shared, manners: &Manners, name: &str) -> Response {
     if manners.endless_manifests {
-        return Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 16]))))
-            .into_response();
+        return endless().into_response();
     }
     let tags = shared.tags.lock().unwrap();
     let digest = tags.get(name).map_or(name, |descriptor| descriptor["digest"].as_str().unwrap());
@@ -207,7 +212,7 @@ fn manifest(shared: &Shared, manners: &Manners, name: &str) -> Response {
 
 fn blob(shared: &Shared, manners: &mut Manners, digest: &str, range: Option<&str>) -> Response {
     if let Some(status) = manners.blob_status {
-        return status.into_response();
+        return (status, if manners.endless_refusals { endless() } else { Body::from("no honey") }).into_response();
     }
     let stored = fs::read(shared.blobs.join(digest.replace(':', "/")));
     let Some(content) = manners.instead.get(digest).cloned().or_else(|| stored.ok()) else {

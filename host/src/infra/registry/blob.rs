@@ -3,18 +3,17 @@
 //! A blob's way into a file: streamed, counted and hashed, taken up again where it broke off, and good only if its digest
 //! is the right one.
 
-use std::{fs, io::SeekFrom, sync::Arc, time::Duration};
+use std::{fs, io::SeekFrom, time::Duration};
 
-use futures_util::StreamExt as _;
-use oci_client::client::{BlobResponse, LayerDescriptor};
 use oci_spec::image::Descriptor;
+use reqwest::{Response, StatusCode, header::RANGE};
 use tokio::{
     fs::File,
     io::{AsyncSeekExt as _, AsyncWriteExt as _},
     time::{Instant, sleep, timeout},
 };
 
-use super::{READ_TIMEOUT, RegistryFault, Session};
+use super::{READ_TIMEOUT, RegistryFault, Session, document::read_bounded};
 use crate::infra::images::Hasher;
 
 /// Tries without getting on, at a time, for one blob.
@@ -35,6 +34,9 @@ const RATE_BYTES_MIN: u64 = 64 * 1024;
 /// a line of 1 Mbit/s, which is slow enough.
 const WHOLE_TIME: Duration = Duration::from_secs(15 * 60);
 const WHOLE_BYTES_PER_S: u64 = 100 * 1000;
+
+/// Bytes of what a registry says in place of a blob; of longer words, only the status is told.
+const REFUSAL_BYTES_MAX: u64 = 16 * 1024;
 
 /// What of a blob is in its file.
 struct Part {
@@ -143,26 +145,17 @@ impl Session<'_> {
             return Ok(());
         }
         let registry = &self.target.registry;
-        let client = Arc::clone(&*self.client.read().await);
-        // Without the descriptor's other addresses: whoever made the image chose those.
-        let layer = LayerDescriptor { digest: descriptor.digest().as_ref(), urls: &None };
-        let asked = client.pull_blob_stream_partial(&self.target.reference, &layer, part.bytes, None);
         let stalled = || RegistryFault::Stalled { registry: registry.clone(), bytes_min: RATE_BYTES_MIN };
-        // The answer to a refusal is read in there, too.
-        let answer = timeout(READ_TIMEOUT, asked).await.map_err(|_| stalled())?;
-        let mut content = match answer.map_err(|fault| RegistryFault::oci(registry, &fault))? {
-            BlobResponse::Partial(content) => content,
-            BlobResponse::Full(content) => {
-                part.restart(descriptor).await?;
-                content
-            }
-        };
+        let asked = timeout(READ_TIMEOUT, self.ask(descriptor, part.bytes)).await;
+        let mut response = asked.map_err(|_| stalled())??;
+        if response.status() == StatusCode::OK {
+            part.restart(descriptor).await?;
+        }
         let mut window = (Instant::now() + RATE_WINDOW, part.bytes.saturating_add(RATE_BYTES_MIN));
         loop {
-            let piece = match timeout(READ_TIMEOUT, content.next()).await.map_err(|_| stalled())? {
-                None => break,
-                Some(piece) => piece.map_err(|fault| RegistryFault::cut(registry, &fault))?,
-            };
+            let piece = timeout(READ_TIMEOUT, response.chunk()).await.map_err(|_| stalled())?;
+            let piece = piece.map_err(|fault| RegistryFault::cut(registry, &fault.without_url()))?;
+            let Some(piece) = piece else { break };
             let bytes = part.bytes.saturating_add(piece.len() as u64);
             if bytes > descriptor.size() {
                 let (what, bytes_max) = ("a blob", descriptor.size());
@@ -184,5 +177,23 @@ impl Session<'_> {
             return Err(RegistryFault::cut(registry, &early));
         }
         Ok(())
+    }
+
+    /// Asks the registry, not the addresses that a descriptor may have: whoever made the image chose those.
+    async fn ask(&self, descriptor: &Descriptor, from: u64) -> Result<Response, RegistryFault> {
+        let registry = &self.target.registry;
+        let request = self.get("blobs", descriptor.digest().as_ref()).await?.header(RANGE, format!("bytes={from}-"));
+        let response = request.send().await.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
+        let status = response.status();
+        if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Ok(response);
+        }
+        let said = if response.url().origin() == self.target.base.origin() {
+            read_bounded(response, REFUSAL_BYTES_MAX).await.unwrap_or_default()
+        } else {
+            // What another host says is no word of the registry's, and may be none for our caller.
+            format!("by {}, where it sent us", response.url().host_str().unwrap_or_default()).into_bytes()
+        };
+        Err(RegistryFault::refused(registry, status, &said))
     }
 }

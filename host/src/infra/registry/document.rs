@@ -11,7 +11,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE},
 };
 
-use super::{Access, RegistryFault, Session};
+use super::{RegistryFault, Session};
 use crate::infra::images::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
 
 /// A document has some KiB; one that takes longer than this does not come.
@@ -96,15 +96,7 @@ impl Session<'_> {
 
     async fn request(&self, name: &str) -> Result<Response, RegistryFault> {
         let registry = &self.target.registry;
-        let repository = self.target.reference.repository();
-        let url = self.target.base.join(&format!("{repository}/manifests/{name}"));
-        let url = url.map_err(|_| RegistryFault::Address { registry: registry.clone() })?;
-        let request = self.registries.http()?.get(url).header(ACCEPT, accepted_types()).timeout(DOCUMENT_TIMEOUT);
-        let request = match &*self.access.read().await {
-            Access::Anonymous => request,
-            Access::Token(token) => request.bearer_auth(token),
-            Access::Password { user, password } => request.basic_auth(user, Some(password)),
-        };
+        let request = self.get("manifests", name).await?.header(ACCEPT, accepted_types()).timeout(DOCUMENT_TIMEOUT);
         let response = request.send().await.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
         match response.status() {
             StatusCode::OK => Ok(response),

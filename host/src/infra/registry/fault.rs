@@ -4,7 +4,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use oci_client::errors::{OciDistributionError, OciError, OciErrorCode};
+use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::StatusCode;
 
 use crate::causes::chain;
@@ -173,23 +173,21 @@ impl RegistryFault {
         }
     }
 
-    /// From oci-client's; those can repeat all that a registry has said.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "of two dozen kinds, two can pass by themselves")]
-    pub(super) fn oci(registry: &str, fault: &OciDistributionError) -> Self {
-        let is_busy = |error: &OciError| error.code == OciErrorCode::Toomanyrequests;
-        let unauthorized = matches!(fault, OciDistributionError::UnauthorizedError { .. });
-        let cut = matches!(fault, OciDistributionError::RequestError(_) | OciDistributionError::IoError(_));
-        let busy = match fault {
-            OciDistributionError::ServerError { code, .. } => *code >= 500 || [408, 429].contains(code),
-            OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().any(is_busy),
-            _ => false,
-        };
-        let passing = unauthorized || cut || busy;
-        Self::said(registry, fault, passing, unauthorized)
+    /// From an answer that is no blob, and what it says.
+    pub(super) fn refused(registry: &str, status: StatusCode, content: &[u8]) -> Self {
+        let envelope: Option<OciEnvelope> = serde_json::from_slice(content).ok();
+        let errors = envelope.iter().flat_map(|envelope| &envelope.errors);
+        let busy = status.is_server_error()
+            || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+            || errors.into_iter().any(|error| error.code == OciErrorCode::Toomanyrequests);
+        let said = envelope.map_or_else(|| String::from_utf8_lossy(content).into_owned(), |known| known.to_string());
+        let unauthorized = status == StatusCode::UNAUTHORIZED;
+        let fault = io::Error::other(format!("{status}: {said}").trim_end_matches(": "));
+        Self::said(registry, &fault, busy || unauthorized, unauthorized)
     }
 
     /// A stream that broke.
-    pub(super) fn cut(registry: &str, fault: &io::Error) -> Self {
+    pub(super) fn cut(registry: &str, fault: &dyn Error) -> Self {
         Self::said(registry, fault, true, false)
     }
 
@@ -201,7 +199,8 @@ impl RegistryFault {
     /// Whether the same request may work a moment later.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Stalled { .. } => true,
+            Self::Unreachable { source, .. } => !source.is_redirect(),
+            Self::Stalled { .. } => true,
             Self::Said { passing, .. } => *passing,
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::Tls { .. }
