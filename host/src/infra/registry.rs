@@ -87,10 +87,10 @@ impl Registries {
                 if attempt.previous().len() > REDIRECTS_MAX {
                     return attempt.error("it redirects too often");
                 }
-                if attempt.url().scheme() == "https" || plain.allows_url(attempt.url()) {
+                if attempt.previous().first().is_some_and(|asked| plain.may_lead(asked, attempt.url())) {
                     return attempt.follow();
                 }
-                attempt.error("it redirects to plain HTTP")
+                attempt.error("it redirects to plain HTTP, or to an address of this machine or its wire")
             }))
             .build()
             .map_err(|source| RegistryFault::Tls { source })

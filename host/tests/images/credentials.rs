@@ -15,7 +15,7 @@ use waggle::infra::{
 use crate::{
     layout::{Layer, Layout},
     pulling::{image, pull, store},
-    registry::Registry,
+    registry::{Manners, Registry},
 };
 
 /// A store that knows a password for a registry.
@@ -135,6 +135,34 @@ async fn what_another_host_says_is_not_told_nor_where_it_was_asked() {
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     assert!(fault.contains("410 Gone"), "{fault}");
     assert!(!fault.contains("honey") && !fault.contains("signature"), "{fault}");
+}
+
+/// `0.0.0.0` leads to this machine, and is no loopback address.
+#[tokio::test]
+async fn a_registry_elsewhere_leads_nobody_to_this_machine() {
+    let layout = Layout::new();
+    let (registry, stranger) = (Registry::start(&layout).await, Registry::start(&layout).await);
+    let manifest = image(&layout, "x").1;
+    let reference = registry.tag("v1", &manifest).replace("127.0.0.1", "0.0.0.0");
+    stranger.tag("v1", &manifest);
+    let plain = registry.host.replace("127.0.0.1", "0.0.0.0").parse().unwrap();
+    let registries = RegistrySettings { plain, ..RegistrySettings::default() };
+    let settings = ImageStoreSettings { cache_dir: layout.cache(), registries, ..ImageStoreSettings::default() };
+    let store = ImageStore::with_settings(settings).unwrap();
+    let address = Some(format!("http://{}", stranger.host));
+    registry.manners().manifests_at = address.clone();
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains("it redirects to plain HTTP, or to an address of this machine"), "{fault}");
+    *registry.manners() = Manners { blobs_at: address, ..Manners::default() };
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains("it redirects to plain HTTP, or to an address of this machine"), "{fault}");
+    let challenge = format!("Bearer realm=\"http://{}/token\"", stranger.host);
+    *registry.manners() = Manners { challenge: Some((challenge, "Bearer wax".to_owned())), ..Manners::default() };
+    let fault = pull(&store, &reference).await.unwrap_err();
+    assert!(fault.contains("which is another site or not safe"), "{fault}");
+    assert_eq!(stranger.asked(), []);
+    *registry.manners() = Manners::default();
+    assert_eq!(pull(&store, &reference).await.unwrap(), "x");
 }
 
 #[tokio::test]

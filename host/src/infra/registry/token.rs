@@ -53,7 +53,7 @@ fn place(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, Regist
     let refused =
         || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
     let url = Url::parse(realm).map_err(|_| refused())?;
-    let safe = url.scheme() == "https" || (url.scheme() == "http" && plain.allows_url(&url));
+    let safe = plain.may_lead(&target.base, &url);
     let own = target.credential == Credential::None || same_site(&target.base, &url);
     if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refused()) }
 }
