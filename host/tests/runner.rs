@@ -95,6 +95,16 @@ fn a_console_flood_that_nobody_reads_stops_the_guest_and_not_the_end() {
     machine.assert_nothing_is_left();
 }
 
+#[test]
+fn a_machine_whose_namespaces_cannot_be_had_any_more_does_not_start() {
+    let used_up = "echo 0 >/proc/sys/user/max_user_namespaces";
+    let mut machine = TestMachine::start_after(Some(used_up), &tiny_kernel::printing("up"), |_| {});
+    let report = machine.report();
+    assert!(report.contains("enter a user namespace") && report.contains("No space left"), "{report}");
+    machine.runner.wait().unwrap();
+    machine.assert_nothing_is_left();
+}
+
 struct TestMachine {
     _folder: TempDir,
     run_dir: PathBuf,
@@ -108,6 +118,11 @@ impl TestMachine {
     }
 
     fn start_with(kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        Self::start_after(None, kernel, change)
+    }
+
+    /// `script` changes the host that the runner sees, as root of a user and a mount namespace.
+    fn start_after(script: Option<&str>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");
         fs::create_dir_all(&run_dir).unwrap();
@@ -116,8 +131,11 @@ impl TestMachine {
             fs::File::create(run_dir.join(disk)).unwrap().set_len(1 << 20).unwrap();
         }
         fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+        let runner = env!("CARGO_BIN_EXE_waggle");
+        let may_have_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
         let mut orders = serde_json::json!({
             "run_dir": run_dir,
+            "namespaces": if may_have_namespaces { "Own" } else { "Shared" },
             "machine": { "cpus": 1, "memory_mib": 64, "image": "image", "scratch": "scratch" },
             "maker": { "Qemu": {
                 "qemu": processes::qemu(),
@@ -131,7 +149,11 @@ impl TestMachine {
         change(&mut orders);
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(processes::WAIT_MAX)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waggle"));
+        let mut command = Command::new(script.map_or(runner, |_| "unshare"));
+        if let Some(script) = script {
+            let script = format!("{script} && exec \"$@\"");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh", runner]);
+        }
         command
             .args(["runner", "machine"])
             .stdin(OwnedFd::from(theirs))

@@ -60,6 +60,7 @@ pub use self::{
 };
 use self::{
     backend::{BackendFault, Chosen},
+    confine::Namespaces,
     initramfs::{InitramfsFault, SharedRoot},
     kernel::{Kernel, KernelFault},
     krun::Firmware,
@@ -176,6 +177,7 @@ pub struct Vms {
     settings: VmSettings,
     backend: Backend,
     shared: Shared,
+    namespaces: Namespaces,
     images: Arc<ImageStore>,
     disks: Arc<Disks>,
     run_dirs: RunDirs,
@@ -225,9 +227,16 @@ impl Vms {
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let backend = backend.map_err(OpenFault::backend)?;
         let shared = Shared::find(&settings, &backend, agent).await?;
-        if let Some(reason) = confine::missing(&settings.runner).await {
-            tracing::warn!(reason, "machines share the server's namespaces and see its files; their other walls hold");
-        }
+        let namespaces = match confine::missing(&settings.runner).await {
+            None => Namespaces::Own,
+            Some(reason) => {
+                tracing::warn!(
+                    reason,
+                    "machines share the server's namespaces and see its files; their other walls hold"
+                );
+                Namespaces::Shared
+            }
+        };
         let data_dir = settings.data_dir.clone();
         let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir).map_err(OpenFault::run_dirs));
         let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })??;
@@ -235,6 +244,7 @@ impl Vms {
             settings,
             backend,
             shared,
+            namespaces,
             images,
             disks: Arc::new(disks),
             run_dirs,
@@ -316,7 +326,7 @@ impl Vms {
         let (maker, first_root) = self.maker();
         Ok(Recipe {
             runner: self.settings.runner.clone(),
-            orders: Orders { run_dir: self.run_dirs.make(&id)?, machine, maker },
+            orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
             boot: BootConfig {
                 modules: Vec::new(),
                 image_agent: image_agent.map(|agent| agent.path),

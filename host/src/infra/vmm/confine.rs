@@ -8,8 +8,8 @@
 //!            a root that holds the files that they need; no capabilities; no new ones; limits; a system call filter
 //! ```
 //!
-//! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds, and the server
-//! says so at its start. It does not bound memory or processor time: the operator's control group does.
+//! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds. The server finds
+//! that out at its start and says so; a machine never decides it. All this does not bound memory or processor time: the operator's control group does.
 
 mod check;
 mod filter;
@@ -22,6 +22,7 @@ use rustix::{
     process::{Resource, Rlimit, getgid, getuid, setrlimit},
     thread::set_no_new_privs,
 };
+use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     check::{check, missing},
@@ -35,8 +36,8 @@ const OPEN_FILES_MAX: u64 = 1024;
 /// Last number that a capability may have, as the kernel's masks have 64 bits.
 const CAPABILITY_MAX: u32 = 63;
 
-/// Whether the kernel gives this user namespaces.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Whether the kernel gives this user namespaces, as [`check`] found at the server's start.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Namespaces {
     /// It does.
     Own,
@@ -49,18 +50,14 @@ pub(super) enum Namespaces {
 /// Only for a single-threaded process.
 ///
 /// # Errors
-/// What the kernel said, for a reason other than that it gives users no namespaces.
-pub(super) fn enter_user_namespace() -> io::Result<Namespaces> {
+/// What the kernel said.
+pub(super) fn enter_user_namespace() -> io::Result<()> {
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
-    // Switched off, used up, or not for this user: the server has said so at its start.
-    if unshare(CloneFlags::CLONE_NEWUSER).is_err() {
-        return Ok(Namespaces::Shared);
-    }
+    unshare(CloneFlags::CLONE_NEWUSER)?;
     // The groups that this user is in stay its own; none can be added.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
-    Ok(Namespaces::Own)
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
 /// Has the next child be the first process of a pid namespace: when it ends, so does whatever it started.

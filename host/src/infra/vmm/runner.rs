@@ -99,9 +99,12 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
 // Ends well when the host closes its end, or is gone.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
-    let namespaces = confine::enter_user_namespace();
-    let namespaces = namespaces.map_err(|fault| not_started("enter a user namespace".into(), &fault))?;
-    let runner = Runner { run_dir: &orders.run_dir, namespaces, watch: Watch::new(host)? };
+    if orders.namespaces == Namespaces::Own {
+        confine::enter_user_namespace().map_err(|fault| {
+            not_started("enter a user namespace, as was possible when the server started".into(), &fault)
+        })?;
+    }
+    let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)? };
     match &orders.maker {
         Maker::Qemu(config) => runner.run_qemu(&orders.machine, config),
         Maker::Krun(config) => runner.run_krun(&orders.machine, config),

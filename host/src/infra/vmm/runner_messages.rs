@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::confine::Namespaces;
+
 /// Largest line in bytes; a dozen paths of 4096 bytes fit.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -19,6 +21,8 @@ pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct Orders {
     /// Its working folder, which it locks, and removes when everything has ended.
     pub(super) run_dir: PathBuf,
+    /// Whether its programs get namespaces of their own; where they cannot have them, it does not run.
+    pub(super) namespaces: Namespaces,
     /// The machine.
     pub(super) machine: MachineConfig,
     /// What makes it.

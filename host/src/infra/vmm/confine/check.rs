@@ -35,16 +35,11 @@ pub(in crate::infra::vmm) async fn missing(runner: &OsStr) -> Option<String> {
 
 /// The life of a child process that tries the walls: prints what is missing, if anything.
 pub(in crate::infra::vmm) fn check() -> ExitCode {
-    let tried = enter_user_namespace().and_then(|namespaces| {
-        let files = Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() };
-        match namespaces {
-            Namespaces::Shared => Err(io::Error::other("this user may make no user namespace")),
-            Namespaces::Own => {
-                give_next_child_a_pid_namespace(namespaces)?;
-                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
-                files.may_be_mounted()
-            }
-        }
+    let no_user_namespace = |fault| io::Error::other(format!("this user may make no user namespace: {fault}"));
+    let tried = enter_user_namespace().map_err(no_user_namespace).and_then(|()| {
+        give_next_child_a_pid_namespace(Namespaces::Own)?;
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+        Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() }.may_be_mounted()
     });
     match tried {
         Ok(()) => ExitCode::SUCCESS,
