@@ -134,6 +134,9 @@ echo $? >status
     def machines(self):
         return self._of_machines(lambda threads: threads > 1)
 
+    def helpers(self):
+        return []
+
     def runners(self):
         return self._of_machines(lambda threads: threads == 1)
 

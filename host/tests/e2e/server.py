@@ -164,6 +164,10 @@ class Server:
         """The processes that are machines, by their ids."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
 
+    def helpers(self):
+        """The processes that serve a device to a machine, by their ids."""
+        return [pid for pid, line in self.processes() if "vhost-device-vsock" in line.split(" ")[0]]
+
     def runners(self):
         """The processes that watch over machines, by their ids."""
         return [pid for pid, line in self.processes() if "runner machine" in line]

@@ -12,25 +12,37 @@ def status(server, pid):
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-async def test_a_machine_is_confined(server):
+def namespaces(server, pid):
+    return {name: server.shell(f"readlink /proc/{pid}/ns/{name}").strip() for name in NAMESPACES}
+
+
+async def test_each_process_of_a_machine_is_confined(server):
     async with server.client() as tools, tools.environment("shell"):
-        (machine,) = server.machines()
-        found = status(server, machine)
-        assert found["NoNewPrivs"].strip() == "1"
-        assert found["Seccomp"].strip() == "2"
-        assert {found[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-        for name in NAMESPACES:
-            links = [server.shell(f"readlink /proc/{pid}/ns/{name}").strip() for pid in (machine, server.process.pid)]
-            assert links[0] and links[0] != links[1], name
-        assert server.shell(f"cat /proc/{machine}/net/dev").count(":") == 1
-        limits = server.shell(f"cat /proc/{machine}/limits")
-        assert "Max core file size        0 " in limits
-        # Of the user's files it has those of its machine: its folder, and of all prepared images its own.
-        hidden = ["proc", "sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
-        assert server.shell(f"cd /proc/{machine}/root && ls -d {' '.join(hidden)} 2>/dev/null") == ""
-        assert server.shell(f"find /proc/{machine}/root/ -xdev -name '*.erofs' | wc -l").strip() == "1"
-        devices = set(server.shell(f"ls /proc/{machine}/root/dev").split())
-        assert devices <= {"null", "urandom", "kvm"}, devices
+        (machine,), helpers, (runner,) = server.machines(), server.helpers(), server.runners()
+        around = [namespaces(server, server.process.pid)]
+        assert status(server, runner)["NoNewPrivs"].strip() == "1"
+        assert namespaces(server, runner)["user"] != around[0]["user"]
+        for pid in [machine, *helpers]:
+            found = status(server, pid)
+            assert found["NoNewPrivs"].strip() == "1"
+            assert found["Seccomp"].strip() == "2"
+            assert {found[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+            own = namespaces(server, pid)
+            for name in NAMESPACES:
+                # The user namespace is the runner's, in which neither has any power.
+                others = around if name != "user" else around[:1]
+                assert own[name] and own[name] not in [other[name] for other in others], name
+            around.append(own)
+            assert server.shell(f"cat /proc/{pid}/net/dev").count(":") == 1
+            limits = server.shell(f"cat /proc/{pid}/limits")
+            assert "Max core file size        0 " in limits
+            # Of the user's files it has those of its machine: its folder, and of all prepared images its own.
+            hidden = ["proc", "sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
+            assert server.shell(f"cd /proc/{pid}/root && ls -d {' '.join(hidden)} 2>/dev/null") == ""
+            images = server.shell(f"find /proc/{pid}/root/ -xdev -name '*.erofs' | wc -l").strip()
+            assert images == ("1" if pid == machine else "0")
+            devices = set(server.shell(f"ls /proc/{pid}/root/dev").split())
+            assert devices <= {"null", "urandom", "kvm"}, devices
 
 
 @pytest.mark.nested

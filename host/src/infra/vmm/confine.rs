@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!  runner    a user namespace, in which it has power over nothing but its own children
-//!  children  besides: mount, ipc, net, uts and cgroup namespaces, the machine's process a pid namespace;
-//!            a root that holds the files that they need; no capabilities; no new ones; limits; a system call filter
+//!  children  besides: pid, mount, ipc, net, uts and cgroup namespaces, each its own; a root that holds the files that
+//!            they need; no capabilities; no new ones; limits; a system call filter
 //! ```
 //!
 //! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds. The server finds
@@ -60,14 +60,14 @@ pub(super) fn enter_user_namespace() -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
-/// Has the next child be the first process of a pid namespace: when it ends, so does whatever it started.
-///
-/// # Errors
-/// What the kernel said.
-pub(super) fn give_next_child_a_pid_namespace(namespaces: Namespaces) -> io::Result<()> {
-    match namespaces {
-        Namespaces::Own => Ok(unshare(CloneFlags::CLONE_NEWPID)?),
-        Namespaces::Shared => Ok(()),
+impl Namespaces {
+    /// Those that a child is born into: it is the first process of a pid namespace, so it sees no other, and when it ends,
+    /// so does whatever it started.
+    pub(super) fn at_birth(self) -> CloneFlags {
+        match self {
+            Self::Own => CloneFlags::CLONE_NEWPID,
+            Self::Shared => CloneFlags::empty(),
+        }
     }
 }
 

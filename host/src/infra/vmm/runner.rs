@@ -122,15 +122,15 @@ impl Runner<'_> {
     fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig) -> Result<(), Report> {
         let (program, arguments) = (&config.vhost_device_vsock, qemu::vhost_device_vsock());
         let walls = self.walls(Calls::Program, self.files(vec![]).with_program(program));
-        let mut vhost = Program::start(program, arguments, io::stderr().into(), walls)?;
+        let mut vhost = Program::start(program, arguments, io::stderr().into(), &walls)?;
         let Some(connection) = connect(&self.watch, &mut vhost)? else { return Ok(()) };
         let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
         let mut files = self.files(vec![machine.image.clone(), config.kernel.clone()]).with_program(&config.qemu);
         if config.accelerator == Accelerator::Kvm {
             files.devices.push(KVM);
         }
-        self.give_machine_a_pid_namespace()?;
-        let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), self.walls(Calls::Program, files))?;
+        let walls = self.walls(Calls::Program, files);
+        let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &walls)?;
         drop(connection);
         // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
         match self.watch.wait(&[&qemu, &vhost], None)? {
@@ -146,8 +146,7 @@ impl Runner<'_> {
         let mut files = self.files(vec![machine.image.clone()]);
         files.devices.push(KVM);
         let walls = self.walls(Calls::Krun, files);
-        self.give_machine_a_pid_namespace()?;
-        let mut vm = Program::fork("libkrun", || krun::run(machine, config, &walls, telling))?;
+        let mut vm = Program::fork("libkrun", &walls, || krun::run(machine, config, &walls, telling))?;
         match self.watch.wait(&[&vm], None)? {
             Woken::Program(_) if vm.ran_out_of_memory() => Err(vm.report()),
             Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
@@ -161,11 +160,6 @@ impl Runner<'_> {
 
     fn walls(&self, calls: Calls, files: Files) -> Walls {
         Walls { namespaces: self.namespaces, files, calls }
-    }
-
-    fn give_machine_a_pid_namespace(&self) -> Result<(), Report> {
-        confine::give_next_child_a_pid_namespace(self.namespaces)
-            .map_err(|fault| not_started("make a pid namespace".into(), &fault))
     }
 }
 

@@ -8,20 +8,16 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
-    },
-    process::Command,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use nix::{sys::signal::SigSet, unistd::ForkResult};
+use nix::{sched::CloneFlags, sys::signal::SigSet, unistd::ForkResult};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, FdFlags, fcntl_setfd},
-    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal},
+    process::{Pid, Signal, set_parent_process_death_signal},
 };
 
 /// The last of the three standard descriptors.
@@ -29,17 +25,8 @@ const STDERR: RawFd = 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// Has the kernel kill the command's process when the thread that spawns it ends, however it ends.
-///
-/// Only for a single-threaded process: with threads, the end of the spawning one would do.
-pub(super) fn dies_with_its_parent(command: &mut Command) -> io::Result<()> {
-    let parent = pidfd_open(getpid(), PidfdFlags::empty())?;
-    prepare_before_exec(command, move || die_with(&parent));
-    Ok(())
-}
-
-/// Has the kernel kill this process when its parent ends, of which this is the descriptor. A number would not do: from
-/// inside a pid namespace, a parent outside has none.
+/// Has the kernel kill this process when the thread that made it ends, of whose process this is the descriptor. A number
+/// would not do: from inside a pid namespace, a parent outside has none.
 ///
 /// # Errors
 /// The parent has ended already, or what the kernel said.
@@ -51,17 +38,6 @@ pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(Errno::SRCH.into()),
     }
-}
-
-/// Has the command's process do something of its own, last, before it becomes the program.
-///
-/// Only for a single-threaded process: in a copy of one with threads, what they held would be held for ever.
-pub(super) fn prepare_before_exec(
-    command: &mut Command,
-    prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
-) {
-    // SAFETY: only the caller's thread exists when the process is copied, so the copy may do whatever this process may.
-    unsafe { command.pre_exec(prepare) };
 }
 
 /// Takes a capability out of what this process and its programs can ever have; nothing if there is no such.
@@ -118,14 +94,36 @@ pub(super) enum ForkedInto {
 pub(super) fn fork_single_threaded() -> io::Result<ForkedInto> {
     // SAFETY: only the caller's thread exists, so the copy may do whatever this process may.
     match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => {
-            Pid::from_raw(child.as_raw()).map(ForkedInto::Parent).ok_or_else(|| Errno::SRCH.into())
-        }
-        ForkResult::Child => {
-            SigSet::all().thread_unblock()?;
-            Ok(ForkedInto::Child)
-        }
+        ForkResult::Parent { child } => forked(child.as_raw()),
+        ForkResult::Child => forked(0),
     }
+}
+
+/// Makes a copy of this process that is born into these namespaces, with no signal blocked. It has to execute a program:
+/// the C library knows nothing of it and takes its thread for the one that called.
+///
+/// Only for a single-threaded process: in the copy, what other threads held would be held for ever.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn fork_to_execute(namespaces: CloneFlags) -> io::Result<ForkedInto> {
+    let flags = nix::libc::c_long::from(namespaces.bits() | nix::libc::SIGCHLD);
+    // SAFETY: it takes numbers. Only the caller's thread exists, and without a stack of its own the copy goes on with a
+    // copy of this one, so it may do whatever this process may.
+    let pid = unsafe { nix::libc::syscall(nix::libc::SYS_clone, flags, 0_u64, 0_u64, 0_u64, 0_u64) };
+    match i32::try_from(pid) {
+        Ok(pid @ 0..) => forked(pid),
+        Ok(_) | Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+// In the new process the number is 0.
+fn forked(pid: i32) -> io::Result<ForkedInto> {
+    if let Some(child) = Pid::from_raw(pid) {
+        return Ok(ForkedInto::Parent(child));
+    }
+    SigSet::all().thread_unblock()?;
+    Ok(ForkedInto::Child)
 }
 
 /// Ends the process at once: what its parent has registered to happen at its own end does not happen in the copy.

@@ -13,7 +13,7 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 use tokio::{process::Command, time::timeout};
 
-use super::{Files, Namespaces, enter_user_namespace, give_next_child_a_pid_namespace};
+use super::{Files, Namespaces, enter_user_namespace};
 use crate::infra::vmm::runner;
 
 /// Making namespaces takes milliseconds; more is a hang.
@@ -37,8 +37,7 @@ pub(in crate::infra::vmm) async fn missing(runner: &OsStr) -> Option<String> {
 pub(in crate::infra::vmm) fn check() -> ExitCode {
     let no_user_namespace = |fault| io::Error::other(format!("this user may make no user namespace: {fault}"));
     let tried = enter_user_namespace().map_err(no_user_namespace).and_then(|()| {
-        give_next_child_a_pid_namespace(Namespaces::Own)?;
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+        unshare(Namespaces::Own.at_birth() | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
         Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() }.may_be_mounted()
     });
     match tried {

@@ -16,9 +16,12 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use nix::sys::{
-    signal::{SigSet, Signal as NixSignal},
-    signalfd::{SfdFlags, SignalFd},
+use nix::{
+    sched::unshare,
+    sys::{
+        signal::{SigSet, Signal as NixSignal},
+        signalfd::{SfdFlags, SignalFd},
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -38,6 +41,8 @@ use crate::infra::vmm::{
 
 /// The exit code of a copy whose runner has ended before it was born; nobody reads it.
 const ORPHANED: i32 = 122;
+/// The exit code of a copy that did not become its program, and has said why.
+const NOT_STARTED: i32 = 123;
 
 /// A started process; dropping it kills it and waits for its end.
 pub(super) struct Program {
@@ -50,38 +55,48 @@ pub(super) struct Program {
 
 impl Program {
     /// Starts another program, inside these walls.
-    pub(super) fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio, walls: Walls) -> Result<Self, Report> {
+    pub(super) fn start(path: &Path, arguments: Vec<OsString>, stdout: Stdio, walls: &Walls) -> Result<Self, Report> {
         let fault = |source: io::Error| not_started(format!("start {}", path.display()), &source);
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let (mut told, telling) = UnixStream::pair().map_err(fault)?;
         let mut command = Command::new(path);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
-        sys::dies_with_its_parent(&mut command).map_err(fault)?;
-        sys::prepare_before_exec(&mut command, move || {
-            walls.put_up().inspect_err(|fault| {
-                // Of the fault itself only its number gets to the parent.
-                let _ = writeln!(io::stderr(), "{fault}");
-            })
-        });
-        let child = command.spawn().map_err(fault)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        Self::of(name, pid.ok_or(Errno::SRCH)).map_err(fault)
+        // A namespace for the next child would be for all that follow, so this one is born into it.
+        let forked = || sys::fork_to_execute(walls.namespaces.at_birth());
+        let program = Self::copied(&name, forked, || {
+            let fault = walls.put_up().map_or_else(|fault| fault, |()| command.exec());
+            // The runner may be gone; then nobody wants to know.
+            let _ = write!(&telling, "{fault}");
+            NOT_STARTED
+        })
+        .map_err(fault)?;
+        drop(telling);
+        let mut cause = String::new();
+        told.read_to_string(&mut cause).map_err(fault)?;
+        if cause.is_empty() { Ok(program) } else { Err(fault(io::Error::other(cause))) }
     }
 
-    /// Goes on in a copy of this process: `life` is the copy's whole life, and its exit code.
-    pub(super) fn fork(name: &str, life: impl FnOnce() -> i32) -> Result<Self, Report> {
-        let fault = |source: io::Error| not_started(format!("start {name}"), &source);
-        let runner = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| fault(errno.into()))?;
-        match sys::fork_single_threaded() {
-            Ok(ForkedInto::Child) => sys::exit_now(if sys::die_with(&runner).is_ok() { life() } else { ORPHANED }),
-            Ok(ForkedInto::Parent(pid)) => Self::of(name.to_owned(), Ok(pid)).map_err(fault),
-            Err(errno) => Err(fault(errno)),
-        }
+    /// Goes on in a copy of this process, the only one: `life` is its whole life, walls included, and its exit code.
+    pub(super) fn fork(name: &str, walls: &Walls, life: impl FnOnce() -> i32) -> Result<Self, Report> {
+        let forked = || {
+            unshare(walls.namespaces.at_birth())?;
+            sys::fork_single_threaded()
+        };
+        Self::copied(name, forked, life).map_err(|fault| not_started(format!("start {name}"), &fault))
     }
 
-    fn of(name: String, pid: Result<Pid, Errno>) -> io::Result<Self> {
-        let pid = pid?;
+    fn copied(
+        name: &str,
+        forked: impl FnOnce() -> io::Result<ForkedInto>,
+        life: impl FnOnce() -> i32,
+    ) -> io::Result<Self> {
+        let runner = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let pid = match forked()? {
+            ForkedInto::Child => sys::exit_now(if sys::die_with(&runner).is_ok() { life() } else { ORPHANED }),
+            ForkedInto::Parent(pid) => pid,
+        };
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { name, pid, pidfd, status: None, kills: KillCount::now() })
+        Ok(Self { name: name.to_owned(), pid, pidfd, status: None, kills: KillCount::now() })
     }
 
     /// Its name, for people.
