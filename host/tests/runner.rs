@@ -14,9 +14,12 @@ mod processes;
 mod tiny_kernel;
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read, Write},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -93,6 +96,38 @@ fn a_console_flood_that_nobody_reads_stops_the_guest_and_not_the_end() {
     drop(machine.life_line.take());
     assert!(machine.runner.wait().unwrap().success());
     machine.assert_nothing_is_left();
+}
+
+#[test]
+fn a_program_that_is_taken_over_reaches_nothing_beyond_its_machine() {
+    let machine = TestMachine::start_with(&tiny_kernel::printing("up"), |orders| {
+        let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
+        let program = run_dir.join("taken_over");
+        fs::write(&program, include_str!("machines/taken_over.py")).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        orders["maker"]["Qemu"]["vhost_device_vsock"] = program.to_str().into();
+    });
+    let tried = machine.run_dir.join("tried");
+    processes::wait_until("the program has tried it all", || tried.exists());
+    let tried: serde_json::Value = serde_json::from_slice(&fs::read(tried).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "its number": 1,
+        "make a user namespace": "EPERM",
+        "make it where no filter sees it": "ENOSYS",
+        "signal itself": "done",
+        "signal everybody": "EPERM",
+        "signal a process": "EPERM",
+        "signal a thread": "EPERM",
+        "signal with a value": "EPERM",
+        "signal by descriptor": "EPERM",
+        "take a descriptor": "EPERM",
+        "see its own limits": "done",
+        "limit a process": "EPERM",
+        "use io_uring": "EPERM",
+        "trace": "EPERM",
+        "trace by the x32 interface": "EPERM",
+    });
+    assert_eq!(tried, expected);
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Walls {
         set_no_new_privs(true).map_err(|errno| step("give up new privileges")(errno.into()))?;
         drop_capabilities().map_err(step("drop capabilities"))?;
         limit().map_err(step("set limits"))?;
-        self.calls.install().map_err(step("install the system call filter"))
+        self.calls.install(self.namespaces).map_err(step("install the system call filter"))
     }
 }
 

@@ -4,12 +4,15 @@
 //! a kernel that has no such call. Other programs' own calls are not ours to know: for them there is a list of what they
 //! have no use for, and QEMU puts a filter of its own on top.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, process};
 
 use nix::libc;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
+
+use super::Namespaces;
 
 /// Which calls a process may make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -111,7 +114,6 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_rt_sigpending,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
     // What it is, and randomness.
@@ -125,7 +127,6 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_uname,
     libc::SYS_sysinfo,
     libc::SYS_getrlimit,
-    libc::SYS_prlimit64,
     libc::SYS_prctl,
     libc::SYS_getrandom,
 ];
@@ -156,10 +157,17 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
     libc::SYS_kcmp,
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
@@ -179,19 +187,32 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
+/// Namespaces that a process can be born into.
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
 /// The kind of request that is KVM's, in the byte of a request that says whose it is.
 const KVM_REQUEST: u64 = 0xae00;
 const REQUEST_KIND: u64 = 0xff00;
 
 impl Calls {
-    /// Installs the filter on this process, for good.
-    pub(super) fn install(self) -> io::Result<()> {
-        let program: BpfProgram = match self {
-            Self::Krun => krun(),
-            Self::Program => forbidden(),
+    /// Installs the filter on this process, which has these namespaces, for good.
+    pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
+        let programs = match self {
+            Self::Krun => krun().map(|program| vec![program]),
+            Self::Program => program(namespaces),
+        };
+        for program in programs.map_err(io::Error::other)? {
+            seccompiler::apply_filter(&program).map_err(io::Error::other)?;
         }
-        .map_err(io::Error::other)?;
-        seccompiler::apply_filter(&program).map_err(io::Error::other)
+        Ok(())
     }
 }
 
@@ -208,19 +229,56 @@ fn krun() -> Compiled {
     only(libc::SYS_socketpair, vec![equals(0, number(libc::AF_UNIX))?])?;
     // Threads, and no processes.
     only(libc::SYS_clone, vec![masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?;
+    only(libc::SYS_tgkill, vec![equals(0, process::id().into())?])?;
+    only(libc::SYS_prlimit64, vec![equals(0, 0)?, equals(0, process::id().into())?])?;
     let terminal = [libc::TCGETS, libc::FIONBIO, libc::TIOCGWINSZ].map(|request| equals(1, request));
     let mut requests: Vec<SeccompCondition> = terminal.into_iter().collect::<Result<_, _>>()?;
     requests.push(masked(1, REQUEST_KIND, KVM_REQUEST)?);
     only(libc::SYS_ioctl, requests)?;
-    // clone3 has its flags in memory, where no filter can look; libc takes its absence for an old kernel's.
     compile(rules, unknown(), SeccompAction::Allow)
 }
 
-fn forbidden() -> Compiled {
-    let rules = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+fn program(namespaces: Namespaces) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    Ok(vec![forbidden(namespaces)?, compile(clone3, SeccompAction::Allow, unknown())?, x32()])
+}
+
+fn forbidden(namespaces: Namespaces) -> Compiled {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+    let born_into = NAMESPACES.map(|flag| SeccompRule::new(vec![masked(0, number(flag), number(flag))?]));
+    rules.insert(libc::SYS_clone, born_into.into_iter().collect::<Result<_, _>>()?);
+    let own = u64::from(process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
+        rules.insert(call, vec![SeccompRule::new(vec![differs(0, own)?])?]);
+    }
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![differs(0, 0)?, differs(0, own)?])?]);
+    if namespaces == Namespaces::Shared {
+        // Its argument may be anybody's thread. musl's threads have no other way to signal one another, though.
+        rules.insert(libc::SYS_tkill, Vec::new());
+    }
     compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
 }
 
+/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused.
+fn x32() -> BpfProgram {
+    const X32_BIT: u32 = 0x4000_0000;
+    let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt: jump[0],
+        jf: jump[1],
+        k,
+    };
+    vec![
+        // The call's number is the first word of `struct seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, [0, 1]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(), [0, 0]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
+    ]
+}
+
+// What clone3 gets, too: it has its flags in memory, where no filter can look, and libc takes its absence for an old
+// kernel's.
 fn unknown() -> SeccompAction {
     SeccompAction::Errno(libc::ENOSYS.unsigned_abs())
 }
@@ -231,6 +289,10 @@ fn number(constant: i32) -> u64 {
 
 fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn differs(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {

@@ -1,0 +1,47 @@
+#!/usr/bin/python3
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for a program of a machine that its guest has taken over: writes down what comes of what it tries."""
+
+import ctypes
+import errno
+import json
+import os
+import sys
+import time
+
+SIGCHLD, CLONE_NEWUSER, X32, NOBODY = 17, 0x10000000, 0x40000000, 4_194_303
+CALLS = {
+    "make a user namespace": (56, CLONE_NEWUSER | SIGCHLD),
+    "make it where no filter sees it": (435, 0, 0),
+    "signal itself": (62, os.getpid(), 0),
+    "signal everybody": (62, -1, 0),
+    "signal a process": (62, NOBODY, 0),
+    "signal a thread": (234, NOBODY, NOBODY, 0),
+    "signal with a value": (129, NOBODY, 0, 0),
+    "signal by descriptor": (424, -1, 0, 0, 0),
+    "take a descriptor": (438, -1, 0, 0),
+    "see its own limits": (302, 0, 0, 0, 0),
+    "limit a process": (302, NOBODY, 0, 0, 0),
+    "use io_uring": (425, 1, 0),
+    "trace": (101, 0, 0, 0, 0),
+    "trace by the x32 interface": (X32 | 521, 0, 0, 0, 0),
+}
+
+
+def attempt(numbers):
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.syscall(*map(ctypes.c_long, numbers))
+    if os.getpid() != SELF:
+        os._exit(0)
+    return "done" if result >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
+SELF = os.getpid()
+tried = {name: attempt(numbers) for name, numbers in CALLS.items()}
+tried["its number"] = SELF
+with open("writing", "w") as file:
+    json.dump(tried, file)
+os.rename("writing", "tried")
+time.sleep(60)
+sys.exit("nobody ended it")
