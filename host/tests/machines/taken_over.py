@@ -37,9 +37,18 @@ def attempt(numbers):
     return "done" if result >= 0 else errno.errorcode[ctypes.get_errno()]
 
 
+def write(path):
+    try:
+        with open(path, "w"):
+            return "done"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
 SELF = os.getpid()
 tried = {name: attempt(numbers) for name, numbers in CALLS.items()}
 tried["its number"] = SELF
+tried["write below what is read-only"] = write("/usr/share/written")
 with open("writing", "w") as file:
     json.dump(tried, file)
 os.rename("writing", "tried")

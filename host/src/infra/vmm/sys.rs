@@ -7,8 +7,13 @@
 )]
 
 use std::{
+    ffi::CString,
     fs, io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -56,6 +61,28 @@ pub(super) fn drop_all_capabilities() -> io::Result<()> {
     let none = [0_u32; 6];
     // SAFETY: both point to as many bytes as version 3 has, and are only read.
     let done = unsafe { nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a mount and all that is mounted below it read-only.
+///
+/// # Errors
+/// The kernel's: `ENOSYS` before Linux 5.12.
+pub(super) fn make_mounts_read_only(place: &Path) -> io::Result<()> {
+    let place = CString::new(place.as_os_str().as_bytes())?;
+    let read_only =
+        nix::libc::mount_attr { attr_set: nix::libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path ends in a zero, the attributes are as large as the call is told, and both are only read.
+    let done = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_mount_setattr,
+            nix::libc::AT_FDCWD,
+            place.as_ptr(),
+            nix::libc::AT_RECURSIVE,
+            &raw const read_only,
+            size_of_val(&read_only),
+        )
+    };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

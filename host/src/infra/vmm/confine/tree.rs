@@ -9,10 +9,13 @@ use std::{
 };
 
 use nix::{
+    libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statvfs::{FsFlags, statvfs},
     unistd::pivot_root,
 };
+
+use crate::infra::vmm::sys;
 
 /// Where the root is put together: in the machine's folder, seen by nobody else.
 const NEW_ROOT: &str = ".root";
@@ -114,9 +117,15 @@ fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     if flags.is_empty() {
         return Ok(());
     }
-    // Flags that the host has set may not be taken away in a user namespace, so they are given again.
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | set_already(&place)?;
-    Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
+    match sys::make_mounts_read_only(&place) {
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
+            // Before Linux 5.12, what is mounted below stays as it is. Flags that the host has set may not be taken away in
+            // a user namespace, so they are given again.
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | set_already(&place)?;
+            Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
+        }
+        made => made,
+    }
 }
 
 fn set_already(place: &Path) -> io::Result<MsFlags> {
