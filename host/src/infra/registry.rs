@@ -12,6 +12,7 @@
 
 mod blob;
 mod challenge;
+mod credential_helper;
 mod credentials;
 mod document;
 mod fault;

@@ -10,12 +10,15 @@ use std::{
 };
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use tokio::{task::spawn_blocking, time::timeout};
+use serde_json::{Map, Value};
+use tokio::{process::Command, task::spawn_blocking, time::timeout};
+
+use super::credential_helper;
 
 /// Bytes of a file with credentials; it is read into memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A helper program may ask a key store, which may ask a person. It is not waited for longer, and left to itself.
+/// A helper program may ask a key store, which may ask a person. It is not waited for longer, and ended.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is known for a registry.
@@ -53,20 +56,23 @@ impl std::fmt::Debug for Credential {
 /// Looks through the files in their order. What cannot be read is told in the log and taken for nothing: public images
 /// need no credentials.
 pub(super) async fn find(registry: &str, files: &[PathBuf]) -> Credential {
-    let (registry, files) = (registry.to_owned(), files.to_vec());
-    let name = registry.clone();
-    let found = spawn_blocking(move || files.iter().find_map(|file| in_file(file, &registry)));
-    match timeout(HELPER_TIMEOUT, found).await {
-        Ok(Ok(found)) => found.unwrap_or(Credential::None),
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!(registry = name, "the credentials of a registry were not given in time");
-            Credential::None
+    let found = async {
+        for file in files {
+            if let Some(found) = in_file(file, registry).await {
+                return found;
+            }
         }
-    }
+        Credential::None
+    };
+    timeout(HELPER_TIMEOUT, found).await.unwrap_or_else(|_elapsed| {
+        tracing::warn!(registry, "the credentials of a registry were not given in time");
+        Credential::None
+    })
 }
 
-fn in_file(file: &Path, registry: &str) -> Option<Credential> {
-    let content = match read(file) {
+async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
+    let path = file.to_owned();
+    let content = match spawn_blocking(move || read(&path)).await.unwrap_or_else(|fault| Err(fault.into())) {
         Ok(content) => content,
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return None,
         Err(fault) => {
@@ -79,21 +85,47 @@ fn in_file(file: &Path, registry: &str) -> Option<Credential> {
         "index.docker.io" => &["https://index.docker.io/v1/", "docker.io"],
         other => &[other],
     };
-    servers.iter().find_map(|server| match docker_credential::get_credential_from_reader(&*content, server) {
-        Ok(DockerCredential::IdentityToken(token)) => Some(Credential::IdentityToken(token)),
-        Ok(DockerCredential::UsernamePassword(user, password)) => Some(Credential::Password { user, password }),
-        Err(CredentialRetrievalError::NoCredentialConfigured) => None,
-        Err(fault) => {
-            // What a helper has printed may hold a secret.
-            let reason = if let CredentialRetrievalError::HelperFailure { helper, .. } = &fault {
-                format!("{helper} has none, or failed")
-            } else {
-                fault.to_string()
-            };
-            tracing::warn!(file = %file.display(), server, reason, "no credentials of a registry in this file");
-            None
+    for server in servers {
+        match in_config(&content, server).await {
+            Ok(Credential::None) => {}
+            Ok(found) => return Some(found),
+            Err(reason) => {
+                tracing::warn!(file = %file.display(), server, reason, "no credentials of a registry in this file");
+            }
         }
-    })
+    }
+    None
+}
+
+/// The helper for the server goes first, then its entry, then the helper for all. The crate sees entries only: it would wait
+/// for a helper for ever.
+async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
+    let unreadable = |_fault| CredentialRetrievalError::ConfigReadError.to_string();
+    let mut config: Map<String, Value> = serde_json::from_slice(content).map_err(unreadable)?;
+    let (of_servers, of_all) = (config.remove("credHelpers"), config.remove("credsStore"));
+    let of_server = of_servers.as_ref().and_then(|helpers| helpers.get(server));
+    if let Some(name) = helper_name(of_server) {
+        return ask(name, server).await;
+    }
+    let entries = Value::Object(config).to_string();
+    match docker_credential::get_credential_from_reader(entries.as_bytes(), server) {
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Credential::IdentityToken(token)),
+        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Credential::Password { user, password }),
+        Err(CredentialRetrievalError::NoCredentialConfigured) => match helper_name(of_all.as_ref()) {
+            Some(name) => ask(name, server).await,
+            None => Ok(Credential::None),
+        },
+        Err(fault) => Err(fault.to_string()),
+    }
+}
+
+fn helper_name(value: Option<&Value>) -> Option<&str> {
+    value.and_then(Value::as_str).filter(|name| !name.is_empty())
+}
+
+async fn ask(name: &str, server: &str) -> Result<Credential, String> {
+    let program = format!("docker-credential-{name}");
+    credential_helper::ask(Command::new(&program), server).await.map_err(|fault| format!("{program}: {fault}"))
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
@@ -139,6 +171,13 @@ mod tests {
         for server in ["https://index.docker.io/v1/", "docker.io", "index.docker.io"] {
             assert_eq!(look("index.docker.io", &[auth(server, "one")]).await, password("one"), "{server}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_entry_goes_before_the_helper_for_all_and_behind_that_for_the_server() {
+        let and = |more: &str| auth("r.lan", "one").replacen('{', &format!("{{{more},"), 1);
+        assert_eq!(look("r.lan", &[and(r#""credsStore":"nobody's""#)]).await, password("one"));
+        assert_eq!(look("r.lan", &[and(r#""credHelpers":{"r.lan":"nobody's"}"#)]).await, Credential::None);
     }
 
     #[tokio::test]
