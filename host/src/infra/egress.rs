@@ -200,11 +200,21 @@ fn as_guests_see_it(address: IpAddr) -> IpAddr {
     if address == Ipv4Addr::LOCALHOST { HOST_ADDRESS.into() } else { address }
 }
 
-/// Whether the address is one of the host's own. Where the host can't say, it may be.
-fn hosts_own(address: IpAddr) -> bool {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return true };
-    interfaces.filter_map(|interface| interface.address).any(|own| match address {
-        IpAddr::V4(address) => own.as_sockaddr_in().is_some_and(|own| own.ip() == address),
-        IpAddr::V6(address) => own.as_sockaddr_in6().is_some_and(|own| own.ip() == address),
-    })
+/// The host's own addresses, as they are at the moment. Where the host can't say, each may be one.
+#[derive(Debug)]
+struct HostsOwn(Option<Vec<IpAddr>>);
+
+impl HostsOwn {
+    fn now() -> Self {
+        let address = |own: nix::sys::socket::SockaddrStorage| {
+            let v4 = own.as_sockaddr_in().map(|own| own.ip().into());
+            v4.or_else(|| own.as_sockaddr_in6().map(|own| own.ip().into()))
+        };
+        let interfaces = nix::ifaddrs::getifaddrs().ok();
+        Self(interfaces.map(|all| all.filter_map(|interface| address(interface.address?)).collect()))
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        self.0.as_ref().is_none_or(|own| own.contains(&address))
+    }
 }

@@ -14,6 +14,9 @@ use crate::domain::egress::{ANSWER_TTL_S, DomainName};
 /// Bytes in front of the question.
 const HEADER_BYTES: usize = 12;
 
+/// Bytes of a record of an answer in front of its address.
+const RECORD_BYTES: usize = 12;
+
 /// Longest name on the wire, in bytes.
 const WIRE_NAME_BYTES_MAX: usize = 255;
 
@@ -128,12 +131,8 @@ impl Question {
     pub(super) fn answer(&self, code: Code, addresses: &[IpAddr]) -> Vec<u8> {
         let mut records = Vec::new();
         let mut count: u16 = 0;
-        for address in addresses {
-            let record = record(*address);
-            if HEADER_BYTES + self.wire.len() + records.len() + record.len() > DNS_ANSWER_BYTES_MAX {
-                break;
-            }
-            records.extend(record);
+        for address in addresses.iter().take(self.addresses_max()) {
+            records.extend(record(*address));
             count += 1;
         }
         let [c0, c1] = count.to_be_bytes();
@@ -145,6 +144,12 @@ impl Question {
         answer.extend_from_slice(&self.wire);
         answer.extend(records);
         answer
+    }
+
+    /// As many addresses as an answer has room for.
+    pub(super) fn addresses_max(&self) -> usize {
+        let record_bytes = RECORD_BYTES + if self.family == Family::V4 { 4 } else { 16 };
+        DNS_ANSWER_BYTES_MAX.saturating_sub(HEADER_BYTES + self.wire.len()) / record_bytes
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowReply, Refusal};
 
-use super::{Guest, ServeFault, as_the_host_sees_it, dial, hosts_own, names};
+use super::{Guest, HostsOwn, ServeFault, as_the_host_sees_it, dial, names};
 use crate::domain::egress::{Destination, Refused, canonical};
 
 /// How long a guest may take over a request once it has opened a stream for it.
@@ -113,7 +113,7 @@ async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, SemaphorePer
     let names = guest.granted().names(address, std::time::Instant::now());
     // These mean the guest itself. On the host they would mean the host, whatever the policy says of 127.0.0.1.
     let means_itself = asked.address.is_loopback() || asked.address.is_unspecified();
-    let is_hosts_own = hosts_own(address);
+    let is_hosts_own = HostsOwn::now().holds(address);
     let to = Destination { address, port, names: &names, is_hosts_own };
     if means_itself || port == 0 || !guest.network.egress.allows(&to) {
         guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });

@@ -15,14 +15,16 @@ use std::{
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{
-    Guest,
-    dns::{self, Code, Question},
-    hosts_own,
+    Guest, HostsOwn,
+    dns::{self, Code, Family, Question},
 };
 use crate::domain::egress::{Destination, DomainName, Refused, canonical};
 
 /// How long the system may take over a name. Resolvers in guests ask again after five seconds, twice.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// Addresses of a name that are looked at; a name server can send thousands, and an answer has room for thirty.
+const ADDRESSES_MAX: usize = 64;
 
 /// How the system's message for a failure that may pass begins; its number does not come through.
 const PASSING: &str = "Temporary failure";
@@ -43,15 +45,17 @@ async fn look_up(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
         guest.refuse(&Refused::Name { name: name.clone() });
         return (Code::NxDomain, Vec::new());
     }
-    let found = match ask_system(guest, name).await {
+    let wanted = match ask_system(guest, name, question.family).await {
         Ok(found) => found,
         Err(fault) if fault.kind() == io::ErrorKind::TimedOut || fault.to_string().contains(PASSING) => {
             return (Code::ServFail, Vec::new());
         }
         Err(_no_such_name) => return (Code::NxDomain, Vec::new()),
     };
-    let wanted: Vec<_> = found.into_iter().filter(|address| question.family.holds(*address)).collect();
-    let told: Vec<_> = wanted.iter().filter(|address| may_lead(guest, name, **address)).copied().collect();
+    let hosts_own = HostsOwn::now();
+    let led = wanted.iter().filter(|address| may_lead(guest, name, **address, &hosts_own));
+    // What is not told is not given either.
+    let told: Vec<_> = led.take(question.addresses_max()).copied().collect();
     if told.is_empty() && !wanted.is_empty() {
         guest.refuse(&Refused::Name { name: name.clone() });
         return (Code::NxDomain, Vec::new());
@@ -63,19 +67,19 @@ async fn look_up(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
 }
 
 /// Whether the guest may reach the address on some port, given that this name leads there.
-fn may_lead(guest: &Guest, name: &DomainName, address: IpAddr) -> bool {
+fn may_lead(guest: &Guest, name: &DomainName, address: IpAddr, hosts_own: &HostsOwn) -> bool {
     let address = canonical(address);
     // No guest can dial another loopback address of the host's than the one that has an address in guests.
     if address.is_loopback() && super::as_guests_see_it(address) == address {
         return false;
     }
-    let is_hosts_own = hosts_own(address);
+    let is_hosts_own = hosts_own.holds(address);
     let names = std::slice::from_ref(name);
     guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
 }
 
-/// The name's addresses, in the order in which the system would try them.
-async fn ask_system(guest: &Guest, name: &DomainName) -> io::Result<Vec<IpAddr>> {
+/// The name's addresses of a family, in the order in which the system would try them: no more than are looked at.
+async fn ask_system(guest: &Guest, name: &DomainName, family: Family) -> io::Result<Vec<IpAddr>> {
     let waits = async {
         let own = permit(&guest.lookups).await?;
         let all = permit(&guest.gateway.lookups).await?;
@@ -83,7 +87,8 @@ async fn ask_system(guest: &Guest, name: &DomainName) -> io::Result<Vec<IpAddr>>
         // The system cannot be told to stop asking, so both places stay taken until it has.
         let asking = spawn_blocking(move || {
             let _places = (own, all);
-            (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|found| found.ip()).collect())
+            let found = (name.as_str(), 0).to_socket_addrs()?.map(|found| found.ip());
+            Ok(found.filter(|address| family.holds(*address)).take(ADDRESSES_MAX).collect())
         });
         asking.await.map_err(io::Error::other)?
     };
