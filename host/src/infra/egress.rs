@@ -48,9 +48,12 @@ use crate::domain::egress::{Granted, Network, Refused};
 /// How long a guest may take over its greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
-/// Look-ups that the system works on for one machine, and for all: each holds a thread for as long as it takes.
-const LOOKUPS_MAX: usize = 8;
-const ALL_LOOKUPS_MAX: usize = 64;
+/// Look-ups that the system works on for all machines: each holds a thread for as long as it takes, which a name server that
+/// does not answer makes half a minute. A machine has one of the first, so that the others always find some free, and so
+/// many of the rest.
+const FIRST_LOOKUPS_MAX: usize = 32;
+const FURTHER_LOOKUPS_MAX: usize = 32;
+const FURTHER_LOOKUPS_EACH_MAX: usize = 7;
 
 /// An address anyone on the IPv6 internet has a way to; nothing is sent there.
 const SOMEWHERE_V6: (&str, u16) = ("2000::1", 53);
@@ -61,7 +64,7 @@ pub struct Gateway {
     proxy: Option<Proxy>,
     /// One place a flow; each has a descriptor.
     flows: Arc<Semaphore>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     ipv6: bool,
 }
 
@@ -69,7 +72,7 @@ impl Gateway {
     /// A gateway with so many flows at a time, by way of the proxy if there is one.
     #[must_use]
     pub fn new(proxy: Option<Proxy>, flows_max: usize) -> Self {
-        let lookups = Arc::new(Semaphore::new(ALL_LOOKUPS_MAX));
+        let lookups = Lookups::new(FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_MAX);
         Self { proxy, flows: Arc::new(Semaphore::new(flows_max)), lookups, ipv6: reaches_ipv6() }
     }
 
@@ -85,13 +88,26 @@ fn reaches_ipv6() -> bool {
     UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(SOMEWHERE_V6)).is_ok()
 }
 
+/// Places for look-ups.
+#[derive(Debug)]
+struct Lookups {
+    first: Arc<Semaphore>,
+    further: Arc<Semaphore>,
+}
+
+impl Lookups {
+    fn new(first: usize, further: usize) -> Self {
+        Self { first: Arc::new(Semaphore::new(first)), further: Arc::new(Semaphore::new(further)) }
+    }
+}
+
 /// One machine, as its egress link is served.
 #[derive(Debug)]
 pub struct Guest {
     network: Network,
     gateway: Arc<Gateway>,
     granted: Mutex<Granted>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     pool: GrantPool,
 }
 
@@ -99,7 +115,7 @@ impl Guest {
     /// A machine that has not asked for anything yet.
     #[must_use]
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
-        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        let lookups = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
         Self { network, gateway, granted: Mutex::default(), lookups, pool: GrantPool::default() }
     }
 

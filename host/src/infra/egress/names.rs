@@ -12,10 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use super::{
-    Guest, HostsOwn,
+    Guest, HostsOwn, Lookups,
     dns::{self, Code, Family, Question},
 };
 use crate::domain::egress::{Destination, DomainName, Refused, canonical};
@@ -81,12 +85,11 @@ fn may_lead(guest: &Guest, name: &DomainName, address: IpAddr, hosts_own: &Hosts
 /// The name's addresses of a family, in the order in which the system would try them: no more than are looked at.
 async fn ask_system(guest: &Guest, name: &DomainName, family: Family) -> io::Result<Vec<IpAddr>> {
     let waits = async {
-        let own = permit(&guest.lookups).await?;
-        let all = permit(&guest.gateway.lookups).await?;
+        let places = place(&guest.lookups, &guest.gateway.lookups).await?;
         let name = name.clone();
-        // The system cannot be told to stop asking, so both places stay taken until it has.
+        // The system cannot be told to stop asking, so the places stay taken until it has.
         let asking = spawn_blocking(move || {
-            let _places = (own, all);
+            let _places = places;
             let found = (name.as_str(), 0).to_socket_addrs()?.map(|found| found.ip());
             Ok(found.filter(|address| family.holds(*address)).take(ADDRESSES_MAX).collect())
         });
@@ -95,6 +98,37 @@ async fn ask_system(guest: &Guest, name: &DomainName, family: Family) -> io::Res
     timeout(LOOKUP_MAX, waits).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn permit(places: &Arc<Semaphore>) -> io::Result<tokio::sync::OwnedSemaphorePermit> {
-    Arc::clone(places).acquire_owned().await.map_err(io::Error::other)
+/// One of the machine's own places, and one of all machines'.
+async fn place(own: &Lookups, all: &Lookups) -> io::Result<[OwnedSemaphorePermit; 2]> {
+    let permit = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
+    let permits = async |own, all| Ok([permit(own).await?, permit(all).await?]);
+    let taken: Result<_, AcquireError> = tokio::select! {
+        biased;
+        permits = permits(&own.first, &all.first) => permits,
+        permits = permits(&own.further, &all.further) => permits,
+    };
+    taken.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_EACH_MAX, FURTHER_LOOKUPS_MAX},
+        *,
+    };
+
+    #[tokio::test]
+    async fn machines_that_ask_what_nobody_answers_leave_a_place_for_another() {
+        let all = Lookups::new(FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_MAX);
+        let mut taken = Vec::new();
+        for _ in 0..8 {
+            let own = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
+            while let Ok(places) = timeout(Duration::from_millis(1), place(&own, &all)).await {
+                taken.push(places.unwrap());
+            }
+        }
+        assert_eq!(taken.len(), 8 + 32);
+        let own = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
+        assert!(timeout(LOOKUP_MAX, place(&own, &all)).await.is_ok());
+    }
 }
