@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells the compiler where the guest agent is, which `infra::agent_binary` embeds, and what `waggle version` prints.
 //!
-//! It does not build the agent: that is a static binary with a profile and a target folder of its own (`./taskw agent`).
-//! Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a fresh clone. The same
-//! holds for libkrun's firmware, which is 21 MB: it is embedded where `WAGGLE_EMBED_FIRMWARE` names it.
+//! It does not build the agent: that is a static binary with a profile and a target folder of its own
+//! (`./taskw agent`). Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a
+//! fresh clone. The same holds for libkrun's firmware, which is 21 MB: it is embedded where `WAGGLE_EMBED_FIRMWARE`
+//! names it.
 
 use std::{env, error::Error, ffi::OsStr, fs, path::PathBuf, process::Command};
 
@@ -27,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The agent to embed: `WAGGLE_AGENT` (relative to the workspace), else `target/agent/waggle-agent`, else an empty file.
+/// The agent to embed: `WAGGLE_AGENT` (relative to the workspace), else `target/agent/waggle-agent`, else an empty
+/// file.
 fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=WAGGLE_AGENT");
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;

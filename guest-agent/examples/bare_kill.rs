@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The floor for the agent's kills: ten sleeping processes in a cgroup, `cgroup.kill`, and the wait until the kernel says
-//! that it is empty. Prints the microseconds of each round. The machine's root runs it, for `host/benches/figures`.
+//! The floor for the agent's kills: ten sleeping processes in a cgroup, `cgroup.kill`, and the wait until the kernel
+//! says that it is empty. Prints the microseconds of each round. The machine's root runs it, for
+//! `host/benches/figures`.
 #![expect(clippy::print_stdout, reason = "what it measures is its output")]
 
 use std::{

@@ -3,8 +3,8 @@
 //! The floor that waggle is measured against: an init that says that it runs, loads the modules of its initramfs, and
 //! moves bytes over one vsock connection with nothing in between. `host/benches/figures` starts it.
 //!
-//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s` this sends that many bytes; after `t` it takes
-//! that many and answers with a dot.
+//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s` this sends that many bytes; after `t` it
+//! takes that many and answers with a dot.
 #![expect(
     clippy::print_stdout,
     unsafe_code,

@@ -36,8 +36,8 @@ const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 /// Memory of the agent's that is not reclaimed, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The part of the machine's memory that its network may have: its process keeps under 16 MiB, and the kernel counts what
-/// is in flight on connections.
+/// The part of the machine's memory that its network may have: its process keeps under 16 MiB, and the kernel counts
+/// what is in flight on connections.
 const EGRESS_MEMORY_PART: u64 = 4;
 
 /// How willing the kernel is to end the network's process for want of memory: after all user work. It is started again.

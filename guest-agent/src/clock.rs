@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sets the machine's clock to the host's. A guest without a network has no other clock, and TLS fails with a wrong one.
+//! Sets the machine's clock to the host's. A guest without a network has no other clock, and TLS fails with a wrong
+//! one.
 
 use std::time::Duration;
 

@@ -19,9 +19,9 @@ use waggle_protocol::{boot::Relaxed, request::User};
 
 use crate::guest::SANDBOX_ID;
 
-/// Capabilities that the guest's root keeps in the room: those that package managers need to unpack and own files and to
-/// change users. Without `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`, `MKNOD` (a device node is a way
-/// to the disks) and all the rest.
+/// Capabilities that the guest's root keeps in the room: those that package managers need to unpack and own files and
+/// to change users. Without `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`, `MKNOD` (a device node is
+/// a way to the disks) and all the rest.
 const ROOT_KEEPS: &[Capability] = &[
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,

@@ -9,9 +9,9 @@
 //!                          egress process: listener, name service ── one stream a flow ──▶ host
 //! ```
 //!
-//! PID 1 makes routes, sockets and program, and keeps a hold on them; a process of its own carries the flows, outside the
-//! room and apart from the agent that serves calls. Whatever that process comes to, calls go on, it is started again, and
-//! no connection meanwhile takes another way. It never decides what is allowed: the host does.
+//! PID 1 makes routes, sockets and program, and keeps a hold on them; a process of its own carries the flows, outside
+//! the room and apart from the agent that serves calls. Whatever that process comes to, calls go on, it is started
+//! again, and no connection meanwhile takes another way. It never decides what is allowed: the host does.
 //!
 //! Not carried: UDP other than DNS, whose senders hear at once that nobody listens, and ICMP, for which programs in the
 //! room may open no socket.

@@ -3,8 +3,8 @@
 //! Runs a command: streams its output, enforces its deadline, and ends it when the host says so or is gone.
 //!
 //! A command that ends by itself is over at once, although a child that it left in the background may still hold its
-//! pipes: what is in them by then is sent, and nobody waits for more. A call that ends in any other way takes everything
-//! with it that it started, and is answered when all of that is gone.
+//! pipes: what is in them by then is sent, and nobody waits for more. A call that ends in any other way takes
+//! everything with it that it started, and is answered when all of that is gone.
 
 mod input;
 mod output;

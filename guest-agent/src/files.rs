@@ -225,8 +225,8 @@ pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The worker's whole life: serves the one call that comes over `socket`, in the file system at `root`. `descriptors` was
-/// opened by this process, or would name another's.
+/// The worker's whole life: serves the one call that comes over `socket`, in the file system at `root`. `descriptors`
+/// was opened by this process, or would name another's.
 fn serve(socket: Socket, root: &Path, descriptors: OwnedFd) {
     let mut wire = Wire::new(socket);
     let last = View::new(root, descriptors)

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 after the boot: reaps orphans, starts the network's process again should it end, and powers the machine off when the serving child is gone.
+//! PID 1 after the boot: reaps orphans, starts the network's process again should it end, and powers the machine off
+//! when the serving child is gone.
 //!
 //! The child serves, PID 1 only reaps: so `waitpid(-1)` here never races a wait for one child there.
 

@@ -8,8 +8,8 @@
 //!                                  └─ reaps commands and orphans, tells how each command ended
 //! ```
 //!
-//! What runs in the room can neither see nor signal the agent. The room is forked before the agent starts a thread, so that each command
-//! is made by plain code between fork and exec.
+//! What runs in the room can neither see nor signal the agent. The room is forked before the agent starts a thread, so
+//! that each command is made by plain code between fork and exec.
 
 mod client;
 mod first;

@@ -33,8 +33,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// # Errors
 /// What the kernel said: EAGAIN, ENOMEM.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
-    // SAFETY: the callers (PID 1, the serving child before its runtime, the room) have no second thread, so the child is
-    // a whole copy of a process in which no lock is held by another thread.
+    // SAFETY: the callers (PID 1, the serving child before its runtime, the room) have no second thread, so the child
+    // is a whole copy of a process in which no lock is held by another thread.
     unsafe { fork() }
 }
 

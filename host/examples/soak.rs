@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! 64 clients of both dialects, some of which take tasks, call a server for five minutes, and look at every answer: nothing
-//! may be lost, and the server must not grow.
+//! 64 clients of both dialects, some of which take tasks, call a server for five minutes, and look at every answer:
+//! nothing may be lost, and the server must not grow.
 //!
 //! `soak [SECONDS]`; a shorter run looks at the answers alone. The server is the one of the example `conformance`, in a
-//! process of its own: real agents without machines, since no machine of a developer carries 64 busy guests. Its memory is
-//! the agents', too.
+//! process of its own: real agents without machines, since no machine of a developer carries 64 busy guests. Its memory
+//! is the agents', too.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -91,7 +91,8 @@ impl Caller {
         answer["result"].take()
     }
 
-    /// A call that takes long enough to be a task if there is room for one: how that ended. Every other one is cancelled.
+    /// A call that takes long enough to be a task if there is room for one: how that ended. Every other one is
+    /// cancelled.
     async fn long_call(&self, id: &str, turn: u64, tasks: &AtomicU64) {
         let arguments = json!({"environment_id": id, "code": "sleep 3; echo well", "language": "shell"});
         let answer = self.call("execute", arguments).await;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that callers share: a bound for all of them together, of which no one of them gets more than half. A little is
-//! each one's own, so that small things find room whatever others hold.
+//! Memory that callers share: a bound for all of them together, of which no one of them gets more than half. A little
+//! is each one's own, so that small things find room whatever others hold.
 
 use std::{
     collections::HashMap,

@@ -150,8 +150,8 @@ pub struct Settings {
     /// Command that installs packages in shell environments
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_install_command: Option<CommandLine>,
-    /// What runs the machines: krun is libkrun and needs KVM, qemu does without where it has to, and auto takes the best
-    /// that works
+    /// What runs the machines: krun is libkrun and needs KVM, qemu does without where it has to, and auto takes the
+    /// best that works
     #[arg(long, default_value = "auto", value_name = "auto|krun|qemu", hide_possible_values = true)]
     pub backend: WantedBackend,
     /// libkrunfw.so.5 with the kernel of libkrun's guests, or its folder [default: the one in the program; where it has

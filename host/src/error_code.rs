@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words by which programs know errors apart, and what each of them asks for.
 //!
-//! A code never changes its meaning, and none is ever taken away; the sentences beside them may. `docs/errors.md` is made
-//! from this list.
+//! A code never changes its meaning, and none is ever taken away; the sentences beside them may. `docs/errors.md` is
+//! made from this list.
 
 use std::fmt::Write as _;
 

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The host side of waggle: an MCP server that gives AI agents their own isolated Linux machines.
 //!
-//! `cli` is what a person types, and puts the rest together. The layers are `mcp` and `http` over `service` over `domain`, with `infra` under the domain's ports.
+//! `cli` is what a person types, and puts the rest together. The layers are `mcp` and `http` over `service` over
+//! `domain`, with `infra` under the domain's ports.
 
 mod budget;
 pub mod causes;

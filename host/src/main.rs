@@ -9,8 +9,8 @@ use std::{
 
 use waggle::{causes::chain, cli, config::process_variable, infra::vmm};
 
-/// glibc's allocator never gives back what lies between the long-lived pieces that many threads leave in many arenas: with the
-/// same calls for hours a server of a few megabytes would come to hold ever more.
+/// glibc's allocator never gives back what lies between the long-lived pieces that many threads leave in many arenas:
+/// with the same calls for hours a server of a few megabytes would come to hold ever more.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -166,8 +166,8 @@ impl Tools {
         let whole = tracing::debug_span!(target: STAGES, "call", %tool);
         let tools = self.clone();
         let call = async move { tools.call(&request.name, request.arguments.unwrap_or_default(), &caller).await };
-        // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call but
-        // what the services own, and they hold no lock across a step that can panic.
+        // A panic would leave the client without any answer. Nothing that it could leave half done outlives the call
+        // but what the services own, and they hold no lock across a step that can panic.
         let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
         call.map(|outcome| outcome.unwrap_or(Err(Failure::Panic))).boxed()
     }
@@ -185,7 +185,8 @@ impl Tools {
         let kept = kept(&context);
         let caller = Caller { owner: owner.clone(), cancelled: cancelled.clone(), progress: progress.clone(), kept };
         let mut call = self.begin(request, caller);
-        // A task goes on when its request is over, so it has a token of its own, which hears of the request's meanwhile.
+        // A task goes on when its request is over, so it has a token of its own, which hears of the request's
+        // meanwhile.
         let hear = async {
             context.ct.cancelled().await;
             cancelled.cancel();

@@ -104,7 +104,8 @@ impl Waggle {
         Ok(address)
     }
 
-    /// Serves the tools to one client over a pair of streams, until the first one ends. Calls that run then are cancelled.
+    /// Serves the tools to one client over a pair of streams, until the first one ends. Calls that run then are
+    /// cancelled.
     ///
     /// # Errors
     /// What the client said in place of a greeting.

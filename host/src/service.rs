@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What clients can do with environments: make and destroy them, run code in them, use their files.
 //!
-//! Services speak the domain's types alone, and of machines know only the domain's ports. Their sentences name tools and
-//! arguments; nothing else of MCP is here.
+//! Services speak the domain's types alone, and of machines know only the domain's ports. Their sentences name tools
+//! and arguments; nothing else of MCP is here.
 
 pub(crate) mod driver;
 pub mod environments;

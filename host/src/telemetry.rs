@@ -12,9 +12,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// The target of the spans that account for the time of a call. `RUST_LOG=info,waggle::stages=debug` logs each at its end:
-/// `request` from the first byte of its body to the head of its answer and `body` in it; `call` of a tool, and in it
-/// `begin` (until its environment takes it), `guest` (until its machine has answered) and `result` (writing that).
+/// The target of the spans that account for the time of a call. `RUST_LOG=info,waggle::stages=debug` logs each at its
+/// end: `request` from the first byte of its body to the head of its answer and `body` in it; `call` of a tool, and in
+/// it `begin` (until its environment takes it), `guest` (until its machine has answered) and `result` (writing that).
 pub const STAGES: &str = "waggle::stages";
 
 /// What is logged if `RUST_LOG` says nothing. rmcp calls a cancelled call an error and every protocol error a warning;

@@ -12,6 +12,9 @@ use std::{
 /// More than that is two files; the median is meant to be a third of it.
 const LINES_MAX: usize = 500;
 
+/// rustfmt's `max_width`, which it does not hold comments to.
+const COLUMNS_MAX: usize = 120;
+
 /// Names that say nothing about what is in the file.
 const NAMES_BANNED: &[&str] =
     &["base", "utils", "util", "common", "helpers", "helper", "misc", "manager", "types", "prelude"];
@@ -66,6 +69,11 @@ fn sources_are_tidy() {
         }
         if NAMES_BANNED.iter().any(|banned| Path::new(&name).file_stem().is_some_and(|stem| stem == *banned)) {
             broken.push(format!("{name}: a name that says nothing"));
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim_start().starts_with("//") && line.chars().count() > COLUMNS_MAX {
+                broken.push(format!("{name}:{number}: a comment of more than {COLUMNS_MAX} columns"));
+            }
         }
         broken.extend(out_of_place(&name, &text));
     }

@@ -18,15 +18,15 @@
 //!       │◀─────────────────────────────────── Answer ┤ or Refused, then end of stream
 //! ```
 //!
-//! **Ends of a flow.** [`Flow::End`] is the end of one direction, as a FIN is; the other goes on. [`Flow::Reset`] is the
-//! end of both. A side is done with a flow when it has sent and received an end, or has sent or received a reset; then
-//! it finishes its direction of the stream and drops it. These marks are messages because a yamux stream that was reset
-//! reads as one that came to a clean end: a stream that ends without a mark was cut, and counts as reset.
+//! **Ends of a flow.** [`Flow::End`] is the end of one direction, as a FIN is; the other goes on. [`Flow::Reset`] is
+//! the end of both. A side is done with a flow when it has sent and received an end, or has sent or received a reset;
+//! then it finishes its direction of the stream and drops it. These marks are messages because a yamux stream that was
+//! reset reads as one that came to a clean end: a stream that ends without a mark was cut, and counts as reset.
 //!
 //! **Credit.** Each side may send [`FLOW_CREDIT_BYTES`] bytes of data on a flow, and as many more as the other side
-//! grants with [`Flow::Credit`]. So either side bounds what it holds of a flow whose reader is slow, and still reads its
-//! stream all the time: yamux's own window of 256 KiB a stream is far too much for hundreds of flows. A guest that sends
-//! beyond its credit loses the link.
+//! grants with [`Flow::Credit`]. So either side bounds what it holds of a flow whose reader is slow, and still reads
+//! its stream all the time: yamux's own window of 256 KiB a stream is far too much for hundreds of flows. A guest that
+//! sends beyond its credit loses the link.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -64,8 +64,8 @@ pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 77, 2);
 /// The guest's own address where the host has IPv6: a unique local one.
 pub const GUEST_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 
-/// The host as its guests see it: on port 53 the name service that the guest's agent serves; on other ports 127.0.0.1 of
-/// the host, which only a rule of the operator's opens.
+/// The host as its guests see it: on port 53 the name service that the guest's agent serves; on other ports 127.0.0.1
+/// of the host, which only a rule of the operator's opens.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 77, 1);
 
 /// The port of the name service.

@@ -25,14 +25,14 @@
 //! other that far. Every message below is free to change together with the version: `tests/bytes/` keeps the encoding
 //! of each shipped version frozen.
 //!
-//! **Frames.** A `u32` little-endian length, then one postcard message of that many bytes. The length is checked against
-//! [`FRAME_BYTES_MAX`] before anything is allocated; bytes left over behind a message are an error. Bulk data travels in
-//! byte slices of at most [`CHUNK_BYTES_MAX`].
+//! **Frames.** A `u32` little-endian length, then one postcard message of that many bytes. The length is checked
+//! against [`FRAME_BYTES_MAX`] before anything is allocated; bytes left over behind a message are an error. Bulk data
+//! travels in byte slices of at most [`CHUNK_BYTES_MAX`].
 //!
 //! **Ends of a call.** A call is over when its last reply has arrived: [`Reply`] says which kinds those are. A stream
 //! that ends without one was cut. The host cancels with [`Input::Cancel`] and keeps reading until that last reply; a
-//! host that vanished resets the stream, which has the same effect. No message depends on a half-closed stream: one that
-//! is half-closed and then dropped is not reset by yamux, and its peer would wait for ever.
+//! host that vanished resets the stream, which has the same effect. No message depends on a half-closed stream: one
+//! that is half-closed and then dropped is not reset by yamux, and its peer would wait for ever.
 
 pub mod boot;
 pub mod egress;

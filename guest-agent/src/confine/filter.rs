@@ -86,8 +86,8 @@ fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
     PROGRAMS.get_or_init(|| Some([forbidden().ok()?, unreadable().ok()?, x32()])).as_ref().ok_or(Errno::EINVAL)
 }
 
-/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused. (Calls of 32-bit
-/// programs have another architecture, for which the two other filters end the process.)
+/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused. (Calls of
+/// 32-bit programs have another architecture, for which the two other filters end the process.)
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
     let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {

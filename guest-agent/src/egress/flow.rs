@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One TCP connection of a program's, carried over a stream of the egress link.
 //!
-//! The kernel has accepted it before the host has decided. A refusal, and whatever else keeps the flow from beginning, is
-//! a reset to the program; nothing of what it wrote has left the machine then.
+//! The kernel has accepted it before the host has decided. A refusal, and whatever else keeps the flow from beginning,
+//! is a reset to the program; nothing of what it wrote has left the machine then.
 
 mod connection;
 #[cfg(test)]

@@ -9,8 +9,8 @@
 //!   UDP, anywhere else                                   none: the sender hears that nobody listens
 //! ```
 //!
-//! The kernel asks only for connections that no established socket takes. A program in the guest can neither see this one
-//! nor take it away: that needs capabilities which nothing in the room has.
+//! The kernel asks only for connections that no established socket takes. A program in the guest can neither see this
+//! one nor take it away: that needs capabilities which nothing in the room has.
 
 use std::{
     collections::HashMap,
@@ -48,8 +48,8 @@ const SK_ASSIGN: i32 = 124;
 const SK_DROP: i32 = 0;
 const SK_PASS: i32 = 1;
 
-/// The whole program. `map` has the sockets under the keys above; those of a family that is not carried are missing there,
-/// and what would go to them is refused.
+/// The whole program. `map` has the sockets under the keys above; those of a family that is not carried are missing
+/// there, and what would go to them is refused.
 pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -> io::Result<Vec<u64>> {
     let mut program = Program::default();
     // Registers: 6 the context, 7 the key; 1 to 5 are scratch.
@@ -121,8 +121,8 @@ fn wire_word(bytes: &[u8]) -> i32 {
     bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
-/// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons are of 32 bits, but
-/// for the one with null, by which the verifier sees that an address was checked.
+/// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons are of 32 bits,
+/// but for the one with null, by which the verifier sees that an address was checked.
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x63;
 const LOAD_MAP: u8 = 0x18;

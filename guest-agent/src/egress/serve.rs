@@ -33,8 +33,8 @@ const FULL_MAX: Duration = Duration::from_secs(5);
 /// After the kernel failed to give a connection, for want of memory or descriptors.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Carries everything that arrives at the sockets, with a link that `keep_up` keeps. Never ends, unless the sockets are of
-/// no use.
+/// Carries everything that arrives at the sockets, with a link that `keep_up` keeps. Never ends, unless the sockets are
+/// of no use.
 pub(super) async fn carry_all<F: Future<Output = ()>>(
     sockets: Sockets,
     keep_up: impl FnOnce(watch::Sender<Option<Opener>>) -> F,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A command that runs: in the room and in a control group of its own, or as the agent's own child where the agent works
-//! as its caller.
+//! A command that runs: in the room and in a control group of its own, or as the agent's own child where the agent
+//! works as its caller.
 
 use std::{
     os::{fd::OwnedFd, unix::process::ExitStatusExt},

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program that file workers are started from: the agent's own.
 //!
-//! libkrun's initial root is a virtiofs, whose files the kernel forgets each time that they are opened: every worker would
-//! fetch the program from the host again, and so would the agent the parts of it that it runs. There it is copied into
-//! memory once.
+//! libkrun's initial root is a virtiofs, whose files the kernel forgets each time that they are opened: every worker
+//! would fetch the program from the host again, and so would the agent the parts of it that it runs. There it is copied
+//! into memory once.
 
 use std::{
     fs::File,

@@ -49,8 +49,8 @@ impl Wire {
         self.socket.write_all(&self.outgoing).map_err(|source| broken(&source))
     }
 
-    /// Ends the replies, and takes in what the host still sends: closing a socket with unread bytes in it would break it
-    /// on the agent's side before the last reply is read there. The agent closes the other end in return.
+    /// Ends the replies, and takes in what the host still sends: closing a socket with unread bytes in it would break
+    /// it on the agent's side before the last reply is read there. The agent closes the other end in return.
     pub(super) fn close(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_ok() {
             drop(io::copy(&mut self.socket, &mut io::sink()));

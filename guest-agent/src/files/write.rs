@@ -5,8 +5,8 @@
 //! A file is replaced at once: the bytes go to a temporary file next to it, which then takes its name, so that a write
 //! that fails, for a full disk or a host that left, leaves the old content. Links are followed first; mode, owner and
 //! group stay, access control lists and extended attributes do not.
-//! Where a replacement would not be the same file (another owner, more names than one, a folder that takes no new file),
-//! it is written in place.
+//! Where a replacement would not be the same file (another owner, more names than one, a folder that takes no new
+//! file), it is written in place.
 
 use std::{
     fs::{File, Metadata, Permissions},

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Makes one command: fork into the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
-//! that exec closes. Nobody waits for it: what user work can hold up (an exec, a child that was stopped) must not hold up
-//! the room.
+//! that exec closes. Nobody waits for it: what user work can hold up (an exec, a child that was stopped) must not hold
+//! up the room.
 
 use std::{
     convert::Infallible,

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The four things that a socket look-up program needs of `bpf(2)`.
 //!
-//! Attributes are as the kernel's `include/uapi/linux/bpf.h` lays them out, as far as they are used: the kernel takes what
-//! is left out for zeroes.
+//! Attributes are as the kernel's `include/uapi/linux/bpf.h` lays them out, as far as they are used: the kernel takes
+//! what is left out for zeroes.
 
 use std::{
     io,

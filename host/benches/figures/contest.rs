@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! waggle's agent against OpenSSH's sshd, in turn: a call that does nothing, 64 MiB each way, a kill. sshd is used twice:
-//! with one connection that is kept, and with a new one for each call.
+//! waggle's agent against OpenSSH's sshd, in turn: a call that does nothing, 64 MiB each way, a kill. sshd is used
+//! twice: with one connection that is kept, and with a new one for each call.
 
 use std::{
     fs::File,

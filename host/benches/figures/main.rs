@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/calls.md: what waggle adds to a bare machine, and how it compares with sshd, measured side
-//! by side in one run. `./taskw bench` makes what this needs and starts it; words after it choose groups, and with
+//! The figures of docs/benchmarks/calls.md: what waggle adds to a bare machine, and how it compares with sshd, measured
+//! side by side in one run. `./taskw bench` makes what this needs and starts it; words after it choose groups, and with
 //! `--quick` it writes nothing.
 //!
 //! Nothing here passes or fails by its time: a machine that runs other work would decide that.

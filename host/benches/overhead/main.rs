@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/overhead.md: what a tool call costs over bare axum and over bare rmcp, in both dialects,
-//! and where the time of an `execute` goes. `./taskw bench-overhead` starts it; with `--quick` it writes nothing.
+//! The figures of docs/benchmarks/overhead.md: what a tool call costs over bare axum and over bare rmcp, in both
+//! dialects, and where the time of an `execute` goes. `./taskw bench-overhead` starts it; with `--quick` it writes
+//! nothing.
 //!
-//! Server and clients share a process and its processors; the tool is the cheapest that there is on either side, so what
-//! is left is the way there and back.
+//! Server and clients share a process and its processors; the tool is the cheapest that there is on either side, so
+//! what is left is the way there and back.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

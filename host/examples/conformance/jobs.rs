@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that answer with tasks, some of which ask for more while they run. Ours ask nothing, so these are kept
-//! by rmcp's own manager of tasks.
+//! The suite's tools that answer with tasks, some of which ask for more while they run. Ours ask nothing, so these are
+//! kept by rmcp's own manager of tasks.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of the egress link, while a hostile guest says anything at all: the link ends, and nothing is dialled
-//! or looked up but what the policy has. Time stands still unless everyone waits, so that time-outs cost nothing.
+//! The host's side of the egress link, while a hostile guest says anything at all: the link ends, and nothing is
+//! dialled or looked up but what the policy has. Time stands still unless everyone waits, so that time-outs cost
+//! nothing.
 #![no_main]
 
 use std::{

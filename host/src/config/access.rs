@@ -11,17 +11,17 @@ use crate::mcp::CallLimits;
 /// Who may call, and how much.
 #[derive(Args, Clone, Debug)]
 pub struct Access {
-    /// Speak MCP over standard input and output instead of HTTP, with the log on standard error; the server ends with its
-    /// input
+    /// Speak MCP over standard input and output instead of HTTP, with the log on standard error; the server ends with
+    /// its input
     #[arg(long)]
     pub stdio: bool,
     /// Names and addresses under which clients may reach the server, besides those of this machine and the one to serve
     /// on, separated by commas; needed where it serves on every address
     #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
     pub allowed_hosts: Vec<String>,
-    /// File with a line for each bearer token: a name and the token, or sha256: and its digest; environments belong to the
-    /// name. It is read again on SIGHUP and has to be the server's alone (mode 0600). Without it the server is open to
-    /// whoever can reach it, and only listens on a loopback address
+    /// File with a line for each bearer token: a name and the token, or sha256: and its digest; environments belong to
+    /// the name. It is read again on SIGHUP and has to be the server's alone (mode 0600). Without it the server is open
+    /// to whoever can reach it, and only listens on a loopback address
     #[arg(long, value_name = "FILE")]
     pub auth_tokens_file: Option<PathBuf>,
     /// How many HTTP connections there can be at once

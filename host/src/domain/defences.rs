@@ -4,8 +4,8 @@
 
 use std::{fmt, str::FromStr};
 
-/// One defence around user work in a guest. The machine itself is the wall; these keep user work from the agent and from
-/// the guest kernel's rarely walked parts.
+/// One defence around user work in a guest. The machine itself is the wall; these keep user work from the agent and
+/// from the guest kernel's rarely walked parts.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Defence {
     /// Namespaces of its own: user work neither sees nor signals the agent.

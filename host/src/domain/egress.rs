@@ -170,8 +170,8 @@ impl Egress {
         self.policies().all(|policy| policy.allows(to))
     }
 
-    /// The name, of those that the address was given under, that is enough for the flow to go there: what somebody may be
-    /// asked for who looks names up himself. Under another one he might come to a place that is not allowed.
+    /// The name, of those that the address was given under, that is enough for the flow to go there: what somebody may
+    /// be asked for who looks names up himself. Under another one he might come to a place that is not allowed.
     #[must_use]
     pub fn allowed_name<'a>(&self, to: &Destination<'a>) -> Option<&'a DomainName> {
         to.names.iter().find(|name| self.allows(&Destination { names: std::slice::from_ref(name), ..*to }))

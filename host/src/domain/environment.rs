@@ -25,8 +25,8 @@ use super::{
 /// Long enough for a sentence, short enough for a line of a list.
 pub const NAME_CHARS_MAX: usize = 64;
 
-/// How many calls can run in one environment at once. The link to the guest has 64 streams and the agent keeps itself to
-/// half of them.
+/// How many calls can run in one environment at once. The link to the guest has 64 streams and the agent keeps itself
+/// to half of them.
 pub const CALLS_MAX: usize = 32;
 
 /// Names an environment for its whole life and after: a random (version 4) UUID.

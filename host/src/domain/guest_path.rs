@@ -9,7 +9,8 @@ use std::fmt;
 
 use super::runtime::SANDBOX_HOME;
 
-/// Linux's `PATH_MAX` without its final NUL would be 4095; the kernel is asked in the end, so the rounder number serves.
+/// Linux's `PATH_MAX` without its final NUL would be 4095; the kernel is asked in the end, so the rounder number
+/// serves.
 pub const GUEST_PATH_BYTES_MAX: usize = 4096;
 
 /// Absolute, or relative to the sandbox user's home. Not empty, no NUL, at most [`GUEST_PATH_BYTES_MAX`] bytes.

@@ -16,9 +16,9 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Machines: Send + Sync {
     /// Starts one machine and resolves when its agent serves calls.
     ///
-    /// `stages` hears each stage as it begins. When `cancelled` resolves, the start is given up: the future then resolves
-    /// with a fault, once nothing of the machine is left, or with a machine that was ready just before, which is to be
-    /// stopped. Dropping the future ends whatever was started too, but nobody hears when that is done.
+    /// `stages` hears each stage as it begins. When `cancelled` resolves, the start is given up: the future then
+    /// resolves with a fault, once nothing of the machine is left, or with a machine that was ready just before, which
+    /// is to be stopped. Dropping the future ends whatever was started too, but nobody hears when that is done.
     ///
     /// # Errors
     /// [`StartFault`] names the stage that failed; everything that was taken for the machine has been released by then.
@@ -67,8 +67,8 @@ pub trait Machine: Send + Sync {
         recursive: bool,
     ) -> PortFuture<'a, Result<Listing, CallFault>>;
 
-    /// The last lines that the machine printed on its console, also when it is gone; bounded in number and length, and safe
-    /// to show: control characters are escaped.
+    /// The last lines that the machine printed on its console, also when it is gone; bounded in number and length, and
+    /// safe to show: control characters are escaped.
     fn console(&self) -> Vec<String>;
 
     /// Resolves when the machine is gone without having been told to stop; says why.

@@ -38,7 +38,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads a list, in which empty lines and those with `#` in front mean nothing. A principal may have several tokens.
+    /// Reads a list, in which empty lines and those with `#` in front mean nothing. A principal may have several
+    /// tokens.
     ///
     /// # Errors
     /// [`TokensFault`] names the line and never shows what it holds.

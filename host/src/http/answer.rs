@@ -10,8 +10,8 @@ use std::{
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Handed out at a time. The connection takes the next piece when most of the ones before it are written, so what is held
-/// goes when the client has read all but a little.
+/// Handed out at a time. The connection takes the next piece when most of the ones before it are written, so what is
+/// held goes when the client has read all but a little.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// A body, and what it holds.

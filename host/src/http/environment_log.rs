@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /environments/ID/log`: what happened to an environment, and the last that its machine printed, for its owner.
 //!
-//! It is for people (`waggle logs`), not for models, so it is no tool. A page that a browser was lured to gets nothing of
-//! it: whoever comes by a name that is not the server's, or from another page, is turned away.
+//! It is for people (`waggle logs`), not for models, so it is no tool. A page that a browser was lured to gets nothing
+//! of it: whoever comes by a name that is not the server's, or from another page, is turned away.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A connection whose peer takes nothing of what it is sent for too long is over: nobody else should pay for the answers
-//! that it does not read.
+//! A connection whose peer takes nothing of what it is sent for too long is over: nobody else should pay for the
+//! answers that it does not read.
 
 use std::{
     io,

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The host's side of a machine's call link: one stream a call, and a clock that keeps the guest's right.
 //!
-//! Everything that comes out of the link was written by a hostile guest. Lengths and counts are checked against what the
-//! call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines, but a
-//! guest may have replaced the agent.
+//! Everything that comes out of the link was written by a hostile guest. Lengths and counts are checked against what
+//! the call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines,
+//! but a guest may have replaced the agent.
 
 #![expect(
     clippy::wildcard_enum_match_arm,

@@ -37,8 +37,8 @@ const MKFS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where `mkfs.ext4` is: ordinary users often lack the `sbin` folders on their search path.
 const MKFS_PROGRAMS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 
-/// Named one by one, so that the host's `mke2fs.conf` has no say in what the guest's kernel must understand. No journal,
-/// and no room reserved for growing.
+/// Named one by one, so that the host's `mke2fs.conf` has no say in what the guest's kernel must understand. No
+/// journal, and no room reserved for growing.
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum";
 
@@ -128,8 +128,8 @@ impl Disks {
     /// Makes an empty ext4 file system of `size_mib` MiB in the new file `path`; its root folder is root's, mode 0755.
     ///
     /// # Errors
-    /// If `mkfs.ext4` is missing or refuses the size, `path` exists, or the disk is full. No file is left at `path` then,
-    /// except one that was there before.
+    /// If `mkfs.ext4` is missing or refuses the size, `path` exists, or the disk is full. No file is left at `path`
+    /// then, except one that was there before.
     pub async fn scratch(&self, path: &Path, size_mib: u32) -> Result<(), DiskFault> {
         let template = self.template(size_mib).await?;
         let copied = spawn_blocking({

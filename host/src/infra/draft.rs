@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files that are there whole or not at all.
 //!
-//! A file is written under a name of its own, locked while its writer lives, synced, and then given its final name. What
-//! a dead writer left has no lock on it any more, and the next process that opens the folder removes it. Several
+//! A file is written under a name of its own, locked while its writer lives, synced, and then given its final name.
+//! What a dead writer left has no lock on it any more, and the next process that opens the folder removes it. Several
 //! processes may use one folder: the first to finish a file wins, and the others take it over.
 
 use std::{

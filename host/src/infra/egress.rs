@@ -8,9 +8,9 @@
 //!         └─ serve    one link: a task for each stream that the guest opens
 //! ```
 //!
-//! Everything that comes over the link was written by a hostile guest. Frames, flows, look-ups and names are counted and
-//! bounded, each stream is read all the time, and a guest that breaks a rule loses its link with all its flows, which
-//! end with a reset.
+//! Everything that comes over the link was written by a hostile guest. Frames, flows, look-ups and names are counted
+//! and bounded, each stream is read all the time, and a guest that breaks a rule loses its link with all its flows,
+//! which end with a reset.
 
 mod descriptors;
 mod dial;
@@ -48,9 +48,9 @@ use crate::domain::egress::{Granted, Network, Refused};
 /// How long a guest may take over its greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
-/// Look-ups that the system works on for all machines: each holds a thread for as long as it takes, which a name server that
-/// does not answer makes half a minute. A machine has one of the first, so that the others always find some free, and so
-/// many of the rest.
+/// Look-ups that the system works on for all machines: each holds a thread for as long as it takes, which a name server
+/// that does not answer makes half a minute. A machine has one of the first, so that the others always find some free,
+/// and so many of the rest.
 const FIRST_LOOKUPS_MAX: usize = 32;
 const FURTHER_LOOKUPS_MAX: usize = 32;
 const FURTHER_LOOKUPS_EACH_MAX: usize = 7;

@@ -237,8 +237,8 @@ impl Merged {
         self.folder.path()
     }
 
-    /// The folders below the cache's that hold images merged by other rules than these: other versions', for whom nobody
-    /// else may be left to clear up.
+    /// The folders below the cache's that hold images merged by other rules than these: other versions', for whom
+    /// nobody else may be left to clear up.
     pub(crate) fn other_folders(&self) -> Vec<PathBuf> {
         let beside = self.folder().parent().and_then(|cache| fs::read_dir(cache).ok());
         let paths = beside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Folders that nobody but this user can change: what lies in them is opened, executed from and deleted without a further
-//! look.
+//! Folders that nobody but this user can change: what lies in them is opened, executed from and deleted without a
+//! further look.
 
 use std::{
     fs::{self, DirBuilder, Metadata},

@@ -7,8 +7,8 @@
 //!                                             └─ blobs: streamed, resumed, verified by their digests
 //! ```
 //!
-//! Everything is asked for by one client, with one answer to how much is read, where a registry may send us, and who hears
-//! a password. The crate `oci-client` has the words of a registry's refusals.
+//! Everything is asked for by one client, with one answer to how much is read, where a registry may send us, and who
+//! hears a password. The crate `oci-client` has the words of a registry's refusals.
 
 mod blob;
 mod challenge;
@@ -65,8 +65,8 @@ impl Registries {
         Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
     }
 
-    /// The client, made when a registry is first asked for something: a host without any CA certificate has no use for it,
-    /// and serves images of its own all the same.
+    /// The client, made when a registry is first asked for something: a host without any CA certificate has no use for
+    /// it, and serves images of its own all the same.
     fn http(&self) -> Result<&reqwest::Client, RegistryFault> {
         if let Some(http) = self.http.get() {
             return Ok(http);

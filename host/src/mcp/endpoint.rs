@@ -17,8 +17,8 @@ use super::{progress, sessions::Sessions};
 /// A 10 MiB file is 13.4 MiB in base64, and JSON adds its quotes.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer, a
-/// reader that stalls would stall every other call of its session.
+/// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer,
+/// a reader that stalls would stall every other call of its session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
 /// How long a session keeps the reports of a call that was cancelled, for a client that takes its answer up again.

@@ -39,8 +39,8 @@ pub(super) struct CreateArguments {
     /// A name for people, at most 64 characters; `<runtime>-<8 hex digits>` if left out.
     name: Option<String>,
     /// What programs in the environment may connect to, within what the operator allows: `none`, `public`, or rules
-    /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443` or
-    /// `deny 192.0.2.0/24, public`. All that the operator allows if left out.
+    /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443`
+    /// or `deny 192.0.2.0/24, public`. All that the operator allows if left out.
     network: Option<String>,
     /// The environment is destroyed when nobody has called it for so many minutes, at most 60; 30 if left out,
     /// unless the server's operator says otherwise.

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two kinds of error.
 //!
-//! What the caller can mend goes to the model as a tool result; what it cannot is a protocol error that names its cause,
-//! and a line in the server's log.
+//! What the caller can mend goes to the model as a tool result; what it cannot is a protocol error that names its
+//! cause, and a line in the server's log.
 
 use rmcp::{
     ErrorData,

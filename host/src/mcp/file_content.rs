@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Shows what was read of a file: as the text or the picture that it is, else byte for byte in base64; behind a part, how
-//! to read on.
+//! Shows what was read of a file: as the text or the picture that it is, else byte for byte in base64; behind a part,
+//! how to read on.
 //!
 //! There is no structured content: clients that prefer it would show the numbers and not the file. Programs find them
 //! in the result's `_meta`.
@@ -74,8 +74,8 @@ fn text_or_blob(path: &GuestPath, bytes: Vec<u8>) -> ContentBlock {
     }
 }
 
-/// The media type of a picture that models can look at, by its first bytes: those of PNG (its specification, section 5.2),
-/// JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649, section 2.4).
+/// The media type of a picture that models can look at, by its first bytes: those of PNG (its specification, section
+/// 5.2), JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649, section 2.4).
 fn picture(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),

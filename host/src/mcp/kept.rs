@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The room that a request takes with its body until its call is over, and with its result until its answer has been
-//! written: a client that does not read its answers gets no more of it. A call's place among the calls is free before that,
-//! so that whoever has read an answer finds it free.
+//! written: a client that does not read its answers gets no more of it. A call's place among the calls is free before
+//! that, so that whoever has read an answer finds it free.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -20,8 +20,8 @@ struct Rooms {
     unasked: Option<Unasked>,
 }
 
-/// Results that came after their requests had been cancelled: a session keeps them until it ends, for a client that might
-/// ask for messages that belong to no request.
+/// Results that came after their requests had been cancelled: a session keeps them until it ends, for a client that
+/// might ask for messages that belong to no request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unasked(Arc<Mutex<Vec<Room>>>);
 

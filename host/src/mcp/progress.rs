@@ -3,8 +3,9 @@
 //! Tells a client that asked for it how far a long call is, and what its command writes meanwhile.
 //!
 //! Reports run beside the call and never hold it up: a client that does not read makes its reports stop, not its call.
-//! Each stage counts one; reports that are about nothing new go a small part of the way to the next, so that the numbers
-//! always grow. The longer a call writes, the rarer it is reported: a call has a bounded number of reports of bounded size.
+//! Each stage counts one; reports that are about nothing new go a small part of the way to the next, so that the
+//! numbers always grow. The longer a call writes, the rarer it is reported: a call has a bounded number of reports of
+//! bounded size.
 
 use std::{
     borrow::Cow,
@@ -53,7 +54,8 @@ pub(super) struct Progress {
     start: Instant,
 }
 
-/// What a report without news goes of the way to the next stage: none arrives there, with as many reports as there may be.
+/// What a report without news goes of the way to the next stage: none arrives there, with as many reports as there may
+/// be.
 const STEP: f64 = 1.0 / 1024.0;
 
 #[derive(Clone, Debug, Default)]

@@ -4,8 +4,8 @@
 //!
 //! rmcp's own table has no limit and knows no principals. This one stands in front of it: a session is there only for
 //! the principal that began it, to everybody else its id is as unknown as any. A full table refuses the next session,
-//! unless one has been left alone for long enough to be ended in its favour. Those that have been silent for an hour end
-//! whenever another one begins.
+//! unless one has been left alone for long enough to be ended in its favour. Those that have been silent for an hour
+//! end whenever another one begins.
 
 mod names;
 
@@ -176,7 +176,8 @@ impl Sessions {
         Ok(Taken { table: Arc::clone(&self.table), id: Arc::clone(id), names, kept, ended: false })
     }
 
-    /// A result that comes when its request has been cancelled belongs to none, and rmcp keeps it as long as the session.
+    /// A result that comes when its request has been cancelled belongs to none, and rmcp keeps it as long as the
+    /// session.
     fn note_cancel(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
         let Some(request) = cancelled_by(message) else { return };
         let table = self.table();

@@ -7,9 +7,9 @@
 //!  a call ──────────────▶ working ──────────────▶ an outcome ─────────────────▶ unknown
 //! ```
 //!
-//! A call is handed over when its client can poll and has waited for a while. Where there is no room for another task the
-//! call stays what it was, a request that is answered when it is over, so a task's result is never dropped before its
-//! time to make room. To all but its principal a task is as unknown as one that never was.
+//! A call is handed over when its client can poll and has waited for a while. Where there is no room for another task
+//! the call stays what it was, a request that is answered when it is over, so a task's result is never dropped before
+//! its time to make room. To all but its principal a task is as unknown as one that never was.
 //!
 //! rmcp has a `TaskManager` too. It knows no principals, cannot let go of a result before its time is over and has no
 //! limit of what it holds, so only the types are taken from it.
@@ -44,8 +44,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a client should ask, in milliseconds.
 const POLL_INTERVAL_MS: u64 = 1000;
 
-/// Beyond the longest command, how long a task may run: what is left is an image that comes over a slow line, for 2 GB of
-/// which the pull itself allows as long.
+/// Beyond the longest command, how long a task may run: what is left is an image that comes over a slow line, for 2 GB
+/// of which the pull itself allows as long.
 const SLOW_PULL: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// How long a task is known, at least, that has run for as long as it may.
@@ -58,8 +58,8 @@ const TOLD: Duration = Duration::from_secs(60);
 const OF_ONE: Load = Load { tasks: 64, bytes: 128 * 1024 * 1024 };
 const OF_ALL: Load = Load { tasks: 512, bytes: 256 * 1024 * 1024 };
 
-/// What the result of a command can come to: two outputs, whose bytes may each take three as structured content and six in
-/// its text, though not the same bytes both.
+/// What the result of a command can come to: two outputs, whose bytes may each take three as structured content and six
+/// in its text, though not the same bytes both.
 const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a few words come to, however long the names in them are.

@@ -48,7 +48,8 @@ pub(super) enum Request {
     Expire,
 }
 
-/// A call that runs in an environment. The environment does not idle until this is dropped, and the shutdown waits for it.
+/// A call that runs in an environment. The environment does not idle until this is dropped, and the shutdown waits for
+/// it.
 pub(super) struct Call {
     /// The machine to call.
     pub(super) machine: Arc<dyn Machine>,

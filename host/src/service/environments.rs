@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes, lists and destroys environments, and ends them all when the server ends.
 //!
-//! It spawns one [`driver`](super::driver) an environment and keeps the way to reach it. A create whose caller goes away
-//! is undone.
+//! It spawns one [`driver`](super::driver) an environment and keeps the way to reach it. A create whose caller goes
+//! away is undone.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -162,8 +162,8 @@ impl Environments {
         Self { registry: Arc::new(registry), machines, size, policy, drivers, calls }
     }
 
-    /// Makes an environment and waits until it takes calls; gives it, and where its agent came from. `stages` hears how far
-    /// it is.
+    /// Makes an environment and waits until it takes calls; gives it, and where its agent came from. `stages` hears how
+    /// far it is.
     ///
     /// Dropping the future undoes everything.
     ///

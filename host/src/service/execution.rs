@@ -116,8 +116,8 @@ impl Execution {
     /// Runs a piece of code to its end. A failing exit code is a result, not a fault.
     ///
     /// # Errors
-    /// [`CallerFault::TimedOut`] and [`CallerFault::Cancelled`] once everything that it started is dead; and what stands
-    /// against the call in the first place.
+    /// [`CallerFault::TimedOut`] and [`CallerFault::Cancelled`] once everything that it started is dead; and what
+    /// stands against the call in the first place.
     pub async fn execute(
         &self,
         owner: &Principal,

@@ -3,9 +3,9 @@
 //! A byte stream that moves bytes in few, large pieces.
 //!
 //! yamux writes a frame's header and its body apart, and reads them so. On vsock each of those would be a packet, with
-//! an interrupt on either side. So what is written is gathered until there is a packet's worth, or until the reader asks
-//! the stream itself for more: yamux does so whenever it has nothing left to write. And one read of the stream serves
-//! many small ones.
+//! an interrupt on either side. So what is written is gathered until there is a packet's worth, or until the reader
+//! asks the stream itself for more: yamux does so whenever it has nothing left to write. And one read of the stream
+//! serves many small ones.
 //!
 //! Flushing does nothing here, on purpose: yamux flushes after each frame.
 

@@ -31,8 +31,8 @@ pub use self::window::GrantPool;
 use self::window::Window;
 use crate::{FrameReader, FrameWriter, ReceiveFault, SendFault, Stream};
 
-/// Read from a connection at a time, in bytes: few large pieces cost less than many small ones on their whole way. A flow
-/// whose peer grants and does not read holds as much.
+/// Read from a connection at a time, in bytes: few large pieces cost less than many small ones on their whole way. A
+/// flow whose peer grants and does not read holds as much.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
 /// How a flow came to its end.
@@ -128,8 +128,8 @@ async fn tell(writer: &mut FrameWriter<WriteHalf<Stream>>, ending: Option<Ending
     if ending.is_some() { writer.finish().await } else { writer.flush().await }
 }
 
-/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False where
-/// the flow ends.
+/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False
+/// where the flow ends.
 async fn hear_the_rest(reader: &mut FrameReader<ReadHalf<Stream>>, flow: &mut State<'_>) -> Result<bool, FlowBreach> {
     while flow.hears() && !flow.peer_reset {
         tokio::select! {

@@ -13,8 +13,8 @@
 //!   vsock, Unix socket, pipe
 //! ```
 //!
-//! Both ends use it, so that neither has a copy of it. Of the messages it knows those of a flow that has begun, which are the
-//! same both ways, and no others.
+//! Both ends use it, so that neither has a copy of it. Of the messages it knows those of a flow that has begun, which
+//! are the same both ways, and no others.
 
 mod backlog;
 mod batch;

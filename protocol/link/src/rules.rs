@@ -3,8 +3,8 @@
 //! What a peer has to keep to, beyond what yamux makes sure of by itself. Every frame's header passes through here.
 //!
 //! yamux 0.14 tells a peer that breaks its rules to go away, and then serves it on; it makes room for a megabyte on the
-//! word of a header; and frames that carry nothing cost it work without end. Here each of the three ends the link, and so
-//! does what this side would have to keep beyond all that an honest peer sends: see [`Unread`].
+//! word of a header; and frames that carry nothing cost it work without end. Here each of the three ends the link, and
+//! so does what this side would have to keep beyond all that an honest peer sends: see [`Unread`].
 //!
 //! ```text
 //!  offset  0         1      2       4           8        12
@@ -53,7 +53,8 @@ const IDLE_FRAME_INTERVAL: Duration = Duration::from_millis(1);
 /// window, which is 32 times this.
 const IDLE_FRAME_PER_BYTES: u64 = 4096;
 
-/// For each stream that is opened to a peer, and for each of the peer's that is answered, it may send so many more: a receipt, an end, a reset.
+/// For each stream that is opened to a peer, and for each of the peer's that is answered, it may send so many more: a
+/// receipt, an end, a reset.
 const IDLE_FRAMES_PER_STREAM: u64 = 4;
 
 /// The other side broke a rule of the link.

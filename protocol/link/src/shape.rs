@@ -57,8 +57,8 @@ const EGRESS: Shape = Shape {
     acceptor_unread_bytes_max: 8 * 1024 * 1024,
 };
 
-/// What one side grants to all flows of an egress link together beyond their first credit, in bytes. It bounds what that
-/// side can come to hold.
+/// What one side grants to all flows of an egress link together beyond their first credit, in bytes. It bounds what
+/// that side can come to hold.
 pub const EGRESS_POOL_BYTES: usize = 2 * 1024 * 1024;
 
 impl Shape {

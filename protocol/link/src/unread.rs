@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What has arrived on a link's streams and nobody has read yet.
 //!
-//! yamux keeps each piece of data by itself, with more around it than a small one has in it, up to a stream's window; of
-//! streams that are over, too, as long as nothing can be written. So a peer could make this side keep 10 MiB a stream by
-//! sending single bytes. Here all that is kept is counted, and a peer that exceeds what honest ones come to loses the link.
+//! yamux keeps each piece of data by itself, with more around it than a small one has in it, up to a stream's window;
+//! of streams that are over, too, as long as nothing can be written. So a peer could make this side keep 10 MiB a
+//! stream by sending single bytes. Here all that is kept is counted, and a peer that exceeds what honest ones come to
+//! loses the link.
 
 use std::{
     collections::HashMap,

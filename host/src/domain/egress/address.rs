@@ -17,8 +17,8 @@ pub enum Kind {
     Special,
 }
 
-/// Where clouds have their machines' metadata, and with it credentials, beside the link-local addresses: Azure's, which is a
-/// public one, Alibaba's and Oracle's.
+/// Where clouds have their machines' metadata, and with it credentials, beside the link-local addresses: Azure's, which
+/// is a public one, Alibaba's and Oracle's.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 

@@ -18,8 +18,8 @@ use crate::domain::egress::DomainName;
 /// How long the other end may take to answer; programs in guests have time-outs of their own, mostly shorter ones.
 const DIAL_MAX: Duration = Duration::from_secs(30);
 
-/// A connection on which nothing came for so long is asked whether it is still there, so often, and so many times: a peer
-/// that vanished is noticed after two minutes. One that answers may be silent for ever.
+/// A connection on which nothing came for so long is asked whether it is still there, so often, and so many times: a
+/// peer that vanished is noticed after two minutes. One that answers may be silent for ever.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;

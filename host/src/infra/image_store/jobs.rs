@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Work that several callers wait for: the first one starts it, all hear of it, and it ends with the last one's patience.
+//! Work that several callers wait for: the first one starts it, all hear of it, and it ends with the last one's
+//! patience.
 
 use std::{
     collections::HashMap,

@@ -106,7 +106,8 @@ impl Preparer {
         let erofs = self.merged.path_of(&digest);
         let image = image.clone();
         self.blocking(move |preparer| {
-            // A registry's is kept from when it was resolved; a folder's or an archive's once it has proved to be an image.
+            // A registry's is kept from when it was resolved; a folder's or an archive's once it has proved to be an
+            // image.
             let is_local = !matches!(image, ImageRef::Registry(_));
             if is_local && preparer.records.find(&image).is_none_or(|record| record.manifest.digest() != &digest) {
                 preparer.records.put(&image, &manifest)?;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Who uses what: a merged image is under a shared lock while a machine has it, whichever server the machine belongs to.
-//! Who removes it takes the lock for itself, and so never comes between.
+//! Who uses what: a merged image is under a shared lock while a machine has it, whichever server the machine belongs
+//! to. Who removes it takes the lock for itself, and so never comes between.
 
 use std::{
     collections::BTreeMap,

@@ -60,8 +60,8 @@ pub(super) fn check(config: &ImageConfiguration) -> Result<Checked, ConfigFault>
     Ok(Checked { env, working_directory, agent })
 }
 
-/// The root is what build tools say where nobody said anything. One that makes no sense is no reason to refuse the image:
-/// commands then start in the sandbox user's home, as they do where the folder is missing in the end.
+/// The root is what build tools say where nobody said anything. One that makes no sense is no reason to refuse the
+/// image: commands then start in the sandbox user's home, as they do where the folder is missing in the end.
 fn check_working_directory(asked: Option<&str>) -> Option<String> {
     let asked = asked.filter(|path| !path.trim_matches('/').is_empty())?;
     if !is_absolute_path(asked) {

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! OCI layouts, in a folder or in a tar file, and the cache's blobs: from a tag to a manifest, its configuration and its layers.
+//! OCI layouts, in a folder or in a tar file, and the cache's blobs: from a tag to a manifest, its configuration and
+//! its layers.
 //!
-//! The chain is `index.json` → (index →)* manifest → configuration and layers. Everything behind `index.json` is a blob,
-//! named by its digest and checked against it.
+//! The chain is `index.json` → (index →)* manifest → configuration and layers. Everything behind `index.json` is a
+//! blob, named by its digest and checked against it.
 
 use oci_spec::image::{
     Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, OciLayout, Os, Platform,

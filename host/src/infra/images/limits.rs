@@ -24,7 +24,8 @@ pub(super) const LAYERS_MAX: usize = 500;
 /// Files in an `oci-archive:` tar: layers, configurations and manifests of all its images.
 pub(super) const ARCHIVE_MEMBERS_MAX: usize = 10_000;
 
-/// Bytes of all layers of one image after decompression. The largest images in use (machine learning) have 10 to 20 GiB.
+/// Bytes of all layers of one image after decompression. The largest images in use (machine learning) have 10 to 20
+/// GiB.
 pub(crate) const EXPANDED_BYTES_MAX: u64 = 32 * GIB;
 
 /// Expanded bytes for each compressed one, judged once a layer has expanded to more than `RATIO_FREE_BYTES`. Text

@@ -7,8 +7,8 @@
 //!                                               └─ contents ──▶ spool file ────────┴─▶ EROFS
 //! ```
 //!
-//! Contents wait in a nameless file, because an upper layer may take away what a lower one has brought; it needs as much
-//! disk as the layers have bytes, for as long as the merge takes.
+//! Contents wait in a nameless file, because an upper layer may take away what a lower one has brought; it needs as
+//! much disk as the layers have bytes, for as long as the merge takes.
 
 use std::{
     fs::File,

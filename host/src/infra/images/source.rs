@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where a layout's files are: in a folder, or in a tar file that is indexed once and read in place. The cache's folder of
-//! blobs is laid out like a layout's.
+//! Where a layout's files are: in a folder, or in a tar file that is indexed once and read in place. The cache's folder
+//! of blobs is laid out like a layout's.
 
 use std::{
     collections::HashMap,

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sparse files: archives that hold parts of a file, and a map of where they belong. The rest of the file is zeros.
 //!
-//! GNU tar has four ways to write the map (its manual, "Storing Sparse Files"), and all of them occur: in the header and
-//! blocks behind it, or in pax records of three versions, the last of which puts it in front of the content.
+//! GNU tar has four ways to write the map (its manual, "Storing Sparse Files"), and all of them occur: in the header
+//! and blocks behind it, or in pax records of three versions, the last of which puts it in front of the content.
 
 use std::io::{self, Read};
 
@@ -130,8 +130,8 @@ impl SparseRecords {
     }
 }
 
-/// Decimal numbers, one a line, the first one says how many pairs follow; filled up to a whole block. Gives them, and how
-/// much of `stored` is left behind them.
+/// Decimal numbers, one a line, the first one says how many pairs follow; filled up to a whole block. Gives them, and
+/// how much of `stored` is left behind them.
 fn read_map(content: impl Read, stored: u64) -> io::Result<Option<(Vec<u64>, u64)>> {
     let mut lines = Lines { content, left: stored, block: [0; 512], at: 512 };
     let Some(pairs) = lines.number()?.and_then(|pairs| usize::try_from(pairs).ok()) else { return Ok(None) };

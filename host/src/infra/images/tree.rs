@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree that an image's layers add up to.
 //!
-//! It exists in memory only, so an entry's name cannot reach the host's file system, whatever it is. The rules are those
-//! of the image specification's layer chapter, and where that is silent those of `umoci unpack` and containerd:
+//! It exists in memory only, so an entry's name cannot reach the host's file system, whatever it is. The rules are
+//! those of the image specification's layer chapter, and where that is silent those of `umoci unpack` and containerd:
 //!
 //! - an entry replaces what is there, except that a folder over a folder keeps the children;
 //! - a whiteout takes away what lower layers put there, never what its own layer did, wherever in the layer it stands;
@@ -133,7 +133,8 @@ impl Tree {
         &self.root
     }
 
-    /// Puts one entry of the layer `layer` (counted from the lowest) into the tree. `extent` is where a file's content is.
+    /// Puts one entry of the layer `layer` (counted from the lowest) into the tree. `extent` is where a file's content
+    /// is.
     pub(super) fn apply(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<(), EntryFault> {
         self.try_apply(layer, entry, extent)
             .map_err(|reason| EntryFault { name: String::from_utf8_lossy(&entry.path).into_owned(), reason })

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A blob's way into a file: streamed, counted and hashed, taken up again where it broke off, and good only if its digest
-//! is the right one.
+//! A blob's way into a file: streamed, counted and hashed, taken up again where it broke off, and good only if its
+//! digest is the right one.
 
 use std::{fs, io::SeekFrom, time::Duration};
 
@@ -30,8 +30,8 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 pub(super) const RATE_WINDOW: Duration = Duration::from_secs(60);
 const RATE_BYTES_MIN: u64 = 64 * 1024;
 
-/// What a whole blob may take: this, and a second for each so many bytes. An image of 1 GB comes within three hours over
-/// a line of 1 Mbit/s, which is slow enough.
+/// What a whole blob may take: this, and a second for each so many bytes. An image of 1 GB comes within three hours
+/// over a line of 1 Mbit/s, which is slow enough.
 const WHOLE_TIME: Duration = Duration::from_secs(15 * 60);
 const WHOLE_BYTES_PER_S: u64 = 100 * 1000;
 

@@ -16,8 +16,8 @@ pub(super) enum Challenge {
 }
 
 impl Registries {
-    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be: with
-    /// those that don't speak TLS, and never with those that do and can't be trusted.
+    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be:
+    /// with those that don't speak TLS, and never with those that do and can't be trusted.
     pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let mut answer = self.ask("https", registry).await;
         if self.settings.plain.allows(registry)

@@ -97,8 +97,8 @@ async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
     None
 }
 
-/// The helper for the server goes first, then its entry, then the helper for all. The crate sees entries only: it would wait
-/// for a helper for ever.
+/// The helper for the server goes first, then its entry, then the helper for all. The crate sees entries only: it would
+/// wait for a helper for ever.
 async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
     let unreadable = |_fault| CredentialRetrievalError::ConfigReadError.to_string();
     let mut config: Map<String, Value> = serde_json::from_slice(content).map_err(unreadable)?;

@@ -42,9 +42,9 @@ impl PlainHosts {
         is_loopback(host) || self.0.iter().any(named)
     }
 
-    /// Whether the one who is asked may send us to the other: without TLS only if both may be spoken to like that, and to
-    /// this machine or its wire, where cloud metadata is, only from this machine. A name that leads there gets no further
-    /// than its certificate.
+    /// Whether the one who is asked may send us to the other: without TLS only if both may be spoken to like that, and
+    /// to this machine or its wire, where cloud metadata is, only from this machine. A name that leads there gets no
+    /// further than its certificate.
     pub(super) fn may_lead(&self, asked: &Url, next: &Url) -> bool {
         let (Some(from), Some(to)) = (asked.host_str(), next.host_str()) else { return false };
         let plain = next.scheme() == "http" && self.allows_url(asked) && self.allows_url(next);

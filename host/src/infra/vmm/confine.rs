@@ -8,8 +8,9 @@
 //!            they need; no capabilities; no new ones; limits; a system call filter
 //! ```
 //!
-//! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds. The server finds
-//! that out at its start and says so; a machine never decides it. All this does not bound memory or processor time: the operator's control group does.
+//! All of it works for an ordinary user. Where the host gives users no namespaces, the rest still holds. The server
+//! finds that out at its start and says so; a machine never decides it. All this does not bound memory or processor
+//! time: the operator's control group does.
 
 mod check;
 mod filter;
@@ -61,8 +62,8 @@ pub(super) fn enter_user_namespace() -> io::Result<()> {
 }
 
 impl Namespaces {
-    /// Those that a child is born into: it is the first process of a pid namespace, so it sees no other, and when it ends,
-    /// so does whatever it started.
+    /// Those that a child is born into: it is the first process of a pid namespace, so it sees no other, and when it
+    /// ends, so does whatever it started.
     pub(super) fn at_birth(self) -> CloneFlags {
         match self {
             Self::Own => CloneFlags::CLONE_NEWPID,

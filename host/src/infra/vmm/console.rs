@@ -64,7 +64,8 @@ impl ConsoleTail {
         lines
     }
 
-    // The first letter of the text occurs nowhere else in it, so a mismatch can only start a new match, not continue one.
+    // The first letter of the text occurs nowhere else in it, so a mismatch can only start a new match, not continue
+    // one.
     fn watch_for_panic(&mut self, byte: u8) {
         let expected = PANIC.get(self.panic_matched).copied();
         self.panic_matched = match expected {

@@ -3,7 +3,8 @@
 //! Writes a newc cpio archive, the one form that the kernel takes as an initial root.
 //!
 //! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root, has
-//! one link and no time, so equal content gives equal bytes. Archives may follow one another: the kernel reads them all.
+//! one link and no time, so equal content gives equal bytes. Archives may follow one another: the kernel reads them
+//! all.
 
 use std::fmt::Write;
 

@@ -186,7 +186,8 @@ async fn live(
         return (Err((Stage::Disks, fault.into())), None);
     }
     let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
-    // Not while the files are made: what makes them goes on by itself, and would do so in a folder that is cleared away.
+    // Not while the files are made: what makes them goes on by itself, and would do so in a folder that is cleared
+    // away.
     if stop.is_cancelled() {
         return (boot_fault(BootFault::GivenUp), None);
     }

@@ -15,8 +15,8 @@ use super::{
     runner,
 };
 
-/// From one line of the probe to the next. All of it takes 0.03 s where KVM is unusable and up to 0.7 s where it is nested
-/// in an emulation; a busy machine may take longer, a test that makes no progress for so long is one that hangs.
+/// From one line of the probe to the next. All of it takes 0.03 s where KVM is unusable and up to 0.7 s where it is
+/// nested in an emulation; a busy machine may take longer, a test that makes no progress for so long is one that hangs.
 const LINE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a probe's answer that are read; its lines are short.
 const ANSWER_BYTES_MAX: u64 = 4096;

@@ -3,8 +3,8 @@
 //! The probe's inside: runs four tiny guests under KVM, in a process of its own, and prints what came of it.
 //!
 //! A host's `/dev/kvm` can open, and run trivial code, and still boot no guest: where KVM emulates every instruction,
-//! the first one that its emulator lacks ends the guest. So the tests are what ordinary guests do: arithmetic with SSE2,
-//! and ten million turns of a loop. A test's name goes out before it runs, so that whoever kills this process for
+//! the first one that its emulator lacks ends the guest. So the tests are what ordinary guests do: arithmetic with
+//! SSE2, and ten million turns of a loop. A test's name goes out before it runs, so that whoever kills this process for
 //! taking too long knows which one it was. The last line is the verdict.
 
 use std::{

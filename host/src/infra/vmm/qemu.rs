@@ -30,8 +30,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
     let (accelerator, cpu) = match config.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        // TCG's default CPU lacks what x86-64-v2 programs need. TCG runs `rep movsb` byte by byte; kernel and libc copy with
-        // it where the processor says that it is quick (ERMS), and every copy then takes four times as long.
+        // TCG's default CPU lacks what x86-64-v2 programs need. TCG runs `rep movsb` byte by byte; kernel and libc copy
+        // with it where the processor says that it is quick (ERMS), and every copy then takes four times as long.
         Accelerator::Emulation { .. } => ("tcg,thread=multi", "max,erms=off"),
     };
     let memory = machine.memory_mib;

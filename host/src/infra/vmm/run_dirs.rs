@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Run folders: `<data>/machines/<server>/<machine>/`, where a machine's sockets, initial root and scratch disk are.
 //!
-//! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is free
-//! were left behind: the next server removes them, once the runners in them have ended too. It touches only what a server
-//! made: folders whose names have the right form and that hold the mark.
+//! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is
+//! free were left behind: the next server removes them, once the runners in them have ended too. It touches only what a
+//! server made: folders whose names have the right form and that hold the mark.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -77,7 +77,8 @@ impl RunDirs {
         sweep(&run)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
-        // Until it has its mark it is no server's folder: one whose making was cut short is made again by the next server.
+        // Until it has its mark it is no server's folder: one whose making was cut short is made again by the next
+        // server.
         let new = run.join(NEW);
         remove(&new)?;
         DirBuilder::new().mode(0o700).create(&new).map_err(fault("make", &new))?;

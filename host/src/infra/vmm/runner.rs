@@ -3,9 +3,9 @@
 //! The runner: the process that owns one machine's programs and ends them when its host ends, however that ends.
 //!
 //! It is this binary, executed again, with one thread: the kernel's death signal belongs to the thread that forked, and
-//! the threads of an async runtime come and go. The host holds the other end of the runner's stdin; when that closes, or
-//! either program ends, the runner kills what is left, waits for it, removes the run folder, reports and exits. If the
-//! runner itself is killed, the kernel kills both programs, and the host (or the next server) removes the folder.
+//! the threads of an async runtime come and go. The host holds the other end of the runner's stdin; when that closes,
+//! or either program ends, the runner kills what is left, waits for it, removes the run folder, reports and exits. If
+//! the runner itself is killed, the kernel kills both programs, and the host (or the next server) removes the folder.
 //!
 //! stdout is the guest's console and stderr what the programs print; the host reads both.
 

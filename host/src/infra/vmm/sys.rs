@@ -30,8 +30,8 @@ const STDERR: RawFd = 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// Has the kernel kill this process when the thread that made it ends, of whose process this is the descriptor. A number
-/// would not do: from inside a pid namespace, a parent outside has none.
+/// Has the kernel kill this process when the thread that made it ends, of whose process this is the descriptor. A
+/// number would not do: from inside a pid namespace, a parent outside has none.
 ///
 /// # Errors
 /// The parent has ended already, or what the kernel said.
@@ -126,8 +126,8 @@ pub(super) fn fork_single_threaded() -> io::Result<ForkedInto> {
     }
 }
 
-/// Makes a copy of this process that is born into these namespaces, with no signal blocked. It has to execute a program:
-/// the C library knows nothing of it and takes its thread for the one that called.
+/// Makes a copy of this process that is born into these namespaces, with no signal blocked. It has to execute a
+/// program: the C library knows nothing of it and takes its thread for the one that called.
 ///
 /// Only for a single-threaded process: in the copy, what other threads held would be held for ever.
 ///
@@ -169,7 +169,8 @@ pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
         if first > last {
             continue;
         }
-        // SAFETY: it takes numbers. Their owners are the caller's business, in a copy of a process that goes on with none.
+        // SAFETY: it takes numbers. Their owners are the caller's business, in a copy of a process that goes on with
+        // none.
         let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
         if closed != 0 {
             return Err(io::Error::last_os_error());

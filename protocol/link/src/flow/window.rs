@@ -70,7 +70,8 @@ impl<'a> Window<'a> {
         self.consumed = self.consumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// The grant that is due, if one is; the peer has to be told of it. What it is not told of in time becomes one grant.
+    /// The grant that is due, if one is; the peer has to be told of it. What it is not told of in time becomes one
+    /// grant.
     pub(super) fn grant(&mut self) -> Option<u32> {
         if self.consumed < self.size / 2 {
             return None;

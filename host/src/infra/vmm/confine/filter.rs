@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The system call filters. libkrun's process may do what a running machine does, and everything else is answered as by
-//! a kernel that has no such call. Other programs' own calls are not ours to know: for them there is a list of what they
-//! have no use for, and QEMU puts a filter of its own on top.
+//! a kernel that has no such call. Other programs' own calls are not ours to know: for them there is a list of what
+//! they have no use for, and QEMU puts a filter of its own on top.
 
 use std::{collections::BTreeMap, io, process};
 

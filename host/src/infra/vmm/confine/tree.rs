@@ -119,8 +119,8 @@ fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     }
     match sys::make_mounts_read_only(&place) {
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
-            // Before Linux 5.12, what is mounted below stays as it is. Flags that the host has set may not be taken away in
-            // a user namespace, so they are given again.
+            // Before Linux 5.12, what is mounted below stays as it is. Flags that the host has set may not be taken
+            // away in a user namespace, so they are given again.
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | set_already(&place)?;
             Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
         }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! libkrunfw, the library that holds the kernel of libkrun's guests: where it is, and whether it will do.
 //!
-//! Whether it will do is found out in a child process: a library that was cut short ends the process that looks into it.
+//! Whether it will do is found out in a child process: a library that was cut short ends the process that looks into
+//! it.
 
 use std::{
     env,
@@ -75,8 +76,8 @@ pub(crate) struct Firmware {
 }
 
 impl Firmware {
-    /// Looks for it: where the setting says, in this program, next to it, where systems keep libraries. One that is in the
-    /// program is unpacked into `folder`. `runner` is this binary.
+    /// Looks for it: where the setting says, in this program, next to it, where systems keep libraries. One that is in
+    /// the program is unpacked into `folder`. `runner` is this binary.
     ///
     /// # Errors
     /// [`FirmwareFault`] says what to do.
@@ -132,7 +133,8 @@ impl Firmware {
     }
 }
 
-/// The library at `path`, or in it if it is a folder: by its plain name, else the one with the highest version behind it.
+/// The library at `path`, or in it if it is a folder: by its plain name, else the one with the highest version behind
+/// it.
 fn library(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return path.is_file().then(|| path.canonicalize().ok()).flatten();

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! libkrun's calls with a safe face: one context, one method a call, errors as the system's.
 //!
-//! libkrun panics where it finds something that it did not expect, and a panic that would leave its C interface ends the
-//! process. So this is for a process that has nothing else to do.
+//! libkrun panics where it finds something that it did not expect, and a panic that would leave its C interface ends
+//! the process. So this is for a process that has nothing else to do.
 #![expect(unsafe_code, reason = "libkrun's interface is C's: pointers whose life the caller vouches for")]
 
 use std::{

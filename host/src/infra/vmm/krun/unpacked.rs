@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The embedded libkrunfw, unpacked: the system's loader wants a file.
 //!
-//! It lies in a folder of this user's alone, under a name with its digest, so two versions never touch each other's. It is
-//! read and compared with the digest before it is used, and again whenever it does not look as it did then. One that was
-//! changed is replaced, and the log says so.
+//! It lies in a folder of this user's alone, under a name with its digest, so two versions never touch each other's. It
+//! is read and compared with the digest before it is used, and again whenever it does not look as it did then. One that
+//! was changed is replaced, and the log says so.
 //!
-//! Who uses a file holds a shared lock on it, machines included: they end with their server. One of another version that
-//! nobody uses and that is old is removed; whoever still wanted it would unpack it again.
+//! Who uses a file holds a shared lock on it, machines included: they end with their server. One of another version
+//! that nobody uses and that is old is removed; whoever still wanted it would unpack it again.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
