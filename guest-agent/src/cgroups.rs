@@ -17,7 +17,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use nix::sys::uio::pread;
 use tokio::{io::Interest, time::timeout};
 use waggle_protocol::request::Limits;
 
-use crate::{console::report, sys};
+use crate::{console::report, mutex::lock, sys};
 
 /// Where the hierarchy is mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
@@ -142,7 +142,7 @@ impl CallGroups {
 
     /// Only groups of calls that are over: one of a call that is about to start is empty, too.
     fn sweep(&self) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = lock(&self.left);
         left.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
     }
 }
@@ -200,7 +200,7 @@ impl Drop for CallGroup {
     fn drop(&mut self) {
         if fs::remove_dir(&self.folder).is_err() {
             // A process in the background lives on in it.
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.folder));
+            lock(&self.left).push(std::mem::take(&mut self.folder));
         }
     }
 }

@@ -20,6 +20,7 @@ mod exec;
 mod fault;
 pub mod files;
 pub mod guest;
+mod mutex;
 mod probe;
 pub mod reaper;
 pub mod room;

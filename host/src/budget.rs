@@ -5,12 +5,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::domain::principal::Principal;
+use crate::{domain::principal::Principal, mutex::lock};
 
 /// Memory is counted in pieces of this size, so that what holds none counts, too.
 const PIECE_BYTES: usize = 1024;
@@ -68,8 +68,7 @@ impl Budget {
     }
 
     fn left(&self, owner: &Principal) -> Arc<Left> {
-        // Nothing panics while it holds this lock.
-        let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.left);
         if let Some(found) = all.get(owner).and_then(Weak::upgrade) {
             return found;
         }

@@ -14,6 +14,7 @@ pub mod error_code;
 pub mod http;
 pub mod infra;
 pub mod mcp;
+mod mutex;
 pub mod reaper;
 pub mod server;
 pub mod service;

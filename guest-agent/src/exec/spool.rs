@@ -5,12 +5,7 @@
 //! Short outputs never touch the disk. The file is bounded, and so is the number of such files: the oldest goes first.
 //! What can't be kept, for a full disk or the bound, is left out and told; the command does not notice.
 
-use std::{
-    collections::VecDeque,
-    io::Write,
-    mem,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::VecDeque, io::Write, mem, sync::Mutex};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use waggle_protocol::{
@@ -20,6 +15,7 @@ use waggle_protocol::{
 
 use crate::{
     guest::Served,
+    mutex::lock,
     temporary::{Name, TemporaryFile},
 };
 
@@ -137,7 +133,7 @@ pub(crate) struct KeptOutputs(Mutex<VecDeque<Name>>);
 impl KeptOutputs {
     /// Keeps one more; gives back the one that has to go for it.
     fn add(&self, file: Name) -> Option<Name> {
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.0);
         files.push_back(file);
         if files.len() > FILES_MAX { files.pop_front() } else { None }
     }

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use nix::{
@@ -23,7 +23,7 @@ use super::{
     Door,
     message::{self, SPAWN_FDS, Spawn, Step, Told},
 };
-use crate::{console::report, sys};
+use crate::{console::report, mutex::lock, sys};
 
 /// A room in use. Dropping it ends the room, and with it everything that lives there.
 #[derive(Debug)]
@@ -139,10 +139,6 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, gone: watch::
     }
     lock(&commands).clear();
     gone.send_replace(true);
-}
-
-fn lock(commands: &Commands) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Told>>> {
-    commands.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn what_failed(step: Step, program: &str) -> String {

@@ -4,11 +4,11 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use crate::domain::ports::Stage;
+use crate::{domain::ports::Stage, mutex::lock};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// From one line to the next, where there is no terminal.
@@ -50,7 +50,7 @@ impl Told {
             self.bar.set_position(amount.done);
         }
         let Some(lines) = &self.lines else { return };
-        let mut last = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(lines);
         if last.stage == what && last.at.elapsed() < LINE_INTERVAL {
             return;
         }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     lifecycle::State,
     principal::Principal,
 };
+use crate::mutex::lock;
 
 /// How many destroyed environments are remembered, so that a late call hears what became of its environment.
 pub const DESTROYED_REMEMBERED_MAX: usize = 256;
@@ -160,11 +161,6 @@ impl Drop for Slot {
 pub struct CapacityFault {
     /// How many there can be.
     pub environments_max: usize,
-}
-
-/// No code panics while it holds one of these locks, and what they guard is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::{
     error::Error,
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -43,7 +43,10 @@ pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
 };
-use crate::domain::egress::{Granted, Network, Refused};
+use crate::{
+    domain::egress::{Granted, Network, Refused},
+    mutex::lock,
+};
 
 /// How long a guest may take over its greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -120,8 +123,7 @@ impl Guest {
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {
-        // Nothing panics while it holds this lock.
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.granted)
     }
 
     fn refuse(&self, refused: &Refused) {

@@ -27,7 +27,7 @@ mod usage;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -49,6 +49,7 @@ use crate::{
         images::{ImageAgent, Merged},
         registry::{Registries, RegistrySettings},
     },
+    mutex::lock,
 };
 
 /// From one look for what is too old or too much to the next.
@@ -178,7 +179,7 @@ impl Turns {
     /// Waits until nobody else in this process makes the file of this path.
     async fn wait(&self, path: &Path) -> OwnedMutexGuard<()> {
         let lock = {
-            let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut busy = lock(&self.0);
             busy.retain(|_, lock| lock.strong_count() > 0);
             match busy.get(path).and_then(Weak::upgrade) {
                 Some(lock) => lock,

@@ -4,10 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use crate::{domain::principal::Principal, service::fault::CallerFault};
+use crate::{domain::principal::Principal, mutex::lock, service::fault::CallerFault};
 
 /// How many calls may run at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,11 +74,6 @@ impl Drop for Admitted {
             }
         }
     }
-}
-
-fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
-    // Nothing panics while it holds this lock.
-    running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

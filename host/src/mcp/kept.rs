@@ -4,9 +4,9 @@
 //! written: a client that does not read its answers gets no more of it. A call's place among the calls is free before
 //! that, so that whoever has read an answer finds it free.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use crate::budget::Room;
+use crate::{budget::Room, mutex::lock};
 
 /// It goes with its last copy; whoever writes the answer has one, and whoever makes it.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +27,7 @@ pub(super) struct Unasked(Arc<Mutex<Vec<Room>>>);
 
 impl Kept {
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        // Nothing panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Holds the room of the request's body.
@@ -62,7 +61,7 @@ impl Kept {
 
 impl Unasked {
     fn push(&self, room: Room) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+        lock(&self.0).push(room);
     }
 
     #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
     borrow::Cow,
     convert::Infallible,
     future::{Future, pending},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::domain::{live_output::LiveOutput, ports::OutputStream};
+use crate::{
+    domain::{live_output::LiveOutput, ports::OutputStream},
+    mutex::lock,
+};
 
 /// Most reports of one call: enough for an hour of output. A session's channel holds all of them, so that a client that
 /// does not read blocks no other call of its session.
@@ -115,8 +118,7 @@ impl Live {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut LiveOutput) -> T) -> T {
-        // Text is as good as it was when a holder of the lock panicked.
-        act(&mut self.output.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.output))
     }
 
     /// Resolves when there is output to report, but not before a time.

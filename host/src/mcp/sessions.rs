@@ -13,7 +13,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use self::names::{Names, cancelled_by, names_of};
 use super::kept::{Kept, Unasked};
-use crate::domain::principal::Principal;
+use crate::{domain::principal::Principal, mutex::lock};
 
 /// A session without a call that has been silent for so long may be ended in favour of a new one when there is no room.
 /// Its client begins another one when it comes back.
@@ -111,8 +111,7 @@ impl Sessions {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<SessionId, Entry>> {
-        // Nothing panics while it holds this lock.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// Makes room for one more; the session to be ended for it, if there has to be one.
@@ -204,7 +203,7 @@ struct Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.table);
         if let Some(entry) = table.get_mut(&self.id) {
             entry.names.give_back(&self.names, self.ended, &self.kept);
         }

@@ -18,7 +18,7 @@ mod outcome;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 pub(super) use self::outcome::Outcome;
 use super::{errors, progress::Progress, results};
-use crate::domain::principal::Principal;
+use crate::{domain::principal::Principal, mutex::lock};
 
 /// How long a call is waited for before it becomes a task: most are over by then, and a poll costs its client more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -190,8 +190,7 @@ impl Tasks {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while it holds this lock.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// Makes a task of a call, which is known before this returns; the call comes back if there is no room for it.

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -33,6 +33,7 @@ use crate::domain::{
     principal::Principal,
     repository::{DestroyReason, Found, Repository},
 };
+use crate::mutex::lock;
 use crate::telemetry::STAGES;
 
 /// What every machine of this server is given.
@@ -109,8 +110,7 @@ pub struct EnvironmentLog {
 
 impl Registry {
     fn reach(&self) -> MutexGuard<'_, Reach> {
-        // Nothing panics while it holds this lock.
-        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reach)
     }
 
     fn requests(&self, id: EnvironmentId) -> Option<mpsc::Sender<Request>> {
@@ -125,7 +125,7 @@ impl Registry {
 
     /// Keeps what is known of an environment whose machine did not start: nothing else of it is left to be seen.
     pub(super) fn remember_failed_start(&self, log: EnvironmentLog) {
-        let mut failed = self.failed_starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = lock(&self.failed_starts);
         failed.push_back(log);
         if failed.len() > FAILED_STARTS_MAX {
             let of = |owner: &Principal| failed.iter().filter(|log| log.environment.owner == *owner).count();
@@ -136,7 +136,7 @@ impl Registry {
     }
 
     fn failed_start(&self, owner: &Principal, id: EnvironmentId) -> Option<EnvironmentLog> {
-        let failed = self.failed_starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = lock(&self.failed_starts);
         failed.iter().find(|log| log.environment.id == id && log.environment.owner == *owner).cloned()
     }
 

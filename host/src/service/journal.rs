@@ -3,11 +3,14 @@
 //! What happened to one environment, for its owner to read. It lives in memory as long as the environment does.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::SystemTime,
 };
 
-use crate::domain::ports::{Machine, Stage};
+use crate::{
+    domain::ports::{Machine, Stage},
+    mutex::lock,
+};
 
 /// A life has fewer than ten; more are none that a person reads.
 const EVENTS_MAX: usize = 32;
@@ -43,8 +46,7 @@ impl std::fmt::Debug for Journal {
 
 impl Journal {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes an event; what is above the limits is left out.

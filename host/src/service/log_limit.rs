@@ -4,11 +4,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use crate::domain::environment::EnvironmentId;
+use crate::{domain::environment::EnvironmentId, mutex::lock};
 
 /// Lines at once: what a person reads of one failure.
 const LINES_BURST: u32 = 20;
@@ -41,7 +41,7 @@ struct Lines {
 
 impl LogLimit {
     fn admit(&self, id: EnvironmentId, now: Instant) -> Option<u64> {
-        let mut environments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut environments = lock(&self.0);
         if environments.len() >= ENVIRONMENTS_MAX && !environments.contains_key(&id) {
             environments.clear();
         }

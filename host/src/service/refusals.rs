@@ -3,12 +3,15 @@
 //! What one environment was refused of the network: counted, and told to the operator, but not without end.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use super::log_limit;
-use crate::domain::{egress::Refused, environment::EnvironmentId};
+use crate::{
+    domain::{egress::Refused, environment::EnvironmentId},
+    mutex::lock,
+};
 
 /// The refusals of one environment.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Refusals {
         if let Some(left_out) = log_limit::admitted(self.id) {
             tracing::warn!(environment = %self.id, destination = %refused, left_out, "the network policy refused a guest");
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused.clone());
+        *lock(&self.last) = Some(refused.clone());
     }
 
     /// How many there were.
@@ -39,6 +42,6 @@ impl Refusals {
     /// The latest one.
     #[must_use]
     pub(crate) fn last(&self) -> Option<Refused> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.last).clone()
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use crate::{
         ports::{Command, CommandLimits, MachineSpec, Machines as _, Stage, User},
         runtime::ByRuntime,
     },
+    mutex::lock,
 };
 
 /// A command that does nothing, on a machine that is emulated on a busy host.
@@ -126,7 +127,7 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn begin(&self, name: &'static str, what: &str) {
         (self.say)(what);
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = lock(&self.begun);
         // More words about the same stage do not begin it again.
         if begun.last().is_none_or(|(last, _)| *last != name) {
             begun.push((name, Instant::now()));
@@ -135,7 +136,7 @@ impl Stages<'_> {
 
     /// Each stage lasted until the next one began, the last one until now.
     fn took(&self) -> Vec<(&'static str, u128)> {
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = lock(&self.begun);
         let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
         begun.iter().zip(ends).map(|((name, from), to)| (*name, (to - *from).as_millis())).collect()
     }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use tokio::{sync::watch, task::AbortHandle};
@@ -16,6 +16,7 @@ use crate::domain::{
     image::ImageRef,
     ports::{PortFuture, Stage},
 };
+use crate::mutex::lock;
 
 /// What a job comes to.
 pub(super) type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
@@ -63,7 +64,7 @@ impl Jobs {
         key: Key,
         start: impl FnOnce(Teller) -> PortFuture<'static, Result<PreparedImage, PrepareFault>>,
     ) -> Arc<Job> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.0);
         running.retain(|_, job| job.strong_count() > 0);
         let under_way = running.get(&key).and_then(Weak::upgrade);
         // One that is over but still being heard of says nothing about now.

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use crate::{
         images::{EXPANDED_BYTES_MAX, PlatformSearch, Step, layout_fault},
         registry::{RegistryFault, Session},
     },
+    mutex::lock,
 };
 
 /// Blobs of one image that are downloaded at once.
@@ -170,7 +171,7 @@ impl<'a> Meter<'a> {
         };
         let percent = done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
         let now = Instant::now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         if percent > last.percent && now.duration_since(last.at) >= TELL_INTERVAL {
             (last.percent, last.at) = (percent, now);
             self.teller.tell(Stage::Pull(Amount { done, total: self.total }));

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running machine, as the services see it: calls go to its agent, its life to the task that owns it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,6 +17,7 @@ use crate::{
         },
     },
     infra::{agent::AgentClient, printable},
+    mutex::lock,
 };
 
 /// Why a machine ended, in a sentence with its cause.
@@ -87,7 +88,7 @@ impl Machine for Vm {
     }
 
     fn console(&self) -> Vec<String> {
-        self.console.lock().unwrap_or_else(PoisonError::into_inner).lines()
+        lock(&self.console).lines()
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

@@ -7,7 +7,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use super::{
     runner,
     runner_messages::{LINE_BYTES_MAX, Orders, Report},
 };
+use crate::mutex::lock;
 
 /// From the end of the life line to the runner's exit; killing two programs and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);
@@ -163,14 +164,14 @@ pub(super) struct LastWords {
 }
 
 fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
-    tail.lock().unwrap_or_else(PoisonError::into_inner).last_lines()
+    lock(tail).last_lines()
 }
 
 async fn keep_log(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, mut shown: Option<LiveLog>) {
     let mut bytes = [0; READ_BYTES];
     while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
         let bytes = bytes.get(..count).unwrap_or_default();
-        tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        lock(&tail).push(bytes);
         if let Some(shown) = &mut shown {
             shown.push(bytes);
         }
@@ -181,7 +182,7 @@ async fn keep_log(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>
 async fn keep_tail(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, panicked: CancellationToken) {
     let mut bytes = [0; READ_BYTES];
     while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = lock(&tail);
         tail.push(bytes.get(..count).unwrap_or_default());
         if tail.panicked() {
             panicked.cancel();

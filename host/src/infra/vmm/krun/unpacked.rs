@@ -14,7 +14,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, SystemTime},
 };
 
@@ -26,6 +26,7 @@ use crate::infra::{
     firmware_binary::EmbeddedFirmware,
     private_folder::is_own,
 };
+use crate::mutex::lock;
 
 /// Another process may replace the file between a look and the next; more often than this somebody is at work.
 const ATTEMPTS_MAX: u32 = 3;
@@ -97,7 +98,7 @@ impl Unpacked {
 
     /// Makes sure that the file is the one that was built in; costs nothing while it looks as it did the last time.
     pub(crate) fn ensure(&self) -> Result<(), UnpackFault> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let now = fs::symlink_metadata(&self.path).ok().map(|found| Stamp::of(&found));
         if now.is_some() && now == held.as_ref().map(|held| held.stamp) {
             return Ok(());
