@@ -22,7 +22,7 @@ use waggle::{
 use waggle_link::{FrameReader, FrameWriter, Opener, Stream};
 use waggle_protocol::{
     Link,
-    egress::{Address, EgressRequest, Flow, FlowReply, HOST_ADDRESS, Refusal},
+    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, Flow, FlowReply, HOST_ADDRESS, Refusal},
 };
 
 /// How long a stuck test waits before it says so.
@@ -278,6 +278,44 @@ async fn more_flows_than_the_host_has_room_for_are_refused_as_such() {
     assert_eq!(rig.refusal("10.0.77.1", port).await, Some(Refusal::Busy));
     flows.clear();
     timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
+}
+
+/// Bytes that the host takes for a server that reads none.
+async fn taken(flow: &mut Stream) -> usize {
+    let (read, write) = tokio::io::split(flow);
+    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    let (mut credit, mut taken) = (FLOW_CREDIT_BYTES as usize, 0);
+    loop {
+        while credit >= 4096 {
+            writer.send(&Flow::Data(&[7; 4096])).await.unwrap();
+            (credit, taken) = (credit - 4096, taken + 4096);
+        }
+        match timeout(Duration::from_millis(500), reader.receive::<Flow<'_>>()).await {
+            Ok(heard) => match heard.unwrap().unwrap() {
+                Flow::Credit { bytes } => credit += bytes as usize,
+                other @ (Flow::Data(_) | Flow::End | Flow::Reset) => {
+                    panic!("{other:?} from a server that says nothing")
+                }
+            },
+            Err(_full) => return taken,
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_kernel_keeps_little_of_a_machine_s_further_flows() {
+    let (_listener, port) = listen().await;
+    let rig = rig("127.0.0.1").await;
+    let mut flows = Vec::new();
+    for _ in 0..9 {
+        flows.push(rig.connect(HOST_ADDRESS.into(), port).await.unwrap());
+    }
+    let (first, last) = (taken(&mut flows[0]).await, taken(&mut flows[8]).await);
+    assert!(first > 1024 * 1024 && last < 1024 * 1024, "{first}, {last}");
+    flows.remove(0);
+    // The place of a flow that has ended is another's.
+    let next = async { while taken(&mut rig.connect(HOST_ADDRESS.into(), port).await.unwrap()).await < 1024 * 1024 {} };
+    timeout(STUCK, next).await.unwrap();
 }
 
 /// A proxy for one connection: its request, and the connection behind it.

@@ -51,6 +51,10 @@ use crate::{
 /// How long a guest may take over its greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
+/// Flows of a machine at a time whose connections have as large buffers as the host's kernel finds good, which is some
+/// megabytes where the other end is fast and far. Those of further ones are small.
+const ROOMY_FLOWS_MAX: usize = 8;
+
 /// Look-ups that the system works on for all machines: each holds a thread for as long as it takes, which a name server
 /// that does not answer makes half a minute. A machine has one of the first, so that the others always find some free,
 /// and so many of the rest.
@@ -111,6 +115,7 @@ pub struct Guest {
     gateway: Arc<Gateway>,
     granted: Mutex<Granted>,
     lookups: Lookups,
+    roomy: Semaphore,
     pool: GrantPool,
 }
 
@@ -119,7 +124,8 @@ impl Guest {
     #[must_use]
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
         let lookups = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
-        Self { network, gateway, granted: Mutex::default(), lookups, pool: GrantPool::default() }
+        let roomy = Semaphore::new(ROOMY_FLOWS_MAX);
+        Self { network, gateway, granted: Mutex::default(), lookups, roomy, pool: GrantPool::default() }
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {

@@ -24,6 +24,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// What the kernel keeps of a narrow connection in either direction, in bytes; it takes as much again for its own
+/// records.
+const NARROW_BUFFER_BYTES: usize = 128 * 1024;
+
 /// Connects to where a guest wants to go.
 ///
 /// # Errors
@@ -61,6 +65,14 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+/// Keeps the kernel's buffers of a connection from growing: a guest with a server of its own could make each of
+/// hundreds grow to some megabytes by a quick reader, and then leave them full.
+pub(super) fn narrow(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_send_buffer_size(stream, NARROW_BUFFER_BYTES)?;
+    sockopt::set_socket_recv_buffer_size(stream, NARROW_BUFFER_BYTES)?;
     Ok(())
 }
 

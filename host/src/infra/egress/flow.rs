@@ -45,7 +45,7 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
             Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
         },
     };
-    let Some((mut connection, _place)) = begun else { return Ok(()) };
+    let Some((mut connection, _places)) = begun else { return Ok(()) };
     match carry(&mut reader, &mut writer, &mut connection, &guest.pool).await {
         Ok(Ending::Ended) => dial::end(&connection),
         Ok(Ending::Reset) => {}
@@ -78,13 +78,14 @@ struct Place {
     port: u16,
 }
 
+/// What a flow has a part of.
+struct Places<'a> {
+    _all: SemaphorePermit<'a>,
+    roomy: Option<SemaphorePermit<'a>>,
+}
+
 /// Replies, unless a flow begins: then that is still to be told.
-async fn begin<'a>(
-    guest: &'a Guest,
-    asked: Asked,
-    busy: bool,
-    writer: &mut Writer,
-) -> Option<(TcpStream, SemaphorePermit<'a>)> {
+async fn begin<'a>(guest: &'a Guest, asked: Asked, busy: bool, writer: &mut Writer) -> Option<(TcpStream, Places<'a>)> {
     let reply = match asked {
         _ if busy => Err(Refusal::Busy),
         Asked::Answer(question) => names::answer(guest, &question).await.ok_or(Refusal::Policy),
@@ -108,7 +109,7 @@ async fn begin<'a>(
     None
 }
 
-async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, SemaphorePermit<'_>), Refusal> {
+async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, Places<'_>), Refusal> {
     let (address, port) = (as_the_host_sees_it(asked.address), asked.port);
     let names = guest.granted().names(address, std::time::Instant::now());
     // These mean the guest itself. On the host they would mean the host, whatever the policy says of 127.0.0.1.
@@ -119,7 +120,12 @@ async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, SemaphorePer
         guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });
         return Err(Refusal::Policy);
     }
-    let place = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
+    let all = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
+    let places = Places { _all: all, roomy: guest.roomy.try_acquire().ok() };
     let name = guest.network.egress.allowed_name(&to);
-    Ok((dial::dial(address, port, name, guest.gateway.proxy.as_ref()).await?, place))
+    let connection = dial::dial(address, port, name, guest.gateway.proxy.as_ref()).await?;
+    if places.roomy.is_none() {
+        dial::narrow(&connection).map_err(|_fault| Refusal::Busy)?;
+    }
+    Ok((connection, places))
 }
