@@ -228,8 +228,12 @@ impl Vms {
         let backend = backend.map_err(OpenFault::backend)?;
         let shared = Shared::find(&settings, &backend, agent).await?;
         let namespaces = match confine::missing(&settings.runner).await {
-            None => Namespaces::Own,
-            Some(reason) => {
+            Ok(None) => Namespaces::Own,
+            Err(fault) => {
+                tracing::warn!(%fault, "failed to try whether machines get namespaces of their own; they have to");
+                Namespaces::Own
+            }
+            Ok(Some(reason)) => {
                 tracing::warn!(
                     reason,
                     "machines share the server's namespaces and see its files; their other walls hold"

@@ -91,8 +91,9 @@ impl Survey {
             vhost_device_vsock: program_look(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
             namespaces: match confine::missing(&settings.runner).await {
-                None => Look::Works("machines get namespaces of their own".to_owned()),
-                Some(reason) => Look::Missing(reason),
+                Ok(None) => Look::Works("machines get namespaces of their own".to_owned()),
+                Ok(Some(reason)) => Look::Missing(reason),
+                Err(fault) => Look::Broken(format!("failed to try what machines get: {fault}")),
             },
             backend: backend.map_err(|fault| chain(&fault)),
         }

@@ -21,16 +21,16 @@ const CHECK_MAX: Duration = Duration::from_secs(5);
 /// Characters of a reason that are shown.
 const REASON_CHARS_MAX: usize = 200;
 
-/// Why there are no namespaces for machines, if that is so. `runner` is this binary.
-pub(in crate::infra::vmm) async fn missing(runner: &OsStr) -> Option<String> {
+/// Why there are no namespaces for machines, if a child process finds that so. `runner` is this binary.
+///
+/// # Errors
+/// The child did not find out.
+pub(in crate::infra::vmm) async fn missing(runner: &OsStr) -> io::Result<Option<String>> {
     let mut command = Command::new(runner);
     command.args([runner::SUBCOMMAND, runner::CONFINEMENT]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(CHECK_MAX, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => None,
-        Ok(Ok(output)) => Some(String::from_utf8_lossy(&output.stdout).trim().chars().take(REASON_CHARS_MAX).collect()),
-        Ok(Err(fault)) => Some(fault.to_string()),
-        Err(_) => Some(format!("no answer within {CHECK_MAX:?}")),
-    }
+    let output = timeout(CHECK_MAX, command.output()).await??;
+    let reason = || String::from_utf8_lossy(&output.stdout).trim().chars().take(REASON_CHARS_MAX).collect();
+    Ok((!output.status.success()).then(reason))
 }
 
 /// The life of a child process that tries the walls: prints what is missing, if anything.
