@@ -34,6 +34,10 @@ pub(crate) const FOOT: &str = "
   command, `kill -s KILL` for the process group; it misses what has left the group, which waggle's does not.
 - Without a machine, agent and commands are root's, without a room: it compares protocol with protocol.
 
-They do not show how many machines fit on a host, what KVM gives (this run says above what it ran on), nor what happens
-under memory pressure.
+- An aim is what the project set itself; a figure beyond it has not been reached yet. On an emulated processor, which QEMU's
+  machines have where there is no KVM that boots guests, starting a process takes tens of milliseconds and each wake-up
+  counts: that is most of what `execute` and files lack.
+
+They do not show how many machines fit on a host, what KVM gives where there was none, nor what happens under memory
+pressure.
 ";
