@@ -2,10 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names in guests: looked up by the host as its own programs would, and no way around the policy."""
 
+import contextlib
+import shlex
+
 import pytest
 
+from peers import Peers
 from repositories import HOST
+from server import run_script
 from test_network import LOOPBACK, run
+
+# Two ends of a cable. This machine has one, another machine on its network the other.
+HERE, THERE = "10.77.88.1", "10.77.88.2"
 
 # One question in the wire format, over UDP or TCP, to whichever server; the answer's code and its addresses.
 ASK = """
@@ -104,30 +112,57 @@ print(json.dumps([attempt(lambda: ask_udp(f"{{name}}.test", {HOST!r})) for name 
         server.shell(f"rm {settings}")
 
 
-async def test_a_name_opens_its_own_addresses_to_who_asked_for_it(serve, peers):
-    [outside] = peers.own_addresses("192.0.2.1")
-    assert outside, "this machine has no address but loopback's, and names lead there only by a rule for the address"
-    port, other = peers("repeat", "0.0.0.0").port, peers("repeat", "0.0.0.0").port
-    server = serve(EGRESS=f"bee.test:{port}")
-    server.set_hosts(bee=outside, wasp=outside)
-    async with server.start().client() as tools, tools.environment("python") as made:
-        code = f"""
+@contextlib.contextmanager
+def neighbour():
+    """Makes servers on another machine of this one's network: in a network namespace, at the other end of a cable."""
+    space, here, there = "waggle-there", "waggle-here", "eth0"
+    inside = f"ip netns exec {space}"
+    steps = [
+        f"ip netns add {space}",
+        f"ip link add {here} type veth peer name {there} netns {space}",
+        f"ip address add {HERE}/30 dev {here}",
+        f"ip link set {here} up",
+        f"{inside} ip address add {THERE}/30 dev {there}",
+        f"{inside} ip link set {there} up",
+        "echo done",
+    ]
+    made = Peers(lambda script: run_script(f"{inside} sh -c {shlex.quote(script)}"))
+    done = run_script(" && ".join(steps))
+    try:
+        assert done == "done\n", "no network namespace could be made: run ./setup test, and the tests as root"
+        yield made
+    finally:
+        made.stop()
+        # The cable goes with it.
+        run_script(f"ip netns del {space}")
+
+
+@pytest.mark.outside("the other machine is a network namespace here")
+async def test_a_name_opens_its_own_addresses_to_who_asked_for_it(serve):
+    with neighbour() as there:
+        port, other = there("repeat", THERE).port, there("repeat", THERE).port
+        server = serve(EGRESS=f"bee.test:{port}, here.test")
+        server.set_hosts(bee=THERE, wasp=THERE, here=HERE)
+        async with server.start().client() as tools, tools.environment("python") as made:
+            code = f"""
 print(json.dumps({{
-    "address_first": attempt(lambda: ask({outside!r}, {port}, b"bee")),
+    "address_first": attempt(lambda: ask({THERE!r}, {port}, b"bee")),
     "other_name": attempt(lambda: ask_udp("wasp.test", {HOST!r})),
-    "after_other_name": attempt(lambda: ask({outside!r}, {port}, b"bee")),
+    "after_other_name": attempt(lambda: ask({THERE!r}, {port}, b"bee")),
     "name": attempt(lambda: ask("bee.test", {port}, b"bee")),
     "other_port": attempt(lambda: ask("bee.test", {other}, b"bee")),
+    "name_of_the_host": attempt(lambda: ask_udp("here.test", {HOST!r})),
 }}))
 """
-        assert await run(tools, made, ASK + code) == {
-            "address_first": "reset",
-            "other_name": [3],
-            "after_other_name": "reset",
-            "name": "heard bee",
-            "other_port": "reset",
-        }
-        async with tools.environment("python") as second:
-            # What one environment was told is not known of another.
-            code = f"print(json.dumps(attempt(lambda: ask({outside!r}, {port}, b'bee'))))"
-            assert await run(tools, second, code) == "reset"
+            assert await run(tools, made, ASK + code) == {
+                "address_first": "reset",
+                "other_name": [3],
+                "after_other_name": "reset",
+                "name": "heard bee",
+                "other_port": "reset",
+                "name_of_the_host": [3],
+            }
+            async with tools.environment("python") as second:
+                # What one environment was told is not known of another.
+                code = f"print(json.dumps(attempt(lambda: ask({THERE!r}, {port}, b'bee'))))"
+                assert await run(tools, second, code) == "reset"
