@@ -5,7 +5,7 @@
 //! ```text
 //!   carry                         a TCP connection as a flow of the egress link
 //!   FrameReader / FrameWriter     messages, cancel-safe
-//!   Stream                        yamux's: one a call or a flow, with its own window; Backlog and Unread bound all together
+//!   Stream                        yamux's: one a call or a flow, with its own window; Backlog and Unread bound all
 //!   Driver                        the one task that polls the connection
 //!   Rules                         ends a link whose peer breaks them
 //!   Pump                          keeps reading while a write is blocked
