@@ -27,6 +27,9 @@ pub mod infra {
     mod private_folder;
 }
 
+#[path = "../../src/mutex.rs"]
+mod mutex;
+
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
