@@ -123,3 +123,12 @@ def serve(make_server):
 def server(serve):
     """A server with the project's own images, ready."""
     return serve().start()
+
+
+@pytest.fixture
+def open_server(serve, nested_host):
+    """The same for clients that show no token."""
+    made = serve()
+    if nested_host:
+        made.open()
+    return made.start()

@@ -39,6 +39,8 @@ TOOLS = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 # Ports inside; the first is the shell's, the others are servers'.
 SHELL_PORT = 9000
 SERVER_PORTS = range(8080, 8084)
+# What comes to the first is handed on to the second on the loopback address, which nobody outside reaches.
+OPEN_PORT, LOOPBACK_PORT = 8090, 8091
 
 # What the kernel has as modules: the guest's own devices, and KVM.
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "kvm-amd", "overlay", "erofs"]
@@ -72,6 +74,7 @@ ip address add fd00:2::15/64 dev eth0 nodad
 ip -6 route add default via fd00:2::2
 chown -R {USER_ID} /dev/kvm /data /cache
 chmod 600 /dev/kvm
+nc -ll -p {OPEN_PORT} -e /relay &
 echo nested host is up
 nc -ll -p {SHELL_PORT} -e /bin/sh
 poweroff -f
@@ -93,7 +96,7 @@ class NestedHost:
     def __init__(self, binary, images, prepared, programs=(), with_python=False):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-nested-"))
         self.console = self.folder / "console"
-        self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS)}
+        self.ports = {inside: free_port() for inside in (SHELL_PORT, *SERVER_PORTS, OPEN_PORT)}
         self.free_ports = list(SERVER_PORTS)
         self.busybox = self.folder / "busybox"
         self.process = None
@@ -150,6 +153,7 @@ class NestedHost:
         (tree / "etc/nsswitch.conf").write_text("hosts: files dns\n")
         (tree / "etc/group").write_text(f"root:x:0:\nwaggle:x:{USER_ID}:\n")
         write_program(tree / "start", START)
+        write_program(tree / "relay", f"#!/bin/sh\nexec /bin/nc 127.0.0.1 {LOOPBACK_PORT}\n")
         for name in images:
             shutil.copytree(ROOT / "target/images" / name, tree / "images" / name, copy_function=os.link)
             for erofs in prepared.rglob(f"*{digest_of_image(name)}.erofs"):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from nested import SERVER_PORTS, USER_ID
+from nested import LOOPBACK_PORT, OPEN_PORT, SERVER_PORTS, USER_ID
 from server import ROOT, STOP_S, Server, hosts_file
 
 # The nested host's loopback address cannot be reached from outside, and a server that listens on another one wants tokens.
@@ -86,6 +86,12 @@ class NestedServer(Server):
             f"mkdir -p {self.folder} && echo tests {TOKEN} >{self.folder}/tokens && chmod 600 {self.folder}/tokens &&"
             f" chown -R {USER_ID} {self.folder}"
         )
+
+    def open(self):
+        """Has it listen on its host's loopback address, without tokens; one at a time can."""
+        del self.settings["AUTH_TOKENS_FILE"]
+        self.settings["LISTEN_ADDR"] = f"127.0.0.1:{LOOPBACK_PORT}"
+        self.port, self.token = self.host.ports[OPEN_PORT], None
 
     def set_hosts(self, **addresses):
         self.host.shell("cat >/etc/hosts <<'end of hosts'\n" + hosts_file(addresses) + "end of hosts")

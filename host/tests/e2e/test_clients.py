@@ -68,8 +68,8 @@ def test_the_conformance_suite_finds_no_failure_in_tasks(fixtures, tmp_path):
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_the_inspector_finds_the_tools_and_calls_one(server, era):
-    common = ["--cli", server.url, "--transport", "http", "--protocol-era", era]
+def test_the_inspector_finds_the_tools_and_calls_one(open_server, era):
+    common = ["--cli", open_server.url, "--transport", "http", "--protocol-era", era]
     listed = node("mcp-inspector", *common, "--method", "tools/list", "--strict")
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert len(json.loads(listed.stdout)["tools"]) == 8
@@ -78,9 +78,9 @@ def test_the_inspector_finds_the_tools_and_calls_one(server, era):
     assert json.loads(called.stdout)["structuredContent"] == {"count": 0, "environments": []}
 
 
-def test_the_previous_python_client_tells_the_story(server):
+def test_the_previous_python_client_tells_the_story(open_server):
     told = subprocess.run(
-        [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", server.url], capture_output=True, text=True, timeout=CALL_S
+        [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", open_server.url], capture_output=True, text=True, timeout=CALL_S
     )
     assert told.stdout == "the end\n", told.stdout + told.stderr
 

@@ -93,6 +93,7 @@ def test_the_server_says_that_it_is_well(server):
     assert body["checks"]
 
 
+@pytest.mark.outside("sets the server's RUST_LOG")
 async def test_the_stages_of_a_call_are_told_to_operators_who_ask(serve, monkeypatch):
     monkeypatch.setenv("RUST_LOG", "info,waggle::stages=debug")
     server = serve().start()

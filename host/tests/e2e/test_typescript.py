@@ -23,11 +23,11 @@ def tell(story, *arguments):
 
 
 @pytest.mark.parametrize("negotiation", ["auto", "legacy", "previous"])
-def test_the_typescript_client_tells_the_story(server, negotiation):
-    tell("story.mjs", server.url, negotiation)
-    server.assert_nothing_left()
+def test_the_typescript_client_tells_the_story(open_server, negotiation):
+    tell("story.mjs", open_server.url, negotiation)
+    open_server.assert_nothing_left()
 
 
-def test_the_typescript_client_follows_tasks_and_cancels_one(server):
-    tell("tasks.mjs", server.url)
-    server.assert_nothing_left()
+def test_the_typescript_client_follows_tasks_and_cancels_one(open_server):
+    tell("tasks.mjs", open_server.url)
+    open_server.assert_nothing_left()
