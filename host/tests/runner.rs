@@ -127,6 +127,14 @@ fn a_program_that_is_taken_over_reaches_nothing_beyond_its_machine() {
         "use io_uring": "EPERM",
         "trace": "EPERM",
         "trace by the x32 interface": "EPERM",
+        "make a folder": "EPERM",
+        "make a folder below one": "EPERM",
+        "make a node": "EPERM",
+        "make a node below a folder": "EPERM",
+        "make a symbolic link": "EPERM",
+        "make a symbolic link below a folder": "EPERM",
+        "make a hard link": "EPERM",
+        "make a hard link below a folder": "EPERM",
         "write below what is read-only": "EROFS",
     });
     assert_eq!(tried, expected);

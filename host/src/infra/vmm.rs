@@ -33,6 +33,7 @@ mod runner_messages;
 mod runner_process;
 mod survey;
 mod sys;
+mod tree_removal;
 mod tsc;
 
 use std::{

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each way in which a machine's processes can go is noticed at once, told apart, and cleaned up after."""
 
+import os
 import signal
 import time
 
 import pytest
 
 from test_recovery import becomes
+
+DEEP_TREE_LEVELS = 30_000
 
 # Noticing is promised within a second; asking for it, and clearing away before it is told, take the rest.
 NOTICED_S = 5
@@ -39,6 +42,37 @@ async def test_two_servers_do_not_touch_each_others_machines(serve):
         ran = await theirs.call("execute", environment_id=one, code="echo still here")
         assert ran["stdout"] == "still here\n"
         await theirs.call("destroy_environment", environment_id=one)
+
+
+@pytest.mark.outside("makes folders in the server's own")
+async def test_a_deep_tree_in_a_run_folder_stops_no_server(serve):
+    server = serve().start()
+    async with server.client() as tools:
+        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        make_deep_tree(run_folder(server, one))
+        await tools.call("destroy_environment", environment_id=one)
+        server.assert_nothing_left(within_s=5)
+        two = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        make_deep_tree(run_folder(server, two))
+        server.kill()
+    server.start()
+    server.assert_nothing_left(within_s=5)
+    assert not list((server.data / "machines").rglob("d"))
+
+
+def run_folder(server, environment):
+    return next((server.data / "machines").glob(f"*/{environment}"))
+
+
+def make_deep_tree(folder):
+    """Makes more levels than a recursive removal has stack for, and a process descriptors."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(DEEP_TREE_LEVELS):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
 
 
 @pytest.mark.nested

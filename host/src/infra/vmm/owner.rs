@@ -308,10 +308,8 @@ async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &Canc
 
 // The runner has done this unless it was killed.
 async fn clear(run_dir: PathBuf) {
-    match spawn_blocking(move || run_dirs::remove(&run_dir)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(fault)) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
-        Err(fault) => tracing::warn!(error = &fault as &dyn Error, "a run folder stays behind"),
+    if let Err(fault) = spawn_blocking(move || run_dirs::clear(&run_dir)).await {
+        tracing::error!(error = &fault as &dyn Error, "left a run folder behind");
     }
 }
 

@@ -5,8 +5,12 @@
 //! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is
 //! free were left behind: the next server removes them, once the runners in them have ended too. It touches only what a
 //! server made: folders whose names have the right form and that hold the mark.
+//!
+//! A machine's programs can write to its folder, and may be hostile. A folder whose removal fails or takes too long is
+//! set aside in `<data>/machines/.set-aside/`, where the sweep of each later start tries again.
 
 use std::{
+    error::Error,
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -21,6 +25,7 @@ use rustix::{
 };
 use uuid::Uuid;
 
+use super::tree_removal::remove_tree;
 use crate::infra::private_folder;
 
 /// The folder of run folders, below the data folder.
@@ -36,6 +41,13 @@ const NAME_CHARS: usize = 8;
 const RUNNER_END_MAX: Duration = Duration::from_secs(5);
 /// Between two looks whether it has ended.
 const RUNNER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Time for the removal of one machine's folder. It usually holds five files; a million take about this long.
+const REMOVAL_MAX: Duration = Duration::from_secs(5);
+/// Time for all removals of one sweep, by which a hostile folder can delay a start.
+const SWEEP_MAX: Duration = Duration::from_secs(10);
+/// Holds the folders that could not be removed.
+const SET_ASIDE: &str = ".set-aside";
 
 /// Held while folders are made or swept, so that no server sweeps what another has made and not locked yet.
 const SWEEP_LOCK: &str = ".lock";
@@ -74,13 +86,13 @@ impl RunDirs {
         let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
         let sweep_lock = sweep_lock.map_err(fault("lock", &run))?;
         flock(&sweep_lock, FlockOperation::LockExclusive).map_err(|errno| fault("lock", &run)(errno.into()))?;
-        sweep(&run)?;
+        sweep(&run, Instant::now() + SWEEP_MAX)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
         // Until it has its mark it is no server's folder: one whose making was cut short is made again by the next
         // server.
         let new = run.join(NEW);
-        remove(&new)?;
+        remove(&new, REMOVAL_MAX)?;
         DirBuilder::new().mode(0o700).create(&new).map_err(fault("make", &new))?;
         let lock = File::open(&new).map_err(fault("lock", &new))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &new)(errno.into()))?;
@@ -104,27 +116,64 @@ impl Drop for RunDirs {
     fn drop(&mut self) {
         // Machines remove their own folders; what cannot be removed now, the next server sweeps.
         if folders_in(&self.path).is_ok_and(|machines| machines.is_empty()) {
-            let _ = remove(&self.path);
+            let _ = remove(&self.path, REMOVAL_MAX);
         }
     }
 }
 
-/// Removes one machine's folder; one that is gone already is fine.
+/// Removes one machine's folder within this time; one that does not exist is fine.
 ///
 /// # Errors
 /// [`RunDirFault`].
-pub(super) fn remove(path: &Path) -> Result<(), RunDirFault> {
-    match fs::remove_dir_all(path) {
-        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome.map_err(fault("remove", path)),
+pub(super) fn remove(path: &Path, within: Duration) -> Result<(), RunDirFault> {
+    remove_until(path, Instant::now() + within)
+}
+
+/// Removes one machine's folder, or sets it aside and says so in the log.
+pub(super) fn clear(path: &Path) {
+    let Some(run) = path.ancestors().nth(2) else { return };
+    remove_or_set_aside(run, path, Instant::now() + REMOVAL_MAX);
+}
+
+fn remove_until(path: &Path, deadline: Instant) -> Result<(), RunDirFault> {
+    remove_tree(path, deadline).map_err(fault("remove", path))
+}
+
+fn remove_or_set_aside(run: &Path, path: &Path, deadline: Instant) {
+    let Err(removal) = remove_until(path, deadline) else { return };
+    let removal: &dyn Error = &removal;
+    match set_aside(run, path) {
+        Ok(place) => tracing::warn!(
+            error = removal,
+            folder = %place.display(),
+            "set a run folder aside; the next start tries to remove it"
+        ),
+        Err(fault) => {
+            tracing::warn!(error = removal, set_aside_error = &fault as &dyn Error, "left a run folder behind")
+        }
     }
 }
 
-/// What cannot be removed stays, and is told: it must not keep a server from its start.
-fn sweep(run: &Path) -> Result<(), RunDirFault> {
+fn set_aside(run: &Path, path: &Path) -> Result<PathBuf, RunDirFault> {
+    let folder = run.join(SET_ASIDE);
+    private_folder::ensure(&folder).map_err(fault("make", &folder))?;
+    let place = folder.join(Uuid::new_v4().simple().to_string());
+    fs::rename(path, &place).map_err(fault("set aside", path))?;
+    Ok(place)
+}
+
+/// Removes what dead servers left and what was set aside before. No folder that stays can keep a server from starting.
+fn sweep(run: &Path, deadline: Instant) -> Result<(), RunDirFault> {
+    // Absent until a removal fails. Listed first: what this sweep sets aside is for the next one.
+    let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
     for server in folders_in(run)?.iter().filter(|folder| is_a_servers(folder)) {
-        if let Err(fault) = sweep_server(server) {
-            tracing::warn!(error = &fault as &dyn std::error::Error, "what a server left behind stays");
+        if let Err(fault) = sweep_server(run, server, deadline) {
+            tracing::warn!(error = &fault as &dyn Error, "left a server's folder behind");
+        }
+    }
+    for folder in set_aside {
+        if let Err(fault) = remove_until(&folder, deadline) {
+            tracing::warn!(error = &fault as &dyn Error, "failed to remove a folder that was set aside");
         }
     }
     Ok(())
@@ -136,18 +185,19 @@ fn is_a_servers(folder: &Path) -> bool {
     name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARK).is_file()
 }
 
-fn sweep_server(server: &Path) -> Result<(), RunDirFault> {
+fn sweep_server(run: &Path, server: &Path, deadline: Instant) -> Result<(), RunDirFault> {
     if is_locked(server).map_err(fault("look at", server))? {
         return Ok(());
     }
     tracing::info!(folder = %server.display(), "removing what a server left behind");
-    let deadline = Instant::now() + RUNNER_END_MAX;
+    let runners_end = Instant::now() + RUNNER_END_MAX;
     for machine in folders_in(server)? {
-        while is_locked(&machine).unwrap_or(false) && Instant::now() < deadline {
+        while is_locked(&machine).unwrap_or(false) && Instant::now() < runners_end {
             thread::sleep(RUNNER_LOOK_INTERVAL);
         }
     }
-    remove(server)
+    remove_or_set_aside(run, server, deadline);
+    Ok(())
 }
 
 fn folders_in(path: &Path) -> Result<Vec<PathBuf>, RunDirFault> {
@@ -256,10 +306,27 @@ mod tests {
         for path in [&server.path, &machine] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
         }
-        remove(&machine).unwrap();
-        remove(&machine).unwrap();
+        clear(&machine);
+        clear(&machine);
         let path = server.path.clone();
         drop(server);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_removed_is_set_aside_and_tried_again() {
+        let data = tempfile::tempdir().unwrap();
+        let left = left_behind(data.path());
+        fs::write(left.join("scratch"), b"x").unwrap();
+        let run = data.path().join(FOLDER).canonicalize().unwrap();
+        sweep(&run, Instant::now()).unwrap();
+        assert!(!left.exists());
+        let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap();
+        assert_eq!(set_aside.len(), 1);
+        assert!(set_aside[0].join("machine/scratch").exists());
+        sweep(&run, Instant::now()).unwrap();
+        assert_eq!(folders_in(&run.join(SET_ASIDE)).unwrap(), set_aside);
+        let _server = RunDirs::open(data.path()).unwrap();
+        assert_eq!(folders_in(&run.join(SET_ASIDE)).unwrap(), Vec::<PathBuf>::new());
     }
 }

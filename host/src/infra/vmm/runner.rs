@@ -14,7 +14,7 @@ mod program;
 
 use std::{
     env,
-    fs::{self, File},
+    fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     mem,
     os::{fd::AsRawFd, unix::net::UnixStream},
@@ -34,7 +34,7 @@ use rustix::{
 use self::program::{Program, Watch, Woken, not_started};
 use super::{
     confine::{self, Calls, Files, Namespaces, Walls},
-    krun, probe_guest, qemu,
+    krun, probe_guest, qemu, run_dirs,
     runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
@@ -50,6 +50,8 @@ pub(super) const CONFINEMENT: &str = "confinement";
 /// Tells whether a file is a libkrunfw that can be used; its path follows.
 pub(super) const FIRMWARE: &str = "firmware";
 
+/// Time for the removal of the run folder; the host gives a runner 3 s to end.
+const REMOVAL_MAX: Duration = Duration::from_secs(2);
 /// What KVM is asked through.
 pub(super) const KVM: &str = "/dev/kvm";
 /// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
@@ -78,8 +80,8 @@ fn run() -> ExitCode {
     };
     let Some(orders) = read_orders(&host) else { return ExitCode::FAILURE };
     let end = run_machine(&orders, &host);
-    // Both programs are dead here. What cannot be removed now, the host tries again.
-    let _ = fs::remove_dir_all(&orders.run_dir);
+    // Both programs are dead here. The host removes what this leaves.
+    let _ = run_dirs::remove(&orders.run_dir, REMOVAL_MAX);
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => {

@@ -185,6 +185,15 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_setdomainname,
     libc::SYS_personality,
     libc::SYS_vhangup,
+    // Names in the run folder, where a program makes files and sockets and nothing else.
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_mknod,
+    libc::SYS_mknodat,
+    libc::SYS_symlink,
+    libc::SYS_symlinkat,
+    libc::SYS_link,
+    libc::SYS_linkat,
 ];
 
 /// Namespaces that a process can be born into.
