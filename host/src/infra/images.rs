@@ -22,7 +22,7 @@ mod xattrs;
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Instant,
@@ -115,6 +115,11 @@ impl Watch {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Fails once the merge was stopped.
+    fn check(&self) -> io::Result<()> {
+        if self.is_stopped() { Err(io::Error::other("it was called off")) } else { Ok(()) }
     }
 
     fn add_read(&self, bytes: usize) {

@@ -49,7 +49,7 @@ pub(super) struct Preparer {
     rules: Rules,
     pub(super) cache_dir: PathBuf,
     pub(super) turns: Turns,
-    merges: Semaphore,
+    merges: Arc<Semaphore>,
 }
 
 impl Preparer {
@@ -61,7 +61,7 @@ impl Preparer {
         rules: Rules,
         cache_dir: PathBuf,
     ) -> Self {
-        let (turns, merges) = (Turns::default(), Semaphore::new(MERGES_AT_ONCE));
+        let (turns, merges) = (Turns::default(), Arc::new(Semaphore::new(MERGES_AT_ONCE)));
         Self { merged, blobs, records, registries, rules, cache_dir, turns, merges }
     }
 
@@ -204,7 +204,7 @@ impl Preparer {
             return Ok((lease, false));
         }
         // The semaphore is never closed.
-        let _place = self.merges.acquire().await.ok();
+        let place = Arc::clone(&self.merges).acquire_owned().await.ok();
         let stop = StopOnDrop::default();
         let (watch, total) = (Arc::clone(&stop.0), found.layer_bytes());
         teller.tell(Stage::Merge(Amount { done: 0, total }));
@@ -214,7 +214,7 @@ impl Preparer {
                 let merged = preparer.merged.merge(&found, &watch);
                 preparer.blobs.touch(found.layers().map(Descriptor::digest));
                 // Held until the work is really over, even if its caller has gone.
-                drop(turn);
+                drop((turn, place));
                 merged
             }
         });

@@ -21,7 +21,10 @@ use tokio::io::{AsyncSeek, AsyncWrite};
 use super::{
     Watch,
     file_range::FileRange,
-    limits::{COMPARISONS_MAX, CONTENT_BYTES_MAX, ENTRIES_MAX, METADATA_BYTES_MAX, SMALL_FILE_BYTES_MAX},
+    limits::{
+        COMPARED_BYTES_PER_STEP, CONTENT_BYTES_MAX, ENTRIES_MAX, HASHED_BYTES_PER_STEP, METADATA_BYTES_MAX,
+        PATHS_BYTES_MAX, SMALL_FILE_BYTES_MAX, WRITE_STEPS_MAX,
+    },
     tree::{Body, Children, Meta, Node, Tree},
     xattrs,
 };
@@ -59,7 +62,8 @@ pub(super) struct Measure {
     pub(super) content_bytes: u64,
     small_file_bytes: u64,
     metadata_bytes: u64,
-    comparisons: u64,
+    path_bytes: u64,
+    steps: u64,
 }
 
 /// Writes the tree into `out`, contents from `spool`, and returns what it came to.
@@ -87,10 +91,12 @@ pub(super) fn write(
         let (folders, leaves): (Vec<_>, Vec<_>) = children.iter().partition(|(_, node)| node.children().is_some());
         for (name, node) in &folders {
             let path = format!("{folder}/{name}");
+            watch.check().map_err(at(&path))?;
             finish_now(writer.mkdir(&path, inode(mode::S_IFDIR, 0, &node.meta))).map_err(at(&path))?;
         }
         for (name, node) in leaves {
             let path = format!("{folder}/{name}");
+            watch.check().map_err(at(&path))?;
             write_leaf(&mut writer, &path, node, spool).map_err(at(&path))?;
         }
         let below = folders.into_iter().rev();
@@ -142,17 +148,30 @@ fn device(major: u32, minor: u32) -> u32 {
 fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
     let block_bytes = erofs_builder::DEFAULT_BLOCK_SIZE as u64;
     let mut sum = Measure { entries: 1, ..Measure::default() };
-    // With each folder, the comparisons that finding it costs.
-    let mut ahead: Vec<(&Children, u64)> = tree.root().children().map(|root| (root, 0)).into_iter().collect();
-    while let Some((children, way)) = ahead.pop() {
+    let mut ahead: Vec<Ahead<'_>> = tree
+        .root()
+        .children()
+        .map(|children| Ahead { children, path_bytes: 0, depth: 0, way: 0 })
+        .into_iter()
+        .collect();
+    while let Some(Ahead { children, path_bytes, depth, way }) = ahead.pop() {
         let siblings = children.len() as u64;
         sum.entries = sum.entries.saturating_add(siblings);
+        let longest = children.keys().map(|name| name.len() as u64).max().unwrap_or(0);
         let searched = siblings.saturating_mul(way.saturating_add(siblings / 2));
-        sum.comparisons = sum.comparisons.saturating_add(searched);
+        let searched = searched.saturating_mul(1 + longest / COMPARED_BYTES_PER_STEP);
+        let hashed = siblings.saturating_mul(depth * (path_bytes + longest) / HASHED_BYTES_PER_STEP);
+        sum.steps = sum.steps.saturating_add(searched).saturating_add(hashed);
         for (at, (name, node)) in (0_u64..).zip(children) {
             let mut metadata = name.len() + xattrs::bytes(&node.meta.xattrs);
+            let path_bytes = path_bytes + name.len() as u64 + 1;
+            sum.path_bytes = sum.path_bytes.saturating_add(path_bytes);
             match &node.body {
-                Body::Folder(below) => ahead.push((below, way.saturating_add(at).saturating_add(1))),
+                Body::Folder(children) => {
+                    sum.path_bytes = sum.path_bytes.saturating_add(path_bytes);
+                    let way = way.saturating_add(at).saturating_add(1);
+                    ahead.push(Ahead { children, path_bytes, depth: depth + 1, way });
+                }
                 Body::File(extent) => {
                     sum.content_bytes = sum.content_bytes.saturating_add(extent.bytes);
                     if extent.bytes <= block_bytes {
@@ -165,18 +184,34 @@ fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
             sum.metadata_bytes = sum.metadata_bytes.saturating_add(metadata as u64);
         }
     }
-    for (what, found, max) in [
-        ("entries", sum.entries, ENTRIES_MAX),
-        ("bytes of content", sum.content_bytes, CONTENT_BYTES_MAX),
-        ("bytes in files of up to a block", sum.small_file_bytes, SMALL_FILE_BYTES_MAX),
-        ("bytes of names and attributes", sum.metadata_bytes, METADATA_BYTES_MAX),
-        ("comparisons of names to write it", sum.comparisons, COMPARISONS_MAX),
-    ] {
-        if found > max {
-            return Err(ErofsFault::TooMuch { what, found, max });
+    sum.check()?;
+    Ok(sum)
+}
+
+/// A folder that is still to be measured.
+struct Ahead<'a> {
+    children: &'a Children,
+    path_bytes: u64,
+    depth: u64,
+    /// Comparisons that finding it costs.
+    way: u64,
+}
+
+impl Measure {
+    fn check(&self) -> Result<(), ErofsFault> {
+        let limits = [
+            ("entries", self.entries, ENTRIES_MAX),
+            ("bytes of content", self.content_bytes, CONTENT_BYTES_MAX),
+            ("bytes in files of up to a block", self.small_file_bytes, SMALL_FILE_BYTES_MAX),
+            ("bytes of names and attributes", self.metadata_bytes, METADATA_BYTES_MAX),
+            ("bytes of paths", self.path_bytes, PATHS_BYTES_MAX),
+            ("steps to write it", self.steps, WRITE_STEPS_MAX),
+        ];
+        match limits.into_iter().find(|(_, found, max)| found > max) {
+            Some((what, found, max)) => Err(ErofsFault::TooMuch { what, found, max }),
+            None => Ok(()),
         }
     }
-    Ok(sum)
 }
 
 /// Polls a future that never waits.
@@ -192,10 +227,7 @@ struct Sink<'a> {
 
 impl AsyncWrite for Sink<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.watch.is_stopped() {
-            return Poll::Ready(Err(io::Error::other("it was called off")));
-        }
-        Poll::Ready(self.file.write(bytes))
+        Poll::Ready(self.watch.check().and_then(|()| self.file.write(bytes)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -214,5 +246,50 @@ impl AsyncSeek for Sink<'_> {
 
     fn poll_complete(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<u64>> {
         Poll::Ready(self.file.stream_position())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infra::images::{
+        limits::NAME_BYTES_MAX,
+        tar_stream::{TarEntry, TarKind},
+        tree::Extent,
+    };
+
+    fn tree_of(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        for path in paths {
+            tree.apply(0, &TarEntry::plain(path, TarKind::Fifo), Extent::default()).unwrap();
+        }
+        tree
+    }
+
+    #[test]
+    fn the_measure_counts_the_paths_that_the_writer_keeps() {
+        let measure = measure(&tree_of(&["a/bc/d", "e"])).unwrap();
+        assert_eq!(measure.entries, 5);
+        // Twice "/a" and "/a/bc", then "/a/bc/d" and "/e".
+        assert_eq!(measure.path_bytes, 2 * 2 + 2 * 5 + 7 + 2);
+    }
+
+    #[test]
+    fn the_measure_counts_deep_paths_and_long_names_as_work() {
+        let deep = format!("{}x", "folder/".repeat(200));
+        let work = |paths: &[&str]| measure(&tree_of(paths)).unwrap().steps;
+        // Each of 201 folders hashes each prefix of its path.
+        assert!(work(&[&deep]) > 200 * 200 / 2 * 200 / HASHED_BYTES_PER_STEP, "{}", work(&[&deep]));
+        let short: Vec<_> = (0..100).map(|number| format!("{number:03}")).collect();
+        let long: Vec<_> = short.iter().map(|name| format!("{}{name}", "n".repeat(NAME_BYTES_MAX - 3))).collect();
+        let work = |names: &[String]| work(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(work(&long), 4 * work(&short));
+    }
+
+    #[test]
+    fn too_long_paths_are_refused_with_the_limit() {
+        let measure = Measure { path_bytes: PATHS_BYTES_MAX + 1, ..Measure::default() };
+        let text = measure.check().unwrap_err().to_string();
+        assert_eq!(text, "the merged image has 536870913 bytes of paths, and at most 536870912 are allowed");
     }
 }

@@ -48,11 +48,22 @@ pub(super) const SMALL_FILE_BYTES_MAX: u64 = 512 * MIB;
 /// Bytes of names, link targets and extended attributes; they are in memory while an image is merged.
 pub(super) const METADATA_BYTES_MAX: u64 = 256 * MIB;
 
-/// Name comparisons that the EROFS writer makes (it searches folders from end to end): about 20 s. A folder of 100,000
-/// files takes half of it.
-pub(super) const COMPARISONS_MAX: u64 = 10_000_000_000;
+/// Bytes of the paths that the EROFS writer keeps in memory: one for each entry, two for a folder. Images in use have
+/// some megabytes.
+pub(super) const PATHS_BYTES_MAX: u64 = 512 * MIB;
 
-/// Steps along paths and through folders while layers are merged: some seconds. An entry takes about ten.
+/// Steps of the EROFS writer, which searches folders from end to end and hashes each prefix of a path: one to two
+/// minutes. A folder of 100,000 files takes half of it.
+pub(super) const WRITE_STEPS_MAX: u64 = 10_000_000_000;
+
+/// Bytes of a name that are compared in one such step.
+pub(super) const COMPARED_BYTES_PER_STEP: u64 = 64;
+
+/// Bytes of a path that are hashed in one such step.
+pub(super) const HASHED_BYTES_PER_STEP: u64 = 16;
+
+/// Steps along paths, through folders and through link targets while layers are merged: some seconds. An entry takes
+/// about ten.
 pub(super) const TREE_STEPS_MAX: u64 = 200_000_000;
 
 /// Folders above an entry. Recursion in here and in the EROFS writer goes as deep; deep `node_modules` reach 50.

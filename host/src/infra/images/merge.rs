@@ -205,9 +205,7 @@ impl Merge {
         let mut buffer = [0; 16 * 1024];
         loop {
             // A hole can be long, and nothing is read for it.
-            if watch.is_stopped() {
-                return Err(LayerFault::Tar { source: read_fault(called_off()) });
-            }
+            watch.check().map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
             let read = match content.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
@@ -219,10 +217,6 @@ impl Merge {
             self.spooled_bytes = self.spooled_bytes.saturating_add(read as u64);
         }
     }
-}
-
-fn called_off() -> io::Error {
-    io::Error::other("it was called off")
 }
 
 fn decode<'a>(blob: Counted<'a>, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
@@ -247,6 +241,8 @@ struct Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A decoder reads on for as long as a blob expands to nothing, as a million empty gzip members do.
+        self.watch.check()?;
         let read = self.blob.read(buffer)?;
         self.watch.add_read(read);
         Ok(read)
@@ -263,9 +259,7 @@ struct Expanded<'a> {
 
 impl Read for Expanded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.watch.is_stopped() {
-            return Err(called_off());
-        }
+        self.watch.check()?;
         let read = self.decoded.read(buffer)?;
         self.count(read as u64)?;
         Ok(read)
@@ -276,5 +270,40 @@ impl Expanded<'_> {
     fn count(&mut self, bytes: u64) -> io::Result<()> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.bytes_max { Err(io::Error::other("it expands beyond its limit")) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek as _;
+
+    use flate2::{Compression as Level, write::GzEncoder};
+    use oci_spec::image::{Descriptor, MediaType};
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+    use crate::infra::images::file_range::FileRange;
+
+    /// Such a blob expands to nothing, so a decoder reads all of it before it returns.
+    #[test]
+    fn a_blob_of_empty_members_can_be_called_off() {
+        let member = GzEncoder::new(Vec::new(), Level::fast()).finish().unwrap();
+        let content = member.repeat(100_000);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        file.rewind().unwrap();
+        let digest = format!("sha256:{:x}", Sha256::digest(&content));
+        let size = content.len() as u64;
+        let descriptor =
+            Descriptor::new(MediaType::ImageLayerGzip, size, digest.parse::<oci_spec::image::Digest>().unwrap());
+        let mut blob = BlobReader::new(FileRange::new(Arc::new(file), 0, size), &descriptor).unwrap();
+        let watch = Watch::default();
+        let mut decoded = decode(Counted { blob: &mut blob, watch: &watch }, Compression::Gzip).unwrap();
+        watch.stop();
+        assert_eq!(decoded.read(&mut [0; 1]).unwrap_err().to_string(), "it was called off");
+        drop(decoded);
+        // Its first buffer was read to look for a header.
+        assert_eq!(watch.read_bytes(), STREAM_BUFFER_BYTES as u64);
+        blob.finish().unwrap();
     }
 }

@@ -92,6 +92,15 @@ pub(super) struct TarEntry {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+#[cfg(test)]
+impl TarEntry {
+    /// Root's, with nothing special about it.
+    pub(super) fn plain(path: &str, kind: TarKind) -> Self {
+        let (path, xattrs) = (path.as_bytes().to_vec(), Vec::new());
+        Self { path, kind, hole_bytes: 0, permissions: 0o755, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs }
+    }
+}
+
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum TarKind {
     File { bytes: u64 },

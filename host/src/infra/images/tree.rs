@@ -238,6 +238,8 @@ impl Tree {
                 if target.starts_with(b"/") {
                     found.clear();
                 }
+                // A target of nothing but slashes has no parts, and is as long to read as any.
+                self.steps = self.steps.saturating_add(target.len() as u64);
                 let target = std::str::from_utf8(target).map_err(|_| EntryFlaw::Target(NameFlaw::NotUtf8))?;
                 ahead.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
             } else {
@@ -359,4 +361,24 @@ fn purge(children: &mut Children, layer: usize, steps: &mut u64) -> Result<(), E
 fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<(), EntryFlaw> {
     *counter = counter.saturating_add(more as u64);
     if *counter > max { Err(flaw) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slashes in a link's target are read like names, although they lead nowhere.
+    #[test]
+    fn following_a_long_target_counts_as_work() {
+        let mut tree = Tree::new();
+        let target = format!("a{}", "/".repeat(PATH_BYTES_MAX - 2)).into_bytes();
+        let link = TarEntry::plain("link", TarKind::Symlink { target });
+        tree.apply(0, &link, Extent::default()).unwrap();
+        let before = tree.steps;
+        tree.apply(0, &TarEntry::plain("link/x", TarKind::Fifo), Extent::default()).unwrap();
+        assert!(tree.steps - before >= PATH_BYTES_MAX as u64 - 1, "{}", tree.steps - before);
+        tree.steps = TREE_STEPS_MAX - 1000;
+        let fault = tree.apply(0, &TarEntry::plain("link/y", TarKind::Fifo), Extent::default()).unwrap_err();
+        assert!(matches!(fault.reason, EntryFlaw::TooMuchWork), "{fault}");
+    }
 }
