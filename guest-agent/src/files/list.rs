@@ -84,7 +84,15 @@ impl Walk<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            let Ok(stat) = fstatat(at.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            let Ok(stat) = fstatat(at.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+                // It counts all the same, or a folder whose entries come and go would never end.
+                self.bytes_left = self.bytes_left.saturating_sub(name.to_bytes().len());
+                self.full = self.bytes_left == 0;
+                if self.full {
+                    return Ok(());
+                }
+                continue;
+            };
             let length = above.len();
             above.extend_from_slice(name.to_bytes());
             let entry = Entry {

@@ -40,6 +40,9 @@ const TELL_RETRY: Duration = Duration::from_millis(20);
 /// Tries before the room gives up, and with it the machine: 10 s.
 const TELL_TRIES: u32 = 500;
 
+/// Children reaped before the socket is looked at again: children may die as fast as they are reaped.
+const REAPED_AT_ONCE: usize = 256;
+
 /// Lives until the agent closes its end; the exit status says whether that is what happened.
 pub(super) fn live(socket: &OwnedFd, defences: Defences) -> i32 {
     match serve(socket, defences) {
@@ -67,10 +70,12 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
     drop(mounts);
     let mut commands = HashMap::new();
     let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let mut more_to_reap = false;
     loop {
+        let patience = if more_to_reap { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut waits =
             [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, PollTimeout::NONE) {
+        match poll(&mut waits, patience) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -78,7 +83,9 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
         let [asked, died] = waits.map(|wait| wait.any().unwrap_or(false));
         if died {
             while signals.read_signal()?.is_some() {}
-            reap(socket, &mut commands)?;
+        }
+        if died || more_to_reap {
+            more_to_reap = reap(socket, &mut commands)?;
         }
         if asked {
             let Some((spawn, fds)) = message::receive::<Spawn>(socket.as_raw_fd(), &mut buffer)? else { return Ok(()) };
@@ -93,12 +100,12 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
     }
 }
 
-/// Reaps whatever has died, and tells of those that are commands.
-fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Result<()> {
-    loop {
+/// Reaps children that have died, and tells of those that are commands. Returns whether there may be more.
+fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Result<bool> {
+    for _ in 0..REAPED_AT_ONCE {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
             Ok(Some(ended)) => ended,
-            Ok(None) | Err(Errno::ECHILD) => return Ok(()),
+            Ok(None) | Err(Errno::ECHILD) => return Ok(false),
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
@@ -114,6 +121,7 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Resul
             tell(socket, told)?;
         }
     }
+    Ok(true)
 }
 
 /// Tells the agent. A kernel that is short of memory is asked again: the word is owed, and the memory comes back when
