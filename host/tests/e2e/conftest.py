@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
+from krun_server import KrunServer
 from nested import NestedHost
 from nested_server import NestedServer
 from peers import Peers
-from server import BINARY, ROOT, Server, run_script
+from server import BINARY, ROOT, Server, kvm_fault, run_script
 
 # What each back end's tests need, and the command that makes it.
 NEEDED = {
@@ -31,8 +32,17 @@ NEEDED = {
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--back-end", choices=["qemu", "krun"], default="qemu", help="krun: in a nested host, whose KVM is emulated"
+        "--back-end",
+        choices=["qemu", "krun"],
+        default="qemu",
+        help="krun: in a nested host, whose KVM is emulated, unless --kvm is given",
     )
+    parser.addoption("--kvm", action="store_true", help="use this machine's KVM; fail if it runs no guest")
+
+
+def is_nested(config):
+    """Whether servers run in the nested host."""
+    return config.option.back_end == "krun" and not config.option.kvm
 
 
 def pytest_configure(config):
@@ -45,10 +55,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if config.option.back_end == "qemu":
-            if item.get_closest_marker("nested"):
-                item.add_marker(pytest.mark.skip(reason="changes the host, which only a nested one allows"))
-        else:
+        if item.get_closest_marker("nested") and not is_nested(config):
+            item.add_marker(pytest.mark.skip(reason="changes the host, which only a nested one allows"))
+        if config.option.back_end == "krun":
             for mark in item.iter_markers("outside"):
                 item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
@@ -62,6 +71,8 @@ def pytest_sessionstart(session):
         missing.append("vhost-device-vsock is missing: run ./taskw vsock-device")
     if not shutil.which("qemu-system-x86_64"):
         missing.append("qemu-system-x86_64 is missing: run ./setup machines")
+    if not missing and session.config.option.kvm and (fault := kvm_fault()):
+        missing.append(f"--kvm: KVM runs no guest on this machine: {fault}")
     if missing:
         raise pytest.UsageError("\n".join(missing))
 
@@ -69,7 +80,7 @@ def pytest_sessionstart(session):
 @pytest.fixture(scope="session")
 def nested_host(request):
     """The nested host, started once, if that is where servers run."""
-    if request.config.option.back_end == "qemu":
+    if not is_nested(request.config):
         yield None
         return
     host = NestedHost(BINARY, ["python", "node", "shell", "foreign"], ROOT / "target/e2e-image-cache", with_python=True)
@@ -80,9 +91,11 @@ def nested_host(request):
 
 
 @pytest.fixture(scope="session")
-def make_server(nested_host):
+def make_server(request, nested_host):
     """Makes a server: here, or in the nested host."""
-    return (lambda **settings: NestedServer(nested_host, **settings)) if nested_host else Server
+    if nested_host:
+        return lambda **settings: NestedServer(nested_host, **settings)
+    return KrunServer if request.config.option.back_end == "krun" else Server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+from krun_server import KrunProcesses
 from nested import LOOPBACK_PORT, OPEN_PORT, SERVER_PORTS, USER_ID
 from server import ROOT, STOP_S, Server, hosts_file
 
@@ -55,7 +56,7 @@ class NestedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-class NestedServer(Server):
+class NestedServer(KrunProcesses, Server):
     """Everything but the client's side happens in the nested host, as a user who owns nothing there but /dev/kvm."""
 
     token = TOKEN
@@ -136,21 +137,6 @@ echo $? >status
             if f"{folder}/".startswith(f"{self.folder}/") and f"{self.folder}/run" not in line:
                 found.append((int(pid), line.strip()))
         return found
-
-    def machines(self):
-        return self._of_machines(lambda threads: threads > 1)
-
-    def helpers(self):
-        return []
-
-    def runners(self):
-        return self._of_machines(lambda threads: threads == 1)
-
-    def _of_machines(self, which):
-        """Of the two processes of a machine, the one that has threads is the machine and the other its runner."""
-        pids = [pid for pid, line in self.processes() if "runner machine" in line]
-        threads = self.host.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
-        return [pid for pid, count in zip(pids, threads) if which(int(count))]
 
     def shell(self, script):
         return self.host.shell(script)

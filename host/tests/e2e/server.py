@@ -287,6 +287,18 @@ class Tools:
             await self.raw("destroy_environment", environment_id=made["environment_id"])
 
 
+def kvm_fault():
+    """Why this machine's KVM runs no guest, as the doctor says it; None where it runs one."""
+    server = Server()
+    try:
+        command = [BINARY, "doctor", "--json", "--no-boot"]
+        ran = subprocess.run(command, env=server.variables(), capture_output=True, timeout=CALL_S, check=False)
+    finally:
+        server.remove()
+    (check,) = [check for check in json.loads(ran.stdout)["checks"] if check["name"] == "KVM guests"]
+    return None if check["state"] == "ok" else check["found"]
+
+
 def hosts_file(addresses):
     """A hosts file in which these names, below `test`, have these addresses."""
     return "".join(f"{address} {name}.test\n" for name, address in addresses.items())
