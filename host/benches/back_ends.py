@@ -3,6 +3,7 @@
 """Measures the back ends against each other: libkrun and QEMU with KVM in a nested host, QEMU with emulation here.
 
 `./taskw bench-back-ends` makes what this needs and starts it; words after it choose places, of krun, qemu-kvm and qemu-tcg.
+With --kvm the first two run here, on this machine's KVM, and the third does not.
 Prints the page docs/benchmarks/back-ends.md, and writes it if all places were measured.
 """
 
@@ -18,9 +19,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("WAGGLE_BINARY", str(ROOT / "target/release/waggle"))
 sys.path.insert(0, str(ROOT / "host/tests/e2e"))
 
+from hardware import processors  # noqa: E402
+from krun_server import KrunServer  # noqa: E402
 from nested import NestedHost  # noqa: E402
 from nested_server import NestedServer  # noqa: E402
-from server import BINARY, Server  # noqa: E402
+from server import BINARY, Server, kvm_fault  # noqa: E402
 
 STARTS = int(os.environ.get("STARTS", "5"))
 CALLS = 40
@@ -28,13 +31,19 @@ MANY = 10
 BULK_MIB = 32
 # Small enough that ten fit into the nested host, large enough for libkrun's kernel.
 MEMORY_MIB = 192
-PLACES = ["krun", "qemu-kvm", "qemu-tcg"]
+KVM_HERE = "--kvm" in sys.argv[1:]
+PLACES = ["krun", "qemu-kvm"] if KVM_HERE else ["krun", "qemu-kvm", "qemu-tcg"]
+COMMAND = "./taskw bench-back-ends" + (" -- --kvm" if KVM_HERE else "")
 HEAD = f"""# Back ends
 
-`./taskw bench-back-ends` measures this and writes this page. Medians of {STARTS} starts and {CALLS} calls; machines of
+`{COMMAND}` measures this and writes this page. Medians of {STARTS} starts and {CALLS} calls; machines of
 {MEMORY_MIB} MiB with one processor.
 
-`krun` and `qemu-kvm` ran in a nested host whose own processor, KVM included, is emulated: they compare with each other, and
+"""
+ON_KVM = f"""Both ran on the KVM of one machine. This run: {processors()}.
+
+"""
+NESTED = """`krun` and `qemu-kvm` ran in a nested host whose own processor, KVM included, is emulated: they compare with each other, and
 say nothing of real hardware. `qemu-tcg` ran outside of it.
 
 """
@@ -118,11 +127,16 @@ def run(server):
         server.remove()
 
 
-def main():
-    places = sys.argv[1:] or PLACES
-    image = f"oci:{ROOT / 'target/images/foreign'}"
-    settings = {f"IMAGE_{runtime}": image for runtime in ("PYTHON", "NODE", "SHELL")}
-    settings |= {"DEFAULT_MEMORY_MB": str(MEMORY_MIB), "DEFAULT_DISK_MB": "256"}
+def measure_here(places, settings):
+    """The figures of libkrun and of QEMU, both on this machine's KVM."""
+    if fault := kvm_fault():
+        sys.exit(f"--kvm: KVM runs no guest on this machine: {fault}")
+    servers = {"krun": lambda: KrunServer(**settings), "qemu-kvm": lambda: Server(**settings, BACKEND="qemu")}
+    return {place: run(make()) for place, make in servers.items() if place in places}
+
+
+def measure_nested(places, settings):
+    """The figures of the back ends in a nested host, and of QEMU with emulation here."""
     columns = {}
     if {"krun", "qemu-kvm"} & set(places):
         programs = [shutil.which("qemu-system-x86_64"), shutil.which("vhost-device-vsock")]
@@ -135,7 +149,18 @@ def main():
             host.stop()
     if "qemu-tcg" in places:
         columns["qemu-tcg"] = run(Server(**settings))
-    page = HEAD + "| figure | " + " | ".join(columns) + " |\n"
+    return columns
+
+
+def main():
+    places = [word for word in sys.argv[1:] if word != "--kvm"] or PLACES
+    if unknown := sorted(set(places) - set(PLACES)):
+        sys.exit(f"unknown place {unknown[0]}; allowed: {', '.join(PLACES)}")
+    image = f"oci:{ROOT / 'target/images/foreign'}"
+    settings = {f"IMAGE_{runtime}": image for runtime in ("PYTHON", "NODE", "SHELL")}
+    settings |= {"DEFAULT_MEMORY_MB": str(MEMORY_MIB), "DEFAULT_DISK_MB": "256"}
+    columns = measure_here(places, settings) if KVM_HERE else measure_nested(places, settings)
+    page = HEAD + (ON_KVM if KVM_HERE else NESTED) + "| figure | " + " | ".join(columns) + " |\n"
     page += "| --- |" + " ---: |" * len(columns) + "\n"
     for name in next(iter(columns.values())):
         page += f"| {name} | " + " | ".join(figures[name] for figures in columns.values()) + " |\n"

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "host/tests/e2e"))
 from hardware import processors  # noqa: E402
 from peers import Peers  # noqa: E402
 from repositories import HOST, serving  # noqa: E402
-from server import Server, image, run_script  # noqa: E402
+from server import Server, image, kvm_fault, run_script  # noqa: E402
 
 QUICK = "--quick" in sys.argv[1:]
 ROUNDS = 2 if QUICK else 7
@@ -253,10 +253,14 @@ def page(found):
     def s(times):
         return statistics.median(times)
 
+    if kvm_fault():
+        machines, processor = "two machines with an emulated processor each", "emulated"
+    else:
+        machines, processor = "two machines on KVM", "guest's"
     text = f"""# Network
 
 `./taskw bench-network` measures this and writes this page. This run: {processors()};
-two machines with an emulated processor each, of the same kernel and image, measured in turn in the same run. "Against" is how
+{machines}, of the same kernel and image, measured in turn in the same run. "Against" is how
 many times quicker the link is. Medians of {ROUNDS} rounds unless a row says otherwise.
 
 | what | through the link | QEMU's user networking | link against it | on the host's loopback |
@@ -276,7 +280,7 @@ many times quicker the link is. Medians of {ROUNDS} rounds unless a row says oth
   over before the host has dialled. There were {ROUNDS * SETUPS} of them in each place, one after the other.
 - QEMU's user networking (libslirp) carries frames of 1,500 bytes through a virtio network card. A tap device with the host's
   kernel behind it would be quicker, and needs rights on the host.
-- pip's time is mostly the emulated processor's, whichever way the packages come.
+- pip's time is mostly the {processor} processor's, whichever way the packages come.
 """
 
 
