@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tells the compiler where the guest agent is, which `infra::agent_binary` embeds, and what `waggle version` prints.
+//! Tells the compiler where the guest agent is, which `machines::agent_binary` embeds, and what `waggle version`
+//! prints.
 //!
 //! It does not build the agent: that is a static binary with a profile and a target folder of its own
 //! (`./taskw agent`). Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a

@@ -33,7 +33,8 @@ use crate::{
         ports::CommandLimits,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
-    infra::{egress::Proxy, vmm::WantedBackend},
+    machines::WantedBackend,
+    network::Proxy,
     service::execution::OperatorCommands,
 };
 

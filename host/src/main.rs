@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use waggle::{causes::chain, cli, config::process_variable, infra::vmm};
+use waggle::{causes::chain, cli, config::process_variable, machines};
 
 /// glibc's allocator never gives back what lies between the long-lived pieces that many threads leave in many arenas:
 /// with the same calls for hours a server of a few megabytes would come to hold ever more.
@@ -16,7 +16,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // A runner is single-threaded: nothing may start a thread before this.
-    if let Some(code) = vmm::run_if_runner() {
+    if let Some(code) = machines::run_if_runner() {
         return code;
     }
     let arguments = match cli::parse(std::env::args_os(), &process_variable) {

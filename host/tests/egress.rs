@@ -17,7 +17,7 @@ use tokio::{
 };
 use waggle::{
     domain::egress::{Egress, Network},
-    infra::egress::{Gateway, Guest, Proxy, ServeFault, serve},
+    network::{Gateway, Guest, Proxy, ServeFault, serve},
 };
 use waggle_link::{FrameReader, FrameWriter, Opener, Stream};
 use waggle_protocol::{

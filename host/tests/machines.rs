@@ -35,12 +35,9 @@ use waggle::{
         environment::EnvironmentId,
         ports::{MachineSpec, Machines, Stage, StartFault},
     },
-    infra::{
-        disks::Disks,
-        egress::Gateway,
-        image_store::ImageStore,
-        vmm::{OpenFault, VmSettings, Vms, WantedBackend},
-    },
+    images::cache::ImageStore,
+    machines::{OpenFault, VmSettings, Vms, WantedBackend, disks::Disks},
+    network::Gateway,
 };
 
 /// Long enough that only the test of the time-out runs into it.

@@ -22,12 +22,17 @@ const NAMES_BANNED: &[&str] =
 const SPDX: [&str; 2] =
     ["SPDX-FileCopyrightText: Copyright 2026 The waggle authors", "SPDX-License-Identifier: Apache-2.0"];
 
-/// A layer, and what its code must not mention. Imports point one way: mcp, http -> service -> domain <- infra.
+/// A layer, and what its code must not mention. Imports point one way: mcp, http -> service -> domain; and machines ->
+/// images, network, agent -> files.
 const LAYERS: &[(&str, &[&str])] = &[
     (
         "host/src/domain",
         &[
-            "crate::infra",
+            "crate::machines",
+            "crate::images",
+            "crate::network",
+            "crate::agent",
+            "crate::files",
             "crate::service",
             "crate::mcp",
             "crate::http",
@@ -43,15 +48,81 @@ const LAYERS: &[(&str, &[&str])] = &[
             "SystemTime::now",
         ],
     ),
-    ("host/src/infra", &["crate::service", "crate::mcp", "crate::http", "crate::config"]),
-    ("host/src/service", &["crate::infra", "crate::mcp", "crate::http", "crate::config"]),
+    ("host/src/machines", &["crate::service", "crate::mcp", "crate::http", "crate::config", "crate::cli"]),
+    (
+        "host/src/images",
+        &[
+            "crate::service",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "crate::cli",
+            "crate::machines",
+            "crate::network",
+            "crate::agent",
+        ],
+    ),
+    (
+        "host/src/network",
+        &[
+            "crate::service",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "crate::cli",
+            "crate::machines",
+            "crate::images",
+            "crate::agent",
+        ],
+    ),
+    (
+        "host/src/agent",
+        &[
+            "crate::service",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "crate::cli",
+            "crate::machines",
+            "crate::images",
+            "crate::network",
+        ],
+    ),
+    (
+        "host/src/files",
+        &[
+            "crate::service",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "crate::cli",
+            "crate::machines",
+            "crate::images",
+            "crate::network",
+            "crate::agent",
+        ],
+    ),
+    (
+        "host/src/service",
+        &[
+            "crate::machines",
+            "crate::images",
+            "crate::network",
+            "crate::agent",
+            "crate::files",
+            "crate::mcp",
+            "crate::http",
+            "crate::config",
+            "crate::cli",
+        ],
+    ),
     ("protocol/src", &["tokio::", "std::io", "std::net", "std::fs"]),
 ];
 
 /// A word, and the only places below `host/src` whose code may mention it.
 const PLACES: &[(&str, &[&str])] = &[
-    ("waggle_protocol::", &["host/src/infra"]),
-    ("waggle_link::", &["host/src/infra"]),
+    ("waggle_protocol::", &["host/src/machines", "host/src/network", "host/src/agent"]),
+    ("waggle_link::", &["host/src/machines", "host/src/network", "host/src/agent"]),
     ("rmcp::", &["host/src/mcp"]),
     ("axum::", &["host/src/http"]),
 ];
@@ -113,12 +184,11 @@ fn guarantees_are_tested() {
 
 #[test]
 fn the_check_of_layers_sees_a_break() {
-    let text =
-        "use crate::infra::disks;\n// use rmcp::x\nlet now = axum::serve(\"rmcp::y\");\n#[cfg(test)]\ntokio::spawn\n";
+    let text = "use crate::machines::disks;\n// use rmcp::x\nlet now = axum::serve(\"rmcp::y\");\n#[cfg(test)]\nmod tests { tokio::spawn }\n";
     assert_eq!(
         out_of_place("host/src/domain/environment.rs", text),
         [
-            "host/src/domain/environment.rs: host/src/domain must not mention crate::infra",
+            "host/src/domain/environment.rs: host/src/domain must not mention crate::machines",
             "host/src/domain/environment.rs: axum:: belongs in host/src/http",
         ]
     );
@@ -143,8 +213,12 @@ fn out_of_place(name: &str, text: &str) -> Vec<String> {
 
 /// What is compiled into the product: neither comments, nor what is in quotes, nor the unit tests at a file's end.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
-    lines.filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| line.split('"').step_by(2))
+    code_lines(text).flat_map(|line| line.split('"').step_by(2))
+}
+
+fn code_lines(text: &str) -> impl Iterator<Item = &str> {
+    let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    text[..tests].lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
 /// Sources, settings and scripts; not data, not what a tool writes, not formats without comments.

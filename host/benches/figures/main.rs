@@ -33,7 +33,7 @@ use std::{fs, process::ExitCode};
 
 fn main() -> ExitCode {
     // The machines' runners are this program, started again.
-    if let Some(code) = waggle::infra::vmm::run_if_runner() {
+    if let Some(code) = waggle::machines::run_if_runner() {
         return code;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -14,11 +14,11 @@ use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::oneshot, time::sleep};
 use waggle::{
+    agent::{self, AgentClient, Patience},
     domain::{
         guest_path::GuestPath,
         ports::{CallFault, Command, EndCause, Ended, Machine, OutputStream, PortFuture, User, Writing},
     },
-    infra::agent::{self, AgentClient, Patience},
 };
 use waggle_protocol::Origin;
 

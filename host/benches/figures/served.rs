@@ -23,12 +23,9 @@ use waggle::{
         runtime::ByRuntime,
     },
     http,
-    infra::{
-        disks::Disks,
-        egress::Gateway,
-        image_store::ImageStore,
-        vmm::{VmSettings, Vms, WantedBackend},
-    },
+    images::cache::ImageStore,
+    machines::{VmSettings, Vms, WantedBackend, disks::Disks},
+    network::Gateway,
     server::Waggle,
 };
 

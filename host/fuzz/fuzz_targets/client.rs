@@ -10,11 +10,11 @@ use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
+    agent::{self, AgentClient, Patience},
     domain::{
         guest_path::GuestPath,
         ports::{Command, CommandLimits, User, Writing},
     },
-    infra::agent::{self, AgentClient, Patience},
 };
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 

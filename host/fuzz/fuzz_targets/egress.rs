@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
     domain::egress::{Egress, Network, Refused},
-    infra::egress::{self, Gateway, Guest},
+    network::{self, Gateway, Guest},
 };
 use waggle_protocol::{
     Link,
@@ -86,6 +86,6 @@ async fn link(bytes: &[u8]) {
     let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
     let network = Network { egress: Egress::new(policy, None), on_refusal };
     let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));
-    let ((), ended) = tokio::join!(waggle_fuzz::say(far, bytes), egress::serve(near, host));
+    let ((), ended) = tokio::join!(waggle_fuzz::say(far, bytes), network::serve(near, host));
     drop(ended.to_string());
 }

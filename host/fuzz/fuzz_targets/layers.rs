@@ -11,7 +11,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
-use waggle_fuzz::{domain::image::ImageRef, infra::images::{FoundImage, Merged, Watch}};
+use waggle_fuzz::{
+    domain::image::ImageRef,
+    images::merge::{FoundImage, Merged, Watch},
+};
 
 struct Place {
     folder: TempDir,
@@ -49,8 +52,22 @@ fuzz_target!(|input: &[u8]| {
 
 /// Names that meet each other, and names that should lead nowhere.
 const NAMES: [&str; 16] = [
-    "a", "a/b", "a/b/c", "./a", "b", "b/a", "/a", "../a", "a/../../b", ".wh.a", "a/.wh.b", "a/.wh..wh..opq", ".", "",
-    "l/x", "l",
+    "a",
+    "a/b",
+    "a/b/c",
+    "./a",
+    "b",
+    "b/a",
+    "/a",
+    "../a",
+    "a/../../b",
+    ".wh.a",
+    "a/.wh.b",
+    "a/.wh..wh..opq",
+    ".",
+    "",
+    "l/x",
+    "l",
 ];
 
 #[derive(Arbitrary, Debug)]
@@ -86,7 +103,9 @@ fn put(archive: &mut Builder<Vec<u8>>, entry: &Entry<'_>) {
     for (to, from) in header.as_old_mut().name.iter_mut().zip(name) {
         *to = *from;
     }
-    for (to, from) in header.as_old_mut().linkname.iter_mut().zip(NAMES[usize::from(entry.target) % NAMES.len()].bytes()) {
+    for (to, from) in
+        header.as_old_mut().linkname.iter_mut().zip(NAMES[usize::from(entry.target) % NAMES.len()].bytes())
+    {
         *to = from;
     }
     header.set_entry_type(EntryType::new(kinds[usize::from(entry.kind) % kinds.len()]));
@@ -108,8 +127,7 @@ fn write_layout(layout: &Path, layers: &[Vec<u8>]) {
         fs::write(blobs.join(&digest), bytes).expect("a blob");
         json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() })
     };
-    let described: Vec<_> =
-        layers.iter().map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer)).collect();
+    let described: Vec<_> = layers.iter().map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer)).collect();
     let ids: Vec<_> = described.iter().map(|layer| layer["digest"].clone()).collect();
     let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids } });
     let config = add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());

@@ -17,18 +17,27 @@ pub mod domain {
     pub mod runtime;
 }
 
-#[path = "../../src/infra"]
-pub mod infra {
-    pub mod agent;
-    mod draft;
-    pub mod egress;
-    pub mod images;
-    mod printable;
-    mod private_folder;
+#[path = "../../src/files"]
+mod files {
+    pub(crate) mod draft;
+    pub(crate) mod private_folder;
 }
 
-#[path = "../../src/mutex.rs"]
-mod mutex;
+#[path = "../../src/images"]
+pub mod images {
+    pub mod merge;
+}
+
+#[path = "../../src"]
+mod host {
+    pub mod agent;
+    pub(crate) mod mutex;
+    pub mod network;
+    pub(crate) mod printable;
+}
+
+pub use self::host::{agent, network};
+pub(crate) use self::host::{mutex, printable};
 
 use std::time::Duration;
 

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 
 use crate::{
     causes::chain,
-    infra::{image_store::PrepareFault, registry::RegistryFault, vmm::OpenFault},
+    images::{cache::PrepareFault, registry::RegistryFault},
+    machines::OpenFault,
 };
 
 const LACKS: &str = "`waggle doctor` says all that machines need here, and how to get what is missing";
@@ -54,7 +55,7 @@ fn is_unreachable(fault: &RegistryFault) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infra::images::ImageFault;
+    use crate::images::merge::ImageFault;
 
     #[derive(Debug, thiserror::Error)]
     #[error("failed to start")]

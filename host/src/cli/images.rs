@@ -9,14 +9,14 @@ use std::{
 
 use super::{
     log_filter,
-    machines::open_images,
+    open_machines::open_images,
     progress::Told,
     quantities::{age, bytes},
 };
 use crate::{
     config::{ImageArguments, ImageCommand, process_variable},
     domain::image::ImageRef,
-    infra::image_store::{Dropped, ImageStore, Listed, Resolve, User, everything},
+    images::cache::{Dropped, ImageStore, Listed, Resolve, User, everything},
     telemetry,
 };
 use serde_json::json;

@@ -20,7 +20,7 @@ use clap::{
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{TIMED_OUT, machines, signals::End, terminal::Spinner};
+use super::{TIMED_OUT, open_machines, signals::End, terminal::Spinner};
 use crate::{
     config::{self, Folders, Settings, duration, process_variable},
     domain::{
@@ -106,7 +106,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let spinner = Arc::new(Spinner::start());
     let vms = tokio::select! {
-        opened = machines::open(settings, &folders) => Arc::new(opened?.0),
+        opened = open_machines::open(settings, &folders) => Arc::new(opened?.0),
         code = end.exit_code() => return Ok(code.into()),
     };
     let environments = Arc::new(Environments::new(

@@ -12,16 +12,14 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 
-use super::{announce, machines, signals::End, token_reader::TokenReader};
+use super::{announce, open_machines, signals::End, token_reader::TokenReader};
 use crate::{
     causes::chain,
     config::{self, Folders, PullImages, Settings, process_variable},
     domain::{image::ImageRef, runtime::ByRuntime},
     http::{self, Check},
-    infra::{
-        image_store::{ImageStore, Resolve},
-        vmm,
-    },
+    images::cache::{ImageStore, Resolve},
+    machines::Vms,
     mcp,
     server::Waggle,
 };
@@ -47,11 +45,11 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let folders = Folders::of(settings, &process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let (machines, store) = tokio::select! {
-        opened = machines::open(settings, &folders) => opened?,
+        opened = open_machines::open(settings, &folders) => opened?,
         () = end.wanted() => return Ok(()),
     };
     let machines = Arc::new(machines);
-    let mut server = Waggle::start(settings, images.clone(), Arc::<vmm::Vms>::clone(&machines));
+    let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
     let served = match listener {
         Some(listener) => {
             let checks = checks(&images, machines.kernel().to_owned());

@@ -10,7 +10,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{causes::chain, domain::tokens::Tokens, infra::token_file};
+use crate::{causes::chain, domain::tokens::Tokens, files::token_file};
 
 /// The tokens, for as long as it is held.
 #[derive(Debug)]

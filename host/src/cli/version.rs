@@ -6,7 +6,10 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::infra::{agent_binary, firmware_binary, vmm::FIRMWARE_ABI};
+use crate::{
+    machines::agent_binary,
+    machines::{FIRMWARE_ABI, firmware_binary},
+};
 
 const OWN: &str = include_str!("../../../LICENSE");
 /// The firmware is other people's work; whoever hands it on has to hand on these.

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{FoldersFault, Lookup, anchored, duration, xdg};
 use crate::{
     domain::image::ImageRef,
-    infra::{
-        image_store::{ImageStoreSettings, Rules},
+    images::{
+        cache::{ImageStoreSettings, Rules},
         registry::{PlainHosts, RegistrySettings},
     },
 };

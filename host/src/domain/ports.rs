@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the services ask of the outside: machines that start, and calls into a machine that runs.
 //!
-//! This is the only async in the domain. Adapters live in `infra`; the behaviour tests bring one more, the real agent
-//! in-process.
+//! This is the only async in the domain. `machines` has the adapters; the behaviour tests bring one more, the real
+//! agent in-process.
 
 use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 

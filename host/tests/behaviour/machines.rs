@@ -15,6 +15,7 @@ use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use waggle::{
+    agent::{self, AgentClient, Patience},
     domain::{
         guest_path::GuestPath,
         ports::{
@@ -22,7 +23,6 @@ use waggle::{
             OutputStream, PortFuture, Stage, StartFault, Writing,
         },
     },
-    infra::agent::{self, AgentClient, Patience},
 };
 use waggle_protocol::Origin;
 

@@ -31,12 +31,7 @@ async fn read_answered(bytes: &[u8]) -> String {
 }
 
 /// What a command comes to with this guest, when its caller cancels it after so long.
-async fn exec(
-    host: &waggle::infra::agent::AgentClient,
-    cancel_after: Duration,
-    stdin: Vec<u8>,
-    guest: impl Future,
-) -> String {
+async fn exec(host: &waggle::agent::AgentClient, cancel_after: Duration, stdin: Vec<u8>, guest: impl Future) -> String {
     let cancelled = Box::pin(tokio::time::sleep(cancel_after));
     let command = waggle::domain::ports::Command { stdin, ..command() };
     let mut ignore = |_, _: &[u8]| {};
@@ -187,7 +182,7 @@ async fn control_characters_in_a_fault_are_escaped_and_its_length_is_capped() {
 #[tokio::test]
 async fn a_guest_that_answers_nothing_any_more_is_noticed_without_a_call() {
     bounded(async {
-        let patience = waggle::infra::agent::Patience { clock_interval: Duration::from_millis(100), ..PATIENCE };
+        let patience = waggle::agent::Patience { clock_interval: Duration::from_millis(100), ..PATIENCE };
         let (host, guest) = greeted(patience).await;
         let Guest { socket } = guest;
         assert_eq!(host.closed().await, "the agent does not answer any more");

@@ -13,7 +13,7 @@ use tokio::{
 };
 use waggle::{
     domain::egress::{Egress, Network},
-    infra::egress::{Gateway, Guest, ServeFault, serve},
+    network::{Gateway, Guest, ServeFault, serve},
 };
 use waggle_protocol::{
     egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow, FlowReply, HOST_ADDRESS},

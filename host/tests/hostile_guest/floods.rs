@@ -10,9 +10,9 @@ use std::{
 
 use futures_util::future::join_all;
 use waggle::{
+    agent::Patience,
     causes::chain,
     domain::ports::{Command, Writing},
-    infra::agent::Patience,
 };
 use waggle_protocol::{
     CALLS_MAX, Reply,

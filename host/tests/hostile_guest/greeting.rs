@@ -5,7 +5,7 @@
 use std::{error::Error, time::Duration};
 
 use tokio::{io::AsyncWriteExt, net::UnixStream};
-use waggle::infra::agent::{self, AgentClient, ConnectFault};
+use waggle::agent::{self, AgentClient, ConnectFault};
 use waggle_protocol::{Link, handshake};
 
 use crate::{

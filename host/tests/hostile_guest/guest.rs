@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
 };
-use waggle::infra::agent::{self, AgentClient, Patience};
+use waggle::agent::{self, AgentClient, Patience};
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 
 pub(crate) const DATA: u8 = 0;

@@ -7,8 +7,8 @@ use std::fs;
 use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
-use waggle::infra::{
-    image_store::{ImageStore, ImageStoreSettings},
+use waggle::images::{
+    cache::{ImageStore, ImageStoreSettings},
     registry::RegistrySettings,
 };
 

@@ -17,7 +17,7 @@ use waggle::{
         image::ImageRef,
         ports::{Amount, Stage},
     },
-    infra::image_store::{ImageStore, ImageStoreSettings, Resolve, Rules},
+    images::cache::{ImageStore, ImageStoreSettings, Resolve, Rules},
 };
 
 use crate::{

@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use waggle::{
     causes::chain,
-    infra::image_store::{ImageStore, ImageStoreSettings, Rules},
+    images::cache::{ImageStore, ImageStoreSettings, Rules},
 };
 
 use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     causes::chain,
-    cli::{advice::next_step, machines, serve::image_is_there, signals::End},
+    cli::{advice::next_step, open_machines, serve::image_is_there, signals::End},
     config::{Folders, Settings},
     domain::{
         egress::{Egress, Network},
@@ -67,7 +67,7 @@ async fn life(
 ) -> Result<(), Box<dyn Error>> {
     let mut end = End::new()?;
     stages.begin("open", "opening what machines are made with");
-    let (machines, _images) = machines::open(settings, folders).await?;
+    let (machines, _images) = open_machines::open(settings, folders).await?;
     // As most of the server's machines have it: a kernel that cannot carry one is to be found out here.
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });

@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{
     causes::chain,
-    cli::{machines, serve::image_is_there},
+    cli::{open_machines, serve::image_is_there},
     config::{Folders, Settings},
     domain::{image::ImageRef, runtime::ByRuntime},
-    infra::{
+    images::cache::ImageStore,
+    machines::{
+        Look, Survey,
         disks::{self, Disks},
-        image_store::ImageStore,
-        vmm::{Look, Survey},
     },
 };
 
@@ -52,7 +52,7 @@ pub(super) async fn all(
     folders: &Folders,
     images: &ByRuntime<ImageRef>,
 ) -> (Result<String, String>, Vec<Check>) {
-    let survey = Survey::of(&machines::vm_settings(settings, folders)).await;
+    let survey = Survey::of(&open_machines::vm_settings(settings, folders)).await;
     let needs = survey.needs();
     let mkfs = match disks::mkfs_version().await {
         Ok(version) => Look::Works(version),

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What mends what the doctor found, on the distributions whose users are most likely to ask.
 
-use crate::infra::vmm::Look;
+use crate::machines::Look;
 
 /// The same thing for three distributions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use rustix::fs::{Access, access, statvfs};
 
-use crate::infra::{control_group, vmm::Look};
+use crate::machines::{Look, control_group};
 
 /// Less is used up by one image, or by one machine that installs something, in MiB.
 const ROOM_MIN_MIB: u64 = 512;

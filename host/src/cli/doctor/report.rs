@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Check, boot::Boot, mend::Mend};
 use crate::{
     cli::terminal::{Colour, Palette},
-    infra::vmm::Look,
+    machines::Look,
 };
 
 /// Everything that was found.

@@ -1,0 +1,351 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of a machine's call link: one stream a call, and a clock that keeps the guest's right.
+//!
+//! Everything that comes out of the link was written by a hostile guest. Lengths and counts are checked against what
+//! the call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines,
+//! but a guest may have replaced the agent.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reply that has no place in a call is the same fault, whatever it is"
+)]
+
+mod call;
+mod fault;
+mod patience;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
+use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
+
+pub use self::patience::Patience;
+use self::{call::Call, fault::AgentFault};
+use crate::{
+    domain::{
+        guest_path::GuestPath,
+        ports::{
+            AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange,
+            LISTING_NAMES_BYTES_MAX, Listing, OutputStream, PortFuture, User, Writing,
+        },
+    },
+    printable,
+};
+
+/// What an agent may send is what its caller counts with.
+const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the protocol and the port differ");
+
+/// Most of what an agent says of its build, in bytes: it goes to the log, and a name and a version are shorter.
+const BUILD_BYTES_MAX: usize = 200;
+
+/// Most of one output that is kept in a file in the guest, in bytes: sixteen such files still leave room on the disk.
+const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// No agent was found on the other end of a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectFault {
+    /// The two could not agree on a link.
+    #[error("failed to greet the guest agent")]
+    Greet {
+        /// What came in the way.
+        source: GreetFault,
+    },
+    /// The agent's hello did not arrive.
+    #[error("failed to read the guest agent's hello")]
+    Hello {
+        /// What came in the way.
+        source: ReceiveFault,
+    },
+    /// The agent left before it said hello.
+    #[error("the guest agent left before it said hello")]
+    Left,
+    /// The agent took too long over it.
+    #[error("the guest agent did not say hello within {} s", within.as_secs_f32())]
+    Silent {
+        /// How long was waited.
+        within: Duration,
+    },
+    /// The hello is too long, or holds control characters.
+    #[error("the guest agent's hello breaks the protocol's limits")]
+    Excessive,
+    /// The welcome could not be sent.
+    #[error("failed to welcome the guest agent")]
+    Welcome {
+        /// What came in the way.
+        source: SendFault,
+    },
+}
+
+/// A connected agent. Dropping it ends the link and the clock.
+#[derive(Debug)]
+pub struct AgentClient {
+    link: Opener,
+    capabilities: Capabilities,
+    /// One permit a call; more callers than that wait their turn.
+    calls: Semaphore,
+    patience: Patience,
+    clock: AbortHandle,
+    /// Cancelled when the agent has left too many settings of the clock unanswered.
+    silent: CancellationToken,
+}
+
+/// Greets the agent on a fresh connection, reads its hello, and starts the link.
+///
+/// # Errors
+/// [`ConnectFault`].
+pub async fn connect<S>(stream: S, patience: Patience) -> Result<AgentClient, ConnectFault>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let within = patience.hello;
+    let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
+    let link = Opener::start(stream, Link::Call);
+    let silent = CancellationToken::new();
+    let clock = tokio::spawn(keep_clock(link.clone(), patience, silent.clone())).abort_handle();
+    let calls = Semaphore::new(CALLS_MAX);
+    Ok(AgentClient { link, capabilities: capabilities(hello), calls, patience, clock, silent })
+}
+
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
+    let greeted = waggle_link::answer_preamble(&mut stream, Link::Call).await;
+    greeted.map_err(|source| ConnectFault::Greet { source })?;
+    let hello = FrameReader::new(&mut stream).receive::<Hello>().await;
+    let hello = hello.map_err(|source| ConnectFault::Hello { source })?.ok_or(ConnectFault::Left)?;
+    if !hello.is_within_limits() {
+        return Err(ConnectFault::Excessive);
+    }
+    let welcome = Welcome { unix_ns: unix_ns() };
+    FrameWriter::new(&mut stream).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
+    Ok((stream, hello))
+}
+
+impl AgentClient {
+    /// What the agent said of itself and of the guest.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Runs a command; see `Machine::exec`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn exec(
+        &self,
+        command: Command,
+        cancelled: PortFuture<'_, ()>,
+        on_output: &mut (dyn FnMut(OutputStream, &[u8]) + Send),
+    ) -> Result<Ended, CallFault> {
+        let _permit = self.permit().await?;
+        let script = command.script.as_ref();
+        let request = Request::Exec(request::Exec {
+            argv: command.argv,
+            script: script.map(|script| request::Script {
+                extension: script.extension.to_owned(),
+                bytes: script.code.len() as u64,
+            }),
+            stdin_bytes: command.stdin.len() as u64,
+            env: command.env,
+            working_directory: command.working_directory.map(|folder| folder.as_str().to_owned()),
+            user: match command.user {
+                User::Sandbox => request::User::Sandbox,
+                User::Root => request::User::Root,
+            },
+            timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+            limits: request::Limits {
+                memory_bytes: command.limits.memory_bytes,
+                pids: command.limits.pids,
+                open_files: command.limits.open_files,
+            },
+            keep: request::Keep { above_bytes: command.keep_output_above_bytes, bytes_max: KEPT_OUTPUT_BYTES_MAX },
+        });
+        let code = script.map_or(&[][..], |script| &script.code);
+        let within = command.timeout.saturating_add(self.patience.deadline_grace);
+        let call = self.call(request, [code, &command.stdin], within);
+        call.make(&self.link, cancelled, |reply| match reply {
+            Reply::Stdout(bytes) => {
+                on_output(OutputStream::Stdout, bytes);
+                Ok(None)
+            }
+            Reply::Stderr(bytes) => {
+                on_output(OutputStream::Stderr, bytes);
+                Ok(None)
+            }
+            Reply::Exited(exited) => Ok(Some(call::ended(exited))),
+            other => Err(fault::unexpected(&other)),
+        })
+        .await
+    }
+
+    /// Writes a file; see `Machine::write_file`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn write_file(&self, path: &GuestPath, content: &[u8], how: Writing) -> Result<u64, CallFault> {
+        let _permit = self.permit().await?;
+        let path = path.as_str().to_owned();
+        let request = Request::WriteFile { path, bytes: content.len() as u64, mode: how.mode, append: how.append };
+        let call = self.call(request, [content, &[]], self.patience.file);
+        call.make(&self.link, never(), |reply| match reply {
+            Reply::Written { bytes } => Ok(Some(bytes)),
+            other => Err(fault::unexpected(&other)),
+        })
+        .await
+    }
+
+    /// Reads a file; see `Machine::read_file`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn read_file(
+        &self,
+        path: &GuestPath,
+        range: Option<FileRange>,
+        bytes_max: u64,
+    ) -> Result<FileContent, CallFault> {
+        let _permit = self.permit().await?;
+        let part = range.map(|range| (range.offset, range.limit));
+        let request = Request::ReadFile { path: path.as_str().to_owned(), range: part, bytes_max };
+        let most = range.map_or(bytes_max, |range| range.limit.min(bytes_max));
+        let mut bytes = Vec::new();
+        let call = self.call(request, [&[], &[]], self.patience.file);
+        let file_size = call
+            .make(&self.link, never(), |reply| match reply {
+                Reply::Data(data) if (bytes.len() + data.len()) as u64 <= most => {
+                    make_room(&mut bytes, data.len(), most);
+                    bytes.extend_from_slice(data);
+                    Ok(None)
+                }
+                Reply::Data(_) => Err(AgentFault::TooMuch { what: "bytes of a file", max: most }),
+                Reply::FileEnd { size } => Ok(Some(size)),
+                other => Err(fault::unexpected(&other)),
+            })
+            .await?;
+        Ok(FileContent { bytes, file_size })
+    }
+
+    /// Lists a folder; see `Machine::list_files`.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn list_files(&self, path: &GuestPath, entries_max: u32, recursive: bool) -> Result<Listing, CallFault> {
+        let _permit = self.permit().await?;
+        let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max, recursive };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes_left = LISTING_BYTES_MAX;
+        let call = self.call(request, [&[], &[]], self.patience.file);
+        let truncated = call
+            .make(&self.link, never(), |reply| match reply {
+                Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
+                    let bytes = more.iter().map(|entry| entry.name.len()).sum();
+                    let too_much = AgentFault::TooMuch { what: "bytes of names", max: LISTING_BYTES_MAX as u64 };
+                    bytes_left = bytes_left.checked_sub(bytes).ok_or(too_much)?;
+                    entries.extend(more.into_iter().map(call::entry));
+                    Ok(None)
+                }
+                Reply::Entries(_) => Err(AgentFault::TooMuch { what: "entries of a folder", max: entries_max.into() }),
+                Reply::ListEnd { truncated } => Ok(Some(truncated)),
+                other => Err(fault::unexpected(&other)),
+            })
+            .await?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Listing { entries, truncated })
+    }
+
+    /// Asks the agent to write everything to the disks and end the machine. An agent that does not answer within a few
+    /// seconds, or at all, is not waited for.
+    pub async fn power_off(&self) {
+        if let Err(fault) = control(&self.link, Request::PowerOff, self.patience).await {
+            tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not confirm the power-off");
+        }
+    }
+
+    /// Resolves when the link has ended, or the agent does not answer any more; says how.
+    pub async fn closed(&self) -> String {
+        tokio::select! {
+            ended = self.link.ended() => ended.to_string(),
+            () = self.silent.cancelled() => "the agent does not answer any more".to_owned(),
+        }
+    }
+
+    fn call<'a>(&self, request: Request, body: [&'a [u8]; 2], within: Duration) -> Call<'a> {
+        Call { request, body, within, cancel_within: self.patience.cancel }
+    }
+
+    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallFault> {
+        let permit = self.calls.acquire().await;
+        permit.map_err(|_closed| CallFault::Gone { reason: "no more calls are taken".to_owned() })
+    }
+}
+
+impl Drop for AgentClient {
+    fn drop(&mut self) {
+        self.clock.abort();
+    }
+}
+
+/// Sets the guest's clock again and again, which also tells whether the agent still answers.
+async fn keep_clock(link: Opener, patience: Patience, silent: CancellationToken) {
+    let mut ticks = interval(patience.clock_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is immediate, and the welcome has just brought the time.
+    ticks.tick().await;
+    let mut unanswered = 0;
+    while unanswered < patience.unanswered_max {
+        ticks.tick().await;
+        match control(&link, Request::SetClock { unix_ns: unix_ns() }, patience).await {
+            // An agent that is busy has answered.
+            Ok(()) | Err(CallFault::Refused { .. }) => unanswered = 0,
+            Err(CallFault::Gone { .. }) => return,
+            Err(CallFault::Protocol { .. }) => unanswered += 1,
+        }
+    }
+    silent.cancel();
+}
+
+async fn control(link: &Opener, request: Request, patience: Patience) -> Result<(), CallFault> {
+    let call = Call { request, body: [&[], &[]], within: patience.control, cancel_within: patience.cancel };
+    call.make(link, never(), |reply| match reply {
+        Reply::Done => Ok(Some(())),
+        other => Err(fault::unexpected(&other)),
+    })
+    .await
+}
+
+/// Makes room for `more` bytes, by doubling, but never beyond the `most` that there can be.
+fn make_room(bytes: &mut Vec<u8>, more: usize, most: u64) {
+    let needed = bytes.len() + more;
+    if needed > bytes.capacity() {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let wanted = bytes.capacity().saturating_mul(2).min(most).max(needed);
+        bytes.reserve_exact(wanted - bytes.len());
+    }
+}
+
+fn never() -> PortFuture<'static, ()> {
+    Box::pin(std::future::pending())
+}
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn capabilities(hello: Hello) -> Capabilities {
+    Capabilities {
+        agent_origin: match hello.origin {
+            Origin::Host => AgentOrigin::Host,
+            Origin::Image => AgentOrigin::Image,
+        },
+        agent_build: printable::text(&hello.build, BUILD_BYTES_MAX),
+        programs: hello.programs,
+    }
+}

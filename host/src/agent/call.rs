@@ -1,0 +1,156 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! One call: a stream, the request and its body one way, replies the other way until the last.
+
+use std::{future::pending, time::Duration};
+
+use tokio::{io, pin, time::timeout};
+use waggle_link::{FrameReader, FrameWriter, Opener, ReceiveFault, SendFault, Stream};
+use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
+
+use super::fault::AgentFault;
+use crate::{
+    domain::{
+        guest_path::GuestPath,
+        ports::{CallFault, EndCause, Ended, Entry, OutputFile, PortFuture},
+    },
+    printable,
+};
+
+/// When a call is cut, how long its link's own end is waited for, since it says more.
+const LINK_END_MAX: Duration = Duration::from_millis(300);
+
+/// What a call sends, and how long it may take.
+pub(super) struct Call<'a> {
+    /// The first message.
+    pub(super) request: Request,
+    /// Follow it in chunks, one after the other.
+    pub(super) body: [&'a [u8]; 2],
+    /// The call fails when this has passed: the agent should have answered long before.
+    pub(super) within: Duration,
+    /// A call that was cancelled fails when this has passed since.
+    pub(super) cancel_within: Duration,
+}
+
+impl Call<'_> {
+    /// Makes the call. `on_reply` gets each reply and says what the call comes to once it knows. When `cancelled`
+    /// resolves, the agent is told, and its last reply awaited. Dropping the future resets the stream, upon which the
+    /// agent ends the work.
+    pub(super) async fn make<T>(
+        self,
+        link: &Opener,
+        cancelled: PortFuture<'_, ()>,
+        on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
+    ) -> Result<T, CallFault> {
+        let opened = timeout(self.within, link.open()).await.map_err(|_| AgentFault::Silent { within: self.within })?;
+        let stream = opened.map_err(|fault| CallFault::Gone { reason: fault.to_string() })?;
+        let (read, write) = io::split(stream);
+        let receiving = receive(link, FrameReader::new(read), on_reply);
+        pin!(receiving);
+        let made = async {
+            let mut writer = FrameWriter::new(write);
+            tokio::select! {
+                // A call that is cancelled from the start is begun all the same: a cancel is no first message.
+                biased;
+                received = &mut receiving => return received,
+                () = self.send(&mut writer) => {}
+                () = cancelled => {}
+            }
+            // What of the body was under way goes first; a guest that does not take it hears of no cancel.
+            let told = async {
+                // A stream that broke has an end for the reader as well.
+                let _told = writer.send(&Input::Cancel).await;
+                pending().await
+            };
+            let last = async {
+                tokio::select! {
+                    received = &mut receiving => received,
+                    never = told => never,
+                }
+            };
+            let ended = timeout(self.cancel_within, last).await;
+            ended.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.cancel_within }.into()))
+        };
+        let made = timeout(self.within, made).await;
+        made.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.within }.into()))
+    }
+
+    /// Sends the request and its body, and never resolves. A stream that does not take it all has an answer, or an end,
+    /// waiting on its other side.
+    async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>) {
+        let body = async {
+            writer.send(&self.request).await?;
+            for chunk in self.body.iter().flat_map(|part| part.chunks(CHUNK_BYTES_MAX)) {
+                writer.send(&Input::Data(chunk)).await?;
+            }
+            Ok::<(), SendFault>(())
+        };
+        let _sent = body.await;
+        pending().await
+    }
+}
+
+async fn receive<T>(
+    link: &Opener,
+    mut reader: FrameReader<io::ReadHalf<Stream>>,
+    mut on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
+) -> Result<T, CallFault> {
+    loop {
+        match reader.receive::<Reply<'_>>().await {
+            Ok(Some(Reply::Fault(fault))) => return Err(super::fault::refused(&fault)),
+            Ok(Some(reply)) => {
+                if let Some(outcome) = on_reply(reply)? {
+                    return Ok(outcome);
+                }
+            }
+            Ok(None) => return Err(cut(link, AgentFault::Cut).await),
+            Err(source @ ReceiveFault::Io { .. }) => return Err(cut(link, AgentFault::Receive { source }).await),
+            Err(source @ ReceiveFault::Frame { .. }) => return Err(AgentFault::Receive { source }.into()),
+        }
+    }
+}
+
+/// Why a call was cut: with a machine that dies its calls end, and which of the two is seen first is chance.
+async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
+    match timeout(LINK_END_MAX, link.ended()).await {
+        Ok(ended) => CallFault::Gone { reason: ended.to_string() },
+        Err(_elapsed) => fault.into(),
+    }
+}
+
+/// A command's end, in the domain's words.
+pub(super) fn ended(exited: reply::Exited) -> Ended {
+    let (exit_code, signal) = match exited.status {
+        reply::Status::Code(code) => (i32::from(code), None),
+        reply::Status::Signal(signal) => (128 + i32::from(signal), Some(i32::from(signal))),
+    };
+    let cause = match exited.cause {
+        reply::Cause::Itself => EndCause::Exited,
+        reply::Cause::Deadline => EndCause::TimedOut,
+        reply::Cause::Cancelled => EndCause::Cancelled,
+        reply::Cause::Memory => EndCause::OutOfMemory,
+    };
+    let file = |file: Option<reply::OutputFile>| {
+        // The path is the guest's word: one that is none is as good as no file.
+        file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
+            Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
+        })
+    };
+    Ended {
+        exit_code,
+        signal,
+        cause,
+        duration: Duration::from_micros(exited.duration_us),
+        stdout_file: file(exited.stdout_file),
+        stderr_file: file(exited.stderr_file),
+    }
+}
+
+/// A folder's entry, in the domain's words.
+pub(super) fn entry(entry: reply::Entry) -> Entry {
+    let (name, raw_name) = match String::from_utf8(entry.name) {
+        Ok(name) => (name, None),
+        Err(fault) => (String::from_utf8_lossy(fault.as_bytes()).into_owned(), Some(fault.into_bytes())),
+    };
+    Entry { name, raw_name, mode: entry.mode, size: entry.size, modified_unix_s: entry.modified_unix_s }
+}

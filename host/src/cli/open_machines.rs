@@ -1,0 +1,73 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What makes machines, put together from the settings.
+
+use std::{error::Error, path::PathBuf, sync::Arc};
+
+use tokio::task::spawn_blocking;
+
+use crate::{
+    config::{Folders, Settings, process_variable},
+    images::cache::{ImageStore, ImageStoreSettings, PrepareFault},
+    machines::{
+        self,
+        disks::{self, DiskFault, Disks},
+    },
+    network::{Gateway, ca_bundle, flows_max},
+};
+
+/// A folder of the server's does not do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FolderFault {
+    #[error("failed to use the data folder {}; --data-dir or WAGGLE_DATA_DIR names another one", path.display())]
+    Data { path: PathBuf, source: DiskFault },
+    #[error("failed to use the image folder {}; --image-cache-dir or WAGGLE_IMAGE_CACHE_DIR names another one", path.display())]
+    Images { path: PathBuf, source: PrepareFault },
+}
+
+/// Opens the folder of images; it waits for the locks of other processes.
+///
+/// # Errors
+/// [`FolderFault::Images`].
+pub(super) fn open_images(settings: ImageStoreSettings) -> Result<ImageStore, FolderFault> {
+    let path = settings.cache_dir.clone();
+    ImageStore::with_settings(settings).map_err(|source| FolderFault::Images { path, source })
+}
+
+/// Opens what machines are made from and with, as the settings have it.
+///
+/// # Errors
+/// What is missing or broken; each says what to do.
+pub(super) async fn open(
+    settings: &Settings,
+    folders: &Folders,
+) -> Result<(machines::Vms, Arc<ImageStore>), Box<dyn Error>> {
+    let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
+    let vm_settings = machines::VmSettings { ca_bundle, ..vm_settings(settings, folders) };
+    let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
+    // Both wait for the locks of other servers.
+    let images = Arc::new(spawn_blocking(move || open_images(store)).await??);
+    let disks = spawn_blocking(move || Disks::open(&data).map_err(|source| FolderFault::Data { path: data, source }));
+    let disks = disks.await??;
+    let vms = machines::Vms::open(vm_settings, Arc::clone(&images), disks).await?;
+    // Better now than by the first environment; what runs machines is the larger thing to lack.
+    disks::mkfs_version().await?;
+    Ok((vms, images))
+}
+
+/// The settings that concern machines, in the words of what makes them; all but the certificates, which are in a file.
+pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::VmSettings {
+    machines::VmSettings {
+        data_dir: folders.data.clone(),
+        backend: settings.backend,
+        firmware: settings.firmware.clone(),
+        log_level: settings.log_level,
+        kernel_dir: folders.kernel.clone(),
+        qemu: "qemu-system-x86_64".into(),
+        vhost_device_vsock: "vhost-device-vsock".into(),
+        gateway: Arc::new(Gateway::new(settings.egress_proxy.clone(), flows_max())),
+        ca_bundle: String::new(),
+        relaxed: settings.relax.clone(),
+        runner: machines::VmSettings::THIS_BINARY.into(),
+    }
+}

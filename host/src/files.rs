@@ -1,0 +1,7 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The server's own files: private folders, files that appear only when they are whole, files that hold secrets.
+
+pub(crate) mod draft;
+pub(crate) mod private_folder;
+pub mod token_file;

@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! What references stand for: one small file each, replaced when a reference is pulled again.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use oci_spec::image::Descriptor;
+use sha2::{Digest as _, Sha256};
+
+use super::PrepareFault;
+use crate::{domain::image::ImageRef, files::draft::DraftFolder};
+
+const FOLDER: &str = "records";
+
+/// Bytes of a record: a reference has at most 4.5 KiB, and a descriptor's annotations are left out.
+const RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a reference stands for.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+pub(super) struct Record {
+    /// As it is written.
+    pub(super) reference: String,
+    /// The manifest for this machine's platform.
+    pub(super) manifest: Descriptor,
+    /// When that was found out.
+    pub(super) resolved_unix_s: u64,
+}
+
+/// The folder of records.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: DraftFolder,
+}
+
+impl Records {
+    pub(super) fn open(cache_dir: &Path) -> Result<Self, PrepareFault> {
+        Ok(Self { folder: DraftFolder::open(cache_dir.join(FOLDER))? })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where a reference's record is. Its name says nothing: references have signs that file names cannot have.
+    pub(super) fn path_of(&self, image: &str) -> PathBuf {
+        let name: String = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.folder.path().join(format!("{name}.json"))
+    }
+
+    /// A record that is no record any more counts as none.
+    pub(super) fn find(&self, image: &ImageRef) -> Option<Record> {
+        let name = image.to_string();
+        read(&self.path_of(&name)).ok().flatten().filter(|record| record.reference == name)
+    }
+
+    /// Notes what a reference stands for from now on.
+    pub(super) fn put(&self, image: &ImageRef, manifest: &Descriptor) -> Result<(), PrepareFault> {
+        let reference = image.to_string();
+        let path = self.path_of(&reference);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let manifest = Descriptor::new(manifest.media_type().clone(), manifest.size(), manifest.digest().clone());
+        let record = Record { reference, manifest, resolved_unix_s: now.as_secs() };
+        let draft = self.folder.draft()?;
+        let written = serde_json::to_vec(&record)
+            .map_err(io::Error::from)
+            .and_then(|content| (&mut draft.file()).write_all(&content));
+        written.map_err(|source| PrepareFault::CacheFile {
+            operation: "write",
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(draft.replace(&path)?)
+    }
+
+    /// All records with their files, by reference.
+    pub(super) fn all(&self) -> Vec<(PathBuf, Record)> {
+        let Ok(entries) = fs::read_dir(self.folder.path()) else { return Vec::new() };
+        let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+        let records = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let mut all: Vec<_> =
+            records.filter_map(|path| read(&path).ok().flatten().map(|record| (path, record))).collect();
+        all.sort_by(|(_, one), (_, other)| one.reference.cmp(&other.reference));
+        all
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Record>> {
+    if fs::metadata(path)?.len() > RECORD_BYTES_MAX {
+        return Ok(None);
+    }
+    let content = fs::read(path)?;
+    let record = serde_json::from_slice(&content);
+    if record.is_err() {
+        tracing::warn!(path = %path.display(), "a record of the image cache makes no sense and is passed over");
+    }
+    Ok(record.ok())
+}

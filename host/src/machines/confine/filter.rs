@@ -1,0 +1,313 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The system call filters. libkrun's process may do what a running machine does, and everything else is answered as by
+//! a kernel that has no such call. Other programs' own calls are not ours to know: for them there is a list of what
+//! they have no use for, and QEMU puts a filter of its own on top.
+
+use std::{collections::BTreeMap, io, process};
+
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
+};
+
+use super::Namespaces;
+
+/// Which calls a process may make.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::machines) enum Calls {
+    /// Those of a machine of libkrun's.
+    Krun,
+    /// All but those that no program needs for making machines.
+    Program,
+}
+
+/// What a machine of libkrun's does, whatever the arguments.
+const KRUN: &[libc::c_long] = &[
+    // Files that are open, and those of its root.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_close,
+    libc::SYS_stat,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getcwd,
+    libc::SYS_fcntl,
+    libc::SYS_flock,
+    libc::SYS_dup,
+    libc::SYS_dup2,
+    libc::SYS_dup3,
+    libc::SYS_pipe2,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    // Memory.
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_membarrier,
+    // The sockets of the link; which kinds may be made is below.
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    // Waiting.
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_eventfd2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_timerfd_gettime,
+    libc::SYS_futex,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_time,
+    libc::SYS_restart_syscall,
+    // Threads, signals among them, and the end.
+    libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // What it is, and randomness.
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+    libc::SYS_getrlimit,
+    libc::SYS_prctl,
+    libc::SYS_getrandom,
+];
+
+/// What programs that make machines have no use for.
+const FORBIDDEN: &[libc::c_long] = &[
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_kcmp,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_clock_settime,
+    libc::SYS_settimeofday,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_personality,
+    libc::SYS_vhangup,
+    // Names in the run folder, where a program makes files and sockets and nothing else.
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_mknod,
+    libc::SYS_mknodat,
+    libc::SYS_symlink,
+    libc::SYS_symlinkat,
+    libc::SYS_link,
+    libc::SYS_linkat,
+];
+
+/// Namespaces that a process can be born into.
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// The kind of request that is KVM's, in the byte of a request that says whose it is.
+const KVM_REQUEST: u64 = 0xae00;
+const REQUEST_KIND: u64 = 0xff00;
+
+impl Calls {
+    /// Installs the filter on this process, which has these namespaces, for good.
+    pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
+        let programs = match self {
+            Self::Krun => krun().map(|program| vec![program]),
+            Self::Program => program(namespaces),
+        };
+        for program in programs.map_err(io::Error::other)? {
+            seccompiler::apply_filter(&program).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+type Compiled = Result<BpfProgram, seccompiler::BackendError>;
+
+fn krun() -> Compiled {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = KRUN.iter().map(|call| (*call, Vec::new())).collect();
+    let mut only = |call: i64, conditions: Vec<SeccompCondition>| -> Result<(), seccompiler::BackendError> {
+        let each = conditions.into_iter().map(|condition| SeccompRule::new(vec![condition]));
+        rules.insert(call, each.collect::<Result<_, _>>()?);
+        Ok(())
+    };
+    only(libc::SYS_socket, vec![equals(0, number(libc::AF_UNIX))?])?;
+    only(libc::SYS_socketpair, vec![equals(0, number(libc::AF_UNIX))?])?;
+    // Threads, and no processes.
+    only(libc::SYS_clone, vec![masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?;
+    only(libc::SYS_tgkill, vec![equals(0, process::id().into())?])?;
+    only(libc::SYS_prlimit64, vec![equals(0, 0)?, equals(0, process::id().into())?])?;
+    let terminal = [libc::TCGETS, libc::FIONBIO, libc::TIOCGWINSZ].map(|request| equals(1, request));
+    let mut requests: Vec<SeccompCondition> = terminal.into_iter().collect::<Result<_, _>>()?;
+    requests.push(masked(1, REQUEST_KIND, KVM_REQUEST)?);
+    only(libc::SYS_ioctl, requests)?;
+    compile(rules, unknown(), SeccompAction::Allow)
+}
+
+fn program(namespaces: Namespaces) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    Ok(vec![forbidden(namespaces)?, compile(clone3, SeccompAction::Allow, unknown())?, x32()])
+}
+
+fn forbidden(namespaces: Namespaces) -> Compiled {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+    let born_into = NAMESPACES.map(|flag| SeccompRule::new(vec![masked(0, number(flag), number(flag))?]));
+    rules.insert(libc::SYS_clone, born_into.into_iter().collect::<Result<_, _>>()?);
+    let own = u64::from(process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
+        rules.insert(call, vec![SeccompRule::new(vec![differs(0, own)?])?]);
+    }
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![differs(0, 0)?, differs(0, own)?])?]);
+    if namespaces == Namespaces::Shared {
+        // Its argument may be anybody's thread. musl's threads have no other way to signal one another, though.
+        rules.insert(libc::SYS_tkill, Vec::new());
+    }
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+}
+
+/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused.
+fn x32() -> BpfProgram {
+    const X32_BIT: u32 = 0x4000_0000;
+    let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt: jump[0],
+        jf: jump[1],
+        k,
+    };
+    vec![
+        // The call's number is the first word of `struct seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, [0, 1]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(), [0, 0]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
+    ]
+}
+
+// What clone3 gets, too: it has its flags in memory, where no filter can look, and libc takes its absence for an old
+// kernel's.
+fn unknown() -> SeccompAction {
+    SeccompAction::Errno(libc::ENOSYS.unsigned_abs())
+}
+
+fn number(constant: i32) -> u64 {
+    constant.unsigned_abs().into()
+}
+
+fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn differs(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
+}
+
+fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, matched: SeccompAction) -> Compiled {
+    SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)?.try_into()
+}
