@@ -7,6 +7,7 @@ mod announce;
 mod doctor;
 mod images;
 mod manual;
+mod misplaced;
 mod open_machines;
 mod progress;
 mod quantities;
@@ -166,7 +167,7 @@ pub fn parse(
     variable: Lookup<'_>,
 ) -> Result<CommandArguments, clap::Error> {
     let command = command_line(variable);
-    let matches = command.clone().try_get_matches_from(arguments)?;
+    let matches = command.clone().try_get_matches_from(arguments).map_err(misplaced::without_credentials)?;
     let arguments = CommandArguments::from_arg_matches(&matches)?;
     if let Some(settings) = arguments.command.settings() {
         settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;

@@ -9,6 +9,7 @@
 mod access;
 pub mod duration;
 mod images;
+mod secret_parser;
 mod table;
 
 use std::{
@@ -23,6 +24,7 @@ use clap::Args;
 pub use self::{
     access::Access,
     images::{ImageArguments, ImageCommand, ImageSettings, PullImages},
+    secret_parser::SecretParser,
     table::settings_page,
 };
 use crate::{
@@ -34,7 +36,10 @@ use crate::{
         runtime::{ByRuntime, CommandLine, Runtime},
     },
     machines::WantedBackend,
-    network::Proxy,
+    network::{
+        Proxy,
+        proxy_file::{self, ProxyFileFault},
+    },
     service::execution::OperatorCommands,
 };
 
@@ -101,9 +106,13 @@ pub struct Settings {
     /// separated by commas, of which the first that matches decides, as in docs/network.md
     #[arg(long, default_value = "public", value_name = "POLICY")]
     pub egress: Policy,
-    /// HTTP proxy through which the guests' connections go, as http://[USER:PASSWORD@]HOST:PORT
-    #[arg(long, value_name = "URL")]
+    /// HTTP proxy through which the guests' connections go, as http://[USER:PASSWORD@]HOST:PORT; a password on the
+    /// command line is visible in ps, in --egress-proxy-file it is not
+    #[arg(long, value_parser = SecretParser::<Proxy>::NEW, value_name = "URL")]
     pub egress_proxy: Option<Proxy>,
+    /// File with that URL, in place of --egress-proxy; it has to be the server's alone (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    pub egress_proxy_file: Option<PathBuf>,
     /// File with certificates in PEM that the guests are to trust, besides those of their images
     #[arg(long, value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
@@ -212,7 +221,23 @@ impl Settings {
             let (default, max) = (duration::format(self.default_exec_timeout), duration::format(self.max_exec_timeout));
             return Err(format!("--default-exec-timeout ({default}) is above --max-exec-timeout ({max})"));
         }
+        if self.egress_proxy.is_some() && self.egress_proxy_file.is_some() {
+            return Err("--egress-proxy (WAGGLE_EGRESS_PROXY) and --egress-proxy-file (WAGGLE_EGRESS_PROXY_FILE) are \
+                        both set; set one of them"
+                .to_owned());
+        }
         self.access.check(self.listen_addr)
+    }
+
+    /// The guests' proxy, from the flag, the variable or the file.
+    ///
+    /// # Errors
+    /// [`ProxyFileFault`] if the file cannot be used.
+    pub fn proxy(&self) -> Result<Option<Proxy>, ProxyFileFault> {
+        match &self.egress_proxy_file {
+            Some(path) => proxy_file::read(path).map(Some),
+            None => Ok(self.egress_proxy.clone()),
+        }
     }
 
     /// What one call may use.

@@ -4,4 +4,5 @@
 
 pub(crate) mod draft;
 pub(crate) mod private_folder;
+pub mod secret_file;
 pub mod token_file;

@@ -18,6 +18,7 @@ mod dial;
 mod dns;
 mod flow;
 mod proxy;
+pub mod proxy_file;
 mod resolver;
 
 use std::{

@@ -3,6 +3,9 @@
 //! The host's side of the egress link, as an honest guest meets it: real sockets on both sides of it, and no machine.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed step is a failed test")]
 
+#[path = "machines/log.rs"]
+mod log;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
@@ -351,4 +354,20 @@ async fn a_proxy_is_asked_to_connect_and_carries_the_flow() {
     let (_, refused) = tokio::join!(proxied(&listener, "HTTP/1.1 403 No\r\n\r\n"), rig.refusal("192.0.2.7", 443));
     assert_eq!(refused, Some(Refusal::Refused));
     assert_eq!(rig.refusal("198.51.100.1", 443).await, Some(Refusal::Policy));
+}
+
+#[tokio::test]
+async fn a_proxy_password_is_in_no_log_whatever_is_logged() {
+    let written = log::capture(tracing::Level::TRACE);
+    let (listener, port) = listen().await;
+    let proxy: Proxy = format!("http://bee:honey@127.0.0.1:{port}").parse().unwrap();
+    let rig = rig_by("192.0.2.0/24", Gateway::new(Some(proxy.clone()), 512)).await;
+    for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 407 No\r\n\r\n", "nonsense\r\n\r\n"] {
+        let (through, _flow) = tokio::join!(proxied(&listener, answer), rig.connect([192, 0, 2, 7].into(), 443));
+        assert!(through.0.contains("Basic YmVlOmhvbmV5\r\n"), "{}", through.0);
+    }
+    tracing::trace!(?proxy, "all flows have ended");
+    let text = written.text();
+    assert!(text.contains("TRACE") && text.contains("all flows have ended"), "{text}");
+    assert!(!text.contains("honey") && !text.contains("YmVlOmhvbmV5"), "{text}");
 }

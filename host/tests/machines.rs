@@ -66,7 +66,7 @@ async fn a_kernel_panic_fails_at_once_even_if_the_machine_lives_on() {
 
 #[tokio::test]
 async fn the_consoles_last_lines_go_to_the_log_without_control_characters() {
-    let written = log::capture();
+    let written = log::capture(tracing::Level::INFO);
     let host =
         TestHost::open(&tiny_kernel::printing("first \x1b[2Jline\nKernel panic - not syncing: bees gone\n")).await;
     host.fails(BOOT_TIMEOUT).await;

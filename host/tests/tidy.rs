@@ -22,6 +22,9 @@ const NAMES_BANNED: &[&str] =
 const SPDX: [&str; 2] =
     ["SPDX-FileCopyrightText: Copyright 2026 The waggle authors", "SPDX-License-Identifier: Apache-2.0"];
 
+/// Names of fields and variants that hold secrets.
+const SECRET_NAMES: &[&str] = &["password", "secret", "token", "authorization", "credentials"];
+
 /// A layer, and what its code must not mention. Imports point one way: mcp, http -> service -> domain; and machines ->
 /// images, network, agent -> files.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -149,6 +152,37 @@ fn sources_are_tidy() {
         broken.extend(out_of_place(&name, &text));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// A field or variant that is named like a secret has the type that hides it in errors and logs.
+#[test]
+fn secrets_have_their_type() {
+    let broken: Vec<_> = tracked()
+        .into_iter()
+        .filter(|name| name.starts_with("host/src/") && extension(name) == "rs")
+        .flat_map(|name| {
+            bare_secrets(&fs::read_to_string(root().join(&name)).unwrap())
+                .map(move |line| format!("{name}: {line}"))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(broken.is_empty(), "secrets that must be a SecretString:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_check_of_secrets_sees_a_bare_one() {
+    let text = "struct S {\n    password: Option<String>,\n    realm: String,\n    pub token: SecretString,\n}\nToken(String),\n";
+    assert_eq!(bare_secrets(text).collect::<Vec<_>>(), ["password: Option<String>,", "Token(String),"]);
+}
+
+fn bare_secrets(text: &str) -> impl Iterator<Item = &str> {
+    let is_secret = |line: &str| {
+        let (name, kind) = line.split_once([':', '('])?;
+        let name = name.trim_start_matches("pub ").to_lowercase();
+        let named = SECRET_NAMES.iter().any(|secret| name.ends_with(secret)) && !name.contains(' ');
+        Some(named && ["String", "Option<String>"].contains(&kind.trim().trim_end_matches([',', ')'])))
+    };
+    text.lines().map(str::trim).filter(move |line| is_secret(line) == Some(true))
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub mod domain {
 mod files {
     pub(crate) mod draft;
     pub(crate) mod private_folder;
+    pub(crate) mod secret_file;
 }
 
 #[path = "../../src/images"]

@@ -43,7 +43,8 @@ pub(super) async fn open(
     folders: &Folders,
 ) -> Result<(machines::Vms, Arc<ImageStore>), Box<dyn Error>> {
     let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
-    let vm_settings = machines::VmSettings { ca_bundle, ..vm_settings(settings, folders) };
+    let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()));
+    let vm_settings = machines::VmSettings { ca_bundle, gateway, ..vm_settings(settings, folders) };
     let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
     // Both wait for the locks of other servers.
     let images = Arc::new(spawn_blocking(move || open_images(store)).await??);
@@ -55,7 +56,8 @@ pub(super) async fn open(
     Ok((vms, images))
 }
 
-/// The settings that concern machines, in the words of what makes them; all but the certificates, which are in a file.
+/// The settings that concern machines, in the words of what makes them; all but the certificates and the proxy, which
+/// may be in files.
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::VmSettings {
     machines::VmSettings {
         data_dir: folders.data.clone(),
@@ -65,7 +67,7 @@ pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::V
         kernel_dir: folders.kernel.clone(),
         qemu: "qemu-system-x86_64".into(),
         vhost_device_vsock: "vhost-device-vsock".into(),
-        gateway: Arc::new(Gateway::new(settings.egress_proxy.clone(), flows_max())),
+        gateway: Arc::new(Gateway::new(None, flows_max())),
         ca_bundle: String::new(),
         relaxed: settings.relax.clone(),
         runner: machines::VmSettings::THIS_BINARY.into(),

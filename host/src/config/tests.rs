@@ -62,6 +62,30 @@ fn an_invalid_value_is_refused_with_its_name() {
 }
 
 #[test]
+fn settings_hide_the_credentials_of_the_proxy() {
+    let settings = read(&["--egress-proxy", "http://bee:honey@proxy.example:3128"], &[]).unwrap();
+    let shown = format!("{settings:?} {settings:#?} {:?}", settings.proxy().unwrap());
+    assert!(shown.contains("proxy.example") && shown.contains("REDACTED"), "{shown}");
+    assert!(!shown.contains("bee") && !shown.contains("honey") && !shown.contains("YmVl"), "{shown}");
+}
+
+#[test]
+fn an_invalid_proxy_is_refused_by_its_flag_and_reason() {
+    for (value, reason) in [
+        ("https://bee:honey@h:1", "it does not begin with http://"),
+        ("http://bee:honey@h", "its port is missing"),
+        ("http://bee:honey@:1", "its host is missing"),
+    ] {
+        let message = read(&[], &[("WAGGLE_EGRESS_PROXY", value)]).unwrap_err();
+        assert!(
+            message.contains("invalid value for '--egress-proxy <URL>': ") && message.contains(reason),
+            "{message}"
+        );
+        assert!(message.contains("http://USER:PASSWORD@HOST:PORT") && !message.contains("honey"), "{message}");
+    }
+}
+
+#[test]
 fn each_back_end_has_its_name() {
     use WantedBackend::{Auto, Krun, Qemu};
 

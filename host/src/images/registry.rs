@@ -23,6 +23,7 @@ use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
 use oci_client::Reference;
 use reqwest::{RequestBuilder, Url, redirect};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{RwLock, Semaphore};
 
 use self::{challenge::Challenge, credentials::Credential};
@@ -148,34 +149,19 @@ impl Target {
 }
 
 /// The right to pull one image.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Access {
     Anonymous,
-    Token(String),
-    Password { user: String, password: String },
-}
-
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Anonymous => "Anonymous",
-            Self::Token(_) => "Token",
-            Self::Password { .. } => "Password",
-        })
-    }
+    Token(SecretString),
+    Password { user: SecretString, password: SecretString },
 }
 
 /// A pull's way to its registry.
+#[derive(Debug)]
 pub(super) struct Session<'a> {
     registries: &'a Registries,
     target: Target,
     access: RwLock<Access>,
-}
-
-impl std::fmt::Debug for Session<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("target", &self.target).finish_non_exhaustive()
-    }
 }
 
 impl Session<'_> {
@@ -194,8 +180,27 @@ impl Session<'_> {
         let request = self.registries.http()?.get(url);
         Ok(match &*self.access.read().await {
             Access::Anonymous => request,
-            Access::Token(token) => request.bearer_auth(token),
-            Access::Password { user, password } => request.basic_auth(user, Some(password)),
+            Access::Token(token) => request.bearer_auth(token.expose_secret()),
+            Access::Password { user, password } => {
+                request.basic_auth(user.expose_secret(), Some(password.expose_secret()))
+            }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_to_pull_hides_its_secrets() {
+        let secret = || SecretString::from("honey");
+        let shown = [
+            format!("{:#?}", Access::Token(secret())),
+            format!("{:#?}", Access::Password { user: secret(), password: secret() }),
+            format!("{:#?}", Credential::Password { user: secret(), password: secret() }),
+            format!("{:#?}", Credential::IdentityToken(secret())),
+        ];
+        assert!(shown.iter().all(|text| text.contains("REDACTED") && !text.contains("honey")), "{shown:?}");
     }
 }

@@ -4,9 +4,10 @@
 //!
 //! A name goes to the proxy as a name, since that is what proxies decide by; so where it leads is the proxy's to know.
 
-use std::{fmt, io, str::FromStr};
+use std::{io, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -17,43 +18,54 @@ use waggle_protocol::egress::Refusal;
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
 
 /// An HTTP proxy.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Proxy {
     host: String,
     port: u16,
-    /// `Basic …`, if it wants to know who asks.
-    authorization: Option<String>,
-}
-
-// Whoever reads a log must not learn the password.
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
-    }
+    /// `Basic …`, if the proxy authenticates its clients.
+    authorization: Option<SecretString>,
 }
 
 impl FromStr for Proxy {
     type Err = ProxyUrlFault;
 
     fn from_str(text: &str) -> Result<Self, ProxyUrlFault> {
-        let rest = text.strip_prefix("http://").ok_or(ProxyUrlFault)?;
+        if text.contains(char::is_control) {
+            return Err(ProxyUrlFault::Control);
+        }
+        let rest = text.strip_prefix("http://").ok_or(ProxyUrlFault::Scheme)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
-        let (host, port) = place.rsplit_once(':').ok_or(ProxyUrlFault)?;
+        let (host, port) = place.rsplit_once(':').ok_or(ProxyUrlFault::Port)?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or(ProxyUrlFault)?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or(ProxyUrlFault::Port)?;
         if host.is_empty() || host.contains(['/', '?', '#', ' ']) {
-            return Err(ProxyUrlFault);
+            return Err(ProxyUrlFault::Host);
         }
-        let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(user)));
+        let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(user)).into());
         Ok(Self { host: host.to_owned(), port, authorization })
     }
 }
 
-/// A text names no proxy. It is not repeated, since it may hold a password.
+/// The valid forms, for errors.
+const FORM: &str = "a proxy is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT";
+
+/// An invalid URL of a proxy. The error does not repeat it, since it may hold a password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a proxy is written as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")]
-pub struct ProxyUrlFault;
+pub enum ProxyUrlFault {
+    /// It has more than one line, or other control characters.
+    #[error("it has a control character such as a line break; {FORM}")]
+    Control,
+    /// It has another scheme, or none.
+    #[error("it does not begin with http://; {FORM}")]
+    Scheme,
+    /// The port is missing or invalid.
+    #[error("its port is missing or not from 1 to 65535; {FORM}")]
+    Port,
+    /// The host is missing or invalid.
+    #[error("its host is missing or invalid; {FORM}")]
+    Host,
+}
 
 /// The proxy made no connection.
 #[derive(Debug)]
@@ -74,7 +86,7 @@ impl Proxy {
         let place = if brackets { format!("[{target}]:{port}") } else { format!("{target}:{port}") };
         let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
         if let Some(authorization) = &self.authorization {
-            request.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
+            request.push_str(&format!("Proxy-Authorization: {}\r\n", authorization.expose_secret()));
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(dial)?;
@@ -115,14 +127,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_read_and_its_password_never_shown() {
+    fn a_proxy_is_a_host_a_port_and_credentials() {
         let proxy: Proxy = "http://bee:honey@proxy.example:3128/".parse().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 3128));
-        assert_eq!(proxy.authorization.as_deref(), Some("Basic YmVlOmhvbmV5"));
-        assert!(!format!("{proxy:?}").contains("honey") && !format!("{proxy:?}").contains("YmVl"));
-        assert_eq!("http://[::1]:80".parse::<Proxy>().unwrap().host, "::1");
-        for wrong in ["proxy:3128", "https://proxy:1", "http://proxy", "http://:1", "http://p:0", "http://p/x:1"] {
-            assert_eq!(wrong.parse::<Proxy>(), Err(ProxyUrlFault), "{wrong}");
+        assert_eq!(proxy.authorization.unwrap().expose_secret(), "Basic YmVlOmhvbmV5");
+        let proxy: Proxy = "http://[::1]:80".parse().unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.authorization.is_none()), ("::1", true));
+    }
+
+    #[test]
+    fn an_invalid_url_is_refused_by_its_part() {
+        for (text, expected) in [
+            ("proxy:3128", ProxyUrlFault::Scheme),
+            ("https://proxy:1", ProxyUrlFault::Scheme),
+            ("http://proxy", ProxyUrlFault::Port),
+            ("http://p:0", ProxyUrlFault::Port),
+            ("http://:1", ProxyUrlFault::Host),
+            ("http://p/x:1", ProxyUrlFault::Host),
+            ("http://p\r\nX:1", ProxyUrlFault::Control),
+        ] {
+            assert_eq!(text.parse::<Proxy>().unwrap_err(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_proxy_hides_its_credentials() {
+        let proxy: Proxy = "http://bee:honey@proxy.example:3128".parse().unwrap();
+        let shown = format!("{proxy:?} {proxy:#?}");
+        assert!(shown.contains("proxy.example") && shown.contains("REDACTED"), "{shown}");
+        assert!(!shown.contains("bee") && !shown.contains("honey") && !shown.contains("YmVl"), "{shown}");
     }
 }

@@ -3,6 +3,7 @@
 """Who may call a server, and the client that starts one itself."""
 
 import asyncio
+import base64
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from test_start import refused
 
 ADA = "ada-has-this-token-1"
 BOB = "bob-has-this-token-1"
+PASSWORD = "honey-in-the-pot"
 
 pytestmark = pytest.mark.outside("reads and writes the server's own files, or starts it as a client does")
 
@@ -79,6 +81,33 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
     # It is the log of everything, and what was shown is not in it.
     assert "TRACE" in log
     assert ADA not in log and BOB not in log and "nobody-has-this-token" not in log
+
+
+async def test_the_proxy_password_stays_out_of_the_log(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "trace")
+    heads = []
+
+    async def carry(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nbanner" if len(heads) == 1 else b"HTTP/1.1 407 No\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    proxy = await asyncio.start_server(carry, "127.0.0.1", 0)
+    path = tmp_path / "proxy"
+    path.write_text(f"http://bee:{PASSWORD}@127.0.0.1:{proxy.sockets[0].getsockname()[1]}\n")
+    path.chmod(0o600)
+    server = serve(EGRESS="192.0.2.0/24", EGRESS_PROXY_FILE=str(path)).start()
+    async with proxy, server.client() as tools, tools.environment("python") as made:
+        code = "import socket\nprint(socket.create_connection(('192.0.2.7', 443), timeout=60).recv(6).decode())"
+        for expected in (0, 1):
+            ran = await tools.call("execute", environment_id=made["environment_id"], code=code)
+            assert ran["exit_code"] == expected, ran
+    shown = base64.b64encode(f"bee:{PASSWORD}".encode())
+    assert len(heads) == 2 and all(b"Basic " + shown + b"\r\n" in head for head in heads), heads
+    log = server.output()
+    assert "TRACE" in log
+    assert PASSWORD not in log and shown.decode() not in log
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])

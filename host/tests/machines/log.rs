@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What has been logged so far.
@@ -21,10 +22,10 @@ impl Written {
     }
 }
 
-/// Starts a log in the server's format; once a process.
-pub(crate) fn capture() -> Written {
+/// Starts a log in the server's format, of events up to a level; once a process.
+pub(crate) fn capture(level: Level) -> Written {
     let written = Written::default();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(written.clone()).init();
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(written.clone()).init();
     written
 }
 

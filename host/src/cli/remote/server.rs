@@ -2,13 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asks a running server: by a stateless MCP call, or for a page beside it.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use clap::Args;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use crate::config::process_variable;
+use crate::config::{SecretParser, process_variable};
 
 /// The dialect in which a call needs no session.
 const PROTOCOL: &str = "2026-07-28";
@@ -18,12 +19,46 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Args, Clone, Debug)]
 pub struct ServerArguments {
     /// The server's endpoint; one that wants a token takes it from the variable WAGGLE_TOKEN
-    #[arg(long, default_value = "http://127.0.0.1:8080/mcp", value_name = "URL")]
-    pub url: String,
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080/mcp",
+        value_parser = SecretParser::<ServerUrl>::NEW,
+        value_name = "URL"
+    )]
+    pub url: ServerUrl,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
+
+/// A server's URL, which is shown without the user and the password that it may have.
+#[derive(Clone, Debug)]
+pub struct ServerUrl {
+    whole: SecretString,
+    shown: String,
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlFault;
+
+    fn from_str(text: &str) -> Result<Self, ServerUrlFault> {
+        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let mut shown = url.ok_or(ServerUrlFault)?;
+        shown.set_username("").and(shown.set_password(None)).map_err(|()| ServerUrlFault)?;
+        Ok(Self { whole: text.into(), shown: shown.into() })
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// An invalid URL of a server. The error does not repeat it, since it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("it must be a URL such as http://127.0.0.1:8080/mcp")]
+pub struct ServerUrlFault;
 
 /// A server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -58,21 +93,24 @@ pub(super) async fn call(
     });
     let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
-    let request = client(server, patience)?.post(&server.url).header("content-type", "application/json");
+    let request =
+        client(server, patience)?.post(server.url.whole.expose_secret()).header("content-type", "application/json");
     let request = request.header("accept", "application/json, text/event-stream");
     let request = request.header("mcp-protocol-version", PROTOCOL).header("mcp-method", "tools/call");
     let mut answer = send(server, request.header("mcp-name", tool).body(body.to_string())).await?;
     if !answer.status().is_success() {
-        return Err(RemoteFault::Status { url: server.url.clone(), status: answer.status().as_u16() });
+        return Err(RemoteFault::Status { url: server.url.to_string(), status: answer.status().as_u16() });
     }
     let bytes = read(server, &mut answer).await?;
-    result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: server.url.clone() }))
+    result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: server.url.to_string() }))
 }
 
 /// Asks for a page beside the endpoint and gives its JSON.
 pub(super) async fn get(server: &ServerArguments, page: &str, patience: Duration) -> Result<Value, RemoteFault> {
-    let url = || server.url.clone();
-    let Some(beside) = server.url.strip_suffix("/mcp") else { return Err(RemoteFault::Endpoint { url: url() }) };
+    let url = || server.url.to_string();
+    let Some(beside) = server.url.whole.expose_secret().strip_suffix("/mcp") else {
+        return Err(RemoteFault::Endpoint { url: url() });
+    };
     let mut answer = send(server, client(server, patience)?.get(format!("{beside}/{page}"))).await?;
     let status = answer.status();
     let told: Option<Value> = serde_json::from_slice(&read(server, &mut answer).await?).ok();
@@ -88,15 +126,16 @@ fn client(server: &ServerArguments, patience: Duration) -> Result<Client, Remote
     // Whoever was first has chosen the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().no_proxy().timeout(patience).build();
-    client.map_err(|source| RemoteFault::Reach { url: server.url.clone(), source })
+    client.map_err(|source| RemoteFault::Reach { url: server.url.to_string(), source })
 }
 
 /// Sends a request with the token, if there is one.
 async fn send(server: &ServerArguments, mut request: RequestBuilder) -> Result<Response, RemoteFault> {
-    if let Some(token) = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok()) {
-        request = request.bearer_auth(token);
+    let token = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok());
+    if let Some(token) = token.map(SecretString::from) {
+        request = request.bearer_auth(token.expose_secret());
     }
-    let url = || server.url.clone();
+    let url = || server.url.to_string();
     let answer = request.send().await.map_err(|source| RemoteFault::Reach { url: url(), source })?;
     match answer.status().as_u16() {
         401 => Err(RemoteFault::Token { url: url() }),
@@ -106,7 +145,7 @@ async fn send(server: &ServerArguments, mut request: RequestBuilder) -> Result<R
 }
 
 async fn read(server: &ServerArguments, answer: &mut Response) -> Result<Vec<u8>, RemoteFault> {
-    let url = || server.url.clone();
+    let url = || server.url.to_string();
     let mut bytes = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(|source| RemoteFault::Reach { url: url(), source })? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
@@ -148,6 +187,20 @@ mod tests {
         assert_eq!(told(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
         for nonsense in ["", "<html>", "{}", r#"{"result":{}}"#] {
             assert_eq!(told(nonsense), "none");
+        }
+    }
+    #[test]
+    fn a_url_is_shown_without_its_credentials() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8080/mcp", "http://127.0.0.1:8080/mcp"),
+            ("https://bee:honey@waggle.example/mcp", "https://waggle.example/mcp"),
+        ] {
+            let url: ServerUrl = text.parse().unwrap();
+            assert_eq!((url.to_string().as_str(), url.whole.expose_secret()), (expected, text));
+            assert!(!format!("{url:#?}").contains("honey"), "{url:?}");
+        }
+        for text in ["bee:honey@waggle.example/mcp", "//bee:honey@h/mcp", "http://bee:honey@h:x/mcp", "", "http://"] {
+            assert!(text.parse::<ServerUrl>().is_err(), "{text}");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{io, process::Stdio};
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
@@ -20,8 +21,8 @@ pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credent
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
-        username: String,
-        secret: String,
+        username: SecretString,
+        secret: SecretString,
     }
     helper.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = helper.spawn()?;
@@ -37,7 +38,7 @@ pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credent
     }
     let answer = serde_json::from_slice(&content);
     let Answer { username, secret } = answer.map_err(|_| io::Error::other("its answer cannot be made out"))?;
-    Ok(match username.as_str() {
+    Ok(match username.expose_secret() {
         "<token>" => Credential::IdentityToken(secret),
         _ => Credential::Password { user: username, password: secret },
     })
@@ -58,10 +59,10 @@ mod tests {
     #[tokio::test]
     async fn a_helper_is_told_the_server_and_gives_a_password_or_a_token() {
         let script = r#"read -r server; echo "{\"Username\":\"$1\",\"Secret\":\"$server\"}""#;
-        let password = Credential::Password { user: "get".to_owned(), password: "r.lan".to_owned() };
+        let password = Credential::Password { user: "get".into(), password: "r.lan".into() };
         assert_eq!(ask(shell(script), "r.lan\n").await.unwrap(), password);
         let script = r#"echo '{"ServerURL":"","Username":"<token>","Secret":"wax"}'; cat >/dev/null"#;
-        assert_eq!(ask(shell(script), "r.lan").await.unwrap(), Credential::IdentityToken("wax".to_owned()));
+        assert_eq!(ask(shell(script), "r.lan").await.unwrap(), Credential::IdentityToken("wax".into()));
     }
 
     #[tokio::test]

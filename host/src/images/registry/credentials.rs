@@ -10,6 +10,7 @@ use std::{
 };
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
@@ -22,15 +23,16 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is known for a registry.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Credential {
     None,
+    /// The user is hidden as well, since some registries take a token in its place.
     Password {
-        user: String,
-        password: String,
+        user: SecretString,
+        password: SecretString,
     },
     /// It is exchanged for tokens, and never sent to the registry itself.
-    IdentityToken(String),
+    IdentityToken(SecretString),
 }
 
 impl Credential {
@@ -40,16 +42,6 @@ impl Credential {
             Self::None => "no credentials for it were found",
             Self::Password { .. } | Self::IdentityToken(_) => "the credentials that were found for it do not do",
         }
-    }
-}
-
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Password { .. } => "Password",
-            Self::IdentityToken(_) => "IdentityToken",
-        })
     }
 }
 
@@ -109,8 +101,10 @@ async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
     }
     let entries = Value::Object(config).to_string();
     match docker_credential::get_credential_from_reader(entries.as_bytes(), server) {
-        Ok(DockerCredential::IdentityToken(token)) => Ok(Credential::IdentityToken(token)),
-        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Credential::Password { user, password }),
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Credential::IdentityToken(token.into())),
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            Ok(Credential::Password { user: user.into(), password: password.into() })
+        }
         Err(CredentialRetrievalError::NoCredentialConfigured) => match helper_name(of_all.as_ref()) {
             Some(name) => ask(name, server).await,
             None => Ok(Credential::None),
@@ -137,8 +131,24 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use secrecy::ExposeSecret as _;
 
     use super::*;
+
+    impl PartialEq for Credential {
+        fn eq(&self, other: &Self) -> bool {
+            match (self, other) {
+                (Self::None, Self::None) => true,
+                (Self::Password { user, password }, Self::Password { user: other, password: others }) => {
+                    user.expose_secret() == other.expose_secret() && password.expose_secret() == others.expose_secret()
+                }
+                (Self::IdentityToken(token), Self::IdentityToken(other)) => {
+                    token.expose_secret() == other.expose_secret()
+                }
+                _ => false,
+            }
+        }
+    }
 
     async fn look(registry: &str, contents: &[String]) -> Credential {
         let folder = tempfile::tempdir().unwrap();
@@ -155,7 +165,7 @@ mod tests {
     }
 
     fn password(user: &str) -> Credential {
-        Credential::Password { user: user.to_owned(), password: "secret".to_owned() }
+        Credential::Password { user: user.into(), password: "secret".into() }
     }
 
     #[tokio::test]
@@ -178,11 +188,5 @@ mod tests {
         let and = |more: &str| auth("r.lan", "one").replacen('{', &format!("{{{more},"), 1);
         assert_eq!(look("r.lan", &[and(r#""credsStore":"nobody's""#)]).await, password("one"));
         assert_eq!(look("r.lan", &[and(r#""credHelpers":{"r.lan":"nobody's"}"#)]).await, Credential::None);
-    }
-
-    #[tokio::test]
-    async fn nothing_of_a_credential_is_in_its_debug_text() {
-        let text = format!("{:?} {:?}", password("one"), Credential::IdentityToken("secret".to_owned()));
-        assert_eq!(text, "Password IdentityToken");
     }
 }

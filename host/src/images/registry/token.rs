@@ -6,6 +6,7 @@
 //! to as safely as the registry itself; anybody else is asked without.
 
 use reqwest::{StatusCode, Url};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     PlainHosts, RegistryFault, Target,
@@ -23,16 +24,19 @@ pub(super) async fn fetch(
     target: &Target,
     realm: &str,
     service: Option<&str>,
-) -> Result<String, RegistryFault> {
+) -> Result<SecretString, RegistryFault> {
     let place = place(plain, target, realm)?;
     let scope = format!("repository:{}:pull", target.reference.repository());
     let mut fields = vec![("scope", scope.as_str())];
     fields.extend(service.map(|service| ("service", service)));
     let request = match &target.credential {
         Credential::None => http.get(place).query(&fields),
-        Credential::Password { user, password } => http.get(place).query(&fields).basic_auth(user, Some(password)),
+        Credential::Password { user, password } => {
+            http.get(place).query(&fields).basic_auth(user.expose_secret(), Some(password.expose_secret()))
+        }
         Credential::IdentityToken(token) => {
-            fields.extend([("grant_type", "refresh_token"), ("client_id", "waggle"), ("refresh_token", token)]);
+            fields.extend([("grant_type", "refresh_token"), ("client_id", "waggle")]);
+            fields.push(("refresh_token", token.expose_secret()));
             http.post(place).form(&fields)
         }
     };
@@ -54,7 +58,7 @@ fn place(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, Regist
         || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
     let url = Url::parse(realm).map_err(|_| refused())?;
     let safe = plain.may_lead(&target.base, &url);
-    let own = target.credential == Credential::None || same_site(&target.base, &url);
+    let own = matches!(target.credential, Credential::None) || same_site(&target.base, &url);
     if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refused()) }
 }
 
@@ -70,15 +74,16 @@ fn same_site(one: &Url, other: &Url) -> bool {
 }
 
 /// The token in a realm's answer, if it can be a header's value.
-fn parse(content: &[u8]) -> Option<String> {
+fn parse(content: &[u8]) -> Option<SecretString> {
     #[derive(serde::Deserialize)]
     struct Answer {
-        token: Option<String>,
-        access_token: Option<String>,
+        token: Option<SecretString>,
+        access_token: Option<SecretString>,
     }
     let answer: Answer = serde_json::from_slice(content).ok()?;
-    let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
-    (!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
+    let token = answer.token.filter(|token| !token.expose_secret().is_empty()).or(answer.access_token)?;
+    let shown = token.expose_secret();
+    (!shown.is_empty() && shown.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
 }
 
 #[cfg(test)]
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_password_goes_to_the_registrys_own_site_and_not_in_the_clear() {
-        let password = || Credential::Password { user: "u".to_owned(), password: "p".to_owned() };
+        let password = || Credential::Password { user: "u".into(), password: "p".into() };
         for (registry, realm, may) in [
             ("index.docker.io", "https://auth.docker.io/token", true),
             ("ghcr.io", "https://ghcr.io/token", true),
@@ -126,8 +131,9 @@ mod tests {
 
     #[test]
     fn only_what_a_header_can_hold_is_a_token() {
-        assert_eq!(parse(br#"{"token":"a.b","access_token":"c"}"#), Some("a.b".to_owned()));
-        assert_eq!(parse(br#"{"token":"","access_token":"c"}"#), Some("c".to_owned()));
+        let parse = |content| parse(content).map(|token| token.expose_secret().to_owned());
+        assert_eq!(parse(br#"{"token":"a.b","access_token":"c"}"#).as_deref(), Some("a.b"));
+        assert_eq!(parse(br#"{"token":"","access_token":"c"}"#).as_deref(), Some("c"));
         for content in [&br#"{"token":"a\r\nb"}"#[..], b"{}", b"[]", br#"{"token":7}"#, br#"{"token":"a b"}"#] {
             assert_eq!(parse(content), None);
         }
