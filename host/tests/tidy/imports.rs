@@ -1,0 +1,213 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The graph of a crate's imports: which file names an item of which other file.
+//!
+//! It is read from the text: each path that begins with `crate`, `self` or `super`, groups included, leads to the file
+//! of its longest prefix that is a module. A module also counts as an import of each file that it declares.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::code_lines;
+
+/// The files of one crate by their module paths, and what each imports.
+pub(crate) struct Graph {
+    files: BTreeMap<Vec<String>, String>,
+    imports: BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
+}
+
+impl Graph {
+    /// Reads a crate whose modules lie below `root`, from pairs of a file's name and its text.
+    pub(crate) fn read<'a>(root: &str, sources: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let modules: BTreeMap<Vec<String>, (&str, &str)> =
+            sources.filter_map(|(name, text)| Some((module(root, name)?, (name, text)))).collect();
+        let mut imports = BTreeMap::new();
+        for (own, (_, text)) in &modules {
+            let mut found = BTreeSet::new();
+            let code = without_strings(text);
+            for path in paths(&code).into_iter().filter_map(|path| resolve(own, &path)).chain(declared(own, &code)) {
+                if let Some(target) =
+                    (0..=path.len()).rev().map(|end| &path[..end]).find(|path| modules.contains_key(*path))
+                    && target != own
+                {
+                    found.insert(target.to_vec());
+                }
+            }
+            imports.insert(own.clone(), found);
+        }
+        Self { files: modules.into_iter().map(|(module, (name, _))| (module, name.to_owned())).collect(), imports }
+    }
+
+    /// Each import: the importing file, its module and the imported module.
+    pub(crate) fn arrows(&self) -> impl Iterator<Item = (&str, &[String], &[String])> {
+        self.imports.iter().flat_map(|(from, imported)| {
+            imported.iter().map(|to| (self.files[from].as_str(), from.as_slice(), to.as_slice()))
+        })
+    }
+
+    /// Each circle of imports that is not a file with the files that it declares.
+    pub(crate) fn circles(&self) -> Vec<String> {
+        let reached: BTreeMap<_, _> = self.files.keys().map(|module| (module, self.reachable(module))).collect();
+        let mut seen = BTreeSet::new();
+        let mut circles = Vec::new();
+        for module in self.files.keys() {
+            let circle: BTreeSet<_> =
+                reached[module].iter().copied().filter(|other| reached[*other].contains(module)).collect();
+            if circle.len() > 1 && !is_family(&circle) && seen.insert(circle.clone()) {
+                circles.push(self.describe(&circle));
+            }
+        }
+        circles
+    }
+
+    fn reachable<'a>(&'a self, from: &'a Vec<String>) -> BTreeSet<&'a Vec<String>> {
+        let (mut found, mut ahead) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = ahead.pop() {
+            ahead.extend(self.imports[module].iter().filter(|next| found.insert(*next)));
+        }
+        found
+    }
+
+    fn describe(&self, circle: &BTreeSet<&Vec<String>>) -> String {
+        let arrows = circle.iter().flat_map(|from| {
+            let within = self.imports[*from].iter().filter(|to| circle.contains(*to));
+            within.map(|to| format!("\n  {} -> {}", self.files[*from], self.files[to]))
+        });
+        format!("{} files import each other:{}", circle.len(), arrows.collect::<String>())
+    }
+}
+
+/// Whether one of the modules is the parent of all others.
+fn is_family(circle: &BTreeSet<&Vec<String>>) -> bool {
+    circle.iter().any(|parent| {
+        circle
+            .iter()
+            .all(|module| module == parent || module.split_last().is_some_and(|(_, above)| above == parent.as_slice()))
+    })
+}
+
+/// The module that a file is, or nothing if it is not compiled into the crate.
+fn module(root: &str, name: &str) -> Option<Vec<String>> {
+    let path = name.strip_prefix(root)?.strip_prefix('/')?.strip_suffix(".rs")?;
+    let path: Vec<String> = path.split('/').map(str::to_owned).collect();
+    match path.last()?.as_str() {
+        "lib" if path.len() == 1 => Some(Vec::new()),
+        "main" if path.len() == 1 => None,
+        "tests" => None,
+        _ => Some(path),
+    }
+}
+
+/// The text without comments, the contents of strings, and unit tests.
+fn without_strings(text: &str) -> String {
+    code_lines(text).flat_map(|line| line.split('"').step_by(2).chain(["\n"])).collect()
+}
+
+/// The modules that a file declares.
+fn declared(own: &[String], code: &str) -> Vec<Vec<String>> {
+    let names = code.lines().filter_map(|line| {
+        let line = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+        line.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    names.map(|name| own.iter().cloned().chain([name.to_owned()]).collect()).collect()
+}
+
+/// The paths that begin with `crate`, `self` or `super`, each as its segments.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for start in ["crate::", "self::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if before.is_none_or(|before| !is_name(before) && before != ':') {
+                read_path(&code[at..], &[], &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Reads one path, and those of its group if it ends with one; returns what follows it.
+fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
+    let mut path = above.to_vec();
+    loop {
+        text = text.trim_start();
+        if let Some(mut group) = text.strip_prefix('{') {
+            loop {
+                group = group.trim_start().trim_start_matches(',').trim_start();
+                match group.strip_prefix('}') {
+                    Some(rest) => return rest,
+                    None if group.is_empty() => return group,
+                    None => {
+                        let rest = read_path(group, &path, found);
+                        // What is no path, as the body of a function behind one, ends the group.
+                        if rest.len() == group.len() {
+                            return rest;
+                        }
+                        group = rest;
+                    }
+                }
+            }
+        }
+        let end = text.find(|next| !is_name(next)).unwrap_or(text.len());
+        if end == 0 {
+            break;
+        }
+        path.push(text[..end].to_owned());
+        text = &text[end..];
+        match text.strip_prefix("::") {
+            Some(rest) => text = rest,
+            None => break,
+        }
+    }
+    found.push(path);
+    text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name))
+}
+
+/// A path from the crate's root.
+fn resolve(own: &[String], path: &[String]) -> Option<Vec<String>> {
+    let mut base = own.to_vec();
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        match first.as_str() {
+            "crate" => base.clear(),
+            "self" => {}
+            "super" => drop(base.pop()?),
+            _ => break,
+        }
+        rest = after;
+    }
+    base.extend(rest.iter().cloned());
+    Some(base)
+}
+
+fn is_name(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+#[test]
+fn a_circle_is_found_and_a_parent_with_its_children_is_none() {
+    let circles = |sources: &[(&str, &str)]| Graph::read("src", sources.iter().copied()).circles();
+    let lib = ("src/lib.rs", "mod a;\nmod b;\n");
+    let child = ("src/a/c.rs", "use super::X;\n// crate::b::Y\nfn f() { g(\"crate::b\") }\n");
+    let family = [
+        lib,
+        ("src/a.rs", "mod c;\nuse self::c::Z;\n"),
+        child,
+        ("src/b.rs", "use crate::a::{self, c::{Z, W as V}};\n"),
+    ];
+    assert_eq!(circles(&family), Vec::<String>::new());
+    let siblings = [lib, ("src/a.rs", "use crate::b::Y;\n"), ("src/b.rs", "fn f(x: super::a::X) {}\n")];
+    assert_eq!(circles(&siblings), ["2 files import each other:\n  src/a.rs -> src/b.rs\n  src/b.rs -> src/a.rs"]);
+    let grandchild = [
+        lib,
+        ("src/a.rs", "pub mod c;\n"),
+        ("src/a/c.rs", "mod d;\n"),
+        ("src/a/c/d.rs", "use super::super::X;\n#[cfg(test)]\nmod tests {\n use crate::b;\n}\n"),
+        ("src/b.rs", "use crate::{\n    a::{c, X},\n};\n"),
+    ];
+    assert_eq!(
+        circles(&grandchild),
+        [
+            "3 files import each other:\n  src/a.rs -> src/a/c.rs\n  src/a/c.rs -> src/a/c/d.rs\n  src/a/c/d.rs -> src/a.rs"
+        ]
+    );
+}
