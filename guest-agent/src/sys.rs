@@ -28,6 +28,10 @@ const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
 /// From the kernel's `include/uapi/linux/sched.h`; libc's own overflows its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// From the kernel's `include/uapi/linux/sockios.h`; libc's own has the type that glibc's `ioctl` takes, which differs
+/// from musl's.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// Forks. Only for a process that has not started a thread.
 ///
 /// # Errors
@@ -125,6 +129,6 @@ pub(crate) fn set_loopback_up() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is, and it outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

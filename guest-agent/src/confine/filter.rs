@@ -14,6 +14,18 @@ use seccompiler::{
     TargetArch, sock_filter,
 };
 
+/// The architecture of the agent itself. The filters kill a process that makes a call of any other one.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: TargetArch = TargetArch::aarch64;
+
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: libc::c_long = libc::SYS_kexec_file_load;
+/// From the kernel's `include/uapi/asm-generic/unistd.h`; libc lacks it for aarch64 with musl.
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: libc::c_long = 294;
+
 /// Refused whatever the arguments.
 const FORBIDDEN: &[libc::c_long] = &[
     // Kernel modules and other kernels.
@@ -21,7 +33,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_reboot,
     // Mounts, and the namespaces that would allow them.
     libc::SYS_mount,
@@ -51,7 +63,10 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_acct,
     libc::SYS_quotactl,
     libc::SYS_syslog,
+    // Only x86 has ports.
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_ioperm,
     // The machine's clock and name are the agent's.
     libc::SYS_clock_settime,
@@ -136,5 +151,21 @@ fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::Bac
 
 fn build(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
     let refuse = SeccompAction::Errno(u32::try_from(errno).unwrap_or(1));
-    SeccompFilter::new(rules, SeccompAction::Allow, refuse, TargetArch::x86_64)?.try_into()
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, ARCHITECTURE)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{forbidden, unreadable};
+
+    #[test]
+    fn filters_accept_the_architecture_that_this_program_is_built_for() {
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        // `e_machine` of the ELF header; `AUDIT_ARCH_*` is that with a flag for 64 bits and one for little endian.
+        let own = u32::from(u16::from_le_bytes([program[18], program[19]])) | 0xc000_0000;
+        for filter in [forbidden().unwrap(), unreadable().unwrap()] {
+            // The first instruction loads the architecture, the second compares it.
+            assert_eq!(filter[1].k, own);
+        }
+    }
 }
