@@ -208,8 +208,8 @@ impl Worker {
     }
 }
 
-/// Open files of a worker: two for each folder that a listing goes down, and room for everything else.
-const WORKER_FILES: u64 = 2 * list::DEPTH_MAX as u64 + 32;
+/// Open files of a worker: one for each folder that a listing goes down, and room for everything else.
+const WORKER_FILES: u64 = list::DEPTH_MAX as u64 + 32;
 
 /// The life of a worker process, from root in the machine's namespaces to the sandbox user in the room's mounts: serves
 /// the call on its stdin. Its stdout is the room's mount namespace.

@@ -30,3 +30,9 @@ mod temporary;
 
 pub use guest::{Guest, Work};
 pub use serve::{ServeFault, serve};
+
+/// musl's own allocator returns each large buffer to the kernel and asks for it again, which halves the speed of file
+/// transfers.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

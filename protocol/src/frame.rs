@@ -72,6 +72,10 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), Fra
     }
 }
 
+/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and musl's `memcpy` takes
+/// longer over them.
+const SHORT_BYTES: usize = 16;
+
 /// Where postcard writes a body: behind `start`, and never more than a frame may hold.
 struct Body<'a> {
     buffer: &'a mut Vec<u8>,
@@ -89,7 +93,14 @@ impl Flavor for Body<'_> {
         if self.buffer.len() - self.start + bytes.len() > FRAME_BYTES_MAX {
             return Err(postcard::Error::SerializeBufferFull);
         }
-        self.buffer.extend_from_slice(bytes);
+        if bytes.len() <= SHORT_BYTES {
+            self.buffer.reserve(bytes.len());
+            for byte in bytes {
+                self.buffer.push(*byte);
+            }
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
         Ok(())
     }
 
