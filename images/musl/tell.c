@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-// An interpreter that does nothing with its script but count its bytes, and tells how it finds itself: the user by
-// musl's own look into /etc/passwd, a thread, a child, a temporary file, and a name that musl's own resolver asks for.
+// An interpreter that only counts the bytes of its script. It prints whether the basics work with musl: the user
+// according to /etc/passwd, a thread, a child, a temporary file, and names that musl's resolver looks up.
 #include <netdb.h>
 #include <pthread.h>
 #include <pwd.h>

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Servers for the tests. What a test needs and the machine lacks is an error that names the command, never a skip."""
+"""Servers for the tests. A missing requirement is an error that names the command that makes it, never a skip."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from nested_server import NestedServer
 from peers import Peers
 from server import BINARY, ROOT, Server, kvm_fault, run_script
 
-# What each back end's tests need, and the command that makes it.
+# Requirements of each back end's tests, and the command that makes each.
 NEEDED = {
     "qemu": [
         (BINARY, "./taskw e2e"),
@@ -46,17 +46,17 @@ def is_nested(config):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "smoke: what has to work on every back end, in a few minutes")
-    config.addinivalue_line("markers", "packages: looks at what ./taskw deb made")
-    config.addinivalue_line("markers", "index: takes packages from the index that this machine's pip uses, for minutes")
-    config.addinivalue_line("markers", "nested: changes the host, which only a nested one allows")
-    config.addinivalue_line("markers", "outside(reason): looks at the server in ways that only this machine allows")
+    config.addinivalue_line("markers", "smoke: has to work on every back end, in a few minutes")
+    config.addinivalue_line("markers", "packages: needs the package that ./taskw deb made")
+    config.addinivalue_line("markers", "index: downloads packages from this machine's pip index, for minutes")
+    config.addinivalue_line("markers", "nested: changes the host, so it needs a nested one")
+    config.addinivalue_line("markers", "outside(reason): inspects the server in ways that only this machine allows")
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("nested") and not is_nested(config):
-            item.add_marker(pytest.mark.skip(reason="changes the host, which only a nested one allows"))
+            item.add_marker(pytest.mark.skip(reason="changes the host, so it needs a nested one"))
         if config.option.back_end == "krun":
             for mark in item.iter_markers("outside"):
                 item.add_marker(pytest.mark.skip(reason=mark.args[0]))
@@ -79,7 +79,7 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope="session")
 def nested_host(request):
-    """The nested host, started once, if that is where servers run."""
+    """The nested host, started once, if servers run there; else None."""
     if not is_nested(request.config):
         yield None
         return
@@ -92,7 +92,7 @@ def nested_host(request):
 
 @pytest.fixture(scope="session")
 def make_server(request, nested_host):
-    """Makes a server: here, or in the nested host."""
+    """Makes a server, here or in the nested host."""
     if nested_host:
         return lambda **settings: NestedServer(nested_host, **settings)
     return KrunServer if request.config.option.back_end == "krun" else Server
@@ -100,7 +100,7 @@ def make_server(request, nested_host):
 
 @pytest.fixture
 def peers(nested_host):
-    """Makes servers that guests can dial, on the machine that waggle runs on."""
+    """Makes servers that guests can connect to, on the machine that waggle runs on."""
     made = Peers(nested_host.shell, nested_host.python, "/peers.py") if nested_host else Peers(run_script)
     yield made
     made.stop()
@@ -113,7 +113,7 @@ def anyio_backend():
 
 @pytest.fixture
 def serve(make_server):
-    """Makes servers; at the end stops what still runs and looks for what was left."""
+    """Makes servers; at the end stops those that still run and checks that nothing is left."""
     servers = []
 
     def make(**settings):
@@ -134,13 +134,13 @@ def serve(make_server):
 
 @pytest.fixture
 def server(serve):
-    """A server with the project's own images, ready."""
+    """A ready server with the project's own images."""
     return serve().start()
 
 
 @pytest.fixture
 def open_server(serve, nested_host):
-    """The same for clients that show no token."""
+    """The same for clients without a token."""
     made = serve()
     if nested_host:
         made.open()

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A server with libkrun on this machine, whose KVM has to run guests."""
+"""A server with libkrun on this machine, whose KVM must run guests."""
 
 from server import ROOT, Server
 
 
 class KrunProcesses:
-    """How a server's processes show its machines, with libkrun."""
+    """Finds the processes of a server's machines, with libkrun."""
 
     def machines(self):
         return self._of_machines(lambda threads: threads > 1)
@@ -18,7 +18,7 @@ class KrunProcesses:
         return self._of_machines(lambda threads: threads == 1)
 
     def _of_machines(self, which):
-        """Of the two processes of a machine, the one that has threads is the machine and the other its runner."""
+        """A machine has two processes: the one with threads is the machine, the other its runner."""
         pids = [pid for pid, line in self.processes() if "runner machine" in line]
         threads = self.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
         return [pid for pid, count in zip(pids, threads) if which(int(count))]

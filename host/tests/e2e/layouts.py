@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images made of nothing: layers of whatever entries, and a layout for them."""
+"""Images made from scratch: layers of arbitrary entries, and a layout for them."""
 
 import gzip
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import tarfile
 
-# The fastest: these are small, or cannot be compressed.
+# The fastest level: the layers are small or cannot be compressed.
 GZIP_LEVEL = 1
 
 
@@ -30,9 +30,9 @@ class Layer:
         entry.mode = mode if mode is not None else 0o755 if kind == tarfile.DIRTYPE else 0o644
         entry.uid, entry.gid = uid, gid
         entry.devmajor, entry.devminor = device
-        # As text, or it would go through a float.
+        # As text, because tarfile would convert a number to a float.
         entry.pax_headers = {"mtime": str(mtime)}
-        # Attributes are bytes, which tarfile takes as text with the bytes that are none escaped.
+        # Attributes are bytes; tarfile expects text in which bytes that are not UTF-8 are escaped.
         for key, value in (xattrs or {}).items():
             entry.pax_headers[f"SCHILY.xattr.{key}"] = value.decode("utf-8", "surrogateescape")
         self.archive.addfile(entry, io.BytesIO(content))
@@ -43,7 +43,7 @@ class Layer:
 
 
 def write_layout(layout, layers):
-    """Makes a layout with one image of these archives, tagged latest; every second layer is compressed, the first one too."""
+    """Makes a layout with one image of these archives, tagged latest; layers 1, 3, 5 and so on are compressed."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host with working KVM, for machines that have none: a QEMU guest whose emulated processor has AMD's SVM.
 
-In it an unprivileged server runs with libkrun; clients reach it from outside through forwarded ports. A shell of the
-guest's root on one more port is how the tests look at its processes and files.
+An unprivileged server with libkrun runs in it, and clients reach it through forwarded ports. The tests inspect its
+processes and files through a shell of the guest's root on another port.
 """
 
 import contextlib
@@ -23,26 +23,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 FIRMWARE = ROOT / "target/firmware"
 KERNEL = ROOT / "target/kernel"
 
-# Emulated, the guest's kernel and its first process take 6 s on an idle machine.
+# With emulation, the guest's kernel and init take 6 s on an idle machine.
 BOOT_S = 60
-# A command of the tests' shell.
+# The timeout of a command in the tests' shell.
 SHELL_S = 60
-# The last line of what it answers.
+# The last line of its answer.
 SHELL_END = "-- end --"
-# What the disk holds beyond its files, for machines and prepared images.
+# Free space on the disk, for machines and prepared images.
 DISK_FREE_MIB = 3072
 MEMORY_MIB = 3072
 
 # System programs that a user's search path may lack.
 TOOLS = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 
-# Ports inside; the first is the shell's, the others are servers'.
+# Ports inside: the shell's, and the servers'.
 SHELL_PORT = 9000
 SERVER_PORTS = range(8080, 8084)
-# What comes to the first is handed on to the second on the loopback address, which nobody outside reaches.
+# Connections to the first are forwarded to the second on the loopback address, which is unreachable from outside.
 OPEN_PORT, LOOPBACK_PORT = 8090, 8091
 
-# What the kernel has as modules: the guest's own devices, and KVM.
+# The kernel modules that are needed: the guest's own devices, and KVM.
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "kvm-amd", "overlay", "erofs"]
 # The server's user.
 USER_ID = 1000
@@ -68,7 +68,7 @@ export PATH
 ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
-# It leads nowhere; what goes there is refused at once.
+# The route leads nowhere; connections to it are refused at once.
 ip route add default via 10.0.2.2
 ip address add fd00:2::15/64 dev eth0 nodad
 ip -6 route add default via fd00:2::2
@@ -82,15 +82,15 @@ poweroff -f
 
 
 class NestedHost:
-    """The guest, booted; `stop` ends it. It holds images, and of those in the cache `prepared` what they came to.
+    """The booted guest; `stop` ends it. It contains images, and their merged files if the cache `prepared` has them.
 
-    `programs` are more of this machine's programs, with QEMU's files if it is one of them and the kernel of its guests.
-    `with_python` takes this machine's Python along, for servers that guests dial there.
+    `programs` are further programs of this machine; if QEMU is one of them, its files and its guests' kernel are added.
+    `with_python` adds this machine's Python, for servers that guests connect to.
     """
 
     init = INIT
     boot_s = BOOT_S
-    # The interpreter itself, not the way to it through a virtual environment.
+    # The interpreter itself, not its link in a virtual environment.
     python = pathlib.Path(sys.base_prefix, "bin", os.path.basename(os.path.realpath(sys.executable)))
 
     def __init__(self, binary, images, prepared, programs=(), with_python=False):
@@ -166,7 +166,7 @@ class NestedHost:
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         self.disk = self.folder / "disk"
         size_mib = (used >> 20) * 11 // 10 + DISK_FREE_MIB
-        # No owner but root: what the server writes to is given to it at the start.
+        # Everything belongs to root; the server's folders get their owner at the start.
         options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree]
         formatter = shutil.which("mke2fs", path=TOOLS["PATH"])
         subprocess.run([formatter, *options, self.disk, f"{size_mib}M"], check=True, stdout=subprocess.DEVNULL)
@@ -174,12 +174,12 @@ class NestedHost:
 
     def _boot(self):
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{outside}-:{inside}" for inside, outside in self.ports.items())
-        # One processor: with two, a guest inside has been seen to reset itself.
+        # One processor, because guests inside sometimes reset themselves with two.
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
             + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
-            # On a busy machine the emulated timer comes too late for the kernel's check of it.
+            # On a busy machine the emulated timer is too late for the kernel's check of it.
             + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0", "-serial", f"file:{self.console}"]
             + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
             + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
@@ -195,7 +195,7 @@ class NestedHost:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
     def shell(self, script, timeout_s=SHELL_S):
-        """Runs a script as the guest's root and gives what it printed."""
+        """Runs a script as the guest's root and returns its output."""
         deadline = time.monotonic() + timeout_s
         while True:
             answer = self._ask(f"exec 2>&1\n{script}\nexec echo {SHELL_END}\n", timeout_s)
@@ -222,12 +222,12 @@ class NestedHost:
 
 
 def in_load_order(names):
-    """The modules' files with what they depend on, each after what it needs."""
+    """The files of the modules and their dependencies, in load order."""
     files = {file.stem.replace("-", "_"): file for file in (KERNEL / "modules").rglob("*.ko")}
     order = []
 
     def visit(name):
-        # What is no file is part of the kernel; a name that is neither shows when the host boots.
+        # A name without a file is built into the kernel; an unknown name fails when the host boots.
         file = files.get(name.replace("-", "_"))
         if file is None or file in order:
             return
@@ -252,7 +252,7 @@ def copy_libraries(programs, tree):
 
 
 def copy_python(python, tree):
-    """The interpreter and its library, at the paths that they have here."""
+    """The interpreter and its library, at the same paths as here."""
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     skipped = ["__pycache__", "test", "tests", "idlelib", "ensurepip", "lib2to3", "site-packages", "dist-packages", "config-*"]
     shutil.copytree(library, tree / library.relative_to("/"), ignore=shutil.ignore_patterns(*skipped))

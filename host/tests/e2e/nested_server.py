@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A server with libkrun in a nested host, with the face of one that runs here."""
+"""A server with libkrun in a nested host, with the interface of a server that runs here."""
 
 import pathlib
 import signal
@@ -11,13 +11,13 @@ from krun_server import KrunProcesses
 from nested import LOOPBACK_PORT, OPEN_PORT, SERVER_PORTS, USER_ID
 from server import ROOT, STOP_S, Server, hosts_file
 
-# The nested host's loopback address cannot be reached from outside, and a server that listens on another one wants tokens.
+# The nested host's loopback is unreachable from outside, and a server on another address requires tokens.
 TOKEN = "what-every-client-of-nested-hosts-shows"
 
-# A look through the nested host's shell takes about as long.
+# One query through the nested host's shell takes about this long.
 LOOK_S = 0.2
 
-# The user's processes with their ids, command lines and environments; bytes that end words are spaces.
+# The user's processes with their ids, command lines and environments, separated by spaces.
 PROCESSES = f"""
 for place in $(stat -c '%u %n' /proc/[0-9]* 2>/dev/null | sed -n 's/^{USER_ID} //p'); do
   line=$(tr '\\0' ' ' <$place/cmdline 2>/dev/null)
@@ -57,16 +57,16 @@ class NestedProcess:
 
 
 class NestedServer(KrunProcesses, Server):
-    """Everything but the client's side happens in the nested host, as a user who owns nothing there but /dev/kvm."""
+    """Everything but the client runs in the nested host, as a user who owns only /dev/kvm there."""
 
     token = TOKEN
-    # Each takes 80 ms in a guest whose host is emulated.
+    # A connection takes 80 ms in a guest with an emulated host.
     connections = 300
 
     def __init__(self, host, **settings):
         super().__init__(**settings)
         self.host = host
-        # Only the folder is another machine's from here on.
+        # From here on, only the folder is on the other machine.
         self.folder.rmdir()
         self.inside = host.free_ports.pop(0)
         self.port = host.ports[self.inside]
@@ -89,7 +89,7 @@ class NestedServer(KrunProcesses, Server):
         )
 
     def open(self):
-        """Has it listen on its host's loopback address, without tokens; one at a time can."""
+        """Makes it listen on its host's loopback address, without tokens; only one server at a time can."""
         del self.settings["AUTH_TOKENS_FILE"]
         self.settings["LISTEN_ADDR"] = f"127.0.0.1:{LOOPBACK_PORT}"
         self.port, self.token = self.host.ports[OPEN_PORT], None
@@ -105,7 +105,7 @@ echo $! >pid
 wait $!
 echo $? >status
 """
-        # Those of an earlier start would be taken for this one's.
+        # Files of an earlier start would be mistaken for those of this one.
         self.host.shell(f"cd {self.folder} && rm -f pid status")
         self.host.shell(
             f"cat >{self.folder}/run <<'end of script'\n{script}end of script\n"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The package index that this machine's own pip asks, as pip says it, so that guests can be let there and nowhere else."""
+"""The package index of this machine's pip, as pip reports it, so that a rule can allow guests to reach only that."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-# What pip makes of its files, its variables and its defaults; there is no public way to ask for the defaults.
+# Pip's settings from its files, variables and defaults; pip has no public interface for the defaults.
 ASK_PIP = """
 import json, ssl
 from pip._internal.commands import create_command
@@ -31,7 +31,7 @@ class Index:
         self.proxy = asked["proxy"] or urllib.request.getproxies().get("https")
 
     def rules(self, *packages):
-        """Rules for the index, and for where it sends whoever wants these packages; none for anything else."""
+        """Rules that allow the index and the hosts that it links to for these packages."""
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
         report = json.loads(subprocess.run([*command, *packages], capture_output=True, check=True).stdout)
         urls = [self.url, *(package["download_info"]["url"] for package in report["install"])]

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Servers for guests to dial, each a process of its own on the machine that waggle runs on, nested or not.
+"""Servers for guests to connect to, each a separate process on the machine that waggle runs on, nested or not.
 
-    peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port, then what it heard, a line each
-    peers.py names ADDRESS   the same as a name service, on port 53, for the names below
-    peers.py own TARGET...   prints this machine's address on the way to each target, or `none` where there is no way
+    peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port, then each input on a line
+    peers.py names ADDRESS   runs a DNS server on port 53, for the names below
+    peers.py own TARGET...   prints this machine's source address for each target, or `none` without a route
 
-It uses the standard library only, because in the nested host there is nothing else.
+It uses only the standard library, because the nested host has nothing else.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import sys
 import threading
 import time
 
-# A process that has begun to print is done with it soon.
+# A process that has begun to print finishes soon.
 PRINT_S = 60
 
 
 def repeat(connection):
-    """Answers when the question has come to its end: what a half-closed connection is for."""
+    """Answers after the end of the question, which needs a half-closed connection."""
     question = b""
     while part := connection.recv(65536):
         question += part
@@ -30,44 +30,44 @@ def repeat(connection):
 
 
 def reset(connection):
-    """Reads a byte and breaks off."""
+    """Reads a byte and resets the connection."""
     connection.recv(1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 def stall(connection):
-    """Takes nothing and says nothing."""
+    """Reads nothing and sends nothing."""
     threading.Event().wait()
 
 
 def watch(connection):
-    """Says something, and tells what it hears next: nothing, if that is the end."""
+    """Sends a byte, and prints what it receives next; nothing at the end of the connection."""
     connection.sendall(b"!")
     print("heard", connection.recv(1).decode(), flush=True)
 
 
 def greet(connection):
-    """Tells who came, and says hello."""
+    """Prints the peer, and sends a greeting."""
     print("came", connection.getpeername()[0], flush=True)
     connection.recv(100)
     connection.sendall(b"hello")
 
 
 def banner(connection):
-    """Says something at once, and waits for the other's end."""
+    """Sends something at once, and waits for the peer to close."""
     connection.sendall(b"!")
     connection.recv(1)
 
 
 def send(connection):
-    """Sends as many MiB as it is told to in a byte."""
+    """Reads a byte and sends that number of MiB."""
     mib = bytes(1 << 20)
     for _ in range(connection.recv(1)[0]):
         connection.sendall(mib)
 
 
 def take(connection):
-    """Takes everything, and says so when it has it."""
+    """Reads everything, and then confirms it."""
     buffer = bytearray(1 << 20)
     while connection.recv_into(buffer):
         pass
@@ -90,7 +90,7 @@ def serve(kind, address):
             threading.Thread(target=carry, args=(server.accept()[0],), daemon=True).start()
 
 
-# What the name service knows: an address, or another name. A name that is another's and not known dangles.
+# The DNS server's records: an address, or another name. An alias of an unknown name dangles.
 ZONE = {
     b"place.test": "198.41.0.4",
     b"other.test": b"place.test",
@@ -103,7 +103,7 @@ DNS_PORT = 53
 
 def answer(question):
     """An answer in the wire format, with every alias on the way to the address."""
-    # One question, without compression: its name ends in a zero, and its kind and class follow.
+    # One question, without compression: its name ends in a zero byte, followed by type and class.
     end = question.index(b"\0", 12) + 5
     labels, at = [], 12
     while question[at]:
@@ -144,7 +144,7 @@ def own_address(target):
 
 
 class Peers:
-    """Starts them where `shell` runs its scripts; `stop` ends them all."""
+    """Starts servers where `shell` runs its scripts; `stop` ends all of them."""
 
     def __init__(self, shell, python=sys.executable, program=pathlib.Path(__file__).resolve()):
         self.shell = shell
@@ -156,7 +156,7 @@ class Peers:
         return self.started[-1]
 
     def own_addresses(self, *targets):
-        """That machine's addresses on the way to the targets, where there is one."""
+        """That machine's source addresses for the targets that it has a route to."""
         found = self.shell(f"{self.command} own {' '.join(targets)}").split()
         return [None if address == "none" else address for address in found]
 
@@ -166,7 +166,7 @@ class Peers:
 
 
 class Peer:
-    """One that runs."""
+    """A running server."""
 
     def __init__(self, shell, command):
         self.shell = shell
@@ -182,7 +182,7 @@ class Peer:
         return self.shell(f"cat {self.log}").splitlines()
 
     def heard(self):
-        """What it has printed since it started."""
+        """The lines that it has printed since it started."""
         return self._lines()[1:]
 
     def stop(self):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A real registry on loopback, Debian's docker-registry, with images of ours pushed to it."""
+"""A real registry on loopback, Debian's docker-registry, with our images pushed to it."""
 
 import base64
 import json
@@ -15,13 +15,13 @@ import urllib.request
 from server import ROOT, free_port
 
 USER, PASSWORD = "bee", "honey"
-# bcrypt of the password: docker-registry takes no other kind.
+# The bcrypt hash of the password, the only kind that docker-registry accepts.
 HTPASSWD = "bee:$2b$04$JUiTVxo3aINsSIT9ASQWk.ai9AiE.yLfbPyUcyu5pVd7T9NOCv5zi\n"
 READY_S = 20
 
 
 class Registry:
-    """A registry that asks for a password, or does not; it has TLS with a private authority's certificate, or none."""
+    """A registry, optionally with a password, and with TLS by a private authority's certificate."""
 
     def __init__(self, folder, password=False, tls=False):
         self.folder = pathlib.Path(folder)
@@ -41,7 +41,7 @@ class Registry:
         if tls:
             self.authority = self.folder / "authority.pem"
             settings["http"]["tls"] = self.certificate()
-        # JSON is YAML.
+        # JSON is valid YAML.
         (self.folder / "config.yml").write_text(json.dumps(settings))
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(
@@ -65,7 +65,7 @@ class Registry:
                 time.sleep(0.05)
 
     def certificate(self):
-        """Makes an authority, and has it issue a certificate."""
+        """Makes an authority and a certificate that it signs."""
         key, request, certificate = (self.folder / name for name in ("key.pem", "request.pem", "certificate.pem"))
         authority_key = self.folder / "authority-key.pem"
         new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
@@ -85,7 +85,7 @@ class Registry:
         reference = f"{self.host}/hive/{name}:v1"
         login = ["--dest-creds", f"{USER}:{PASSWORD}"] if self.password else []
         source = f"oci:{ROOT / 'target/images' / name}:latest"
-        # It is no test of skopeo.
+        # Skopeo itself is not under test.
         command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *login, source]
         subprocess.run([*command, f"docker://{reference}"], check=True)
         return reference

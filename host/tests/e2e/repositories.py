@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Package repositories for the tests, served on loopback, and images whose package managers know no others."""
+"""Package repositories for the tests, served on loopback, and images whose package managers use only these."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ import zipfile
 
 from server import ROOT
 
-# Where a guest finds its host's loopback.
+# The guest's address for its host's loopback.
 HOST = "10.0.77.1"
 NAME = "waggle-bee"
 MODULE = "waggle_bee"
@@ -44,7 +44,7 @@ def serving(folder, tls=None):
             super().__init__(*arguments, directory=folder)
 
         def log_message(self, *_arguments):
-            """Says nothing."""
+            """Discards the line."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls:
@@ -65,7 +65,7 @@ def serve_tls(folder):
     site = folder / "site"
     (site / "bee.git/info").mkdir(parents=True)
     (site / "hello").write_text("hum")
-    # What git's plain HTTP protocol asks for.
+    # The files that git's dumb HTTP protocol requests.
     (site / "bee.git/info/refs").write_text(f"{'0123456789' * 4}\trefs/heads/hum\n")
     (site / "bee.git/HEAD").write_text(f"{'0123456789' * 4}\n")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
@@ -101,7 +101,7 @@ def make_wheel(folder):
 
 
 def make_npm_package(folder, port):
-    """What the npm registry answers for one package, and what `npm pack` makes of it."""
+    """An npm registry's answer for one package, and the archive that `npm pack` would make of it."""
     place = folder / "npm"
     place.mkdir()
     manifest = {"name": NAME, "version": VERSION, "main": "index.js"}
@@ -117,7 +117,7 @@ def make_npm_package(folder, port):
 
 
 def make_debian_package(folder):
-    """A flat repository with one package, whose script shows whether root is root enough."""
+    """A flat repository with one package, whose script needs root's privileges."""
     place = folder / "apt"
     tree = place / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
@@ -138,19 +138,19 @@ def make_debian_package(folder):
 
 
 def take_rpms(folder):
-    """The repository that was made with the image for it."""
+    """Extracts the repository from the image that contains it."""
     layout = ROOT / "target/images/rpm"
     [manifest] = json.loads((layout / "index.json").read_bytes())["manifests"]
-    # It is what the image was given last.
+    # It is the image's last layer.
     layer = json.loads(blob(layout, manifest["digest"]).read_bytes())["layers"][-1]
     with tarfile.open(blob(layout, layer["digest"])) as archive:
         archive.extractall(folder, filter="data")
 
 
 def image(name, folder, port, changed=None):
-    """A copy of one of the project's images, whose package managers ask the server on that port of the host.
+    """A copy of one of the project's images, whose package managers use the server on that port of the host.
 
-    `changed` are files that it has besides, by their paths; what is None instead of a text is taken away.
+    `changed` maps paths to the text of further files; None deletes the file.
     """
     url = f"http://{HOST}:{port}"
     rpms = f"[bee]\nname=bee\nbaseurl={url}/srv/repository\ngpgcheck=0\nautorefresh=1\n"
@@ -175,7 +175,7 @@ def image(name, folder, port, changed=None):
 def add(archive, name, text):
     entry = tarfile.TarInfo(name)
     if text is None:
-        # As layers say that a file of one below is gone.
+        # A whiteout: it deletes a file of a lower layer.
         folder, _, file = name.rpartition("/")
         entry.name, text = f"{folder}/.wh.{file}", ""
     entry.size, entry.mode = len(text.encode()), 0o755 if text.startswith("#!") else 0o644
@@ -204,7 +204,7 @@ def reconfigure(layout, **settings):
 
 
 def change_image(layout, change):
-    """Has manifests and their configurations changed; what names them names the new ones."""
+    """Changes manifests and their configurations, and updates the digests that refer to them."""
     index = json.loads((layout / "index.json").read_bytes())
     for descriptor in index["manifests"]:
         manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One waggle server as a user would start it, and what it must not leave behind."""
+"""A waggle server, started as by a user, and checks of what it must not leave behind."""
 
 import contextlib
 import json
@@ -25,11 +25,11 @@ BINARY = pathlib.Path(os.environ.get("WAGGLE_BINARY", ROOT / "target/debug/waggl
 
 # The KVM probe comes before the server is ready.
 READY_S = 60
-# The server promises to be gone 30 s after it was told to stop.
+# The server promises to exit within 30 s of SIGTERM.
 STOP_S = 35
-# A runner that lost its server has that long to end its machine.
+# A runner that lost its server has this long to end its machine.
 ORPHAN_S = 15
-# In a mount namespace of its own: the first argument takes the place of the hosts file, the others are the command.
+# Runs a command in a separate mount namespace, with the first argument mounted over the hosts file.
 WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
 # Software emulation on a busy machine.
 CALL_S = 180
@@ -40,15 +40,15 @@ def image(name):
 
 
 class Server:
-    """A server with a data folder of its own; settings are WAGGLE_* variables without the prefix."""
+    """A server with its own data folder; settings are WAGGLE_* variables without the prefix."""
 
-    # What its clients show, if anything.
+    # The token of its clients, if any.
     token = None
-    # Thousands of connections, one after the other, as far as a test has the time.
+    # The number of consecutive connections that a test has time for.
     connections = 2000
 
     def __init__(self, **settings):
-        # Short, because the names of Unix sockets may have 107 bytes.
+        # Short, because a Unix socket's path is limited to 107 bytes.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="wg-"))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
@@ -65,7 +65,7 @@ class Server:
         }
         self.process = None
         self.binary = BINARY
-        # The command in front of the server's own.
+        # A command that starts the server's command.
         self.through = []
 
     @property
@@ -74,22 +74,22 @@ class Server:
 
     @property
     def own_port(self):
-        """Where it listens on its own machine."""
+        """Its address on its own machine."""
         return int(self.settings["LISTEN_ADDR"].rpartition(":")[2])
 
     def variables(self):
-        """The environment of a command that has this server's settings."""
+        """The environment variables of a command with this server's settings."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
         return inherited | {f"WAGGLE_{name}": value for name, value in self.settings.items()}
 
     def set_hosts(self, **addresses):
-        """Has the server's machine know these names. The first time, it takes effect at the next start."""
+        """Adds these names to the hosts file of the server's machine. The first call takes effect at the next start."""
         hosts = self.folder / "hosts"
         hosts.write_text(hosts_file(addresses))
         self.through = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", WITH_HOSTS, hosts]
 
     def launch(self):
-        """Starts the process and does not wait for it to be ready."""
+        """Starts the process without waiting for it to be ready."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.through, self.binary, "serve"], env=self.variables(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -97,7 +97,7 @@ class Server:
         return self
 
     def start(self, page="/readyz"):
-        """Starts the process and waits for a page to say that all is well."""
+        """Starts the process and waits until a page answers 200."""
         self.launch()
         deadline = time.monotonic() + READY_S
         while self.status(page)[0] != 200:
@@ -120,7 +120,7 @@ class Server:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def kill(self):
-        """Ends the server the way that leaves it no time for anything."""
+        """Kills the server, which leaves it no time to clean up."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process = None
@@ -128,7 +128,7 @@ class Server:
     def stop(self):
         if self.process is None:
             return
-        # One that ended by itself has its status looked at like any other.
+        # The status of a server that ended by itself is checked as well.
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -139,13 +139,13 @@ class Server:
         assert status == 0, f"the server ended with {status}:\n{self.output()}"
 
     def remove(self):
-        """Ends what should have ended by itself, and clears away what is left."""
+        """Kills processes that should have ended, and removes the files that are left."""
         for pid, _ in self.processes():
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self):
-        """What the server started, at any depth: the programs of a machine work in its folder and name its files."""
+        """The server's descendants: programs of a machine run in its folder and have its files in their arguments."""
         mark = str(self.folder).encode()
         found = []
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
@@ -157,19 +157,19 @@ class Server:
         return found
 
     def shell(self, script):
-        """What a script prints that runs, as root if the tests are root's, where the server runs."""
+        """The output of a script that runs where the server runs, as root if the tests run as root."""
         return run_script(script)
 
     def machines(self):
-        """The processes that are machines, by their ids."""
+        """The ids of the processes that are machines."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
 
     def helpers(self):
-        """The processes that serve a device to a machine, by their ids."""
+        """The ids of the processes that serve a device to a machine."""
         return [pid for pid, line in self.processes() if "vhost-device-vsock" in line.split(" ")[0]]
 
     def runners(self):
-        """The processes that watch over machines, by their ids."""
+        """The ids of the runners."""
         return [pid for pid, line in self.processes() if "runner machine" in line]
 
     def signal(self, pids, number):
@@ -177,16 +177,16 @@ class Server:
             os.kill(pid, number)
 
     def resident_kib(self):
-        """What the server's process has in memory."""
+        """The resident memory of the server's process."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0])
 
     def open_files(self):
-        """How many files the server's process has open."""
+        """The number of open files of the server's process."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def machine_files(self):
-        """What lies in the folders of machines, sockets and half-made images; locks that stay are not a machine's."""
+        """The files in the folders of machines, sockets and unfinished images, except for permanent lock files."""
         run = self.data / "machines"
         found = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
         for place in (self.data, self.folder):
@@ -194,20 +194,20 @@ class Server:
         return sorted({str(path) for path in found})
 
     def bound_sockets(self):
-        """Unix sockets that the kernel still knows by a name in the server's folder."""
+        """The Unix sockets with a path in the server's folder that the kernel still knows."""
         return [line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if str(self.folder) in line]
 
     def machine_folders(self):
-        """The folders of machines, full or empty: they lie in their server's."""
+        """The folders of machines, full or empty, in their server's folder."""
         return sorted(str(path) for path in (self.data / "machines").glob("*/*") if path.is_dir())
 
     def leftovers(self, but=()):
-        """Everything of machines that is there; the processes in `but` aside."""
+        """Everything that is left of machines, except for the processes in `but`."""
         processes = [f"{pid} {line}" for pid, line in self.processes() if pid not in but]
         return processes + self.machine_folders() + self.machine_files() + self.bound_sockets()
 
     def assert_nothing_left(self, within_s=0.0):
-        """Nothing of any machine is there; with the server running, nothing but itself."""
+        """Asserts that nothing is left of any machine, and no process but a running server."""
         alive = [self.process.pid] if self.process and self.process.poll() is None else []
         deadline = time.monotonic() + within_s
         while (left := self.leftovers(alive)) and time.monotonic() < deadline:
@@ -235,7 +235,7 @@ class Server:
 
 
 class Tools:
-    """The eight tools as functions that give the parsed result or fail. Whatever they give has to fit its schema."""
+    """The eight tools as functions that return the parsed result or fail. Results must match their schemas."""
 
     def __init__(self, client, schemas):
         self.client = client
@@ -264,13 +264,13 @@ class Tools:
         return json.loads(await self.text(tool, **arguments))
 
     async def refusal(self, tool, **arguments):
-        """The message of a call that has to be refused."""
+        """The message of a call that must fail."""
         result = await self.raw(tool, **arguments)
         assert result.is_error, f"{tool}({arguments}) was not refused: {result.content[0].text}"
         return result.content[0].text
 
     async def fault(self, tool, **arguments):
-        """The code of a call that has to fail, whichever kind of error it is."""
+        """The error code of a call that must fail, for either kind of error."""
         try:
             result = await self.raw(tool, **arguments)
         except mcp.MCPError as error:
@@ -288,7 +288,7 @@ class Tools:
 
 
 def kvm_fault():
-    """Why this machine's KVM runs no guest, as the doctor says it; None where it runs one."""
+    """The doctor's reason why this machine's KVM runs no guest, or None if it runs one."""
     server = Server()
     try:
         command = [BINARY, "doctor", "--json", "--no-boot"]
@@ -305,7 +305,7 @@ def hosts_file(addresses):
 
 
 def run_script(script):
-    """What a script prints that runs on this machine."""
+    """The output of a script that runs on this machine."""
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=CALL_S, check=False).stdout
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A small Debian with systemd, our package installed, on a processor with emulated SVM: a host as an operator has one."""
+"""A small Debian with systemd and our package, on a processor with emulated SVM, like an operator's host."""
 
 import subprocess
 
@@ -10,14 +10,14 @@ from server import ROOT
 
 PACKAGES = ROOT / "target/packages"
 
-# What systemd's start takes, emulated, on a busy machine.
+# The time of systemd's start, with emulation, on a busy machine.
 BOOT_S = 180
-# What the test's own client shows.
+# The token of the test's client.
 TOKEN = "what-the-client-of-the-unit-shows"
 IMAGES = "/var/lib/images"
 PORT = SERVER_PORTS[0]
 
-# What an operator would write to have the package's server reached from outside, with an image that is here.
+# An operator's settings for a server that is reachable from outside, with a local image.
 DEFAULTS = f"""\
 WAGGLE_LISTEN_ADDR=0.0.0.0:{PORT}
 WAGGLE_AUTH_TOKENS_FILE=/etc/waggle/tokens
@@ -27,13 +27,13 @@ WAGGLE_IMAGE_NODE=oci:{IMAGES}/foreign
 WAGGLE_IMAGE_SHELL=oci:{IMAGES}/foreign
 """
 
-# A system call that the unit forbids ends who tries it, so that it shows; the package's unit refuses it.
+# Here, a system call that the unit forbids kills the process, so the test sees it; the package's unit returns EPERM.
 DROP_IN = """\
 [Service]
 SystemCallErrorNumber=kill
 """
 
-# The tests' way in. It says on the console that the system has come up.
+# A shell for the tests. It prints on the console that the system is up.
 SHELL_UNIT = f"""\
 [Unit]
 After=basic.target
@@ -44,12 +44,12 @@ ExecStart=/bin/busybox nc -ll -p {SHELL_PORT} -e /bin/sh
 WantedBy=multi-user.target
 """
 
-# What a smallest Debian lacks of what systemd, the package and the tests need.
+# Packages that systemd, our package and the tests need and a minimal Debian lacks.
 INCLUDE = ["systemd-sysv", "udev", "iproute2", "e2fsprogs", "passwd", "libgcc-s1", "kmod"]
 
 
 class SystemdHost(NestedHost):
-    """The guest, booted to its system's own first process; the unit is installed and nobody has started it."""
+    """The guest, booted with systemd; the unit is installed but not started."""
 
     init = nested.INIT.replace("exec switch_root /host /bin/sh /start", "exec switch_root /host /sbin/init")
     boot_s = BOOT_S
@@ -65,7 +65,7 @@ class SystemdHost(NestedHost):
             "install -d -m 755 /etc/waggle",
             f"echo tests {TOKEN} >/etc/waggle/tokens && chown waggle:waggle /etc/waggle/tokens && chmod 600 /etc/waggle/tokens",
             "systemctl enable tests.service",
-            # The emulated machine has no use for them, and they take time.
+            # The emulated machine does not need them, and they take time.
             "systemctl mask systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service",
         ]
         files = {

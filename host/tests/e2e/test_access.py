@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call a server, and the client that starts one itself."""
+"""Access to a server, and clients that start one themselves."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ def tokens_file(folder, text=f"# who may\nada {ADA}\nbob {BOB}\n", mode=0o600):
 
 
 def status(server, token):
-    """What a request is told that lacks everything but a token: 406 if it got as far as that."""
+    """The status of a request with nothing but a token: 406 if the token is accepted."""
     request = urllib.request.Request(server.url, data=b"{}", headers={"Content-Type": "application/json"})
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -65,7 +65,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
                 assert "there is no environment" in await bob.refusal(
                     "execute", environment_id=made["environment_id"], code="true"
                 )
-    # A file that does not do changes nothing, and one that does counts at once.
+    # An invalid file changes nothing, and a valid one takes effect at once.
     for text, said, ada_s in [
         (f"ada {ADA}\nnonsense\n", "the tokens stay as they were", 406),
         (f"bob {BOB}\n", "the tokens were read again", 401),
@@ -78,7 +78,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
             await asyncio.sleep(0.05)
         assert (status(server, ADA), status(server, BOB)) == (ada_s, 406)
     log = server.output()
-    # It is the log of everything, and what was shown is not in it.
+    # The log has every level, and no token is in it.
     assert "TRACE" in log
     assert ADA not in log and BOB not in log and "nobody-has-this-token" not in log
 
@@ -135,7 +135,7 @@ async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
         deadline = time.monotonic() + STOP_S
         while (await tools.call("execute", environment_id=one, code=LEFT))["stdout"] != "[]\n":
             assert time.monotonic() < deadline
-    # It ended with its input, and nothing of its environment is left; what it said is on standard error.
+    # It ended with its input, and nothing of its environment is left; its log is on standard error.
     server.assert_nothing_left(within_s=STOP_S)
     assert "shutting down" in server.output()
 
@@ -148,6 +148,6 @@ async def test_a_conversation_that_ends_in_the_middle_of_a_call_leaves_nothing(s
         await until_started(tools, one, "a call")
         [pid] = [pid for pid, line in server.processes() if line.endswith("serve --stdio")]
         os.kill(pid, signal.SIGTERM)
-        # It hears of the end as an error of its own or as the end of the conversation.
+        # The client gets a specific error or the end of the conversation.
         await asyncio.gather(running, return_exceptions=True)
     server.assert_nothing_left(within_s=STOP_S)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that are ended take everything with them; calls that take too much harm only themselves."""
+"""Ending a call kills everything that it started; calls that use too much harm only themselves."""
 
 import asyncio
 import json
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-# How soon a call is over that nobody wants any more, on a busy machine under emulation.
+# The time within which a cancelled call ends, on a busy machine with emulation.
 GONE_S = 20
-# How soon another call is answered while a fork bomb runs, likewise.
+# The time within which another call is answered while a fork bomb runs, likewise.
 ANSWER_S = 60
 
-# Each says that it has started, and then goes on for ever.
+# Each reports that it has started, and then never ends.
 PROGRAMS = {
     "a shell's children": ("shell", "sleep 1000 & (sleep 1000; :) & sh -c 'sleep 1000; :' & touch started; wait"),
     "a flood of output": ("shell", "sleep 1000 & touch started; exec cat /dev/zero"),
@@ -82,7 +82,7 @@ while True:
     ),
 }
 
-# All user work of a machine sees itself, and the room's first process.
+# User processes of a machine see each other, and the sandbox's init process.
 LEFT = """
 import os
 left = []
@@ -108,11 +108,11 @@ async def until_started(tools, one, name):
             break
         assert time.monotonic() < deadline, name
         await asyncio.sleep(0.1)
-    # It is in full swing.
+    # It is running at full speed.
     await asyncio.sleep(0.5)
 
 
-async def test_a_time_out_takes_everything_with_it(server):
+async def test_a_timeout_kills_everything_the_call_started(server):
     async with server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
         for name, (language, code) in PROGRAMS.items():
@@ -126,7 +126,7 @@ async def test_a_time_out_takes_everything_with_it(server):
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
-async def test_a_call_that_nobody_wants_any_more_takes_everything_with_it(server, mode):
+async def test_cancelling_a_call_kills_everything_it_started(server, mode):
     """The official client sends notifications/cancelled in a session, and closes the response without one."""
     async with server.client(mode=mode) as caller, server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
@@ -159,7 +159,7 @@ for _ in range(200):
             one = made["environment_id"]
             ran = await tools.call("execute", environment_id=one, language="shell", code=serve)
             assert ran["exit_code"] == 0 and int(ran["stdout"]) > 1
-            # One that holds the call's pipes holds up nobody either.
+            # A process that holds the call's pipes delays no call either.
             held = await tools.call("execute", environment_id=one, language="shell", code="sleep 1000 & echo at once")
             assert (held["stdout"], held["duration_ms"] < 20_000) == ("at once\n", True)
             for _ in range(2):
@@ -168,7 +168,7 @@ for _ in range(200):
         server.assert_nothing_left()
 
 
-async def test_a_memory_hog_is_told_as_one_and_harms_nobody_else(server):
+async def test_a_memory_hog_is_reported_and_harms_nothing_else(server):
     hog = "print('before', flush=True)\nhog = []\nwhile True: hog.append(bytearray(b'x') * (8 << 20))"
     async with server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
@@ -204,7 +204,7 @@ except OSError as fault: print(fault.strerror, children)
         one = made["environment_id"]
         ran = await tools.call("execute", environment_id=one, code=code)
         assert ran["stdout"] == "Too many open files 99\nResource temporarily unavailable 31\n", ran
-        # Those children live on; the next call has limits of its own.
+        # Those children keep running; the next call has its own limits.
         ran = await tools.call("execute", environment_id=one, code="print(len(bytearray(b'x') * (40 << 20)))")
         assert ran["stdout"] == f"{40 << 20}\n", ran
         ran = await tools.call("execute", environment_id=one, code="print(len(bytearray(b'x') * (100 << 20)))")

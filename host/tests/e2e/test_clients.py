@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What others use to talk to servers, and to judge them."""
+"""Third-party clients, and tools that check servers."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PREVIOUS = ROOT / "target/e2e-venv-previous/bin/python"
 CONFORMANCE = ROOT / "target/debug/examples/conformance"
 # The suite takes 3 s on an idle machine.
 SUITE_S = 120
-# The suite's scenarios of the extension for tasks, which it does not count among all. One more has nothing to look at yet.
+# The suite's scenarios for the tasks extension, which its default run omits. One more tests nothing yet.
 TASKS = [
     "tasks-lifecycle",
     "tasks-capability-negotiation",
@@ -38,7 +38,7 @@ def node(program, *arguments, **options):
 
 @pytest.fixture
 def fixtures():
-    """The URL of our tools and the suite's fixtures, behind the HTTP server that users have."""
+    """The URL of our tools and the suite's fixtures, behind the product's HTTP server."""
     server = subprocess.Popen([CONFORMANCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield server.stdout.readline().strip()
@@ -54,7 +54,7 @@ def test_the_conformance_suite_finds_no_failure(version, fixtures, tmp_path):
     run = node("conformance", *arguments, cwd=tmp_path)
     passed, failed = re.findall(r"^Total: (\d+) passed, (\d+) failed", run.stdout, re.MULTILINE)[-1]
     assert (run.returncode, failed) == (0, "0"), run.stdout + run.stderr
-    # A suite that found nothing to look at would not fail either.
+    # A suite that tested nothing would not fail either.
     assert int(passed) >= 80, run.stdout
 
 

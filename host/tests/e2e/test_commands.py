@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person types besides `serve`: run, which needs no server, and what talks to one."""
+"""The commands other than `serve`: run, which needs no server, and those that talk to a server."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_output_arrives_while_the_program_runs(serve, tmp_path):
         server, tmp_path, "import time\nprint('first', flush=True)\ntime.sleep(600)", "--timeout", "30s"
     )
     try:
-        # The program has not ended: it would sleep for ten minutes.
+        # The program has not ended: it sleeps for ten minutes.
         assert (first, process.poll()) == (b"first\n", None)
         assert process.wait(CALL_S) == 124
         assert b"time was over" in process.stderr.read()
@@ -119,7 +119,7 @@ async def test_logs_say_why_a_machine_failed(server):
     url = ["--url", server.url]
     async with server.client() as tools, tools.environment("shell", name="hive") as made:
         one = made["environment_id"]
-        # What its root writes to the console is shown, and nothing of it moves a cursor.
+        # Output to the console is shown without control sequences.
         code = "printf 'a\\033[2Jline\\n' | tee /dev/console >/dev/null"
         await tools.call("execute", environment_id=one, code=code)
         told = waggle(server, "logs", one, *url)
@@ -147,7 +147,7 @@ def test_shells_and_manual_readers_know_the_command_line(serve, tmp_path):
     assert {"waggle.1", "waggle-serve.1", "waggle-run.1", "waggle-logs.1", "waggle-image-pull.1"} <= pages
     serve_page = (tmp_path / "waggle-serve.1").read_text()
     assert "WAGGLE_LISTEN_ADDR" in serve_page and "Examples:" in serve_page
-    # What this machine has set is no part of a page.
+    # This machine's settings must not appear in a page.
     assert server.settings["LISTEN_ADDR"] not in serve_page
     script = waggle(server, "completions", "bash").stdout
     complete = f"{script}\nCOMP_WORDS=(waggle run p); COMP_CWORD=2; _waggle waggle p run; echo ${{COMPREPLY[@]}}"

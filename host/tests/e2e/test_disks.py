@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's disk: what happens when it is full, to its own guest and to everybody else."""
+"""A full disk, and its effects on its own guest and on others."""
 
 DISK_MIB = 64
 
@@ -10,7 +10,7 @@ count = 0
 try:
     while True:
         with open(f"fill-{count}", "wb") as file:
-            # One by one, so that no byte is left that could be had.
+            # One file after the other, each synced, so that no free space is left.
             file.write(bytes(1 << 20))
             os.fsync(file.fileno())
         count += 1
@@ -25,7 +25,7 @@ print("freed")
 """
 
 
-async def test_a_full_disk_is_its_own_guests_affair(serve):
+async def test_a_full_disk_affects_only_its_guest(serve):
     server = serve(DEFAULT_DISK_MB=str(DISK_MIB)).start()
     async with server.client() as tools, tools.environment("python") as full, tools.environment("python") as other:
         one, two = full["environment_id"], other["environment_id"]
@@ -33,13 +33,13 @@ async def test_a_full_disk_is_its_own_guests_affair(serve):
         word, mib = (await run(tools, one, FILL)).split()
         assert word == "ENOSPC" and DISK_MIB // 2 < int(mib) < DISK_MIB
 
-        # To files, too; what was there stays.
+        # File calls fail, too, and the old content stays.
         result = await tools.raw("write_file", environment_id=one, path="kept", content="new" * (1 << 20))
         assert result.is_error and result.structured_content["error"]["code"] == "no_space", result
         assert "No space left on device" in result.content[0].text
         assert await tools.text("read_file", environment_id=one, path="kept") == "old"
 
-        # Nobody else notices: not the others, not those to come, not the host.
+        # Other environments, new environments and the host are not affected.
         await tools.call("write_file", environment_id=two, path="more", content="x" * (8 << 20))
         assert await run(tools, two, "import os; print(os.stat('more').st_size)") == str(8 << 20)
         async with tools.environment("python") as third:
@@ -47,7 +47,7 @@ async def test_a_full_disk_is_its_own_guests_affair(serve):
         assert int(server.shell(f"du -sm {server.data}/machines").split()[0]) <= 2 * DISK_MIB
         assert server.status("/readyz")[0] == 200
 
-        # And it can help itself.
+        # The guest can free space again.
         assert await run(tools, one, FREE) == "freed"
         await tools.call("write_file", environment_id=one, path="kept", content="new")
         assert await run(tools, one, "print(open('kept').read())") == "new"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor tells a host that works from one that does not, and what is wrong with it."""
+"""The doctor distinguishes working hosts from others, and reports what is wrong."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.outside("breaks what this machine has, piece by piece")
 
 
 def doctor(server, *arguments, prefix=(), **variables):
-    """The exit code, and what it prints."""
+    """The doctor's exit code and output."""
     command = [*prefix, BINARY, "doctor", *arguments]
     environment = server.variables() | variables
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CALL_S, check=False)
@@ -31,7 +31,7 @@ def looked(server, *arguments, prefix=(), **variables):
     return code, report, {check["name"]: check for check in report["checks"]}
 
 
-def test_a_host_that_works_is_told_so_by_a_machine_that_boots(serve):
+def test_a_working_host_boots_a_machine(serve):
     server = serve()
     code, printed = doctor(server, "--json")
     report = json.loads(printed)
@@ -43,7 +43,7 @@ def test_a_host_that_works_is_told_so_by_a_machine_that_boots(serve):
     server.assert_nothing_left()
 
 
-def test_what_is_missing_is_told_with_its_command_and_the_exit_code(serve):
+def test_missing_requirements_are_reported_with_their_command(serve):
     server = serve()
     code, report, checks = looked(server, PATH="")
     assert code == 1
@@ -52,7 +52,7 @@ def test_what_is_missing_is_told_with_its_command_and_the_exit_code(serve):
         assert set(checks[name]["mend"]) == {"debian", "fedora", "arch"}
     assert checks["QEMU"]["mend"]["debian"] == "apt-get install qemu-system-x86"
     assert report["boot"]["state"] == "not tried"
-    # With a boot, the same is said instead of trying.
+    # Without --no-boot, it reports the same and does not boot.
     code, printed = doctor(server, PATH="")
     assert code == 1
     assert "no machine was booted: QEMU has to be mended first" in printed
@@ -60,7 +60,7 @@ def test_what_is_missing_is_told_with_its_command_and_the_exit_code(serve):
 
 
 @pytest.mark.parametrize(("content", "state"), [(b"not a kernel" * 1000, "broken"), (None, "missing")])
-def test_a_kernel_that_does_not_do_is_told(serve, tmp_path, content, state):
+def test_an_unusable_kernel_is_reported(serve, tmp_path, content, state):
     if content:
         (tmp_path / "vmlinuz").write_bytes(content)
     code, _, checks = looked(serve(KERNEL=str(tmp_path)))
@@ -82,7 +82,7 @@ def test_firmware_that_was_cut_short_is_told(serve, tmp_path):
     assert checks["libkrunfw"]["state"] == "broken"
 
 
-def test_a_back_end_that_is_asked_for_needs_what_it_stands_on(serve):
+def test_a_chosen_back_end_needs_its_requirements(serve):
     # Another device in KVM's place, for this process only.
     hidden = ["unshare", "--mount", "sh", "-c", '[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
     code, report, checks = looked(serve(), "--backend", "krun", prefix=hidden)
@@ -114,7 +114,7 @@ def test_an_image_in_a_registry_that_is_not_reached_is_told_with_what_to_do(serv
     server.assert_nothing_left()
 
 
-def test_no_image_at_all_stands_in_the_way(serve, tmp_path):
+def test_a_host_without_images_fails_the_check(serve, tmp_path):
     nowhere = {f"IMAGE_{runtime}": f"oci:{tmp_path}/none" for runtime in ["PYTHON", "NODE", "SHELL"]}
     code, _, checks = looked(serve(**nowhere))
     assert (code, checks["image shell"]["state"], checks["image shell"]["needed"]) == (1, "missing", True)
@@ -136,7 +136,7 @@ def test_a_terminal_is_told_what_is_going_on_and_left_clean(serve):
 
 
 def shown_on_terminal(server, stream, **variables):
-    """What a terminal that is one of the doctor's outputs shows; nobody sees the other."""
+    """The output on a terminal that is one of the doctor's outputs; the other is discarded."""
     ours, theirs = pty.openpty()
     environment = server.variables() | {"TERM": "xterm"} | variables
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: theirs}

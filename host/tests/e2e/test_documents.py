@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What users copy is what their clients can read."""
+"""The snippets and bundles that users copy are valid for their clients."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from server import ROOT
 
 pytestmark = pytest.mark.outside("reads files of the repository")
 
-# The server's own words for what a client is told.
+# The command that clients start a server with.
 COMMAND = {"command": "waggle", "args": ["serve", "--stdio"]}
 URL = "http://127.0.0.1:8080/mcp"
 
@@ -26,7 +26,7 @@ def blocks(page, language):
 
 
 def servers(configuration):
-    """What a client's configuration says of us, whatever the client calls the table."""
+    """Waggle's entry in a client's configuration, whatever the client names the table."""
     [table] = [configuration[name] for name in ("mcpServers", "servers", "mcp_servers") if name in configuration]
     return table["waggle"]
 
@@ -49,7 +49,7 @@ def test_the_description_for_registries_is_of_this_version():
     described = json.loads((ROOT / "server.json").read_text())
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
     assert described["version"] == workspace["version"]
-    # The rules of its schema that matter to what is in it.
+    # The rules of its schema that apply to its content.
     assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", described["name"])
     assert 1 <= len(described["description"]) <= 100 and 1 <= len(described["title"]) <= 100
 
@@ -65,7 +65,7 @@ def test_the_bundle_holds_the_program_and_says_how_to_start_it(tmp_path):
         manifest = json.loads(archive.read("manifest.json"))
         assert archive.getinfo("server/waggle").external_attr >> 16 & 0o777 == 0o755
         assert archive.read(manifest["server"]["entry_point"]) == program.read_bytes()
-    # The tool of those who thought the format up unpacks it, and finds nothing wrong with it.
+    # The format's official tool unpacks and validates it.
     tool = [ROOT / "target/e2e-venv/bin/node", ROOT / "target/e2e-node/node_modules/.bin/mcpb"]
     subprocess.run([*tool, "unpack", bundle, tmp_path / "unpacked"], check=True, stdout=subprocess.DEVNULL)
     judged = subprocess.run([*tool, "validate", tmp_path / "unpacked"], capture_output=True, text=True)

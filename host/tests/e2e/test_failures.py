@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each way in which a machine's processes can go is noticed at once, told apart, and cleaned up after."""
+"""Every way in which a machine's processes can end is detected at once, reported, and cleaned up."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from test_recovery import becomes
 
 DEEP_TREE_LEVELS = 30_000
 
-# Noticing is promised within a second; asking for it, and clearing away before it is told, take the rest.
+# Detection is promised within a second; the clean-up before the report and the query take the rest.
 NOTICED_S = 5
 
 
@@ -20,7 +20,7 @@ NOTICED_S = 5
 @pytest.mark.parametrize(
     ("number", "told"), [(signal.SIGKILL, "signal: 9"), (signal.SIGSTOP, "was stopped by a signal")], ids=["killed", "stopped"]
 )
-async def test_a_lost_process_is_told_from_a_stopped_one(server, which, number, told):
+async def test_killed_and_stopped_processes_are_told_apart(server, which, number, told):
     async with server.client() as tools:
         one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
         server.signal(getattr(server, which)(), number)
@@ -65,7 +65,7 @@ def run_folder(server, environment):
 
 
 def make_deep_tree(folder):
-    """Makes more levels than a recursive removal has stack for, and a process descriptors."""
+    """Makes a tree too deep for a recursive removal's stack and for a process's descriptors."""
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(DEEP_TREE_LEVELS):
         os.mkdir("d", dir_fd=descriptor)
@@ -76,7 +76,7 @@ def make_deep_tree(folder):
 
 
 @pytest.mark.nested
-async def test_a_machine_that_grows_beyond_its_control_group_is_told(server):
+async def test_a_machine_that_runs_out_of_memory_is_reported(server):
     group = "/sys/fs/cgroup/waggle"
     server.shell(f"echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir {group}; echo 200M >{group}/memory.max")
     server.shell(f"echo {server.process.pid} >{group}/cgroup.procs")
@@ -101,7 +101,7 @@ async def test_a_machine_that_grows_beyond_its_control_group_is_told(server):
     ],
     ids=["no permission", "no firmware", "cut short", "another library"],
 )
-def test_what_libkrun_lacks_is_told_at_the_start(serve, prepare, undo, settings, told):
+def test_missing_requirements_of_libkrun_stop_the_start(serve, prepare, undo, settings, told):
     server = serve(**settings)
     server.shell(prepare)
     try:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A user who owns nothing here starts the program for the first time: each failure says what to do next."""
+"""A user without any files starts the program for the first time: every failure says what to do next."""
 
 import os
 import pathlib
@@ -14,10 +14,10 @@ from server import BINARY, CALL_S, ROOT, free_port
 
 pytestmark = pytest.mark.outside("takes this machine's programs and folders away from a user")
 
-# Whoever owns no file: `nobody`.
+# The user `nobody`, who owns no files.
 STRANGER = 65534
 
-# A /dev whose kvm belongs to somebody else.
+# A /dev in which kvm belongs to another user.
 FOREIGN_KVM = """
 mount -t tmpfs -o mode=755 none "$1/dev"
 for device in null zero urandom; do touch "$1/dev/$device"; mount --bind /dev/$device "$1/dev/$device"; done
@@ -29,7 +29,7 @@ FULL_DISK = 'mount -t tmpfs -o size=64k,mode=777 none "$1/full"'
 
 
 class Stranger:
-    """A home with the program and what machines need; nothing else on this machine is this user's."""
+    """A home with the program and the files that machines need; the user owns nothing else on this machine."""
 
     def __init__(self):
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="wg-"))
@@ -49,7 +49,7 @@ class Stranger:
             os.chown(self.home / folder, STRANGER, STRANGER)
 
     def _reachable(self, program):
-        """A program where everybody can reach it; this one's user may not be able to."""
+        """A copy of a program at a path that every user can read."""
         found = pathlib.Path(shutil.which(program)).resolve()
         if found.is_relative_to("/usr"):
             return found
@@ -57,7 +57,7 @@ class Stranger:
         return self.home / f"{program}.linked"
 
     def run(self, *arguments, before="", **settings):
-        """Runs the program as this user; `before` is done to the machine as root, for this process alone."""
+        """Runs the program as this user; `before` runs as root first, in a mount namespace of this process."""
         variables = {
             "PATH": f"{self.home}/bin:/usr/bin:/bin",
             "HOME": str(self.home),
@@ -89,7 +89,7 @@ def stranger():
 
 DOCTOR = "hint: `waggle doctor`"
 
-# What is wrong, and what has to be said.
+# The fault, its settings, and the words that the error must contain.
 SERVE = {
     "no qemu": ({"PATH": "/usr/lib"}, ["software emulation (KVM unusable", "qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
     "no vsock device": ({"PATH": "HOME/only-qemu"}, ["vhost-device-vsock", "cargo install", DOCTOR]),
@@ -130,7 +130,7 @@ def test_a_device_of_another_group_is_told_with_the_command(stranger):
         assert word in ran.stderr, ran.stderr
 
 
-# What a run fails at, beyond what a start does.
+# Faults of a run that a server's start does not have.
 RUN = {
     "no registry": ("", {"WAGGLE_IMAGE_SHELL": "127.0.0.1:1/none/none:1"}, ["./taskw images", "WAGGLE_IMAGE_SHELL"]),
     "no layout": ("", {"WAGGLE_IMAGE_SHELL": "oci:HOME/none"}, ["HOME/none", "./taskw images", "skopeo copy"]),

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each defence inside the guest: the forbidden thing is refused, and possible once that one defence is off.
+"""Each defence inside the guest: its operations are denied, and permitted once that one defence is off.
 
-The second half is what shows that the first tests anything.
+The second half shows that the first half tests something.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import pytest
 
 from server import image
 
-# What a probe may call. Each prints a word: `refused` with the reason, or what it got.
+# Functions for probes. Each prints `refused` with the reason, or its result.
 PRELUDE = """
 import ctypes, os, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +34,7 @@ def syscall(number, *arguments):
 
 NOT_PERMITTED = "refused: Operation not permitted"
 
-# Probe by name: who runs it, the code, what it prints with every defence on, the one defence that stops it.
+# Probes by name: the user, the code, the output with all defences on, and the one defence that stops it.
 PROBES = {
     "vsock": ("sandbox", "attempt(lambda: socket.socket(socket.AF_VSOCK) and 'socket')", NOT_PERMITTED, "filter"),
     "user_namespace": ("sandbox", "attempt(lambda: syscall(272, 0x10000000))", NOT_PERMITTED, "filter"),
@@ -60,7 +60,7 @@ PROBES = {
     ),
 }
 
-# Refused by more than one defence, so that no single switch opens it: mounts need the capability and the call.
+# Denied by more than one defence, so no single switch permits them: a mount needs the capability and the system call.
 ALWAYS_REFUSED = {
     "mount": ("root", "attempt(lambda: syscall(165, b'tmpfs', b'/mnt', b'tmpfs', 0, 0))"),
     "load_module": ("root", "attempt(lambda: syscall(175, b'', 0, b''))"),
@@ -139,7 +139,7 @@ async def guest(serve, relax="", **more):
         yield guest
 
 
-async def test_each_forbidden_thing_is_refused(serve):
+async def test_every_forbidden_operation_is_denied(serve):
     async with guest(serve) as one:
         found = {name: await one.run(user, code) for name, (user, code, _, _) in PROBES.items()}
         assert found == {name: refused for name, (_, _, refused, _) in PROBES.items()}
@@ -147,12 +147,12 @@ async def test_each_forbidden_thing_is_refused(serve):
         assert found == dict.fromkeys(ALWAYS_REFUSED, NOT_PERMITTED)
         found = {name: await one.run(user, code) for name, (user, code, _) in UNREACHABLE.items()}
         assert found == {name: answer for name, (_, _, answer) in UNREACHABLE.items()}
-        # And it still works.
+        # The environment still works.
         assert await one.run("sandbox", "print(os.getuid(), os.getpid() < 1000)") == "1000 True"
 
 
 @pytest.mark.parametrize("defence", sorted({defence for _, _, _, defence in PROBES.values()}))
-async def test_each_is_possible_without_its_defence(serve, defence):
+async def test_each_defence_denies_its_operations_alone(serve, defence):
     async with guest(serve, relax=defence) as one:
         for name, (user, code, refused, stops) in PROBES.items():
             found = await one.run(user, code)
@@ -160,21 +160,21 @@ async def test_each_is_possible_without_its_defence(serve, defence):
             assert (found != refused) == (stops in off), f"{name} without {defence}: {found}"
 
 
-async def test_the_agent_says_who_runs_what(serve):
+async def test_commands_run_as_their_user_with_no_new_privs_and_a_filter(serve):
     async with guest(serve) as one:
         status = "print(json.dumps([line.split()[1] for line in open('/proc/self/status') if line[:5] in ('Uid:\\t', 'NoNew', 'Secco')]))"
         assert json.loads(await one.run("sandbox", "import json; " + status)) == ["1000", "1", "2", "3"]
         assert json.loads(await one.run("root", "import json; " + status)) == ["0", "1", "2", "3"]
 
 
-async def test_what_root_does_to_dev_is_its_own_affair(serve):
+async def test_changes_to_dev_by_root_do_not_affect_the_agent(serve):
     async with guest(serve) as one:
         spoil = """
 for name in ("null", "urandom", "zero"):
     os.remove(f"/dev/{name}"); os.mkfifo(f"/dev/{name}")
 """
         await one.run("root", spoil)
-        # The agent's own are not these: it makes a name for the code, and a stdin, as before.
+        # The agent has its own devices: it can still make a file for the code, and a stdin.
         assert await one.tools.text("list_files", environment_id=one.id, path="/dev")
         ran = await one.tools.call("execute", environment_id=one.id, code="echo served", language="shell")
         assert ran["stdout"] == "served\n"
@@ -202,9 +202,9 @@ async def test_a_replaced_file_is_replaced_at_once_in_a_machine_too(serve):
         assert after.split()[0] != before, "it was written in place"
 
 
-async def test_no_working_directory_leads_out_of_the_room(serve):
+async def test_no_working_directory_leads_out_of_the_sandbox(serve):
     async with guest(serve) as one:
-        # Among what is open before a program runs is its control group, in which `..` leads on to the agent's own places.
+        # Before a program runs, its control group's folder is open, from which `..` leads to the agent's folders.
         for folder in [f"/proc/self/fd/{number}" for number in range(24)] + ["/proc/self/root", "/proc/self/cwd"]:
             arguments = {"environment_id": one.id, "code": "pwd; ls ..", "language": "shell", "working_directory": folder}
             assert "failed to enter the working directory" in await one.tools.refusal("execute", **arguments), folder

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile programs, three in each class: after each the environment still answers, and the server is no larger."""
+"""Hostile programs, up to three per class: after each, the environment still answers and the server has not grown."""
 
 
 import pytest
 
-# A program gets so long; most would go on for ever.
+# A program's timeout; most would never end.
 TIMEOUT_S = 4
 
-# What the server may grow by over all of one class, in KiB: its own buffers, not what a guest made of them.
+# The server's maximum growth over one class, in KiB: its own buffers, whatever the guest sends.
 GROWTH_KIB_MAX = 16 * 1024
 
 PROGRAMS = {
@@ -141,7 +141,7 @@ while True:
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_hostile_programs_leave_the_environment_answering(serve, kind):
-    # A small disk, so that it can be filled in the time that there is.
+    # A small disk, so that it can be filled within the timeout.
     server = serve(DEFAULT_DISK_MB="256").start()
     async with server.client() as tools:
         before = None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images that are not ours, and images that are not images."""
+"""Third-party images and invalid images."""
 
 import pathlib
 import shutil
@@ -30,13 +30,13 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
             assert any(line.startswith("BusyBox") for line in lines)
             await tools.call("write_file", environment_id=one, path="note", content="hello")
             assert await tools.text("read_file", environment_id=one, path="note") == "hello"
-            # It holds no package manager.
+            # The image contains no package manager.
             assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
 
 
 @pytest.mark.outside("the image is not taken into the nested host")
 async def test_an_image_built_on_musl_is_served_by_the_hosts(serve):
-    # One name is allowed, so that there is a network and a resolver; the one that is asked for is another.
+    # One name is allowed, so there is a network and a resolver; the guest asks for another name.
     settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "index.example:443"}
     server = serve(IMAGE_SHELL=image("musl"), **settings).start()
     async with server.client() as tools, tools.environment("shell") as made:
@@ -57,7 +57,7 @@ async def test_an_image_built_on_musl_is_served_by_the_hosts(serve):
                 "child 7",
                 "temporary made",
                 "localhost 0",
-                # EAI_NONAME: it is told at once that there is no such name.
+                # EAI_NONAME: the name does not exist, answered at once.
                 "elsewhere -2",
             ],
         )
@@ -75,7 +75,7 @@ async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
     ).start()
     async with server.client() as tools, tools.environment("shell") as made:
         one = made["environment_id"]
-        # Files need nothing of the image.
+        # File calls need nothing from the image.
         await tools.call("write_file", environment_id=one, path="a/note", content="hello")
         assert await tools.text("read_file", environment_id=one, path="a/note") == "hello"
         listed = await tools.call("list_files", environment_id=one, path="a")
@@ -87,7 +87,7 @@ async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
             4, "uid=1000(sandbox) gid=1000(sandbox) groups=1000(sandbox)", "sandbox", "sandbox"
         )
         assert {"busybox", "dev", "etc", "home", "proc", "tmp"} <= set(root) and "lib" not in root
-        # What it lacks is told by name.
+        # The error names what the image lacks.
         assert "python3" in await tools.refusal("execute", environment_id=one, code="1", language="python")
 
 
@@ -97,12 +97,12 @@ async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
     [
         {"waggle.agent.protocol": "999", "waggle.agent.path": "/bin/busybox"},
         {"waggle.agent.protocol": "1", "waggle.agent.path": "/no/such/agent"},
-        # It starts, and goes at once: it knows no applet of the name `serve`.
+        # It starts and exits at once: busybox has no applet `serve`.
         {"waggle.agent.protocol": "1", "waggle.agent.path": "/bin/busybox"},
     ],
     ids=["another version", "missing", "goes at once"],
 )
-async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts(serve, tmp_path, labels):
+async def test_an_unusable_agent_of_an_image_is_replaced(serve, tmp_path, labels):
     layout = tmp_path / "image"
     shutil.copytree(ROOT / "target/images/foreign", layout)
     reconfigure(layout, Labels=labels)
@@ -116,7 +116,7 @@ async def test_an_agent_of_the_images_that_is_of_no_use_is_replaced_by_the_hosts
 @pytest.mark.outside(MADE_HERE)
 async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
     layer = Layer()
-    # Who may remove it is who owns the folder that it is in.
+    # The owner of the parent folder may remove it.
     layer.add("srv", tarfile.DIRTYPE, uid=1000, gid=1000)
     layer.add("srv/app", tarfile.DIRTYPE, uid=1000, gid=1000)
     layer.add("shut", tarfile.DIRTYPE, mode=0o700)
@@ -131,7 +131,7 @@ async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
         reconfigure(layout, WorkingDir=folder)
         return f"oci:{layout}"
 
-    # Its control group's folder is open when a command starts; that one is no place for it.
+    # The control group's folder is open when a command starts; the command must not start in it.
     images = {"IMAGE_SHELL": of("/srv/app"), "IMAGE_PYTHON": of("/shut"), "IMAGE_NODE": of("/proc/self/fd/10")}
     server = serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), **images).start()
     async with server.client() as tools:
@@ -140,7 +140,7 @@ async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
                 assert await place(tools, made) == "/home/sandbox"
         async with tools.environment("shell") as made:
             assert await place(tools, made) == "/srv/app"
-            # What a call says itself, and the paths of files, count from the home as ever.
+            # The call's own working directory and file paths are still relative to the home.
             await tools.call("write_file", environment_id=made["environment_id"], path="sub/note", content="hello")
             assert await place(tools, made, working_directory="sub") == "/home/sandbox/sub"
             assert await place(tools, made, working_directory="/link") == "/srv/app"
@@ -150,7 +150,7 @@ async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
 
 
 async def place(tools, made, **arguments):
-    """Where a command starts."""
+    """The folder in which a command starts."""
     one = made["environment_id"]
     ran = await tools.call("execute", environment_id=one, code="/bin/busybox pwd -P", language="shell", **arguments)
     return ran["stdout"].strip()
@@ -160,7 +160,7 @@ async def place(tools, made, **arguments):
 def test_the_agent_is_static():
     agent = (ROOT / "target/agent/waggle-agent").read_bytes()
     assert agent[:4] == b"\x7fELF"
-    # The ELF header says where the program headers are and how many; each begins with its type.
+    # The ELF header gives the offset and number of program headers; each begins with its type.
     (start,) = struct.unpack_from("<Q", agent, 0x20)
     size, count = struct.unpack_from("<HH", agent, 0x36)
     kinds = [struct.unpack_from("<I", agent, start + number * size)[0] for number in range(count)]
@@ -170,7 +170,7 @@ def test_the_agent_is_static():
 
 
 @pytest.mark.outside(MADE_HERE)
-async def test_a_folder_that_is_no_image_is_refused(serve, tmp_path):
+async def test_a_folder_without_an_image_is_rejected(serve, tmp_path):
     (tmp_path / "index.json").write_text("{}")
     server = serve(IMAGE_SHELL=f"oci:{tmp_path}").start("/healthz")
     status, body = server.status("/readyz")
@@ -190,16 +190,16 @@ async def test_a_corrupt_layer_is_refused(serve, tmp_path):
     server = serve(IMAGE_SHELL=f"oci:{broken}", IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
     async with server.client() as tools:
         await create_fails(tools, server)
-        # The others are not the worse for it.
+        # Other images still work.
         async with tools.environment("python") as made:
             assert made["status"] == "running"
-    # The other's image and its record, and nothing of the broken one's.
+    # The other image and its record, and nothing of the broken one.
     kept = [path.suffix for path in pathlib.Path(tmp_path / "cache").rglob("*") if path.is_file() and path.suffix]
     assert sorted(kept) == [".erofs", ".json"]
 
 
 async def create_fails(tools, server):
-    """A create that fails says so, takes no place and leaves nothing."""
+    """Asserts that a create fails with a message, occupies no slot and leaves nothing behind."""
     assert await tools.fault("create_environment", runtime="shell") == "start_failed"
     listed = await tools.call("list_environments")
     assert [one for one in listed["environments"] if one["status"] == "running"] == []

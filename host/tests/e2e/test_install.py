@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Package managers in guests install what a rule allows, say so where none does, and trust the operator's certificates."""
+"""Package managers in guests install what rules allow, report missing rules, and trust the operator's certificates."""
 
 import base64
 import contextlib
@@ -16,13 +16,13 @@ from test_network_policy import probe
 
 pytestmark = pytest.mark.outside("serves files of this machine's")
 
-# What a rule calls that which guests know as HOST.
+# The address in rules for the address that guests use as HOST.
 LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture
 def installing(tmp_path, serve):
-    """Makes a server whose images know no package repositories but one on this machine's loopback."""
+    """Makes a server whose images use only a package repository on this machine's loopback."""
     with contextlib.ExitStack() as stack:
         (tmp_path / "repository").mkdir()
         port = stack.enter_context(repositories.serve(tmp_path / "repository"))
@@ -54,8 +54,8 @@ async def test_pip_npm_and_apt_get_install_what_a_rule_allows(installing):
                 assert ran["stdout"] == SAYS[runtime], ran
 
 
-# Package managers of other distributions in Debian, and what leaves the image with one of them. On systems that have both, yum
-# is dnf by another name.
+# Package managers of other distributions in Debian, and the changes that leave the image with only one of them. On
+# systems that have both, yum is an alias of dnf.
 OTHERS = {
     "dnf": {},
     "yum": {"usr/bin/dnf": None, "usr/bin/yum": "#!/bin/sh\nexec dnf-3 \"$@\"\n"},
@@ -72,12 +72,12 @@ async def test_dnf_yum_and_zypper_install_what_a_rule_allows(installing, manager
         assert installed["exit_code"] == 0, installed
         ran = await tools.call("execute", environment_id=one, code="waggle-bee; stat -c %U /var/lib/waggle-bee")
         assert ran["stdout"] == "hum\ndaemon\n", ran
-        # A name of nothing is a plain failure, and nothing is asked.
+        # An unknown package is a plain failure, without a prompt.
         installed = await tools.call("install_packages", environment_id=one, packages="waggle-wasp")
         assert installed["exit_code"] != 0 and "waggle-wasp" in installed["stdout"] + installed["stderr"], installed
 
 
-async def test_pip_npm_and_apt_get_say_so_when_a_rule_is_what_is_missing(installing):
+async def test_pip_npm_and_apt_get_report_a_missing_rule(installing):
     async with installing("public").client() as tools:
         for runtime in PROGRAMS:
             async with tools.environment(runtime) as made:
@@ -105,7 +105,7 @@ async def test_the_operators_certificates_are_trusted(serve, tmp_path):
                     for name, code in programs.items():
                         ran = await tools.call("execute", environment_id=made["environment_id"], code=code)
                         assert ran["stdout"].strip() == ("HEAD\nrefs/heads/hum" if name == "git" else "hum"), (name, ran)
-        # The same is refused where the bundle is not given.
+        # Without the bundle, the same fails.
         async with serve(EGRESS=settings["EGRESS"], IMAGE_PYTHON=image("python")).start().client() as tools:
             async with tools.environment("python") as made:
                 ran = await tools.call("execute", environment_id=made["environment_id"], code=fetches["python"]["python"])
@@ -123,7 +123,7 @@ print(round(float(numpy.trapezoid(x ** 2, x)), 3))
 """
 
 
-# The packages are unpacked and compiled, and a cache of fonts is made, by an emulated processor.
+# An emulated processor unpacks and compiles the packages and builds a font cache.
 @pytest.mark.index
 @pytest.mark.timeout(1500)
 async def test_a_plot_is_made_with_packages_of_this_machines_index_and_seen(serve, peers):
@@ -146,7 +146,7 @@ async def test_a_plot_is_made_with_packages_of_this_machines_index_and_seen(serv
         # Signature, and the first chunk's width and height.
         assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", content[16:24]) == (640, 480)
 
-        # The same environment gets nowhere else.
+        # The same environment reaches nothing else.
         listener = peers("greet", "0.0.0.0")
         [outside] = peers.own_addresses("192.0.2.9")
         places = ["169.254.169.254", HOST, "10.0.0.1", "192.168.0.1", *([outside] if outside else [])]

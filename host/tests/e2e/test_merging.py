@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Merged images against an independent unpacker: every path, mode, owner, size, target, time, attribute and content."""
+"""Merged images compared with an independent unpacker: every path, mode, owner, size, target, time, attribute, byte."""
 
 import os
 import subprocess
@@ -14,15 +14,15 @@ from unpacked import differences, merge, mounted, tree, unpack
 
 pytestmark = pytest.mark.outside("mounts images on this machine")
 
-# Lines of a failure; what is wrong with one file is often wrong with all.
+# The maximum number of lines of a failure; a fault of one file is often a fault of all.
 SHOWN = 40
-# A capability (CAP_NET_RAW, permitted and effective) and an ACL that says no more than the mode, as the kernel has them.
+# A capability (CAP_NET_RAW, permitted and effective) and an ACL equal to the mode, in the kernel's encoding.
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 ACL = bytes.fromhex("02000000" + "01000600ffffffff" + "04000400ffffffff" + "20000400ffffffff")
 
 
 def compare(layout, folder):
-    """Unpacks and merges an image; fails with what differs, and returns its paths."""
+    """Unpacks and merges an image; fails with the differences, or returns its paths."""
     unpacked = tree(unpack(layout, folder / "bundle"))
     with mounted(merge(layout, folder / "cache"), folder / "mounted") as root:
         merged = tree(root)
@@ -51,7 +51,7 @@ def test_a_merged_image_of_every_oddity_is_what_another_unpacker_makes_of_it(tmp
 
 
 def odd_image(layout, scratch):
-    """An image with what an image can have, in three layers and as gzip, plain tar and gzip."""
+    """An image with every kind of entry, in three layers: gzip, plain tar and gzip."""
     first, second = Layer(), Layer()
     first.add(".", tarfile.DIRTYPE, mtime=1.25)
     for folder in ["bin", "usr", "usr/lib", "was-folder", "opaque", "opaque/sub", "gone-folder", "kept", "both"]:
@@ -108,7 +108,7 @@ def odd_image(layout, scratch):
 
 
 def sparse_layer(folder):
-    """GNU tar writes holes down, and other programs don't."""
+    """Made with GNU tar, because other programs do not record holes."""
     folder.mkdir()
     with open(folder / "sparse", "wb") as file:
         for at in range(0, 6 << 20, 1 << 20):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names in guests: looked up by the host as its own programs would, and no way around the policy."""
+"""Names in guests: the host resolves them as for its own programs, and they do not bypass the policy."""
 
 import contextlib
 import shlex
@@ -12,10 +12,10 @@ from repositories import HOST
 from server import run_script
 from test_network import LOOPBACK, run
 
-# Two ends of a cable. This machine has one, another machine on its network the other.
+# The two ends of a cable: this machine's, and that of another machine on its network.
 HERE, THERE = "10.77.88.1", "10.77.88.2"
 
-# One question in the wire format, over UDP or TCP, to whichever server; the answer's code and its addresses.
+# Sends one question in the wire format, over UDP or TCP, to any server; returns the response code and addresses.
 ASK = """
 import struct
 
@@ -30,7 +30,7 @@ def read_answer(name, message):
 def ask_udp(name, server, port=53):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(60)
-        # Connected, so that only an answer from that very server counts.
+        # Connected, so only a response from that server counts.
         one.connect((server, port))
         one.send(question(name))
         return read_answer(name, one.recv(600))
@@ -43,7 +43,7 @@ def ask_tcp(name, server, port=53):
 """
 
 
-async def test_names_are_the_hosts_whichever_name_server_a_program_asks(serve, peers):
+async def test_the_host_resolves_names_for_any_dns_server(serve, peers):
     port = peers("repeat").port
     server = serve(EGRESS=f"{LOOPBACK}:{port}")
     server.set_hosts(hive=LOOPBACK)
@@ -76,10 +76,10 @@ print(json.dumps({{
         }
 
 
-async def test_a_name_that_comes_to_lead_elsewhere_leads_nowhere(serve, peers):
+async def test_a_name_that_changes_to_a_denied_address_leads_nowhere(serve, peers):
     port = peers("repeat").port
     server = serve(EGRESS="*.test, public")
-    # At first an address that anyone may have, then what the attacker is after.
+    # First an allowed address, then the attacker's targets.
     places = [LOOPBACK, "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "0.0.0.0"]
     code = f"""
 found = [attempt(lambda: [entry[4][0] for entry in socket.getaddrinfo("bee.test", 80, type=socket.SOCK_STREAM)])]
@@ -95,7 +95,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.nested
-async def test_a_name_that_is_anothers_leads_where_that_one_may(serve, peers):
+async def test_an_alias_leads_where_its_target_may(serve, peers):
     peers("names")
     server = serve(EGRESS="public, *.test")
     settings = "/etc/resolv.conf"
@@ -114,7 +114,7 @@ print(json.dumps([attempt(lambda: ask_udp(f"{{name}}.test", {HOST!r})) for name 
 
 @contextlib.contextmanager
 def neighbour():
-    """Makes servers on another machine of this one's network: in a network namespace, at the other end of a cable."""
+    """Makes servers on another machine of this network: a network namespace at the other end of a cable."""
     space, here, there = "waggle-there", "waggle-here", "eth0"
     inside = f"ip netns exec {space}"
     steps = [
@@ -133,12 +133,12 @@ def neighbour():
         yield made
     finally:
         made.stop()
-        # The cable goes with it.
+        # This removes the cable as well.
         run_script(f"ip netns del {space}")
 
 
 @pytest.mark.outside("the other machine is a network namespace here")
-async def test_a_name_opens_its_own_addresses_to_who_asked_for_it(serve):
+async def test_a_name_opens_addresses_only_to_the_environment_that_asked(serve):
     with neighbour() as there:
         port, other = there("repeat", THERE).port, there("repeat", THERE).port
         server = serve(EGRESS=f"bee.test:{port}, here.test")
@@ -163,6 +163,6 @@ print(json.dumps({{
                 "name_of_the_host": [3],
             }
             async with tools.environment("python") as second:
-                # What one environment was told is not known of another.
+                # An answer to one environment does not count for another.
                 code = f"print(json.dumps(attempt(lambda: ask({THERE!r}, {port}, b'bee'))))"
                 assert await run(tools, second, code) == "reset"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs in guests reach what the rules allow, as if there were a network card, and nothing else."""
+"""Programs in guests reach what the rules allow, as with a network card, and nothing else."""
 
 import asyncio
 import json
@@ -11,10 +11,10 @@ from repositories import HOST
 from server import BINARY, ROOT
 from test_hardening import NOT_PERMITTED, guest
 
-# What a rule calls that which guests know as HOST.
+# The address in rules for the address that guests use as HOST.
 LOOPBACK = "127.0.0.1"
 
-# What programs in a guest do. Each attempt comes to its result, or to what was wrong.
+# Functions for programs in a guest. Each attempt returns its result or the fault.
 PRELUDE = """
 import errno, json, socket, time
 
@@ -45,7 +45,7 @@ def attempt(action):
     try:
         result = action()
     except OSError as error:
-        # A reset that comes between two steps is heard of as one of the others.
+        # A reset between two steps is reported as one of the other errors.
         resets = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
         result = "reset" if error.errno in resets else type(error).__name__
     assert time.monotonic() - start < 20, "it took too long"
@@ -54,7 +54,7 @@ def attempt(action):
 
 
 async def run(tools, made, code, language="python"):
-    """What code prints, which is JSON."""
+    """The JSON that the code prints."""
     ran = await tools.call(
         "execute", environment_id=made["environment_id"], code=PRELUDE + code, language=language, timeout_seconds=200
     )
@@ -98,7 +98,7 @@ print(json.dumps([at_once, short]))
 """
         files = server.open_files()
         assert await run(tools, made, code) == [200, server.connections]
-        # None of them has left anything behind.
+        # The connections have left nothing behind.
         assert server.open_files() <= files + 1
 
 
@@ -119,7 +119,7 @@ except TimeoutError:
 print(json.dumps([sent, ask({HOST!r}, {quick}, b"bee")]))
 """
         sent, heard = await run(tools, made, code)
-        # The kernels' buffers, here and there, and a little in between.
+        # The buffers of both kernels, and a little in between.
         assert sent < 32 << 20, sent
         assert heard == "heard bee"
         assert server.resident_kib() - before < 16 << 10
@@ -169,7 +169,7 @@ print(json.dumps({
         }
 
 
-async def test_a_guest_gets_nowhere_that_no_rule_allows(serve, peers):
+async def test_a_guest_reaches_only_what_a_rule_allows(serve, peers):
     [outside] = peers.own_addresses("192.0.2.1")
     port, everywhere = peers("greet").port, peers("greet", "0.0.0.0").port
     server = serve().start()
@@ -190,7 +190,7 @@ print(json.dumps({{name: attempt(lambda: ask(*target, b"bee")) for name, target 
         assert await run(tools, made, code) == dict.fromkeys(targets, "reset")
 
 
-async def test_without_a_network_there_is_none(serve):
+async def test_the_policy_none_means_no_network(serve):
     async with serve(EGRESS="none").start().client() as tools, tools.environment("python") as made:
         code = """
 found = [attempt(lambda: ask("192.0.2.1", 80, b"")), attempt(lambda: socket.gethostbyname("example.org"))]
@@ -208,7 +208,7 @@ async def test_ipv6_works_where_the_host_has_it_and_fails_at_once_where_not(serv
         assert await run(tools, made, code) == ("heard bee" if outside else "OSError")
 
 
-# As the guest's root: the route to everywhere, and the program that decides which socket gets a connection.
+# As the guest's root: deletes the route to all addresses, and the program that selects a connection's socket.
 DELETE_ROUTE = """
 import struct
 with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as one:
@@ -218,17 +218,17 @@ with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as one:
 """
 
 
-async def test_not_even_the_guests_root_can_change_the_way_out(serve):
+async def test_the_guests_root_cannot_change_the_routing(serve):
     async with guest(serve) as one:
         for user in ("sandbox", "root"):
-            # BPF_PROG_GET_NEXT_ID, with which one would look for the program.
+            # BPF_PROG_GET_NEXT_ID, which would find the program.
             assert await one.run(user, "attempt(lambda: syscall(321, 11, bytes(120), 120))") == NOT_PERMITTED
             assert await one.run(user, DELETE_ROUTE) == "Operation not permitted"
             bind = "attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(('10.0.77.1', 53)))"
             assert (await one.run(user, bind)).startswith("refused: ")
 
 
-# As the guest's root that sees the agent: the process in the group of that name, which has no other.
+# As the guest's root that sees the agent: kills the only process in the control group `egress`.
 KILL_THE_NETWORKS_PROCESS = """
 import signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -247,16 +247,16 @@ async def test_the_networks_process_is_started_again(serve, peers):
         ask = PRELUDE + f'print(attempt(lambda: ask({HOST!r}, {port}, b"bee")))'
         assert await one.run("sandbox", ask) == "heard bee"
         assert await one.run("root", KILL_THE_NETWORKS_PROCESS) == "killed"
-        # It waits for the next one.
+        # The connection waits for the next process.
         assert await one.run("sandbox", ask) == "heard bee"
 
 
-# What the agent calls `bpf` by, as the processor has it (`mov $321, %edi`), and a number that no kernel has.
+# The agent's instruction with the number of `bpf` (`mov $321, %edi`), and one with an unknown number.
 BPF, NO_CALL = b"\xbf\x41\x01\x00\x00", b"\xbf\x0f\x27\x00\x00"
 
 
 @pytest.mark.outside("runs another server than the one under test")
-async def test_a_guest_kernel_that_cannot_steer_connections_is_told_at_once(serve, tmp_path):
+async def test_a_guest_kernel_without_sk_lookup_is_reported(serve, tmp_path):
     agent = (ROOT / "target/agent/waggle-agent").read_bytes()
     assert BPF in agent
     program = BINARY.read_bytes()
@@ -270,7 +270,7 @@ async def test_a_guest_kernel_that_cannot_steer_connections_is_told_at_once(serv
             await tools.call("create_environment", runtime="python")
         told = "failed to steer connections: Function not implemented (os error 38); it takes Linux 5.9 or newer"
         assert told in str(refused.value)
-        # It has machines for those who need no network.
+        # Machines without a network still run.
         async with tools.environment("python", network="none") as made:
             ran = await tools.call("execute", environment_id=made["environment_id"], code="print('hum')")
             assert ran["stdout"] == "hum\n", ran

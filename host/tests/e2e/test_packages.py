@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The program on a machine with nothing of ours installed: a root with the C library, and a Debian with the package."""
+"""The program on minimal systems: a root with only the C library, and a Debian with the package."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = [
 RELEASE = pathlib.Path(os.environ.get("WAGGLE_RELEASE_BINARY", ROOT / "target/release/waggle"))
 PACKAGES = ROOT / "target/packages"
 
-# A user, mount and pid namespace whose root is the folder; what a program expects of a system is mounted, no more.
+# A user, mount and pid namespace whose root is the folder, with only the usual file systems mounted.
 ENTER = """
 root=$1; shift
 for device in null urandom; do touch "$root/dev/$device"; mount --bind /dev/$device "$root/dev/$device"; done
@@ -30,7 +30,7 @@ exec chroot "$root" "$@"
 
 
 def enter(root, *command, **variables):
-    # What the tests are run with must not reach in.
+    # The tests' own environment must not leak in.
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/root", **variables}
     namespaces = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork"]
     return subprocess.run(
@@ -45,7 +45,7 @@ def enter(root, *command, **variables):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A root that holds the program, and of everything else only what its loader asks for."""
+    """A root that contains only the program and the libraries that its loader needs."""
     if not RELEASE.exists():
         pytest.fail(f"{RELEASE} is missing: run ./taskw build")
     root = tmp_path_factory.mktemp("bare")
@@ -82,7 +82,7 @@ def test_the_doctor_works_on_a_bare_machine_and_unpacks_the_firmware(bare):
     }
     (unpacked,) = (bare / "root/.local/share/waggle/firmware").glob("libkrunfw*")
     assert unpacked.parent.stat().st_mode & 0o777 == 0o700
-    # Somebody changes it; the next use replaces it.
+    # A modified file is replaced on the next use.
     whole = unpacked.read_bytes()
     unpacked.write_bytes(b"x" + whole[1:])
     again = json.loads(enter(bare, "/bin/waggle", "doctor", "--json", "--no-boot").stdout)
@@ -109,7 +109,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     ]
     hooks = [f"--customize-hook=chroot \"$1\" sh -ec '{command}'" for command in commands]
     upload = f"--customize-hook=upload {package} /tmp/waggle.deb"
-    # What it depends on and a smallest Debian lacks.
+    # Dependencies that a minimal Debian lacks.
     include = "--include=e2fsprogs,passwd,libgcc-s1"
     made = subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=minbase", include, upload, *hooks, "bookworm", root],
@@ -119,7 +119,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    # Hooks' output comes there.
+    # The output of hooks goes there.
     told = made.stderr
     assert "libkrunfw.so.5" in told and "uid=" in told and "(kvm)" in told
     assert "man1/waggle-serve.1.gz" in told and "vendor-completions/_waggle" in told

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README's example does what the README says."""
+"""The README's example works."""
 
 import ast
 import re

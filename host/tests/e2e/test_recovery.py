@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ends that nobody planned, and that nothing is left after any end."""
+"""Unplanned ends; nothing is left after any end."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from server import ORPHAN_S
 
 ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "20"))
-# A machine that is gone is seen at once; the rest is a busy test machine.
+# A lost machine is detected at once; the rest allows for a busy test machine.
 NOTICE_S = 20
 
 
@@ -22,12 +22,12 @@ async def test_a_killed_server_leaves_no_machine(serve):
         await tools.call("create_environment", runtime="shell")
         assert server.machines()
         server.kill()
-        # The client is not told; closing it asks a server that is gone.
+        # The client does not know; closing it contacts a server that no longer exists.
         deadline = time.monotonic() + ORPHAN_S
         while server.processes() and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         assert server.processes() == []
-    # The next server on the same folder clears what the first one could not.
+    # The next server on the same folder removes what the first one left.
     server.start()
     server.assert_nothing_left()
 
@@ -92,13 +92,13 @@ async def test_rounds_of_create_and_destroy_leave_nothing(server):
             await tools.call("destroy_environment", environment_id=made["environment_id"])
             server.assert_nothing_left()
             held = server.open_files()
-            # The first round opens what stays open.
+            # The first round opens files that stay open.
             before = before or held
             assert held <= before + 2, f"{held} open files after round {number + 1}, {before} after the first"
 
 
 async def becomes(tools, one, status):
-    """Whether an environment gets to a status in time."""
+    """Whether an environment reaches a status in time."""
     deadline = time.monotonic() + NOTICE_S
     while time.monotonic() < deadline:
         listed = await tools.call("list_environments")

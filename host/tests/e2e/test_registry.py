@@ -18,13 +18,13 @@ from server import BINARY, ROOT
 pytestmark = pytest.mark.outside("runs a registry on this machine")
 
 
-# Spread over the time that a whole pull takes.
+# Spread over the duration of a whole pull.
 KILLS = 8
 
 
 @pytest.fixture
 def registries(tmp_path):
-    """Makes registries that end with the test."""
+    """Makes registries that stop when the test ends."""
     running = []
 
     def make(**how):
@@ -40,7 +40,7 @@ def registries(tmp_path):
 
 @pytest.fixture
 def image(tmp_path):
-    """`waggle image` on a cache of the test's own: what it printed, or with `fails` what it complained of."""
+    """Runs `waggle image` on the test's own cache; returns its output, or with `fails` its error."""
 
     def run(*words, fails=False, **environment):
         command = [BINARY, "image", *words, "--image-cache-dir", str(tmp_path / "cache")]
@@ -54,7 +54,7 @@ def image(tmp_path):
 
 
 async def echoed(server, text):
-    """What a new machine of the server says."""
+    """The echo from a new machine of the server."""
     async with server.client() as tools, tools.environment("shell") as made:
         ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {text}")
         return ran["stdout"].strip()
@@ -67,7 +67,7 @@ async def test_an_image_is_pulled_used_and_kept(serve, registries, image, tmp_pa
     server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=cache).start()
     assert server.status("/readyz")[0] == 200
     assert await echoed(server, "pulled") == "pulled"
-    # What is here needs no registry any more.
+    # A cached image needs no registry.
     registry.stop()
     assert await echoed(server, "kept") == "kept"
     async with server.client() as tools, tools.environment("shell"):
@@ -83,7 +83,7 @@ async def test_an_image_is_pulled_used_and_kept(serve, registries, image, tmp_pa
     assert "failed to reach the registry" in fault and "skopeo copy" in fault
 
 
-async def test_a_create_tells_its_client_how_far_the_pull_is(serve, registries, tmp_path):
+async def test_a_create_reports_the_progress_of_its_pull(serve, registries, tmp_path):
     reference = registries().push("shell")
     server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
     heard = []
@@ -106,7 +106,7 @@ async def test_a_create_tells_its_client_how_far_the_pull_is(serve, registries, 
         await tools.call("destroy_environment", environment_id=made.structured_content["environment_id"])
 
 
-async def test_a_registry_with_a_password_wants_to_see_it(serve, registries, image):
+async def test_a_registry_with_a_password_requires_it(serve, registries, image):
     registry = registries(password=True)
     reference = registry.push("foreign")
     nobody = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": "/nonexistent/auth.json"}
@@ -114,15 +114,15 @@ async def test_a_registry_with_a_password_wants_to_see_it(serve, registries, ima
     assert f"log in with `docker login {registry.host}`" in fault
     pulled = json.loads(image("pull", reference, "--json", REGISTRY_AUTH_FILE=str(registry.auth_file())))
     assert pulled["references"] == [reference]
-    # It says what it does where nobody sees a bar, and results go elsewhere.
+    # Without a terminal it logs its progress instead of a bar, and results go to standard output.
     assert image("inspect", reference, "--json").startswith("{")
 
 
-def test_a_registry_of_a_private_authority_is_trusted_once_that_is(registries, image):
+def test_a_private_authority_must_be_trusted(registries, image):
     registry = registries(password=True, tls=True)
     reference = registry.push("foreign")
     known = {"REGISTRY_AUTH_FILE": str(registry.auth_file())}
-    # On this machine, plain HTTP would do; who speaks TLS has to do it right all the same.
+    # A registry on this machine may use plain HTTP, but if it uses TLS, its certificate must be trusted.
     fault = image("pull", reference, fails=True, **known)
     assert f"the certificate of the registry {registry.host} is not trusted" in fault and "SSL_CERT_FILE" in fault
     assert "UnknownIssuer" in fault
@@ -131,7 +131,7 @@ def test_a_registry_of_a_private_authority_is_trusted_once_that_is(registries, i
 
 
 HELPER = """#!/bin/sh
-# Speaks docker's protocol of credential helpers: the action is the argument, the server comes on stdin.
+# Implements docker's credential helper protocol: the action is the argument, the server is on stdin.
 read -r server
 echo "$1 $server" >>"$0.asked"
 [ "$server" = SERVER ] || { echo 'credentials not found in native keychain'; exit 1; }
@@ -140,7 +140,7 @@ echo '{"ServerURL":"SERVER","Username":"USER","Secret":"PASSWORD"}'
 
 
 @pytest.mark.parametrize("entry", [{"credHelpers": {"HOST": "hive"}}, {"credsStore": "hive"}], ids=["of a registry", "of all"])
-def test_a_credential_helper_is_asked_and_nothing_it_says_is_told(registries, image, tmp_path, entry):
+def test_a_credential_helper_is_asked_and_its_output_is_hidden(registries, image, tmp_path, entry):
     registry, other = registries(password=True), registries(password=True)
     reference, unknown = registry.push("foreign"), other.push("foreign")
     (tmp_path / "config.json").write_text(json.dumps(entry).replace("HOST", registry.host))
@@ -170,7 +170,7 @@ def test_the_images_that_are_built_can_be_pushed(registries, image):
     assert pulled["digest"] == built["manifests"][0]["digest"]
 
 
-async def test_images_can_be_pulled_before_anybody_asks(serve, registries, image, tmp_path):
+async def test_images_can_be_pulled_at_the_start(serve, registries, image, tmp_path):
     registry = registries()
     reference = registry.push("foreign")
     server = serve(IMAGE_SHELL=reference, IMAGE_CACHE_DIR=str(tmp_path / "cache"), PULL_IMAGES="at-start").start()
@@ -185,7 +185,7 @@ def test_a_pull_that_fills_the_disk_says_so_and_leaves_nothing(registries, image
     cache = tmp_path / "cache"
     cache.mkdir()
     stored = sum(path.stat().st_size for path in (ROOT / "target/images/foreign/blobs/sha256").iterdir())
-    # Too little for the layers, and then enough for them but not for what is made of them.
+    # Too little space for the layers, and then enough for them but not for the merged image.
     for room, step in [(stored // 2, "failed to pull the image"), (stored + (256 << 10), "failed to merge the layers")]:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", cache], check=True)
         try:
@@ -213,7 +213,7 @@ def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):
     took = time.monotonic() - began
     (whole,) = merged("other")
     for part in range(1, KILLS):
-        # Each goes on from where the last one was stopped, so the later ones are stopped while they merge.
+        # Each continues where the previous one was killed, so later ones are killed while they merge.
         killed = start("cache")
         with contextlib.suppress(subprocess.TimeoutExpired):
             killed.wait(took * part / KILLS)
@@ -223,7 +223,7 @@ def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):
         assert all(one["references"] in ([], [reference]) for one in listed), listed
         assert all(filecmp.cmp(found, whole, shallow=False) for found in merged("cache"))
     image("pull", reference)
-    # The same image is the same file, bit for bit.
+    # The same image results in the same file, bit for bit.
     (found,) = merged("cache")
     assert filecmp.cmp(found, whole, shallow=False)
     assert list((tmp_path / "cache").glob("*/.draft-*")) == []

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A life in one test, for the back ends whose whole run takes long."""
+"""An environment's whole life in one test, for back ends whose full run takes long."""
 
 import signal
 
@@ -13,7 +13,7 @@ from test_recovery import becomes
 @pytest.mark.smoke
 async def test_a_life_from_create_to_destroy(serve):
     server = serve()
-    # The one thing that it may reach is the server itself.
+    # It may reach only the server itself.
     server.settings["EGRESS"] = f"127.0.0.1:{server.own_port}"
     async with server.start().client() as tools:
         made = await tools.call("create_environment", runtime="shell")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Starts that cannot work say why and end."""
+"""Starts that must fail say why and exit."""
 
 import re
 import socket
@@ -10,12 +10,12 @@ import pytest
 
 from server import BINARY
 
-# A start that is refused needs nothing but to look at what it was given.
+# A refused start only checks its settings.
 REFUSED_S = 30
 
 
 def refused(server):
-    """The log of a server that has to end by itself with a failure."""
+    """The log of a server that must exit with a failure."""
     server.launch()
     assert server.process.wait(REFUSED_S) != 0
     server.process = None
@@ -54,13 +54,13 @@ def test_a_taken_port_stops_the_start(serve):
 
 
 @pytest.mark.outside("libkrun has its kernel from its firmware")
-async def test_a_kernel_that_is_none_fails_the_start_or_the_first_machine(serve, tmp_path):
+async def test_an_invalid_kernel_fails_the_start_or_the_first_machine(serve, tmp_path):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/modules.dep").write_text("")
     (tmp_path / "version").write_text("0.0\n")
     (tmp_path / "vmlinuz").write_bytes(b"not a kernel" * 1000)
     server = serve(KERNEL=str(tmp_path), BOOT_TIMEOUT="20s").launch()
-    # Whether it is found at the start or at the first machine, somebody is told.
+    # Detected at the start or with the first machine, the fault is reported.
     for _ in range(REFUSED_S * 20):
         if server.process.poll() is not None or server.status("/readyz")[0] == 200:
             break
@@ -80,13 +80,13 @@ async def test_a_kernel_that_is_none_fails_the_start_or_the_first_machine(serve,
 @pytest.mark.outside("runs the program here")
 def test_the_version_says_what_is_inside():
     printed = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
-    # This build has the agent in it, and no firmware.
+    # This build contains the agent and no firmware.
     assert re.search(r"^waggle \d+\.\d+\.\d+ \(commit [0-9a-f]{12}, built \d{4}-\d\d-\d\d\)$", printed, re.MULTILINE)
     assert re.search(r"^guest agent   \d+ bytes, protocol \d+, sha256 [0-9a-f]{64}$", printed, re.MULTILINE)
     assert "firmware      none in this build" in printed
 
 
-def test_the_server_says_that_it_is_well(server):
+def test_the_health_pages_answer(server):
     assert server.status("/healthz") == (200, {"status": "ok"})
     status, body = server.status("/readyz")
     assert (status, body["status"]) == (200, "ok")
@@ -94,16 +94,16 @@ def test_the_server_says_that_it_is_well(server):
 
 
 @pytest.mark.outside("sets the server's RUST_LOG")
-async def test_the_stages_of_a_call_are_told_to_operators_who_ask(serve, monkeypatch):
+async def test_the_stages_of_a_call_are_logged_on_request(serve, monkeypatch):
     monkeypatch.setenv("RUST_LOG", "info,waggle::stages=debug")
     server = serve().start()
     async with server.client() as tools, tools.environment("shell") as made:
         await tools.call("execute", environment_id=made["environment_id"], code="true")
-    # The last word of a span with the time that it took.
+    # The last event of a span, with its duration.
     ends = [line for line in server.output().splitlines() if " close " in line and "time.idle=" in line]
     for stage in ["request", "request:body", "call{tool=execute}", "begin", 'guest{operation="run the code"}', "result"]:
         assert any(stage in line for line in ends), (stage, ends)
-    # One who does not ask hears nothing of them.
+    # Without this setting they are not logged.
     monkeypatch.delenv("RUST_LOG")
     quiet = serve().start()
     async with quiet.client() as tools:

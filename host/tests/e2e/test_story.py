@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user does first: environments of all three runtimes, code, files, commands."""
+"""A user's first steps: environments of all three runtimes, code, files, commands."""
 
 import asyncio
 import json
@@ -98,7 +98,7 @@ async def test_structured_content_is_the_text(server):
         assert result.structured_content == json.loads(result.content[0].text) == {"count": 0, "environments": []}
 
 
-async def test_a_command_past_its_time_is_stopped_with_its_children(server):
+async def test_a_command_past_its_timeout_is_killed_with_its_children(server):
     async with server.client() as tools, tools.environment("shell") as made:
         one = made["environment_id"]
         code = "sleep 1000 & sleep 1000"
@@ -109,7 +109,7 @@ async def test_a_command_past_its_time_is_stopped_with_its_children(server):
 
 async def test_a_machine_has_no_network_card(server):
     async with server.client() as tools, tools.environment("shell") as made:
-        # Kernels make interfaces of their own, as lo; what is a card has a device behind it.
+        # Kernels create virtual interfaces such as lo; a network card has a device behind it.
         cards = await tools.call("execute", environment_id=made["environment_id"], code="ls -d /sys/class/net/*/device")
         assert (cards["stdout"], cards["exit_code"]) == ("", 2)
 
@@ -142,7 +142,7 @@ with zipfile.ZipFile("anthill-1.0-py3-none-any.whl", "w") as wheel:
 async def test_a_machine_is_what_programs_expect(server):
     async with server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
-        # The standard streams can be opened by their names, and the machine has a name for itself.
+        # The standard streams can be opened by name, and the machine can resolve its own name.
         code = """
 import http.server, socket, sys, threading, urllib.request
 open("/dev/stdout", "w").write("out\\n"); open("/dev/stderr", "w").write("err\\n")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The official TypeScript client, unmodified, tells the same story, and one of tasks."""
+"""The official, unmodified TypeScript client runs the same story, and one about tasks."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from server import CALL_S, ROOT
 
 
 def tell(story, *arguments):
-    # Modules are found from where the script lies.
+    # Node resolves modules relative to the script.
     script = ROOT / "target/e2e-node" / story
     script.write_bytes((ROOT / "host/tests/e2e/typescript" / story).read_bytes())
     node = ROOT / "target/e2e-venv/bin/node"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The package's unit under a real systemd: it starts, is confined, serves, comes back, and ends."""
+"""The package's unit under a real systemd: it starts, is confined, serves, restarts, and stops."""
 
 import re
 import time
@@ -14,13 +14,13 @@ pytestmark = [
     pytest.mark.outside("boots a host of its own"),
     pytest.mark.packages,
     pytest.mark.xdist_group("unit"),
-    # Making the host and booting it takes most of it.
+    # Making and booting the host takes most of the time.
     pytest.mark.timeout(600),
 ]
 
-# What systemctl may take to start the server: the probe of KVM, emulated, and the firmware unpacked.
+# The time for systemctl to start the server, which probes emulated KVM and unpacks the firmware.
 START_S = 90
-# `systemd-analyze security`: from 0 for a unit that can do nothing to 10; 5 is where it says MEDIUM.
+# The score of `systemd-analyze security`: 0 is fully confined, 10 unconfined, 5 is MEDIUM.
 EXPOSURE_MAX = 4.9
 
 PROCESSES = """
@@ -64,19 +64,19 @@ def journal(host):
 
 
 def processes(host):
-    """The user's, as lines of id and name."""
+    """The processes of the unit's user, as lines of id and name."""
     return host.shell(PROCESSES).splitlines()
 
 
-def test_the_unit_is_one_that_systemd_finds_right(host):
+def test_systemd_accepts_the_unit(host):
     assert host.shell("systemd-analyze verify /lib/systemd/system/waggle.service").strip() == ""
     analysed = host.shell("systemd-analyze security --no-pager waggle.service | tail -n 1")
     exposure = float(re.search(r": ([0-9.]+) ", analysed)[1])
     assert exposure <= EXPOSURE_MAX, analysed
 
 
-async def test_the_unit_s_server_is_ready_confined_and_runs_a_machine(host, unit):
-    # systemctl has come back, so it is.
+async def test_the_unit_is_ready_confined_and_runs_a_machine(host, unit):
+    # systemctl has returned, so the server is ready.
     assert unit.status("/readyz")[0] == 200, journal(host)
     assert "serves MCP" in shown(host, "StatusText")
     pid = shown(host, "MainPID")
@@ -84,7 +84,7 @@ async def test_the_unit_s_server_is_ready_confined_and_runs_a_machine(host, unit
     assert status["Uid"].split()[0] == host.shell("id -u waggle").strip() != "0"
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert {int(status[kind], 16) for kind in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]} == {0}
-    # Its folders are its own, and the rest of the system it cannot change.
+    # It owns its folders and cannot change the rest of the system.
     assert host.shell("stat -c '%U %a' /var/lib/waggle /var/cache/waggle").split("\n")[:2] == ["waggle 700"] * 2
     refused = host.shell(f"nsenter --target {pid} --mount -- sh -c 'touch /usr/bin/x; ls -A /root /home'")
     assert "Read-only file system" in refused, refused
@@ -93,7 +93,7 @@ async def test_the_unit_s_server_is_ready_confined_and_runs_a_machine(host, unit
         assert ran["stdout"] == "from a machine\n1000\n"
     told = journal(host)
     assert "namespaces" not in told, told
-    # What the unit forbids, the server does not try.
+    # The server tries nothing that the unit forbids.
     assert not re.search(r"seccomp|type=1326", host.shell("dmesg")), host.shell("dmesg")
 
 
@@ -107,7 +107,7 @@ def test_a_reload_reads_the_tokens_again_and_ends_nothing(host, unit):
     try:
         host.shell(f"echo other another-token-than-before >>{tokens} && systemctl reload waggle")
         deadline = time.monotonic() + START_S
-        # It knows the caller by then, and that there is no such environment.
+        # The server accepts the token by then, and the environment does not exist.
         while "400" not in (said := host.shell(ask)):
             assert time.monotonic() < deadline, (said, journal(host))
             time.sleep(0.2)
@@ -138,14 +138,14 @@ def test_a_stop_ends_everything_in_time(host, unit):
     assert processes(host) == []
 
 
-def test_a_start_that_cannot_work_fails_and_says_why(host):
+def test_a_failed_start_says_why(host):
     drop_in = "/run/systemd/system/waggle.service.d"
     lines = "[Service]\\nEnvironment=WAGGLE_MAX_ENVIRONMENTS=none\\n"
     host.shell(f"mkdir -p {drop_in} && printf '{lines}' >{drop_in}/wrong.conf && systemctl daemon-reload")
     try:
         told = host.shell("systemctl start waggle || echo refused", START_S)
         assert "refused" in told
-        # Nor is it tried again.
+        # systemd does not restart it.
         assert shown(host, "ActiveState") == "failed"
         assert "--max-environments" in journal(host)
     finally:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images as two programs see them that share nothing: unpacked by umoci, and merged by waggle and mounted by the kernel."""
+"""Images as seen by two independent programs: unpacked by umoci, and merged by waggle and mounted by the kernel."""
 
 import contextlib
 import dataclasses
@@ -20,16 +20,16 @@ KINDS = {
     stat.S_IFBLK: "block device",
     stat.S_IFIFO: "pipe",
 }
-# What images lose on purpose; images/README.md says so.
+# Attributes that images lose on purpose; images/README.md lists them.
 DROPPED_XATTRS = ("system.posix_acl_access", "system.posix_acl_default", "trusted.overlay.")
 HASHED_BYTES = 1 << 20
-# Of a fact, in a line that says that it differs.
+# The maximum length of a fact in a line that reports a difference.
 SHOWN_CHARS = 200
 
 
 @dataclasses.dataclass
 class Facts:
-    """All of a path that an image can say. Hard links are files of their own, so links are not counted."""
+    """All facts about a path that an image records. Hard links become separate files, so links are not counted."""
 
     kind: str
     mode: str
@@ -43,14 +43,14 @@ class Facts:
 
 
 def unpack(layout, folder):
-    """Has umoci unpack a layout's image; its owners and devices take root."""
+    """Unpacks a layout's image with umoci; its owners and devices need root."""
     assert os.geteuid() == 0, "to unpack and mount images takes root: run the end-to-end tests as root"
     subprocess.run(["umoci", "unpack", "--image", f"{layout}:latest", folder], check=True)
     return pathlib.Path(folder) / "rootfs"
 
 
 def merge(layout, cache):
-    """Has waggle merge a layout's image, and returns the file."""
+    """Merges a layout's image with waggle, and returns the file."""
     subprocess.run([BINARY, "image", "pull", f"oci:{layout}", "--image-cache-dir", cache], check=True, stdout=subprocess.DEVNULL)
     (erofs,) = pathlib.Path(cache).glob("merged-*/*.erofs")
     return erofs
@@ -67,7 +67,7 @@ def mounted(erofs, folder):
 
 
 def tree(root):
-    """The facts of everything below a folder, the folder included, by path."""
+    """The facts about a folder and everything below it, by path."""
     found = {".": facts(root)}
     ahead = [str(root)]
     while ahead:
@@ -107,7 +107,7 @@ def sha256(path):
 
 
 def differences(unpacked, merged):
-    """One line for each fact that is not the same in both."""
+    """One line for each fact that differs."""
     lines = [f"{path}: missing in the merged image" for path in sorted(unpacked.keys() - merged.keys())]
     lines += [f"{path}: only in the merged image" for path in sorted(merged.keys() - unpacked.keys())]
     for path in sorted(unpacked.keys() & merged.keys()):
@@ -118,6 +118,6 @@ def differences(unpacked, merged):
 
 
 def short(value):
-    """Attributes can have some KiB."""
+    """Shortens a fact, because attributes can have several KiB."""
     text = str(value)
     return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"

@@ -58,7 +58,7 @@ const refused = await raw("read_file", { environment_id, path: "nothing" });
 assert.ok(refused.isError);
 assert.equal(refused.structuredContent.error.code, "not_found");
 
-// What nobody wants any more ends in the machine, too: with the call's own process, one process of the user is left.
+// A cancelled call ends in the machine, too: apart from this call's process, one process of the user is left.
 const abort = new AbortController();
 const endless = { environment_id, language: "shell", code: "touch started; sleep 1000" };
 const cancelled = raw("execute", endless, { signal: abort.signal }).then(() => "answered", () => "cancelled");

@@ -11,7 +11,7 @@ const about = { name: "waggle-e2e", version: "1" };
 const client = new Client(about, { versionNegotiation: { mode: "auto" } });
 await client.connect(new StreamableHTTPClientTransport(new URL(url)));
 
-// The client's own reader of answers takes a task for a fault, so its package wants a sender from whoever uses it.
+// The client's own response parser treats a task as an error, so its package needs a sender from its user.
 let id = 0;
 async function rawDispatch(request, { signal } = {}) {
   const response = await fetch(url, {
@@ -34,13 +34,13 @@ const v2RequestFraming = { protocolVersion: "2026-07-28", clientInfo: about, cli
 const session = createTaskSessionFromClient(client, { endpointId: "waggle", rawDispatch, v2RequestFraming });
 const settled = async (execution) => resultFromTaskOutcome((await execution.settle()).outcome).structuredContent;
 
-// An answer or a task, as the machine's start may take.
+// A result or a task, depending on how long the machine's start takes.
 const made = await settled(await session.callTool("create_environment", { runtime: "python" }));
 assert.equal(made.status, "running");
 const environment_id = made.environment_id;
 const shell = (code) => session.callTool("execute", { environment_id, language: "shell", code, timeout_seconds: 200 });
 
-// It ends when it is told to, by when it has been a task for a while.
+// It ends once the file exists; by then it has been a task for a while.
 const long = await shell("while [ ! -e go ]; do sleep 0.1; done; echo well");
 assert.equal(long.kind, "task");
 const short = await session.callTool("write_file", { environment_id, path: "go", content: "" });
