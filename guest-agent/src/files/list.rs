@@ -26,8 +26,8 @@ const BATCH: usize = 256;
 /// Folders below each other that a recursive listing goes down, each an open file.
 pub(super) const DEPTH_MAX: usize = 32;
 
-/// Bytes of a folder that one system call reads. It is what glibc's `readdir` takes; musl's takes a sixteenth of it, and
-/// is slower by that.
+/// Bytes of a folder that one system call reads. glibc's `readdir` takes as much; musl's takes a sixteenth of it,
+/// and is slower.
 const READ_BYTES: usize = 32 * 1024;
 
 /// Longest name of one entry, in bytes: the kernel's own limit.
