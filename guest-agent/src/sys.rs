@@ -4,7 +4,6 @@
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each states why it is sound")]
 
 pub(crate) mod bpf;
-mod memcpy;
 
 use std::{
     io,

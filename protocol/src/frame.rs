@@ -72,8 +72,8 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), Fra
     }
 }
 
-/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and the call of `memcpy`
-/// would take longer.
+/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and musl's `memcpy` takes
+/// longer over them.
 const SHORT_BYTES: usize = 16;
 
 /// Where postcard writes a body: behind `start`, and never more than a frame may hold.

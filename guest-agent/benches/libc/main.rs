@@ -164,6 +164,6 @@ const FOOT: &str = "
   call on what else this machine does, and on which processors client and agent happen to run.
 - The agent for musl has the allocator `dlmalloc`. musl's own returns each large buffer to the kernel and asks for it
   again, with which a read of 64 MiB took twice as long as with glibc.
-- It has a `memcpy` of its own, too: musl's for x86_64 is slow over a few bytes, and where the two sides are not aligned
-  alike. Folders are read by the system call, because musl's `readdir` takes 2 KiB at a time.
+- Folders are read by the system call, because musl's `readdir` reads 2 KiB at a time. Its `memcpy` for x86_64 is slower
+  for a few bytes and for differently aligned sides, which is the rest of the difference.
 ";
