@@ -67,7 +67,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let served = Served::enter(guest).map_err(|source| ServeFault::Room { source })?;
-    waggle_link::present(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
+    waggle_link::send_preamble(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
     let hello = Hello { origin: served.origin, build: build(), programs: probe::programs(&served) };
     FrameWriter::new(&mut stream).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
     let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;

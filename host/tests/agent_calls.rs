@@ -473,7 +473,7 @@ async fn a_power_off_is_heard_while_as_many_calls_run_as_may() {
         machine.agent.closed().await
     };
     let (_cut, reason) = timeout(STUCK, async { tokio::join!(join_all(running), all_run) }).await.unwrap();
-    assert_eq!(reason, "the other side closed the link");
+    assert_eq!(reason, "peer closed the link");
     timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap();
 }
 
@@ -486,7 +486,7 @@ async fn an_agent_of_another_version_is_refused_with_both_versions_named() {
     far.write_all(&preamble).await.unwrap();
     let fault = agent::connect(near, Patience::default()).await.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
-    assert_eq!(source, "protocol version 99 on the other side does not fit version 1 here");
+    assert_eq!(source, "peer has protocol version 99; must be 1");
     let mut answer = [0; 16];
     far.read_exact(&mut answer).await.unwrap();
     assert_eq!((answer[8], answer[12]), (1, 1));

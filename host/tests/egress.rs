@@ -51,7 +51,7 @@ async fn rig_by(policy: &str, gateway: Gateway) -> Rig {
     };
     let (near, mut far) = UnixStream::pair().unwrap();
     let served = tokio::spawn(serve(near, Arc::new(Guest::new(network, Arc::new(gateway)))));
-    waggle_link::present(&mut far, Link::Egress).await.unwrap();
+    waggle_link::send_preamble(&mut far, Link::Egress).await.unwrap();
     Rig { link: Opener::start(far, Link::Egress), served, refused }
 }
 

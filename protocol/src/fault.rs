@@ -1,20 +1,19 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Why the agent did not do what a call asked.
+//! Failures of calls, as the agent reports them.
 
 use serde::{Deserialize, Serialize};
 
-/// A call that the agent refused, or could not finish.
+/// A call that the agent refused or could not finish.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Fault {
     /// The kind, for programs.
     pub kind: FaultKind,
-    /// What was tried on what and how it failed, for people; at most [`crate::TEXT_BYTES_MAX`] bytes.
+    /// The failed operation, its operands and the error, for people; at most [`crate::TEXT_BYTES_MAX`] bytes.
     pub message: String,
 }
 
-/// Kinds of fault.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FaultKind {
@@ -26,20 +25,20 @@ pub enum FaultKind {
     NotDirectory,
     /// Neither a file nor a folder: a device, a socket, a pipe.
     NotRegular,
-    /// The user may not (EACCES, EPERM).
+    /// Permission denied for the user (EACCES, EPERM).
     Denied,
-    /// Larger than the call allows.
+    /// The file is larger than the call allows.
     TooLarge,
     /// The disk or its quota is full (ENOSPC, EDQUOT).
     NoSpace,
-    /// A read-only place (EROFS).
+    /// A read-only file system (EROFS).
     ReadOnly,
-    /// A path that can't name anything (ENAMETOOLONG, ELOOP, EINVAL).
+    /// An invalid path (ENAMETOOLONG, ELOOP, EINVAL).
     InvalidPath,
-    /// The agent serves as many calls as it may.
+    /// The agent serves too many calls.
     Busy,
-    /// The host broke the protocol, or asked for what this agent does not do.
+    /// The host violated the protocol, or asked for something that this agent does not support.
     BadRequest,
-    /// Anything else that the guest's kernel said.
+    /// Any other error of the guest's kernel.
     Other,
 }

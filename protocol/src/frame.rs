@@ -10,44 +10,44 @@ use crate::FRAME_BYTES_MAX;
 /// Bytes of the length in front of each message.
 pub const PREFIX_BYTES: usize = 4;
 
-/// A frame or a message that can't be written, or can't be read.
+/// The reason why a frame or a message cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameFault {
     /// The length is above the limit.
     #[error("a frame of {bytes} bytes is above the limit of {bytes_max}")]
     TooLong {
-        /// The length that was announced, or that encoding came to.
+        /// The announced length, or the length of the encoding so far.
         bytes: usize,
-        /// The most that there may be.
+        /// The limit.
         bytes_max: usize,
     },
-    /// The bytes are no message of the expected type.
-    #[error("{bytes} bytes are no {expected}")]
+    /// The bytes do not decode as the expected message.
+    #[error("failed to decode {bytes} bytes as {expected}")]
     Malformed {
-        /// How many they are.
+        /// The length of the bytes.
         bytes: usize,
         /// The message type that was expected.
         expected: &'static str,
-        /// What postcard found.
+        /// The error of postcard.
         source: postcard::Error,
     },
-    /// The bytes go on behind their message.
-    #[error("{rest} bytes are left over behind a {expected}")]
+    /// Bytes follow the message.
+    #[error("{rest} trailing bytes after {expected}")]
     Trailing {
-        /// Bytes that were left over.
+        /// The number of trailing bytes.
         rest: usize,
         /// The message type that was read.
         expected: &'static str,
     },
-    /// The message can't be encoded.
+    /// postcard failed to encode the message.
     #[error("failed to encode a message")]
     Encode {
-        /// What postcard refused.
+        /// The error of postcard.
         source: postcard::Error,
     },
 }
 
-/// Appends `message` to `buffer` as one frame. On an error the buffer is as it was.
+/// Appends `message` to `buffer` as one frame. On an error the buffer is unchanged.
 ///
 /// # Errors
 /// [`FrameFault::TooLong`] if the message exceeds [`FRAME_BYTES_MAX`], [`FrameFault::Encode`] if postcard refuses it.
@@ -72,11 +72,11 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), Fra
     }
 }
 
-/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and musl's `memcpy` takes
-/// longer over them.
+/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and musl's `memcpy` is
+/// slower for them.
 const SHORT_BYTES: usize = 16;
 
-/// Where postcard writes a body: behind `start`, and never more than a frame may hold.
+/// The buffer that postcard writes a body to, from `start` on. It never takes more than a frame may hold.
 struct Body<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
@@ -109,19 +109,19 @@ impl Flavor for Body<'_> {
     }
 }
 
-/// The length of the body behind `prefix`, in bytes.
+/// Returns the length of the body that follows `prefix`, in bytes.
 ///
 /// # Errors
-/// [`FrameFault::TooLong`] if it is above `bytes_max`: nothing must be allocated for such a frame.
+/// [`FrameFault::TooLong`] if it exceeds `bytes_max`. The caller must not allocate memory for such a frame.
 pub fn body_bytes(prefix: [u8; PREFIX_BYTES], bytes_max: usize) -> Result<usize, FrameFault> {
     let bytes = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
     if bytes > bytes_max { Err(FrameFault::TooLong { bytes, bytes_max }) } else { Ok(bytes) }
 }
 
-/// Reads the one message that a frame's body holds, or a packet, or a file.
+/// Decodes the one message that the body of a frame holds, or a packet or a file.
 ///
 /// # Errors
-/// [`FrameFault::Malformed`] if it is no `T`, [`FrameFault::Trailing`] if anything follows it.
+/// [`FrameFault::Malformed`] if the body is not a `T`, [`FrameFault::Trailing`] if bytes follow it.
 pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameFault> {
     let expected = core::any::type_name::<T>();
     let (message, rest) = postcard::take_from_bytes(body).map_err(|source| FrameFault::Malformed {

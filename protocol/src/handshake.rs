@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How a link begins: a preamble of fixed bytes that any two versions understand, then the hello of this version.
+//! The start of a link: a preamble of fixed bytes that any two versions understand, then the hello of this version.
 //!
 //! ```text
 //!  offset  0         8         12        16
@@ -14,18 +14,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PROGRAMS_MAX, TEXT_BYTES_MAX, VERSION};
 
-/// Bytes of the preamble, and of its answer.
+/// Length of the preamble and of its answer.
 pub const PREAMBLE_BYTES: usize = 16;
 
-/// Opens the preamble and its answer: a name, and line ends that a text channel would mangle.
+/// The first bytes of the preamble and of its answer: a name, and a line end that a text channel would mangle.
 const MAGIC: [u8; 8] = *b"waggle\r\n";
 
-/// Which link a connection is.
+/// The kind of link that a connection carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Link {
-    /// Calls: only the host opens streams.
+    /// Carries calls: only the host opens streams.
     Call,
-    /// Outgoing network flows: only the guest opens streams.
+    /// Carries the guest's network connections: only the guest opens streams.
     Egress,
 }
 
@@ -38,65 +38,65 @@ impl Link {
     }
 }
 
-/// Why a link was not made.
+/// The reason why a handshake was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Refusal {
-    /// The other side does not speak waggle.
-    #[error("the other side does not speak waggle: its first bytes are {found:02x?}")]
+pub enum HandshakeRefusal {
+    /// The peer does not speak waggle.
+    #[error("peer does not speak waggle: its first bytes are {found:02x?}")]
     NotWaggle {
-        /// What came in place of the magic.
+        /// The bytes received in place of the magic.
         found: [u8; 8],
     },
-    /// The two sides are of different versions.
-    #[error("protocol version {theirs} on the other side does not fit version {ours} here")]
+    /// The two sides have different protocol versions.
+    #[error("peer has protocol version {theirs}; must be {ours}")]
     Version {
         /// This side's version.
         ours: u32,
-        /// The other side's.
+        /// The peer's version.
         theirs: u32,
     },
-    /// The connection is for another link than the port that it came to.
-    #[error("link number {found} came where link number {expected} was expected")]
+    /// The preamble names another link than the port is for.
+    #[error("invalid link number {found} on this port; must be {expected}")]
     WrongLink {
         /// The link that the port is for.
         expected: u32,
         /// The link that the preamble names.
         found: u32,
     },
-    /// The other side expects another link on this port.
-    #[error("the other side expects another link than number {link} on this port")]
+    /// The peer expects another link on this port.
+    #[error("peer rejected link number {link} on this port")]
     LinkRefused {
-        /// The link that was asked for.
+        /// The link that this side named.
         link: u32,
     },
-    /// The host refused for a reason that this version does not know.
-    #[error("the other side refused with verdict {verdict}")]
-    Unknown {
-        /// The verdict's number.
-        verdict: u32,
-    },
+    /// The host refused with a verdict that this version does not know.
+    #[error("peer refused with the unknown verdict {verdict}")]
+    Unknown { verdict: u32 },
 }
 
 const ACCEPTED: u32 = 0;
 const WRONG_VERSION: u32 = 1;
 const WRONG_LINK: u32 = 2;
 
-/// The agent's first bytes on a connection.
+/// Returns the agent's first bytes on a connection.
 #[must_use]
 pub fn preamble(link: Link) -> [u8; PREAMBLE_BYTES] {
     pack(VERSION, link.number())
 }
 
-/// Judges a preamble, for a connection that came to `expected`'s port: the answer to send, and the verdict. No answer
-/// goes to a side that does not speak waggle.
-pub fn judge(bytes: [u8; PREAMBLE_BYTES], expected: Link) -> (Option<[u8; PREAMBLE_BYTES]>, Result<(), Refusal>) {
+/// Checks a preamble received on the port of `expected`, and returns the answer to send with the verdict. A peer that
+/// does not speak waggle gets no answer.
+pub fn check_preamble(
+    bytes: [u8; PREAMBLE_BYTES],
+    expected: Link,
+) -> (Option<[u8; PREAMBLE_BYTES]>, Result<(), HandshakeRefusal>) {
     match unpack(bytes) {
         Err(refusal) => (None, Err(refusal)),
         Ok((theirs, _)) if theirs != VERSION => {
-            (Some(pack(VERSION, WRONG_VERSION)), Err(Refusal::Version { ours: VERSION, theirs }))
+            (Some(pack(VERSION, WRONG_VERSION)), Err(HandshakeRefusal::Version { ours: VERSION, theirs }))
         }
         Ok((_, found)) if found != expected.number() => {
-            (Some(pack(VERSION, WRONG_LINK)), Err(Refusal::WrongLink { expected: expected.number(), found }))
+            (Some(pack(VERSION, WRONG_LINK)), Err(HandshakeRefusal::WrongLink { expected: expected.number(), found }))
         }
         Ok(_) => (Some(pack(VERSION, ACCEPTED)), Ok(())),
     }
@@ -105,13 +105,13 @@ pub fn judge(bytes: [u8; PREAMBLE_BYTES], expected: Link) -> (Option<[u8; PREAMB
 /// Reads the host's answer to the preamble of `link`.
 ///
 /// # Errors
-/// The [`Refusal`] that the answer stands for.
-pub fn read_answer(bytes: [u8; PREAMBLE_BYTES], link: Link) -> Result<(), Refusal> {
+/// The [`HandshakeRefusal`] that the answer stands for.
+pub fn read_answer(bytes: [u8; PREAMBLE_BYTES], link: Link) -> Result<(), HandshakeRefusal> {
     match unpack(bytes)? {
         (VERSION, ACCEPTED) => Ok(()),
-        (theirs, _) if theirs != VERSION => Err(Refusal::Version { ours: VERSION, theirs }),
-        (_, WRONG_LINK) => Err(Refusal::LinkRefused { link: link.number() }),
-        (_, verdict) => Err(Refusal::Unknown { verdict }),
+        (theirs, _) if theirs != VERSION => Err(HandshakeRefusal::Version { ours: VERSION, theirs }),
+        (_, WRONG_LINK) => Err(HandshakeRefusal::LinkRefused { link: link.number() }),
+        (_, verdict) => Err(HandshakeRefusal::Unknown { verdict }),
     }
 }
 
@@ -122,11 +122,11 @@ fn pack(version: u32, last: u32) -> [u8; PREAMBLE_BYTES] {
     [m0, m1, m2, m3, m4, m5, m6, m7, v0, v1, v2, v3, l0, l1, l2, l3]
 }
 
-fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), Refusal> {
+fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), HandshakeRefusal> {
     let [m0, m1, m2, m3, m4, m5, m6, m7, v0, v1, v2, v3, l0, l1, l2, l3] = bytes;
     let found = [m0, m1, m2, m3, m4, m5, m6, m7];
     if found != MAGIC {
-        return Err(Refusal::NotWaggle { found });
+        return Err(HandshakeRefusal::NotWaggle { found });
     }
     Ok((u32::from_le_bytes([v0, v1, v2, v3]), u32::from_le_bytes([l0, l1, l2, l3])))
 }
@@ -135,16 +135,16 @@ fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), Refusal> {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Hello {
-    /// Where the agent came from.
+    /// The agent's origin.
     pub origin: Origin,
-    /// Its version and build, for people.
+    /// The agent's version and build, for people.
     pub build: String,
-    /// Names of the programs that it found, of those in [`PROGRAMS`].
+    /// Those programs of [`PROGRAMS`] that the agent found.
     pub programs: Vec<String>,
 }
 
 impl Hello {
-    /// Whether the hello keeps within [`TEXT_BYTES_MAX`] and [`PROGRAMS_MAX`] and holds printable text only.
+    /// Returns true if the hello is within [`TEXT_BYTES_MAX`] and [`PROGRAMS_MAX`] and holds only printable text.
     #[must_use]
     pub fn is_within_limits(&self) -> bool {
         let printable = |text: &String| text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
@@ -155,7 +155,7 @@ impl Hello {
 /// The interpreters and package managers that an agent looks for.
 pub const PROGRAMS: &[&str] = &["python3", "node", "npm", "bash", "sh", "apk", "apt-get", "dnf", "yum", "zypper"];
 
-/// Where an agent came from.
+/// The origin of an agent's program.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Origin {

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent answers on a call's stream: any number of replies, of which the last ends the call.
+//! The agent's messages on a call's stream: any number of replies, the last of which ends the call.
 
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 
-/// One message of the agent's.
+/// One message of the agent. Variants marked "last" end the call.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Reply<'a> {
@@ -16,94 +16,94 @@ pub enum Reply<'a> {
     Stderr(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// More of the file; at most [`crate::CHUNK_BYTES_MAX`] bytes.
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// Some of the folder's entries, in no order.
+    /// Some of the folder's entries, in no particular order.
     Entries(Vec<Entry>),
-    /// Last: the command is over.
+    /// Last: the command has ended.
     Exited(Exited),
     /// Last: the file is written.
     Written {
         /// Length of the file.
         bytes: u64,
     },
-    /// Last: what was asked for of the file has been sent.
+    /// Last: the requested part of the file has been sent.
     FileEnd {
-        /// The file's whole size when it was opened; 0 for files that the kernel makes up.
+        /// The file's whole size when it was opened; 0 for files that the kernel generates.
         size: u64,
     },
     /// Last: the folder was listed.
     ListEnd {
-        /// True if the folder holds more than was asked for.
+        /// True if the folder has more entries than requested.
         truncated: bool,
     },
-    /// Last: what was asked for is done.
+    /// Last: the request is done.
     Done,
-    /// Last: it did not work.
+    /// Last: the request failed.
     Fault(Fault),
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Exited {
-    /// What its parent would see.
+    /// The exit status, as the parent process sees it.
     pub status: Status,
-    /// Why it ended.
+    /// The cause of the end.
     pub cause: Cause,
-    /// From spawn to exit, in microseconds of the guest's monotonic clock.
+    /// Time from spawn to exit, in microseconds of the guest's monotonic clock.
     pub duration_us: u64,
-    /// Where its standard output can be read on.
+    /// The file with the standard output, if it was kept.
     pub stdout_file: Option<OutputFile>,
-    /// Where its standard error can be read on.
+    /// The file with the standard error, if it was kept.
     pub stderr_file: Option<OutputFile>,
 }
 
-/// A long output, kept in a file in the guest. Later ones take its place.
+/// A long output, kept in a file in the guest. Later outputs replace it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct OutputFile {
     /// An absolute path.
     pub path: String,
-    /// How much of the output it holds, from the start, in bytes.
+    /// Length of the kept part, counted from the start of the output, in bytes.
     pub bytes: u64,
-    /// Whether that is all of it.
+    /// True if the file holds the whole output.
     pub complete: bool,
 }
 
-/// A process's last word.
+/// The exit status of a process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Status {
-    /// It called `exit` with this code, 0 to 255.
+    /// The code that it passed to `exit`, 0 to 255.
     Code(u8),
-    /// A signal of this number ended it.
+    /// The number of the signal that killed it.
     Signal(u8),
 }
 
-/// Why a command ended.
+/// The cause of a command's end.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Cause {
-    /// By itself.
+    /// The command ended by itself.
     Itself,
-    /// Its time was up and the agent killed it.
+    /// The agent killed it after its timeout.
     Deadline,
-    /// The host cancelled it and the agent killed it.
+    /// The agent killed it because the host cancelled it.
     Cancelled,
-    /// It was above its memory limit and the kernel killed it.
+    /// The kernel killed it because it exceeded its memory limit.
     Memory,
 }
 
-/// One entry of a folder. A symbolic link is told as itself.
+/// One entry of a folder. Symbolic links are not followed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Entry {
-    /// The name's bytes, as the kernel has them; in a recursive listing the path below the listed folder.
+    /// The name as the bytes that the kernel reports; in a recursive listing, the path below the listed folder.
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// `st_mode`: type and permissions.
     pub mode: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Seconds since the Unix epoch.
+    /// Time of the last modification, in seconds since the Unix epoch.
     pub modified_unix_s: i64,
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the host sends: one [`Request`] opens a call, [`Input`]s may follow on the same stream.
+//! The host's messages: a [`Request`] opens a call, and [`Input`]s may follow on the same stream.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,92 +8,92 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Request {
-    /// Run a command.
+    /// Runs a command.
     Exec(Exec),
-    /// Replace or make a file, or add to one. Inputs with exactly `bytes` bytes follow.
+    /// Creates, replaces or appends to a file. Inputs with exactly `bytes` bytes follow.
     WriteFile {
-        /// Absolute, or relative to the home.
+        /// An absolute path, or one relative to the home directory.
         path: String,
-        /// Length of what follows.
+        /// Length of the content that follows.
         bytes: u64,
-        /// Permissions of the file; by default an existing one keeps its own and a new one gets 0644.
+        /// Permissions of the file. By default an existing file keeps its own and a new file gets 0644.
         mode: Option<u32>,
-        /// Whether the bytes go behind those that the file has.
+        /// True to append to the file.
         append: bool,
     },
-    /// Read a file, or a part of one.
+    /// Reads a file, or a part of it.
     ReadFile {
-        /// Absolute, or relative to the home.
+        /// An absolute path, or one relative to the home directory.
         path: String,
-        /// The part: first byte and most bytes. The whole file if there is none.
+        /// The offset and the largest length of the part; `None` for the whole file.
         range: Option<(u64, u64)>,
-        /// More than that is refused before any of it is sent.
+        /// Largest content to send. A longer one is refused before any of it is sent.
         bytes_max: u64,
     },
-    /// List a folder.
+    /// Lists a folder.
     ListFiles {
-        /// Absolute, or relative to the home.
+        /// An absolute path, or one relative to the home directory.
         path: String,
-        /// More entries than that are left out, and the reply says so.
+        /// Largest number of entries to send. The reply reports whether there are more.
         entries_max: u32,
-        /// Whether folders below are listed as well; links to folders are not followed.
+        /// True to list folders below as well. Links to folders are not followed.
         recursive: bool,
     },
-    /// Set the guest's clock.
+    /// Sets the guest's clock.
     SetClock {
         /// Nanoseconds since the Unix epoch.
         unix_ns: u64,
     },
-    /// Write everything to the disks and power the machine off.
+    /// Syncs the disks and powers the machine off.
     PowerOff,
 }
 
 /// A command to run. No shell is involved: `argv` is executed as it is.
 ///
-/// Inputs follow with the script's bytes, then with stdin's, both counted in advance. The command starts when all of it
-/// has arrived.
+/// Inputs follow with the bytes of the script and then of stdin, whose lengths the request states. The command starts
+/// when all of them have arrived.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Exec {
-    /// Program (absolute, or looked up in the search path) and arguments. Never empty.
+    /// The program (an absolute path, or a name to look up in the search path) and its arguments. Must not be empty.
     pub argv: Vec<String>,
     /// Code to run from a temporary file, whose path becomes the last argument.
     pub script: Option<Script>,
     /// Length of stdin, in bytes.
     pub stdin_bytes: u64,
-    /// Variables that are added to the environment, or replace what the agent gives every command.
+    /// Variables that add to or replace the environment that the agent gives to every command.
     pub env: Vec<(String, String)>,
-    /// Where it starts; if there is none, where the image says, else in the home.
+    /// The working directory. By default the image's, or else the home directory.
     pub working_directory: Option<String>,
-    /// Who runs it.
+    /// The user to run it as.
     pub user: User,
-    /// Everything that the call started is killed when this has passed, in milliseconds.
+    /// Timeout in milliseconds, after which everything that the call started is killed.
     pub timeout_ms: u64,
-    /// What it may use.
+    /// Limits of its resources.
     pub limits: Limits,
-    /// Which outputs are kept in a file.
+    /// The rule for keeping outputs in files.
     pub keep: Keep,
 }
 
-/// When an output is kept in a file in the guest, where it can be read on. Holds for stdout and stderr, each by itself.
+/// The rule for keeping a long output in a file in the guest. It applies to stdout and stderr separately.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Keep {
-    /// Only one that is longer than this, in bytes.
+    /// Only an output longer than this is kept, in bytes.
     pub above_bytes: u64,
-    /// No more than that of it, in bytes.
+    /// Largest part of the output to keep, in bytes.
     pub bytes_max: u64,
 }
 
-/// What a command and all that it starts may use. A machine's own limits hold besides.
+/// Limits for a command and everything that it starts, in addition to the limits of the machine.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Limits {
-    /// Memory in bytes; above it the kernel kills the command.
+    /// Memory in bytes. The kernel kills a command that exceeds it.
     pub memory_bytes: Option<u64>,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: Option<u32>,
-    /// Open files of one process.
+    /// Number of open files per process.
     pub open_files: Option<u32>,
 }
 
@@ -107,7 +107,7 @@ pub struct Script {
     pub bytes: u64,
 }
 
-/// Who runs a command.
+/// The user that a command runs as.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum User {
@@ -117,12 +117,12 @@ pub enum User {
     Root,
 }
 
-/// What follows a request on its stream.
+/// A message that follows a request on its stream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Input<'a> {
     /// The next bytes of the script, of stdin, or of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// Kill everything that the call started, then answer with the last reply.
+    /// Kills everything that the call started; the last reply follows.
     Cancel,
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The encoding of every message, frozen. If this test fails, do not change the bytes: a changed message is a new
-//! variant, and a changed protocol a new version with a file of its own.
-#![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes should stop")]
+//! The frozen encoding of every message. If this test fails, do not change the bytes: a changed message is a new
+//! variant, and a changed protocol is a new version with its own file.
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes must fail")]
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -16,7 +16,7 @@ use waggle_protocol::{
 };
 
 #[test]
-fn the_encoding_of_this_version_is_frozen() {
+fn encoding_is_frozen() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bytes/v{VERSION}.txt"));
     let frozen = fs::read_to_string(&path).unwrap();
     let now = render();
@@ -35,9 +35,9 @@ fn render() -> String {
     };
     line("preamble.call", &handshake::preamble(Link::Call));
     line("preamble.egress", &handshake::preamble(Link::Egress));
-    let (accepted, _) = handshake::judge(handshake::preamble(Link::Call), Link::Call);
+    let (accepted, _) = handshake::check_preamble(handshake::preamble(Link::Call), Link::Call);
     line("answer.accepted", &accepted.unwrap());
-    let (wrong_link, _) = handshake::judge(handshake::preamble(Link::Egress), Link::Call);
+    let (wrong_link, _) = handshake::check_preamble(handshake::preamble(Link::Egress), Link::Call);
     line("answer.wrong_link", &wrong_link.unwrap());
     for (name, bytes) in requests().into_iter().chain(replies()).chain(egress()).chain(beginnings()) {
         line(name, &bytes);

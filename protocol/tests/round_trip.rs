@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What holds for every message and for every byte string, by property.
+//! Properties of every message and of every byte string.
 #![expect(clippy::unwrap_used, reason = "a failed encoding is a failed test")]
 
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use waggle_protocol::{
         Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FLOW_CHUNK_BYTES_MAX, Flow, FlowReply,
     },
     frame::{self, FrameFault},
-    handshake::{self, Refusal},
+    handshake::{self, HandshakeRefusal},
     reply::Entry,
     request::{Exec, Keep, Limits, Script, User},
 };
@@ -30,7 +30,7 @@ fn body(bytes: &[u8]) -> &[u8] {
 
 proptest! {
     #[test]
-    fn a_request_comes_back_as_it_was(
+    fn request_survives_a_round_trip(
         argv in prop::collection::vec(".*", 1..4),
         env in prop::collection::vec((".*", ".*"), 0..4),
         extension in "[a-z]{0,4}",
@@ -48,7 +48,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chunk_comes_back_as_it_was(chunk in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn chunk_survives_a_round_trip(chunk in prop::collection::vec(any::<u8>(), 0..2000)) {
         let encoded = framed(&Input::Data(&chunk));
         prop_assert_eq!(frame::decode::<Input<'_>>(body(&encoded)).unwrap(), Input::Data(&chunk));
         let encoded = framed(&Reply::Stderr(&chunk));
@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn what_the_egress_link_carries_comes_back_as_it_was(
+    fn egress_messages_survive_a_round_trip(
         address: std::net::IpAddr, port: u16, bytes: u32, message in prop::collection::vec(any::<u8>(), 0..600),
     ) {
         let connect = EgressRequest::Connect { address: Address::from(address), port };
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn entries_come_back_as_they_were(
+    fn entries_survive_a_round_trip(
         names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..255), 0..20),
         mode: u32, size: u64, modified_unix_s: i64,
     ) {
@@ -87,9 +87,9 @@ proptest! {
         prop_assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), reply);
     }
 
-    /// Whatever the bytes are, decoding does not panic, and what it accepts encodes to a message that is the same.
+    /// Decoding never panics, and an accepted message survives a round trip.
     #[test]
-    fn arbitrary_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_decode_or_fail_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(request) = frame::decode::<Request>(&bytes) {
             prop_assert_eq!(frame::decode::<Request>(body(&framed(&request))).unwrap(), request);
         }
@@ -115,37 +115,37 @@ proptest! {
     }
 
     #[test]
-    fn a_preamble_of_another_version_is_explained_to_both(theirs: u32, link in 1_u32..=2) {
+    fn both_sides_report_a_version_mismatch(theirs: u32, link in 1_u32..=2) {
         prop_assume!(theirs != waggle_protocol::VERSION);
         let mut preamble = handshake::preamble(Link::Call);
         preamble[8..12].copy_from_slice(&theirs.to_le_bytes());
         preamble[12..].copy_from_slice(&link.to_le_bytes());
-        let (answer, verdict) = handshake::judge(preamble, Link::Call);
+        let (answer, verdict) = handshake::check_preamble(preamble, Link::Call);
         let ours = waggle_protocol::VERSION;
-        prop_assert_eq!(verdict, Err(Refusal::Version { ours, theirs }));
-        // The other side reads the same answer with its own version in mind; here that version is ours.
+        prop_assert_eq!(verdict, Err(HandshakeRefusal::Version { ours, theirs }));
+        // The peer compares the answer with its own version. Swapping the version does the same here.
         let mut answer = answer.unwrap();
         answer[8..12].copy_from_slice(&theirs.to_le_bytes());
-        prop_assert_eq!(handshake::read_answer(answer, Link::Call), Err(Refusal::Version { ours, theirs }));
+        prop_assert_eq!(handshake::read_answer(answer, Link::Call), Err(HandshakeRefusal::Version { ours, theirs }));
     }
 }
 
 #[test]
-fn a_link_on_the_wrong_port_is_explained_to_both() {
-    let (answer, verdict) = handshake::judge(handshake::preamble(Link::Egress), Link::Call);
-    assert_eq!(verdict, Err(Refusal::WrongLink { expected: 1, found: 2 }));
-    assert_eq!(handshake::read_answer(answer.unwrap(), Link::Egress), Err(Refusal::LinkRefused { link: 2 }));
+fn both_sides_report_a_wrong_link() {
+    let (answer, verdict) = handshake::check_preamble(handshake::preamble(Link::Egress), Link::Call);
+    assert_eq!(verdict, Err(HandshakeRefusal::WrongLink { expected: 1, found: 2 }));
+    assert_eq!(handshake::read_answer(answer.unwrap(), Link::Egress), Err(HandshakeRefusal::LinkRefused { link: 2 }));
 }
 
 #[test]
-fn a_side_that_does_not_speak_waggle_gets_no_answer() {
-    let (answer, verdict) = handshake::judge(*b"GET / HTTP/1.1\r\n", Link::Call);
+fn foreign_protocol_gets_no_answer() {
+    let (answer, verdict) = handshake::check_preamble(*b"GET / HTTP/1.1\r\n", Link::Call);
     assert_eq!(answer, None);
-    assert_eq!(verdict, Err(Refusal::NotWaggle { found: *b"GET / HT" }));
+    assert_eq!(verdict, Err(HandshakeRefusal::NotWaggle { found: *b"GET / HT" }));
 }
 
 #[test]
-fn bytes_behind_a_message_are_an_error() {
+fn rejects_trailing_bytes() {
     let mut encoded = framed(&Request::PowerOff);
     encoded.push(0);
     let fault = frame::decode::<Request>(&encoded[frame::PREFIX_BYTES..]).unwrap_err();
@@ -158,11 +158,10 @@ fn bytes_behind_a_message_are_an_error() {
 }
 
 #[test]
-fn a_length_above_the_limit_is_refused_on_both_sides() {
+fn rejects_frames_above_the_limit() {
     let above = u32::try_from(FRAME_BYTES_MAX + 1).unwrap().to_le_bytes();
-    assert!(
-        matches!(frame::body_bytes(above, FRAME_BYTES_MAX), Err(FrameFault::TooLong { bytes, .. }) if bytes == FRAME_BYTES_MAX + 1)
-    );
+    let fault = frame::body_bytes(above, FRAME_BYTES_MAX).unwrap_err();
+    assert!(matches!(fault, FrameFault::TooLong { bytes, .. } if bytes == FRAME_BYTES_MAX + 1), "{fault}");
     assert!(matches!(frame::body_bytes([0xff; 4], FRAME_BYTES_MAX), Err(FrameFault::TooLong { .. })));
 
     let mut buffer = b"before".to_vec();
@@ -172,14 +171,14 @@ fn a_length_above_the_limit_is_refused_on_both_sides() {
 }
 
 #[test]
-fn a_full_chunk_fits_a_frame() {
+fn full_chunk_fits_into_a_frame() {
     let chunk = vec![0xa5; CHUNK_BYTES_MAX];
     let encoded = framed(&Reply::Stdout(&chunk));
     assert_eq!(frame::decode::<Reply<'_>>(body(&encoded)).unwrap(), Reply::Stdout(&chunk));
 }
 
 #[test]
-fn a_full_chunk_of_a_flow_and_a_full_question_fit_a_frame_of_the_egress_link() {
+fn full_flow_chunk_and_dns_query_fit_into_an_egress_frame() {
     let chunk = vec![0xa5; FLOW_CHUNK_BYTES_MAX];
     assert!(body(&framed(&Flow::Data(&chunk))).len() <= EGRESS_FRAME_BYTES_MAX);
     let message = vec![0xa5; DNS_QUERY_BYTES_MAX];

@@ -8,7 +8,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use waggle_link::{Opener, Stream, present};
+use waggle_link::{Opener, Stream, send_preamble};
 use waggle_protocol::{EGRESS_PORT, Link};
 
 use crate::{
@@ -69,6 +69,6 @@ pub(super) async fn keep_up(link: watch::Sender<Option<Opener>>) {
 
 async fn establish() -> io::Result<Opener> {
     let mut stream = dial::connect(EGRESS_PORT).await?;
-    timeout(GREET_MAX, present(&mut stream, Link::Egress)).await?.map_err(io::Error::other)?;
+    timeout(GREET_MAX, send_preamble(&mut stream, Link::Egress)).await?.map_err(io::Error::other)?;
     Ok(Opener::start(stream, Link::Egress))
 }

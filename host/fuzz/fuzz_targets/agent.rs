@@ -63,7 +63,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn greeting() -> Vec<u8> {
-    let (answer, _) = handshake::judge(handshake::preamble(Link::Call), Link::Call);
+    let (answer, _) = handshake::check_preamble(handshake::preamble(Link::Call), Link::Call);
     let mut bytes = answer.expect("an answer").to_vec();
     frame::encode(&Welcome { unix_ns: 0 }, &mut bytes).expect("a welcome fits a frame");
     bytes

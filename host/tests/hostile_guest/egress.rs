@@ -94,7 +94,7 @@ async fn ten_thousand_streams_end_the_link() {
                 break;
             }
         }
-        assert_eq!(guest.ended().await, "the link ended: the other side broke the rules of yamux");
+        assert_eq!(guest.ended().await, "the link ended: peer violated the yamux protocol");
     })
     .await;
 }
@@ -102,10 +102,10 @@ async fn ten_thousand_streams_end_the_link() {
 #[tokio::test]
 async fn what_is_no_request_ends_the_link() {
     for (bytes, expected) in [
-        (vec![0xff; 4], "received a bad frame"),
-        (vec![0, 0, 2, 0], "received a bad frame"),
-        (framed(&Flow::Reset), "received a bad frame"),
-        (vec![1, 0, 0, 0, 77], "received a bad frame"),
+        (vec![0xff; 4], "received an invalid frame"),
+        (vec![0, 0, 2, 0], "received an invalid frame"),
+        (framed(&Flow::Reset), "received an invalid frame"),
+        (vec![1, 0, 0, 0, 77], "received an invalid frame"),
     ] {
         bounded(async {
             let mut guest = greeted().await;
@@ -195,8 +195,8 @@ async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
 async fn single_bytes_behind_the_end_of_a_flow_end_the_link() {
     const FIN: u16 = 4;
     for (flags, expected) in [
-        (0, "the guest broke the rules of a flow: received a bad frame on a flow"),
-        (FIN, "the link ended: the other side made this one keep"),
+        (0, "the guest broke the rules of a flow: received an invalid frame on a flow"),
+        (FIN, "the link ended: peer exceeded the limit of unread data"),
     ] {
         bounded(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -52,7 +52,7 @@ async fn ended_by(frames: &[u8]) -> String {
 async fn ten_thousand_streams_end_the_link_with_the_first() {
     bounded(async {
         let streams: Vec<u8> = (1..=10_000).flat_map(|id| yamux(WINDOW_UPDATE, SYN, 2 * id, 0)).collect();
-        assert_eq!(ended_by(&streams).await, "the other side opened a stream on a link where only this side may");
+        assert_eq!(ended_by(&streams).await, "peer opened a stream; only this side may open streams on this link");
     })
     .await;
 }
@@ -61,7 +61,7 @@ async fn ten_thousand_streams_end_the_link_with_the_first() {
 async fn a_body_of_4_gib_ends_the_link() {
     bounded(async {
         let reason = ended_by(&yamux(DATA, 0, 1, u32::MAX)).await;
-        assert_eq!(reason, "the other side announced 4294967295 bytes in a piece; 65536 are the most");
+        assert_eq!(reason, "peer announced a yamux frame of 4294967295 bytes; at most 65536 are allowed");
     })
     .await;
 }
@@ -77,7 +77,7 @@ async fn frames_that_carry_nothing_end_the_link_when_they_flood_it() {
         ];
         for (name, frame) in floods {
             let reason = ended_by(&frame.repeat(1000)).await;
-            assert_eq!(reason, "the other side floods the link with frames that carry nothing", "{name}");
+            assert_eq!(reason, "peer flooded the link with frames without data", "{name}");
         }
     })
     .await;
@@ -86,8 +86,8 @@ async fn frames_that_carry_nothing_end_the_link_when_they_flood_it() {
 #[tokio::test]
 async fn breaking_the_rules_of_yamux_ends_the_link() {
     bounded(async {
-        assert_eq!(ended_by(&yamux(PING, ACK, 0, 99)).await, "the other side broke the rules of yamux");
-        assert_eq!(ended_by(&yamux(GO_AWAY, 0, 0, 0)).await, "the other side closed the link");
+        assert_eq!(ended_by(&yamux(PING, ACK, 0, 99)).await, "peer violated the yamux protocol");
+        assert_eq!(ended_by(&yamux(GO_AWAY, 0, 0, 0)).await, "peer closed the link");
         let reason = ended_by(b"SSH-2.0-OpenSSH").await;
         assert!(reason.starts_with("the link failed: decode error: "), "{reason}");
     })
@@ -110,7 +110,7 @@ async fn data_beyond_a_stream_s_window_ends_the_link() {
             guest.stall().await
         };
         tokio::select! {
-            reason = host.closed() => assert_eq!(reason, "the other side broke the rules of yamux"),
+            reason = host.closed() => assert_eq!(reason, "peer violated the yamux protocol"),
             never = floods => never,
         }
     })

@@ -73,9 +73,9 @@ async fn a_hello_with_control_characters_or_of_nonsense_is_refused() {
         let fault = connect(&[&preamble, &framed(&hello("\x1b[2J"))], Duration::ZERO).await.unwrap_err();
         assert!(matches!(fault, ConnectFault::Excessive), "{fault}");
         let fault = connect(&[&preamble, &[3, 0, 0, 0, 9, 9, 9]], Duration::ZERO).await.unwrap_err();
-        assert_eq!(cause(&fault), "received a bad frame");
+        assert_eq!(cause(&fault), "received an invalid frame");
         let fault = connect(&[b"SSH-2.0-OpenSSH_9.2\r\n"], Duration::ZERO).await.unwrap_err();
-        assert_eq!(cause(&fault), "refused the link");
+        assert_eq!(cause(&fault), "the link was refused");
     })
     .await;
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Arbitrary bytes as a link's beginning and as every message: an error or a message that encodes to itself, no panic,
-//! and nothing allocated beyond what a frame may hold.
+//! Decodes arbitrary bytes as a preamble and as every message. They must decode to a message that survives a round
+//! trip, or fail; without a panic, and without an allocation beyond the size of a frame.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,10 +17,10 @@ macro_rules! survives {
     ($message:ty, $body:expr) => {
         if let Ok(message) = frame::decode::<$message>($body) {
             let mut encoded = Vec::new();
-            // A hostile encoding may be denser than ours; then it does not fit a frame, and says so.
+            // A hostile encoding may be denser than ours, which may then exceed a frame.
             if frame::encode(&message, &mut encoded).is_ok() {
                 let again = frame::decode::<$message>(&encoded[PREFIX_BYTES..]);
-                assert_eq!(again.expect("what was encoded decodes"), message);
+                assert_eq!(again.expect("an encoded message decodes"), message);
             }
         }
     };
@@ -28,14 +28,14 @@ macro_rules! survives {
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some((preamble, _)) = bytes.split_first_chunk() {
-        let _verdict = handshake::judge(*preamble, Link::Call);
+        let _verdict = handshake::check_preamble(*preamble, Link::Call);
         let _verdict = handshake::read_answer(*preamble, Link::Egress);
     }
     let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return };
     if let Ok(length) = frame::body_bytes(*prefix, FRAME_BYTES_MAX) {
         assert!(length <= FRAME_BYTES_MAX);
     }
-    // The messages themselves, whatever the prefix says: a fuzzer should not have to guess a length.
+    // The prefix is ignored, so that the fuzzer need not guess a length.
     survives!(Request, rest);
     survives!(Input<'_>, rest);
     survives!(Reply<'_>, rest);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Messages of either direction, made up: what fits a frame comes out of it again as it went in, alone and with nothing
-//! behind it; spoilt in one place it is an error or another message, and no panic.
+//! Generated messages of both directions. A message that fits into a frame survives a round trip and is rejected with a
+//! trailing byte. With one byte changed it is an error or another message, without a panic.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -17,20 +17,20 @@ macro_rules! passes {
         let Ok(message) = <$message>::arbitrary(&mut $input) else { return };
         let mut bytes = Vec::new();
         if frame::encode(&message, &mut bytes).is_err() {
-            assert!(bytes.is_empty(), "a message that does not fit leaves nothing behind");
+            assert!(bytes.is_empty(), "a failed encoding leaves the buffer unchanged");
             return;
         }
         let (prefix, body) = bytes.split_first_chunk::<PREFIX_BYTES>().expect("a frame has a length");
-        assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).expect("a length that fits"), body.len());
+        assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).expect("the length is within the limit"), body.len());
         assert!(body.len() <= FRAME_BYTES_MAX);
-        assert_eq!(frame::decode::<$message>(body).expect("what was encoded decodes"), message);
+        assert_eq!(frame::decode::<$message>(body).expect("an encoded message decodes"), message);
         let longer = [body, &[0]].concat();
-        let fault = frame::decode::<$message>(&longer).expect_err("a byte behind it is one too many");
+        let fault = frame::decode::<$message>(&longer).expect_err("a trailing byte is rejected");
         assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
-        let mut spoilt = body.to_vec();
-        if let (Ok(at), Ok(byte)) = ($input.choose_index(spoilt.len().max(1)), u8::arbitrary(&mut $input)) {
-            spoilt.get_mut(at).map(|place| *place = byte);
-            drop(frame::decode::<$message>(&spoilt).map_err(|fault| fault.to_string()));
+        let mut changed = body.to_vec();
+        if let (Ok(at), Ok(byte)) = ($input.choose_index(changed.len().max(1)), u8::arbitrary(&mut $input)) {
+            changed.get_mut(at).map(|old| *old = byte);
+            drop(frame::decode::<$message>(&changed).map_err(|fault| fault.to_string()));
         }
     }};
 }

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What all streams of a link have handed to yamux and it has not written yet.
+//! Counts the bytes that a link's streams have queued in yamux and that yamux has not written yet.
 //!
-//! yamux queues ten pieces of each stream by itself. A peer that grants every stream all the credit there is, and then
-//! stops reading, would make this side keep them all; so a stream accepts no more while the link has this much waiting.
-//! yamux writes all that it was ever handed, streams that are over included, so the count stays true.
+//! yamux queues up to ten pieces per stream. A peer that grants full credit to every stream and then stops reading
+//! would make this side buffer all of them. So no stream queues more while the link's backlog is at its limit. yamux
+//! writes everything that was queued, even for streams that have ended, so the count stays correct.
 
 use std::{
     collections::BTreeMap,
@@ -12,49 +12,49 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Waiting bytes of one link, at most; a stream's last piece may go beyond.
-const WAITING_BYTES_MAX: i64 = 2 * 1024 * 1024;
+/// Largest backlog of one link, in bytes. The last queued piece may exceed it.
+const BACKLOG_BYTES_MAX: i64 = 2 * 1024 * 1024;
 
-/// Streams that wait are woken once no more than this is left, in bytes: not for each piece that goes out.
-const WAKE_BYTES: i64 = WAITING_BYTES_MAX / 2;
+/// Waiting streams are woken when the backlog falls to this, in bytes: once for many pieces rather than for each.
+const WAKE_BYTES: i64 = BACKLOG_BYTES_MAX / 2;
 
-/// The count, shared by a link's streams and its driver.
+/// The backlog of one link, shared by its streams and its driver.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Below zero for a moment when a piece is written before its stream has counted it.
+    /// Briefly negative when a piece is written before its stream has counted it.
     bytes: i64,
     closed: bool,
-    streams: u64,
+    last_stream: u64,
     waiting: BTreeMap<u64, Waker>,
 }
 
 impl Backlog {
-    /// A number for a stream.
-    pub(crate) fn enter(&self) -> u64 {
+    /// Registers a stream and returns its number.
+    pub(crate) fn register(&self) -> u64 {
         let mut state = self.lock();
-        state.streams += 1;
-        state.streams
+        state.last_stream += 1;
+        state.last_stream
     }
 
-    /// Ready when a stream may hand over more, or the link has ended.
-    pub(crate) fn poll_room(&self, stream: u64, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the stream may queue more, or the link has ended.
+    pub(crate) fn poll_capacity(&self, stream: u64, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.closed || state.bytes < WAITING_BYTES_MAX {
+        if state.closed || state.bytes < BACKLOG_BYTES_MAX {
             return Poll::Ready(());
         }
         state.waiting.insert(stream, cx.waker().clone());
         Poll::Pending
     }
 
-    /// A stream has handed over so many bytes.
-    pub(crate) fn handed(&self, bytes: usize) {
+    /// Adds bytes that a stream has queued.
+    pub(crate) fn queued(&self, bytes: usize) {
         self.lock().bytes += signed(bytes);
     }
 
-    /// So many bytes of any stream have been written.
+    /// Removes bytes that yamux has written, of any stream.
     pub(crate) fn written(&self, bytes: usize) {
         let mut state = self.lock();
         state.bytes -= signed(bytes);
@@ -63,12 +63,12 @@ impl Backlog {
         }
     }
 
-    /// A stream is gone.
-    pub(crate) fn leave(&self, stream: u64) {
+    /// Forgets the waker of a dropped stream.
+    pub(crate) fn deregister(&self, stream: u64) {
         self.lock().waiting.remove(&stream);
     }
 
-    /// The link has ended: nobody waits for it any more.
+    /// Ends all waiting, because the link has ended.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

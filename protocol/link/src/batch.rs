@@ -2,12 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A byte stream that moves bytes in few, large pieces.
 //!
-//! yamux writes a frame's header and its body apart, and reads them so. On vsock each of those would be a packet, with
-//! an interrupt on either side. So what is written is gathered until there is a packet's worth, or until the reader
-//! asks the stream itself for more: yamux does so whenever it has nothing left to write. And one read of the stream
-//! serves many small ones.
+//! yamux writes and reads the header and the body of a frame separately. On vsock each of these would be a packet, with
+//! an interrupt on both sides. So writes are gathered until they fill a packet, or until the reader needs more from the
+//! stream: yamux reads whenever it has nothing left to write. One read of the stream serves many small reads.
 //!
-//! Flushing does nothing here, on purpose: yamux flushes after each frame.
+//! Flushing does nothing on purpose, because yamux flushes after each frame.
 
 use std::{
     io,
@@ -15,38 +14,30 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
-/// Gathered before it is written, in bytes: the largest vsock packet.
-const GATHERED_BYTES_MAX: usize = 64 * 1024;
+/// The largest vsock packet, in bytes: the size of a gathered write, and of a read from the stream.
+const PACKET_BYTES_MAX: usize = 64 * 1024;
 
-/// Read from the stream at a time, in bytes: the largest vsock packet.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Wraps `S`; see the module.
+/// Gathers small reads and writes of `S` into large ones.
 #[derive(Debug)]
 pub(crate) struct Batch<S> {
-    stream: S,
-    /// To be written; `sent` bytes of it are.
+    stream: BufReader<S>,
+    /// To be written; the first `sent` bytes have been.
     gathered: Vec<u8>,
     sent: usize,
-    /// Read from the stream; what lies from `taken` up to `filled` has not been handed out.
-    ahead: Box<[u8]>,
-    taken: usize,
-    filled: usize,
 }
 
-impl<S> Batch<S> {
-    /// Wraps `stream`.
+impl<S: AsyncRead> Batch<S> {
     pub(crate) fn new(stream: S) -> Self {
-        let ahead = vec![0; AHEAD_BYTES_MAX].into_boxed_slice();
-        Self { stream, gathered: Vec::with_capacity(GATHERED_BYTES_MAX), sent: 0, ahead, taken: 0, filled: 0 }
+        let stream = BufReader::with_capacity(PACKET_BYTES_MAX, stream);
+        Self { stream, gathered: Vec::with_capacity(PACKET_BYTES_MAX), sent: 0 }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Batch<S> {
-    /// Writes what is gathered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
+    /// Writes the gathered bytes.
+    fn poll_write_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.gathered.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -62,32 +53,22 @@ impl<S: AsyncWrite + Unpin> Batch<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.taken == this.filled {
-            if let Poll::Ready(Err(fault)) = this.poll_send(cx) {
-                return Poll::Ready(Err(fault));
-            }
-            if buffer.remaining() >= this.ahead.len() {
-                return Pin::new(&mut this.stream).poll_read(cx, buffer);
-            }
-            let mut ahead = ReadBuf::new(&mut this.ahead);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut ahead))?;
-            (this.taken, this.filled) = (0, ahead.filled().len());
+        if this.stream.buffer().is_empty()
+            && let Poll::Ready(Err(fault)) = this.poll_write_gathered(cx)
+        {
+            return Poll::Ready(Err(fault));
         }
-        let read = this.ahead.get(this.taken..this.filled).unwrap_or_default();
-        let taken = read.len().min(buffer.remaining());
-        buffer.put_slice(read.get(..taken).unwrap_or_default());
-        this.taken += taken;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut this.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Batch<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Batch<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.gathered.len() >= GATHERED_BYTES_MAX {
-            ready!(this.poll_send(cx))?;
+        if this.gathered.len() >= PACKET_BYTES_MAX {
+            ready!(this.poll_write_gathered(cx))?;
         }
-        let fits = bytes.len().min(GATHERED_BYTES_MAX.saturating_sub(this.gathered.len()));
+        let fits = bytes.len().min(PACKET_BYTES_MAX.saturating_sub(this.gathered.len()));
         this.gathered.extend_from_slice(bytes.get(..fits).unwrap_or_default());
         Poll::Ready(Ok(fits))
     }
@@ -98,7 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batch<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send(cx))?;
+        ready!(this.poll_write_gathered(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
@@ -109,11 +90,11 @@ mod tests {
 
     use super::*;
 
-    /// More than either buffer holds.
-    const FLOOD_BYTES: usize = 3 * GATHERED_BYTES_MAX + 5;
+    /// More than both buffers hold.
+    const FLOOD_BYTES: usize = 3 * PACKET_BYTES_MAX + 5;
 
     #[tokio::test]
-    async fn what_was_written_goes_out_in_one_piece_when_more_is_read() {
+    async fn gathered_writes_go_out_in_one_piece_at_the_next_read() {
         let (mut far, near) = duplex(1024);
         let mut batch = Batch::new(near);
         for part in [b"header".as_slice(), b"body"] {
@@ -132,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_through_a_narrow_stream_arrives_whole() {
+    async fn large_write_through_a_narrow_stream_arrives_whole() {
         let (mut far, near) = duplex(100);
         let flood: Vec<u8> = (0..FLOOD_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let expected = flood.clone();

@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The one task that polls a yamux connection, and the handles that its users hold.
+//! The task that polls a yamux connection, and the handles to it.
 //!
-//! On a link only one side opens streams. One that comes from the other side ends the link, and so does anything else
-//! that breaks the rules: see [`crate::Breach`].
+//! On a link only one side opens streams. A stream from the other side ends the link, as does every [`Breach`].
 
 use std::{
     future::poll_fn,
@@ -21,63 +20,64 @@ use waggle_protocol::handshake::Link;
 use yamux::{Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::{
-    Pump,
     backlog::Backlog,
     batch::Batch,
-    rules::{Breach, Rules},
-    shape::Shape,
-    stream::{Shared, Stream},
+    breach::Breach,
+    limits::LinkLimits,
+    pump::Pump,
+    rules::RuleChecker,
+    stream::{BufferCounts, Stream},
     unread::Unread,
 };
 
-/// Why a link ended, or a stream could not be opened.
+/// The reason why a link ended, or why a stream could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LinkFault {
-    /// The other side closed the connection.
-    #[error("the other side closed the link")]
+    /// The peer closed the connection.
+    #[error("peer closed the link")]
     Closed,
-    /// The connection broke, or something else than yamux came over it.
+    /// The connection broke, or carried invalid yamux frames.
     #[error("the link failed: {message}")]
     Failed {
-        /// What yamux said.
+        /// The error of yamux.
         message: String,
     },
-    /// The other side broke the link's rules.
+    /// The peer broke a rule of the link.
     #[error("{breach}")]
     Breach {
-        /// Which one.
+        /// The broken rule.
         breach: Breach,
     },
-    /// The other side opened a stream that was not its to open.
-    #[error("the other side opened a stream on a link where only this side may")]
+    /// The peer opened a stream on a link where only this side opens streams.
+    #[error("peer opened a stream; only this side may open streams on this link")]
     UnexpectedStream,
-    /// As many streams are open as the link may have.
-    #[error("as many streams are open as a link may have")]
+    /// The link has reached its limit of open streams.
+    #[error("too many streams are open on the link")]
     TooManyStreams,
 }
 
-/// The side that opens streams. The link lives until the last clone is dropped, or it fails.
+/// A handle to the side that opens streams. The link ends when the last clone is dropped, or when it fails.
 #[derive(Clone, Debug)]
 pub struct Opener {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<OpenRequest>,
     ended: watch::Receiver<Option<LinkFault>>,
 }
 
-type Request = oneshot::Sender<Result<Stream, LinkFault>>;
+type OpenRequest = oneshot::Sender<Result<Stream, LinkFault>>;
 
 impl Opener {
-    /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
+    /// Starts yamux over `stream`, after the handshake, on a task that ends with the link.
     pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
-        let shape = Shape::of(link);
-        let (requests, asked) = mpsc::channel(shape.queue);
-        let (_driver, ended) = spawn(stream, shape, Mode::Client, Side::Opens(asked));
+        let limits = LinkLimits::of(link);
+        let (requests, receiver) = mpsc::channel(limits.queue);
+        let (_driver, ended) = spawn(stream, limits, Mode::Client, Side::Opens(receiver));
         Self { requests, ended }
     }
 
-    /// Opens a stream; the other side hears of it with the first message.
+    /// Opens a stream. The peer learns of it with the first message.
     ///
     /// # Errors
-    /// [`LinkFault::TooManyStreams`], or why the link ended.
+    /// [`LinkFault::TooManyStreams`], or the reason why the link ended.
     pub async fn open(&self) -> Result<Stream, LinkFault> {
         let (reply, stream) = oneshot::channel();
         if self.requests.send(reply).await.is_err() {
@@ -89,13 +89,13 @@ impl Opener {
         }
     }
 
-    /// Waits until the link has ended, and says why.
+    /// Waits until the link has ended, and returns the reason.
     pub async fn ended(&self) -> LinkFault {
-        why_ended(self.ended.clone()).await
+        wait_for_end(self.ended.clone()).await
     }
 }
 
-/// The side that accepts streams. The link lives until this is dropped, or it fails.
+/// A handle to the side that accepts streams. The link ends when it is dropped, or when it fails.
 #[derive(Debug)]
 pub struct Acceptor {
     streams: mpsc::Receiver<Stream>,
@@ -104,22 +104,22 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts yamux over `stream`, after the greeting, on a task that ends with the link.
+    /// Starts yamux over `stream`, after the handshake, on a task that ends with the link.
     pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
-        let shape = Shape::of(link);
-        let (arrivals, streams) = mpsc::channel(shape.queue);
-        let (driver, ended) = spawn(stream, shape, Mode::Server, Side::Accepts(arrivals));
+        let limits = LinkLimits::of(link);
+        let (arrivals, streams) = mpsc::channel(limits.queue);
+        let (driver, ended) = spawn(stream, limits, Mode::Server, Side::Accepts(arrivals));
         Self { streams, ended, driver }
     }
 
-    /// The next stream that the other side opened.
+    /// Waits for the next stream from the peer.
     ///
     /// # Errors
-    /// Why the link has ended.
+    /// The reason why the link ended.
     pub async fn accept(&mut self) -> Result<Stream, LinkFault> {
         match self.streams.recv().await {
             Some(stream) => Ok(stream),
-            None => Err(why_ended(self.ended.clone()).await),
+            None => Err(wait_for_end(self.ended.clone()).await),
         }
     }
 }
@@ -130,53 +130,53 @@ impl Drop for Acceptor {
     }
 }
 
-async fn why_ended(mut ended: watch::Receiver<Option<LinkFault>>) -> LinkFault {
+async fn wait_for_end(mut ended: watch::Receiver<Option<LinkFault>>) -> LinkFault {
     match ended.wait_for(Option::is_some).await {
         Ok(fault) => fault.clone().unwrap_or(LinkFault::Closed),
         Err(_driver_gone) => LinkFault::Closed,
     }
 }
 
-fn spawn<S>(stream: S, shape: Shape, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
+fn spawn<S>(stream: S, limits: LinkLimits, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (end, ended) = watch::channel(None);
     let (pump_bytes_max, unread_bytes_max) = match side {
-        Side::Opens(_) => (shape.opener_pump_bytes_max, shape.opener_unread_bytes_max),
-        Side::Accepts(_) => (shape.acceptor_pump_bytes_max, shape.acceptor_unread_bytes_max),
+        Side::Opens(_) => (limits.opener_pump_bytes_max, limits.opener_unread_bytes_max),
+        Side::Accepts(_) => (limits.acceptor_pump_bytes_max, limits.acceptor_unread_bytes_max),
     };
-    let shared = Arc::new(Shared { backlog: Backlog::default(), unread: Unread::new(unread_bytes_max) });
-    let rules = Rules::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&shared));
-    let mut connection = Connection::new(rules.compat(), shape.config(), mode);
+    let counts = Arc::new(BufferCounts { backlog: Backlog::default(), unread: Unread::new(unread_bytes_max) });
+    let rules = RuleChecker::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&counts));
+    let mut connection = Connection::new(rules.compat(), limits.config(), mode);
     let mut side = side;
-    let shared = Closing(shared);
+    let counts = CloseOnDrop(counts);
     let task = tokio::spawn(async move {
-        let fault = poll_fn(|cx| poll(&mut connection, &mut side, &shared.0, cx)).await;
+        let fault = poll_fn(|cx| poll(&mut connection, &mut side, &counts.0, cx)).await;
         end.send_replace(Some(fault));
     });
     (task.abort_handle(), ended)
 }
 
-/// Closes the backlog with the driver, however that ends.
-struct Closing(Arc<Shared>);
+/// Closes the backlog when the driver ends for any reason, so that no stream waits for it.
+struct CloseOnDrop(Arc<BufferCounts>);
 
-impl Drop for Closing {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.backlog.close();
     }
 }
 
-/// What a side does with streams.
+/// The driver's end of the channel to its handle.
 enum Side {
-    Opens(mpsc::Receiver<Request>),
+    Opens(mpsc::Receiver<OpenRequest>),
     Accepts(mpsc::Sender<Stream>),
 }
 
 fn poll<S>(
-    connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
+    connection: &mut Connection<Compat<RuleChecker<Pump<Batch<S>>>>>,
     side: &mut Side,
-    shared: &Arc<Shared>,
+    counts: &Arc<BufferCounts>,
     cx: &mut Context<'_>,
 ) -> Poll<LinkFault>
 where
@@ -186,21 +186,21 @@ where
         match (connection.poll_next_inbound(cx), &*side) {
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
-                // A full queue resets the stream: its opener has more open than it may.
-                drop(arrivals.try_send(Stream::new(stream, Arc::clone(shared))));
+                // A full queue drops the stream, which resets it: its opener has too many streams open.
+                drop(arrivals.try_send(Stream::new(stream, Arc::clone(counts))));
                 continue;
             }
             (Poll::Ready(Some(Err(fault))), _) => {
-                return Poll::Ready(why(&fault));
+                return Poll::Ready(link_fault(&fault));
             }
             (Poll::Ready(None), _) => return Poll::Ready(LinkFault::Closed),
             (Poll::Pending, _) => {}
         }
-        let Side::Opens(asked) = side else { return Poll::Pending };
-        match asked.poll_recv(cx) {
-            // The asker may have gone; its stream is then dropped, which resets it. The connection is polled again
-            // either way: yamux listens to a new stream only from its next poll on.
-            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, shared, cx))),
+        let Side::Opens(requests) = side else { return Poll::Pending };
+        match requests.poll_recv(cx) {
+            // If the requester has gone, its stream is dropped, which resets it. The connection is polled again in any
+            // case, because yamux serves a new stream only from its next poll on.
+            Poll::Ready(Some(reply)) => drop(reply.send(open(connection, counts, cx))),
             Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
             Poll::Pending => return Poll::Pending,
         }
@@ -208,21 +208,21 @@ where
 }
 
 fn open<S>(
-    connection: &mut Connection<Compat<Rules<Pump<Batch<S>>>>>,
-    shared: &Arc<Shared>,
+    connection: &mut Connection<Compat<RuleChecker<Pump<Batch<S>>>>>,
+    counts: &Arc<BufferCounts>,
     cx: &mut Context<'_>,
 ) -> Result<Stream, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match connection.poll_new_outbound(cx) {
-        Poll::Ready(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(shared))),
+        Poll::Ready(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(counts))),
         Poll::Ready(Err(ConnectionError::TooManyStreams)) | Poll::Pending => Err(LinkFault::TooManyStreams),
-        Poll::Ready(Err(fault)) => Err(why(&fault)),
+        Poll::Ready(Err(fault)) => Err(link_fault(&fault)),
     }
 }
 
-fn why(fault: &ConnectionError) -> LinkFault {
+fn link_fault(fault: &ConnectionError) -> LinkFault {
     let broken = match fault {
         ConnectionError::Io(fault) | ConnectionError::Decode(FrameDecodeError::Io(fault)) => Some(fault),
         ConnectionError::Decode(_)

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Carries one TCP connection over a stream of the egress link. Both ends do the same once the flow has begun.
+//! Carries one TCP connection over a stream of the egress link. Both ends run the same code once the flow has begun.
 //!
 //! ```text
-//!   connection ──read──▶ Data, End ──▶ stream      as much as the peer has granted
-//!   connection ◀─write── held ◀── Data, End ◀──    always read; held is bounded by what was granted
+//!   connection ──read──▶ Data, End ──▶ stream          up to the credit that the peer has granted
+//!   connection ◀─write── buffered ◀── Data, End ◀──    always read; the buffer is bounded by the credit granted
 //! ```
 //!
-//! The stream is read all the time, so that grants and resets arrive however slow the connection is. Nothing here has a
-//! deadline: a flow may idle. Who carries it ends it by dropping the future.
+//! The stream is always read, so that credit and resets arrive however slow the connection is. There is no timeout,
+//! because a flow may idle. The caller ends a flow by dropping the future.
 
 mod window;
 
@@ -29,44 +29,47 @@ use waggle_protocol::{
 
 pub use self::window::GrantPool;
 use self::window::Window;
-use crate::{FrameReader, FrameWriter, ReceiveFault, SendFault, Stream};
+use crate::{
+    framed::{FrameReader, FrameWriter, ReceiveFault, SendFault},
+    stream::Stream,
+};
 
-/// Read from a connection at a time, in bytes: few large pieces cost less than many small ones on their whole way. A
-/// flow whose peer grants and does not read holds as much.
+/// Largest read from a connection, in bytes. Few large pieces cost less than many small ones. A flow whose peer grants
+/// credit but does not read buffers this much.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
-/// How a flow came to its end.
+/// The outcome of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
     /// Both directions ended in order.
     Ended,
-    /// It was reset by either end. The connection has to be reset too: a plain close would look like an orderly end.
+    /// Either end reset it. The caller must reset the connection too, because closing it looks like an orderly end.
     Reset,
 }
 
-/// The peer broke the rules of a flow.
+/// A rule of a flow that the peer broke. The stream is unusable afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowBreach {
-    /// What came is no message of a flow.
-    #[error("received a bad frame on a flow")]
+    /// A frame without a valid flow message.
+    #[error("received an invalid frame on a flow")]
     Frame {
-        /// What was wrong.
+        /// The cause.
         source: FrameFault,
     },
-    /// More data than was granted, none at all, or some behind the end.
-    #[error("received {bytes} bytes on a flow that had {granted} granted")]
+    /// More data than was granted, no data, or data after the end.
+    #[error("received {bytes} bytes on a flow with {granted} bytes of credit")]
     Data {
-        /// How many came.
+        /// The length of the data.
         bytes: usize,
-        /// How many might have come.
+        /// The credit that the peer had left.
         granted: u32,
     },
-    /// A grant of nothing, or of more than a side may have.
-    #[error("was granted {bytes} bytes on a flow, on top of {left}")]
+    /// A grant of no credit, or of more than the limit.
+    #[error("received invalid credit: {bytes} bytes on top of {left}, of at most {FLOW_CREDIT_BYTES_MAX}")]
     Credit {
         /// The grant.
         bytes: u32,
-        /// What was left of earlier ones.
+        /// The credit left from earlier grants.
         left: u32,
     },
 }
@@ -74,7 +77,7 @@ pub enum FlowBreach {
 /// Carries `connection` over a stream on which the flow has begun, until both directions have ended.
 ///
 /// # Errors
-/// [`FlowBreach`]; the stream is of no use after one.
+/// [`FlowBreach`]; the stream is unusable afterwards.
 pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     reader: &mut FrameReader<ReadHalf<Stream>>,
     writer: &mut FrameWriter<WriteHalf<Stream>>,
@@ -82,39 +85,39 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     pool: &GrantPool,
 ) -> Result<Ending, FlowBreach> {
     let (mut from, mut to) = tokio::io::split(connection);
-    let mut flow = State::new(pool);
+    let mut flow = FlowState::new(pool);
     loop {
-        // Only what can be told at once is granted: a peer that takes nothing would make grants pile up.
+        // Credit is granted only when it can be sent at once, so that grants do not pile up for a peer that reads none.
         if writer.is_idle() {
-            flow.grant(writer).map_err(|source| FlowBreach::Frame { source })?;
+            flow.queue_grant(writer).map_err(|source| FlowBreach::Frame { source })?;
         }
         let idle = writer.is_idle();
         let ending = flow.ending().filter(|_| idle);
         tokio::select! {
-            heard = reader.receive::<Flow<'_>>(), if flow.hears() => {
-                let lives = flow.hear_or_end(heard)? && hear_the_rest(reader, &mut flow).await?;
-                if !lives {
+            received = reader.receive::<Flow<'_>>(), if flow.can_receive() => {
+                let open = flow.on_received(received)? && receive_available(reader, &mut flow).await?;
+                if !open {
                     return Ok(Ending::Reset);
                 }
-                // A grant for what was sent, mostly; hundreds of flows may idle after theirs.
+                // Most messages are grants, after which hundreds of flows may idle: they keep no buffer.
                 writer.release();
             }
-            sent = tell(writer, ending), if !idle || ending.is_some() => match ending {
-                // If the link is gone, so is whoever would want to hear of it.
+            sent = flush_or_finish(writer, ending), if !idle || ending.is_some() => match ending {
+                // If this failed, the link has ended, so no peer is left to receive the end.
                 Some(ending) => return Ok(ending),
                 None if sent.is_err() => return Ok(Ending::Reset),
                 None => {}
             },
-            read = read_piece(&mut from, flow.credit), if idle && flow.reads() => {
-                let told = match read {
-                    Ok(bytes) if bytes.is_empty() => flow.end(writer),
-                    Ok(bytes) => flow.send(writer, &bytes),
-                    Err(_reset) => flow.break_off(writer),
+            read = read_piece(&mut from, flow.credit), if idle && flow.can_read() => {
+                let queued = match read {
+                    Ok(bytes) if bytes.is_empty() => flow.queue_end(writer),
+                    Ok(bytes) => flow.queue_data(writer, &bytes),
+                    Err(_reset) => flow.queue_reset(writer),
                 };
-                told.map_err(|source| FlowBreach::Frame { source })?;
+                queued.map_err(|source| FlowBreach::Frame { source })?;
             }
-            pushed = push(&mut to, &flow.held), if flow.pushes() => {
-                flow.pushed(pushed, writer).map_err(|source| FlowBreach::Frame { source })?;
+            written = write_buffered(&mut to, &flow.buffered), if flow.can_write() => {
+                flow.on_written(written, writer).map_err(|source| FlowBreach::Frame { source })?;
             }
         }
         if flow.peer_reset {
@@ -123,18 +126,21 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Writes what is pending, and ends this direction of the stream once the flow has ended.
-async fn tell(writer: &mut FrameWriter<WriteHalf<Stream>>, ending: Option<Ending>) -> Result<(), SendFault> {
+/// Writes pending messages, and ends this direction of the stream if the flow has ended.
+async fn flush_or_finish(writer: &mut FrameWriter<WriteHalf<Stream>>, ending: Option<Ending>) -> Result<(), SendFault> {
     if ending.is_some() { writer.finish().await } else { writer.flush().await }
 }
 
-/// Takes what has come already, and waits for nothing: what it brings then goes to the connection in one piece. False
-/// where the flow ends.
-async fn hear_the_rest(reader: &mut FrameReader<ReadHalf<Stream>>, flow: &mut State<'_>) -> Result<bool, FlowBreach> {
-    while flow.hears() && !flow.peer_reset {
+/// Receives the messages that have already arrived, without waiting, so that their data is written to the connection in
+/// one piece. Returns false if the flow ends.
+async fn receive_available(
+    reader: &mut FrameReader<ReadHalf<Stream>>,
+    flow: &mut FlowState<'_>,
+) -> Result<bool, FlowBreach> {
+    while flow.can_receive() && !flow.peer_reset {
         tokio::select! {
             biased;
-            heard = reader.receive::<Flow<'_>>() => if !flow.hear_or_end(heard)? {
+            received = reader.receive::<Flow<'_>>() => if !flow.on_received(received)? {
                 return Ok(false);
             },
             () = ready(()) => break,
@@ -143,23 +149,23 @@ async fn hear_the_rest(reader: &mut FrameReader<ReadHalf<Stream>>, flow: &mut St
     Ok(true)
 }
 
-/// The next bytes of a connection, none at its end.
+/// Reads the next bytes of a connection; empty at its end.
 async fn read_piece<R: AsyncRead + Unpin>(from: &mut R, credit: u32) -> io::Result<Vec<u8>> {
     poll_fn(|cx| poll_piece(Pin::new(from), credit, cx)).await
 }
 
-/// Reads into the stack, so that a flow that waits holds no buffer.
+/// Reads into a buffer on the stack, so that a waiting flow holds no memory.
 fn poll_piece<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
-    let mut room = [MaybeUninit::uninit(); READ_BYTES_MAX];
-    let room = room.get_mut(..READ_BYTES_MAX.min(credit as usize)).unwrap_or_default();
-    let mut piece = ReadBuf::uninit(room);
+    let mut buffer = [MaybeUninit::uninit(); READ_BYTES_MAX];
+    let buffer = buffer.get_mut(..READ_BYTES_MAX.min(credit as usize)).unwrap_or_default();
+    let mut piece = ReadBuf::uninit(buffer);
     task::ready!(from.poll_read(cx, &mut piece))?;
     Poll::Ready(Ok(piece.filled().to_vec()))
 }
 
-/// Writes some of what is held, or ends the connection's direction if nothing is.
-async fn push<W: AsyncWrite + Unpin>(to: &mut W, held: &VecDeque<u8>) -> io::Result<usize> {
-    match held.as_slices() {
+/// Writes some buffered bytes, or shuts the connection down for writing if there are none.
+async fn write_buffered<W: AsyncWrite + Unpin>(to: &mut W, buffered: &VecDeque<u8>) -> io::Result<usize> {
+    match buffered.as_slices() {
         ([], _) => to.shutdown().await.map(|()| 0),
         (front, _) => match to.write(front).await? {
             0 => Err(io::ErrorKind::WriteZero.into()),
@@ -168,37 +174,36 @@ async fn push<W: AsyncWrite + Unpin>(to: &mut W, held: &VecDeque<u8>) -> io::Res
     }
 }
 
-/// Where a flow stands.
 #[derive(Debug)]
-struct State<'a> {
+struct FlowState<'a> {
     /// Bytes that may still be sent to the peer.
     credit: u32,
     window: Window<'a>,
-    /// From the peer, not yet written to the connection.
-    held: VecDeque<u8>,
-    /// The connection has ended, and the peer was told.
+    /// Data from the peer that has not been written to the connection.
+    buffered: VecDeque<u8>,
+    /// The connection has ended, and `End` was queued.
     ended: bool,
-    /// The peer was told of a reset.
+    /// `Reset` was queued.
     reset: bool,
     peer_ended: bool,
     peer_reset: bool,
-    /// The peer's direction of the stream is over.
-    peer_gone: bool,
-    /// The connection takes no more: it was told of the end, or it broke.
+    /// The peer's direction of the stream has ended.
+    peer_closed: bool,
+    /// The connection takes no more data: it was shut down for writing, or it broke.
     shut: bool,
 }
 
-impl<'a> State<'a> {
+impl<'a> FlowState<'a> {
     fn new(pool: &'a GrantPool) -> Self {
         Self {
             credit: FLOW_CREDIT_BYTES,
             window: Window::new(pool),
-            held: VecDeque::new(),
+            buffered: VecDeque::new(),
             ended: false,
             reset: false,
             peer_ended: false,
             peer_reset: false,
-            peer_gone: false,
+            peer_closed: false,
             shut: false,
         }
     }
@@ -210,47 +215,47 @@ impl<'a> State<'a> {
         (self.both_ended() && self.shut).then_some(Ending::Ended)
     }
 
-    /// Both sides have told their end.
+    /// Both sides have sent `End`.
     fn both_ended(&self) -> bool {
         self.ended && self.peer_ended
     }
 
-    /// To the end of the stream, whatever was told: what is not read is kept, in pieces of the peer's choice.
-    fn hears(&self) -> bool {
-        !self.peer_gone
+    /// True until the end of the stream, even after `End`: unread data takes memory, in pieces that the peer chooses.
+    fn can_receive(&self) -> bool {
+        !self.peer_closed
     }
 
-    fn reads(&self) -> bool {
+    fn can_read(&self) -> bool {
         !self.ended && !self.reset && self.credit > 0
     }
 
-    fn pushes(&self) -> bool {
-        !self.shut && !self.reset && (self.peer_ended || !self.held.is_empty())
+    fn can_write(&self) -> bool {
+        !self.shut && !self.reset && (self.peer_ended || !self.buffered.is_empty())
     }
 
-    /// False at the end of the stream, where the flow ends with it.
-    fn hear_or_end(&mut self, heard: Result<Option<Flow<'_>>, ReceiveFault>) -> Result<bool, FlowBreach> {
-        match heard {
-            Ok(Some(message)) => self.hear(message).map(|()| true),
+    /// Processes a received message, or the end of the stream. Returns false if the flow ends with it.
+    fn on_received(&mut self, received: Result<Option<Flow<'_>>, ReceiveFault>) -> Result<bool, FlowBreach> {
+        match received {
+            Ok(Some(message)) => self.on_message(message).map(|()| true),
             Err(ReceiveFault::Frame { source }) => Err(FlowBreach::Frame { source }),
             Ok(None) | Err(ReceiveFault::Io { .. }) => {
-                self.peer_gone = true;
+                self.peer_closed = true;
                 Ok(self.both_ended())
             }
         }
     }
 
-    fn hear(&mut self, message: Flow<'_>) -> Result<(), FlowBreach> {
+    fn on_message(&mut self, message: Flow<'_>) -> Result<(), FlowBreach> {
         match message {
             Flow::Data(bytes) => {
                 let granted = if self.peer_ended { 0 } else { self.window.open() };
                 let fits = u32::try_from(bytes.len()).ok().filter(|bytes| (1..=granted).contains(bytes));
                 let fitting = fits.ok_or(FlowBreach::Data { bytes: bytes.len(), granted })?;
                 self.window.received(fitting);
-                // A connection that broke takes no more. Its reader finds out why.
+                // A broken connection takes no more data. Its reader reports the cause.
                 if !self.shut {
-                    self.held.reserve(bytes.len());
-                    self.held.extend(bytes);
+                    self.buffered.reserve(bytes.len());
+                    self.buffered.extend(bytes);
                 }
             }
             Flow::Credit { bytes } => {
@@ -259,56 +264,56 @@ impl<'a> State<'a> {
                 self.credit = all.ok_or(FlowBreach::Credit { bytes, left })?;
             }
             Flow::End => self.peer_ended = true,
-            // With both ends told there is nothing left to reset.
+            // After both ends have been sent, nothing is left to reset.
             Flow::Reset => self.peer_reset = !self.both_ended(),
         }
         Ok(())
     }
 
-    fn send(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>, bytes: &[u8]) -> Result<(), FrameFault> {
+    fn queue_data(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>, bytes: &[u8]) -> Result<(), FrameFault> {
         self.credit = self.credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         bytes.chunks(FLOW_CHUNK_BYTES_MAX).try_for_each(|chunk| writer.queue(&Flow::Data(chunk)))
     }
 
-    fn grant(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+    fn queue_grant(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
         match self.window.grant().filter(|_| !self.peer_ended && !self.reset) {
             Some(bytes) => writer.queue(&Flow::Credit { bytes }),
             None => Ok(()),
         }
     }
 
-    fn end(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+    fn queue_end(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
         self.ended = true;
         writer.queue(&Flow::End)
     }
 
-    fn break_off(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
+    fn queue_reset(&mut self, writer: &mut FrameWriter<WriteHalf<Stream>>) -> Result<(), FrameFault> {
         self.reset = true;
         self.shut = true;
-        self.held = VecDeque::new();
+        self.buffered = VecDeque::new();
         writer.queue(&Flow::Reset)
     }
 
-    fn pushed(
+    fn on_written(
         &mut self,
-        pushed: io::Result<usize>,
+        written: io::Result<usize>,
         writer: &mut FrameWriter<WriteHalf<Stream>>,
     ) -> Result<(), FrameFault> {
-        match pushed {
+        match written {
             Ok(0) => self.shut = true,
             Ok(bytes) => {
-                self.held.drain(..bytes);
-                if self.held.is_empty() {
-                    self.held = VecDeque::new();
+                self.buffered.drain(..bytes);
+                if self.buffered.is_empty() {
+                    self.buffered = VecDeque::new();
                 }
                 self.window.consumed(bytes);
             }
-            // What the connection has received before it broke is still to be read, and its reader meets the fault too.
-            Err(_broken) if self.reads() => {
+            // Data that the connection received before it broke must still be read. Its reader meets the error as well.
+            Err(_broken) if self.can_read() => {
                 self.shut = true;
-                self.held = VecDeque::new();
+                self.buffered = VecDeque::new();
             }
-            Err(_broken) => self.break_off(writer)?,
+            Err(_broken) => self.queue_reset(writer)?,
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Messages over a byte stream. Dropping a future of either half in the middle loses nothing and tears no frame.
+//! Messages over a byte stream. Reading and writing are cancel-safe: a dropped future neither loses bytes nor tears a
+//! frame.
 
-use std::io;
+use std::io::{self, Cursor};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -14,52 +15,52 @@ use waggle_protocol::{
     frame::{self, FrameFault, PREFIX_BYTES},
 };
 
-/// Reads messages.
+/// Reads messages from a byte stream.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     stream: R,
-    /// The frame that is being read, prefix included. Its length is what has arrived.
+    /// The received part of the current frame, prefix included.
     frame: Vec<u8>,
     body_bytes_max: usize,
 }
 
-/// A message did not arrive.
+/// The reason why no message was received. The stream is unusable afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveFault {
     /// The stream broke, or ended within a frame.
     #[error("failed to read a frame")]
     Io {
-        /// What the stream said.
+        /// The error of the stream.
         source: io::Error,
     },
-    /// The other side sent what is no message.
-    #[error("received a bad frame")]
+    /// The peer sent an invalid frame.
+    #[error("received an invalid frame")]
     Frame {
-        /// What was wrong.
+        /// The cause.
         source: FrameFault,
     },
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Reads from `stream`.
+    /// Returns a reader for messages of up to [`FRAME_BYTES_MAX`].
     pub fn new(stream: R) -> Self {
         Self::bounded(stream, FRAME_BYTES_MAX)
     }
 
-    /// Reads from `stream` messages whose bodies have at most so many bytes; never above [`FRAME_BYTES_MAX`].
+    /// Returns a reader that rejects messages longer than `body_bytes_max`, which is capped at [`FRAME_BYTES_MAX`].
     pub fn bounded(stream: R, body_bytes_max: usize) -> Self {
         Self { stream, frame: Vec::new(), body_bytes_max: body_bytes_max.min(FRAME_BYTES_MAX) }
     }
 
-    /// The next message, or `None` at a clean end of the stream. The message borrows from this reader.
+    /// Waits for the next message; `None` at a clean end of the stream. The message borrows from this reader.
     ///
-    /// Dropping the future keeps what has arrived for the next call.
+    /// Dropping the future keeps the received bytes for the next call.
     ///
     /// # Errors
-    /// [`ReceiveFault`]; the stream is of no use after one.
+    /// [`ReceiveFault`]; the stream is unusable afterwards.
     pub async fn receive<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, ReceiveFault> {
-        // A peer that sends faster than its messages are read would keep this task from ever stopping to look at
-        // anything else, its own time-out included: yamux's streams know no budget.
+        // yamux streams do not take part in tokio's cooperative scheduling. Without this, a peer that sends faster than
+        // its messages are read would keep this task from ever yielding, even to its own timeout.
         coop::consume_budget().await;
         if !self.fill().await? {
             return Ok(None);
@@ -68,18 +69,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         frame::decode(body).map(Some).map_err(|source| ReceiveFault::Frame { source })
     }
 
-    /// Completes the frame; false at a clean end.
+    /// Reads the rest of the current frame. Returns false at a clean end of the stream.
     async fn fill(&mut self) -> Result<bool, ReceiveFault> {
-        if self.wanted()? == 0 {
+        if self.missing()? == 0 {
             self.frame.clear();
         }
         loop {
-            let wanted = self.wanted()?;
-            if wanted == 0 {
+            let missing = self.missing()?;
+            if missing == 0 {
                 return Ok(true);
             }
-            self.frame.reserve(wanted);
-            let limit = u64::try_from(wanted).unwrap_or(u64::MAX);
+            self.frame.reserve(missing);
+            let limit = u64::try_from(missing).unwrap_or(u64::MAX);
             let read = (&mut self.stream).take(limit).read_buf(&mut self.frame).await;
             match read.map_err(|source| ReceiveFault::Io { source })? {
                 0 if self.frame.is_empty() => return Ok(false),
@@ -89,8 +90,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Bytes that the frame still lacks, as far as can be told: first of the prefix, then of the body.
-    fn wanted(&self) -> Result<usize, ReceiveFault> {
+    /// Returns how many bytes are missing: of the prefix first, then of the body.
+    fn missing(&self) -> Result<usize, ReceiveFault> {
         match self.frame.first_chunk::<PREFIX_BYTES>() {
             None => Ok(PREFIX_BYTES - self.frame.len()),
             Some(prefix) => {
@@ -101,93 +102,86 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// The stream itself, which stands right behind the last message.
+    /// Returns the stream, positioned right behind the last message.
     pub fn stream_mut(&mut self) -> &mut R {
         &mut self.stream
     }
 }
 
-/// Writes messages.
+/// Writes messages to a byte stream.
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     stream: W,
-    /// Encoded and not yet written; `sent` bytes of it are.
-    pending: Vec<u8>,
-    sent: usize,
+    /// Encoded frames. The position marks the start of the unwritten part.
+    pending: Cursor<Vec<u8>>,
 }
 
-/// A message could not be sent.
+/// The reason why a message was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendFault {
-    /// The stream broke, or the other side reset it.
+    /// The stream broke, or the peer reset it.
     #[error("failed to write a frame")]
     Io {
-        /// What the stream said.
+        /// The error of the stream.
         source: io::Error,
     },
-    /// The message does not fit a frame.
-    #[error("failed to make a frame")]
+    /// The message does not fit into a frame.
+    #[error("failed to encode a frame")]
     Frame {
-        /// What was wrong.
+        /// The cause.
         source: FrameFault,
     },
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
-    /// Writes to `stream`.
     pub fn new(stream: W) -> Self {
-        Self { stream, pending: Vec::new(), sent: 0 }
+        Self { stream, pending: Cursor::default() }
     }
 
     /// Sends one message.
     ///
-    /// Dropping the future keeps what has not been written; the next send or [`Self::finish`] writes it first.
+    /// Dropping the future keeps the unwritten bytes; the next send or [`Self::finish`] writes them first.
     ///
     /// # Errors
-    /// [`SendFault`]; after `Io` the stream is of no use, after `Frame` it is as it was.
+    /// [`SendFault`]; after `Io` the stream is unusable, after `Frame` it is unchanged.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), SendFault> {
         self.queue(message).map_err(|source| SendFault::Frame { source })?;
         self.flush().await
     }
 
-    /// Puts one message behind what is pending, without a wait. Whoever does so bounds what is pending.
+    /// Queues one message behind the pending ones, without waiting. The caller must bound the queue.
     ///
     /// # Errors
-    /// What does not fit a frame; nothing has changed then.
+    /// [`FrameFault`] if the message does not fit into a frame; the queue is unchanged.
     pub fn queue<T: Serialize>(&mut self, message: &T) -> Result<(), FrameFault> {
-        frame::encode(message, &mut self.pending)
+        frame::encode(message, self.pending.get_mut())
     }
 
-    /// Whether nothing is pending.
+    /// Returns true if nothing is pending.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.get_ref().is_empty()
     }
 
-    /// Gives the buffer back if nothing is pending. It is as large as the most that ever was.
+    /// Frees the buffer if nothing is pending. It never shrinks otherwise.
     pub fn release(&mut self) {
         if self.is_idle() {
-            self.pending = Vec::new();
+            self.pending = Cursor::default();
         }
     }
 
-    /// Writes what is pending. Dropping the future keeps what has not been written.
+    /// Writes the pending messages. Dropping the future keeps the unwritten bytes.
     ///
     /// # Errors
     /// [`SendFault::Io`].
     pub async fn flush(&mut self) -> Result<(), SendFault> {
         let io = |source| SendFault::Io { source };
-        while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match self.stream.write(rest).await.map_err(io)? {
-                0 => return Err(io(io::ErrorKind::WriteZero.into())),
-                written => self.sent += written,
-            }
-        }
-        self.pending.clear();
-        self.sent = 0;
+        self.stream.write_all_buf(&mut self.pending).await.map_err(io)?;
+        self.pending.get_mut().clear();
+        self.pending.set_position(0);
         self.stream.flush().await.map_err(io)
     }
 
-    /// Writes what is pending and ends this direction of the stream.
+    /// Writes the pending messages and ends this direction of the stream.
     ///
     /// # Errors
     /// [`SendFault::Io`].
@@ -196,7 +190,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.stream.shutdown().await.map_err(|source| SendFault::Io { source })
     }
 
-    /// The stream itself, which stands right behind the last message that was sent.
+    /// Returns the stream, positioned right behind the last message that was sent.
     pub fn stream_mut(&mut self) -> &mut W {
         &mut self.stream
     }

@@ -1,36 +1,36 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Exchanges the preamble, before anything else is said on a connection.
+//! The exchange of preambles at the start of a connection.
 //!
-//! Exactly the preamble's bytes are read, so that what follows stays in the stream. Waiting is bounded by the caller.
+//! Exactly the preamble is read, so that the bytes after it stay in the stream. The caller sets the timeout.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use waggle_protocol::handshake::{self, Link, PREAMBLE_BYTES, Refusal};
+use waggle_protocol::handshake::{self, HandshakeRefusal, Link, PREAMBLE_BYTES};
 
-/// The preamble was not agreed upon.
+/// The reason why the exchange of preambles failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetFault {
     /// The connection broke.
     #[error("failed to exchange the preamble")]
     Io {
-        /// What the stream said.
+        /// The error of the stream.
         source: io::Error,
     },
     /// One side refused the other.
-    #[error("refused the link")]
+    #[error("the link was refused")]
     Refused {
-        /// Why.
-        source: Refusal,
+        /// The reason.
+        source: HandshakeRefusal,
     },
 }
 
-/// The agent's part: names the link and hears the verdict.
+/// Sends the preamble of `link` and reads the verdict: the agent's part.
 ///
 /// # Errors
 /// [`GreetFault`], also if the stream ends early.
-pub async fn present<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, link: Link) -> Result<(), GreetFault> {
+pub async fn send_preamble<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, link: Link) -> Result<(), GreetFault> {
     let io = |source| GreetFault::Io { source };
     stream.write_all(&handshake::preamble(link)).await.map_err(io)?;
     stream.flush().await.map_err(io)?;
@@ -39,10 +39,10 @@ pub async fn present<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, link: Li
     handshake::read_answer(answer, link).map_err(|source| GreetFault::Refused { source })
 }
 
-/// The host's part: judges the preamble on a connection to `expected`'s port.
+/// Reads the preamble on a connection to the port of `expected`, and answers with a verdict: the host's part.
 ///
 /// # Errors
-/// [`GreetFault`], also if the stream ends early. The other side has been told of a refusal by then.
+/// [`GreetFault`], also if the stream ends early. The peer has received a refusal by then.
 pub async fn answer_preamble<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     expected: Link,
@@ -50,7 +50,7 @@ pub async fn answer_preamble<S: AsyncRead + AsyncWrite + Unpin>(
     let io = |source| GreetFault::Io { source };
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).await.map_err(io)?;
-    let (answer, verdict) = handshake::judge(preamble, expected);
+    let (answer, verdict) = handshake::check_preamble(preamble, expected);
     if let Some(answer) = answer {
         stream.write_all(&answer).await.map_err(io)?;
         stream.flush().await.map_err(io)?;

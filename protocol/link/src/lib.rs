@@ -5,34 +5,72 @@
 //! ```text
 //!   carry                         a TCP connection as a flow of the egress link
 //!   FrameReader / FrameWriter     messages, cancel-safe
-//!   Stream                        yamux's: one a call or a flow, with its own window; Backlog and Unread bound all
-//!   Driver                        the one task that polls the connection
-//!   Rules                         ends a link whose peer breaks them
+//!   Stream                        one yamux stream per call or flow; Backlog and Unread bound their memory
+//!   Driver                        the task that polls the yamux connection
+//!   RuleChecker                   ends a link whose peer breaks the rules
 //!   Pump                          keeps reading while a write is blocked
-//!   Batch                         few large reads and writes for many small ones
+//!   Batch                         few large reads and writes in place of many small ones
 //!   vsock, Unix socket, pipe
 //! ```
 //!
-//! Both ends use it, so that neither has a copy of it. Of the messages it knows those of a flow that has begun, which
-//! are the same both ways, and no others.
+//! The host and the guest agent share this crate, so that neither has a copy of it. It does not know the messages of a
+//! call. It knows those of a flow that has begun, which are the same in both directions.
+//!
+//! # Example
+//!
+//! One call, there and back. The agent sends its preamble; from then on the host opens streams:
+//!
+//! ```
+//! use waggle_link::{Acceptor, FrameReader, FrameWriter, Opener, answer_preamble, send_preamble};
+//! use waggle_protocol::{Link, Reply, Request};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (mut host, mut guest) = tokio::io::duplex(4096);
+//!
+//! let agent = tokio::spawn(async move {
+//!     send_preamble(&mut guest, Link::Call).await.unwrap();
+//!     let mut acceptor = Acceptor::start(guest, Link::Call);
+//!     let (read, write) = tokio::io::split(acceptor.accept().await.unwrap());
+//!     let request = FrameReader::new(read).receive::<Request>().await.unwrap();
+//!     assert_eq!(request, Some(Request::SetClock { unix_ns: 1 }));
+//!     let mut writer = FrameWriter::new(write);
+//!     writer.send(&Reply::Done).await.unwrap();
+//!     writer.finish().await.unwrap();
+//!     acceptor.accept().await.unwrap_err() // serves until the host drops its end
+//! });
+//!
+//! answer_preamble(&mut host, Link::Call).await?;
+//! let opener = Opener::start(host, Link::Call);
+//! let (read, write) = tokio::io::split(opener.open().await?);
+//! FrameWriter::new(write).send(&Request::SetClock { unix_ns: 1 }).await?;
+//! let mut reader = FrameReader::new(read);
+//! assert_eq!(reader.receive().await?, Some(Reply::Done));
+//!
+//! drop((reader, opener));
+//! assert_eq!(agent.await?.to_string(), "peer closed the link");
+//! # Ok(())
+//! # }
+//! ```
 
 mod backlog;
 mod batch;
+mod breach;
 mod driver;
 mod flow;
 mod framed;
 mod greet;
+mod limits;
 mod pump;
 mod rules;
-mod shape;
 mod stream;
 mod unread;
 
+pub use breach::Breach;
 pub use driver::{Acceptor, LinkFault, Opener};
 pub use flow::{Ending, FlowBreach, GrantPool, carry};
 pub use framed::{FrameReader, FrameWriter, ReceiveFault, SendFault};
-pub use greet::{GreetFault, answer_preamble, present};
+pub use greet::{GreetFault, answer_preamble, send_preamble};
+pub use limits::EGRESS_POOL_BYTES;
 pub use pump::Pump;
-pub use rules::Breach;
-pub use shape::EGRESS_POOL_BYTES;
 pub use stream::Stream;

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A byte stream that keeps reading while a write of it is blocked.
+//! A byte stream that keeps reading while its writes are blocked.
 //!
-//! yamux stops reading while an answer of its own can't be written. When both ends do that at once, with both
-//! directions full, neither moves again. So whatever arrives while a write is blocked is taken in here, and handed out
-//! at the next read. The store is bounded by what the peer may have in flight: the windows of its streams and some
-//! control frames. A peer that sends more than that waits, which is right: it breaks yamux's rules.
+//! yamux stops reading while it cannot write a response. If both ends do this at once, with both directions full, they
+//! deadlock. So bytes that arrive while a write is blocked are stored here and handed out at the next read. The store
+//! holds what an honest peer can have in flight: the windows of its streams and some control frames. A peer that sends
+//! more has to wait, because it violates the yamux protocol.
 
 use std::{
     collections::VecDeque,
@@ -19,11 +19,11 @@ use tokio::{
     task::coop,
 };
 
-/// The store grows by this much at a time, in bytes: one large vsock packet. Growing by blocks keeps a full store at
-/// its bound, where one long buffer would double.
+/// Size of a block of the store, in bytes: the largest vsock packet. A store of blocks stays within its limit, while a
+/// single buffer would grow by doubling.
 const BLOCK_BYTES: usize = 64 * 1024;
 
-/// Wraps `S`; see the module.
+/// Reads ahead from `S` while a write is blocked, to prevent a deadlock of two ends that only write.
 #[derive(Debug)]
 pub struct Pump<S> {
     stream: S,
@@ -31,7 +31,7 @@ pub struct Pump<S> {
     arrival: Arrival,
 }
 
-/// What reading the stream came to while a write was blocked; told to the reader once the store is empty.
+/// The state of the read side after reading ahead. An end or an error is reported when the store is empty.
 #[derive(Debug)]
 enum Arrival {
     Open,
@@ -40,7 +40,7 @@ enum Arrival {
 }
 
 impl<S> Pump<S> {
-    /// Wraps `stream`; takes in at most `stored_bytes_max` bytes while a write is blocked.
+    /// Wraps `stream`, and stores at most `stored_bytes_max` bytes while a write is blocked.
     #[must_use]
     pub fn new(stream: S, stored_bytes_max: usize) -> Self {
         let store = Store { blocks: VecDeque::new(), bytes: 0, bytes_max: stored_bytes_max };
@@ -49,13 +49,13 @@ impl<S> Pump<S> {
 }
 
 impl<S: AsyncRead + Unpin> Pump<S> {
-    /// Reads what is there. The stream's waker is registered unless the store is full or the stream is over.
-    fn take_in(&mut self, cx: &mut Context<'_>) {
+    /// Reads everything available into the store. Registers the waker unless the store is full or the stream has ended.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
         while matches!(self.arrival, Arrival::Open) {
-            let Some(mut room) = self.store.room() else { return };
-            match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
+            let Some(mut free) = self.store.free() else { return };
+            match Pin::new(&mut self.stream).poll_read(cx, &mut free) {
                 Poll::Pending => return,
-                Poll::Ready(Ok(())) => match room.filled().len() {
+                Poll::Ready(Ok(())) => match free.filled().len() {
                     0 => self.arrival = Arrival::Ended,
                     read => self.store.filled(read),
                 },
@@ -69,7 +69,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pump<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.store.bytes > 0 {
-            // The store is memory and always ready: without this its reader would keep everyone else from running.
+            // The store is always ready, so without this a reader would starve all other tasks.
             let budget = ready!(coop::poll_proceed(cx));
             this.store.take(buffer);
             budget.made_progress();
@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pump<S> {
         if let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write(cx, bytes) {
             return Poll::Ready(written);
         }
-        this.take_in(cx);
+        this.read_ahead(cx);
         Poll::Pending
     }
 
@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pump<S> {
         if let Poll::Ready(flushed) = Pin::new(&mut this.stream).poll_flush(cx) {
             return Poll::Ready(flushed);
         }
-        this.take_in(cx);
+        this.read_ahead(cx);
         Poll::Pending
     }
 
@@ -111,10 +111,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pump<S> {
     }
 }
 
-/// What was taken in and not yet handed out.
+/// Stored bytes that have not been handed out.
 #[derive(Debug)]
 struct Store {
-    /// Oldest first. Once there is a block, one stays, empty or not, for the next time.
+    /// Oldest first. The last block is kept for reuse when it is empty.
     blocks: VecDeque<Block>,
     bytes: usize,
     bytes_max: usize,
@@ -123,16 +123,16 @@ struct Store {
 #[derive(Debug)]
 struct Block {
     bytes: Box<[u8]>,
-    /// What lies from here on up to `filled` has not been handed out.
+    /// The bytes from `taken` to `filled` have not been handed out.
     taken: usize,
     filled: usize,
 }
 
 impl Store {
-    /// Where more can be put; none if the store is full.
-    fn room(&mut self) -> Option<ReadBuf<'_>> {
-        let room = self.bytes_max.saturating_sub(self.bytes);
-        if room == 0 {
+    /// Returns free space to read into, or `None` if the store is full.
+    fn free(&mut self) -> Option<ReadBuf<'_>> {
+        let left = self.bytes_max.saturating_sub(self.bytes);
+        if left == 0 {
             return None;
         }
         if self.blocks.back().is_none_or(|last| last.filled == last.bytes.len()) {
@@ -141,11 +141,11 @@ impl Store {
         }
         let last = self.blocks.back_mut()?;
         let free = last.bytes.get_mut(last.filled..)?;
-        let room = room.min(free.len());
-        free.get_mut(..room).map(ReadBuf::new)
+        let left = left.min(free.len());
+        free.get_mut(..left).map(ReadBuf::new)
     }
 
-    /// So many bytes were put into the [`Self::room`].
+    /// Marks bytes of the [`Self::free`] space as filled.
     fn filled(&mut self, bytes: usize) {
         self.bytes += bytes;
         if let Some(last) = self.blocks.back_mut() {
@@ -153,7 +153,7 @@ impl Store {
         }
     }
 
-    /// Hands out what fits, from one block.
+    /// Moves bytes of the oldest block into `buffer`.
     fn take(&mut self, buffer: &mut ReadBuf<'_>) {
         let Some(first) = self.blocks.front_mut() else { return };
         let stored = first.bytes.get(first.taken..first.filled).unwrap_or_default();

@@ -14,27 +14,29 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::{backlog::Backlog, unread::Unread};
 
-/// What a link's streams share with its driver.
+/// The counts of bytes buffered for a link, outgoing and incoming, shared by its streams and its driver.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct BufferCounts {
     pub(crate) backlog: Backlog,
     pub(crate) unread: Unread,
 }
 
-/// One stream of a link. Dropping it resets it, unless it was finished.
+/// A stream of a link. Dropping it resets it, unless it was finished.
 #[derive(Debug)]
 pub struct Stream {
     stream: Compat<yamux::Stream>,
-    shared: Arc<Shared>,
+    counts: Arc<BufferCounts>,
+    /// The id in yamux.
     id: u32,
+    /// The number in the backlog.
     number: u64,
 }
 
 impl Stream {
-    pub(crate) fn new(stream: yamux::Stream, shared: Arc<Shared>) -> Self {
-        let (id, number) = (stream.id().val(), shared.backlog.enter());
-        shared.unread.enter(id);
-        Self { stream: stream.compat(), shared, id, number }
+    pub(crate) fn new(stream: yamux::Stream, counts: Arc<BufferCounts>) -> Self {
+        let (id, number) = (stream.id().val(), counts.backlog.register());
+        counts.unread.register(id);
+        Self { stream: stream.compat(), counts, id, number }
     }
 }
 
@@ -43,7 +45,7 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.shared.unread.read(this.id, buffer.filled().len() - before);
+        this.counts.unread.read(this.id, buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -51,10 +53,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.shared.backlog.poll_room(this.number, cx));
-        let handed = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.shared.backlog.handed(handed);
-        Poll::Ready(Ok(handed))
+        ready!(this.counts.backlog.poll_capacity(this.number, cx));
+        let queued = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.counts.backlog.queued(queued);
+        Poll::Ready(Ok(queued))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -68,7 +70,7 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.backlog.leave(self.number);
-        self.shared.unread.leave(self.id);
+        self.counts.backlog.deregister(self.number);
+        self.counts.unread.mark_dropped(self.id);
     }
 }

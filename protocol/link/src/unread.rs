@@ -1,26 +1,26 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What has arrived on a link's streams and nobody has read yet.
+//! Counts the memory that unread data takes on a link.
 //!
-//! yamux keeps each piece of data by itself, with more around it than a small one has in it, up to a stream's window;
-//! of streams that are over, too, as long as nothing can be written. So a peer could make this side keep 10 MiB a
-//! stream by sending single bytes. Here all that is kept is counted, and a peer that exceeds what honest ones come to
-//! loses the link.
+//! yamux buffers each piece of data separately, up to a stream's window, with an overhead larger than a small piece. It
+//! also keeps the data of dropped streams while it cannot write. So by sending single bytes a peer could make this side
+//! buffer 10 MiB per stream. Here the memory of all buffered pieces is counted, and a peer that exceeds what honest
+//! peers reach loses the link.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::rules::Breach;
+use crate::breach::Breach;
 
-/// What a small piece costs beside its bytes: yamux's record of it, in a queue that grows by doubling.
+/// Overhead of a small piece, in bytes: yamux's record of it, in a queue that grows by doubling.
 const PIECE_BYTES: u64 = 64;
 
-/// From this size on, in bytes, what is around a piece does not matter.
+/// Pieces of at least this size, in bytes, are counted without overhead.
 const SMALL_BYTES: usize = 512;
 
-/// The count, shared by a link's streams and its driver.
+/// The unread data of one link, counted by its streams and its driver.
 #[derive(Debug)]
 pub(crate) struct Unread {
     state: Mutex<State>,
@@ -29,27 +29,27 @@ pub(crate) struct Unread {
 
 #[derive(Debug, Default)]
 struct State {
-    streams: HashMap<u32, Pieces>,
-    /// What all of them cost.
+    streams: HashMap<u32, StreamCount>,
+    /// The memory of all streams.
     bytes: u64,
-    /// Those that were dropped, and that yamux may still have.
-    gone: Vec<u32>,
-    /// The last piece for a stream that is not among them: it has opened one, or is for one that is no more.
-    stray: Option<(u32, usize)>,
+    /// Dropped streams whose data yamux may still hold.
+    dropped: Vec<u32>,
+    /// The last piece for an unregistered stream: it either opened the stream or came after its end.
+    unclaimed: Option<(u32, usize)>,
 }
 
-/// What has come over one stream.
+/// The data of one stream.
 #[derive(Clone, Copy, Debug, Default)]
-struct Pieces {
+struct StreamCount {
     arrived: u64,
     read: u64,
-    /// Small pieces up to `mark` and behind it; the former count until all of them are read.
+    /// Numbers of small pieces before and behind `mark`. The older ones count until all of them are read.
     older: u64,
     newer: u64,
     mark: u64,
 }
 
-impl Pieces {
+impl StreamCount {
     fn bytes(&self) -> u64 {
         self.arrived.saturating_sub(self.read) + (self.older + self.newer) * PIECE_BYTES
     }
@@ -74,39 +74,39 @@ impl Unread {
         Self { state: Mutex::default(), bytes_max }
     }
 
-    /// A stream begins; a piece may have come with it.
-    pub(crate) fn enter(&self, stream: u32) {
+    /// Registers a new stream, with the piece that may have opened it.
+    pub(crate) fn register(&self, stream: u32) {
         let mut state = self.lock();
-        state.gone.retain(|gone| *gone != stream);
+        state.dropped.retain(|dropped| *dropped != stream);
         state.remove(stream);
-        let first = state.stray.take().filter(|(opened, _)| *opened == stream);
-        state.streams.insert(stream, Pieces::default());
-        state.change(stream, |pieces| pieces.arrived(first.map_or(0, |(_, bytes)| bytes)));
+        let first = state.unclaimed.take().filter(|(opened, _)| *opened == stream);
+        state.streams.insert(stream, StreamCount::default());
+        state.change(stream, |count| count.arrived(first.map_or(0, |(_, bytes)| bytes)));
     }
 
-    /// A piece of so many bytes has arrived for a stream.
+    /// Counts a piece that arrived for a stream.
     pub(crate) fn arrived(&self, stream: u32, bytes: usize) -> Result<(), Breach> {
         let mut state = self.lock();
-        if !state.change(stream, |pieces| pieces.arrived(bytes)) {
-            state.stray = Some((stream, bytes));
+        if !state.change(stream, |count| count.arrived(bytes)) {
+            state.unclaimed = Some((stream, bytes));
         }
         if state.bytes > self.bytes_max { Err(Breach::Unread { bytes: state.bytes }) } else { Ok(()) }
     }
 
-    /// So many bytes of a stream were read.
+    /// Uncounts bytes of a stream that were read.
     pub(crate) fn read(&self, stream: u32, bytes: usize) {
-        self.lock().change(stream, |pieces| pieces.read(bytes));
+        self.lock().change(stream, |count| count.read(bytes));
     }
 
-    /// A stream was dropped.
-    pub(crate) fn leave(&self, stream: u32) {
-        self.lock().gone.push(stream);
+    /// Marks a stream as dropped. Its data counts until [`Self::release_dropped`].
+    pub(crate) fn mark_dropped(&self, stream: u32) {
+        self.lock().dropped.push(stream);
     }
 
-    /// yamux keeps nothing any more of what was dropped.
-    pub(crate) fn forget_gone(&self) {
+    /// Uncounts the data of dropped streams, once yamux has released it.
+    pub(crate) fn release_dropped(&self) {
         let mut state = self.lock();
-        for stream in std::mem::take(&mut state.gone) {
+        for stream in std::mem::take(&mut state.dropped) {
             state.remove(stream);
         }
     }
@@ -117,17 +117,17 @@ impl Unread {
 }
 
 impl State {
-    /// False if there is no such stream.
-    fn change(&mut self, stream: u32, change: impl FnOnce(&mut Pieces)) -> bool {
-        let Some(pieces) = self.streams.get_mut(&stream) else { return false };
-        self.bytes -= pieces.bytes();
-        change(pieces);
-        self.bytes += pieces.bytes();
+    /// Changes the count of a stream. Returns false if the stream is not registered.
+    fn change(&mut self, stream: u32, change: impl FnOnce(&mut StreamCount)) -> bool {
+        let Some(count) = self.streams.get_mut(&stream) else { return false };
+        self.bytes -= count.bytes();
+        change(count);
+        self.bytes += count.bytes();
         true
     }
 
     fn remove(&mut self, stream: u32) {
-        self.bytes -= self.streams.remove(&stream).map_or(0, |pieces| pieces.bytes());
+        self.bytes -= self.streams.remove(&stream).map_or(0, |count| count.bytes());
     }
 }
 
@@ -137,16 +137,16 @@ mod tests {
 
     const BYTES_MAX: u64 = 1024 * 1024;
 
-    /// Pieces of so many bytes until the link ends.
+    /// Sends pieces of `bytes` bytes, and returns how many fit before the breach.
     fn until_breach(unread: &Unread, stream: u32, bytes: usize) -> u64 {
         (0..).find(|_| unread.arrived(stream, bytes).is_err()).unwrap()
     }
 
     #[test]
-    fn single_bytes_that_nobody_reads_cost_what_is_kept_of_them() {
+    fn unread_single_bytes_count_with_their_overhead() {
         let unread = Unread::new(BYTES_MAX);
-        unread.enter(1);
-        unread.enter(3);
+        unread.register(1);
+        unread.register(3);
         for _ in 0..8000 {
             unread.arrived(1, 1).unwrap();
         }
@@ -155,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_may_come_in_pieces_of_any_size_for_ever() {
+    fn data_that_is_read_never_adds_up() {
         let unread = Unread::new(BYTES_MAX);
-        unread.enter(1);
-        // The reader is always a little behind, and never done.
+        unread.register(1);
+        // The reader always lags a little behind.
         for _ in 0..100 {
             unread.arrived(1, 1).unwrap();
         }
@@ -169,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_within_a_large_piece_makes_no_room_for_small_ones() {
+    fn small_pieces_count_while_a_large_piece_is_partly_read() {
         let unread = Unread::new(BYTES_MAX);
-        // The first piece of a stream is there before the stream is.
+        // The first piece of a stream arrives before the stream is registered.
         unread.arrived(1, 65_536).unwrap();
-        unread.enter(1);
+        unread.register(1);
         for _ in 0..1000 {
             unread.arrived(1, 1).unwrap();
         }
@@ -183,17 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_counts_until_yamux_has_let_it_go() {
+    fn dropped_streams_count_until_yamux_releases_them() {
         let unread = Unread::new(BYTES_MAX);
-        unread.enter(1);
-        unread.leave(1);
+        unread.register(1);
+        unread.mark_dropped(1);
         until_breach(&unread, 1, 60_000);
-        unread.forget_gone();
-        unread.enter(3);
+        unread.release_dropped();
+        unread.register(3);
         assert_eq!(until_breach(&unread, 3, 60_000), BYTES_MAX / 60_000);
-        // What is for nobody is kept by nobody.
-        unread.leave(3);
-        unread.forget_gone();
+        // yamux discards data for unknown streams.
+        unread.mark_dropped(3);
+        unread.release_dropped();
         for _ in 0..1000 {
             unread.arrived(3, 60_000).unwrap();
         }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Connections carried over an egress link: what goes in at one end comes out at the other, ends included.
+//! Connections carried over an egress link: data, ends and resets arrive at the other end.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
 use std::{sync::Arc, time::Duration};
@@ -19,12 +19,12 @@ use waggle_protocol::{
     egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow},
 };
 
-/// How long a stuck test waits before it says so.
+/// The timeout after which a stuck test fails.
 const STUCK: Duration = Duration::from_secs(60);
 
 type Carrier = JoinHandle<Result<Ending, FlowBreach>>;
 
-/// A link's two ends, each with the pool of its flows.
+/// Both ends of a link, each with the pool of its flows.
 struct Links {
     opener: Opener,
     acceptor: Acceptor,
@@ -57,13 +57,13 @@ fn carrier(stream: Stream, mut connection: TcpStream, pool: &Arc<GrantPool>) -> 
 }
 
 impl Links {
-    /// A flow between the two connections that this returns.
+    /// Starts a flow between the two connections that it returns.
     async fn flow(&mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
         let (program, inner) = pair().await;
         let (outer, server) = pair().await;
         let opened = self.opener.open().await.unwrap();
         let (read, mut write) = split(opened);
-        // The stream becomes known with its first message.
+        // The peer learns of the stream with its first message.
         FrameWriter::new(&mut write).send(&Flow::Credit { bytes: 1 }).await.unwrap();
         let mut accepted = self.acceptor.accept().await.unwrap();
         FrameReader::new(&mut accepted).receive::<Flow<'_>>().await.unwrap().unwrap();
@@ -79,7 +79,7 @@ async fn ended(carriers: [Carrier; 2]) -> [Ending; 2] {
 }
 
 #[tokio::test]
-async fn an_answer_comes_back_after_the_question_has_ended() {
+async fn answer_arrives_after_half_close() {
     let (mut program, mut server, carriers) = links().flow_alone().await;
     program.write_all(b"question").await.unwrap();
     program.shutdown().await.unwrap();
@@ -95,7 +95,7 @@ async fn an_answer_comes_back_after_the_question_has_ended() {
 }
 
 #[tokio::test]
-async fn a_reset_arrives_as_a_reset_either_way() {
+async fn reset_arrives_as_a_reset_both_ways() {
     for programs in [true, false] {
         let (program, server, carriers) = links().flow_alone().await;
         let (resetting, mut other) = if programs { (program, server) } else { (server, program) };
@@ -108,7 +108,7 @@ async fn a_reset_arrives_as_a_reset_either_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_flows_at_once_carry_floods_both_ways_and_give_back_what_they_borrowed() {
+async fn two_hundred_flows_carry_floods_and_return_their_credit() {
     const BYTES: usize = 256 * 1024;
     let mut links = links();
     let mut tasks = Vec::new();
@@ -137,11 +137,11 @@ async fn two_hundred_flows_at_once_carry_floods_both_ways_and_give_back_what_the
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_up_its_own_flow_and_no_other() {
+async fn slow_reader_delays_only_its_own_flow() {
     let mut links = links();
     let (slow, _stalled, _carriers) = links.flow().await;
     let (read, write) = slow.into_split();
-    // More than the sockets and the flow hold: this one waits.
+    // More than the sockets and the flow can buffer, so this write blocks.
     let mut flood = tokio::spawn(async move {
         let mut write = write;
         write.write_all(&vec![0; 64 * 1024 * 1024]).await.unwrap();
@@ -155,22 +155,25 @@ async fn a_slow_reader_holds_up_its_own_flow_and_no_other() {
         drop((server, program));
         timeout(STUCK, ended(carriers)).await.unwrap();
     }
-    assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the flood went somewhere");
-    let held: usize = links.pools.iter().map(|pool| EGRESS_POOL_BYTES - pool.left()).sum();
-    assert!(held <= 2 * FLOW_CREDIT_BYTES_MAX as usize, "{held}");
+    assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the flood was not held up");
+    let granted: usize = links.pools.iter().map(|pool| EGRESS_POOL_BYTES - pool.left()).sum();
+    assert!(granted <= 2 * FLOW_CREDIT_BYTES_MAX as usize, "{granted}");
     flood.abort();
     drop(read);
 }
 
 #[tokio::test]
-async fn who_breaks_a_flow_s_rules_is_found_out() {
+async fn rejects_invalid_flow_messages() {
     let beyond = vec![0; FLOW_CREDIT_BYTES as usize];
     let cases: [(&[Flow<'_>], &str); 5] = [
-        (&[Flow::Data(&[])], "received 0 bytes on a flow that had 8192 granted"),
-        (&[Flow::Data(&beyond), Flow::Data(b"x")], "received 1 bytes on a flow that had 0 granted"),
-        (&[Flow::End, Flow::Data(b"x")], "received 1 bytes on a flow that had 0 granted"),
-        (&[Flow::Credit { bytes: 0 }], "was granted 0 bytes on a flow, on top of 8192"),
-        (&[Flow::Credit { bytes: u32::MAX }], "was granted 4294967295 bytes on a flow, on top of 8192"),
+        (&[Flow::Data(&[])], "received 0 bytes on a flow with 8192 bytes of credit"),
+        (&[Flow::Data(&beyond), Flow::Data(b"x")], "received 1 bytes on a flow with 0 bytes of credit"),
+        (&[Flow::End, Flow::Data(b"x")], "received 1 bytes on a flow with 0 bytes of credit"),
+        (&[Flow::Credit { bytes: 0 }], "received invalid credit: 0 bytes on top of 8192, of at most 262144"),
+        (
+            &[Flow::Credit { bytes: u32::MAX }],
+            "received invalid credit: 4294967295 bytes on top of 8192, of at most 262144",
+        ),
     ];
     for (messages, expected) in cases {
         let mut links = links();
@@ -180,7 +183,7 @@ async fn who_breaks_a_flow_s_rules_is_found_out() {
             writer.send(message).await.unwrap();
         }
         let (outer, server) = pair().await;
-        // Nothing that the flow carries is ever taken.
+        // The connection never takes any data.
         let outer = Stalled(outer);
         let accepted = links.acceptor.accept().await.unwrap();
         let breach = timeout(STUCK, stalled_carrier(accepted, outer, &links.pools[1])).await.unwrap().unwrap_err();
@@ -190,7 +193,7 @@ async fn who_breaks_a_flow_s_rules_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_is_a_reset() {
+async fn cut_stream_counts_as_a_reset() {
     let mut links = links();
     let mut stream = links.opener.open().await.unwrap();
     FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
@@ -203,7 +206,7 @@ async fn a_stream_that_is_cut_is_a_reset() {
 impl Links {
     async fn flow_alone(mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
         let flow = self.flow().await;
-        // The link lives on without anyone to ask it for more.
+        // Keeps the link alive until the test ends.
         tokio::spawn(async move {
             let _links = self;
             std::future::pending::<()>().await;
@@ -212,8 +215,8 @@ impl Links {
     }
 }
 
-/// A connection that neither gives nor takes.
-struct Stalled(#[expect(dead_code, reason = "it is held open")] TcpStream);
+/// A connection that neither reads nor writes.
+struct Stalled(#[expect(dead_code, reason = "kept open")] TcpStream);
 
 async fn stalled_carrier(stream: Stream, mut connection: Stalled, pool: &GrantPool) -> Result<Ending, FlowBreach> {
     let (read, write) = split(stream);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Both directions of a link full at once, over a socket that holds next to nothing: everything arrives.
+//! Links under full load in both directions, over sockets with tiny buffers, and links that end.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
 use std::time::Duration;
@@ -13,16 +13,16 @@ use tokio::{
 use waggle_link::{Acceptor, FrameReader, FrameWriter, LinkFault, Opener, Pump, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Link, Reply};
 
-/// Bytes each way on each stream.
+/// Bytes per stream and direction.
 const FLOOD_BYTES: usize = 8 * 1024 * 1024;
 
 /// Streams that flood at the same time.
 const STREAMS: usize = 8;
 
-/// How long a stuck test waits before it says so; a flood takes a second or two.
+/// The timeout after which a stuck test fails; a flood takes a second or two.
 const STUCK: Duration = Duration::from_secs(120);
 
-/// A socket pair whose buffers are the smallest that the kernel gives for a request of 4 KiB.
+/// A socket pair with the smallest buffers that the kernel allows when asked for 4 KiB.
 fn narrow_pair() -> (UnixStream, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();
     for socket in [&a, &b] {
@@ -33,7 +33,7 @@ fn narrow_pair() -> (UnixStream, UnixStream) {
     (a, b)
 }
 
-/// Sends a flood and receives one, both at once, and checks every byte's place.
+/// Sends and receives a flood at the same time, and checks every byte.
 async fn flood(stream: Stream) {
     let (read, write) = io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
@@ -76,8 +76,8 @@ async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
     timeout(STUCK, serving).await.expect("the accepting side is stuck").unwrap();
 }
 
-/// Two ends that write a mebibyte each before they read any of it, as yamux does while an answer of its own can't be
-/// written: whether both get through, when the pump may store `stored_bytes_max`.
+/// Lets two ends write a mebibyte each before they read, as yamux does while it cannot write a response. Returns true
+/// if both finish with a pump that stores `stored_bytes_max`.
 async fn both_write_first(stored_bytes_max: usize) -> bool {
     const BYTES: usize = 1024 * 1024;
     let (a, b) = narrow_pair();
@@ -96,13 +96,13 @@ async fn both_write_first(stored_bytes_max: usize) -> bool {
 }
 
 #[tokio::test]
-async fn the_pump_frees_two_ends_that_only_write() {
-    assert!(both_write_first(1024 * 1024).await, "the pump did not take in what arrived");
-    assert!(!both_write_first(16 * 1024).await, "a socket that holds so much shows nothing about the pump");
+async fn pump_prevents_a_deadlock_of_two_writers() {
+    assert!(both_write_first(1024 * 1024).await, "the pump did not store what arrived");
+    assert!(!both_write_first(16 * 1024).await, "the sockets buffer too much to test the pump");
 }
 
 #[tokio::test]
-async fn dropping_a_receive_in_the_middle_loses_nothing() {
+async fn cancelled_receive_loses_nothing() {
     let (near, far) = io::duplex(64);
     let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
     let chunk = vec![7; 1000];
@@ -122,15 +122,18 @@ async fn dropping_a_receive_in_the_middle_loses_nothing() {
     };
     sending.await.unwrap();
     assert_eq!(length, 1000);
-    assert!(polls > 10, "the frame came in {polls} polls, so nothing was dropped in the middle");
+    assert!(polls > 10, "the frame arrived in {polls} polls, so no receive was cancelled");
 }
 
 #[tokio::test]
-async fn dropping_a_send_in_the_middle_tears_no_frame() {
+async fn cancelled_send_tears_no_frame() {
     let (near, far) = io::duplex(64);
     let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
     let chunk = vec![7; 1000];
-    assert!(timeout(Duration::ZERO, writer.send(&Reply::Stdout(&chunk))).await.is_err(), "64 bytes can't hold 1000");
+    assert!(
+        timeout(Duration::ZERO, writer.send(&Reply::Stdout(&chunk))).await.is_err(),
+        "1000 bytes do not fit into 64"
+    );
     let sending = tokio::spawn(async move { writer.send(&Reply::Done).await.unwrap() });
     assert_eq!(reader.receive::<Reply<'_>>().await.unwrap(), Some(Reply::Stdout(&vec![7; 1000])));
     assert_eq!(reader.receive::<Reply<'_>>().await.unwrap(), Some(Reply::Done));
@@ -138,7 +141,7 @@ async fn dropping_a_send_in_the_middle_tears_no_frame() {
 }
 
 #[tokio::test]
-async fn a_stream_from_the_wrong_side_ends_the_link() {
+async fn stream_from_the_wrong_side_ends_the_link() {
     let (a, b) = UnixStream::pair().unwrap();
     let (opener, hostile) = (Opener::start(a, Link::Call), hostile_opener(b));
     let fault = timeout(STUCK, opener.ended()).await.unwrap();
@@ -146,7 +149,7 @@ async fn a_stream_from_the_wrong_side_ends_the_link() {
     drop(hostile);
 }
 
-/// A yamux server that opens a stream of its own, as the guest must not on the call link.
+/// Runs a yamux server that opens a stream, which the guest must not do on the call link.
 fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
     use tokio_util::compat::TokioAsyncReadCompatExt;
     tokio::spawn(async move {
@@ -164,7 +167,7 @@ fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn a_link_ends_when_the_other_side_goes() {
+async fn link_ends_when_the_peer_goes() {
     let (a, b) = UnixStream::pair().unwrap();
     let (opener, acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     drop(acceptor);

@@ -1,17 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a side grants its peer on a flow: a little to each, and more to those that use it, from a pool for the link.
+//! The credit that a side grants its peer on a flow: a little to each flow, and more to those that use it, from a pool
+//! for the link.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use waggle_protocol::egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX};
 
-use crate::EGRESS_POOL_BYTES;
+use crate::limits::EGRESS_POOL_BYTES;
 
-/// Below this much left, in bytes, flows give back what they have borrowed.
+/// When less than this is left in the pool, in bytes, flows return the credit that they have borrowed.
 const SCARCE_BYTES: usize = EGRESS_POOL_BYTES / 8;
 
-/// What all flows of one link can borrow beyond their first credit.
+/// The credit that all flows of one link can borrow beyond their first credit.
 #[derive(Debug)]
 pub struct GrantPool(AtomicUsize);
 
@@ -22,7 +23,7 @@ impl Default for GrantPool {
 }
 
 impl GrantPool {
-    /// Bytes that can still be borrowed.
+    /// Returns how many bytes can still be borrowed.
     pub fn left(&self) -> usize {
         self.0.load(Relaxed)
     }
@@ -33,20 +34,20 @@ impl GrantPool {
         self.0.fetch_update(Relaxed, Relaxed, above).is_ok()
     }
 
-    fn give_back(&self, bytes: u32) {
+    fn put_back(&self, bytes: u32) {
         self.0.fetch_add(bytes as usize, Relaxed);
     }
 }
 
-/// One flow's grants.
+/// The credit that one flow has granted to its peer.
 #[derive(Debug)]
 pub(super) struct Window<'a> {
     pool: &'a GrantPool,
-    /// What the peer may have in flight and held here together, in bytes.
+    /// Limit of the peer's data in flight and buffered here together, in bytes.
     size: u32,
-    /// What the peer may still send.
+    /// Bytes that the peer may still send.
     open: u32,
-    /// Taken by the connection and not granted again yet.
+    /// Bytes that were written to the connection and not yet granted again.
     consumed: u32,
 }
 
@@ -55,23 +56,23 @@ impl<'a> Window<'a> {
         Self { pool, size: FLOW_CREDIT_BYTES, open: FLOW_CREDIT_BYTES, consumed: 0 }
     }
 
-    /// What the peer may still send, in bytes.
+    /// Returns how many bytes the peer may still send.
     pub(super) fn open(&self) -> u32 {
         self.open
     }
 
-    /// The peer has sent so many bytes, no more than were open.
+    /// Uses up credit for received data, which must not exceed [`Self::open`].
     pub(super) fn received(&mut self, bytes: u32) {
         self.open = self.open.saturating_sub(bytes);
     }
 
-    /// The connection took so many bytes.
+    /// Counts bytes that were written to the connection.
     pub(super) fn consumed(&mut self, bytes: usize) {
         self.consumed = self.consumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// The grant that is due, if one is; the peer has to be told of it. What it is not told of in time becomes one
-    /// grant.
+    /// Returns the grant that is due, if any. The caller must send it to the peer. Calling this less often combines
+    /// grants.
     pub(super) fn grant(&mut self) -> Option<u32> {
         if self.consumed < self.size / 2 {
             return None;
@@ -83,7 +84,7 @@ impl<'a> Window<'a> {
             grant += more;
         } else if self.pool.left() < SCARCE_BYTES * 2 {
             let less = (self.size - FLOW_CREDIT_BYTES).min(grant / 2);
-            self.pool.give_back(less);
+            self.pool.put_back(less);
             self.size -= less;
             grant -= less;
         }
@@ -95,7 +96,7 @@ impl<'a> Window<'a> {
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
-        self.pool.give_back(self.size - FLOW_CREDIT_BYTES);
+        self.pool.put_back(self.size - FLOW_CREDIT_BYTES);
     }
 }
 
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_grows_with_use_and_falls_back_to_the_pool() {
+    fn window_grows_with_use_and_returns_credit_to_the_pool() {
         let pool = GrantPool::default();
         let mut window = Window::new(&pool);
         for _ in 0..10 {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_before_it_can_be_told_and_then_all_at_once() {
+    fn delayed_grants_become_one() {
         let pool = GrantPool::default();
         let mut window = Window::new(&pool);
         for _ in 0..4 {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn all_flows_together_never_have_more_than_the_pool_and_each_keeps_some() {
+    fn grants_stay_within_the_pool_and_each_flow_keeps_some() {
         let pool = GrantPool::default();
         let mut windows: Vec<_> = (0..256).map(|_| Window::new(&pool)).collect();
         for _ in 0..20 {

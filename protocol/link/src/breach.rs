@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The rules of a link that a peer can break. Each breach ends the link.
+
+use std::io;
+
+use waggle_protocol::CHUNK_BYTES_MAX;
+
+/// Longest body of a yamux frame, in bytes. Both sides send at most one chunk at a time.
+pub(crate) const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+
+/// A rule of the link that the peer broke.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Breach {
+    /// A violation of yamux itself: yamux sends "go away" only after one.
+    #[error("peer violated the yamux protocol")]
+    Yamux,
+    /// A frame body longer than any that an honest peer sends.
+    #[error("peer announced a yamux frame of {bytes} bytes; at most {BODY_BYTES_MAX} are allowed")]
+    TooLong {
+        /// The length in the header.
+        bytes: usize,
+    },
+    /// More pings, resets, credit and empty data than any honest peer sends.
+    #[error("peer flooded the link with frames without data")]
+    Flood,
+    /// More unread data, or data in smaller pieces, than this side buffers.
+    #[error("peer exceeded the limit of unread data ({bytes} bytes buffered)")]
+    Unread {
+        /// The memory that the unread data takes.
+        bytes: u64,
+    },
+}
+
+impl Breach {
+    /// Returns the breach inside an I/O error, if there is one.
+    pub(crate) fn of(fault: &io::Error) -> Option<Self> {
+        fault.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).copied()
+    }
+}
+
+impl From<Breach> for io::Error {
+    fn from(breach: Breach) -> Self {
+        Self::new(io::ErrorKind::InvalidData, breach)
+    }
+}
