@@ -10,7 +10,8 @@ import pytest
 
 from test_recovery import becomes
 
-DEEP_TREE_LEVELS = 30_000
+DEEP_TREE_LEVELS = 20_000
+STARTS_MAX = 10
 
 # Detection is promised within a second; the clean-up before the report and the query take the rest.
 NOTICED_S = 5
@@ -51,17 +52,28 @@ async def test_a_deep_tree_in_a_run_folder_stops_no_server(serve):
         one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
         make_deep_tree(run_folder(server, one))
         await tools.call("destroy_environment", environment_id=one)
-        server.assert_nothing_left(within_s=5)
+        assert not run_folder(server, one)
         two = (await tools.call("create_environment", runtime="shell"))["environment_id"]
         make_deep_tree(run_folder(server, two))
         server.kill()
     server.start()
-    server.assert_nothing_left(within_s=5)
-    assert not list((server.data / "machines").rglob("d"))
+    assert not run_folder(server, two)
+    # Each start goes on with what took too long to remove.
+    for _ in range(STARTS_MAX):
+        if not set_aside(server):
+            break
+        server.stop()
+        server.start()
+    assert not set_aside(server)
 
 
 def run_folder(server, environment):
-    return next((server.data / "machines").glob(f"*/{environment}"))
+    return next((server.data / "machines").glob(f"*/{environment}"), None)
+
+
+def set_aside(server):
+    folder = server.data / "machines/.set-aside"
+    return os.listdir(folder) if folder.exists() else []
 
 
 def make_deep_tree(folder):
