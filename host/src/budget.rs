@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that callers share: a bound for all of them together, of which no one of them gets more than half. A little
-//! is each one's own, so that small things find room whatever others hold.
+//! A memory budget that callers share: a global limit, of which one principal may use at most half.
+//!
+//! Each principal also has a small private reserve outside that limit, so that small requests succeed however much
+//! others hold.
 
 use std::{
     collections::HashMap,
@@ -12,97 +14,96 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// Memory is counted in pieces of this size, so that what holds none counts, too.
-const PIECE_BYTES: usize = 1024;
+/// Memory is counted in units of this size. A reservation takes at least one, so that empty requests count as well.
+const UNIT_BYTES: usize = 1024;
 
-/// What each principal has besides: both outputs of a command, or some small bodies.
-const OWN_BYTES: usize = 1024 * 1024 + 2 * PIECE_BYTES;
+/// The private reserve of each principal: enough for both outputs of a command, or for some small bodies.
+const PRIVATE_BYTES: usize = 1024 * 1024 + 2 * UNIT_BYTES;
 
-/// So much memory for all, and a little for each.
+/// A limit of memory for all principals together and for each of them.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    all: Arc<Semaphore>,
-    /// How much of it one principal may have.
-    share_pieces: usize,
-    /// What is each principal's own.
-    own_pieces: usize,
-    /// What is left to each principal that has some, or waits for some.
-    left: Mutex<HashMap<Principal, Weak<Left>>>,
+    shared: Arc<Semaphore>,
+    /// Units of `shared` that one principal may hold.
+    share_units: usize,
+    private_units: usize,
+    /// The quotas of principals that hold a reservation or wait for one.
+    quotas: Mutex<HashMap<Principal, Weak<Quota>>>,
 }
 
-/// What is left to a principal.
+/// The memory that one principal may still reserve.
 #[derive(Debug)]
-struct Left {
-    own: Arc<Semaphore>,
+struct Quota {
+    private: Arc<Semaphore>,
     share: Arc<Semaphore>,
 }
 
-/// Memory that somebody has until this is dropped.
+/// Memory that a principal holds until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    /// Of the principal's own, or of its share and of all.
+pub(crate) struct Reservation {
+    /// One permit of the private reserve, or two: of the principal's share and of the shared memory.
     permits: Vec<OwnedSemaphorePermit>,
-    /// Others look there for what is left.
-    _left: Arc<Left>,
+    /// Keeps the quota in the budget's map, where later reservations of the principal find it.
+    _quota: Arc<Quota>,
 }
 
 impl Budget {
-    /// So many bytes for all, of which half are for each; what is each one's own is not of them.
+    /// A budget with `bytes` of shared memory; the private reserves come on top.
     pub(crate) fn new(bytes: usize) -> Self {
-        let (pieces, own_pieces) = (bytes / PIECE_BYTES, OWN_BYTES / PIECE_BYTES);
-        Self { all: Arc::new(Semaphore::new(pieces)), share_pieces: pieces / 2, own_pieces, left: Mutex::default() }
-    }
-
-    /// Room for so many bytes of this principal's, or for all that one may have; waits for it.
-    ///
-    /// Who asks for much has to wait its turn among its own first, where it stands in nobody else's way.
-    pub(crate) async fn room(&self, owner: &Principal, bytes: usize) -> Room {
-        let pieces = pieces(bytes).min(self.share_pieces);
-        let left = self.left(owner);
-        if let Some(own) = try_take(&left.own, pieces) {
-            return Room { permits: vec![own], _left: left };
+        let (units, private_units) = (bytes / UNIT_BYTES, PRIVATE_BYTES / UNIT_BYTES);
+        Self {
+            shared: Arc::new(Semaphore::new(units)),
+            share_units: units / 2,
+            private_units,
+            quotas: Mutex::default(),
         }
-        let share = take(&left.share, pieces).await;
-        let all = take(&self.all, pieces).await;
-        Room { permits: vec![share, all], _left: left }
     }
 
-    fn left(&self, owner: &Principal) -> Arc<Left> {
-        let mut all = lock(&self.left);
-        if let Some(found) = all.get(owner).and_then(Weak::upgrade) {
+    /// Waits until the principal can reserve `bytes`, capped at its share.
+    ///
+    /// A large request queues for the principal's own share first, where it blocks no other principal.
+    pub(crate) async fn reserve(&self, owner: &Principal, bytes: usize) -> Reservation {
+        let units = u32::try_from(units(bytes).min(self.share_units)).unwrap_or(u32::MAX);
+        let quota = self.quota(owner);
+        if let Ok(private) = Arc::clone(&quota.private).try_acquire_many_owned(units) {
+            return Reservation { permits: vec![private], _quota: quota };
+        }
+        let share = acquire(&quota.share, units).await;
+        let shared = acquire(&self.shared, units).await;
+        Reservation { permits: vec![share, shared], _quota: quota }
+    }
+
+    fn quota(&self, owner: &Principal) -> Arc<Quota> {
+        let mut quotas = lock(&self.quotas);
+        if let Some(found) = quotas.get(owner).and_then(Weak::upgrade) {
             return found;
         }
-        all.retain(|_, left| left.strong_count() > 0);
-        let [own, share] = [self.own_pieces, self.share_pieces].map(|pieces| Arc::new(Semaphore::new(pieces)));
-        let new = Arc::new(Left { own, share });
-        all.insert(owner.clone(), Arc::downgrade(&new));
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        let [private, share] = [self.private_units, self.share_units].map(|units| Arc::new(Semaphore::new(units)));
+        let new = Arc::new(Quota { private, share });
+        quotas.insert(owner.clone(), Arc::downgrade(&new));
         new
     }
 }
 
-impl Room {
-    /// Gives back all but what so many bytes take.
+impl Reservation {
+    /// Releases everything beyond `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         for permit in &mut self.permits {
-            let surplus = permit.num_permits().saturating_sub(pieces(bytes));
+            let surplus = permit.num_permits().saturating_sub(units(bytes));
             drop(permit.split(surplus));
         }
     }
 }
 
-fn pieces(bytes: usize) -> usize {
-    1 + bytes / PIECE_BYTES
+fn units(bytes: usize) -> usize {
+    1 + bytes / UNIT_BYTES
 }
 
-fn try_take(from: &Arc<Semaphore>, pieces: usize) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(from).try_acquire_many_owned(u32::try_from(pieces).ok()?).ok()
-}
-
-async fn take(from: &Arc<Semaphore>, pieces: usize) -> OwnedSemaphorePermit {
-    let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
-    match Arc::clone(from).acquire_many_owned(pieces).await {
+async fn acquire(from: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
+    match Arc::clone(from).acquire_many_owned(units).await {
         Ok(permit) => permit,
-        // No budget is ever closed.
+        // A budget never closes its semaphores.
         Err(_closed) => std::future::pending().await,
     }
 }
@@ -116,36 +117,36 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_caller_gets_half_and_others_the_rest() {
-        let budget = Budget { own_pieces: 0, ..Budget::new(8 * PIECE_BYTES) };
+    async fn one_principal_gets_half_and_others_the_rest() {
+        let budget = Budget { private_units: 0, ..Budget::new(8 * UNIT_BYTES) };
         let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
-        let room = async |owner, bytes| timeout(Duration::from_secs(1), budget.room(owner, bytes)).await.ok();
-        let mut first = room(&ada, 2 * PIECE_BYTES).await.unwrap();
-        // It is cut to what one may have, and three of four are taken.
-        assert!(room(&ada, 100 * PIECE_BYTES).await.is_none());
-        let other = room(&bob, 100 * PIECE_BYTES).await.unwrap();
-        assert!(room(&ada, 0).await.is_some());
+        let reserve = async |owner, bytes| timeout(Duration::from_secs(1), budget.reserve(owner, bytes)).await.ok();
+        let mut first = reserve(&ada, 2 * UNIT_BYTES).await.unwrap();
+        // The request is capped at the share of four units, three of which are taken.
+        assert!(reserve(&ada, 100 * UNIT_BYTES).await.is_none());
+        let other = reserve(&bob, 100 * UNIT_BYTES).await.unwrap();
+        assert!(reserve(&ada, 0).await.is_some());
         first.shrink(0);
-        let more = room(&ada, 2 * PIECE_BYTES).await.unwrap();
-        assert!(room(&ada, 0).await.is_none());
+        let more = reserve(&ada, 2 * UNIT_BYTES).await.unwrap();
+        assert!(reserve(&ada, 0).await.is_none());
         drop((first, more, other));
-        assert_eq!(budget.all.available_permits(), 8);
-        drop(room(&ada, 0).await);
-        assert!(budget.left.lock().unwrap().values().all(|left| left.strong_count() == 0));
+        assert_eq!(budget.shared.available_permits(), 8);
+        drop(reserve(&ada, 0).await);
+        assert!(budget.quotas.lock().unwrap().values().all(|quota| quota.strong_count() == 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_small_finds_room_whatever_others_hold() {
-        let budget = Budget { own_pieces: 2, ..Budget::new(8 * PIECE_BYTES) };
+    async fn private_reserve_serves_small_requests_when_the_budget_is_full() {
+        let budget = Budget { private_units: 2, ..Budget::new(8 * UNIT_BYTES) };
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
-        let room = async |owner, bytes| timeout(Duration::from_secs(1), budget.room(owner, bytes)).await.ok();
-        let held = (room(&ada, 100 * PIECE_BYTES).await.unwrap(), room(&bob, 100 * PIECE_BYTES).await.unwrap());
-        let mut small = room(&eve, PIECE_BYTES).await.unwrap();
-        assert!(room(&eve, 0).await.is_none());
+        let reserve = async |owner, bytes| timeout(Duration::from_secs(1), budget.reserve(owner, bytes)).await.ok();
+        let held = (reserve(&ada, 100 * UNIT_BYTES).await.unwrap(), reserve(&bob, 100 * UNIT_BYTES).await.unwrap());
+        let mut small = reserve(&eve, UNIT_BYTES).await.unwrap();
+        assert!(reserve(&eve, 0).await.is_none());
         small.shrink(0);
-        assert!(room(&eve, 0).await.is_some());
-        assert!(room(&eve, 2 * PIECE_BYTES).await.is_none());
+        assert!(reserve(&eve, 0).await.is_some());
+        assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_none());
         drop(held);
-        assert!(room(&eve, 2 * PIECE_BYTES).await.is_some());
+        assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_some());
     }
 }

@@ -217,7 +217,7 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
         Command::Gen { what: Generated::Errors } => io::stdout().write_all(error_code::page().as_bytes())?,
         Command::Gen { what: Generated::Tools } => {
-            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(mcp::tools())?)?;
+            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&mcp::tools())?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

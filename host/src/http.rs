@@ -166,8 +166,8 @@ async fn answer<H: mcp::ServerHandler>(
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
-    let kept = mcp::Kept::default();
-    kept.keep_body(room);
+    let kept = mcp::RequestMemory::default();
+    kept.hold_body(room);
     parts.extensions.insert(kept.clone());
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));

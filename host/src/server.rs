@@ -15,7 +15,7 @@ use crate::{
     config::{Access, Settings},
     domain::{image::ImageRef, ports::Machines, runtime::ByRuntime},
     http::{Check, Entrance, Server, TokensNow},
-    mcp::{self, Defaults, EndpointRules, Tools},
+    mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
     service::{
         environments::{Environments, MachineSize},
@@ -47,7 +47,7 @@ impl Waggle {
     /// Tools that work on environments; `machines` starts what runs in them.
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
-        let size = machine_size(settings);
+        let (access, size) = (&settings.access, machine_size(settings));
         let environments_max = usize::try_from(settings.max_environments).unwrap_or(usize::MAX);
         let environments = Arc::new(Environments::new(machines, size, settings.egress.clone(), environments_max));
         let rules = execution_rules(settings);
@@ -58,12 +58,12 @@ impl Waggle {
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
             Defaults { images, idle_timeout },
-            settings.access.call_limits(),
+            CallLimits { calls_max: access.calls_max(), calls_per_principal_max: access.calls_per_principal_max() },
             call_max,
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Self { tools, access: settings.access.clone(), environments, http: None, reaper, stop }
+        Self { tools, access: access.clone(), environments, http: None, reaper, stop }
     }
 
     /// The tools.

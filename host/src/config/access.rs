@@ -6,8 +6,6 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use crate::mcp::CallLimits;
-
 /// Who may call, and how much.
 #[derive(Args, Clone, Debug)]
 pub struct Access {
@@ -39,10 +37,16 @@ pub struct Access {
 }
 
 impl Access {
-    /// The limits of calls.
+    /// The limit of calls.
     #[must_use]
-    pub fn call_limits(&self) -> CallLimits {
-        CallLimits { calls_max: size(self.max_calls), calls_per_principal_max: size(self.max_calls_per_principal) }
+    pub fn calls_max(&self) -> usize {
+        size(self.max_calls)
+    }
+
+    /// The limit of one principal's calls.
+    #[must_use]
+    pub fn calls_per_principal_max(&self) -> usize {
+        size(self.max_calls_per_principal)
     }
 
     /// The limit of sessions.

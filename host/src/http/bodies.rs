@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::refusal::{refuse, too_intricate};
 use crate::{
-    budget::{Budget, Room},
+    budget::{Budget, Reservation},
     domain::principal::Principal,
     error_code::ErrorCode,
     mcp::REQUEST_BODY_BYTES_MAX,
@@ -54,13 +54,13 @@ impl Bodies {
     ///
     /// # Errors
     /// The answer to a request whose body is too large, too slow, too intricate, or one too many.
-    pub(super) async fn read(&self, owner: &Principal, body: Body) -> Result<(Bytes, Room), Response> {
+    pub(super) async fn read(&self, owner: &Principal, body: Body) -> Result<(Bytes, Reservation), Response> {
         let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if announced.is_some_and(|bytes| bytes > REQUEST_BODY_BYTES_MAX) {
             let _ = timeout(self.room_time, discard(body)).await;
             return Err(too_large());
         }
-        let room = self.budget.room(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
+        let room = self.budget.reserve(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
         let Ok(mut room) = timeout(self.room_time, room).await else {
             return Err(too_slow("there is no room for the body, as other requests are being read"));
         };

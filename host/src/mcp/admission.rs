@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How many calls run at once, all together and of each principal.
+//! The limit of calls that run at once, in all and for each principal.
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,17 @@ use std::{
 
 use crate::{domain::principal::Principal, mutex::lock, service::fault::CallerFault};
 
-/// How many calls may run at once.
+/// The limits of calls that run at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CallLimits {
-    /// Of all principals together.
+    /// Calls of all principals together.
     pub calls_max: usize,
-    /// Of one principal, so that it leaves room for others.
+    /// Calls of one principal, so that it leaves some for others.
     pub calls_per_principal_max: usize,
 }
 
-/// Counts calls.
-#[derive(Debug)]
+/// Counts running calls and enforces the limits.
+#[derive(Clone, Debug)]
 pub(super) struct Admission {
     limits: CallLimits,
     running: Arc<Mutex<Running>>,
@@ -27,13 +27,13 @@ pub(super) struct Admission {
 
 #[derive(Debug, Default)]
 struct Running {
-    all: usize,
+    total: usize,
     by_principal: HashMap<Principal, usize>,
 }
 
-/// One call that is counted until this is dropped.
+/// A permit for one call, which counts as running until this is dropped.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(super) struct CallPermit {
     owner: Principal,
     running: Arc<Mutex<Running>>,
 }
@@ -43,30 +43,30 @@ impl Admission {
         Self { limits, running: Arc::default() }
     }
 
-    /// Counts one more call.
+    /// Takes a permit for one call.
     ///
     /// # Errors
-    /// [`CallerFault::TooManyCalls`] says whose calls are too many.
-    pub(super) fn begin(&self, owner: &Principal) -> Result<Admitted, CallerFault> {
+    /// [`CallerFault::TooManyCalls`] if a limit is reached.
+    pub(super) fn admit(&self, owner: &Principal) -> Result<CallPermit, CallerFault> {
         let mut running = lock(&self.running);
         let own = running.by_principal.get(owner).copied().unwrap_or_default();
         let CallLimits { calls_max, calls_per_principal_max } = self.limits;
         if own >= calls_per_principal_max {
             return Err(CallerFault::TooManyCalls { whose: "you have", calls_max: calls_per_principal_max });
         }
-        if running.all >= calls_max {
+        if running.total >= calls_max {
             return Err(CallerFault::TooManyCalls { whose: "the server has", calls_max });
         }
-        running.all += 1;
+        running.total += 1;
         running.by_principal.insert(owner.clone(), own + 1);
-        Ok(Admitted { owner: owner.clone(), running: Arc::clone(&self.running) })
+        Ok(CallPermit { owner: owner.clone(), running: Arc::clone(&self.running) })
     }
 }
 
-impl Drop for Admitted {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         let mut running = lock(&self.running);
-        running.all = running.all.saturating_sub(1);
+        running.total = running.total.saturating_sub(1);
         if let Some(own) = running.by_principal.get_mut(&self.owner) {
             *own = own.saturating_sub(1);
             if *own == 0 {
@@ -81,15 +81,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_counted_together_and_for_each_principal() {
+    fn enforces_both_limits() {
         let admission = Admission::new(CallLimits { calls_max: 3, calls_per_principal_max: 2 });
         let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
-        let calls = [admission.begin(&ada).unwrap(), admission.begin(&ada).unwrap()];
-        assert!(matches!(admission.begin(&ada), Err(CallerFault::TooManyCalls { whose: "you have", calls_max: 2 })));
-        let last = admission.begin(&bob).unwrap();
-        assert!(matches!(admission.begin(&bob), Err(CallerFault::TooManyCalls { whose: "the server has", .. })));
+        let calls = [admission.admit(&ada).unwrap(), admission.admit(&ada).unwrap()];
+        assert!(matches!(admission.admit(&ada), Err(CallerFault::TooManyCalls { whose: "you have", calls_max: 2 })));
+        let last = admission.admit(&bob).unwrap();
+        assert!(matches!(admission.admit(&bob), Err(CallerFault::TooManyCalls { whose: "the server has", .. })));
         drop((calls, last));
         let running = lock(&admission.running);
-        assert_eq!((running.all, running.by_principal.len()), (0, 0));
+        assert_eq!((running.total, running.by_principal.len()), (0, 0));
     }
 }

@@ -1,55 +1,59 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The tools for one client over a pair of streams, one message a line: what a client that starts the server itself
-//! speaks.
+//! MCP with one client over a pair of streams, one message per line: the transport for clients that start the server.
+
+use std::error::Error;
 
 use rmcp::{
-    ServiceExt as _,
+    ServerHandler, ServiceExt as _,
     service::{QuitReason, RoleServer, ServerInitializeError},
     transport::async_rw::AsyncRwTransport,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::{REQUEST_BODY_BYTES_MAX, Tools};
+use super::endpoint::REQUEST_BODY_BYTES_MAX;
 
-/// The process's own input and output.
+/// Standard input and output of this process.
 #[must_use]
 pub fn standard_streams() -> (impl AsyncRead + Send + Unpin + 'static, impl AsyncWrite + Send + Unpin + 'static) {
     rmcp::transport::io::stdio_pipes()
 }
 
-/// Talks until the input ends, or `stop` is cancelled; either ends the calls that still run.
+/// Serves `handler` until the input ends or `stop` is cancelled. Both cancel the running calls.
 ///
 /// # Errors
-/// [`ConverseFault`] if the client never greets.
-pub async fn converse<R, W>(tools: Tools, input: R, output: W, stop: CancellationToken) -> Result<(), ConverseFault>
-where
-    R: AsyncRead + Send + Unpin + 'static,
-    W: AsyncWrite + Send + Unpin + 'static,
-{
+/// [`ConverseFault`] if the client does not initialize the connection.
+pub async fn converse(
+    handler: impl ServerHandler,
+    input: impl AsyncRead + Send + Unpin + 'static,
+    output: impl AsyncWrite + Send + Unpin + 'static,
+    stop: CancellationToken,
+) -> Result<(), ConverseFault> {
     let transport =
         AsyncRwTransport::<RoleServer, _, _>::new(input, output).with_max_line_length(REQUEST_BODY_BYTES_MAX);
-    let service = match tools.serve_with_ct(transport, stop).await {
+    let service = match handler.serve_with_ct(transport, stop).await {
         Ok(service) => service,
-        // Who closes the input without a word wanted nothing.
+        // A client that closes the input without a message is not an error.
         Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => return Ok(()),
-        Err(source) => return Err(ConverseFault::Greeting { source: Box::new(source) }),
+        Err(source) => return Err(ConverseFault::Initialize { source: Box::new(source) }),
     };
     match service.waiting().await {
-        Ok(QuitReason::JoinError(fault)) | Err(fault) => tracing::error!(%fault, "the conversation ended badly"),
+        Ok(QuitReason::JoinError(fault)) | Err(fault) => {
+            tracing::error!(error = &fault as &dyn Error, "the conversation with the client failed");
+        }
         Ok(_) => {}
     }
     Ok(())
 }
 
-/// The conversation did not begin.
+/// A conversation that failed to start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConverseFault {
-    /// The client began with something else than a greeting.
-    #[error("failed to begin the conversation")]
-    Greeting {
-        /// What rmcp says.
+    /// The client's first messages were not those of `initialize`.
+    #[error("failed to initialize the conversation with the client")]
+    Initialize {
+        /// The fault that rmcp reports.
         source: Box<ServerInitializeError>,
     },
 }

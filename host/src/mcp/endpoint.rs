@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The tools behind Streamable HTTP, in both dialects: with sessions up to 2025-11-25, without from 2026-07-28 on.
+//! MCP over Streamable HTTP, in both dialects: with sessions up to 2025-11-25, without them from 2026-07-28 on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,29 +14,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::{progress, sessions::Sessions};
 
-/// A 10 MiB file is 13.4 MiB in base64, and JSON adds its quotes.
+/// The largest request body. A file of 10 MiB is 13.4 MiB in base64, and JSON adds some more.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Messages that a session holds for a call whose client does not read: all of its reports, and its result. With fewer,
-/// a reader that stalls would stall every other call of its session.
+/// Messages that a session buffers for a call whose client does not read: all of its reports, and its result. With
+/// fewer, a stalled reader would stall every other call of its session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
-/// How long a session keeps the reports of a call that was cancelled, for a client that takes its answer up again.
-const ANSWER_KEPT: Duration = Duration::from_secs(5);
+/// The time for which a session keeps the messages of a call that has ended, for a client that resumes its answer.
+const ANSWER_RETENTION: Duration = Duration::from_secs(5);
 
-/// Tools behind Streamable HTTP.
+/// A handler behind Streamable HTTP.
 pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 
-/// Whom an endpoint serves, and how much of it.
+/// The access rules of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointRules {
-    /// The names under which clients may reach the server.
+    /// Host names under which clients may reach the server.
     pub hosts: Vec<String>,
-    /// How many sessions there can be.
+    /// The limit of open sessions.
     pub sessions_max: usize,
 }
 
-/// Serves tools under these rules. Cancelling `stop` ends every open answer.
+/// Serves `handler` under these rules. Cancelling `stop` ends every open answer.
 #[must_use]
 pub fn endpoint<H>(handler: H, rules: EndpointRules, stop: CancellationToken) -> Endpoint<H>
 where
@@ -44,12 +44,12 @@ where
 {
     let EndpointRules { hosts, sessions_max } = rules;
     let mut sessions = LocalSessionManager::default();
-    // A call that is silent for long would be ended with its session. Ours ends sessions that are left alone.
+    // rmcp would close a session during a long silent call. `Sessions` closes idle sessions instead.
     sessions.session_config.keep_alive = None;
     sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
-    sessions.session_config.completed_cache_ttl = ANSWER_KEPT;
+    sessions.session_config.completed_cache_ttl = ANSWER_RETENTION;
     let origins = hosts.iter().flat_map(|host| origins(host)).collect::<Vec<_>>();
-    // With JSON, a stateless call is answered by one document, but by a stream as soon as it reports progress.
+    // The answer to a stateless call is one JSON document, or a stream if the call reports progress.
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
         .with_allowed_hosts(hosts)
@@ -60,8 +60,7 @@ where
     StreamableHttpService::new(move || Ok(handler.clone()), Arc::new(Sessions::new(sessions, sessions_max)), config)
 }
 
-/// The pages of a host on any port, behind something that speaks TLS or not; an address of IP version 6 stands in
-/// brackets.
+/// The allowed origins of a host: any port, with or without TLS. IPv6 addresses are put in brackets.
 fn origins(host: &str) -> [String; 2] {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     ["http", "https"].map(|scheme| format!("{scheme}://{host}:*"))
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_of_ip_version_6_stands_in_brackets() {
+    fn puts_ipv6_origins_in_brackets() {
         assert_eq!(origins("localhost"), ["http://localhost:*", "https://localhost:*"]);
         assert_eq!(origins("::1"), ["http://[::1]:*", "https://[::1]:*"]);
     }

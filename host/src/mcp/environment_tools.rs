@@ -2,48 +2,54 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `create_environment`, `destroy_environment`, `list_environments`.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, future::ready, time::Duration};
 
-use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
+use futures_util::FutureExt as _;
+use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, Inner,
-    arguments::{self, RuntimeArgument},
-    errors::Failure,
-    results,
+    arguments::{RuntimeArgument, parse_id},
+    call_context::CallContext,
+    errors::Outcome,
+    formats, results,
+    services::Services,
+    tool::ServedTool,
 };
 use crate::{
     config::duration,
     domain::{
         egress::Policy,
-        environment::{Environment, EnvironmentId, EnvironmentName, NewEnvironment},
+        environment::{Environment, EnvironmentName, NewEnvironment},
         ports::{AgentOrigin, Stage},
         runtime::Runtime,
     },
-    service::fault::{ArgumentFault, CallerFault},
+    service::fault::ArgumentFault,
 };
 
-/// The longest idle time that a client can ask for, in minutes.
+/// The longest idle timeout that a client can set, in minutes.
 const IDLE_MINUTES_MAX: f64 = 60.0;
 
-/// Stages that a create reports: those of the machine.
+/// Stages of a create, as progress counts them: the image, the disks, the boot.
 const STAGES: u32 = 3;
+
+/// The most memory that the result of a create takes, however long the names in it are.
+const RESULT_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateArguments {
-    /// What the environment is for: its default language and its package manager.
+struct CreateArguments {
+    /// Sets the default language and the package manager of the environment.
     runtime: RuntimeArgument,
     /// A name for people, at most 64 characters; `<runtime>-<8 hex digits>` if left out.
     name: Option<String>,
-    /// What programs in the environment may connect to, within what the operator allows: `none`, `public`, or rules
+    /// Limits connections of programs in the environment, within what the operator allows: `none`, `public`, or rules
     /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443`
-    /// or `deny 192.0.2.0/24, public`. All that the operator allows if left out.
+    /// or `deny 192.0.2.0/24, public`. By default all that the operator allows.
     network: Option<String>,
-    /// The environment is destroyed when nobody has called it for so many minutes, at most 60; 30 if left out,
-    /// unless the server's operator says otherwise.
+    /// The idle timeout: the environment is destroyed after this many minutes without a call. At most 60; by default
+    /// 30, unless the server's operator set another default.
     timeout_minutes: Option<f64>,
 }
 
@@ -53,18 +59,18 @@ struct Created {
     agent_origin: &'static str,
     /// RFC 3339.
     created_at: String,
-    /// Names the environment in all other tools.
+    /// Identifies the environment in all other tools.
     environment_id: String,
     name: String,
     runtime: &'static str,
     status: &'static str,
-    /// The idle time-out, as `30m0s`.
+    /// The idle timeout, as `30m0s`.
     timeout: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DestroyArguments {
+struct DestroyArguments {
     /// As create_environment returned it.
     environment_id: String,
 }
@@ -77,7 +83,7 @@ struct Destroyed {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListArguments {}
+struct ListArguments {}
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Listed {
@@ -94,9 +100,9 @@ struct ListedEnvironment {
     agent_origin: Option<&'static str>,
     /// RFC 3339.
     created_at: String,
-    /// How many connections and names its network policy has refused it.
+    /// The number of connections and names that its network policy refused.
     egress_refused: u64,
-    /// What the latest of them was for.
+    /// The target of the latest of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused_last: Option<String>,
     environment_id: String,
@@ -106,61 +112,59 @@ struct ListedEnvironment {
     status: &'static str,
 }
 
-pub(super) fn create_environment() -> Tool {
-    let tool = results::tool::<CreateArguments>(
+pub(super) fn create_environment() -> ServedTool {
+    ServedTool::new(
         "create_environment",
         "Create environment",
         "Create an isolated Linux machine with its own kernel and file system, and wait until it runs (some seconds). \
          Returns its environment_id, which every other tool needs. Choose the runtime by what you mostly run in it; \
-         code in another language can be run too where its interpreter is there. Destroy it when you are done.",
+         code in another language runs too if its interpreter is installed. Destroy it when you are done.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(false).open_world(false),
-    );
-    results::with_result::<Created>(tool)
+        |services, arguments, context| services.create_environment(arguments, context).boxed(),
+    )
+    .with_result::<Created>()
+    .with_tasks(RESULT_BYTES_MAX)
 }
 
-pub(super) fn destroy_environment() -> Tool {
-    let tool = results::tool::<DestroyArguments>(
+pub(super) fn destroy_environment() -> ServedTool {
+    ServedTool::new(
         "destroy_environment",
         "Destroy environment",
-        "Stop an environment and delete everything in it, files included. There is no way back. Destroying one that is \
-         destroyed already does nothing.",
+        "Stop an environment and delete everything in it, files included. This cannot be undone. Destroying one that \
+         is destroyed already does nothing.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(true).open_world(false),
-    );
-    results::with_result::<Destroyed>(tool)
+        |services, arguments, context| services.destroy_environment(arguments, context).boxed(),
+    )
+    .with_result::<Destroyed>()
 }
 
-pub(super) fn list_environments() -> Tool {
-    let tool = results::tool::<ListArguments>(
+pub(super) fn list_environments() -> ServedTool {
+    ServedTool::new(
         "list_environments",
         "List environments",
-        "List your environments, oldest first, with their ids, runtimes and states. Only those that are running take \
-         calls.",
+        "List your environments, oldest first, with their ids, runtimes and states. Only running ones accept calls.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
-    );
-    results::with_result::<Listed>(tool)
+        |services, ListArguments {}, context| ready(services.list_environments(context)).boxed(),
+    )
+    .with_result::<Listed>()
 }
 
-impl Inner {
-    pub(super) async fn create_environment(
-        &self,
-        arguments: JsonObject,
-        caller: &Caller,
-    ) -> Result<CallToolResult, Failure> {
-        let arguments: CreateArguments = arguments::read("create_environment", arguments)?;
+impl Services {
+    async fn create_environment(&self, arguments: CreateArguments, context: &CallContext) -> Outcome {
         let name = arguments.name.filter(|name| !name.is_empty()).map(|name| EnvironmentName::parse(&name));
         let network = arguments.network.map(|network| network.parse::<Policy>());
         let runtime = Runtime::from(arguments.runtime);
         let new = NewEnvironment {
-            owner: caller.owner.clone(),
+            owner: context.owner.clone(),
             name: name.transpose().map_err(ArgumentFault::Name)?,
             runtime,
             image: self.defaults.images.of(runtime).clone(),
             idle_timeout: self.idle_timeout(arguments.timeout_minutes)?,
             network: network.transpose().map_err(ArgumentFault::Network)?,
         };
-        let progress = caller.progress.clone();
+        let progress = context.progress.clone();
         let stages = move |stage: Stage| {
-            // An image that is pulled is merged as well.
+            // A pull is always followed by a merge, so each is half of the first stage.
             let at = match stage {
                 Stage::Image => 0.0,
                 Stage::Pull(amount) => amount.share() / 2.0,
@@ -174,14 +178,12 @@ impl Inner {
             };
             progress.stage(at, Some(STAGES), message);
         };
-        // A create that is dropped undoes itself.
-        let (environment, agent_origin) = tokio::select! {
-            created = self.environments.create(new, Box::new(stages)) => created?,
-            () = caller.cancelled.cancelled() => return Err(CallerFault::Cancelled { executed: None }.into()),
-        };
+        // Dropping the create undoes it.
+        let create = self.environments.create(new, Box::new(stages));
+        let (environment, agent_origin) = context.unless_cancelled(create).await?;
         results::object(&Created {
             agent_origin: origin(agent_origin),
-            created_at: results::rfc3339(environment.created_at),
+            created_at: formats::rfc3339(environment.created_at),
             environment_id: environment.id.to_string(),
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),
@@ -190,26 +192,16 @@ impl Inner {
         })
     }
 
-    pub(super) async fn destroy_environment(
-        &self,
-        arguments: JsonObject,
-        caller: &Caller,
-    ) -> Result<CallToolResult, Failure> {
-        let arguments: DestroyArguments = arguments::read("destroy_environment", arguments)?;
+    async fn destroy_environment(&self, arguments: DestroyArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
-        caller.progress.stage(0.0, None, "destroying the environment");
-        self.environments.destroy(&caller.owner, id).await?;
+        context.progress.stage(0.0, None, "destroying the environment");
+        self.environments.destroy(&context.owner, id).await?;
         results::object(&Destroyed { message: format!("Environment {id} has been destroyed"), status: "destroyed" })
     }
 
-    pub(super) fn list_environments(&self, arguments: JsonObject, caller: &Caller) -> Result<CallToolResult, Failure> {
-        let ListArguments {} = arguments::read("list_environments", arguments)?;
-        let environments = self.environments.list(&caller.owner);
-        let listed = |known: &Environment| {
-            let (refused, last) = self.environments.egress_refused(known.id);
-            listed(known, refused, last.map(|last| last.to_string()))
-        };
-        let environments: Vec<_> = environments.iter().map(listed).collect();
+    fn list_environments(&self, context: &CallContext) -> Outcome {
+        let environments = self.environments.list(&context.owner);
+        let environments: Vec<_> = environments.iter().map(|environment| self.listed(environment)).collect();
         results::object(&Listed { count: environments.len(), environments })
     }
 
@@ -222,18 +214,19 @@ impl Inner {
             Some(_) | None => Ok(self.defaults.idle_timeout),
         }
     }
-}
 
-fn listed(environment: &Environment, egress_refused: u64, egress_refused_last: Option<String>) -> ListedEnvironment {
-    ListedEnvironment {
-        agent_origin: environment.agent_origin.map(origin),
-        created_at: results::rfc3339(environment.created_at),
-        egress_refused,
-        egress_refused_last,
-        environment_id: environment.id.to_string(),
-        name: environment.name.as_str().to_owned(),
-        runtime: environment.runtime.name(),
-        status: environment.state().name(),
+    fn listed(&self, environment: &Environment) -> ListedEnvironment {
+        let (egress_refused, last_refused) = self.environments.egress_refused(environment.id);
+        ListedEnvironment {
+            agent_origin: environment.agent_origin.map(origin),
+            created_at: formats::rfc3339(environment.created_at),
+            egress_refused,
+            egress_refused_last: last_refused.map(|last| last.to_string()),
+            environment_id: environment.id.to_string(),
+            name: environment.name.as_str().to_owned(),
+            runtime: environment.runtime.name(),
+            status: environment.state().name(),
+        }
     }
 }
 
@@ -242,8 +235,4 @@ fn origin(origin: AgentOrigin) -> &'static str {
         AgentOrigin::Host => "host",
         AgentOrigin::Image => "image",
     }
-}
-
-pub(super) fn parse_id(text: &str) -> Result<EnvironmentId, ArgumentFault> {
-    text.parse().map_err(ArgumentFault::Id)
 }

@@ -1,47 +1,55 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The two kinds of error.
+//! The two kinds of error in answers to calls.
 //!
-//! What the caller can mend goes to the model as a tool result; what it cannot is a protocol error that names its
-//! cause, and a line in the server's log.
+//! An error that the caller can fix is a tool result, which the model reads. A failure of the server is a protocol
+//! error with its cause, and a line in the server's log.
 
 use rmcp::{
     ErrorData,
     model::{CallToolResult, ContentBlock, JsonObject},
 };
-
 use serde_json::{Value, json};
 
-use super::{arguments::SchemaFault, execution_tools::CommandResult};
+use super::{
+    arguments::{SchemaFault, shown},
+    command_result::CommandResult,
+};
 use crate::{
     causes::chain,
     error_code::ErrorCode,
     service::{
-        fault::{ArgumentFault, CallerFault, Fault, ServerFault},
+        fault::{CallerFault, Fault, ServerFault},
         log_limit,
     },
 };
 
-/// Characters of an error that are logged: a chain of causes, each a line long.
+/// The longest error in the log: a chain of causes, each a line long.
 const LOGGED_CHARS_MAX: usize = 2000;
 
-/// Of the numbers that JSON-RPC leaves to servers (section 5.1 of its specification), for what may work a little later.
+/// The code of a protocol error after which a retry may succeed. JSON-RPC leaves it to servers (section 5.1 of its
+/// specification).
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 
-/// Why a tool has no result.
+/// The result of a call.
+pub(super) type Outcome = Result<CallToolResult, Failure>;
+
+/// The reason why a call has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
     Arguments(SchemaFault),
     Service(Fault),
-    /// A result could not be written as JSON.
+    /// The result could not be written as JSON.
     Result(serde_json::Error),
-    UnknownTool,
-    /// The code of a tool panicked.
+    UnknownTool {
+        available: String,
+    },
+    /// The code of the tool panicked.
     Panic,
 }
 
 impl Failure {
-    /// Whether the call ended because its caller wanted it to.
+    /// Whether the caller cancelled the call.
     pub(super) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Service(Fault::Caller(CallerFault::Cancelled { .. })))
     }
@@ -53,25 +61,13 @@ impl From<SchemaFault> for Failure {
     }
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self::Service(fault)
-    }
-}
-
-impl From<ArgumentFault> for Failure {
-    fn from(fault: ArgumentFault) -> Self {
+impl<F: Into<Fault>> From<F> for Failure {
+    fn from(fault: F) -> Self {
         Self::Service(fault.into())
     }
 }
 
-impl From<CallerFault> for Failure {
-    fn from(fault: CallerFault) -> Self {
-        Self::Service(fault.into())
-    }
-}
-
-/// Answers a call that has failed.
+/// The answer to a call that failed.
 pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
         Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, None)),
@@ -84,36 +80,36 @@ pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult,
         }
         Failure::Service(Fault::Server(fault)) => Err(for_operator(tool, &fault)),
         Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
-        Failure::UnknownTool => Err(unknown_tool()),
-        // The panic's own message went to standard error.
-        Failure::Panic => Err(internal(tool, format!("{tool} panicked; the server's log has more"))),
+        Failure::UnknownTool { available } => Err(unknown_tool(tool, &available)),
+        // The message of the panic went to standard error.
+        Failure::Panic => Err(internal(tool, format!("{tool} panicked; see the server's log"))),
     }
 }
 
-/// Answers a question for a task that there is not, or that is another's.
+/// The answer to a request for a task that does not exist or belongs to another principal.
 pub(super) fn unknown_task() -> ErrorData {
-    let message = "there is no task of that id; a task is forgotten when its time is over";
+    let message = "unknown task; a task is removed when its ttl has passed";
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTask)))
 }
 
-/// Answers a question whose answer there is no room for.
-pub(super) fn no_room(fault: &CallerFault) -> ErrorData {
+/// The answer to a request for a task whose result exceeds the memory budget.
+pub(super) fn no_memory(fault: &CallerFault) -> ErrorData {
     ErrorData::new(SERVER_BUSY, fault.to_string(), Some(data(fault.code())))
 }
 
-fn unknown_tool() -> ErrorData {
-    let known: Vec<_> = super::tools().iter().map(|tool| &*tool.name).collect();
-    let message = format!("there is no tool of that name; there are {}", known.join(", "));
+fn unknown_tool(name: &str, available: &str) -> ErrorData {
+    let message = format!("unknown tool \"{}\"; available: {available}", shown(name));
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTool)))
 }
 
-/// What the `data` of a protocol error says.
+/// The `data` of a protocol error.
 #[must_use]
 pub fn data(code: ErrorCode) -> Value {
     json!({"code": code.as_str(), "hint": code.hint()})
 }
 
-/// A sentence for the model, a word for programs, and what a command had come to that was stopped.
+/// A tool result with a message for the model and a code for programs, added to the output of a command that was
+/// stopped.
 fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToolResult {
     let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]);
     let mut object = match stopped {
@@ -128,14 +124,13 @@ fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToo
 
 fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
     let message = chain(fault);
-    match fault {
-        // Each call of a guest that breaks the protocol ends here.
-        ServerFault::Call { id, .. } => {
-            if let Some(left_out) = log_limit::admitted(*id) {
-                log(tool, &message, left_out);
-            }
-        }
-        ServerFault::Start { .. } | ServerFault::Unowned { .. } => log(tool, &message, 0),
+    let left_out = match fault {
+        // A guest that breaks the protocol can cause one of these with each call, so they are rate-limited.
+        ServerFault::Call { id, .. } => log_limit::admitted(*id),
+        ServerFault::Start { .. } | ServerFault::Unowned { .. } => Some(0),
+    };
+    if let Some(left_out) = left_out {
+        log(tool, &message, left_out);
     }
     ErrorData::internal_error(message, Some(data(fault.code())))
 }
@@ -148,5 +143,5 @@ fn internal(tool: &str, message: String) -> ErrorData {
 fn log(tool: &str, message: &str, left_out: u64) {
     let end = message.char_indices().nth(LOGGED_CHARS_MAX).map_or(message.len(), |(at, _)| at);
     let message = message.get(..end).unwrap_or_default();
-    tracing::error!(tool, message, left_out, "a tool failed");
+    tracing::error!(tool, error = message, left_out, "a tool failed");
 }

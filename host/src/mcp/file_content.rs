@@ -1,10 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Shows what was read of a file: as the text or the picture that it is, else byte for byte in base64; behind a part,
-//! how to read on.
+//! The content of a file as a tool result: text, a picture, or base64. A line after a part says how to read on.
 //!
-//! There is no structured content: clients that prefer it would show the numbers and not the file. Programs find them
-//! in the result's `_meta`.
+//! The result has no structured content, since clients that prefer it would show the numbers in place of the file.
+//! Programs find the numbers in the result's `_meta`.
 
 use std::ops::Range;
 
@@ -19,11 +18,11 @@ use crate::domain::{
     utf8::without_cut_start,
 };
 
-/// Where a result says which part of the file it is.
+/// The key in `_meta` for the part of the file that a result holds.
 const PART_META: &str = "waggle/part";
 
-/// Of a text whose reader does not say how much it wants: as much as of an output. More is of no use to a model, and
-/// clients cut it off without a word.
+/// The most bytes of a text that are returned without a limit in the call: as much as of an output. A model cannot use
+/// more, and clients cut it silently.
 pub(super) const TEXT_BYTES_MAX: usize = 512 * 1024;
 
 /// The result of reading a file, or the part of it that `range` names.
@@ -46,7 +45,7 @@ pub(super) fn reply(
     CallToolResult::success(blocks).with_meta(Some(meta))
 }
 
-/// Makes a part of a long text; the range that it then is.
+/// Truncates a long text, and returns the range that is left.
 fn cut_long_text(content: &mut FileContent, base64: bool) -> Option<FileRange> {
     if base64 || content.bytes.len() <= TEXT_BYTES_MAX || std::str::from_utf8(&content.bytes).is_err() {
         return None;
@@ -74,8 +73,9 @@ fn text_or_blob(path: &GuestPath, bytes: Vec<u8>) -> ContentBlock {
     }
 }
 
-/// The media type of a picture that models can look at, by its first bytes: those of PNG (its specification, section
-/// 5.2), JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649, section 2.4).
+/// Returns the media type of a picture that models can look at, by its first bytes. They are those of PNG (its
+/// specification, section 5.2), JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649,
+/// section 2.4).
 fn picture(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
@@ -89,12 +89,12 @@ fn picture(bytes: &[u8]) -> Option<&'static str> {
 /// A part of a file, cut between characters if it is text.
 #[derive(Debug, Eq, PartialEq)]
 struct Part {
-    /// What is shown of the bytes that were read.
+    /// The range of the bytes read that is shown.
     kept: Range<usize>,
-    /// Where in the file that begins and ends.
+    /// Start and end of that range in the file.
     from: u64,
     to: u64,
-    /// The whole file; unknown for what the guest's kernel makes up.
+    /// `None` for files that the guest's kernel generates, such as those in `/proc`.
     file_size: Option<u64>,
     more: bool,
 }
@@ -115,13 +115,15 @@ impl Part {
         Self { from, to, more, kept, file_size }
     }
 
-    /// What a model needs to know to read on.
+    /// A line that tells the model how to read on.
     fn note(&self) -> Option<String> {
         let Self { from, to, .. } = self;
         match self.file_size {
             Some(size) if self.more => Some(format!("[bytes {from} to {to} of {size}; read on with offset {to}]")),
             None if self.more => Some(format!("[bytes {from} to {to}; there may be more, at offset {to}]")),
-            Some(size) if self.kept.is_empty() => Some(format!("[the file has {size} bytes; nothing is at {from}]")),
+            Some(size) if self.kept.is_empty() => {
+                Some(format!("[no bytes at offset {from}; the file has {size} bytes]"))
+            }
             Some(_) | None => None,
         }
     }
@@ -136,13 +138,14 @@ impl Part {
     }
 }
 
-/// The whole characters in a part of a text, which may begin and end in the middle of one; `None` if it is no text.
+/// Returns the range of whole characters in a part of a text, which may begin and end inside one; `None` if it is not
+/// UTF-8.
 fn characters(bytes: &[u8], begins_inside: bool, goes_on: bool) -> Option<Range<usize>> {
     let text = if begins_inside { without_cut_start(bytes) } else { bytes };
     let start = bytes.len() - text.len();
     match std::str::from_utf8(text) {
         Ok(_) => Some(start..bytes.len()),
-        // A part that has no whole character would never get anybody further.
+        // A part without a whole character is returned as it is: a reader could not move past it otherwise.
         Err(fault) if goes_on && fault.error_len().is_none() && fault.valid_up_to() > 0 => {
             Some(start..start + fault.valid_up_to())
         }
@@ -150,7 +153,7 @@ fn characters(bytes: &[u8], begins_inside: bool, goes_on: bool) -> Option<Range<
     }
 }
 
-/// A `file:` URI of the path in the guest, percent-encoded as RFC 3986 asks.
+/// The `file:` URI of a path in the guest, percent-encoded as RFC 3986 requires.
 fn resource_uri(path: &GuestPath) -> String {
     let absolute = if path.as_str().starts_with('/') { path.to_string() } else { format!("{SANDBOX_HOME}/{path}") };
     let encoded = absolute.bytes().map(|byte| match byte {
@@ -169,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_resources_uri_is_percent_encoded() {
+    fn resource_uri_is_percent_encoded() {
         let uri = |path: &str| resource_uri(&GuestPath::parse(path).unwrap());
         assert_eq!(uri("a b#ä"), "file:///home/sandbox/a%20b%23%C3%A4");
         assert_eq!(uri("/tmp/x.bin"), "file:///tmp/x.bin");
     }
 
     #[test]
-    fn a_picture_is_known_by_its_first_bytes() {
+    fn detects_pictures_by_their_first_bytes() {
         for (bytes, kind) in [
             (b"\x89PNG\r\n\x1a\nrest".as_slice(), Some("image/png")),
             (b"\xff\xd8\xff\xe0", Some("image/jpeg")),
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_that_is_read_whole_is_cut_with_a_note() {
+    fn cuts_long_text_with_a_note() {
         let path = GuestPath::parse("long").unwrap();
         let read = |bytes: Vec<u8>| {
             let file_size = bytes.len() as u64;
@@ -204,28 +207,28 @@ mod tests {
         assert_eq!(longer.content[0].as_text().unwrap().text.len(), TEXT_BYTES_MAX - 1);
         let note = "[bytes 0 to 524287 of 524289; read on with offset 524287]";
         assert_eq!(longer.content[1].as_text().unwrap().text, note);
-        // What is no text is of no use in part.
+        // Other files are useless in part, so they are never cut.
         assert_eq!(read(vec![0xff; TEXT_BYTES_MAX + 1]).content.len(), 1);
     }
 
     #[test]
-    fn a_part_says_how_to_read_on() {
+    fn note_says_how_to_read_on() {
         let note = |part: Part| part.note();
         assert_eq!(note(part(b"abcd", 10, 2, 4)).unwrap(), "[bytes 2 to 6 of 10; read on with offset 6]");
         assert_eq!(note(part(b"abcd", 6, 2, 4)), None);
         assert_eq!(note(part(b"abcd", 0, 0, 4)).unwrap(), "[bytes 0 to 4; there may be more, at offset 4]");
         assert_eq!(note(part(b"abc", 0, 0, 4)), None);
-        assert_eq!(note(part(b"", 6, 9, 4)).unwrap(), "[the file has 6 bytes; nothing is at 9]");
+        assert_eq!(note(part(b"", 6, 9, 4)).unwrap(), "[no bytes at offset 9; the file has 6 bytes]");
     }
 
     #[test]
-    fn a_part_of_a_text_is_cut_between_characters() {
+    fn cuts_text_between_characters() {
         // "a€b€" has its characters at 0, 1, 4 and 5.
         let text = "a€b€".as_bytes();
         assert_eq!(part(&text[..3], 8, 0, 3).kept, 0..1);
         assert_eq!(part(&text[2..6], 8, 2, 4).kept, 2..3);
         assert_eq!((part(&text[2..6], 8, 2, 4).from, part(&text[2..6], 8, 2, 4).to), (4, 5));
-        // At the end of the file it is no cut but a broken text, and no text at all is never cut.
+        // At the end of the file, an incomplete character is invalid text; invalid text is never cut.
         assert_eq!(part(&text[..3], 3, 0, 3).kept, 0..3);
         assert_eq!(part(b"\xff\xfe\xe2\x82", 9, 0, 4).kept, 0..4);
         assert_eq!(part(&text[1..3], 8, 1, 2).kept, 0..2);

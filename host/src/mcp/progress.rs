@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tells a client that asked for it how far a long call is, and what its command writes meanwhile.
+//! Reports the progress of a long call, and the output of its command, to a client that asked for it.
 //!
-//! Reports run beside the call and never hold it up: a client that does not read makes its reports stop, not its call.
-//! Each stage counts one; reports that are about nothing new go a small part of the way to the next, so that the
-//! numbers always grow. The longer a call writes, the rarer it is reported: a call has a bounded number of reports of
-//! bounded size.
+//! Reports run beside the call and never block it: if a client does not read, its reports stop, but its call goes on.
+//! Each stage counts one. A report without a new stage advances a small part of the way to the next one, so the numbers
+//! always grow. The report interval doubles, so the report limit covers an hour of output.
 
 use std::{
     borrow::Cow,
@@ -29,40 +28,40 @@ use crate::{
     mutex::lock,
 };
 
-/// Most reports of one call: enough for an hour of output. A session's channel holds all of them, so that a client that
-/// does not read blocks no other call of its session.
+/// The most reports of one call: enough for an hour of output. A session's channel can hold all of them, so a client
+/// that does not read blocks no other call of its session.
 pub(super) const REPORTS_MAX: usize = 1024;
 
-/// Clients give up on silence after 60 s at the earliest; people sooner.
+/// The longest silence between two reports. Clients time out after 60 s at the earliest; people lose patience sooner.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A client that has not taken a report by then is not reading.
+/// The time that a client has to accept a report, after which it gets no more.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Output of one report: more than a screen.
+/// The most output in one report: more than a screen.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
 
-/// Between two reports of output, at first: shorter looks no more alive.
+/// The first interval between two reports of output. A shorter one would look no more alive.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The interval doubles after so many reports of output: the first time after 16 s.
+/// Reports of output after which the interval doubles: the first time after 16 s.
 const REPORTS_PER_INTERVAL: u32 = 64;
 
-/// Takes stages, of which only the latest matters, and output.
+/// The sending end: takes stages, of which only the latest matters, and output.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    stages: watch::Sender<Stage>,
-    /// None if nobody listens.
+    stages: watch::Sender<CurrentStage>,
+    /// `None` if the client did not ask for output.
     live: Option<Arc<Live>>,
     start: Instant,
 }
 
-/// What a report without news goes of the way to the next stage: none arrives there, with as many reports as there may
-/// be.
+/// The part of the way to the next stage that a report without a new stage advances. It is so small that
+/// [`REPORTS_MAX`] reports never reach that stage.
 const STEP: f64 = 1.0 / 1024.0;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stage {
+pub(super) struct CurrentStage {
     at: f64,
     total: Option<u32>,
     message: Cow<'static, str>,
@@ -76,20 +75,21 @@ struct Live {
 }
 
 impl Progress {
-    /// No stage yet; `is_live` keeps output until it is told.
-    pub(super) fn new(is_live: bool) -> (Self, watch::Receiver<Stage>) {
-        let (stages, receiver) = watch::channel(Stage::default());
-        let live = is_live.then(|| Arc::new(Live::new()));
+    /// A sender without a stage; with `is_live` it buffers output until it is reported.
+    pub(super) fn new(is_live: bool) -> (Self, watch::Receiver<CurrentStage>) {
+        let (stages, receiver) = watch::channel(CurrentStage::default());
+        let output = || Mutex::new(LiveOutput::with_limit(OUTPUT_BYTES_MAX));
+        let live = is_live.then(|| Arc::new(Live { output: output(), arrived: Notify::new() }));
         (Self { stages, live, start: Instant::now() }, receiver)
     }
 
-    /// Says that a stage begins, or how far it is: how many came before it and which part of it is done, how many there
-    /// are, and what it is.
+    /// Sets the current stage: `at` is the number of stages before it plus the part of it that is done, `total` the
+    /// number of stages.
     pub(super) fn stage(&self, at: f64, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
-        self.stages.send_replace(Stage { at, total, message: message.into() });
+        self.stages.send_replace(CurrentStage { at, total, message: message.into() });
     }
 
-    /// Says what a command has written. Never waits for the client.
+    /// Buffers output of the command. Never waits for the client.
     pub(super) fn output(&self, stream: OutputStream, bytes: &[u8]) {
         if let Some(live) = &self.live {
             live.with(|output| output.push(stream, bytes));
@@ -97,7 +97,7 @@ impl Progress {
         }
     }
 
-    /// How far the call is, and what its command has written since this was asked, or reported, the last time.
+    /// The current stage, and the output since the last status or report.
     pub(super) fn status(&self) -> String {
         let stage = self.stages.borrow().message.clone();
         let status = with_seconds(&stage, self.start);
@@ -113,15 +113,11 @@ fn with_seconds(stage: &str, start: Instant) -> String {
 }
 
 impl Live {
-    fn new() -> Self {
-        Self { output: Mutex::new(LiveOutput::with_limit(OUTPUT_BYTES_MAX)), arrived: Notify::new() }
-    }
-
     fn with<T>(&self, act: impl FnOnce(&mut LiveOutput) -> T) -> T {
         act(&mut lock(&self.output))
     }
 
-    /// Resolves when there is output to report, but not before a time.
+    /// Waits until there is output to report, at least until `not_before`.
     async fn due(&self, not_before: Instant) {
         while self.with(|output| output.is_empty()) {
             self.arrived.notified().await;
@@ -130,14 +126,14 @@ impl Live {
     }
 }
 
-/// The two ends: what takes stages and output, and what reports them until it is dropped, if there is a token. What
-/// `is_asked` keeps output to be told on request, too.
+/// Returns the sending end, and a future that reports to the client if there is a token. The future never resolves.
+/// With `is_polled`, output is also buffered for [`Progress::status`].
 pub(super) fn channel(
     token: Option<ProgressToken>,
     peer: Peer<RoleServer>,
-    is_asked: bool,
+    is_polled: bool,
 ) -> (Progress, impl Future<Output = Infallible>) {
-    let (progress, receiver) = Progress::new(token.is_some() || is_asked);
+    let (progress, receiver) = Progress::new(token.is_some() || is_polled);
     let live = progress.live.clone();
     let report = async move {
         if let (Some(token), Some(live)) = (token, live) {
@@ -148,13 +144,18 @@ pub(super) fn channel(
     (progress, report)
 }
 
-/// Returns when there is nobody to report to any more.
-async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watch::Receiver<Stage>, live: &Live) {
+/// Reports until the limit is reached or the client stops reading.
+async fn report(
+    token: &ProgressToken,
+    peer: &Peer<RoleServer>,
+    mut stages: watch::Receiver<CurrentStage>,
+    live: &Live,
+) {
     let start = Instant::now();
     let mut next_output = start;
-    let (mut outputs, mut told) = (0, None);
+    let (mut outputs, mut reported) = (0, None);
     for _ in 0..REPORTS_MAX {
-        let (output, news) = tokio::select! {
+        let (output, is_new) = tokio::select! {
             biased;
             changed = stages.changed() => match changed {
                 Ok(()) => (None, true),
@@ -170,32 +171,28 @@ async fn report(token: &ProgressToken, peer: &Peer<RoleServer>, mut stages: watc
                 outputs += 1;
                 output
             }
-            None if news => stage.message.to_string(),
+            None if is_new => stage.message.to_string(),
             None => with_seconds(&stage.message, start),
         };
-        let progress = after(told, stage.at);
-        let note = ProgressNotificationParam::new(token.clone(), progress);
-        let note = match stage.total {
-            Some(total) => note.with_total(f64::from(total)),
-            None => note,
+        let progress = next(reported, stage.at);
+        let mut note = ProgressNotificationParam::new(token.clone(), progress);
+        note.total = stage.total.map(f64::from);
+        reported = Some(progress);
+        let Ok(Ok(())) = timeout(REPORT_TIMEOUT, peer.notify_progress(note.with_message(message))).await else {
+            return;
         };
-        told = Some(progress);
-        match timeout(REPORT_TIMEOUT, peer.notify_progress(note.with_message(message))).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
-        }
     }
 }
 
-/// From one report of output to the next, `before` of which have been sent.
+/// The interval to the next report of output, after `before` of them.
 fn interval_after(before: u32) -> Duration {
     OUTPUT_INTERVAL.saturating_mul(1_u32.checked_shl(before / REPORTS_PER_INTERVAL).unwrap_or(u32::MAX))
 }
 
-/// The next number to tell: where the call is, or, if that would be no growth, a step towards the next stage.
-fn after(told: Option<f64>, at: f64) -> f64 {
-    match told {
-        Some(told) if at <= told => told + (told.floor() + 1.0 - told) * STEP,
+/// The next number to report: `at`, or, if that would not grow, a step towards the next stage.
+fn next(reported: Option<f64>, at: f64) -> f64 {
+    match reported {
+        Some(reported) if at <= reported => reported + (reported.floor() + 1.0 - reported) * STEP,
         Some(_) | None => at,
     }
 }
@@ -206,33 +203,34 @@ mod tests {
 
     #[test]
     fn progress_always_grows_and_never_reaches_the_next_stage() {
-        let mut told = None;
+        let mut reported = None;
         for _ in 0..REPORTS_MAX {
-            let next = after(told, 1.0);
-            assert!(told.is_none_or(|told| next > told) && (1.0..2.0).contains(&next), "{next} after {told:?}");
-            told = Some(next);
+            let number = next(reported, 1.0);
+            assert!(reported.is_none_or(|last| number > last), "{number} after {reported:?}");
+            assert!((1.0..2.0).contains(&number), "{number}");
+            reported = Some(number);
         }
     }
 
     #[test]
-    fn news_is_told_as_it_is_unless_it_would_be_a_step_back() {
-        let mut told = None;
+    fn stage_is_reported_unchanged_unless_it_would_not_grow() {
+        let mut reported = None;
         let numbers = [0.0, 0.25, 0.25, 0.5, 0.4, 1.0].map(|at| {
-            told = Some(after(told, at));
-            told.unwrap()
+            reported = Some(next(reported, at));
+            reported.unwrap()
         });
         assert_eq!(numbers, [0.0, 0.25, 0.25 + 0.75 * STEP, 0.5, 0.5 + 0.5 * STEP, 1.0]);
     }
 
     #[test]
-    fn an_hour_of_output_and_heartbeats_is_reported_to_its_end() {
+    fn report_limit_covers_an_hour_of_output_and_heartbeats() {
         let mut outputs = 0;
         let mut passed = Duration::ZERO;
         while passed < Duration::from_secs(3600) {
             passed += interval_after(outputs);
             outputs += 1;
         }
-        // At the worst, each silence that is as long as the heartbeat has one.
+        // In the worst case each heartbeat is sent as well.
         let beats = 3600 / HEARTBEAT.as_secs();
         assert!(u64::from(outputs) + beats < REPORTS_MAX as u64, "{outputs} and {beats}");
     }

@@ -1,13 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The sessions of the dialect that has them: how many there can be, and whose each is.
+//! Sessions of the dialect that has them, with a limit and with owners.
 //!
-//! rmcp's own table has no limit and knows no principals. This one stands in front of it: a session is there only for
-//! the principal that began it, to everybody else its id is as unknown as any. A full table refuses the next session,
-//! unless one has been left alone for long enough to be ended in its favour. Those that have been silent for an hour
-//! end whenever another one begins.
+//! rmcp's own session table has no limit and no owners; this one wraps it. Only the principal that opened a session can
+//! use it; for others the id does not exist. When the table is full, a new session evicts one that has been idle for a
+//! minute, or is refused. Sessions that have been idle for an hour are closed whenever another one opens.
 
-mod names;
+mod request_ids;
 
 use std::{
     cell::Cell,
@@ -28,204 +27,203 @@ use rmcp::{
 };
 use tokio::time::Instant;
 
-use self::names::{Names, cancelled_by, names_of};
-use super::kept::{Kept, Unasked};
+use self::request_ids::{RequestIds, cancelled_id, ids_of};
+use super::memory::{OrphanedResults, RequestMemory};
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// A session without a call that has been silent for so long may be ended in favour of a new one when there is no room.
-/// Its client begins another one when it comes back.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+/// A session without an open answer may be evicted after this time without a request. Its client opens another one when
+/// it comes back.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// One that has been silent for so long is ended when the next one begins, room or not.
-const LEFT_FOR_GOOD_AFTER: Duration = Duration::from_secs(60 * 60);
+/// After this time without a request such a session is closed when the next one opens, even if the table has room.
+const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 60);
 
 tokio::task_local! {
-    static CALLER: Caller;
+    static REQUEST: CurrentRequest;
 }
 
-/// Whose request is being answered.
-struct Caller {
+/// The HTTP request that the current task answers.
+struct CurrentRequest {
     principal: Principal,
-    /// What the request holds until its answer is out.
-    kept: Kept,
-    /// Why the session that it is for does not take it.
+    memory: RequestMemory,
+    /// Set if the session table refuses the request.
     refusal: Cell<Option<SessionRefusal>>,
 }
 
-/// Answers a request on behalf of a principal; what it holds is kept for as long as its answer is.
+/// Runs `answer` as the answer to a request of `principal`, whose memory is held until the answer is written.
 ///
 /// # Errors
-/// [`SessionRefusal`] if the answer would have begun a session, or a request of one, that there can't be.
-pub async fn on_behalf<F: Future>(principal: Principal, kept: Kept, answer: F) -> Result<F::Output, SessionRefusal> {
+/// [`SessionRefusal`] if the session table refused the request.
+pub async fn on_behalf<F: Future>(
+    principal: Principal,
+    memory: RequestMemory,
+    answer: F,
+) -> Result<F::Output, SessionRefusal> {
     let answer = async {
         let output = answer.await;
-        (output, CALLER.with(|caller| caller.refusal.get()))
+        (output, REQUEST.with(|request| request.refusal.get()))
     };
-    match CALLER.scope(Caller { principal, kept, refusal: Cell::new(None) }, answer).await {
+    match REQUEST.scope(CurrentRequest { principal, memory, refusal: Cell::new(None) }, answer).await {
         (_, Some(refusal)) => Err(refusal),
         (output, None) => Ok(output),
     }
 }
 
-/// Why a session is not begun, or does not take a request.
+/// The reason why the session table refuses a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SessionRefusal {
-    /// There is no room for another session.
-    #[error("there are as many sessions as this server has room for; end one, or try again in a minute")]
+    /// The table is full, and none of its sessions may be evicted.
+    #[error("too many sessions are open; close one, or retry in a minute")]
     Full,
-    /// Answers find their way by the request's id, and reports by its progress token.
-    #[error(
-        "a request of this session that is not over yet has the same id, or the same progress token; use another one"
-    )]
+    /// Answers are routed by request id and reports by progress token, so an open request owns both.
+    #[error("the request id or progress token is in use by another open request of this session; use a new one")]
     Repeated,
 }
 
-/// Sessions with a limit, and with owners.
+/// A session manager with a limit and with owners.
 #[derive(Debug)]
 pub struct Sessions {
     inner: LocalSessionManager,
-    table: Arc<Mutex<HashMap<SessionId, Entry>>>,
-    /// Held from the look for room to the entry that takes it.
-    creating: tokio::sync::Mutex<()>,
+    table: Arc<Mutex<HashMap<SessionId, Session>>>,
+    /// Held while a session opens, from the check for room to the new entry.
+    opening: tokio::sync::Mutex<()>,
     sessions_max: usize,
-    abandoned_after: Duration,
-    left_for_good_after: Duration,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Session {
     owner: Principal,
     last_request: Instant,
-    /// Each open answer holds it.
+    /// Each open answer holds a strong reference.
     open: Weak<()>,
-    names: Names,
-    unasked: Unasked,
+    ids: RequestIds,
+    orphaned: OrphanedResults,
+}
+
+impl Session {
+    fn is_idle_for(&self, time: Duration) -> bool {
+        self.open.strong_count() == 0 && self.last_request.elapsed() >= time
+    }
 }
 
 impl Sessions {
-    /// None yet, and room for so many.
     pub(super) fn new(inner: LocalSessionManager, sessions_max: usize) -> Self {
-        let (table, creating) = (Arc::default(), tokio::sync::Mutex::default());
-        let (abandoned_after, left_for_good_after) = (ABANDONED_AFTER, LEFT_FOR_GOOD_AFTER);
-        Self { inner, table, creating, sessions_max, abandoned_after, left_for_good_after }
+        Self { inner, table: Arc::default(), opening: tokio::sync::Mutex::default(), sessions_max }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<SessionId, Entry>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<SessionId, Session>> {
         lock(&self.table)
     }
 
-    /// Makes room for one more; the session to be ended for it, if there has to be one.
-    fn make_room(&self) -> Result<Option<SessionId>, SessionFault> {
+    /// Returns the session to evict before another one opens, or `None` if the table has room.
+    fn session_to_evict(&self) -> Result<Option<SessionId>, SessionFault> {
         let table = self.table();
         if table.len() < self.sessions_max {
             return Ok(None);
         }
-        let left_alone = table.iter().filter(|(_, entry)| {
-            entry.open.strong_count() == 0 && entry.last_request.elapsed() >= self.abandoned_after
-        });
-        match left_alone.min_by_key(|(_, entry)| entry.last_request) {
+        let evictable = table.iter().filter(|(_, session)| session.is_idle_for(EVICTABLE_AFTER));
+        match evictable.min_by_key(|(_, session)| session.last_request) {
             Some((id, _)) => Ok(Some(Arc::clone(id))),
             None => Err(refused(SessionRefusal::Full)),
         }
     }
 
-    /// Whether the caller may know of a session; what ends sessions of itself may know of all.
-    fn is_callers(&self, id: &SessionId) -> bool {
+    /// Whether the current request may use a session. rmcp's own tasks, which answer no request, may use all of them.
+    fn is_owned(&self, id: &SessionId) -> bool {
         let table = self.table();
-        let Some(entry) = table.get(id) else { return false };
-        CALLER.try_with(|caller| caller.principal == entry.owner).unwrap_or(true)
+        let Some(session) = table.get(id) else { return false };
+        REQUEST.try_with(|request| request.principal == session.owner).unwrap_or(true)
     }
 
-    /// Whether it takes no more requests.
-    fn is_worn(&self, id: &SessionId) -> bool {
-        self.table().get(id).is_some_and(|entry| entry.names.are_worn())
-    }
-
-    /// Sessions that nobody will come back to.
-    fn left_for_good(&self) -> Vec<SessionId> {
+    fn expired(&self) -> Vec<SessionId> {
         let table = self.table();
-        let gone = table.iter().filter(|(_, entry)| {
-            let is_silent = entry.last_request.elapsed() >= self.left_for_good_after;
-            entry.open.strong_count() == 0 && (is_silent || entry.names.are_worn())
+        let expired = table.iter().filter(|(_, session)| {
+            session.is_idle_for(EXPIRES_AFTER) || (session.is_idle_for(Duration::ZERO) && session.ids.exhausted())
         });
-        gone.map(|(id, _)| Arc::clone(id)).collect()
+        expired.map(|(id, _)| Arc::clone(id)).collect()
     }
 
-    /// Notes that the session is used, and that it is until the token is dropped.
+    /// Records a request of a session. The session counts as in use until the token is dropped.
     fn touch(&self, id: &SessionId) -> Option<Arc<()>> {
         let mut table = self.table();
-        let entry = table.get_mut(id)?;
-        entry.last_request = Instant::now();
-        let open = entry.open.upgrade().unwrap_or_default();
-        entry.open = Arc::downgrade(&open);
+        let session = table.get_mut(id)?;
+        session.last_request = Instant::now();
+        let open = session.open.upgrade().unwrap_or_default();
+        session.open = Arc::downgrade(&open);
         Some(open)
     }
 
-    fn used<S>(&self, id: &SessionId, stream: S) -> InUse<S> {
-        InUse { stream: Box::pin(stream), taken: None, _left_with: Vec::new(), _open: self.touch(id) }
+    fn open_stream<S>(&self, id: &SessionId, stream: S) -> OpenStream<S> {
+        OpenStream { stream: Box::pin(stream), request: None, _resumed: Vec::new(), _open: self.touch(id) }
     }
 
-    /// Takes what a request of the session is called.
-    fn take(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<Taken, SessionFault> {
-        let names = names_of(message);
-        let kept = CALLER.try_with(|caller| caller.kept.clone()).unwrap_or_default();
-        if let Some(entry) = self.table().get_mut(id) {
-            entry.names.take(&names, &kept).map_err(refused)?;
+    /// Registers the id and the progress token of a request.
+    fn register(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<RegisteredRequest, SessionFault> {
+        let ids = ids_of(message);
+        let memory = REQUEST.try_with(|request| request.memory.clone()).unwrap_or_default();
+        if let Some(session) = self.table().get_mut(id) {
+            session.ids.register(&ids, &memory).map_err(refused)?;
         }
-        Ok(Taken { table: Arc::clone(&self.table), id: Arc::clone(id), names, kept, ended: false })
+        Ok(RegisteredRequest { table: Arc::clone(&self.table), session: Arc::clone(id), ids, memory, ended: false })
     }
 
-    /// A result that comes when its request has been cancelled belongs to none, and rmcp keeps it as long as the
-    /// session.
-    fn note_cancel(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
-        let Some(request) = cancelled_by(message) else { return };
+    /// Charges the result of a cancelled request to its session. rmcp holds a result that arrives after cancellation
+    /// until the session ends.
+    fn orphan_result(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
+        let Some(request) = cancelled_id(message) else { return };
         let table = self.table();
-        let Some(entry) = table.get(id) else { return };
-        if let Some(kept) = entry.names.kept_by(request) {
-            kept.leave_to(&entry.unasked);
+        let Some(session) = table.get(id) else { return };
+        if let Some(memory) = session.ids.memory_of(request) {
+            memory.move_results_to(&session.orphaned);
         }
+    }
+
+    async fn close(&self, id: &SessionId) -> Result<(), SessionFault> {
+        self.table().remove(id);
+        Ok(self.inner.close_session(id).await?)
     }
 }
 
+/// Records the refusal for [`on_behalf`], as rmcp turns every fault into the same answer.
 fn refused(refusal: SessionRefusal) -> SessionFault {
-    let _ = CALLER.try_with(|caller| caller.refusal.set(Some(refusal)));
+    let _ = REQUEST.try_with(|request| request.refusal.set(Some(refusal)));
     SessionFault::Refused(refusal)
 }
 
-/// What a request is called, until its answer has ended.
-struct Taken {
-    table: Arc<Mutex<HashMap<SessionId, Entry>>>,
-    id: SessionId,
-    names: Vec<u64>,
-    kept: Kept,
+/// A request whose ids are in use. Dropping it releases them, if the answer was read to its end.
+struct RegisteredRequest {
+    table: Arc<Mutex<HashMap<SessionId, Session>>>,
+    session: SessionId,
+    ids: Vec<u64>,
+    memory: RequestMemory,
     ended: bool,
 }
 
-impl Drop for Taken {
+impl Drop for RegisteredRequest {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
-        if let Some(entry) = table.get_mut(&self.id) {
-            entry.names.give_back(&self.names, self.ended, &self.kept);
+        if let Some(session) = table.get_mut(&self.session) {
+            session.ids.release(&self.ids, self.ended, &self.memory);
         }
     }
 }
 
-/// What keeps a session from counting as left alone while it is read.
-struct InUse<S> {
+/// An open answer, which keeps its session from being evicted.
+struct OpenStream<S> {
     stream: Pin<Box<S>>,
-    taken: Option<Taken>,
-    /// What the answers hold that it may have taken up again.
-    _left_with: Vec<Kept>,
+    request: Option<RegisteredRequest>,
+    /// The memory of the abandoned answers, one of which this stream may have resumed.
+    _resumed: Vec<RequestMemory>,
     _open: Option<Arc<()>>,
 }
 
-impl<S: Stream> Stream for InUse<S> {
+impl<S: Stream> Stream for OpenStream<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.as_mut().poll_next(context);
-        if let (Poll::Ready(None), Some(taken)) = (&polled, &mut self.taken) {
-            taken.ended = true;
+        if let (Poll::Ready(None), Some(request)) = (&polled, &mut self.request) {
+            request.ended = true;
         }
         polled
     }
@@ -236,18 +234,18 @@ impl SessionManager for Sessions {
     type Transport = SessionTransport;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), SessionFault> {
-        let _creating = self.creating.lock().await;
-        for gone in self.left_for_good() {
-            self.forget(&gone).await?;
+        let _opening = self.opening.lock().await;
+        for expired in self.expired() {
+            self.close(&expired).await?;
         }
-        if let Some(left_alone) = self.make_room()? {
-            self.forget(&left_alone).await?;
+        if let Some(evicted) = self.session_to_evict()? {
+            self.close(&evicted).await?;
         }
         let (id, transport) = self.inner.create_session().await?;
-        let owner = CALLER.try_with(|caller| caller.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
-        let (names, unasked) = (Names::default(), Unasked::default());
-        let entry = Entry { owner, last_request: Instant::now(), open: Weak::new(), names, unasked };
-        self.table().insert(Arc::clone(&id), entry);
+        let owner = REQUEST.try_with(|request| request.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
+        let (ids, orphaned) = (RequestIds::default(), OrphanedResults::default());
+        let session = Session { owner, last_request: Instant::now(), open: Weak::new(), ids, orphaned };
+        self.table().insert(Arc::clone(&id), session);
         Ok((id, transport))
     }
 
@@ -260,11 +258,13 @@ impl SessionManager for Sessions {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, SessionFault> {
-        Ok(self.is_callers(id) && !self.is_worn(id) && self.inner.has_session(id).await?)
+        // A session with too many abandoned answers accepts no more requests.
+        let exhausted = self.table().get(id).is_some_and(|session| session.ids.exhausted());
+        Ok(self.is_owned(id) && !exhausted && self.inner.has_session(id).await?)
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), SessionFault> {
-        if self.is_callers(id) { self.forget(id).await } else { Ok(()) }
+        if self.is_owned(id) { self.close(id).await } else { Ok(()) }
     }
 
     async fn create_stream(
@@ -272,15 +272,15 @@ impl SessionManager for Sessions {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        let taken = self.take(id, &message)?;
-        let mut stream = self.used(id, self.inner.create_stream(id, message).await?);
-        stream.taken = Some(taken);
+        let request = self.register(id, &message)?;
+        let mut stream = self.open_stream(id, self.inner.create_stream(id, message).await?);
+        stream.request = Some(request);
         Ok(stream)
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), SessionFault> {
         self.touch(id);
-        self.note_cancel(id, &message);
+        self.orphan_result(id, &message);
         Ok(self.inner.accept_message(id, message).await?)
     }
 
@@ -288,7 +288,7 @@ impl SessionManager for Sessions {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        Ok(self.used(id, self.inner.create_standalone_stream(id).await?))
+        Ok(self.open_stream(id, self.inner.create_standalone_stream(id).await?))
     }
 
     async fn resume(
@@ -296,163 +296,23 @@ impl SessionManager for Sessions {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        let left_with = self.table().get(id).map(|entry| entry.names.left_with()).unwrap_or_default();
-        let mut stream = self.used(id, self.inner.resume(id, last_event_id).await?);
-        stream._left_with = left_with;
+        let abandoned = self.table().get(id).map(|session| session.ids.abandoned()).unwrap_or_default();
+        let mut stream = self.open_stream(id, self.inner.resume(id, last_event_id).await?);
+        stream._resumed = abandoned;
         Ok(stream)
     }
 }
 
-impl Sessions {
-    async fn forget(&self, id: &SessionId) -> Result<(), SessionFault> {
-        self.table().remove(id);
-        Ok(self.inner.close_session(id).await?)
-    }
-}
-
-/// A session cannot be had.
+/// A failed operation on a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionFault {
-    /// Ours.
+    /// This table refused the request.
     #[error(transparent)]
     Refused(#[from] SessionRefusal),
-    /// rmcp's reason.
+    /// rmcp's session manager failed.
     #[error(transparent)]
     Local(#[from] LocalSessionManagerError),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(name: &str) -> Principal {
-        name.parse().unwrap()
-    }
-
-    async fn create(sessions: &Sessions, name: &str) -> Result<SessionId, SessionRefusal> {
-        let created = on_behalf(named(name), Kept::default(), sessions.create_session()).await?;
-        Ok(created.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn a_session_is_there_for_its_owner_only() {
-        let sessions = Sessions::new(LocalSessionManager::default(), 2);
-        let id = create(&sessions, "ada").await.unwrap();
-        let known_to = |name| on_behalf(named(name), Kept::default(), sessions.has_session(&id));
-        assert_eq!((known_to("ada").await.unwrap().unwrap(), known_to("bob").await.unwrap().unwrap()), (true, false));
-        on_behalf(named("bob"), Kept::default(), sessions.close_session(&id)).await.unwrap().unwrap();
-        assert!(known_to("ada").await.unwrap().unwrap());
-        on_behalf(named("ada"), Kept::default(), sessions.close_session(&id)).await.unwrap().unwrap();
-        assert!(!known_to("ada").await.unwrap().unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_full_table_ends_what_is_left_alone_and_refuses_otherwise() {
-        let abandoned_after = Duration::from_millis(200);
-        let sessions = Sessions { abandoned_after, ..Sessions::new(LocalSessionManager::default(), 2) };
-        let first = create(&sessions, "ada").await.unwrap();
-        let second = create(&sessions, "ada").await.unwrap();
-        assert_eq!(create(&sessions, "bob").await, Err(SessionRefusal::Full));
-        // One is read from, which has no end; so the other one has to go.
-        let reading = sessions.used(&first, futures_util::stream::pending::<ServerSseMessage>());
-        tokio::time::sleep(abandoned_after).await;
-        let third = create(&sessions, "bob").await.unwrap();
-        let there = [&first, &second, &third].map(|id| sessions.table().contains_key(id));
-        assert_eq!(there, [true, false, true]);
-        drop(reading);
-        assert_eq!(create(&sessions, "bob").await.map(|_| ()), Ok(()));
-        assert_eq!(sessions.table().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn what_a_request_is_called_is_taken_until_its_answer_has_ended() {
-        use futures_util::StreamExt as _;
-        let sessions = Sessions::new(LocalSessionManager::default(), 2);
-        let id = create(&sessions, "ada").await.unwrap();
-        let message = |number: u32, token: u32| {
-            let params = serde_json::json!({"name": "x", "_meta": {"progressToken": token}});
-            let call = serde_json::json!({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params});
-            serde_json::from_value::<ClientJsonRpcMessage>(call).unwrap()
-        };
-        let take = async |message: ClientJsonRpcMessage| {
-            on_behalf(named("ada"), Kept::default(), async {
-                sessions.take(&id, &message).map_err(|fault| fault.to_string())
-            })
-            .await
-        };
-        let open = |taken| {
-            let mut stream = sessions.used(&id, futures_util::stream::empty::<ServerSseMessage>());
-            stream.taken = Some(taken);
-            stream
-        };
-        let first = take(message(1, 10)).await.unwrap().unwrap();
-        for repeated in [message(1, 11), message(2, 10)] {
-            assert_eq!(take(repeated).await.map(|_| ()), Err(SessionRefusal::Repeated));
-        }
-        // Read to its end, it is over; one that was left is not.
-        assert_eq!(open(first).next().await.map(|_| ()), None);
-        drop(open(take(message(1, 10)).await.unwrap().unwrap()));
-        assert_eq!(take(message(1, 12)).await.map(|_| ()), Err(SessionRefusal::Repeated));
-        for number in 2..=u32::try_from(names::LEFT_MAX).unwrap() {
-            assert!(!sessions.is_worn(&id));
-            drop(open(take(message(number, number + 10_000)).await.unwrap().unwrap()));
-        }
-        assert!(sessions.is_worn(&id));
-        assert!(!on_behalf(named("ada"), Kept::default(), sessions.has_session(&id)).await.unwrap().unwrap());
-        // The next session ends it.
-        create(&sessions, "ada").await.unwrap();
-        assert!(!sessions.table().contains_key(&id));
-    }
-
-    #[tokio::test]
-    async fn a_session_that_is_silent_for_long_ends_when_another_one_begins() {
-        let left_for_good_after = Duration::from_millis(100);
-        let sessions = Sessions { left_for_good_after, ..Sessions::new(LocalSessionManager::default(), 9) };
-        let [first, second] = [create(&sessions, "ada").await.unwrap(), create(&sessions, "ada").await.unwrap()];
-        let _reading = sessions.used(&first, futures_util::stream::pending::<ServerSseMessage>());
-        tokio::time::sleep(left_for_good_after).await;
-        create(&sessions, "bob").await.unwrap();
-        let there = [&first, &second].map(|id| sessions.table().contains_key(id));
-        assert_eq!(there, [true, false]);
-    }
-
-    #[tokio::test]
-    async fn what_a_cancelled_request_comes_to_is_held_until_its_session_ends() {
-        let sessions = Sessions::new(LocalSessionManager::default(), 2);
-        let id = create(&sessions, "ada").await.unwrap();
-        let message = |json: serde_json::Value| serde_json::from_value::<ClientJsonRpcMessage>(json).unwrap();
-        let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}});
-        let cancel = |number: u32| {
-            let method = "notifications/cancelled";
-            message(serde_json::json!({"jsonrpc": "2.0", "method": method, "params": {"requestId": number}}))
-        };
-        let kept = Kept::default();
-        let taken = on_behalf(named("ada"), kept.clone(), async { sessions.take(&id, &message(call)) }).await.unwrap();
-        let budget = crate::budget::Budget::new(1024 * 1024);
-        let unasked = || sessions.table()[&id].unasked.len();
-        kept.keep(budget.room(&named("ada"), 1).await);
-        sessions.note_cancel(&id, &cancel(2));
-        assert_eq!(unasked(), 0);
-        sessions.note_cancel(&id, &cancel(1));
-        assert_eq!(unasked(), 1);
-        drop(taken.unwrap());
-        kept.keep(budget.room(&named("ada"), 1).await);
-        assert_eq!(unasked(), 2);
-    }
-
-    #[tokio::test]
-    async fn who_takes_up_an_answer_that_was_left_holds_what_its_request_held() {
-        let sessions = Sessions::new(LocalSessionManager::default(), 2);
-        let id = create(&sessions, "ada").await.unwrap();
-        let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}});
-        let message: ClientJsonRpcMessage = serde_json::from_value(call).unwrap();
-        let kept = Kept::default();
-        let taken = on_behalf(named("ada"), kept.clone(), async { sessions.take(&id, &message) }).await.unwrap();
-        drop(taken.unwrap());
-        let left_with = || sessions.table()[&id].names.left_with().len();
-        assert_eq!(left_with(), 1);
-        // The call is over, and its answer has gone with it.
-        drop(kept);
-        assert_eq!(left_with(), 0);
-    }
-}
+mod tests;

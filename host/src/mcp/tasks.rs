@@ -3,16 +3,16 @@
 //! Calls that outlive their requests: the extension `io.modelcontextprotocol/tasks` (SEP-2663).
 //!
 //! ```text
-//!             hand over              the call ends            its time is over
-//!  a call ──────────────▶ working ──────────────▶ an outcome ─────────────────▶ unknown
+//!           start              call ends              expires
+//!  call ─────────▶ working ─────────────▶ ended ─────────────▶ removed
 //! ```
 //!
-//! A call is handed over when its client can poll and has waited for a while. Where there is no room for another task
-//! the call stays what it was, a request that is answered when it is over, so a task's result is never dropped before
-//! its time to make room. To all but its principal a task is as unknown as one that never was.
+//! A call becomes a task once it has run for [`START_AFTER`], if its client can poll. If the limits allow no further
+//! task, the call stays an ordinary request, which is answered when it ends; so a result is never removed early to make
+//! room for others. Only the principal that made the call can use a task; for others the id does not exist.
 //!
-//! rmcp has a `TaskManager` too. It knows no principals, cannot let go of a result before its time is over and has no
-//! limit of what it holds, so only the types are taken from it.
+//! rmcp has a `TaskManager` as well, but its tasks have no owners, it cannot remove a result early, and its memory has
+//! no limit. So this uses only rmcp's types.
 
 mod outcome;
 
@@ -25,7 +25,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use rmcp::{
     ErrorData,
-    model::{CallToolRequestParams, DetailedTask, Task, TaskPayload, TaskStatus},
+    model::{DetailedTask, Task, TaskPayload, TaskStatus},
 };
 use tokio::{
     sync::Notify,
@@ -34,57 +34,42 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-pub(super) use self::outcome::Outcome;
-use super::{errors, progress::Progress, results};
+use super::{
+    errors::{self, Outcome},
+    formats,
+    progress::Progress,
+};
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// How long a call is waited for before it becomes a task: most are over by then, and a poll costs its client more.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// The time after which a running call becomes a task. Most calls end earlier, and a poll costs the client more.
+pub(super) const START_AFTER: Duration = Duration::from_secs(2);
 
-/// How often a client should ask, in milliseconds.
+/// The interval at which a client should poll, in milliseconds.
 const POLL_INTERVAL_MS: u64 = 1000;
 
-/// Beyond the longest command, how long a task may run: what is left is an image that comes over a slow line, for 2 GB
-/// of which the pull itself allows as long.
-const SLOW_PULL: Duration = Duration::from_secs(6 * 60 * 60);
+/// The time that a task may run beyond the longest command. Only the pull of an image takes that long: a pull has this
+/// timeout itself, which is enough for 2 GB over a slow line.
+const PULL_ALLOWANCE: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// How long a task is known, at least, that has run for as long as it may.
-const UNASKED: Duration = Duration::from_secs(10 * 60);
+/// The time for which a task is kept after its longest run, so that the client can still read the outcome.
+const UNREAD_RETENTION: Duration = Duration::from_secs(10 * 60);
 
-/// How long an outcome is kept once it has been told: for a client to whom the answer did not get through.
-const TOLD: Duration = Duration::from_secs(60);
+/// The time for which an outcome is kept after the first read, for a client that lost the answer.
+const READ_RETENTION: Duration = Duration::from_secs(60);
 
-/// What one principal's tasks, and all together, may hold.
-const OF_ONE: Load = Load { tasks: 64, bytes: 128 * 1024 * 1024 };
-const OF_ALL: Load = Load { tasks: 512, bytes: 256 * 1024 * 1024 };
+/// The limits of one principal's tasks, and of all tasks.
+const PRINCIPAL_MAX: Load = Load { tasks: 64, bytes: 128 * 1024 * 1024 };
+const TOTAL_MAX: Load = Load { tasks: 512, bytes: 256 * 1024 * 1024 };
 
-/// What the result of a command can come to: two outputs, whose bytes may each take three as structured content and six
-/// in its text, though not the same bytes both.
-const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// What a few words come to, however long the names in them are.
-const WORDS_BYTES_MAX: usize = 64 * 1024;
-
-/// The most that a call holds, its outcome included, if it is one that can take long enough to become a task.
-pub(super) fn bytes_max(call: &CallToolRequestParams) -> Option<usize> {
-    let outcome = match &*call.name {
-        "execute" | "install_packages" => COMMAND_BYTES_MAX,
-        "create_environment" => WORDS_BYTES_MAX,
-        _ => return None,
-    };
-    let arguments = call.arguments.iter().flat_map(|arguments| arguments.values());
-    Some(arguments.map(outcome::value_weight).sum::<usize>().saturating_add(outcome))
-}
-
-/// A call that is handed over.
-pub(super) struct Call {
+/// A call that may become a task.
+pub(super) struct RunningCall {
     pub(super) owner: Principal,
     pub(super) tool: String,
-    /// Runs to its end after `cancelled` too, but soon.
-    pub(super) running: BoxFuture<'static, Outcome>,
+    /// Ends soon after `cancelled` is.
+    pub(super) outcome: BoxFuture<'static, Outcome>,
     pub(super) cancelled: CancellationToken,
     pub(super) progress: Progress,
-    /// Its arguments and its outcome take no more together.
+    /// The most memory that its arguments and its outcome take together.
     pub(super) bytes_max: usize,
 }
 
@@ -92,45 +77,38 @@ pub(super) struct Call {
 #[derive(Clone, Debug)]
 pub(super) struct Tasks {
     table: Arc<Mutex<Table>>,
-    /// How long a task may run, and how long it is known.
-    times: Times,
+    /// The longest time that a task may run.
+    run_max: Duration,
     running: TaskTracker,
-    /// Cancelled when nothing may go on any more.
+    /// Cancelled when the server ends, to drop every call that still runs.
     stop: CancellationToken,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    run: Duration,
-    known: Duration,
-    told: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     closing: bool,
-    entries: HashMap<String, Entry>,
+    records: HashMap<String, Record>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Record {
     owner: Principal,
     created_at: SystemTime,
     updated_at: SystemTime,
     created: Instant,
-    known_until: Instant,
-    state: State,
-    /// Wakes the one who forgets the task when it is to be forgotten sooner.
-    sooner: Arc<Notify>,
+    expires_at: Instant,
+    state: TaskState,
+    /// Wakes the task's own loop when `expires_at` moves to an earlier time.
+    expires_sooner: Arc<Notify>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TaskState {
     Working { cancelled: CancellationToken, progress: Progress, bytes_max: usize },
     Ended { payload: Arc<TaskPayload>, bytes: usize },
 }
 
-/// How much some tasks hold.
+/// A number of tasks and the memory that they hold.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     tasks: usize,
@@ -138,7 +116,7 @@ struct Load {
 }
 
 impl Load {
-    /// With another task of so many bytes.
+    /// Adds one task of `bytes`.
     fn and(self, bytes: usize) -> Self {
         Self { tasks: self.tasks + 1, bytes: self.bytes.saturating_add(bytes) }
     }
@@ -148,18 +126,18 @@ impl Load {
     }
 }
 
-impl Entry {
-    /// What it holds, or may come to hold.
+impl Record {
+    /// The memory that the task holds, or may hold when it ends.
     fn bytes(&self) -> usize {
         match &self.state {
-            State::Working { bytes_max, .. } => *bytes_max,
-            State::Ended { bytes, .. } => *bytes,
+            TaskState::Working { bytes_max, .. } => *bytes_max,
+            TaskState::Ended { bytes, .. } => *bytes,
         }
     }
 
     fn task(&self, id: &str, status: TaskStatus) -> Task {
-        let [created_at, updated_at] = [self.created_at, self.updated_at].map(results::rfc3339);
-        let ttl = self.known_until.saturating_duration_since(self.created);
+        let [created_at, updated_at] = [self.created_at, self.updated_at].map(formats::rfc3339);
+        let ttl = self.expires_at.saturating_duration_since(self.created);
         Task::new(id, status, created_at, updated_at)
             .with_ttl_ms(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
             .with_poll_interval_ms(POLL_INTERVAL_MS)
@@ -167,127 +145,130 @@ impl Entry {
 }
 
 impl Table {
+    /// Whether the limits allow another task of `bytes`.
     fn has_room(&self, owner: &Principal, bytes: usize) -> bool {
-        let load = |mine: bool| {
-            let counted = self.entries.values().filter(|entry| !mine || entry.owner == *owner);
-            counted.fold(Load::default(), |load, entry| load.and(entry.bytes())).and(bytes)
+        let load = |of_owner: bool| {
+            let counted = self.records.values().filter(|record| !of_owner || record.owner == *owner);
+            counted.fold(Load::default(), |load, record| load.and(record.bytes())).and(bytes)
         };
-        load(true).fits(OF_ONE) && load(false).fits(OF_ALL)
+        load(true).fits(PRINCIPAL_MAX) && load(false).fits(TOTAL_MAX)
     }
 
-    /// An entry of this principal's.
-    fn of(&mut self, owner: &Principal, id: &str) -> Result<&mut Entry, ErrorData> {
-        self.entries.get_mut(id).filter(|entry| entry.owner == *owner).ok_or_else(errors::unknown_task)
+    fn find(&mut self, owner: &Principal, id: &str) -> Result<&mut Record, ErrorData> {
+        self.records.get_mut(id).filter(|record| record.owner == *owner).ok_or_else(errors::unknown_task)
     }
 }
 
 impl Tasks {
-    /// No tasks yet; no call takes longer than `call_max`.
+    /// An empty table for commands that run for at most `call_max`.
     pub(super) fn new(call_max: Duration) -> Self {
-        let run = call_max + SLOW_PULL;
-        let times = Times { run, known: run + UNASKED, told: TOLD };
-        Self { table: Arc::default(), times, running: TaskTracker::new(), stop: CancellationToken::new() }
+        let run_max = call_max + PULL_ALLOWANCE;
+        Self { table: Arc::default(), run_max, running: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
     }
 
-    /// Makes a task of a call, which is known before this returns; the call comes back if there is no room for it.
-    pub(super) fn hand_over(&self, call: Call) -> Result<Task, BoxFuture<'static, Outcome>> {
-        let Call { owner, tool, running, cancelled, progress, bytes_max } = call;
+    /// Makes a task of a call. The task can be polled as soon as this returns.
+    ///
+    /// # Errors
+    /// The call itself, to be awaited by the request, if the limits allow no further task.
+    pub(super) fn start(&self, call: RunningCall) -> Result<Task, BoxFuture<'static, Outcome>> {
+        let RunningCall { owner, tool, outcome, cancelled, progress, bytes_max } = call;
         let mut table = self.table();
         if table.closing || !table.has_room(&owner, bytes_max) {
-            return Err(running);
+            return Err(outcome);
         }
-        let (now, sooner) = (SystemTime::now(), Arc::new(Notify::new()));
+        let (now, expires_sooner) = (SystemTime::now(), Arc::new(Notify::new()));
         let created = Instant::now();
-        let entry = Entry {
+        let record = Record {
             owner,
             created_at: now,
             updated_at: now,
             created,
-            known_until: created + self.times.known,
-            state: State::Working { cancelled: cancelled.clone(), progress, bytes_max },
-            sooner: Arc::clone(&sooner),
+            expires_at: created + self.run_max + UNREAD_RETENTION,
+            state: TaskState::Working { cancelled: cancelled.clone(), progress, bytes_max },
+            expires_sooner: Arc::clone(&expires_sooner),
         };
         let id = Uuid::new_v4().to_string();
-        let task = entry.task(&id, TaskStatus::Working);
-        table.entries.insert(id.clone(), entry);
-        let own = Own { tasks: self.clone(), id };
-        let life = own.live(tool, running, cancelled, sooner);
+        let task = record.task(&id, TaskStatus::Working);
+        table.records.insert(id.clone(), record);
+        let entry = TaskEntry { tasks: self.clone(), id };
+        let run = entry.run(tool, outcome, cancelled, expires_sooner);
         let stop = self.stop.clone();
         self.running.spawn(async move {
             tokio::select! {
-                () = life => {}
+                () = run => {}
                 () = stop.cancelled() => {}
             }
         });
         Ok(task)
     }
 
-    /// How far a task is, or what it came to.
+    /// Returns the progress or the outcome of a task. Reading an outcome shortens its retention.
     pub(super) fn get(&self, owner: &Principal, id: &str) -> Result<DetailedTask, ErrorData> {
         let (task, payload) = {
             let mut table = self.table();
-            let entry = table.of(owner, id)?;
-            match &entry.state {
-                State::Working { progress, .. } => {
+            let record = table.find(owner, id)?;
+            match &record.state {
+                TaskState::Working { progress, .. } => {
                     let message = progress.status();
                     return Ok(DetailedTask::new(
-                        entry.task(id, TaskStatus::Working).with_status_message(message),
+                        record.task(id, TaskStatus::Working).with_status_message(message),
                         TaskPayload::Working,
                     ));
                 }
-                State::Ended { payload, .. } => {
+                TaskState::Ended { payload, .. } => {
                     let payload = Arc::clone(payload);
-                    let told_until = Instant::now() + self.times.told;
-                    if told_until < entry.known_until {
-                        entry.known_until = told_until;
-                        entry.sooner.notify_one();
+                    let expires_at = Instant::now() + READ_RETENTION;
+                    if expires_at < record.expires_at {
+                        record.expires_at = expires_at;
+                        record.expires_sooner.notify_one();
                     }
-                    (entry.task(id, payload.status()), payload)
+                    (record.task(id, payload.status()), payload)
                 }
             }
         };
-        // A copy may be megabytes, which nobody else waits for.
+        // The copy may be megabytes, so it is made without the lock.
         Ok(DetailedTask::new(task, TaskPayload::clone(&payload)))
     }
 
-    /// What the outcome of a task holds, if it has one.
+    /// The size of a task's outcome; 0 while the task is working.
     pub(super) fn outcome_bytes(&self, owner: &Principal, id: &str) -> Result<usize, ErrorData> {
-        Ok(match &self.table().of(owner, id)?.state {
-            State::Working { .. } => 0,
-            State::Ended { bytes, .. } => *bytes,
+        Ok(match &self.table().find(owner, id)?.state {
+            TaskState::Working { .. } => 0,
+            TaskState::Ended { bytes, .. } => *bytes,
         })
     }
 
-    /// Ends what a task runs, if it still does.
+    /// Cancels the call of a task; does nothing if it has ended.
     pub(super) fn cancel(&self, owner: &Principal, id: &str) -> Result<(), ErrorData> {
-        match &self.table().of(owner, id)?.state {
-            State::Working { cancelled, .. } => cancelled.cancel(),
-            State::Ended { .. } => {}
+        match &self.table().find(owner, id)?.state {
+            TaskState::Working { cancelled, .. } => cancelled.cancel(),
+            TaskState::Ended { .. } => {}
         }
         Ok(())
     }
 
-    /// Takes answers to questions. No task of ours asks any, and answers that nobody has asked for are to be ignored.
+    /// Ignores the client's input to a task. The extension requires this of input that was not requested, and no tool
+    /// requests any.
     pub(super) fn update(&self, owner: &Principal, id: &str) -> Result<(), ErrorData> {
-        self.table().of(owner, id).map(|_| ())
+        self.table().find(owner, id).map(|_| ())
     }
 
-    /// Takes no more calls, and cancels those that there are: a client that polls cannot reach a server that goes.
+    /// Refuses new tasks and cancels all calls. A client that polls could not reach the server when it is gone.
     pub(super) fn close(&self) {
         let mut table = self.table();
         table.closing = true;
-        for entry in table.entries.values() {
-            if let State::Working { cancelled, .. } = &entry.state {
+        for record in table.records.values() {
+            if let TaskState::Working { cancelled, .. } = &record.state {
                 cancelled.cancel();
             }
         }
     }
 
-    /// Drops what still runs.
+    /// Drops all tasks, and waits until their calls are gone.
     pub(super) async fn end(&self) {
         self.close();
         self.stop.cancel();
@@ -296,57 +277,49 @@ impl Tasks {
     }
 }
 
-/// The entry of one task, which goes with this.
-struct Own {
+/// Owns the record of one task, and removes it when dropped.
+struct TaskEntry {
     tasks: Tasks,
     id: String,
 }
 
-impl Own {
-    async fn live(
+impl TaskEntry {
+    /// Awaits the outcome of the call, which is cancelled at the limit, then keeps it until it expires.
+    async fn run(
         self,
         tool: String,
-        running: BoxFuture<'static, Outcome>,
+        mut outcome: BoxFuture<'static, Outcome>,
         cancelled: CancellationToken,
-        sooner: Arc<Notify>,
+        expires_sooner: Arc<Notify>,
     ) {
-        let outcome = to_its_end(running, cancelled, self.tasks.times.run).await;
+        let outcome = tokio::select! {
+            outcome = &mut outcome => outcome,
+            () = sleep(self.tasks.run_max) => {
+                cancelled.cancel();
+                outcome.await
+            }
+        };
         let (payload, bytes) = outcome::settle(&tool, outcome);
-        if let Some(entry) = self.tasks.table().entries.get_mut(&self.id) {
-            entry.updated_at = SystemTime::now();
-            // A call that took longer than it may is told all the same.
-            entry.known_until = entry.known_until.max(Instant::now() + self.tasks.times.told);
-            entry.state = State::Ended { payload: Arc::new(payload), bytes };
+        if let Some(record) = self.tasks.table().records.get_mut(&self.id) {
+            record.updated_at = SystemTime::now();
+            // A call that ended later than it may is still readable for a while.
+            record.expires_at = record.expires_at.max(Instant::now() + READ_RETENTION);
+            record.state = TaskState::Ended { payload: Arc::new(payload), bytes };
         }
         loop {
-            let known_until = self.tasks.table().entries.get(&self.id).map(|entry| entry.known_until);
-            let Some(known_until) = known_until.filter(|until| *until > Instant::now()) else { return };
+            let expires_at = self.tasks.table().records.get(&self.id).map(|record| record.expires_at);
+            let Some(expires_at) = expires_at.filter(|at| *at > Instant::now()) else { return };
             tokio::select! {
-                () = sleep_until(known_until) => {}
-                () = sooner.notified() => {}
+                () = sleep_until(expires_at) => {}
+                () = expires_sooner.notified() => {}
             }
         }
     }
 }
 
-/// What a call comes to, of which nothing is left then; one that goes on for too long is cancelled.
-async fn to_its_end(
-    mut running: BoxFuture<'static, Outcome>,
-    cancelled: CancellationToken,
-    limit: Duration,
-) -> Outcome {
-    tokio::select! {
-        outcome = &mut running => outcome,
-        () = sleep(limit) => {
-            cancelled.cancel();
-            running.await
-        }
-    }
-}
-
-impl Drop for Own {
+impl Drop for TaskEntry {
     fn drop(&mut self) {
-        self.tasks.table().entries.remove(&self.id);
+        self.tasks.table().records.remove(&self.id);
     }
 }
 

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Each mistake has its own clear error; what the caller can mend is a tool result, a defect a protocol error.
+//! Errors of invalid input. One that the caller can fix is a tool result, a failure of the server a protocol error.
 
 use serde_json::{Value, json};
 use waggle::http;
 
 use crate::{
     machines::PANIC_FILE,
-    served::{NO_ONE, Served, serve, serve_trouble, settings},
+    served::{Served, UNKNOWN_ID, serve, serve_trouble, settings},
 };
 
 async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str, message: &str) {
@@ -17,34 +17,30 @@ async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn arguments_that_do_not_fit_are_refused_by_name() {
+async fn rejects_invalid_arguments_by_name() {
     let served = serve(&[]).await;
     for (tool, arguments, message) in [
         (
             "create_environment",
             json!({"runtime": "python", "cpu": 4}),
-            "there is no argument \"cpu\" of create_environment; there are: name, network, runtime, timeout_minutes",
+            "unknown argument \"cpu\" for create_environment; allowed: name, network, runtime, timeout_minutes",
         ),
-        (
-            "list_environments",
-            json!({"all": true}),
-            "there is no argument \"all\" of list_environments; there are: none",
-        ),
-        ("execute", json!({"environment_id": NO_ONE}), "the argument \"code\" of execute is missing; it is required"),
+        ("list_environments", json!({"all": true}), "unknown argument \"all\" for list_environments; allowed: none"),
+        ("execute", json!({"environment_id": UNKNOWN_ID}), "missing argument \"code\" for execute; it is required"),
         (
             "execute",
-            json!({"environment_id": NO_ONE, "code": 5}),
-            "the argument \"code\" is wrong: invalid type: integer `5`, expected a string",
+            json!({"environment_id": UNKNOWN_ID, "code": 5}),
+            "invalid argument \"code\": invalid type: integer `5`, expected a string",
         ),
         (
             "execute",
-            json!({"environment_id": NO_ONE, "code": "1", "timeout_seconds": "5"}),
-            "the argument \"timeout_seconds\" is wrong: invalid type: string \"5\", expected f64",
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "timeout_seconds": "5"}),
+            "invalid argument \"timeout_seconds\": invalid type: string \"5\", expected f64",
         ),
         (
             "create_environment",
             json!({"runtime": "ruby"}),
-            "the argument \"runtime\" is wrong: unknown variant `ruby`, expected one of `python`, `node`, `shell`",
+            "invalid argument \"runtime\": unknown variant `ruby`, expected one of `python`, `node`, `shell`",
         ),
     ] {
         check(&served, tool, arguments, "invalid_argument", message).await;
@@ -52,7 +48,7 @@ async fn arguments_that_do_not_fit_are_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_out_of_range_are_refused_with_their_limits() {
+async fn rejects_values_out_of_range_with_their_limits() {
     let served = serve(&[]).await;
     for (tool, arguments, message) in [
         (
@@ -72,65 +68,69 @@ async fn values_out_of_range_are_refused_with_their_limits() {
         ),
         (
             "execute",
-            json!({"environment_id": NO_ONE, "code": "1", "timeout_seconds": 300.5}),
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "timeout_seconds": 300.5}),
             "timeout_seconds: 300.5 is too much; the maximum is 300",
         ),
-        ("execute", json!({"environment_id": NO_ONE, "code": ""}), "code: there is none; give the program text to run"),
         (
             "execute",
-            json!({"environment_id": NO_ONE, "code": "x".repeat(512_001)}),
+            json!({"environment_id": UNKNOWN_ID, "code": ""}),
+            "code: there is none; give the program text to run",
+        ),
+        (
+            "execute",
+            json!({"environment_id": UNKNOWN_ID, "code": "x".repeat(512_001)}),
             "code: 512001 bytes are too many; the maximum for one call is 512000; put data into files with write_file",
         ),
         (
             "write_file",
-            json!({"environment_id": NO_ONE, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
+            json!({"environment_id": UNKNOWN_ID, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
             "content: 10485761 bytes are too many; the maximum for one call is 10485760; write it in parts with append, or make it \
              with execute",
         ),
         (
             "read_file",
-            json!({"environment_id": NO_ONE, "path": "a\0b"}),
+            json!({"environment_id": UNKNOWN_ID, "path": "a\0b"}),
             "path: the path holds a NUL character at byte 1; no file name can",
         ),
         (
             "read_file",
-            json!({"environment_id": NO_ONE, "path": ""}),
+            json!({"environment_id": UNKNOWN_ID, "path": ""}),
             "path: the path is empty; give an absolute one, or one relative to /home/sandbox",
         ),
         (
             "install_packages",
-            json!({"environment_id": NO_ONE, "packages": "  "}),
+            json!({"environment_id": UNKNOWN_ID, "packages": "  "}),
             "packages: no package is named; give one or more names separated by white space",
         ),
     ] {
         check(&served, tool, arguments, "invalid_argument", message).await;
     }
     let (text, _) =
-        served.refused("install_packages", json!({"environment_id": NO_ONE, "packages": "jq --index-url=x"})).await;
+        served.refused("install_packages", json!({"environment_id": UNKNOWN_ID, "packages": "jq --index-url=x"})).await;
     assert!(text.starts_with("packages: \"--index-url=x\" is not a package name"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_command_can_be_started_with_is_refused() {
+async fn rejects_invalid_stdin_variables_and_folders() {
     let served = serve(&[]).await;
     for (arguments, message) in [
         (
-            json!({"environment_id": NO_ONE, "code": "1", "stdin": "x".repeat(10 * 1024 * 1024 + 1)}),
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "stdin": "x".repeat(10 * 1024 * 1024 + 1)}),
             "stdin: 10485761 bytes are too many; the maximum for one call is 10485760; put data into files with \
              write_file",
         ),
         (
-            json!({"environment_id": NO_ONE, "code": "1", "environment": {"PATH": "/bin"}}),
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"PATH": "/bin"}}),
             "environment: PATH cannot be set, as the interpreter is found with it; set it in the code for what that \
              starts",
         ),
         (
-            json!({"environment_id": NO_ONE, "code": "1", "environment": {"A=B": "c"}}),
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"A=B": "c"}}),
             "environment: \"A=B\" cannot name a variable; a name has letters, digits and _ and does not begin with a \
              digit",
         ),
         (
-            json!({"environment_id": NO_ONE, "code": "1", "working_directory": ""}),
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "working_directory": ""}),
             "working_directory: the path is empty; give an absolute one, or one relative to /home/sandbox",
         ),
     ] {
@@ -139,7 +139,7 @@ async fn what_no_command_can_be_started_with_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_environment_that_is_not_there_is_told_from_one_that_was() {
+async fn unknown_and_destroyed_environments_have_different_errors() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     served.call("destroy_environment", json!({"environment_id": id})).await;
@@ -155,17 +155,18 @@ async fn an_environment_that_is_not_there_is_told_from_one_that_was() {
             arguments["environment_id"] = json!(id);
             arguments
         };
-        let unknown = format!("there is no environment {NO_ONE}; list_environments tells which there are");
-        check(&served, tool, with(NO_ONE), "environment_not_found", &unknown).await;
+        let unknown = format!("there is no environment {UNKNOWN_ID}; list_environments tells which there are");
+        check(&served, tool, with(UNKNOWN_ID), "environment_not_found", &unknown).await;
         let destroyed = format!("environment {id} has been destroyed; create a new one with create_environment");
         check(&served, tool, with(&id), "environment_destroyed", &destroyed).await;
     }
-    let unknown = format!("there is no environment {NO_ONE}; list_environments tells which there are");
-    check(&served, "destroy_environment", json!({"environment_id": NO_ONE}), "environment_not_found", &unknown).await;
+    let unknown = format!("there is no environment {UNKNOWN_ID}; list_environments tells which there are");
+    check(&served, "destroy_environment", json!({"environment_id": UNKNOWN_ID}), "environment_not_found", &unknown)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_read_say_why() {
+async fn unreadable_files_have_distinct_errors() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "mkdir folder; head -c 10485761 /dev/zero > big; mkfifo pipe";
@@ -184,7 +185,7 @@ async fn files_that_cannot_be_read_say_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_eleventh_environment_is_refused_until_one_is_destroyed() {
+async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     let served = serve(&[]).await;
     let mut ids = Vec::new();
     for _ in 0..10 {
@@ -199,29 +200,29 @@ async fn the_eleventh_environment_is_refused_until_one_is_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_of_the_server_is_a_protocol_error_with_its_cause() {
+async fn server_failure_is_a_protocol_error_with_its_cause() {
     let served = serve_trouble(&[]).await;
     let (code, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
     assert_eq!(code, -32603);
     assert!(text.ends_with(": failed while preparing the image: blob sha256:00 is missing"), "{text}");
     let (code, text) = served.failed("make_coffee", json!({})).await;
     assert_eq!(code, -32602);
-    assert!(text.starts_with("there is no tool of that name; there are create_environment, "), "{text}");
+    assert!(text.starts_with("unknown tool \"make_coffee\"; available: create_environment, "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_a_protocol_error_and_harms_nothing_else() {
+async fn panic_is_a_protocol_error_and_affects_nothing_else() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let write = json!({"environment_id": id, "path": PANIC_FILE, "content": ""});
     let (code, text) = served.failed("write_file", write).await;
-    assert_eq!((code, text.as_str()), (-32603, "write_file panicked; the server's log has more"));
+    assert_eq!((code, text.as_str()), (-32603, "write_file panicked; see the server's log"));
     let executed = served.call("execute", json!({"environment_id": id, "code": "echo well"})).await;
     assert_eq!(executed["stdout"], "well\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_cannot_be_had_is_named_with_what_to_do() {
+async fn bind_error_names_the_address_and_the_setting() {
     let taken = http::bind(settings(&[]).listen_addr).await.unwrap();
     let address = taken.local_addr().unwrap();
     let nowhere = "192.0.2.1:0".parse().unwrap();
@@ -233,7 +234,7 @@ async fn an_address_that_cannot_be_had_is_named_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_from_elsewhere_is_turned_away() {
+async fn rejects_foreign_origins_and_hosts() {
     let served = serve(&[]).await;
     let post = |name: &'static str, value: &'static str| {
         let request = reqwest::Client::new().post(&served.url).header("content-type", "application/json");

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Calls that nobody wants any more: the process ends, in every dialect and however the client says so.
+//! Cancelled calls: their processes are killed, in every dialect and for every way to cancel.
 
 use std::{path::Path, time::Duration};
 
@@ -15,38 +15,38 @@ use crate::{
     served::{Served, serve, until},
 };
 
-/// A session that is closed gives its calls 5 s to answer before they are cancelled.
+/// The time that the calls of a closed session have to answer before they are cancelled.
 const SESSION_DRAIN: Duration = Duration::from_secs(5);
 
-/// Writes its number, then waits with a child, both for longer than any test.
+/// A command that writes its process id, then waits with a child, both for longer than any test.
 pub(crate) const WAITING: &str = "echo $$ > new; mv new pid; sleep 1000 & sleep 1000";
 
-/// The same, in a flood of output.
+/// The same command with a flood of output.
 const FLOODING: &str = "echo $$ > new; mv new pid; sleep 1000 & while :; do head -c 100000 /dev/zero; done";
 
-/// The arguments of a call that only ends if it is ended.
+/// The arguments of a call that runs until it is cancelled.
 pub(crate) fn endless(id: &str, code: &str) -> Value {
     json!({"environment_id": id, "code": code, "timeout_seconds": 200})
 }
 
-/// Waits until the command has written its number; it is the leader of its process group.
+/// Waits until the command has written its process id, and returns it. It is the id of its process group as well.
 pub(crate) async fn started(served: &Served, id: &str) -> u32 {
     let read = async || served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
     until("the command has started", async || read().await.is_error == Some(false)).await;
     read().await.content[0].as_text().unwrap().text.trim().parse().unwrap()
 }
 
-/// Waits until nothing of the process group is there any more.
+/// Waits until the process group has no members.
 pub(crate) async fn until_gone(leader: u32) {
     until("the process group is gone", async || members(leader).is_empty()).await;
 }
 
-/// The living processes of a group, from `/proc`.
+/// The running processes of a group, from `/proc`.
 fn members(leader: u32) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let stats = processes.filter_map(|path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).ok());
     let of_group = |stat: &String| {
-        // Behind the name in parentheses: state, parent, group.
+        // The fields after the name in parentheses: state, parent, group.
         let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
         fields[2] == leader.to_string() && fields[0] != "Z"
     };
@@ -71,11 +71,11 @@ async fn check_cancelled<F: Future<Output = ()>>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_notification_ends_the_command_with_its_children() {
+async fn cancelled_notification_kills_the_command_and_its_children() {
     for (code, token) in [(WAITING, None), (WAITING, Some("token")), (FLOODING, Some("token"))] {
         check_cancelled(code, token, |session, answer| async move {
             session.cancel(7).await;
-            // The answer ends without a result.
+            // There is no result to read.
             drop(answer);
         })
         .await;
@@ -83,7 +83,7 @@ async fn a_cancelled_notification_ends_the_command_with_its_children() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_deleted_ends_its_commands() {
+async fn deleting_a_session_kills_its_commands() {
     check_cancelled(WAITING, None, |session, _answer| async move {
         session.delete().await;
         sleep(SESSION_DRAIN).await;
@@ -92,13 +92,13 @@ async fn a_session_that_is_deleted_ends_its_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_answer_ends_the_command_with_its_children() {
+async fn closing_the_answer_kills_the_command_and_its_children() {
     let served = serve(&[]).await;
     for (code, token) in [(WAITING, None), (WAITING, Some("token")), (FLOODING, None), (FLOODING, Some("token"))] {
         let id = served.create("shell").await;
         let url = served.url.clone();
         let arguments = endless(&id, code);
-        // The connection is closed with the future, or with the answer that has begun.
+        // Dropping the future, or the answer that it holds, closes the connection.
         let (close, closed) = tokio::sync::oneshot::channel::<()>();
         let client = tokio::spawn(async move {
             let call = async {
@@ -120,7 +120,7 @@ async fn a_closed_answer_ends_the_command_with_its_children() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn destroying_an_environment_ends_its_calls_with_an_error_of_their_own() {
+async fn destroying_an_environment_fails_its_running_calls() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let execute = served.refused("execute", endless(&id, WAITING));

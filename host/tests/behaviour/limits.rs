@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a server takes of sessions, calls, connections and bodies, and how it says that it takes no more.
+//! The limits of sessions, calls, connections and bodies, and the errors beyond them.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use crate::{
+    cancelling::endless,
     raw,
-    served::{ADA, BOB, STUCK, call, connect_as, serve, serve_guarded, until},
+    served::{ADA, BOB, TIMEOUT, call, connect_as, serve, serve_guarded, until},
 };
 
 fn code(body: &str) -> String {
@@ -24,8 +25,8 @@ fn code(body: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_session_too_many_is_refused_until_another_one_ends() {
-    // The server's own client has one.
+async fn rejects_sessions_beyond_the_limit_until_one_closes() {
+    // The client of `served` has one session already.
     let served = serve(&["--max-sessions", "2"]).await;
     let (status, _, id) = raw::greet(&served.url, None).await;
     assert_eq!(status, 200);
@@ -40,14 +41,14 @@ async fn one_session_too_many_is_refused_until_another_one_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_call_too_many_is_refused_and_those_of_others_are_not() {
+async fn rejects_calls_beyond_the_limit_of_their_principal() {
     let served = serve_guarded(&["--max-calls-per-principal", "1"]).await;
     let id = served.create("shell").await;
     let (bob, _) = connect_as(&served.url, Some(BOB)).await;
     let url = served.url.clone();
-    let endless = json!({"environment_id": id, "code": "sleep 1000", "timeout_seconds": 200});
+    let endless = endless(&id, "sleep 1000");
     let running = tokio::spawn(async move {
-        // It is the one too many itself if it comes while a list is made.
+        // This call is itself rejected while a list runs, so it retries.
         let call = || async { raw::stateless_call_as(&url, Some(ADA), "execute", &endless, None).await.text().await };
         while call().await.unwrap().contains("too_many_calls") {}
     });
@@ -60,40 +61,40 @@ async fn one_call_too_many_is_refused_and_those_of_others_are_not() {
             }
         }
     };
-    assert_eq!(timeout(STUCK, refused).await.unwrap(), "too_many_calls");
+    assert_eq!(timeout(TIMEOUT, refused).await.unwrap(), "too_many_calls");
     assert_eq!(call(&bob, "list_environments", json!({})).await.unwrap().is_error, Some(false));
     running.abort();
-    until("there is room again", async || list().await.is_error == Some(false)).await;
+    until("another one is accepted", async || list().await.is_error == Some(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_connection_too_many_is_told_so_and_closed() {
+async fn connection_beyond_the_limit_gets_an_error_and_is_closed() {
     let served = serve(&["--max-connections", "8"]).await;
     let address = served.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
     let mut held = Vec::new();
     for _ in 0..9 {
         held.push(TcpStream::connect(&address).await.unwrap());
     }
-    // One that there is room for is not answered before it asks.
+    // Connections within the limit get no answer before they send a request.
     let answers = held.iter_mut().map(|stream| {
         Box::pin(async {
-            let mut told = String::new();
-            stream.read_to_string(&mut told).await.unwrap();
-            told
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
         })
     });
-    let (told, ..) = timeout(STUCK, select_all(answers)).await.unwrap();
-    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    let (answer, ..) = timeout(TIMEOUT, select_all(answers)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert_eq!(code(body), "too_many_connections");
     drop(held);
-    // The server notices soon.
+    // The server notices the closed connections a little later.
     let health = async || reqwest::get(served.url.replace("/mcp", "/healthz")).await;
-    until("there is room again", async || health().await.is_ok_and(|answer| answer.status().is_success())).await;
+    until("another one is accepted", async || health().await.is_ok_and(|answer| answer.status().is_success())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_no_message_is_told_so() {
+async fn rejects_bodies_that_are_not_messages() {
     let served = serve(&[]).await;
     let post = |body: String| {
         let request = reqwest::Client::new().post(&served.url).header("content-type", "application/json");
@@ -117,7 +118,7 @@ async fn a_body_that_is_no_message_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_pieces_is_answered() {
+async fn answers_a_request_sent_in_pieces() {
     let served = serve(&[]).await;
     let address = served.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
     let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -126,19 +127,20 @@ async fn a_request_in_pieces_is_answered() {
         stream.flush().await.unwrap();
     }
     let mut answer = String::new();
-    timeout(STUCK, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    timeout(TIMEOUT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_has_its_room_until_its_call_is_over_whoever_has_left() {
+async fn body_memory_is_held_until_the_call_ends() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let session = raw::Session::start(&served.url).await;
-    // With the largest input that a call takes, half of the room for bodies has place for twelve.
-    let call = |stdin: usize| json!({"environment_id": id, "code": "sleep 1000", "timeout_seconds": 200, "stdin": "x".repeat(stdin)});
+    // Half of the budget for bodies holds twelve calls with the largest standard input.
+    let mut call = endless(&id, "sleep 1000");
+    call["stdin"] = json!("x".repeat(10_485_760));
     for number in 0..12 {
-        let begun = session.call(10 + number, "execute", &call(10_485_760), Some(&number.to_string())).await;
+        let begun = session.call(10 + number, "execute", &call, Some(&number.to_string())).await;
         assert_eq!(begun.status().as_u16(), 200);
     }
     let large = json!({"environment_id": id, "path": "x", "content": "x".repeat(10_000_000)});
@@ -152,10 +154,10 @@ async fn a_body_has_its_room_until_its_call_is_over_whoever_has_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_that_nobody_reads_take_their_caller_s_share_of_the_room_and_no_more() {
+async fn unread_results_block_only_their_caller() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
-    // JSON makes six bytes of each, more than sockets hold.
+    // Each byte is six in JSON, so the answers exceed what sockets buffer.
     let code = "head -c 10485760 /dev/zero | tr '\\0' '\\1' >large";
     served.call("execute", json!({"environment_id": id, "code": code})).await;
     let read = async |limit: u32| {
@@ -175,11 +177,11 @@ async fn results_that_nobody_reads_take_their_caller_s_share_of_the_room_and_no_
     let ran = call(&bob, "execute", json!({"environment_id": own, "code": "echo mine"})).await.unwrap();
     assert_eq!(ran.structured_content.unwrap()["stdout"], "mine\n");
     drop(unread.pop());
-    assert_eq!(timeout(STUCK, fourth).await.unwrap().status().as_u16(), 200);
+    assert_eq!(timeout(TIMEOUT, fourth).await.unwrap().status().as_u16(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_of_a_session_that_repeats_another_s_id_is_refused() {
+async fn rejects_a_repeated_request_id_or_progress_token() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let session = raw::Session::start(&served.url).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     machines::{CONSOLE, CRASH_FILE},
-    served::{ADA, BOB, NO_ONE, Served, serve, serve_guarded, serve_trouble, until},
+    served::{ADA, BOB, Served, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
 /// The status and the text of the answer to a request for a log.
@@ -56,7 +56,7 @@ async fn a_log_says_what_happened_and_why_a_machine_failed() {
 async fn a_log_says_why_a_start_failed_when_nothing_else_of_it_is_left() {
     let served = serve_trouble(&[]).await;
     let (_, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
-    let id = text.split([' ', ':']).find(|word| word.len() == NO_ONE.len()).unwrap();
+    let id = text.split([' ', ':']).find(|word| word.len() == UNKNOWN_ID.len()).unwrap();
     let failed = log(&served, id).await;
     assert_eq!(events(&failed), ["preparing the image", "failed while preparing the image: blob sha256:00 is missing"]);
     assert_eq!((&failed["status"], &failed["console"]), (&json!("destroyed"), &json!([CONSOLE])));
@@ -94,8 +94,8 @@ async fn a_log_is_its_owner_s_alone() {
     assert_eq!(ask(&served, &id, &[("authorization", &token(ADA))]).await.0, 200);
     assert_eq!(ask(&served, &id, &[]).await.0, 401);
     let bobs = ask(&served, &id, &[("authorization", &token(BOB))]).await;
-    let nobodys = ask(&served, NO_ONE, &[("authorization", &token(BOB))]).await;
-    assert_eq!((bobs.0, bobs.1.replace(&id, NO_ONE)), nobodys);
+    let nobodys = ask(&served, UNKNOWN_ID, &[("authorization", &token(BOB))]).await;
+    assert_eq!((bobs.0, bobs.1.replace(&id, UNKNOWN_ID)), nobodys);
     assert_eq!(nobodys.0, 404);
 }
 

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Callers that have to show a token, and see nothing of each other.
+//! Callers with tokens, who see nothing of each other.
 
 use serde_json::{Value, json};
 
 use crate::{
     raw,
-    served::{ADA, BOB, NO_ONE, call, connect_as, serve_guarded, tokens},
+    served::{ADA, BOB, UNKNOWN_ID, call, connect_as, serve_guarded, tokens},
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_without_a_known_token_is_turned_away() {
+async fn rejects_callers_without_a_valid_token() {
     let served = serve_guarded(&[]).await;
     for (header, challenge) in [
         (None, "Bearer realm=\"waggle\""),
@@ -32,17 +32,17 @@ async fn a_caller_without_a_known_token_is_turned_away() {
             assert_eq!(body["error"]["data"]["code"], "unauthorized", "{body}");
         }
     }
-    // Those who watch over the server need no token.
+    // Health checks need no token.
     assert_eq!(served.get("/healthz").await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_another_s_is_as_unknown_as_what_never_was() {
+async fn no_tool_reveals_environments_of_other_callers() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
     served.call("write_file", json!({"environment_id": id, "path": "kept", "content": "ada's"})).await;
     let (bob, _) = connect_as(&served.url, Some(BOB)).await;
-    // Once while it is there, and once when it is remembered only.
+    // The second round runs when the environment is destroyed but still remembered.
     for _ in 0..2 {
         for (tool, mut arguments) in [
             ("destroy_environment", json!({})),
@@ -53,7 +53,7 @@ async fn what_is_another_s_is_as_unknown_as_what_never_was() {
             ("list_files", json!({})),
         ] {
             let mut answers = Vec::new();
-            for asked in [&id, NO_ONE] {
+            for asked in [&id, UNKNOWN_ID] {
                 arguments["environment_id"] = json!(asked);
                 let result = call(&bob, tool, arguments.clone()).await.unwrap();
                 assert_eq!(result.is_error, Some(true), "{tool}");
@@ -78,11 +78,11 @@ async fn what_is_another_s_is_as_unknown_as_what_never_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_its_owner_s_alone() {
+async fn session_of_another_caller_is_unknown() {
     let served = serve_guarded(&[]).await;
     let (_, _, id) = raw::greet(&served.url, Some(ADA)).await;
     let id = id.unwrap();
-    let unknown = raw::list_in(&served.url, Some(BOB), NO_ONE).await;
+    let unknown = raw::list_in(&served.url, Some(BOB), UNKNOWN_ID).await;
     assert_eq!(unknown.0, 404);
     assert_eq!(raw::list_in(&served.url, Some(BOB), &id).await, unknown);
     let delete = reqwest::Client::new().delete(&served.url).header("mcp-session-id", &id);
@@ -91,7 +91,7 @@ async fn a_session_is_its_owner_s_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_were_read_again_count_at_once() {
+async fn reloaded_tokens_apply_at_once() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
     let next = "ada-has-another-one-now";

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Clients that do what no client library does: leave in the middle, or do not read.
+//! Raw clients, which do what no client library does: disconnect early, or do not read.
 
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ const SESSION_VERSION: &str = "2025-11-25";
 const STATELESS_VERSION: &str = "2026-07-28";
 const SESSION_HEADER: &str = "mcp-session-id";
 
-/// Begins a session as somebody, and returns the status of the answer, its body, and the session's id if there is one.
+/// Opens a session, and returns the status and the body of the answer and the id of the session.
 pub(crate) async fn greet(url: &str, token: Option<&str>) -> (u16, String, Option<String>) {
     let answer = authorized(post(url, SESSION_VERSION, &hello()), token).send().await.unwrap();
     let id = answer.headers().get(SESSION_HEADER).map(|id| id.to_str().unwrap().to_owned());
     (answer.status().as_u16(), answer.text().await.unwrap(), id)
 }
 
-/// Lists the tools in a session as somebody, and returns the status and the body of the answer.
+/// Lists the tools in a session, and returns the status and the body of the answer.
 pub(crate) async fn list_in(url: &str, token: Option<&str>, session: &str) -> (u16, String) {
     let body = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {}});
     let request = post(url, SESSION_VERSION, &body).header(SESSION_HEADER, session);
@@ -75,12 +75,12 @@ impl Session {
         assert_eq!(answer.status().as_u16(), 202);
     }
 
-    /// Calls a tool; returns when the answer begins, its body unread. With a token, it is a stream.
+    /// Calls a tool, and returns when the answer begins, its body unread. With a progress token, it is a stream.
     pub(crate) async fn call(&self, id: u32, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
         self.begin(id, tool, arguments, token).await
     }
 
-    /// The same, to be awaited elsewhere.
+    /// The same call as a future that borrows nothing.
     pub(crate) fn begin(
         &self,
         id: u32,
@@ -94,7 +94,7 @@ impl Session {
         async move { sent.await.unwrap() }
     }
 
-    /// Calls a tool and reads nothing of its answer, into a buffer as small as the system has them.
+    /// Calls a tool without reading the answer, with the smallest receive buffer that the system allows.
     pub(crate) async fn call_unread(&self, id: u32, tool: &str, arguments: &Value, token: &str) -> TcpStream {
         let body = tool_call(id, tool, arguments, &json!({"progressToken": token})).to_string();
         let host = self.url.trim_start_matches("http://").trim_end_matches("/mcp");
@@ -123,12 +123,12 @@ impl Session {
     }
 }
 
-/// Calls a tool in the stateless dialect; dropping the future, or the answer, closes the connection.
+/// Calls a tool in the stateless dialect. Dropping the future, or the answer, closes the connection.
 pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
     stateless_call_as(url, None, tool, arguments, token).await
 }
 
-/// The same with a bearer token.
+/// The same call with a bearer token.
 pub(crate) async fn stateless_call_as(
     url: &str,
     who: Option<&str>,
@@ -143,7 +143,7 @@ pub(crate) async fn stateless_call_as(
     authorized(stateless(url, tool, arguments, &meta), who).send().await.unwrap()
 }
 
-/// The same of a client with these capabilities.
+/// The same call by a client with these capabilities.
 pub(crate) async fn stateless_call_of(url: &str, capabilities: &Value, tool: &str, arguments: &Value) -> Response {
     stateless(url, tool, arguments, &stateless_meta(capabilities)).send().await.unwrap()
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A server on a port of its own, and a client of it.
+//! A server on a free port, and a client of it.
 
 use std::{
     ffi::OsString,
@@ -33,16 +33,16 @@ use waggle::{
 
 use crate::machines::{BROKEN, ENDLESS, InProcess};
 
-/// How long a stuck test waits before it says so.
-pub(crate) const STUCK: Duration = Duration::from_secs(30);
+/// The longest wait for an event before a test fails.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An environment, a session and a task that never were.
-pub(crate) const NO_ONE: &str = "00000000-0000-4000-8000-000000000000";
+/// An id that no environment, session or task has.
+pub(crate) const UNKNOWN_ID: &str = "00000000-0000-4000-8000-000000000000";
 
-/// What a client heard of progress: progress, total, message.
-pub(crate) type Heard = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;
+/// The progress reports that a client received: progress, total, message.
+pub(crate) type Reports = Arc<Mutex<Vec<(f64, Option<f64>, String)>>>;
 
-/// A server whose `node` environments fail to start and whose `shell` ones boot for ever, unless it is an ordinary one.
+/// A running server with its client.
 pub(crate) struct Served {
     waggle: Option<Waggle>,
     pub(crate) tokens: watch::Sender<Arc<Tokens>>,
@@ -50,18 +50,18 @@ pub(crate) struct Served {
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
     pub(crate) client: RunningService<RoleClient, Listener>,
-    pub(crate) heard: Heard,
+    pub(crate) reports: Reports,
 }
 
-/// A client that notes the progress that it hears of.
+/// A client that records progress reports.
 #[derive(Clone, Default)]
 pub(crate) struct Listener {
-    heard: Heard,
+    reports: Reports,
 }
 
 impl ClientHandler for Listener {
     async fn on_progress(&self, note: ProgressNotificationParam, _context: NotificationContext<RoleClient>) {
-        self.heard.lock().unwrap().push((note.progress, note.total, note.message.unwrap_or_default()));
+        self.reports.lock().unwrap().push((note.progress, note.total, note.message.unwrap_or_default()));
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn serve(flags: &[&str]) -> Served {
     serve_images(flags, ByRuntime { python: good(), node: good(), shell: good() }).await
 }
 
-/// As above, but `node` does not start and `shell` does not end to.
+/// Starts a server whose `node` environments fail to start and whose `shell` environments never finish booting.
 pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
     let images = ByRuntime {
         python: "oci:/good".parse().unwrap(),
@@ -87,7 +87,7 @@ pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
     serve_images(flags, images).await
 }
 
-/// The tokens of `serve_guarded`, and whom they stand for.
+/// The tokens that `serve_guarded` accepts, of the principals ada and bob.
 pub(crate) const ADA: &str = "ada-has-this-token-1";
 pub(crate) const BOB: &str = "bob-has-this-token-1";
 
@@ -95,7 +95,7 @@ pub(crate) fn tokens(text: &str) -> Arc<Tokens> {
     Arc::new(Tokens::parse(text).unwrap())
 }
 
-/// A server that only ada and bob may call; its own client is ada's.
+/// Starts a server with tokens for ada and bob; its client is ada's.
 pub(crate) async fn serve_guarded(flags: &[&str]) -> Served {
     let good = || "oci:/good".parse::<ImageRef>().unwrap();
     serve_with(flags, ByRuntime { python: good(), node: good(), shell: good() }, true).await
@@ -106,7 +106,7 @@ async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
 }
 
 async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) -> Served {
-    // Clients of the tests are built like those of registries, though none of them speaks TLS.
+    // HTTP clients are built with TLS, which needs a provider even if no test uses it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = settings(flags);
     let machines = InProcess::default();
@@ -118,23 +118,23 @@ async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) 
     let (tokens, receiver) = watch::channel(tokens(&format!("ada {ADA}\nbob {BOB}")));
     let address = waggle.listen(listener, guarded.then_some(receiver), vec![check]).unwrap();
     let url = format!("http://{address}/mcp");
-    let (client, heard) = connect_as(&url, guarded.then_some(ADA)).await;
-    Served { waggle: Some(waggle), tokens, url, alive, may_end, client, heard }
+    let (client, reports) = connect_as(&url, guarded.then_some(ADA)).await;
+    Served { waggle: Some(waggle), tokens, url, alive, may_end, client, reports }
 }
 
-pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Heard) {
+pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Reports) {
     connect_as(url, None).await
 }
 
-pub(crate) async fn connect_as(url: &str, token: Option<&str>) -> (RunningService<RoleClient, Listener>, Heard) {
+pub(crate) async fn connect_as(url: &str, token: Option<&str>) -> (RunningService<RoleClient, Listener>, Reports) {
     let listener = Listener::default();
-    let heard = Arc::clone(&listener.heard);
+    let reports = Arc::clone(&listener.reports);
     let mut config = StreamableHttpClientTransportConfig::with_uri(url);
     if let Some(token) = token {
         config = config.auth_header(token);
     }
     let client = listener.serve(StreamableHttpClientTransport::from_config(config)).await.unwrap();
-    (client, heard)
+    (client, reports)
 }
 
 pub(crate) async fn call(
@@ -144,17 +144,17 @@ pub(crate) async fn call(
 ) -> Result<CallToolResult, ServiceError> {
     let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
     let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
-    timeout(STUCK, call).await.unwrap()
+    timeout(TIMEOUT, call).await.unwrap()
 }
 
-/// Waits until something is so, which `what` says.
+/// Waits until `check` returns true; `what` describes that for the error.
 pub(crate) async fn until(what: &str, check: impl AsyncFn() -> bool) {
     let reached = async {
         while !check().await {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(STUCK, reached).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+    timeout(TIMEOUT, reached).await.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
 impl Served {
@@ -162,7 +162,7 @@ impl Served {
         call(&self.client, tool, arguments).await
     }
 
-    /// The result's object, which has to be the same in its text.
+    /// Calls a tool, and returns the structured content of its result, which must equal the text.
     pub(crate) async fn call(&self, tool: &'static str, arguments: Value) -> Value {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(false), "{result:?}");
@@ -171,7 +171,7 @@ impl Served {
         object
     }
 
-    /// The text of a result that is the caller's error, and its code.
+    /// Calls a tool that must return an error, and returns its message and code.
     pub(crate) async fn refused(&self, tool: &'static str, arguments: Value) -> (String, String) {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(true), "{result:?}");
@@ -181,7 +181,7 @@ impl Served {
         (text, error["code"].as_str().unwrap().to_owned())
     }
 
-    /// The code and text of a protocol error.
+    /// Calls a tool that must fail with a protocol error, and returns its code and message.
     pub(crate) async fn failed(&self, tool: &'static str, arguments: Value) -> (i32, String) {
         match self.raw(tool, arguments).await {
             Err(ServiceError::McpError(fault)) => (fault.code.0, fault.message.into_owned()),
@@ -198,15 +198,15 @@ impl Served {
         self.alive.load(Ordering::SeqCst)
     }
 
-    /// Waits until some progress has been heard: the client hands it to its listener beside the answers.
-    pub(crate) async fn until_heard(&self) -> Vec<(f64, Option<f64>, String)> {
-        until("some progress is heard", async || !self.heard.lock().unwrap().is_empty()).await;
-        self.heard.lock().unwrap().clone()
+    /// Waits for the first progress report: the client handles reports and answers concurrently.
+    pub(crate) async fn until_reported(&self) -> Vec<(f64, Option<f64>, String)> {
+        until("progress is reported", async || !self.reports.lock().unwrap().is_empty()).await;
+        self.reports.lock().unwrap().clone()
     }
 
-    /// Waits until so many machines are there.
+    /// Waits until `count` machines are running.
     pub(crate) async fn until_alive(&self, count: usize) {
-        until(&format!("{count} machines are there"), async || self.machines_alive() == count).await;
+        until(&format!("{count} machines are running"), async || self.machines_alive() == count).await;
     }
 
     pub(crate) async fn get(&self, page: &str) -> (u16, Value) {
@@ -215,13 +215,13 @@ impl Served {
         (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 
-    /// Talks over one pair of streams, as with a client that started the server.
+    /// Serves a client over a pair of streams, as over standard input and output.
     pub(crate) async fn converse(&self, streams: DuplexStream) {
         let (input, output) = split(streams);
         self.waggle.as_ref().unwrap().converse(input, output).await.unwrap();
     }
 
     pub(crate) async fn shut_down(&mut self) {
-        timeout(STUCK, self.waggle.take().unwrap().shut_down()).await.unwrap();
+        timeout(TIMEOUT, self.waggle.take().unwrap().shut_down()).await.unwrap();
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What clients come for: the eight tools doing their work.
+//! The eight tools in ordinary use.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_environment_is_used_from_its_creation_to_its_end() {
+async fn environment_serves_every_tool_until_it_is_destroyed() {
     let served = serve(&[]).await;
     let created = served.call("create_environment", json!({"runtime": "python", "name": "numbers"})).await;
     assert_eq!(created["name"], "numbers");
@@ -61,7 +61,7 @@ async fn an_environment_is_used_from_its_creation_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn environments_are_listed_by_creation() {
+async fn environments_are_listed_oldest_first() {
     let served = serve(&[]).await;
     let mut ids = Vec::new();
     for runtime in ["shell", "python", "node"] {
@@ -78,7 +78,7 @@ async fn environments_are_listed_by_creation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operators_command_installs_packages() {
+async fn operator_command_installs_packages() {
     let served = serve(&["--runtime-shell-install-command", "/usr/bin/echo would install"]).await;
     let id = served.create("shell").await;
     let installed = served.call("install_packages", json!({"environment_id": id, "packages": "jq  ripgrep==14"})).await;
@@ -89,7 +89,7 @@ async fn an_operators_command_installs_packages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
+async fn binary_file_is_returned_unchanged() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "printf '\\377\\000\\200' > raw.bin";
@@ -101,11 +101,11 @@ async fn a_file_that_is_no_text_comes_back_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_comes_back_as_one_and_other_bytes_as_a_blob() {
+async fn pictures_are_images_and_other_bytes_are_blobs() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
-    // The first bytes of a JPEG, and the whole of the smallest GIF and WebP.
+    // The first bytes of a JPEG; the smallest GIF and WebP.
     let jpeg = "/9j/4AAQSkZJRgABAQEASABIAAD/";
     let gif = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=";
     let webp = "UklGRh4AAABXRUJQVlA4TBEAAAAvAAAAAAfQ//73v/+BiOh/AAA=";
@@ -128,19 +128,19 @@ async fn a_picture_comes_back_as_one_and_other_bytes_as_a_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_reports_its_stages() {
+async fn create_reports_its_stages() {
     let served = serve_trouble(&[]).await;
-    // One that does not end: the reports of a create that is done at once may all be too late.
-    let heard = tokio::select! {
-        heard = served.until_heard() => heard,
-        made = served.raw("create_environment", json!({"runtime": "shell"})) => panic!("it ended: {made:?}"),
+    // This create never ends: if it ended at once, its reports could arrive too late.
+    let reports = tokio::select! {
+        reports = served.until_reported() => reports,
+        made = served.raw("create_environment", json!({"runtime": "shell"})) => panic!("the create ended: {made:?}"),
     };
-    assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0), "{heard:?}");
-    assert!(heard.iter().all(|(progress, total, _)| *progress < 3.0 && *total == Some(3.0)), "{heard:?}");
+    assert!(reports.windows(2).all(|pair| pair[0].0 < pair[1].0), "{reports:?}");
+    assert!(reports.iter().all(|(progress, total, _)| *progress < 3.0 && *total == Some(3.0)), "{reports:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_tool_says_what_it_takes_and_does() {
+async fn every_tool_has_hints_and_schemas() {
     let served = serve(&[]).await;
     let tools = served.client.list_all_tools().await.unwrap();
     let names: Vec<_> = tools.iter().map(|tool| tool.name.as_ref()).collect();
@@ -168,26 +168,26 @@ async fn every_tool_says_what_it_takes_and_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_a_session_says_who_gave_it() {
+async fn stateless_answer_names_the_server() {
     let served = serve(&[]).await;
     let answer = raw::stateless_call(&served.url, "list_environments", &json!({}), None).await;
     let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
     let server = json!({"name": "Waggle", "version": env!("CARGO_PKG_VERSION")});
     assert_eq!(answer["result"]["_meta"]["io.modelcontextprotocol/serverInfo"], server);
-    // A client with a session was told when it greeted.
+    // A client with a session got the name with `initialize`.
     assert_eq!(served.raw("list_environments", json!({})).await.unwrap().meta, None);
     assert_eq!(served.client.peer_info().unwrap().server_info.as_ref().unwrap().name, "Waggle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_says_that_it_is_well() {
+async fn health_pages_answer() {
     let served = serve(&[]).await;
     assert_eq!(served.get("/healthz").await, (200, json!({"status": "ok"})));
     assert_eq!(served.get("/readyz").await, (200, json!({"status": "ok", "checks": {"machines": "ok"}})));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_installed_in_the_home_is_found_first() {
+async fn programs_in_the_home_are_found_first() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code =

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Long calls of clients that take tasks for answers.
+//! Long calls of clients that accept tasks.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use tokio::time::{Instant, timeout};
 use crate::{
     cancelling::{WAITING, endless, started, until_gone},
     raw,
-    served::{ADA, BOB, NO_ONE, STUCK, serve, serve_guarded, serve_trouble, until},
+    served::{ADA, BOB, TIMEOUT, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
-/// A client that says that it takes tasks, in the dialect that has them or with a session.
+/// A client with the capability for tasks, in the stateless dialect or with a session.
 struct Client(RunningService<RoleClient, ClientConfig>);
 
 impl Client {
@@ -36,23 +36,23 @@ impl Client {
             config = config.auth_header(token);
         }
         let transport = StreamableHttpClientTransport::from_config(config);
-        Self(takes_tasks().serve_with_lifecycle(transport, mode).await.unwrap())
+        Self(accepts_tasks().serve_with_lifecycle(transport, mode).await.unwrap())
     }
 
     async fn call(&self, tool: &'static str, arguments: Value) -> CallToolResponse {
         let call = CallToolRequestParams::new(tool).with_arguments(from_value(arguments).unwrap());
-        timeout(STUCK, self.0.call_tool_once(call)).await.unwrap().unwrap()
+        timeout(TIMEOUT, self.0.call_tool_once(call)).await.unwrap().unwrap()
     }
 
     async fn begin(&self, tool: &'static str, arguments: Value) -> Task {
         let answer = self.call(tool, arguments).await;
-        let CallToolResponse::Task(created) = answer else { panic!("a task was expected: {answer:?}") };
+        let CallToolResponse::Task(created) = answer else { panic!("not a task: {answer:?}") };
         created.task
     }
 
     async fn answer(&self, tool: &'static str, arguments: Value) -> CallToolResult {
         let answer = self.call(tool, arguments).await;
-        let CallToolResponse::Complete(result) = answer else { panic!("a result was expected: {answer:?}") };
+        let CallToolResponse::Complete(result) = answer else { panic!("not a result: {answer:?}") };
         result
     }
 
@@ -64,13 +64,13 @@ impl Client {
         self.0.cancel_task(CancelTaskParams::new(id)).await
     }
 
-    async fn until_over(&self, id: &str) -> DetailedTask {
-        until("the task is over", async || self.get(id).await.unwrap().status().is_terminal()).await;
+    async fn until_ended(&self, id: &str) -> DetailedTask {
+        until("the task has ended", async || self.get(id).await.unwrap().status().is_terminal()).await;
         self.get(id).await.unwrap()
     }
 }
 
-fn takes_tasks() -> ClientConfig {
+fn accepts_tasks() -> ClientConfig {
     ClientConfig::new(ClientCapabilities::builder().enable_tasks().build(), Implementation::new("tests", "1"))
 }
 
@@ -79,20 +79,20 @@ fn without_session() -> ClientLifecycleMode {
 }
 
 fn completed(task: &DetailedTask) -> &serde_json::Map<String, Value> {
-    let TaskPayload::Completed { result } = &task.payload else { panic!("a result was expected: {task:?}") };
+    let TaskPayload::Completed { result } = &task.payload else { panic!("not completed: {task:?}") };
     result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_call_becomes_a_task_that_tells_how_far_it_is_and_what_came_of_it() {
+async fn long_call_becomes_a_task_with_progress_and_a_result() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let client = Client::connect(&served.url, None).await;
     let short = client.answer("execute", json!({"environment_id": id, "code": "echo well"})).await;
     assert_eq!(short.structured_content.unwrap()["stdout"], "well\n");
-    // It goes on when it is told to, twice.
-    let code = "wait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }; wait_for a; echo step-1; wait_for b; echo step-2; \
-                exit 3";
+    // The command waits for two files.
+    let code = "wait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }; wait_for a; echo step-1; wait_for b; \
+                echo step-2; exit 3";
     let task = client.begin("execute", json!({"environment_id": id, "code": code})).await;
     assert!(task.ttl_ms.is_some_and(|ttl| ttl > 300_000), "{task:?}");
     let working = client.get(&task.task_id).await.unwrap();
@@ -103,23 +103,23 @@ async fn a_long_call_becomes_a_task_that_tells_how_far_it_is_and_what_came_of_it
         async |path| served.call("write_file", json!({"environment_id": id, "path": path, "content": ""})).await;
     go_on("a").await;
     let message = async || client.get(&task.task_id).await.unwrap().task.status_message.unwrap();
-    until("the first step is told", async || message().await.ends_with(" s)\nstep-1\n")).await;
+    until("the first step is reported", async || message().await.ends_with(" s)\nstep-1\n")).await;
     go_on("b").await;
-    let over = client.until_over(&task.task_id).await;
-    let (result, object) = (completed(&over), &completed(&over)["structuredContent"]);
+    let ended = client.until_ended(&task.task_id).await;
+    let (result, object) = (completed(&ended), &completed(&ended)["structuredContent"]);
     assert_eq!((&object["stdout"], &object["exit_code"]), (&json!("step-1\nstep-2\n"), &json!(3)));
     assert_eq!((&result["isError"], &result["content"][0]["text"]), (&json!(false), &json!(format!("{object:#}"))));
-    // To cancel what is over is right, and to answer what nobody asked as well.
+    // Cancelling an ended task is allowed, and so is input that was not requested.
     client.cancel(&task.task_id).await.unwrap();
     client.0.update_task(UpdateTaskParams::new(&*task.task_id, [("a".to_owned(), json!({}))].into())).await.unwrap();
-    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Completed);
+    assert_eq!(client.until_ended(&task.task_id).await.status(), TaskStatus::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_no_tasks_gets_none() {
+async fn client_without_tasks_gets_results() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
-    // Longer than a call is waited for before it becomes a task.
+    // The call is long enough to become a task.
     let arguments = json!({"environment_id": id, "code": "sleep 2.5; echo well"});
     let plain = async {
         let answer = raw::stateless_call(&served.url, "execute", &arguments, None).await;
@@ -127,7 +127,7 @@ async fn a_client_that_takes_no_tasks_gets_none() {
         assert_eq!(answer["result"]["resultType"], "complete");
         answer["result"]["structuredContent"].clone()
     };
-    // A dialect with sessions cannot tell a task from a result, whatever its client says.
+    // In a session, a task cannot be told from a result, so the capability is ignored.
     let session = async {
         let client = Client::connect_as(&served.url, None, ClientLifecycleMode::Initialize).await;
         client.answer("execute", arguments.clone()).await.structured_content.unwrap()
@@ -137,26 +137,26 @@ async fn a_client_that_takes_no_tasks_gets_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_who_started_the_server_has_tasks_too() {
+async fn stdio_client_gets_tasks() {
     let served = serve(&[]).await;
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let story = async {
-        let client = Client(takes_tasks().serve_with_lifecycle(ours, without_session()).await.unwrap());
+        let client = Client(accepts_tasks().serve_with_lifecycle(ours, without_session()).await.unwrap());
         let made = client.answer("create_environment", json!({"runtime": "shell"})).await.structured_content.unwrap();
         let id = &made["environment_id"];
-        let code = "while [ ! -e told ]; do sleep 0.01; done; echo well";
+        let code = "while [ ! -e go-on ]; do sleep 0.01; done; echo well";
         let task = client.begin("execute", json!({"environment_id": id, "code": code})).await;
-        client.answer("write_file", json!({"environment_id": id, "path": "told", "content": ""})).await;
-        let over = client.until_over(&task.task_id).await;
-        assert_eq!(completed(&over)["structuredContent"]["stdout"], "well\n");
+        client.answer("write_file", json!({"environment_id": id, "path": "go-on", "content": ""})).await;
+        let ended = client.until_ended(&task.task_id).await;
+        assert_eq!(completed(&ended)["structuredContent"]["stdout"], "well\n");
         client.0.cancel().await.unwrap();
     };
-    // The conversation ends with its client.
+    // The conversation ends when the client cancels its service.
     tokio::join!(served.converse(theirs), story);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_outlives_its_request_and_a_cancel_ends_its_command_with_its_children() {
+async fn task_outlives_its_connection_and_cancel_kills_its_command() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let client = Client::connect(&served.url, None).await;
@@ -167,33 +167,33 @@ async fn a_task_outlives_its_request_and_a_cancel_ends_its_command_with_its_chil
     assert_eq!(client.get(&task.task_id).await.unwrap().status(), TaskStatus::Working);
     client.cancel(&task.task_id).await.unwrap();
     until_gone(leader).await;
-    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Cancelled);
+    assert_eq!(client.until_ended(&task.task_id).await.status(), TaskStatus::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_request_ends_a_command_that_is_no_task_yet() {
+async fn closing_the_request_kills_a_command_that_is_not_yet_a_task() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let (url, arguments) = (served.url.clone(), endless(&id, WAITING));
-    let takes_tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let accepts_tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
     let request = tokio::spawn(async move {
-        raw::stateless_call_of(&url, &takes_tasks, "execute", &arguments).await;
+        raw::stateless_call_of(&url, &accepts_tasks, "execute", &arguments).await;
     });
     let leader = started(&served, &id).await;
-    assert!(!request.is_finished(), "it took too long to get here");
+    assert!(!request.is_finished(), "the call has become a task already");
     request.abort();
     until_gone(leader).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_s_task_is_as_unknown_as_what_never_was() {
+async fn task_of_another_caller_is_unknown() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
     let ada = Client::connect(&served.url, Some(ADA)).await;
     let bob = Client::connect(&served.url, Some(BOB)).await;
     let task = ada.begin("execute", endless(&id, WAITING)).await;
     let mut answers = Vec::new();
-    for asked in [&*task.task_id, NO_ONE] {
+    for asked in [&*task.task_id, UNKNOWN_ID] {
         let update = UpdateTaskParams::new(asked, [].into());
         let faults = [
             bob.get(asked).await.unwrap_err(),
@@ -201,7 +201,7 @@ async fn another_s_task_is_as_unknown_as_what_never_was() {
             bob.0.update_task(update).await.unwrap_err(),
         ];
         answers.push(faults.map(|fault| {
-            let ServiceError::McpError(fault) = fault else { panic!("an error of the server was expected: {fault:?}") };
+            let ServiceError::McpError(fault) = fault else { panic!("not an error of the server: {fault:?}") };
             (fault.code.0, fault.data.unwrap()["code"].take(), fault.message)
         }));
     }
@@ -211,7 +211,7 @@ async fn another_s_task_is_as_unknown_as_what_never_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_counts_as_a_call_until_it_is_over() {
+async fn task_counts_as_a_running_call() {
     let served = serve(&["--max-calls-per-principal", "1"]).await;
     let id = served.create("shell").await;
     let client = Client::connect(&served.url, None).await;
@@ -219,27 +219,27 @@ async fn a_task_counts_as_a_call_until_it_is_over() {
     let (_, code) = served.refused("list_environments", json!({})).await;
     assert_eq!(code, "too_many_calls");
     client.cancel(&task.task_id).await.unwrap();
-    client.until_over(&task.task_id).await;
+    client.until_ended(&task.task_id).await;
     assert_eq!(served.call("list_environments", json!({})).await["count"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_its_environment_is_what_a_task_comes_to() {
+async fn destroying_the_environment_ends_its_tasks_with_an_error() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let client = Client::connect(&served.url, None).await;
     let task = client.begin("execute", endless(&id, WAITING)).await;
     let leader = started(&served, &id).await;
     served.call("destroy_environment", json!({"environment_id": id})).await;
-    let over = client.until_over(&task.task_id).await;
-    let result = completed(&over);
+    let ended = client.until_ended(&task.task_id).await;
+    let result = completed(&ended);
     let error = &result["structuredContent"]["error"];
     assert_eq!((&result["isError"], &error["code"]), (&json!(true), &json!("environment_destroyed")));
     until_gone(leader).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_that_takes_long_is_a_task_whose_cancel_undoes_it() {
+async fn cancelling_the_task_of_a_create_undoes_it() {
     let served = serve_trouble(&[]).await;
     let client = Client::connect(&served.url, None).await;
     let task = client.begin("create_environment", json!({"runtime": "shell"})).await;
@@ -247,13 +247,13 @@ async fn a_create_that_takes_long_is_a_task_whose_cancel_undoes_it() {
     let message = client.get(&task.task_id).await.unwrap().task.status_message.unwrap();
     assert!(message.starts_with("booting the machine ("), "{message}");
     client.cancel(&task.task_id).await.unwrap();
-    assert_eq!(client.until_over(&task.task_id).await.status(), TaskStatus::Cancelled);
+    assert_eq!(client.until_ended(&task.task_id).await.status(), TaskStatus::Cancelled);
     served.until_alive(0).await;
     assert_eq!(served.call("list_environments", json!({})).await["count"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_the_server_does_not_wait_for_tasks() {
+async fn shutdown_does_not_wait_for_tasks() {
     let mut served = serve(&[]).await;
     let id = served.create("shell").await;
     let client = Client::connect(&served.url, None).await;
@@ -261,7 +261,7 @@ async fn the_end_of_the_server_does_not_wait_for_tasks() {
     let leader = started(&served, &id).await;
     let since = Instant::now();
     served.shut_down().await;
-    // Calls whose clients wait for them would have had 12 s.
+    // Ordinary calls would have had 12 s to end.
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     until_gone(leader).await;
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What tasks hold and for how long, on a clock that the tests set.
+//! The limits and the lifetimes of tasks, on a paused clock.
 
 use std::future::pending;
 
@@ -8,33 +8,37 @@ use rmcp::model::{CallToolResult, ContentBlock};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{domain::ports::OutputStream, mcp::errors::Failure, service::fault::CallerFault};
+use crate::{
+    domain::ports::OutputStream,
+    mcp::{errors::Failure, execution_tools::RESULT_BYTES_MAX},
+    service::fault::CallerFault,
+};
 
 const CALL_MAX: Duration = Duration::from_secs(300);
 
-fn someone(name: &str) -> Principal {
+fn principal(name: &str) -> Principal {
     name.parse().unwrap()
 }
 
-/// A call that ends as it is told to, or when it is cancelled.
-fn call(owner: &str) -> (Call, oneshot::Sender<Outcome>, Progress) {
+/// A call that ends with the outcome that is sent, or when it is cancelled.
+fn call(owner: &str) -> (RunningCall, oneshot::Sender<Outcome>, Progress) {
     let (end, ended) = oneshot::channel();
     let cancelled = CancellationToken::new();
     let token = cancelled.clone();
-    let running = async move {
+    let outcome = async move {
         tokio::select! {
             Ok(outcome) = ended => outcome,
             () = token.cancelled() => Err(CallerFault::Cancelled { executed: None }.into()),
         }
     };
     let (progress, _) = Progress::new(true);
-    let call = Call {
-        owner: someone(owner),
+    let call = RunningCall {
+        owner: principal(owner),
         tool: "execute".to_owned(),
-        running: Box::pin(running),
+        outcome: Box::pin(outcome),
         cancelled,
         progress: progress.clone(),
-        bytes_max: COMMAND_BYTES_MAX,
+        bytes_max: RESULT_BYTES_MAX,
     };
     (call, end, progress)
 }
@@ -43,7 +47,7 @@ fn text(text: &str) -> CallToolResult {
     CallToolResult::success(vec![ContentBlock::text(text)])
 }
 
-/// Lets everything happen that can.
+/// Lets everything run that can.
 async fn settle() {
     for _ in 0..32 {
         tokio::task::yield_now().await;
@@ -51,98 +55,87 @@ async fn settle() {
 }
 
 fn status(tasks: &Tasks, owner: &str, id: &str) -> Option<TaskStatus> {
-    tasks.get(&someone(owner), id).ok().map(|task| task.status())
+    tasks.get(&principal(owner), id).ok().map(|task| task.status())
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outcome_is_known_for_as_long_as_was_said_and_shorter_once_it_was_told() {
+async fn outcome_is_kept_for_its_ttl_and_shorter_once_read() {
     let tasks = Tasks::new(CALL_MAX);
-    let (kept, end_kept, _) = call("ada");
-    let (told, end_told, _) = call("ada");
-    let [kept, told] = [kept, told].map(|call| tasks.hand_over(call).ok().unwrap());
-    end_kept.send(Ok(text("kept"))).unwrap();
-    end_told.send(Ok(text("told"))).unwrap();
+    let (unread, end_unread, _) = call("ada");
+    let (read, end_read, _) = call("ada");
+    let [unread, read] = [unread, read].map(|call| tasks.start(call).ok().unwrap());
+    end_unread.send(Ok(text("unread"))).unwrap();
+    end_read.send(Ok(text("read"))).unwrap();
     settle().await;
-    let answer = tasks.get(&someone("ada"), &told.task_id).unwrap();
+    let answer = tasks.get(&principal("ada"), &read.task_id).unwrap();
     let TaskPayload::Completed { result } = &answer.payload else { panic!("{answer:?}") };
-    assert_eq!(result["content"][0]["text"], "told");
+    assert_eq!(result["content"][0]["text"], "read");
     assert_eq!(answer.task.ttl_ms, Some(60_000));
     sleep(Duration::from_secs(59)).await;
-    assert_eq!(status(&tasks, "ada", &told.task_id), Some(TaskStatus::Completed));
-    // To be told again does not prolong it.
+    assert_eq!(status(&tasks, "ada", &read.task_id), Some(TaskStatus::Completed));
+    // A second read does not prolong the retention.
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(status(&tasks, "ada", &told.task_id), None);
-    let known = Duration::from_millis(kept.ttl_ms.unwrap());
-    sleep(known - Duration::from_secs(62)).await;
-    assert_eq!(tasks.table().entries.len(), 1);
+    assert_eq!(status(&tasks, "ada", &read.task_id), None);
+    let ttl = Duration::from_millis(unread.ttl_ms.unwrap());
+    sleep(ttl - Duration::from_secs(62)).await;
+    assert_eq!(tasks.table().records.len(), 1);
     sleep(Duration::from_secs(2)).await;
-    assert_eq!((status(&tasks, "ada", &kept.task_id), tasks.table().entries.len()), (None, 0));
+    assert_eq!((status(&tasks, "ada", &unread.task_id), tasks.table().records.len()), (None, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_nobody_ends_is_cancelled_in_its_time_and_that_is_told() {
+async fn task_is_cancelled_at_its_time_limit() {
     let tasks = Tasks::new(CALL_MAX);
     let (call, _end, _) = call("ada");
-    let task = tasks.hand_over(call).ok().unwrap();
-    sleep(CALL_MAX + SLOW_PULL - Duration::from_secs(1)).await;
+    let task = tasks.start(call).ok().unwrap();
+    sleep(CALL_MAX + PULL_ALLOWANCE - Duration::from_secs(1)).await;
     assert_eq!(status(&tasks, "ada", &task.task_id), Some(TaskStatus::Working));
     sleep(Duration::from_secs(2)).await;
     assert_eq!(status(&tasks, "ada", &task.task_id), Some(TaskStatus::Cancelled));
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_room_a_call_stays_what_it_was() {
+async fn call_beyond_the_limits_stays_a_request() {
     let tasks = Tasks::new(CALL_MAX);
-    let (mut handed, mut ends) = (Vec::new(), Vec::new());
-    let back = loop {
+    let (mut started, mut ends) = (Vec::new(), Vec::new());
+    let outcome = loop {
         let (call, end, _) = call("ada");
-        match tasks.hand_over(call) {
+        match tasks.start(call) {
             Ok(task) => {
-                handed.push(task);
+                started.push(task);
                 ends.push(end);
             }
-            Err(running) => {
-                end.send(Ok(text("as ever"))).unwrap();
-                break running.await.unwrap();
+            Err(outcome) => {
+                end.send(Ok(text("answered"))).unwrap();
+                break outcome.await.unwrap();
             }
         }
     };
-    assert_eq!((back, handed.len()), (text("as ever"), OF_ONE.bytes / COMMAND_BYTES_MAX));
-    // There is room for others, though not without end.
-    let others = || ["bob", "eve", "dan"].map(|name| tasks.hand_over(call(name).0).is_ok());
-    for _ in handed.len()..OF_ALL.bytes / COMMAND_BYTES_MAX {
-        assert!(tasks.hand_over(call("bob").0).is_ok());
+    assert_eq!((outcome, started.len()), (text("answered"), PRINCIPAL_MAX.bytes / RESULT_BYTES_MAX));
+    // Other principals have room for tasks until the total limit is reached.
+    let start_as = |name| tasks.start(call(name).0).is_ok();
+    for _ in started.len()..TOTAL_MAX.bytes / RESULT_BYTES_MAX {
+        assert!(start_as("bob"));
     }
-    assert_eq!(others(), [false; 3]);
-    // Small results make room for what is still to come, but not beyond a number of tasks.
+    assert_eq!(["bob", "eve", "dan"].map(start_as), [false; 3]);
+    // Small outcomes leave room for more tasks, up to their number.
     for end in ends {
         end.send(Ok(text("small"))).unwrap();
     }
     settle().await;
-    while let Ok(task) = tasks.hand_over({
+    while let Ok(task) = tasks.start({
         let (call, end, _) = call("ada");
         end.send(Ok(text("small"))).unwrap();
         call
     }) {
-        handed.push(task);
+        started.push(task);
         settle().await;
     }
-    assert_eq!(handed.len(), OF_ONE.tasks);
+    assert_eq!(started.len(), PRINCIPAL_MAX.tasks);
 }
 
 #[test]
-fn a_call_counts_for_its_arguments_and_what_it_may_come_to() {
-    let call = |tool: &'static str, stdin: usize| {
-        let arguments = serde_json::json!({"code": "cat", "stdin": "x".repeat(stdin)});
-        bytes_max(&CallToolRequestParams::new(tool).with_arguments(serde_json::from_value(arguments).unwrap()))
-    };
-    let more = call("execute", 1_000_000).unwrap() - COMMAND_BYTES_MAX;
-    assert!((1_000_000..1_001_000).contains(&more), "{more}");
-    assert_eq!(call("read_file", 0), None);
-}
-
-#[test]
-fn a_result_counts_for_what_it_holds() {
+fn outcome_size_counts_text_and_structured_content() {
     let mut large = CallToolResult::structured(serde_json::json!({"stdout": "x".repeat(1000)}));
     large.content = vec![ContentBlock::text("y".repeat(2000))];
     let (_, bytes) = outcome::settle("execute", Ok(large));
@@ -150,9 +143,9 @@ fn a_result_counts_for_what_it_holds() {
 }
 
 #[test]
-fn a_failure_of_the_server_has_failed_and_one_of_the_caller_s_is_a_result() {
-    let mended = outcome::settle("execute", Err(CallerFault::ShuttingDown.into())).0;
-    let TaskPayload::Completed { result } = &mended else { panic!("{mended:?}") };
+fn only_failures_of_the_server_fail_a_task() {
+    let completed = outcome::settle("execute", Err(CallerFault::ShuttingDown.into())).0;
+    let TaskPayload::Completed { result } = &completed else { panic!("{completed:?}") };
     assert_eq!(
         (&result["isError"], &result["structuredContent"]["error"]["code"]),
         (&true.into(), &"shutting_down".into())
@@ -163,29 +156,29 @@ fn a_failure_of_the_server_has_failed_and_one_of_the_caller_s_is_a_result() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_tells_the_stage_and_the_output_since_the_last_one() {
+async fn poll_returns_the_stage_and_new_output() {
     let tasks = Tasks::new(CALL_MAX);
     let (call, _end, progress) = call("ada");
     progress.stage(0.0, None, "running the code");
     progress.output(OutputStream::Stdout, b"first\n");
-    let task = tasks.hand_over(call).ok().unwrap();
-    let message = || tasks.get(&someone("ada"), &task.task_id).unwrap().task.status_message.unwrap();
+    let task = tasks.start(call).ok().unwrap();
+    let message = || tasks.get(&principal("ada"), &task.task_id).unwrap().task.status_message.unwrap();
     sleep(Duration::from_secs(3)).await;
     assert_eq!(message(), "running the code (3 s)\nfirst\n");
     assert_eq!(message(), "running the code (3 s)");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_server_is_the_end_of_its_tasks() {
+async fn end_drops_all_tasks() {
     let tasks = Tasks::new(CALL_MAX);
-    let (deaf, _, _) = call("ada");
-    let stuck = Call { running: Box::pin(pending()), ..deaf };
-    tasks.hand_over(stuck).ok().unwrap();
-    let task = tasks.hand_over(call("ada").0).ok().unwrap();
+    let (call_to_replace, _, _) = call("ada");
+    let stuck = RunningCall { outcome: Box::pin(pending()), ..call_to_replace };
+    tasks.start(stuck).ok().unwrap();
+    let task = tasks.start(call("ada").0).ok().unwrap();
     tasks.close();
     settle().await;
     assert_eq!(status(&tasks, "ada", &task.task_id), Some(TaskStatus::Cancelled));
-    assert!(tasks.hand_over(call("ada").0).is_err());
+    assert!(tasks.start(call("ada").0).is_err());
     tasks.end().await;
-    assert_eq!(tasks.table().entries.len(), 0);
+    assert_eq!(tasks.table().records.len(), 0);
 }

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The result of a command, as `execute` and `install_packages` return it and as errors of stopped commands include it.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::{
+    domain::{
+        output::LostRange,
+        ports::{EndCause, OutputFile},
+    },
+    service::execution::Executed,
+};
+
+/// The end of a command and its output. Keys for unusual events are absent where those did not happen.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct CommandResult<'a> {
+    /// True if the call was cancelled; everything that it had started was killed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    cancelled: bool,
+    /// From start to exit, measured in the environment.
+    duration_ms: u64,
+    /// 0 for success; 128 + n if signal n ended it.
+    exit_code: i32,
+    /// A note on connections that the network policy refused while it ran, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    /// True if it exceeded its memory limit and the kernel killed a process of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    out_of_memory: bool,
+    /// The number of the signal that ended it, if one did: 9 for KILL, 11 for SEGV, 15 for TERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
+    stderr: &'a str,
+    /// The file in the environment that holds a long stderr; read on there with read_file and offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_file: Option<&'a str>,
+    /// The size of that file, if it could not hold all of stderr.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_file_bytes: Option<u64>,
+    /// The bytes left out of a long stderr.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_lost: Option<Lost>,
+    stdout: &'a str,
+    /// The file in the environment that holds a long stdout; read on there with read_file and offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_file: Option<&'a str>,
+    /// The size of that file, if it could not hold all of stdout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_file_bytes: Option<u64>,
+    /// The bytes left out of a long stdout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_lost: Option<Lost>,
+    /// True if it exceeded its timeout; everything that it had started was killed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    timed_out: bool,
+}
+
+/// A range of bytes, up to but not including `to`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Lost {
+    from: u64,
+    to: u64,
+}
+
+impl<'a> CommandResult<'a> {
+    pub(super) fn of(executed: &'a Executed) -> Self {
+        let Executed { ended, stdout, stderr, hint } = executed;
+        Self {
+            cancelled: ended.cause == EndCause::Cancelled,
+            duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            exit_code: ended.exit_code,
+            hint: hint.as_deref(),
+            out_of_memory: ended.cause == EndCause::OutOfMemory,
+            signal: ended.signal,
+            stderr: &stderr.text,
+            stderr_file: ended.stderr_file.as_ref().map(|file| file.path.as_str()),
+            stderr_file_bytes: truncated_size(ended.stderr_file.as_ref()),
+            stderr_lost: stderr.lost.map(lost),
+            stdout: &stdout.text,
+            stdout_file: ended.stdout_file.as_ref().map(|file| file.path.as_str()),
+            stdout_file_bytes: truncated_size(ended.stdout_file.as_ref()),
+            stdout_lost: stdout.lost.map(lost),
+            timed_out: ended.cause == EndCause::TimedOut,
+        }
+    }
+}
+
+/// The size of a file that could not hold its whole output.
+fn truncated_size(file: Option<&OutputFile>) -> Option<u64> {
+    file.filter(|file| !file.complete).map(|file| file.bytes)
+}
+
+fn lost(LostRange { from, to }: LostRange) -> Lost {
+    Lost { from, to }
+}

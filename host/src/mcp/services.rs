@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The services that tools call, and the budget of the results that they make.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    budget::{Budget, Reservation},
+    domain::{image::ImageRef, principal::Principal, runtime::ByRuntime},
+    service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
+};
+
+/// The limit of all results that are being made or written, in bytes as the guests sent them: six of the largest files,
+/// or 64 of the longest outputs. As JSON, an output can be a dozen times as large.
+const RESULTS_BYTES: usize = 64 * 1024 * 1024;
+
+/// The longest time that a result waits for others to be read.
+const RESERVATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The services behind the tools. Each tool is a method in the file of its kind.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) environments: Arc<Environments>,
+    pub(super) execution: Execution,
+    pub(super) filesystem: Filesystem,
+    pub(super) defaults: Defaults,
+    results: Budget,
+}
+
+/// The defaults for arguments that a client leaves out.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// The image of each runtime.
+    pub images: ByRuntime<ImageRef>,
+    /// The time without a call after which an environment is destroyed.
+    pub idle_timeout: Duration,
+}
+
+impl Services {
+    pub(super) fn new(
+        environments: Arc<Environments>,
+        execution: Execution,
+        filesystem: Filesystem,
+        defaults: Defaults,
+    ) -> Self {
+        Self { environments, execution, filesystem, defaults, results: Budget::new(RESULTS_BYTES) }
+    }
+
+    /// Reserves memory for a result of `bytes`, as the guest sends them.
+    pub(super) async fn reserve_result(&self, owner: &Principal, bytes: usize) -> Result<Reservation, CallerFault> {
+        let reservation = timeout(RESERVATION_TIMEOUT, self.results.reserve(owner, bytes)).await;
+        reservation.map_err(|_elapsed| CallerFault::ResultsUnread)
+    }
+}

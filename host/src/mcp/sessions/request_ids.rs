@@ -1,0 +1,89 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Request ids and progress tokens in use in one session.
+//!
+//! A session's answers are routed by request id and its progress reports by token, so no two open requests may share
+//! either.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, GetMeta as _, NumberOrString};
+
+use super::SessionRefusal;
+use crate::mcp::memory::{RequestMemory, WeakRequestMemory};
+
+/// Answers that the client of one session may abandon before their end. Their ids stay in use, since the client may
+/// still resume them. A session that reaches this limit accepts no more requests; its client opens another one.
+pub(super) const ABANDONED_MAX: usize = 1024;
+
+/// The ids and tokens of requests that are open or whose answers were abandoned.
+///
+/// They are stored as hashes, because an id may be as long as a body. A collision costs the client one error.
+#[derive(Debug, Default)]
+pub(super) struct RequestIds {
+    in_use: HashMap<u64, WeakRequestMemory>,
+    abandoned: usize,
+    /// The memory of requests whose answers were abandoned; a client may resume one of them.
+    abandoned_memory: Vec<WeakRequestMemory>,
+}
+
+impl RequestIds {
+    /// Registers the ids of a request that holds `memory`.
+    pub(super) fn register(&mut self, ids: &[u64], memory: &RequestMemory) -> Result<(), SessionRefusal> {
+        if ids.iter().any(|id| self.in_use.contains_key(id)) {
+            return Err(SessionRefusal::Repeated);
+        }
+        self.in_use.extend(ids.iter().map(|id| (*id, memory.downgrade())));
+        Ok(())
+    }
+
+    /// The memory of the request with this id, while its call runs or its answer is being written.
+    pub(super) fn memory_of(&self, id: u64) -> Option<RequestMemory> {
+        self.in_use.get(&id)?.upgrade()
+    }
+
+    /// Releases the ids of a request whose answer was read to its end; those of an abandoned answer stay in use.
+    pub(super) fn release(&mut self, ids: &[u64], ended: bool, memory: &RequestMemory) {
+        if ended {
+            self.in_use.retain(|id, _| !ids.contains(id));
+        } else {
+            self.abandoned += 1;
+            self.abandoned_memory.retain(|memory| memory.upgrade().is_some());
+            self.abandoned_memory.push(memory.downgrade());
+        }
+    }
+
+    /// Whether the limit of abandoned answers is reached.
+    pub(super) fn exhausted(&self) -> bool {
+        self.abandoned >= ABANDONED_MAX
+    }
+
+    /// The memory that requests with abandoned answers still hold.
+    pub(super) fn abandoned(&self) -> Vec<RequestMemory> {
+        self.abandoned_memory.iter().filter_map(WeakRequestMemory::upgrade).collect()
+    }
+}
+
+/// The hashes of a request's id and progress token; empty for other messages.
+pub(super) fn ids_of(message: &ClientJsonRpcMessage) -> Vec<u64> {
+    let ClientJsonRpcMessage::Request(request) = message else { return Vec::new() };
+    let token = request.request.get_meta().get_progress_token();
+    let token = token.map(|token| hash("token", &token.0));
+    [Some(hash("id", &request.id)), token].into_iter().flatten().collect()
+}
+
+/// The hash of the request id that a cancellation names; `None` for other messages.
+pub(super) fn cancelled_id(message: &ClientJsonRpcMessage) -> Option<u64> {
+    let ClientJsonRpcMessage::Notification(notification) = message else { return None };
+    let ClientNotification::CancelledNotification(cancelled) = &notification.notification else { return None };
+    cancelled.params.request_id.as_ref().map(|id| hash("id", id))
+}
+
+fn hash(kind: &str, value: &NumberOrString) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, value).hash(&mut hasher);
+    hasher.finish()
+}
