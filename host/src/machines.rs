@@ -18,6 +18,7 @@ pub(crate) mod control_group;
 mod cpio;
 pub mod disks;
 mod egress_link;
+mod file_names;
 pub mod firmware_binary;
 mod initramfs;
 mod kernel;
@@ -31,10 +32,12 @@ mod probe;
 mod probe_guest;
 mod programs;
 mod qemu;
+mod roles;
 mod run_dirs;
 mod runner;
 mod runner_messages;
 mod runner_process;
+mod settings;
 mod survey;
 mod sys;
 mod tree_removal;
@@ -42,7 +45,6 @@ mod tsc;
 
 use std::{
     error::Error,
-    ffi::OsString,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -61,12 +63,14 @@ pub use self::{
     backend::{Backend, WantedBackend},
     programs::MissingProgram,
     runner::run_if_runner,
+    settings::VmSettings,
     survey::{Look, Needs, Survey},
 };
 use self::{
     backend::{BackendFault, Chosen},
     confine::Namespaces,
     disks::Disks,
+    file_names::{BOOT, INITRAMFS, SCRATCH},
     initramfs::{InitramfsFault, SharedRoot},
     kernel::{Kernel, KernelFault},
     krun::Firmware,
@@ -78,62 +82,17 @@ use self::{
 };
 use crate::{
     domain::{
-        defences::{Defence, Relaxed},
+        defences::Defence,
         ports::{Machine, MachineSpec, Machines, PortFuture, Stage, StartFault},
     },
     images::cache::{ImageStore, PreparedImage, Resolve},
-    network::{Gateway, Guest},
+    network::Guest,
 };
 
-/// Names of a machine's files in its run folder.
-const INITRAMFS: &str = "initramfs";
-const BOOT: &str = "boot";
-const SCRATCH: &str = "scratch";
-/// Below the data folder.
-const FIRMWARE_FOLDER: &str = "firmware";
-/// Sockets of the guest's connections to port N are named `<this>_N`.
-const LINK_SOCKETS: &str = "link";
 /// A start's news: two stages and its outcome.
 const PROGRESS_MAX: usize = 4;
 /// Characters of an environment's id that make its host name; they tell machines apart in a prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
-
-/// What the adapter needs to know.
-#[derive(Clone, Debug)]
-pub struct VmSettings {
-    /// Run folders are made in here.
-    pub data_dir: PathBuf,
-    /// What runs machines.
-    pub backend: WantedBackend,
-    /// libkrunfw or its folder, if it is not to be searched.
-    pub firmware: Option<PathBuf>,
-    /// How much the programs that run machines say in the log, 0 to 5.
-    pub log_level: u8,
-    /// The folder with `vmlinuz` and `modules/`, for QEMU.
-    pub kernel_dir: PathBuf,
-    /// A path, or a name to search in `PATH`: usually `qemu-system-x86_64`.
-    pub qemu: PathBuf,
-    /// A path, or a name to search in `PATH`: usually `vhost-device-vsock`.
-    pub vhost_device_vsock: PathBuf,
-    /// What the machines' networks go through.
-    pub gateway: Arc<Gateway>,
-    /// Certificates in PEM that guests are to trust; may be empty.
-    pub ca_bundle: String,
-    /// Defences inside the guests that are off.
-    pub relaxed: Relaxed,
-    /// The program to execute as runner: this binary, [`VmSettings::THIS_BINARY`], except in tests.
-    pub runner: OsString,
-}
-
-impl VmSettings {
-    /// This process's binary, even if its file has been replaced meanwhile.
-    pub const THIS_BINARY: &str = "/proc/self/exe";
-
-    /// Where firmware that is in this binary is unpacked.
-    fn firmware_dir(&self) -> PathBuf {
-        self.data_dir.join(FIRMWARE_FOLDER)
-    }
-}
 
 /// Machines cannot be made on this host.
 #[derive(Debug, thiserror::Error)]

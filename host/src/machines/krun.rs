@@ -33,8 +33,8 @@ pub(super) use self::firmware::{Firmware, FirmwareFault, check as check_firmware
 use self::libkrun::Context;
 pub(crate) use self::libkrun::FIRMWARE_ABI;
 use super::{
-    LINK_SOCKETS,
     confine::Walls,
+    file_names::{KVM, LINK_SOCKETS},
     runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Report},
     sys,
 };
@@ -107,7 +107,7 @@ fn prepare(
     sys::close_all_but(telling.as_fd()).step("close what the runner has open")?;
     log::start(config.log_level).step("start libkrun's log")?;
     // libkrun would end the process without a word.
-    OpenOptions::new().read(true).write(true).open("/dev/kvm").step("open /dev/kvm")?;
+    OpenOptions::new().read(true).write(true).open(KVM).step("open /dev/kvm")?;
     let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build has none"));
     let agent = agent.step("find the guest agent")?;
     let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();

@@ -91,13 +91,16 @@ fn word16(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) use tests::module;
+
+#[cfg(test)]
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// An ELF file of two sections: the names, and `.modinfo`.
-    pub(in super::super) fn module(entries: &[u8]) -> Vec<u8> {
+    pub(crate) fn module(entries: &[u8]) -> Vec<u8> {
         let names = b"\0.names\0.modinfo\0";
         let mut file = vec![0; 0x40];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");

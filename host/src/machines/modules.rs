@@ -132,7 +132,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ModuleFault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::modinfo::tests::module, *};
+    use super::{super::modinfo::module, *};
 
     /// A folder with these modules, each with its `.modinfo`, and these built in.
     fn folder(modules: &[(&str, &str)], built_in: &[&str]) -> tempfile::TempDir {

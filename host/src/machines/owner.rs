@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
 
 use super::{
-    LINK_SOCKETS,
     console::ConsoleTail,
     egress_link::EgressLink,
+    file_names::LINK_SOCKETS,
     initramfs::{InitramfsFault, SharedRoot},
     run_dirs,
     runner_messages::Orders,

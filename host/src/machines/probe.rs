@@ -6,13 +6,12 @@ use std::{ffi::OsStr, fmt, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::Command,
     time::timeout,
 };
 
 use super::{
     probe_guest::{UNUSABLE, USABLE},
-    runner,
+    roles,
 };
 
 /// From one line of the probe to the next. All of it takes 0.03 s where KVM is unusable and up to 0.7 s where it is
@@ -41,9 +40,8 @@ impl fmt::Display for Kvm {
 
 /// Runs the probe: `runner` is this binary. Takes [`LINE_MAX`] for each of its few lines at most.
 pub(super) async fn probe(runner: &OsStr) -> Kvm {
-    let mut command = Command::new(runner);
-    command.args([runner::SUBCOMMAND, runner::PROBE]).env_clear().kill_on_drop(true);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut command = roles::check_command(runner, roles::PROBE);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = match child {
         Ok(child) => child,
         Err(fault) => return Kvm::Unusable(format!("the probe did not start: {fault}")),

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 
 use super::{
-    LINK_SOCKETS,
+    file_names::LINK_SOCKETS,
     runner_messages::{Accelerator, MachineConfig, QemuConfig},
 };
 

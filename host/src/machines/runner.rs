@@ -34,26 +34,14 @@ use rustix::{
 use self::program::{Program, Watch, Woken, not_started};
 use super::{
     confine::{self, Calls, Files, Namespaces, Walls},
-    krun, probe_guest, qemu, run_dirs,
+    file_names::KVM,
+    krun, probe_guest, qemu, roles, run_dirs,
     runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
 
-/// The subcommand that makes this binary a runner.
-pub(super) const SUBCOMMAND: &str = "runner";
-/// Runs a machine.
-pub(super) const MACHINE: &str = "machine";
-/// Tells whether KVM runs guests.
-pub(super) const PROBE: &str = "probe";
-/// Tells whether machines can be given namespaces.
-pub(super) const CONFINEMENT: &str = "confinement";
-/// Tells whether a file is a libkrunfw that can be used; its path follows.
-pub(super) const FIRMWARE: &str = "firmware";
-
 /// Time for the removal of the run folder; the host gives a runner 3 s to end.
 const REMOVAL_MAX: Duration = Duration::from_secs(2);
-/// What KVM is asked through.
-pub(super) const KVM: &str = "/dev/kvm";
 /// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
 /// Between two looks whether it listens.
@@ -62,14 +50,14 @@ const VHOST_LOOK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 }
 /// Runs the runner if this process was started as one. `main` calls it before it starts any thread.
 pub fn run_if_runner() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
-    if arguments.next()? != SUBCOMMAND {
+    if arguments.next()? != roles::SUBCOMMAND {
         return None;
     }
     Some(match arguments.next() {
-        Some(role) if role == MACHINE => run(),
-        Some(role) if role == PROBE => probe_guest::run(),
-        Some(role) if role == CONFINEMENT => confine::check(),
-        Some(role) if role == FIRMWARE => krun::check_firmware(Path::new(&arguments.next()?)),
+        Some(role) if role == roles::MACHINE => run(),
+        Some(role) if role == roles::PROBE => probe_guest::run(),
+        Some(role) if role == roles::CONFINEMENT => confine::check(),
+        Some(role) if role == roles::FIRMWARE => krun::check_firmware(Path::new(&arguments.next()?)),
         _ => ExitCode::FAILURE,
     })
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     console::ConsoleTail,
     live_log::LiveLog,
-    runner,
+    roles,
     runner_messages::{LINE_BYTES_MAX, Orders, Report},
 };
 use crate::mutex::lock;
@@ -70,8 +70,7 @@ impl RunnerProcess {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
         ours.set_nonblocking(true).map_err(process)?;
-        let mut command = Command::new(runner);
-        command.args([runner::SUBCOMMAND, runner::MACHINE]).env_clear();
+        let mut command = Command::from(roles::command(runner, roles::MACHINE));
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(process)?;
         // The command holds the runner's end of the life line.

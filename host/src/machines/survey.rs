@@ -14,15 +14,15 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use super::{
-    VmSettings,
     backend::{Backend, Chosen},
     confine,
+    file_names::KVM,
     kernel::{Kernel, KernelFault},
     krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
     programs,
-    runner::KVM,
     runner_messages::Accelerator,
+    settings::VmSettings,
 };
 use crate::{causes::chain, machines::agent_binary};
 

@@ -6,15 +6,15 @@ use std::{
     ffi::OsStr,
     io::{self, Write},
     path::PathBuf,
-    process::{ExitCode, Stdio},
+    process::ExitCode,
     time::Duration,
 };
 
 use nix::sched::{CloneFlags, unshare};
-use tokio::{process::Command, time::timeout};
+use tokio::time::timeout;
 
 use super::{Files, Namespaces, enter_user_namespace};
-use crate::machines::runner;
+use crate::machines::roles;
 
 /// Making namespaces takes milliseconds; more is a hang.
 const CHECK_MAX: Duration = Duration::from_secs(5);
@@ -25,16 +25,14 @@ const REASON_CHARS_MAX: usize = 200;
 ///
 /// # Errors
 /// The child did not find out.
-pub(in crate::machines) async fn missing(runner: &OsStr) -> io::Result<Option<String>> {
-    let mut command = Command::new(runner);
-    command.args([runner::SUBCOMMAND, runner::CONFINEMENT]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(CHECK_MAX, command.output()).await??;
+pub(crate) async fn missing(runner: &OsStr) -> io::Result<Option<String>> {
+    let output = timeout(CHECK_MAX, roles::check_command(runner, roles::CONFINEMENT).output()).await??;
     let reason = || String::from_utf8_lossy(&output.stdout).trim().chars().take(REASON_CHARS_MAX).collect();
     Ok((!output.status.success()).then(reason))
 }
 
 /// The life of a child process that tries the walls: prints what is missing, if anything.
-pub(in crate::machines) fn check() -> ExitCode {
+pub(crate) fn check() -> ExitCode {
     let no_user_namespace = |fault| io::Error::other(format!("this user may make no user namespace: {fault}"));
     let tried = enter_user_namespace().map_err(no_user_namespace).and_then(|()| {
         unshare(Namespaces::Own.at_birth() | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;

@@ -16,7 +16,7 @@ use super::Namespaces;
 
 /// Which calls a process may make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::machines) enum Calls {
+pub(crate) enum Calls {
     /// Those of a machine of libkrun's.
     Krun,
     /// All but those that no program needs for making machines.

@@ -36,18 +36,18 @@ const SYSTEM: [&str; 9] = [
 
 /// What a process finds in its root.
 #[derive(Clone, Debug)]
-pub(in crate::machines) struct Files {
+pub(crate) struct Files {
     /// Its working folder, which it may write to.
-    pub(in crate::machines) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Files and folders that it may read; those that do not exist are passed over.
-    pub(in crate::machines) read_only: Vec<PathBuf>,
+    pub(crate) read_only: Vec<PathBuf>,
     /// Devices.
-    pub(in crate::machines) devices: Vec<&'static str>,
+    pub(crate) devices: Vec<&'static str>,
 }
 
 impl Files {
     /// Adds what a dynamically linked program is made of.
-    pub(in crate::machines) fn with_program(mut self, program: &Path) -> Self {
+    pub(crate) fn with_program(mut self, program: &Path) -> Self {
         self.read_only.extend(SYSTEM.map(PathBuf::from));
         self.read_only.push(program.to_owned());
         self

@@ -12,13 +12,12 @@ use std::{
     io::{self, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{ExitCode, Output, Stdio},
+    process::{ExitCode, Output},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    process::Command,
     task::{JoinError, spawn_blocking},
     time::timeout,
 };
@@ -27,7 +26,7 @@ use super::{
     libkrun,
     unpacked::{UnpackFault, Unpacked},
 };
-use crate::machines::{firmware_binary, runner};
+use crate::machines::{firmware_binary, roles};
 
 /// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `./taskw firmware`
 /// and distributions have it.
@@ -107,10 +106,8 @@ impl Firmware {
     /// Whether it loads.
     async fn check(self, runner: &OsStr) -> Result<Self, FirmwareFault> {
         let path = self.path.clone();
-        let mut command = Command::new(runner);
-        command.args([OsStr::new(runner::SUBCOMMAND), OsStr::new(runner::FIRMWARE), path.as_os_str()]);
-        command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
-        let output = match timeout(CHECK_MAX, command.output()).await {
+        let mut command = roles::check_command(runner, roles::FIRMWARE);
+        let output = match timeout(CHECK_MAX, command.arg(&path).output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(FirmwareFault::Check { path, source }),
             Err(_) => return Err(FirmwareFault::Check { path, source: io::ErrorKind::TimedOut.into() }),
