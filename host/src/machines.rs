@@ -193,7 +193,10 @@ impl Vms {
         let namespaces = match confine::missing(&settings.runner).await {
             Ok(None) => Namespaces::Own,
             Err(fault) => {
-                tracing::warn!(%fault, "failed to try whether machines get namespaces of their own; they have to");
+                tracing::warn!(
+                    error = &fault as &dyn Error,
+                    "failed to check whether machines can have namespaces; they will fail to start without"
+                );
                 Namespaces::Own
             }
             Ok(Some(reason)) => {

@@ -22,11 +22,13 @@ use std::{
     },
     path::PathBuf,
     process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use nix::fcntl::{FcntlArg, fcntl};
+use rustix::{
+    io::ioctl_fionread,
+    process::{Pid, Signal, kill_process},
+};
 use tempfile::TempDir;
 
 #[test]
@@ -92,7 +94,10 @@ fn a_run_folder_may_have_a_long_path() {
 fn a_console_flood_that_nobody_reads_stops_the_guest_and_not_the_end() {
     let mut machine = TestMachine::start(&tiny_kernel::flooding());
     machine.read_console_until("xxxx");
-    thread::sleep(Duration::from_millis(200));
+    let console = machine.runner.stdout.as_ref().unwrap();
+    // The page that has been read from in part takes no more bytes.
+    let full = fcntl(console, FcntlArg::F_GETPIPE_SZ).unwrap().unsigned_abs().saturating_sub(4096);
+    processes::wait_until("the pipe is full", || ioctl_fionread(console).unwrap() >= full.into());
     drop(machine.life_line.take());
     assert!(machine.runner.wait().unwrap().success());
     machine.assert_nothing_is_left();

@@ -29,9 +29,12 @@ use std::{
 
 use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BOOT_CONFIG_PATH};
 
-pub(super) use self::firmware::{Firmware, FirmwareFault, check as check_firmware};
 use self::libkrun::Context;
 pub(crate) use self::libkrun::FIRMWARE_ABI;
+pub(super) use self::{
+    firmware::{Firmware, FirmwareFault},
+    libkrun::load_firmware,
+};
 use super::{
     confine::Walls,
     file_names::{KVM, LINK_SOCKETS},
@@ -111,8 +114,7 @@ fn prepare(
     let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build has none"));
     let agent = agent.step("find the guest agent")?;
     let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();
-    let firmware = libkrun::load_firmware(&config.firmware);
-    firmware.step(&format!("load {}", config.firmware.display()))?;
+    load_firmware(&config.firmware).step(&format!("load {}", config.firmware.display()))?;
     // The kernel is in memory, and of the host's files only the disks are left to open.
     walls.put_up().step("confine the machine")?;
     let devices = || -> io::Result<Context> {

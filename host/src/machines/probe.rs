@@ -40,9 +40,9 @@ impl fmt::Display for Kvm {
 
 /// Runs the probe: `runner` is this binary. Takes [`LINE_MAX`] for each of its few lines at most.
 pub(super) async fn probe(runner: &OsStr) -> Kvm {
-    let mut command = roles::check_command(runner, roles::PROBE);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let mut child = match child {
+    let mut command = roles::command(runner, roles::PROBE);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(fault) => return Kvm::Unusable(format!("the probe did not start: {fault}")),
     };

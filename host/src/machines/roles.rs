@@ -4,10 +4,12 @@
 
 use std::{
     ffi::OsStr,
+    io,
     process::{self, Stdio},
+    time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 /// The subcommand that makes this binary a runner; its role follows.
 pub(super) const SUBCOMMAND: &str = "runner";
@@ -20,16 +22,27 @@ pub(super) const CONFINEMENT: &str = "confinement";
 /// Reports whether a file is a usable libkrunfw; its path follows.
 pub(super) const FIRMWARE: &str = "firmware";
 
-/// Starts `runner`, which is this binary, in a role, with an empty environment.
-pub(super) fn command(runner: &OsStr, role: &str) -> process::Command {
+/// Timeout of a check. Making namespaces, or loading 20 MB from a cold disk, takes milliseconds; more is a hang.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+/// Limit of the reason that a failed check gives, in characters.
+const REASON_CHARS_MAX: usize = 300;
+
+/// A command that starts `runner`, which is this binary, in a role and with an empty environment.
+pub(super) fn command(runner: &OsStr, role: &str) -> Command {
     let mut command = process::Command::new(runner);
     command.args([SUBCOMMAND, role]).env_clear();
-    command
+    command.into()
 }
 
-/// The command of a child process that only reports something: killed on drop, and without input.
-pub(super) fn check_command(runner: &OsStr, role: &str) -> Command {
-    let mut command = Command::from(command(runner, role));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    command
+/// Runs `runner` in a role that only checks something. Returns the reason if the check fails; it is empty if the child
+/// process died before it could print one.
+///
+/// # Errors
+/// The child process could not be started, or did not end within [`CHECK_MAX`].
+pub(super) async fn check(runner: &OsStr, role: &str, argument: Option<&OsStr>) -> io::Result<Option<String>> {
+    let mut command = command(runner, role);
+    command.args(argument).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(CHECK_MAX, command.output()).await??;
+    let reason = || String::from_utf8_lossy(&output.stdout).trim().chars().take(REASON_CHARS_MAX).collect();
+    Ok((!output.status.success()).then(reason))
 }

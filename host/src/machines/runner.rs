@@ -56,10 +56,21 @@ pub fn run_if_runner() -> Option<ExitCode> {
     Some(match arguments.next() {
         Some(role) if role == roles::MACHINE => run(),
         Some(role) if role == roles::PROBE => probe_guest::run(),
-        Some(role) if role == roles::CONFINEMENT => confine::check(),
-        Some(role) if role == roles::FIRMWARE => krun::check_firmware(Path::new(&arguments.next()?)),
+        Some(role) if role == roles::CONFINEMENT => exit_code(confine::check()),
+        Some(role) if role == roles::FIRMWARE => exit_code(krun::load_firmware(Path::new(&arguments.next()?))),
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Prints why a check failed, for [`roles::check`].
+fn exit_code(checked: io::Result<()>) -> ExitCode {
+    match checked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            let _ = writeln!(io::stdout(), "{fault}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run() -> ExitCode {

@@ -15,7 +15,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    process::{Child, Command},
+    process::Child,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::timeout,
@@ -70,21 +70,35 @@ impl RunnerProcess {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
         ours.set_nonblocking(true).map_err(process)?;
-        let mut command = Command::from(roles::command(runner, roles::MACHINE));
+        let mut command = roles::command(runner, roles::MACHINE);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(process)?;
         // The command holds the runner's end of the life line.
         drop(command);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let (console, programs) = (Arc::default(), Arc::default());
+        let console = Arc::<Mutex<ConsoleTail>>::default();
+        let programs = Arc::<Mutex<ConsoleTail>>::default();
         let panicked = CancellationToken::new();
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.spawn(keep_tail(stdout, Arc::clone(&console), panicked.clone()));
+            let (console, panicked) = (Arc::clone(&console), panicked.clone());
+            readers.spawn(read_all(stdout, move |bytes| {
+                let mut console = lock(&console);
+                console.push(bytes);
+                if console.panicked() {
+                    panicked.cancel();
+                }
+            }));
         }
         if let Some(stderr) = child.stderr.take() {
-            let shown = shows_log.then(LiveLog::default);
-            readers.spawn(keep_log(stderr, Arc::clone(&programs), shown));
+            let programs = Arc::clone(&programs);
+            let mut live_log = shows_log.then(LiveLog::default);
+            readers.spawn(read_all(stderr, move |bytes| {
+                lock(&programs).push(bytes);
+                if let Some(live_log) = &mut live_log {
+                    live_log.push(bytes);
+                }
+            }));
         }
         let mut life_line = UnixStream::from_std(ours).map_err(process)?;
         let mut line = serde_json::to_vec(orders).map_err(|fault| SpawnFault::Orders { source: fault.into() })?;
@@ -166,25 +180,10 @@ fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
     lock(tail).last_lines()
 }
 
-async fn keep_log(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, mut shown: Option<LiveLog>) {
+// Reads until the pipe ends, whatever comes: a full pipe would stop the guest.
+async fn read_all(mut pipe: impl AsyncRead + Unpin, mut push: impl FnMut(&[u8])) {
     let mut bytes = [0; READ_BYTES];
     while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
-        let bytes = bytes.get(..count).unwrap_or_default();
-        lock(&tail).push(bytes);
-        if let Some(shown) = &mut shown {
-            shown.push(bytes);
-        }
-    }
-}
-
-// Always reads, whatever comes: a full pipe would stop the guest.
-async fn keep_tail(mut pipe: impl AsyncRead + Unpin, tail: Arc<Mutex<ConsoleTail>>, panicked: CancellationToken) {
-    let mut bytes = [0; READ_BYTES];
-    while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
-        let mut tail = lock(&tail);
-        tail.push(bytes.get(..count).unwrap_or_default());
-        if tail.panicked() {
-            panicked.cancel();
-        }
+        push(bytes.get(..count).unwrap_or_default());
     }
 }

@@ -8,24 +8,14 @@
 use std::{
     env,
     ffi::OsStr,
-    fs,
-    io::{self, Write},
-    os::unix::process::ExitStatusExt,
+    fs, io,
     path::{Path, PathBuf},
-    process::{ExitCode, Output},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::{
-    task::{JoinError, spawn_blocking},
-    time::timeout,
-};
+use tokio::task::{JoinError, spawn_blocking};
 
-use super::{
-    libkrun,
-    unpacked::{UnpackFault, Unpacked},
-};
+use super::unpacked::{UnpackFault, Unpacked};
 use crate::machines::{firmware_binary, roles};
 
 /// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `./taskw firmware`
@@ -34,11 +24,6 @@ const NAME: &str = "libkrunfw.so.5";
 /// Where systems keep libraries.
 const LIBRARY_FOLDERS: [&str; 6] =
     ["/usr/local/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/lib"];
-/// Looking into 20 MB takes milliseconds, also from a cold disk; more is a hang.
-const CHECK_MAX: Duration = Duration::from_secs(5);
-/// Characters of a reason that are shown.
-const REASON_CHARS_MAX: usize = 300;
-
 /// libkrunfw cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirmwareFault {
@@ -103,18 +88,16 @@ impl Firmware {
         found.check(runner).await
     }
 
-    /// Whether it loads.
+    /// Checks in a child process that the library loads.
     async fn check(self, runner: &OsStr) -> Result<Self, FirmwareFault> {
-        let path = self.path.clone();
-        let mut command = roles::check_command(runner, roles::FIRMWARE);
-        let output = match timeout(CHECK_MAX, command.arg(&path).output()).await {
-            Ok(Ok(output)) => output,
-            Ok(Err(source)) => return Err(FirmwareFault::Check { path, source }),
-            Err(_) => return Err(FirmwareFault::Check { path, source: io::ErrorKind::TimedOut.into() }),
-        };
-        match reason(&output) {
-            None => Ok(self),
-            Some(reason) => Err(FirmwareFault::Unusable { path, reason }),
+        match roles::check(runner, roles::FIRMWARE, Some(self.path.as_os_str())).await {
+            Ok(None) => Ok(self),
+            Ok(Some(reason)) if reason.is_empty() => {
+                let reason = "the process that loaded it died; it may be truncated".to_owned();
+                Err(FirmwareFault::Unusable { path: self.path, reason })
+            }
+            Ok(Some(reason)) => Err(FirmwareFault::Unusable { path: self.path, reason }),
+            Err(source) => Err(FirmwareFault::Check { path: self.path, source }),
         }
     }
 
@@ -140,29 +123,6 @@ fn library(path: &Path) -> Option<PathBuf> {
     let named =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NAME.as_bytes()));
     names.filter(named).filter(|path| path.is_file()).max().and_then(|path| path.canonicalize().ok())
-}
-
-fn reason(output: &Output) -> Option<String> {
-    if output.status.success() {
-        return None;
-    }
-    let told = String::from_utf8_lossy(&output.stdout);
-    Some(match (told.trim(), output.status.signal()) {
-        ("", Some(signal)) => format!("looking into it ends in signal {signal}; it may have been cut short"),
-        ("", None) => output.status.to_string(),
-        (told, _) => told.chars().take(REASON_CHARS_MAX).collect(),
-    })
-}
-
-/// The life of the child process that looks into it: prints what is wrong.
-pub(crate) fn check(path: &Path) -> ExitCode {
-    match libkrun::load_firmware(path) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            let _ = writeln!(io::stdout(), "{fault}");
-            ExitCode::FAILURE
-        }
-    }
 }
 
 #[cfg(test)]

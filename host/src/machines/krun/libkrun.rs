@@ -36,7 +36,7 @@ const NONE: c_int = -1;
 ///
 /// # Errors
 /// The file is no library, or has another interface.
-pub(super) fn load_firmware(path: &Path) -> io::Result<()> {
+pub(crate) fn load_firmware(path: &Path) -> io::Result<()> {
     // SAFETY: libkrunfw has no initialisers; it is data with three functions to find it.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(io::Error::other)?;
     // SAFETY: libkrunfw declares `int krunfw_get_version()`.

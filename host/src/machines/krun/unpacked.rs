@@ -10,6 +10,7 @@
 //! that nobody uses and that is old is removed; whoever still wanted it would unpack it again.
 
 use std::{
+    error::Error,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -156,7 +157,9 @@ impl Unpacked {
                 Ok(true) => tracing::info!(path = %path.display(), "firmware of another version was removed"),
                 Ok(false) => {}
                 // It takes room and does no harm.
-                Err(error) => tracing::warn!(path = %path.display(), %error, "firmware of another version stays"),
+                Err(fault) => {
+                    tracing::warn!(path = %path.display(), error = &fault as &dyn Error, "failed to remove unused firmware");
+                }
             }
         }
     }
