@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines as libkrun or QEMU makes them: the adapter of the port that starts machines.
+//! Starts machines with libkrun or QEMU: the implementation of the domain's [`Machines`] port.
 //!
 //! ```text
-//!  Vms ─▶ owner (a task a machine) ─▶ runner (a process a machine) ─▶ itself once more, as libkrun's machine
-//!                                                               or ─▶ qemu-system-x86_64, vhost-device-vsock
+//!  Vms ─▶ owner (one task per machine) ─▶ runner (one process per machine) ─▶ its fork, which becomes a libkrun VM
+//!                                                                       or ─▶ qemu-system-x86_64, vhost-device-vsock
 //! ```
 //!
-//! `owner` has a machine's life, `runner` its processes, `run_dirs` its files. What the guest sends beyond the agent's
-//! link is its console, of which the last lines are kept and logged if the machine fails.
+//! `owner` manages the life of a machine, `runner` its processes, `run_dirs` its files. Besides the agent's link, the
+//! guest sends only its console output; the last lines are kept, and logged if the machine fails.
 
 pub mod agent_binary;
 mod backend;
@@ -75,7 +75,7 @@ use self::{
     kernel::{Kernel, KernelFault},
     krun::Firmware,
     machine::Vm,
-    owner::{FirstRoot, Progress, Recipe},
+    owner::{InitialRoot, LaunchPlan, Progress},
     programs::Programs,
     run_dirs::{RunDirFault, RunDirs},
     runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig},
@@ -89,57 +89,57 @@ use crate::{
     network::Guest,
 };
 
-/// A start's news: two stages and its outcome.
+/// Messages that an owner sends during a start: two stages and the outcome.
 const PROGRESS_MAX: usize = 4;
-/// Characters of an environment's id that make its host name; they tell machines apart in a prompt.
+/// Characters of the environment's id that form the host name; enough to tell machines apart in a prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
-/// Machines cannot be made on this host.
+/// Why no machines can be started on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenFault {
     /// The binary was built without a guest agent.
-    #[error("this build has no guest agent in it; `./taskw build` makes one that has")]
+    #[error("this build contains no guest agent; build one that does with `./taskw build`")]
     NoAgent,
-    /// What was asked for does not run machines here.
-    #[error("failed to choose what runs machines")]
+    /// The configured back end cannot run machines on this host.
+    #[error("failed to choose a back end for machines")]
     Backend {
-        /// Why.
+        /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A program is missing.
-    #[error("failed to find what runs machines here, {backend}")]
+    /// A program of the back end is missing.
+    #[error("failed to find the programs of the back end {backend}")]
     Program {
-        /// What was chosen, and why not another.
+        /// The back end, and why it was chosen.
         backend: String,
-        /// Which one.
+        /// The program.
         source: MissingProgram,
     },
-    /// The guests' kernel does not do.
+    /// The guests' kernel is missing or invalid.
     #[error("failed to open the guests' kernel")]
     Kernel {
-        /// The file, and what is wrong.
+        /// The file and the reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The run folders do not do.
+    /// The run folders cannot be used.
     #[error("failed to open the run folders")]
     RunDirs {
-        /// The folder, and what is wrong.
+        /// The folder and the reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A preparing task panicked.
-    #[error("failed to prepare")]
+    /// A task that opens files panicked.
+    #[error("failed to open the files of the machines")]
     Task {
-        /// What was caught.
+        /// The panic.
         source: JoinError,
     },
 }
 
-/// Starts machines, and holds what they share.
+/// Starts machines, and holds the resources that they share.
 #[derive(Debug)]
 pub struct Vms {
     settings: VmSettings,
     backend: Backend,
-    shared: Shared,
+    parts: BackendParts,
     namespaces: Namespaces,
     images: Arc<ImageStore>,
     disks: Arc<Disks>,
@@ -148,14 +148,14 @@ pub struct Vms {
     owners: TaskTracker,
 }
 
-/// What all machines of a back end are made from.
+/// The files and programs that all machines of a back end use.
 #[derive(Debug)]
-enum Shared {
+enum BackendParts {
     Krun { firmware: Firmware },
     Qemu { programs: Programs, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
 }
 
-impl Shared {
+impl BackendParts {
     async fn find(settings: &VmSettings, backend: &Backend, agent: &'static [u8]) -> Result<Self, OpenFault> {
         let accelerator = match backend.chosen() {
             Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.clone() }),
@@ -175,10 +175,10 @@ impl Shared {
 }
 
 impl Vms {
-    /// Finds out what runs guests here, finds its programs and kernel, and sweeps what dead servers left.
+    /// Chooses the back end, finds its programs and kernel, and removes run folders that dead servers left.
     ///
     /// # Errors
-    /// [`OpenFault`] says what is missing and how to get it.
+    /// [`OpenFault`], whose text says how to install a missing part.
     pub async fn open(
         settings: VmSettings,
         images: impl Into<Arc<ImageStore>>,
@@ -189,7 +189,7 @@ impl Vms {
         let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let backend = backend.map_err(OpenFault::backend)?;
-        let shared = Shared::find(&settings, &backend, agent).await?;
+        let parts = BackendParts::find(&settings, &backend, agent).await?;
         let namespaces = match confine::missing(&settings.runner).await {
             Ok(None) => Namespaces::Own,
             Err(fault) => {
@@ -202,7 +202,7 @@ impl Vms {
             Ok(Some(reason)) => {
                 tracing::warn!(
                     reason,
-                    "machines share the server's namespaces and see its files; their other walls hold"
+                    "machines share the server's namespaces and see its files; their other restrictions apply"
                 );
                 Namespaces::Shared
             }
@@ -213,7 +213,7 @@ impl Vms {
         Ok(Self {
             settings,
             backend,
-            shared,
+            parts,
             namespaces,
             images,
             disks: Arc::new(disks),
@@ -226,19 +226,19 @@ impl Vms {
     /// The file with the guests' kernel.
     #[must_use]
     pub fn kernel(&self) -> &Path {
-        match &self.shared {
-            Shared::Krun { firmware } => &firmware.path,
-            Shared::Qemu { kernel, .. } => kernel,
+        match &self.parts {
+            BackendParts::Krun { firmware } => &firmware.path,
+            BackendParts::Qemu { kernel, .. } => kernel,
         }
     }
 
-    /// What runs guests here, and why.
+    /// The chosen back end and the reason for it.
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// Stops every machine and waits until nothing is left of any; a start after this comes to nothing.
+    /// Stops every machine and waits until all their processes and files are gone. Later starts are cancelled.
     pub async fn close(&self) {
         self.stop.cancel();
         self.owners.close();
@@ -251,7 +251,7 @@ impl Vms {
         stages: &(dyn Fn(Stage) + Send + Sync),
         mut cancelled: PortFuture<'_, ()>,
     ) -> Result<Arc<dyn Machine>, StartFault> {
-        if let Shared::Krun { firmware } = &self.shared {
+        if let BackendParts::Krun { firmware } = &self.parts {
             if spec.cpus > krun::CPUS_MAX {
                 return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
             }
@@ -262,39 +262,39 @@ impl Vms {
             prepared = self.images.prepare_with(&spec.image, Resolve::Once, stages) => {
                 prepared.map_err(|fault| at(Stage::Image, fault))?
             }
-            // Others who wait for the same image go on waiting.
-            () = &mut cancelled => return Err(at(Stage::Image, GivenUp)),
+            // Other callers may wait for the same image, so its preparation continues.
+            () = &mut cancelled => return Err(at(Stage::Image, Cancelled)),
         };
-        let recipe = self.recipe(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
+        let plan = self.plan(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
         let stop = self.stop.child_token();
         let stop_on_drop = stop.clone().drop_guard();
-        let (progress, mut news) = mpsc::channel(PROGRESS_MAX);
+        let (progress, mut messages) = mpsc::channel(PROGRESS_MAX);
         let (ending, end) = watch::channel(None);
-        self.owners.spawn(owner::own(recipe, progress, stop.clone(), ending).in_current_span());
+        self.owners.spawn(owner::own(plan, progress, stop.clone(), ending).in_current_span());
         loop {
             tokio::select! {
-                heard = news.recv() => match heard {
+                message = messages.recv() => match message {
                     Some(Progress::Stage(stage)) => stages(stage),
                     Some(Progress::Ready(agent, console)) => {
                         return Ok(Arc::new(Vm { agent, console, end, stop, _stop_on_drop: stop_on_drop }));
                     }
                     Some(Progress::Failed(fault)) => return Err(fault),
-                    None => return Err(at(Stage::Boot, io::Error::other("the task that owned the machine is lost"))),
+                    None => return Err(at(Stage::Boot, io::Error::other("the task that owns the machine panicked"))),
                 },
-                // The owner tells when it has cleared everything away.
+                // The owner reports when it has removed everything.
                 () = &mut cancelled, if !stop.is_cancelled() => stop.cancel(),
             }
         }
     }
 
-    fn recipe(&self, spec: &MachineSpec, image: PreparedImage) -> Result<Recipe, RunDirFault> {
+    fn plan(&self, spec: &MachineSpec, image: PreparedImage) -> Result<LaunchPlan, RunDirFault> {
         let id = spec.id.to_string();
         let hostname = id.chars().take(HOSTNAME_ID_CHARS).collect();
         let image_agent = image.agent.filter(|agent| agent.protocol_version == waggle_protocol::VERSION);
         let machine =
             MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
-        let (maker, first_root) = self.maker();
-        Ok(Recipe {
+        let (maker, initial_root) = self.maker();
+        Ok(LaunchPlan {
             runner: self.settings.runner.clone(),
             orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
             boot: BootConfig {
@@ -316,20 +316,20 @@ impl Vms {
             shows_log: self.settings.log_level > 0,
             disk_mib: spec.disk_mib,
             boot_timeout: spec.boot_timeout,
-            first_root,
+            initial_root,
             disks: Arc::clone(&self.disks),
             image: image.lease,
         })
     }
 
-    fn maker(&self) -> (Maker, FirstRoot) {
+    fn maker(&self) -> (Maker, InitialRoot) {
         let log_level = self.settings.log_level;
-        match &self.shared {
-            Shared::Krun { firmware } => {
+        match &self.parts {
+            BackendParts::Krun { firmware } => {
                 let config = KrunConfig { firmware: firmware.path.clone(), boot: BOOT.into(), log_level };
-                (Maker::Krun(config), FirstRoot::MadeByTheRunner { boot: BOOT })
+                (Maker::Krun(config), InitialRoot::FromRunner { boot: BOOT })
             }
-            Shared::Qemu { programs, accelerator, kernel, root } => {
+            BackendParts::Qemu { programs, accelerator, kernel, root } => {
                 let config = QemuConfig {
                     qemu: programs.qemu.clone(),
                     vhost_device_vsock: programs.vhost_device_vsock.clone(),
@@ -338,7 +338,7 @@ impl Vms {
                     initramfs: INITRAMFS.into(),
                     log_level,
                 };
-                (Maker::Qemu(config), FirstRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) })
+                (Maker::Qemu(config), InitialRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) })
             }
         }
     }
@@ -355,14 +355,12 @@ impl Machines for Vms {
     }
 }
 
-/// Nobody wants the machine any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the start was given up")]
-struct GivenUp;
+#[error("the start was cancelled")]
+struct Cancelled;
 
-/// More virtual CPUs than the guests' kernel can have.
 #[derive(Debug, thiserror::Error)]
-#[error("libkrun's guests have {} virtual CPUs at most, and {asked} were asked for", krun::CPUS_MAX)]
+#[error("libkrun supports at most {} virtual CPUs per machine, not {asked}", krun::CPUS_MAX)]
 struct TooManyCpus {
     asked: u32,
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The adapter that starts machines, with its real programs and kernels of a few instructions: no boot that fails, and
-//! no start that is given up, leaves anything behind. Machines that boot Linux are in the end-to-end tests.
+//! Starts machines with the real programs and with kernels of a few instructions: neither a failed boot nor a cancelled
+//! start leaves anything behind. The end-to-end tests boot Linux.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -40,23 +40,23 @@ use waggle::{
     network::Gateway,
 };
 
-/// Long enough that only the test of the time-out runs into it.
+/// Long enough that only the test of the timeout reaches it.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_guest_that_never_calls_fails_within_the_boot_timeout() {
+async fn silent_guest_fails_after_the_boot_timeout() {
     let host = TestHost::open(&tiny_kernel::printing("idle")).await;
     let started = Instant::now();
     let within = Duration::from_millis(800);
     let fault = host.fails(within).await;
     assert_eq!(fault.stage, Stage::Boot);
-    assert_eq!(fault.source.to_string(), "the agent did not call within 0.8 s");
+    assert_eq!(fault.source.to_string(), "the agent did not connect within 0.8 s");
     assert!(started.elapsed() < within + Duration::from_secs(5), "{:?}", started.elapsed());
     host.assert_nothing_is_left();
 }
 
 #[tokio::test]
-async fn a_kernel_panic_fails_at_once_even_if_the_machine_lives_on() {
+async fn kernel_panic_fails_at_once_even_if_the_machine_keeps_running() {
     let host = TestHost::open(&tiny_kernel::printing("Kernel panic - not syncing: no init\n")).await;
     let started = Instant::now();
     assert_eq!(host.fails(BOOT_TIMEOUT).await.source.to_string(), "the guest's kernel panicked");
@@ -65,7 +65,7 @@ async fn a_kernel_panic_fails_at_once_even_if_the_machine_lives_on() {
 }
 
 #[tokio::test]
-async fn the_consoles_last_lines_go_to_the_log_without_control_characters() {
+async fn last_console_lines_are_logged_without_control_characters() {
     let written = log::capture(tracing::Level::INFO);
     let host =
         TestHost::open(&tiny_kernel::printing("first \x1b[2Jline\nKernel panic - not syncing: bees gone\n")).await;
@@ -77,15 +77,15 @@ async fn the_consoles_last_lines_go_to_the_log_without_control_characters() {
 }
 
 #[tokio::test]
-async fn a_console_flood_does_not_keep_a_start_from_failing() {
+async fn console_flood_does_not_delay_the_boot_timeout() {
     let host = TestHost::open(&tiny_kernel::flooding()).await;
     assert_eq!(host.fails(Duration::from_secs(1)).await.stage, Stage::Boot);
     host.assert_nothing_is_left();
 }
 
 #[tokio::test]
-async fn a_killed_program_fails_the_start_by_name() {
-    for (program, told) in [
+async fn killed_program_fails_the_start_and_is_named() {
+    for (program, expected) in [
         ("qemu-system-x86_64", "qemu-system-x86_64 ended"),
         ("vhost-device-vsock", "vhost-device-vsock ended"),
         ("waggle", "the runner ended"),
@@ -98,20 +98,20 @@ async fn a_killed_program_fails_the_start_by_name() {
         });
         let fault = host.fails(BOOT_TIMEOUT).await.source.to_string();
         killer.await.unwrap();
-        assert!(fault.contains(told) && fault.contains("signal: 9"), "{program}: {fault}");
+        assert!(fault.contains(expected) && fault.contains("signal: 9"), "{program}: {fault}");
         host.assert_nothing_is_left();
     }
 }
 
 #[tokio::test]
-async fn a_start_that_is_given_up_leaves_nothing() {
+async fn cancelled_start_leaves_nothing() {
     let host = TestHost::open(&tiny_kernel::printing("idle")).await;
-    let (begun, mut stages) = mpsc::channel(8);
+    let (stage_sender, mut stages) = mpsc::channel(8);
     let spec = host.spec(BOOT_TIMEOUT);
-    let note = |stage| begun.try_send(stage).unwrap();
-    let mut start = host.vms.start(&spec, &note, Box::pin(std::future::pending()));
+    let report = |stage| stage_sender.try_send(stage).unwrap();
+    let mut start = host.vms.start(&spec, &report, Box::pin(std::future::pending()));
     tokio::select! {
-        _ = &mut start => panic!("the guest never calls"),
+        _ = &mut start => panic!("the guest never connects"),
         () = async { while stages.recv().await != Some(Stage::Boot) {} } => {}
     }
     drop(start);
@@ -120,7 +120,7 @@ async fn a_start_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn closing_ends_the_starts_that_are_under_way() {
+async fn closing_cancels_running_starts() {
     let host = TestHost::open(&tiny_kernel::printing("idle")).await;
     let vms = Arc::clone(&host.vms);
     let data = host.folder.path().canonicalize().unwrap();
@@ -129,23 +129,23 @@ async fn closing_ends_the_starts_that_are_under_way() {
         tokio::task::spawn_blocking(wait).await.unwrap();
         vms.close().await;
     });
-    assert_eq!(host.fails(BOOT_TIMEOUT).await.source.to_string(), "the start was given up");
+    assert_eq!(host.fails(BOOT_TIMEOUT).await.source.to_string(), "the start was cancelled");
     closing.await.unwrap();
     host.assert_nothing_is_left();
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named_before_any_machine_starts() {
+async fn missing_parts_are_named_before_any_machine_starts() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let no_vsock = VmSettings { vhost_device_vsock: "no-such-vsock".into(), ..settings.clone() };
-    let told = open(folder.path(), no_vsock).await.unwrap_err().source().unwrap().to_string();
-    assert!(told.contains("no-such-vsock") && told.contains("cargo install vhost-device-vsock"), "{told}");
-    let told = open(folder.path(), settings).await.unwrap_err().source().unwrap().to_string();
-    assert!(told.contains("vmlinuz") && told.contains("./taskw kernel"), "{told}");
+    let fault = open(folder.path(), no_vsock).await.unwrap_err().source().unwrap().to_string();
+    assert!(fault.contains("no-such-vsock") && fault.contains("cargo install vhost-device-vsock"), "{fault}");
+    let fault = open(folder.path(), settings).await.unwrap_err().source().unwrap().to_string();
+    assert!(fault.contains("vmlinuz") && fault.contains("./taskw kernel"), "{fault}");
 }
 
-/// A server's adapter, its data folder, and a small image in it.
+/// A data folder with a small image, and the [`Vms`] that use it.
 struct TestHost {
     folder: TempDir,
     vms: Arc<Vms>,
@@ -174,7 +174,7 @@ impl TestHost {
 
     async fn fails(&self, boot_timeout: Duration) -> StartFault {
         match self.vms.start(&self.spec(boot_timeout), &|_| {}, Box::pin(std::future::pending())).await {
-            Ok(_) => panic!("the guest never calls"),
+            Ok(_) => panic!("the guest never connects"),
             Err(fault) => fault,
         }
     }
@@ -183,7 +183,7 @@ impl TestHost {
         let run = self.folder.path().canonicalize().unwrap().join("machines");
         processes::wait_until("the programs have ended", || processes::working_in(&run).is_empty());
         let server = fs::read_dir(&run).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap();
-        // What is left besides is the mark by which the next server knows the folder.
+        // The server's own marker file stays.
         let left = fs::read_dir(server.path()).unwrap().flatten().filter(|entry| entry.path().is_dir());
         assert_eq!(left.count(), 0);
     }
@@ -209,7 +209,7 @@ fn settings(data: &Path) -> VmSettings {
     }
 }
 
-/// A kernel folder where every module is built in.
+/// Writes a kernel folder in which every module is built in.
 fn write_kernel(folder: &Path, kernel: &[u8]) {
     let modules = folder.join("modules");
     fs::create_dir_all(&modules).unwrap();

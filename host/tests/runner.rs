@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The runner with its real programs: whatever ends, nothing is left, and the report says what it was.
+//! The runner with its real programs: whichever process ends, nothing is left behind, and the report names the cause.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -32,12 +32,12 @@ use rustix::{
 use tempfile::TempDir;
 
 #[test]
-fn the_hosts_end_ends_everything() {
+fn death_of_the_host_ends_everything() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     machine.read_console_until("up");
-    // The life line belongs to a process that is killed the hard way.
-    let life_line = OwnedFd::from(machine.life_line.take().unwrap());
-    let mut host = Command::new("sleep").arg("1000").stdin(life_line).spawn().unwrap();
+    // The lifeline belongs to a process that is killed with SIGKILL.
+    let lifeline = OwnedFd::from(machine.lifeline.take().unwrap());
+    let mut host = Command::new("sleep").arg("1000").stdin(lifeline).spawn().unwrap();
     assert_eq!(machine.programs().len(), 2);
     host.kill().unwrap();
     host.wait().unwrap();
@@ -46,7 +46,7 @@ fn the_hosts_end_ends_everything() {
 }
 
 #[test]
-fn the_runners_end_ends_both_programs() {
+fn death_of_the_runner_ends_both_programs() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     machine.read_console_until("up");
     machine.runner.kill().unwrap();
@@ -55,7 +55,7 @@ fn the_runners_end_ends_both_programs() {
 }
 
 #[test]
-fn the_report_tells_which_program_ended_and_how() {
+fn report_names_the_program_that_ended_and_its_status() {
     for (name, other) in [("qemu-system-x86_64", "vhost-device-vsock"), ("vhost-device-vsock", "qemu-system-x86_64")] {
         let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
         machine.read_console_until("up");
@@ -70,7 +70,7 @@ fn the_report_tells_which_program_ended_and_how() {
 }
 
 #[test]
-fn a_program_that_cannot_start_is_reported() {
+fn program_that_cannot_start_is_reported() {
     let mut machine = TestMachine::start_with(&tiny_kernel::printing("up"), |orders| {
         orders["maker"]["Qemu"]["qemu"] = "/nowhere/qemu".into()
     });
@@ -81,74 +81,74 @@ fn a_program_that_cannot_start_is_reported() {
 }
 
 #[test]
-fn a_run_folder_may_have_a_long_path() {
+fn run_folder_can_have_a_long_path() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     assert!(machine.run_dir.as_os_str().len() > 108, "{}", machine.run_dir.display());
     machine.read_console_until("up");
-    drop(machine.life_line.take());
+    drop(machine.lifeline.take());
     machine.runner.wait().unwrap();
     machine.assert_nothing_is_left();
 }
 
 #[test]
-fn a_console_flood_that_nobody_reads_stops_the_guest_and_not_the_end() {
+fn unread_console_flood_does_not_block_the_end() {
     let mut machine = TestMachine::start(&tiny_kernel::flooding());
     machine.read_console_until("xxxx");
     let console = machine.runner.stdout.as_ref().unwrap();
-    // The page that has been read from in part takes no more bytes.
+    // The kernel does not refill a page that has been read in part.
     let full = fcntl(console, FcntlArg::F_GETPIPE_SZ).unwrap().unsigned_abs().saturating_sub(4096);
     processes::wait_until("the pipe is full", || ioctl_fionread(console).unwrap() >= full.into());
-    drop(machine.life_line.take());
+    drop(machine.lifeline.take());
     assert!(machine.runner.wait().unwrap().success());
     machine.assert_nothing_is_left();
 }
 
 #[test]
-fn a_program_that_is_taken_over_reaches_nothing_beyond_its_machine() {
-    let mounted = "mount -t tmpfs tmpfs /usr/share";
-    let machine = TestMachine::start_after(Some(mounted), &tiny_kernel::printing("up"), |orders| {
+fn compromised_program_is_confined_to_its_machine() {
+    let script = "mount -t tmpfs tmpfs /usr/share";
+    let machine = TestMachine::start_after(Some(script), &tiny_kernel::printing("up"), |orders| {
         let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
-        let program = run_dir.join("taken_over");
-        fs::write(&program, include_str!("machines/taken_over.py")).unwrap();
+        let program = run_dir.join("compromised");
+        fs::write(&program, include_str!("machines/compromised.py")).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
         orders["maker"]["Qemu"]["vhost_device_vsock"] = program.to_str().into();
     });
     let tried = machine.run_dir.join("tried");
-    processes::wait_until("the program has tried it all", || tried.exists());
+    processes::wait_until("the program has tried everything", || tried.exists());
     let tried: serde_json::Value = serde_json::from_slice(&fs::read(tried).unwrap()).unwrap();
     let expected = serde_json::json!({
-        "its number": 1,
-        "make a user namespace": "EPERM",
-        "make it where no filter sees it": "ENOSYS",
+        "its process id": 1,
+        "create a user namespace": "EPERM",
+        "create one with clone3": "ENOSYS",
         "signal itself": "done",
-        "signal everybody": "EPERM",
+        "signal all processes": "EPERM",
         "signal a process": "EPERM",
         "signal a thread": "EPERM",
         "signal with a value": "EPERM",
         "signal by descriptor": "EPERM",
-        "take a descriptor": "EPERM",
-        "see its own limits": "done",
+        "copy a descriptor": "EPERM",
+        "read its own limits": "done",
         "limit a process": "EPERM",
         "use io_uring": "EPERM",
         "trace": "EPERM",
         "trace by the x32 interface": "EPERM",
-        "make a folder": "EPERM",
-        "make a folder below one": "EPERM",
-        "make a node": "EPERM",
-        "make a node below a folder": "EPERM",
-        "make a symbolic link": "EPERM",
-        "make a symbolic link below a folder": "EPERM",
-        "make a hard link": "EPERM",
-        "make a hard link below a folder": "EPERM",
-        "write below what is read-only": "EROFS",
+        "create a folder": "EPERM",
+        "create a folder by mkdirat": "EPERM",
+        "create a node": "EPERM",
+        "create a node by mknodat": "EPERM",
+        "create a symbolic link": "EPERM",
+        "create a symbolic link by symlinkat": "EPERM",
+        "create a hard link": "EPERM",
+        "create a hard link by linkat": "EPERM",
+        "write to a mount below a read-only one": "EROFS",
     });
     assert_eq!(tried, expected);
 }
 
 #[test]
-fn a_machine_whose_namespaces_cannot_be_had_any_more_does_not_start() {
-    let used_up = "echo 0 >/proc/sys/user/max_user_namespaces";
-    let mut machine = TestMachine::start_after(Some(used_up), &tiny_kernel::printing("up"), |_| {});
+fn machine_does_not_start_without_the_expected_namespaces() {
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces";
+    let mut machine = TestMachine::start_after(Some(script), &tiny_kernel::printing("up"), |_| {});
     let report = machine.report();
     assert!(report.contains("enter a user namespace") && report.contains("No space left"), "{report}");
     machine.runner.wait().unwrap();
@@ -159,7 +159,7 @@ struct TestMachine {
     _folder: TempDir,
     run_dir: PathBuf,
     runner: Child,
-    life_line: Option<UnixStream>,
+    lifeline: Option<UnixStream>,
 }
 
 impl TestMachine {
@@ -171,7 +171,7 @@ impl TestMachine {
         Self::start_after(None, kernel, change)
     }
 
-    /// `script` changes the host that the runner sees, as root of a user and a mount namespace.
+    /// Runs `script` first, as root of a user and mount namespace of the runner.
     fn start_after(script: Option<&str>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");
@@ -182,10 +182,10 @@ impl TestMachine {
         }
         fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
         let runner = env!("CARGO_BIN_EXE_waggle");
-        let may_have_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
+        let has_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
         let mut orders = serde_json::json!({
             "run_dir": run_dir,
-            "namespaces": if may_have_namespaces { "Own" } else { "Shared" },
+            "namespaces": if has_namespaces { "Own" } else { "Shared" },
             "machine": { "cpus": 1, "memory_mib": 64, "image": "image", "scratch": "scratch" },
             "maker": { "Qemu": {
                 "qemu": processes::qemu(),
@@ -212,10 +212,10 @@ impl TestMachine {
         let runner = command.spawn().unwrap();
         drop(command);
         writeln!(&ours, "{orders}").unwrap();
-        Self { _folder: folder, run_dir, runner, life_line: Some(ours) }
+        Self { _folder: folder, run_dir, runner, lifeline: Some(ours) }
     }
 
-    /// The programs that work in the run folder, without the runner.
+    /// The processes whose working folder is the run folder, without the runner.
     fn programs(&self) -> Vec<(String, Pid)> {
         let runner = i32::try_from(self.runner.id()).ok().and_then(Pid::from_raw);
         processes::working_in(&self.run_dir).into_iter().filter(|(_, pid)| Some(*pid) != runner).collect()
@@ -232,7 +232,7 @@ impl TestMachine {
 
     fn report(&mut self) -> String {
         let mut report = String::new();
-        self.life_line.as_mut().unwrap().read_to_string(&mut report).unwrap();
+        self.lifeline.as_mut().unwrap().read_to_string(&mut report).unwrap();
         report
     }
 
@@ -244,7 +244,7 @@ impl TestMachine {
 
 impl Drop for TestMachine {
     fn drop(&mut self) {
-        drop(self.life_line.take());
+        drop(self.lifeline.take());
         let _ = self.runner.wait();
     }
 }

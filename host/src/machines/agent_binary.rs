@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent that was embedded when this binary was built; `build.rs` finds it.
+//! The guest agent that `build.rs` embedded into this binary.
 
 static EMBEDDED: &[u8] = include_bytes!(env!("WAGGLE_AGENT_FILE"));
 
-/// The version of the protocol that it speaks, as this program does.
+/// The version of the protocol that both the agent and this program speak.
 pub const PROTOCOL: u32 = waggle_protocol::VERSION;
 
-/// The static agent binary, or nothing where it had not been built before the host: then machines cannot start, and
-/// the error should say to run `./taskw build`.
+/// The static agent binary, or `None` if it was not built before the host. Machines cannot start then, and the error
+/// should tell the user to run `./taskw build`.
 #[must_use]
 pub fn embedded() -> Option<&'static [u8]> {
     (!EMBEDDED.is_empty()).then_some(EMBEDDED)
@@ -19,7 +19,7 @@ mod tests {
     use super::embedded;
 
     #[test]
-    fn an_embedded_agent_is_an_elf_program() {
+    fn embedded_agent_is_an_elf_program() {
         if let Some(agent) = embedded() {
             assert_eq!(&agent[..4], b"\x7fELF");
         }

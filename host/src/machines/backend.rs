@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What runs guests on this host: found out once, when the server starts.
+//! Chooses the back end that runs guests, once when the server starts.
 //!
-//! libkrun where KVM runs guests and its firmware is there; else QEMU with KVM; else QEMU with software emulation.
+//! libkrun if KVM and the firmware work; else QEMU with KVM; else QEMU with software emulation.
 
 use std::{ffi::OsStr, fmt, path::Path};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::causes::chain;
 
-/// What the operator wants to run guests.
+/// The back end that the operator configured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum WantedBackend {
     /// The best that works
@@ -28,38 +28,35 @@ pub enum WantedBackend {
     Krun,
 }
 
-/// What was wanted cannot be had.
+/// Why the configured back end is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendFault {
-    /// libkrun was asked for, and needs KVM.
-    #[error("libkrun runs guests by KVM only; {kvm}. WAGGLE_BACKEND=auto takes what works here")]
+    /// libkrun was configured, and needs KVM.
+    #[error("libkrun requires KVM; {kvm}. Set WAGGLE_BACKEND=auto to use a back end that works here")]
     NoKvm { kvm: String },
-    /// libkrun was asked for, and needs its firmware.
+    /// libkrun was configured, and needs its firmware.
     #[error("failed to find the kernel of libkrun's guests")]
     NoFirmware { source: FirmwareFault },
     /// The measuring task panicked.
-    #[error("failed to measure the clock")]
+    #[error("failed to measure the clock's frequency")]
     Clock { source: JoinError },
 }
 
-/// What runs guests here, and why; its text form is for people.
+/// The chosen back end and the reason for the choice. `Display` is for people.
 #[derive(Clone, Debug)]
 pub struct Backend {
     chosen: Chosen,
     why: String,
 }
 
-/// What was chosen.
 #[derive(Clone, Debug)]
 pub(super) enum Chosen {
-    /// libkrun with this kernel.
     Krun(Firmware),
-    /// QEMU.
     Qemu(Accelerator),
 }
 
 impl Backend {
-    /// Probes KVM, and looks for what its verdict makes necessary; takes a second, or a little more on a busy machine.
+    /// Probes KVM, and searches the firmware if KVM works. Takes a second, or a little more on a busy machine.
     pub(super) async fn find(
         wanted: WantedBackend,
         firmware: Option<&Path>,
@@ -84,7 +81,7 @@ impl Backend {
         let emulation = || Self { chosen: Chosen::Qemu(Accelerator::Emulation { tsc_khz }), why: kvm.to_string() };
         let with_kvm = |why: String| Self { chosen: Chosen::Qemu(Accelerator::Kvm), why };
         let krun = |firmware: Firmware| {
-            let why = format!("{kvm}; its guests' kernel is in {}", firmware.path.display());
+            let why = format!("{kvm}; the kernel of its guests is in {}", firmware.path.display());
             Self { chosen: Chosen::Krun(firmware), why }
         };
         Ok(match (wanted, kvm, firmware) {
@@ -92,7 +89,7 @@ impl Backend {
             (WantedBackend::Krun, Kvm::Usable, Err(source)) => return Err(BackendFault::NoFirmware { source }),
             (WantedBackend::Krun | WantedBackend::Auto, Kvm::Usable, Ok(firmware)) => krun(firmware),
             (WantedBackend::Auto, Kvm::Usable, Err(fault)) => with_kvm(format!("no libkrun: {}", chain(&fault))),
-            (WantedBackend::Qemu, Kvm::Usable, _) => with_kvm("as WAGGLE_BACKEND says".to_owned()),
+            (WantedBackend::Qemu, Kvm::Usable, _) => with_kvm("chosen by WAGGLE_BACKEND".to_owned()),
             (WantedBackend::Auto | WantedBackend::Qemu, Kvm::Unusable(_), _) => emulation(),
         })
     }
@@ -129,10 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_best_that_works() {
+    fn auto_chooses_the_best_working_back_end() {
         let works = |has_firmware| chosen(WantedBackend::Auto, &Kvm::Usable, has_firmware);
-        assert_eq!(works(true), "libkrun (KVM works; its guests' kernel is in /lib/libkrunfw.so.5)");
-        assert!(works(false).starts_with("qemu with KVM (no libkrun: found no libkrunfw.so.5"), "{}", works(false));
+        assert_eq!(works(true), "libkrun (KVM works; the kernel of its guests is in /lib/libkrunfw.so.5)");
+        assert!(works(false).starts_with("qemu with KVM (no libkrun: libkrunfw.so.5 not found"), "{}", works(false));
         let broken = Kvm::Unusable("sse2".into());
         let emulation = "qemu, software emulation (KVM unusable: sse2)";
         assert_eq!(chosen(WantedBackend::Auto, &broken, true), emulation);
@@ -140,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_by_name_is_never_replaced() {
-        assert_eq!(chosen(WantedBackend::Qemu, &Kvm::Usable, true), "qemu with KVM (as WAGGLE_BACKEND says)");
+    fn configured_back_end_is_never_replaced() {
+        assert_eq!(chosen(WantedBackend::Qemu, &Kvm::Usable, true), "qemu with KVM (chosen by WAGGLE_BACKEND)");
         let refused = chosen(WantedBackend::Krun, &Kvm::Unusable("sse2".into()), true);
-        assert!(refused.starts_with("libkrun runs guests by KVM only; KVM unusable: sse2"), "{refused}");
+        assert!(refused.starts_with("libkrun requires KVM; KVM unusable: sse2"), "{refused}");
         let refused = chosen(WantedBackend::Krun, &Kvm::Usable, false);
         assert!(refused.contains("./taskw firmware") && refused.contains("WAGGLE_FIRMWARE"), "{refused}");
     }

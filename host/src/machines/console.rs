@@ -1,26 +1,26 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The last of what a machine printed on its serial console, and whether its kernel panicked.
+//! Keeps the end of a machine's console output and detects a kernel panic in it.
 //!
-//! The guest writes whatever it likes, as much as it likes: only the last bytes are kept, and what goes to the log is
-//! capped in lines and in length, with every control character escaped.
+//! The guest can write anything, in any amount: only the last bytes are kept, and lines for the log are limited in
+//! number and length, with control characters escaped.
 
 use std::collections::VecDeque;
 
 use crate::printable;
 
-/// Bytes kept; a kernel panic with its call trace takes about 6 KiB.
+/// Limit of kept bytes; a kernel panic with its call trace takes about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
-/// Lines shown where the log has them; the screenful that a person reads.
+/// Limit of logged lines: a screenful.
 const LOGGED_LINES_MAX: usize = 25;
-/// Lines shown to whoever asks for all; what is kept holds as many kernel lines.
+/// Limit of lines returned to a caller, about as many as the kept bytes hold.
 const SHOWN_LINES_MAX: usize = 200;
-/// Characters of a line shown; kernel lines stay below it.
+/// Limit of a line in characters; lines of the kernel are shorter.
 const SHOWN_LINE_CHARS_MAX: usize = 200;
-/// What Linux prints first when it gives up.
+/// The beginning of Linux's panic message.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
-/// Takes what the console prints and keeps its end.
+/// The end of the console output.
 #[derive(Debug, Default)]
 pub(super) struct ConsoleTail {
     kept: VecDeque<u8>,
@@ -29,7 +29,7 @@ pub(super) struct ConsoleTail {
 }
 
 impl ConsoleTail {
-    /// Takes the next bytes.
+    /// Appends output.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.watch_for_panic(byte);
@@ -40,17 +40,17 @@ impl ConsoleTail {
         self.kept.extend(bytes);
     }
 
-    /// Whether the kernel has said that it panicked. A hostile guest can say so as well; it only harms itself.
+    /// Whether the kernel printed a panic. A hostile guest can fake it, but only ends its own machine by that.
     pub(super) fn panicked(&self) -> bool {
         self.panicked
     }
 
-    /// The last lines, safe to log.
+    /// The last lines, limited and escaped for the log.
     pub(super) fn last_lines(&self) -> Vec<String> {
         self.lines_within(LOGGED_LINES_MAX)
     }
 
-    /// As many lines as there are, within reason; safe to show.
+    /// All kept lines up to [`SHOWN_LINES_MAX`], escaped.
     pub(super) fn lines(&self) -> Vec<String> {
         self.lines_within(SHOWN_LINES_MAX)
     }
@@ -59,13 +59,12 @@ impl ConsoleTail {
         let bytes: Vec<u8> = self.kept.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let mut lines: Vec<String> =
-            text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines_max).map(shown).collect();
+            text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines_max).map(escaped).collect();
         lines.reverse();
         lines
     }
 
-    // The first letter of the text occurs nowhere else in it, so a mismatch can only start a new match, not continue
-    // one.
+    // The first letter of the text occurs nowhere else in it, so after a mismatch a match can only start anew.
     fn watch_for_panic(&mut self, byte: u8) {
         let expected = PANIC.get(self.panic_matched).copied();
         self.panic_matched = match expected {
@@ -76,15 +75,15 @@ impl ConsoleTail {
     }
 }
 
-/// A line as it may be logged: cut, and with nothing in it that moves a cursor.
-pub(super) fn shown(line: &str) -> String {
+/// The line for the log: cut, and with control characters escaped.
+pub(super) fn escaped(line: &str) -> String {
     let line = line.trim_end();
     let end = line.char_indices().nth(SHOWN_LINE_CHARS_MAX).map_or(line.len(), |(at, _)| at);
-    let mut shown: String = printable::letters(line.get(..end).unwrap_or_default()).collect();
+    let mut escaped: String = printable::letters(line.get(..end).unwrap_or_default()).collect();
     if end < line.len() {
-        shown.push('…');
+        escaped.push('…');
     }
-    shown
+    escaped
 }
 
 #[cfg(test)]
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_leaves_the_last_lines_only() {
+    fn flood_keeps_only_the_last_lines() {
         let mut tail = ConsoleTail::default();
         for number in 0..100_000 {
             tail.push(format!("line {number}\r\n").as_bytes());
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_seen_across_pieces_and_false_starts() {
+    fn panic_is_detected_across_pieces_and_partial_matches() {
         let mut tail = ConsoleTail::default();
         tail.push(b"KKernel pan Kernel panic - not");
         assert!(!tail.panicked());
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_escaped_and_long_lines_cut() {
+    fn control_characters_are_escaped_and_long_lines_are_cut() {
         let mut tail = ConsoleTail::default();
         tail.push("\x1b[2Jred\u{202e}\n".as_bytes());
         tail.push(&[0xff, b'\n']);

@@ -1,18 +1,19 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The control group that this process is in.
+//! Finds the control group of this process.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Where the kernel shows control groups, on hosts that have the unified hierarchy.
+/// Mount point of control groups version 2.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// Its folder, which need not be visible from here; none without control groups of version 2.
+/// The folder of this process's control group, which may not be visible from here. `None` without control groups
+/// version 2.
 pub(crate) fn own() -> Option<PathBuf> {
-    let told = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = told.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(Path::new(CONTROL_GROUPS).join(group))
 }

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Writes a newc cpio archive, the one form that the kernel takes as an initial root.
+//! Writes cpio archives in the newc format, the only one that the kernel accepts as an initramfs.
 //!
-//! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root, has
-//! one link and no time, so equal content gives equal bytes. Archives may follow one another: the kernel reads them
-//! all.
+//! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root,
+//! with one link and no time, so equal content gives equal bytes. Archives can be concatenated; the kernel reads all of
+//! them.
 
 use std::fmt::Write;
 
@@ -12,36 +12,36 @@ use std::fmt::Write;
 const FOLDER: u32 = 0o040_000;
 /// `S_IFREG`.
 const FILE: u32 = 0o100_000;
-/// Headers with their names, and contents, are padded to this many bytes.
+/// Each header with its name, and each content, is padded to a multiple of this many bytes.
 const ALIGNMENT: usize = 4;
-/// The name that ends an archive.
+/// The name of the entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 
-/// An archive that grows in memory.
+/// An archive in memory.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
-/// A file of four gigabytes or more, which the format cannot hold.
+/// A file is larger than the format allows.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} has {bytes} bytes, more than an initial root can hold")]
+#[error("{name} has {bytes} bytes; a file of an initramfs must have at most {}", u32::MAX)]
 pub(crate) struct TooLarge {
     name: String,
     bytes: usize,
 }
 
 impl Archive {
-    /// Adds a folder; its parents come first. `path` has no leading slash.
+    /// Adds a folder, whose parents must have been added. `path` has no leading slash.
     pub(super) fn folder(&mut self, path: &str) {
         self.entry(path, FOLDER | 0o755, 0, &[]);
     }
 
-    /// Adds a file with its permission bits; its folder comes first. `path` has no leading slash.
+    /// Adds a file, whose folder must have been added. `path` has no leading slash.
     ///
     /// # Errors
-    /// [`TooLarge`] when the size does not fit the header.
+    /// [`TooLarge`]: the size does not fit into the header.
     pub(super) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> Result<(), TooLarge> {
         let size =
             u32::try_from(content.len()).map_err(|_| TooLarge { name: path.to_owned(), bytes: content.len() })?;
@@ -49,7 +49,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Ends the archive.
+    /// Ends the archive and returns its bytes.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry(TRAILER, 0, 0, &[]);
         self.bytes
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn cpio_lists_what_was_written() {
+    fn cpio_lists_the_written_entries() {
         let mut cpio = Command::new("cpio")
             .args(["--list", "--verbose", "--numeric-uid-gid"])
             .stdin(Stdio::piped())
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_content_gives_equal_aligned_bytes() {
+    fn equal_content_yields_equal_aligned_bytes() {
         assert_eq!(archive(), archive());
         assert_eq!(archive().len() % ALIGNMENT, 0);
     }

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Scratch disks: what a machine writes goes there.
+//! Creates scratch disks, the writable disks of machines.
 //!
-//! Each is a copy of an empty ext4 file system that `mkfs.ext4` made once for its size. Only the blocks that hold
-//! something are copied, and where the file system can, they are shared; the rest is a hole that takes no room until
-//! the guest writes. There is no journal: the disk lives no longer than its machine.
+//! Each is a copy of an empty ext4 file system that `mkfs.ext4` made once for its size. Only blocks with data are
+//! copied, or shared where the host's file system supports that; the rest is a hole that takes no space until the guest
+//! writes. There is no journal, because the disk is deleted with its machine.
 
 use std::{
     ffi::OsStr,
@@ -31,105 +31,99 @@ use tokio::{
 
 use crate::files::draft::{Draft, DraftFault, DraftFolder};
 
-/// `mkfs.ext4` takes some 20 ms; a minute means that the disk hangs.
+/// Timeout of `mkfs.ext4`. It takes about 20 ms; a minute means that the disk hangs.
 const MKFS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where `mkfs.ext4` is: ordinary users often lack the `sbin` folders on their search path.
+/// Paths of `mkfs.ext4`. Ordinary users often have no `sbin` folders in `PATH`.
 const MKFS_PROGRAMS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 
-/// Named one by one, so that the host's `mke2fs.conf` has no say in what the guest's kernel must understand. No
-/// journal, and no room reserved for growing.
+/// All features, named explicitly so that the host's `mke2fs.conf` cannot add any that the guest's kernel lacks. No
+/// journal, and no space reserved for growing.
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum";
 
-/// The inode tables are zeroed here, where that makes holes, instead of by the guest's kernel in the background after
-/// the first mount, which would fill the sparse file with zeros.
+/// `mkfs.ext4` zeroes the inode tables, which creates holes. Otherwise the guest's kernel would do it in the background
+/// after the first mount, and fill the sparse file with zeros.
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=0,nodiscard,root_owner=0:0";
 
-/// Changes with the options above.
+/// The folder of templates. The version must change with the options above.
 const TEMPLATE_FOLDER: &str = "scratch-v1";
 
 const COPY_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// A scratch disk could not be made.
+/// Why a scratch disk could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskFault {
-    /// The folder of templates.
     #[error("failed to use the folder of disk templates")]
     Templates {
-        /// Why.
+        /// The reason.
         #[from]
         source: DraftFault,
     },
-    /// There is no `mkfs.ext4`.
     #[error(
-        "found no mkfs.ext4, which makes the machines' disks; it is in the package e2fsprogs (apt-get, dnf install or \
-         pacman -S e2fsprogs)"
+        "mkfs.ext4 not found, which creates the machines' disks; install the package e2fsprogs (apt-get install, dnf \
+         install or pacman -S)"
     )]
     MkfsMissing,
-    /// `mkfs.ext4` could not be started.
     #[error("failed to run {program}")]
     MkfsSpawn {
-        /// Which.
         program: &'static str,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// `mkfs.ext4` refused.
-    #[error("mkfs.ext4 failed to make a file system of {size_mib} MiB: {message}")]
+    /// `mkfs.ext4` exited with an error.
+    #[error("mkfs.ext4 failed to create a file system of {size_mib} MiB: {message}")]
     Mkfs {
-        /// The size asked for.
+        /// The requested size.
         size_mib: u32,
-        /// What it wrote, cut to what fits on a line.
+        /// Its error output, cut and joined to one line.
         message: String,
     },
-    /// `mkfs.ext4` hangs.
-    #[error("mkfs.ext4 did not make a file system of {size_mib} MiB within {} s", MKFS_TIMEOUT.as_secs())]
+    #[error("mkfs.ext4 timed out creating a file system of {size_mib} MiB after {} s", MKFS_TIMEOUT.as_secs())]
     MkfsTimeout {
-        /// The size asked for.
+        /// The requested size.
         size_mib: u32,
     },
-    /// The copy failed.
     #[error("failed to copy the disk template to {path}")]
     Copy {
-        /// Where to.
+        /// The new disk.
         path: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The work ended without a result: it panicked, or the server is shutting down.
-    #[error("the making of the disk {path} ended without a result")]
+    /// The task panicked, or the server is shutting down.
+    #[error("the task that creates the disk {path} ended without a result")]
     Lost {
-        /// Where to.
+        /// The new disk.
         path: String,
-        /// How.
+        /// The panic or cancellation.
         source: JoinError,
     },
 }
 
-/// Makes scratch disks.
+/// Creates scratch disks.
 #[derive(Debug)]
 pub struct Disks {
     templates: Arc<DraftFolder>,
-    /// Held while a template is made, so that it is made once.
-    making: Mutex<()>,
+    /// Held while a template is created, so that it is created once.
+    creating: Mutex<()>,
 }
 
 impl Disks {
-    /// Opens the folder of templates under `data_dir`, which is made if it is not there.
+    /// Opens the folder of templates in `data_dir`, and creates it if it is missing.
     ///
     /// # Errors
-    /// If the folder cannot be made or is not writable.
+    /// The folder cannot be created or is not writable.
     pub fn open(data_dir: impl AsRef<Path>) -> Result<Self, DiskFault> {
         let templates = DraftFolder::open(data_dir.as_ref().join(TEMPLATE_FOLDER))?;
-        Ok(Self { templates: Arc::new(templates), making: Mutex::default() })
+        Ok(Self { templates: Arc::new(templates), creating: Mutex::default() })
     }
 
-    /// Makes an empty ext4 file system of `size_mib` MiB in the new file `path`; its root folder is root's, mode 0755.
+    /// Creates an empty ext4 file system of `size_mib` MiB in the new file `path`. Its root folder belongs to root,
+    /// with mode 0755.
     ///
     /// # Errors
-    /// If `mkfs.ext4` is missing or refuses the size, `path` exists, or the disk is full. No file is left at `path`
-    /// then, except one that was there before.
+    /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. A new file at `path` is removed.
     pub async fn scratch(&self, path: &Path, size_mib: u32) -> Result<(), DiskFault> {
         let template = self.template(size_mib).await?;
         let copied = spawn_blocking({
@@ -146,12 +140,12 @@ impl Disks {
 
     async fn template(&self, size_mib: u32) -> Result<PathBuf, DiskFault> {
         let path = self.templates.path().join(format!("{size_mib}-mib.ext4"));
-        let _making = self.making.lock().await;
+        let _creating = self.creating.lock().await;
         if tokio::fs::try_exists(&path).await.unwrap_or(false) {
             return Ok(path);
         }
         let lost = |source| DiskFault::Lost { path: path.display().to_string(), source };
-        // Locks are waited for, and syncs take as long as the disk does.
+        // Waiting for locks and syncing the disk block.
         let templates = Arc::clone(&self.templates);
         let draft = spawn_blocking(move || start_template(&templates, size_mib)).await.map_err(lost)??;
         make_file_system(draft.path(), size_mib).await?;
@@ -182,13 +176,13 @@ async fn make_file_system(path: &Path, size_mib: u32) -> Result<(), DiskFault> {
     Err(DiskFault::Mkfs { size_mib, message: one_line(&output.stderr) })
 }
 
-/// What the `mkfs.ext4` that makes scratch disks says of its version.
+/// The version of the `mkfs.ext4` that creates scratch disks.
 ///
 /// # Errors
-/// If there is none, or it does not run.
+/// It is missing or does not run.
 pub async fn mkfs_version() -> Result<String, DiskFault> {
     let output = mkfs(vec![OsStr::new("-V")], 0).await?;
-    // It says so on stderr.
+    // It prints its version to stderr.
     Ok(one_line(&output.stderr))
 }
 
@@ -206,7 +200,7 @@ async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault
     Err(DiskFault::MkfsMissing)
 }
 
-/// Characters of what `mkfs.ext4` wrote that an error repeats.
+/// Limit of the output of `mkfs.ext4` in an error, in characters.
 const MESSAGE_CHARS_MAX: usize = 400;
 
 fn one_line(output: &[u8]) -> String {
@@ -219,13 +213,13 @@ fn copy(template: &Path, path: &Path) -> io::Result<()> {
     let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let copied = copy_data(&from, &to);
     if copied.is_err() {
-        // The copy's own error says more than one of this removal would.
+        // Ignored: the error of the copy explains more.
         let _ = fs::remove_file(path);
     }
     copied
 }
 
-/// Copies what is not a hole.
+/// Copies everything but the holes.
 fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let bytes = i64::try_from(from.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     to.set_len(bytes.unsigned_abs())?;
@@ -233,7 +227,7 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
     while offset < bytes {
         let start = match lseek(from, offset, Whence::SeekData) {
             Ok(start) => start,
-            // Nothing but a hole is left.
+            // Only a hole is left.
             Err(Errno::ENXIO) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
@@ -244,7 +238,7 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the kernel copy, which shares the blocks where the file system can (XFS, btrfs).
+/// Lets the kernel copy, which shares the blocks if the file system supports it (XFS, btrfs).
 fn copy_segment(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> {
     let (mut from_offset, mut to_offset) = (start, start);
     while from_offset < end {
@@ -253,9 +247,9 @@ fn copy_segment(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> 
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(Errno::EINTR) => {}
-            // Two file systems, or one that cannot.
+            // Two file systems, or one without support.
             Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                return copy_by_hand(from, to, from_offset.unsigned_abs(), end.unsigned_abs());
+                return copy_in_pieces(from, to, from_offset.unsigned_abs(), end.unsigned_abs());
             }
             Err(error) => return Err(error.into()),
         }
@@ -263,7 +257,7 @@ fn copy_segment(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> 
     Ok(())
 }
 
-fn copy_by_hand(from: &File, to: &File, mut offset: u64, end: u64) -> io::Result<()> {
+fn copy_in_pieces(from: &File, to: &File, mut offset: u64, end: u64) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     while offset < end {
         let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
@@ -281,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// What a tool of e2fsprogs prints.
+    /// Runs a tool of e2fsprogs and returns its output.
     fn run(program: &str, arguments: &[&str], path: &Path) -> String {
         let output = process::Command::new(program)
             .args(arguments)
@@ -294,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scratch_disk_is_sparse_clean_and_has_no_journal() {
+    async fn scratch_disk_is_sparse_and_clean_without_journal() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::open(folder.path()).unwrap();
         let path = folder.path().join("disk");
@@ -312,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_size_has_its_own_template_made_once() {
+    async fn each_size_has_one_template() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::open(folder.path()).unwrap();
         for (name, size_mib) in [("a", 64), ("b", 64), ("c", 128)] {
@@ -328,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_in_the_way_stays_and_is_an_error() {
+    async fn existing_file_is_kept_and_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::open(folder.path()).unwrap();
         let path = folder.path().join("disk");
@@ -340,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_size_that_holds_no_file_system_is_an_error_and_leaves_nothing() {
+    async fn invalid_size_is_an_error_and_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::open(folder.path()).unwrap();
         let path = folder.path().join("disk");
@@ -350,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_by_hand_is_the_same() {
+    fn copying_in_pieces_yields_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         let content: Vec<u8> = (0..=255).cycle().take(3 * COPY_BUFFER_BYTES + 17).collect();
         fs::write(&from, &content).unwrap();
         let (source, target) = (File::open(&from).unwrap(), File::create(&to).unwrap());
         target.set_len(content.len() as u64).unwrap();
-        copy_by_hand(&source, &target, 0, content.len() as u64).unwrap();
+        copy_in_pieces(&source, &target, 0, content.len() as u64).unwrap();
         assert_eq!(fs::read(&to).unwrap(), content);
     }
 }

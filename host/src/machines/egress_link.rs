@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Waits for a machine's egress link and has it served, for as long as the machine lives.
+//! Accepts and serves a machine's egress link for as long as the machine lives.
 //!
-//! A machine that loses this link keeps its environment, and may dial again.
+//! A machine that loses the link may connect again.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use tracing::Instrument as _;
 
 use crate::network::{self, Guest, ServeFault};
 
-/// Before a machine that has lost its link is listened to again: a guest that breaks rules does not keep the host busy.
-const BETWEEN_LINKS: Duration = Duration::from_secs(1);
+/// Delay before the next link is accepted, so that a guest that breaks the rules cannot keep the host busy.
+const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
-/// Lines in the log for one machine's lost links.
+/// Limit of log lines about lost links per machine.
 const LOST_LOGGED_MAX: u32 = 10;
 
-/// A machine's network; dropping it ends every flow.
+/// A machine's egress link. Dropping it closes all connections.
 #[derive(Debug)]
 pub(super) struct EgressLink(AbortHandle);
 
 impl EgressLink {
-    /// Serves what dials `listener`, one link at a time.
+    /// Serves one link at a time from `listener`.
     pub(super) fn start(listener: UnixListener, guest: Guest) -> Self {
         Self(tokio::spawn(accept(listener, Arc::new(guest)).in_current_span()).abort_handle())
     }
@@ -41,8 +41,8 @@ async fn accept(listener: UnixListener, guest: Arc<Guest>) {
             Err(source) => ServeFault::Accept { source },
         };
         if lost < LOST_LOGGED_MAX {
-            tracing::warn!(error = &fault as &dyn Error, "a machine has lost its network for now");
+            tracing::warn!(error = &fault as &dyn Error, "a machine lost its egress link; it may connect again");
         }
-        sleep(BETWEEN_LINKS).await;
+        sleep(ACCEPT_DELAY).await;
     }
 }

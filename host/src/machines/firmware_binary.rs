@@ -1,23 +1,23 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The libkrunfw that was embedded when this binary was built, if one was; `build.rs` compresses it.
+//! The compressed libkrunfw that `build.rs` embedded into this binary, if any.
 
 static COMPRESSED: &[u8] = include_bytes!(env!("WAGGLE_FIRMWARE_FILE"));
 
-/// A library that travels in this program.
+/// An embedded library.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddedFirmware {
-    /// The library's file name, which ends with its version.
+    /// The file name of the library, which ends with its version.
     pub name: &'static str,
-    /// Of the library, in hexadecimal digits.
+    /// SHA-256 of the uncompressed library, in hexadecimal.
     pub sha256: &'static str,
-    /// The library's size.
+    /// Size of the uncompressed library.
     pub bytes: u64,
-    /// In gzip's format.
+    /// The library in gzip format.
     pub compressed: &'static [u8],
 }
 
-/// What was embedded. A plain `cargo build` embeds nothing; `./taskw build` does.
+/// The embedded library. `./taskw build` embeds one, a plain `cargo build` does not.
 #[must_use]
 pub fn embedded() -> Option<EmbeddedFirmware> {
     let bytes = env!("WAGGLE_FIRMWARE_BYTES").parse().ok()?;

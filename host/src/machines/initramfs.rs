@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The initial root: the agent as `/init`, the kernel's modules, and what the agent is told.
+//! The initramfs of QEMU guests: the agent as `/init`, the kernel's modules, and the boot configuration.
 //!
-//! Agent and modules are the same for every machine, so their archive is made once; a machine's own archive follows it.
+//! Agent and modules are the same for all machines, so their archive is made once; the machine's own archive is
+//! appended.
 
 use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig};
 
@@ -11,21 +12,19 @@ use super::{
     modules::Module,
 };
 
-/// Where the agent mounts what it needs; folders only, the kernel brings `/dev/console` itself.
+/// Mount points that the agent needs. The kernel creates `/dev/console` itself.
 const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "image", "scratch", "modules"];
 
-/// The initial root could not be made.
+/// Why an initramfs could not be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitramfsFault {
-    /// A file is too large.
-    #[error("failed to add a file to the initial root")]
+    #[error("failed to add a file to the initramfs")]
     File { source: TooLarge },
-    /// The machine's configuration cannot be written down.
     #[error("failed to encode the boot configuration")]
     Encode { source: postcard::Error },
 }
 
-/// The part that all machines share.
+/// The archive that all machines share.
 #[derive(Debug)]
 pub(super) struct SharedRoot {
     archive: Vec<u8>,
@@ -33,7 +32,7 @@ pub(super) struct SharedRoot {
 }
 
 impl SharedRoot {
-    /// Puts agent and modules together.
+    /// Creates the archive of agent and modules.
     ///
     /// # Errors
     /// [`InitramfsFault::File`].
@@ -51,7 +50,7 @@ impl SharedRoot {
         Ok(Self { archive: archive.finish(), module_paths })
     }
 
-    /// The whole initial root of one machine. `config.modules` is filled in here.
+    /// Returns the whole initramfs of one machine. Sets `config.modules`.
     ///
     /// # Errors
     /// [`InitramfsFault`].
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_part_comes_first_and_the_machines_own_last() {
+    fn shared_archive_comes_first() {
         let modules = [Module { file_name: "overlay.ko".into(), content: b"module bytes".to_vec() }];
         let shared = SharedRoot::new(b"agent bytes", &modules).unwrap();
         let config = BootConfig { hostname: "bee".into(), ..BootConfig::default() };
@@ -90,8 +89,8 @@ mod tests {
         let module = position(&whole, b"modules/overlay.ko\0").unwrap();
         let boot = position(&whole, b"waggle/boot\0").unwrap();
         assert!(agent < module && module < boot);
-        let told =
+        let expected =
             BootConfig { modules: vec!["/modules/overlay.ko".into()], hostname: "bee".into(), ..BootConfig::default() };
-        assert!(position(&whole, &told.encode().unwrap()).is_some_and(|at| at > boot));
+        assert!(position(&whole, &expected.encode().unwrap()).is_some_and(|at| at > boot));
     }
 }

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A machine as libkrun makes it: the life of the process that becomes one.
+//! The process that becomes a libkrun machine.
 //!
 //! ```text
-//!  runner ── fork ──▶ firmware ─▶ KVM ─▶ devices ─▶ the machine, until it ends; libkrun never gives the process back
+//!  runner ── fork ──▶ firmware ─▶ KVM ─▶ devices ─▶ the machine; libkrun ends the process with it
 //! ```
 //!
-//! The guest's root is made of this process's memory: the agent, the boot configuration and empty folders, no folder of
-//! the host's. It has two disks and one virtual socket, which leads to the host's Unix sockets for the two links. TSI,
-//! libkrun's way of giving guests the host's network, is off, and there is no network card.
+//! The guest's initial root is in this process's memory: the agent, the boot configuration and empty folders, but no
+//! folder of the host. The guest has two disks and one virtual socket, which leads to the host's Unix sockets for the
+//! two links. There is no network card, and TSI, libkrun's way of giving guests the host's network, is off.
 
 mod firmware;
 mod libkrun;
@@ -36,31 +36,30 @@ pub(super) use self::{
     libkrun::load_firmware,
 };
 use super::{
-    confine::Walls,
+    confine::Confinement,
     file_names::{KVM, LINK_SOCKETS},
     runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Report},
     sys,
 };
 use crate::machines::agent_binary;
 
-/// The exit code of a process that could not become a machine, and has said why.
-const TOLD: i32 = 120;
-/// The exit code where libkrun gave up; its log says why.
-const REFUSED: i32 = 121;
-/// libkrun's own exit code where KVM gave up.
+/// Exit code of a process that failed to become a machine and has reported why.
+const REPORTED: i32 = 120;
+/// Exit code if libkrun failed to start the machine; its log has the reason.
+const START_FAILED: i32 = 121;
+/// libkrun's own exit code after an error of KVM.
 const KVM_FAILED: i32 = 1;
-/// Virtual CPUs that libkrunfw's kernel is built for.
+/// Limit of virtual CPUs in libkrunfw's kernel.
 pub(super) const CPUS_MAX: u32 = 16;
-/// Where libkrun's kernel command line has the kernel look for its first process.
+/// The first process, as libkrun names it on the kernel's command line.
 const INIT: &str = "/init.krun";
-/// What the agent mounts at, since nothing can be made in this root.
+/// Mount points that the agent needs, since the guest cannot create anything in this root.
 const FOLDERS: [&str; 9] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/image", "/scratch", "/waggle"];
-/// Permissions of folders, of the agent, and of what it is told.
 const FOLDER_MODE: u32 = 0o755;
 const AGENT_MODE: u32 = 0o755;
 const BOOT_MODE: u32 = 0o600;
 
-/// A step that failed before there was a machine.
+/// A step that failed before the machine ran.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {step}")]
 struct Fault {
@@ -68,9 +67,9 @@ struct Fault {
     source: io::Error,
 }
 
-/// Adds to an I/O error what was being done.
+/// Adds the failed step to an I/O error.
 trait Step<T> {
-    /// Names the step; it reads after "failed to".
+    /// `step` reads after "failed to".
     fn step(self, step: &str) -> Result<T, Fault>;
 }
 
@@ -80,21 +79,26 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// The whole life of a process that becomes a machine, and its exit code. The working folder is the machine's.
+/// Turns this process into the machine in its working folder, and returns the exit code if that fails.
 ///
-/// What fails before the guest runs is told as a [`Report`] on `telling`, which is closed before it does.
-pub(super) fn run(machine: &MachineConfig, config: &KrunConfig, walls: &Walls, mut telling: UnixStream) -> i32 {
-    match prepare(machine, config, walls, &telling) {
+/// An error before the guest runs is written as a [`Report`] to `report_writer`, which is closed when the guest starts.
+pub(super) fn run(
+    machine: &MachineConfig,
+    config: &KrunConfig,
+    confinement: &Confinement,
+    mut report_writer: UnixStream,
+) -> i32 {
+    match prepare(machine, config, confinement, &report_writer) {
         Ok(context) => {
-            drop(telling);
+            drop(report_writer);
             context.enter();
-            REFUSED
+            START_FAILED
         }
         Err(Fault { step, source }) => {
             let report = Report::NotStarted { step, cause: source.to_string() };
-            // The runner may be gone; then nobody wants to know.
-            let _ = serde_json::to_writer(&mut telling, &report).map(|()| telling.flush());
-            TOLD
+            // Fails if the runner is gone; then the report has no reader.
+            let _ = serde_json::to_writer(&mut report_writer, &report).map(|()| report_writer.flush());
+            REPORTED
         }
     }
 }
@@ -102,21 +106,21 @@ pub(super) fn run(machine: &MachineConfig, config: &KrunConfig, walls: &Walls, m
 fn prepare(
     machine: &MachineConfig,
     config: &KrunConfig,
-    walls: &Walls,
-    telling: &UnixStream,
+    confinement: &Confinement,
+    report_writer: &UnixStream,
 ) -> Result<Context, Fault> {
     let null = File::open("/dev/null").step("open /dev/null")?;
     rustix::stdio::dup2_stdin(null).step("close stdin")?;
-    sys::close_all_but(telling.as_fd()).step("close what the runner has open")?;
+    sys::close_all_but(report_writer.as_fd()).step("close the runner's descriptors")?;
     log::start(config.log_level).step("start libkrun's log")?;
-    // libkrun would end the process without a word.
+    // libkrun would exit without an error message.
     OpenOptions::new().read(true).write(true).open(KVM).step("open /dev/kvm")?;
-    let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build has none"));
+    let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build contains none"));
     let agent = agent.step("find the guest agent")?;
     let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();
     load_firmware(&config.firmware).step(&format!("load {}", config.firmware.display()))?;
-    // The kernel is in memory, and of the host's files only the disks are left to open.
-    walls.put_up().step("confine the machine")?;
+    // The kernel is in memory now, so only the disks are left to open.
+    confinement.apply().step("confine the machine")?;
     let devices = || -> io::Result<Context> {
         let context = Context::new()?;
         context.set_size(u8::try_from(machine.cpus).map_err(io::Error::other)?, machine.memory_mib)?;
@@ -130,7 +134,7 @@ fn prepare(
         context.add_disk(c"image", &c_path(&machine.image)?, true)?;
         context.add_disk(c"scratch", &c_path(&machine.scratch)?, false)?;
         context.add_vsock()?;
-        // Where nobody listens, a guest without a network is told so.
+        // A machine without a network has no listener for the egress port, so the guest's connection fails.
         for port in [CALL_PORT, EGRESS_PORT] {
             context.add_dialled_port(port, &c_path(format!("{LINK_SOCKETS}_{port}"))?)?;
         }
@@ -143,25 +147,27 @@ fn c_path(path: impl AsRef<Path>) -> io::Result<CString> {
     CString::new(path.as_ref().as_os_str().as_bytes()).map_err(io::Error::other)
 }
 
-/// What the process told before it ended, if anything.
-pub(super) fn reported(told: &UnixStream) -> Option<Report> {
+/// Reads the report of an ended process, if it sent one.
+pub(super) fn read_report(reports: &UnixStream) -> Option<Report> {
     let mut text = Vec::new();
-    told.set_nonblocking(true).ok()?;
-    // It has ended, so all that it told is there; its end of the pair may live on in nobody.
-    let _ = told.take(LINE_BYTES_MAX).read_to_end(&mut text);
+    reports.set_nonblocking(true).ok()?;
+    // The process has ended, so its whole report is in the socket's buffer.
+    let _ = reports.take(LINE_BYTES_MAX).read_to_end(&mut text);
     serde_json::from_slice(&text).ok()
 }
 
-/// The report on a process that ended without telling why. An exit code of 0 says nothing: a guest whose kernel panics
-/// leaves it just as one that was switched off in order.
-pub(super) fn ending(status: Option<ExitStatus>, program: &str) -> Report {
+/// The report on a process that ended without sending one. Exit code 0 is ambiguous: a guest whose kernel panicked
+/// leaves it, and so does one that was shut down.
+pub(super) fn exit_report(status: Option<ExitStatus>, program: &str) -> Report {
     let how = match status {
         Some(status) if status.success() => "the guest ended its machine".to_owned(),
-        Some(status) if status.code() == Some(REFUSED) => "it could not make the machine; the log says why".to_owned(),
-        Some(status) if status.code() == Some(KVM_FAILED) => "KVM gave the guest up; the log says why".to_owned(),
+        Some(status) if status.code() == Some(START_FAILED) => {
+            "libkrun failed to start the machine; see the log".to_owned()
+        }
+        Some(status) if status.code() == Some(KVM_FAILED) => "KVM could not continue the guest; see the log".to_owned(),
         Some(status) if status.core_dumped() || status.signal().is_some() => status.to_string(),
         Some(status) => format!("the guest ended its machine with {status}"),
-        None => "nobody knows how".to_owned(),
+        None => "unknown exit status".to_owned(),
     };
     Report::Ended { program: program.to_owned(), how }
 }
@@ -170,28 +176,28 @@ pub(super) fn ending(status: Option<ExitStatus>, program: &str) -> Report {
 mod tests {
     use super::*;
 
-    fn told(status: i32) -> String {
-        ending(Some(ExitStatus::from_raw(status)), "libkrun").to_string()
+    fn text(status: i32) -> String {
+        exit_report(Some(ExitStatus::from_raw(status)), "libkrun").to_string()
     }
 
     #[test]
-    fn ends_are_told_apart() {
-        assert_eq!(told(0), "libkrun ended: the guest ended its machine");
-        assert_eq!(told(REFUSED << 8), "libkrun ended: it could not make the machine; the log says why");
-        assert_eq!(told(KVM_FAILED << 8), "libkrun ended: KVM gave the guest up; the log says why");
-        assert_eq!(told(9), "libkrun ended: signal: 9 (SIGKILL)");
-        assert_eq!(told(7 << 8), "libkrun ended: the guest ended its machine with exit status: 7");
+    fn each_exit_status_has_its_own_text() {
+        assert_eq!(text(0), "libkrun ended: the guest ended its machine");
+        assert_eq!(text(START_FAILED << 8), "libkrun ended: libkrun failed to start the machine; see the log");
+        assert_eq!(text(KVM_FAILED << 8), "libkrun ended: KVM could not continue the guest; see the log");
+        assert_eq!(text(9), "libkrun ended: signal: 9 (SIGKILL)");
+        assert_eq!(text(7 << 8), "libkrun ended: the guest ended its machine with exit status: 7");
     }
 
     #[test]
-    fn a_report_is_read_after_its_writer_has_gone() {
-        let (told, telling) = UnixStream::pair().unwrap();
+    fn report_is_readable_after_its_writer_ended() {
+        let (reports, report_writer) = UnixStream::pair().unwrap();
         let report = Report::NotStarted { step: "open /dev/kvm".into(), cause: "Permission denied".into() };
-        serde_json::to_writer(&telling, &report).unwrap();
-        drop(telling);
-        assert_eq!(reported(&told), Some(report));
-        let (told, telling) = UnixStream::pair().unwrap();
-        drop(telling);
-        assert_eq!(reported(&told), None);
+        serde_json::to_writer(&report_writer, &report).unwrap();
+        drop(report_writer);
+        assert_eq!(read_report(&reports), Some(report));
+        let (reports, report_writer) = UnixStream::pair().unwrap();
+        drop(report_writer);
+        assert_eq!(read_report(&reports), None);
     }
 }

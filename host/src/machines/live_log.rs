@@ -1,37 +1,36 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the programs of a machine print, line by line in the log, where the operator wants to see it.
+//! Logs the output of a machine's programs line by line, if the operator asked for it.
 //!
-//! A guest can make them print: lines are cut and escaped, and of each second only the first are shown.
+//! A guest can cause that output, so lines are cut and escaped, and their rate is limited.
 
 use std::time::{Duration, Instant};
 
 use super::console;
 
-/// Lines of one machine that a second shows; a person reads fewer.
+/// Limit of logged lines per machine and interval, more than a person reads.
 const LINES_MAX: u32 = 50;
-/// What "a second" is here.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes of a line that are kept while its end has not come.
+/// Limit of a line's buffer in bytes.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// Takes what is printed and logs it.
+/// Splits output into lines and logs them.
 #[derive(Debug, Default)]
 pub(super) struct LiveLog {
     line: Vec<u8>,
-    since: Option<Instant>,
-    shown: u32,
+    interval_start: Option<Instant>,
+    lines: u32,
 }
 
 impl LiveLog {
-    /// Takes the next bytes.
+    /// Appends output, and logs each complete line.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
-                if self.may_show(Instant::now()) {
-                    let line = console::shown(&String::from_utf8_lossy(&line));
-                    tracing::info!(line, "a machine's programs say");
+                if self.is_within_limit(Instant::now()) {
+                    let line = console::escaped(&String::from_utf8_lossy(&line));
+                    tracing::info!(line, "output of a machine's programs");
                 }
             } else if self.line.len() < LINE_BYTES_MAX {
                 self.line.push(byte);
@@ -39,15 +38,15 @@ impl LiveLog {
         }
     }
 
-    fn may_show(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.duration_since(since) >= INTERVAL) {
-            if self.shown > LINES_MAX {
-                tracing::warn!(lines = self.shown - LINES_MAX, "more was said than is shown");
+    fn is_within_limit(&mut self, now: Instant) -> bool {
+        if self.interval_start.is_none_or(|start| now.duration_since(start) >= INTERVAL) {
+            if self.lines > LINES_MAX {
+                tracing::warn!(lines = self.lines - LINES_MAX, "dropped output of a machine's programs");
             }
-            (self.since, self.shown) = (Some(now), 0);
+            (self.interval_start, self.lines) = (Some(now), 0);
         }
-        self.shown = self.shown.saturating_add(1);
-        self.shown <= LINES_MAX
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= LINES_MAX
     }
 }
 
@@ -56,10 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_shown_in_part_and_again_a_second_later() {
+    fn flood_is_limited_until_the_next_interval() {
         let (mut log, start) = (LiveLog::default(), Instant::now());
-        assert_eq!((0..1000).filter(|_| log.may_show(start)).count(), 50);
-        assert!(log.may_show(start + INTERVAL));
+        assert_eq!((0..1000).filter(|_| log.is_within_limit(start)).count(), 50);
+        assert!(log.is_within_limit(start + INTERVAL));
         log.push(&[b'x'; 100_000]);
         assert_eq!(log.line.len(), LINE_BYTES_MAX);
     }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A running machine, as the services see it: calls go to its agent, its life to the task that owns it.
+//! A running machine: passes calls to its agent, and stops to the task that owns it.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,28 +21,28 @@ use crate::{
     printable,
 };
 
-/// Why a machine ended, in a sentence with its cause.
+/// Limit of the reason for a machine's end, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 
-/// One machine; dropping it stops it.
+/// One machine. Dropping it stops the machine.
 #[derive(Debug)]
 pub(super) struct Vm {
     pub(super) agent: Arc<AgentClient>,
     pub(super) console: Arc<Mutex<ConsoleTail>>,
     pub(super) end: watch::Receiver<Option<End>>,
-    /// Cancelled, it ends the machine.
+    /// Cancelled to stop the machine.
     pub(super) stop: CancellationToken,
-    /// Cancels `stop` when the last handle on the machine is dropped.
+    /// Cancels `stop` when the last handle to the machine is dropped.
     pub(super) _stop_on_drop: DropGuard,
 }
 
 impl Vm {
-    // The owner always sets the end; a closed channel would mean that it panicked.
+    // The owner always sets the end before it closes the channel, unless it panics.
     async fn ended(&self) -> End {
         let mut end = self.end.clone();
         match end.wait_for(Option::is_some).await.map(|end| end.clone()) {
             Ok(Some(end)) => end,
-            Ok(None) | Err(_) => End::Gone("the task that owned the machine is lost".to_owned()),
+            Ok(None) | Err(_) => End::Gone("the task that owns the machine panicked".to_owned()),
         }
     }
 }
@@ -95,9 +95,9 @@ impl Machine for Vm {
     fn gone(&self) -> PortFuture<'_, String> {
         Box::pin(async {
             match self.ended().await {
-                // It may hold what the guest, or a process that it took over, has said.
+                // The reason may contain text from the guest, or from a process that it has taken over.
                 End::Gone(reason) => printable::text(&reason, REASON_BYTES_MAX),
-                // It was told to: that is no news, ever.
+                // A stop was requested, so it is not reported.
                 End::Stopped => std::future::pending().await,
             }
         })

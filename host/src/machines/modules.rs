@@ -36,7 +36,7 @@ pub(crate) enum ModuleFault {
     #[error("the kernel in {} has no module {name}", folder.display())]
     Missing { name: String, folder: PathBuf },
     /// Compressed, or damaged.
-    #[error("{} is no plain kernel module; compressed ones (.ko.xz, .ko.zst) have to be unpacked first", path.display())]
+    #[error("{} is not an uncompressed kernel module; unpack compressed ones (.ko.xz, .ko.zst) first", path.display())]
     NotPlain { path: PathBuf },
     /// Larger than any module that is wanted.
     #[error("{} is larger than {MODULE_BYTES_MAX} bytes", path.display())]

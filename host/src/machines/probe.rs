@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Whether this host's KVM runs guests, as a child process finds out; the answer is for the life of the server.
+//! Finds out in a child process whether this host's KVM runs guests.
 
 use std::{ffi::OsStr, fmt, process::Stdio, time::Duration};
 
@@ -14,18 +14,17 @@ use super::{
     roles,
 };
 
-/// From one line of the probe to the next. All of it takes 0.03 s where KVM is unusable and up to 0.7 s where it is
-/// nested in an emulation; a busy machine may take longer, a test that makes no progress for so long is one that hangs.
+/// Timeout from one line of the probe to the next. All tests take 0.03 s if KVM is unusable and up to 0.7 s if it is
+/// nested in an emulation. On a busy machine they take longer, but one that prints nothing for this long hangs.
 const LINE_MAX: Duration = Duration::from_secs(1);
-/// Bytes of a probe's answer that are read; its lines are short.
+/// Limit of the probe's output in bytes; its lines are short.
 const ANSWER_BYTES_MAX: u64 = 4096;
 
-/// What the probe found.
+/// The result of the probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Kvm {
-    /// Guests run.
     Usable,
-    /// They do not, for this reason.
+    /// Guests do not run, for this reason.
     Unusable(String),
 }
 
@@ -38,18 +37,18 @@ impl fmt::Display for Kvm {
     }
 }
 
-/// Runs the probe: `runner` is this binary. Takes [`LINE_MAX`] for each of its few lines at most.
+/// Runs the probe. `runner` is this binary. Takes at most [`LINE_MAX`] for each of its few lines.
 pub(super) async fn probe(runner: &OsStr) -> Kvm {
     let mut command = roles::command(runner, roles::PROBE);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(fault) => return Kvm::Unusable(format!("the probe did not start: {fault}")),
+        Err(fault) => return Kvm::Unusable(format!("failed to start the probe: {fault}")),
     };
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout).take(ANSWER_BYTES_MAX);
-        // Time up or not, what has been said so far counts; dropping the child kills it.
+        // After a timeout the lines so far count. Dropping the child kills it.
         while let Ok(Ok(1..)) = timeout(LINE_MAX, stdout.read_until(b'\n', &mut answer)).await {}
     }
     verdict(&String::from_utf8_lossy(&answer))
@@ -62,7 +61,7 @@ fn verdict(answer: &str) -> Kvm {
             Some(reason) => reason.to_owned(),
             None => format!("{line}: no answer within {LINE_MAX:?}"),
         }),
-        None => Kvm::Unusable(format!("the probe said nothing within {LINE_MAX:?}")),
+        None => Kvm::Unusable(format!("the probe printed nothing within {LINE_MAX:?}")),
     }
 }
 
@@ -71,14 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_is_the_verdict() {
+    fn last_line_is_the_verdict() {
         assert_eq!(verdict("trivial\nmmio\nsse2\nloop\nusable\n"), Kvm::Usable);
         assert_eq!(verdict("trivial\nunusable: trivial: x\n"), Kvm::Unusable("trivial: x".into()));
     }
 
     #[test]
-    fn a_probe_that_hangs_names_its_test() {
+    fn hanging_probe_names_its_test() {
         assert_eq!(verdict("trivial\nmmio\nsse2\nloop\n").to_string(), "KVM unusable: loop: no answer within 1s");
-        assert_eq!(verdict("").to_string(), "KVM unusable: the probe said nothing within 1s");
+        assert_eq!(verdict("").to_string(), "KVM unusable: the probe printed nothing within 1s");
     }
 }

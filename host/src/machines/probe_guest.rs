@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The probe's inside: runs four tiny guests under KVM, in a process of its own, and prints what came of it.
+//! The child process of the KVM probe: runs four tiny guests and prints the result.
 //!
-//! A host's `/dev/kvm` can open, and run trivial code, and still boot no guest: where KVM emulates every instruction,
-//! the first one that its emulator lacks ends the guest. So the tests are what ordinary guests do: arithmetic with
-//! SSE2, and ten million turns of a loop. A test's name goes out before it runs, so that whoever kills this process for
-//! taking too long knows which one it was. The last line is the verdict.
+//! A `/dev/kvm` that opens and runs trivial code may still boot no guest: if KVM has to emulate every instruction, the
+//! first one that its emulator lacks ends the guest. So the tests do what ordinary guests do, such as SSE2 arithmetic
+//! and ten million iterations of a loop. The name of each test is printed before it runs, so that the parent knows
+//! which test hangs. The last line is the verdict.
 
 use std::{
     io::{self, Write},
@@ -18,31 +18,31 @@ use nix::errno::Errno;
 
 use super::sys::{self, Page};
 
-/// The verdict on a host whose KVM runs guests.
+/// The verdict if KVM runs guests.
 pub(super) const USABLE: &str = "usable";
-/// Opens the verdict on any other host; the reason follows.
+/// The start of the verdict otherwise; the reason follows.
 pub(super) const UNUSABLE: &str = "unusable: ";
 
-/// The KVM API that has been stable since Linux 2.6.22.
+/// The version of the KVM API, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// Guest memory: the one large page that the page tables map.
+/// Size of the guest's memory, which is one large page.
 const MEMORY_PAGES: usize = 512;
-/// Where the tables lie, and the code, in pages.
+/// Page numbers of the page tables and the code.
 const ROOT_TABLE_PAGE: usize = 9;
 const POINTER_TABLE_PAGE: usize = 10;
 const DIRECTORY_PAGE: usize = 11;
 const CODE_PAGE: usize = 256;
-/// Table entries: present and writable; large page as well.
+/// Flags of page table entries: present and writable; the second also large page.
 const TABLE: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x83;
-/// Where KVM may put its own task state segment on Intel processors: below the firmware, above any guest memory here.
+/// Address of KVM's own task state segment on Intel processors: below the firmware, above the guest's memory.
 const TSS_ADDRESS: usize = 0xfffb_d000;
-/// The port on which a test tells its result.
+/// The I/O port to which a test writes its result.
 const RESULT_PORT: u16 = 0x10;
-/// What the host answers when a guest reads memory that is not there.
+/// The bytes that a guest reads from memory that it does not have.
 const MMIO_ANSWER: [u8; 4] = [0xa0, 0xa1, 0xa2, 0xa3];
 
-/// A test: its name, its code, the number that it has to tell.
+/// A test: its name, its code, its expected result.
 type Test = (&'static str, &'static [u8], u32);
 
 const TESTS: [Test; 4] = [
@@ -63,7 +63,7 @@ const TESTS: [Test; 4] = [
     ("loop", &[0xb9, 0x80, 0x96, 0x98, 0, 0xff, 0xc9, 0x75, 0xfc, 0xb8, 0x2a, 0, 0, 0, 0xe7, 0x10, 0xeb, 0xfe], 42),
 ];
 
-/// Runs the tests and prints; the exit code says that there is a verdict, not what it is.
+/// Runs the tests and prints the verdict. Succeeds whatever the verdict is.
 pub(super) fn run() -> ExitCode {
     let mut out = io::stdout();
     let verdict = match tests(&mut out) {
@@ -79,11 +79,12 @@ pub(super) fn run() -> ExitCode {
 fn tests(out: &mut impl Write) -> Result<(), String> {
     let kvm = Kvm::new().map_err(|fault| {
         let denied = fault.errno() == Errno::EACCES as i32;
-        let remedy = if denied { "; its group has it (usermod -aG kvm $USER, and log in again)" } else { "" };
-        format!("cannot open /dev/kvm: {fault}{remedy}")
+        let remedy =
+            if denied { "; add this user to the group kvm (usermod -aG kvm $USER) and log in again" } else { "" };
+        format!("failed to open /dev/kvm: {fault}{remedy}")
     })?;
     if kvm.get_api_version() != API_VERSION {
-        return Err(format!("KVM has API version {}", kvm.get_api_version()));
+        return Err(format!("KVM has API version {}; must be {API_VERSION}", kvm.get_api_version()));
     }
     let capabilities = [Cap::Irqchip, Cap::Ioeventfd, Cap::Irqfd, Cap::UserMemory, Cap::SetTssAddr];
     if let Some(missing) = capabilities.into_iter().find(|capability| !kvm.check_extension(*capability)) {
@@ -91,32 +92,32 @@ fn tests(out: &mut impl Write) -> Result<(), String> {
     }
     for (name, code, expected) in TESTS {
         writeln!(out, "{name}").and_then(|()| out.flush()).map_err(|fault| fault.to_string())?;
-        let told = result_of(&kvm, code).map_err(|reason| format!("{name}: {reason}"))?;
-        if told != expected {
-            return Err(format!("{name}: the guest told {told:#x} for {expected:#x}"));
+        let result = result_of(&kvm, code).map_err(|reason| format!("{name}: {reason}"))?;
+        if result != expected {
+            return Err(format!("{name}: the result is {result:#x}; must be {expected:#x}"));
         }
     }
     Ok(())
 }
 
 fn result_of(kvm: &Kvm, code: &[u8]) -> Result<u32, String> {
-    let what = |step: &'static str| move |fault: kvm_ioctls::Error| format!("{step}: {fault}");
-    let vm = kvm.create_vm().map_err(what("KVM_CREATE_VM"))?;
-    vm.set_tss_address(TSS_ADDRESS).map_err(what("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip().map_err(what("KVM_CREATE_IRQCHIP"))?;
-    sys::give_memory(&vm, memory(code).leak()).map_err(what("KVM_SET_USER_MEMORY_REGION"))?;
-    let mut cpu = long_mode_cpu(kvm, &vm).map_err(what("set up the virtual CPU"))?;
+    let failed = |step: &'static str| move |fault: kvm_ioctls::Error| format!("{step}: {fault}");
+    let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+    vm.set_tss_address(TSS_ADDRESS).map_err(failed("KVM_SET_TSS_ADDR"))?;
+    vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
+    sys::give_memory(&vm, memory(code).leak()).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+    let mut cpu = long_mode_cpu(kvm, &vm).map_err(failed("set up the virtual CPU"))?;
     loop {
-        let exit = cpu.run().map_err(what("KVM_RUN"))?;
-        if let VcpuExit::IoOut(RESULT_PORT, told) = exit {
-            return told.try_into().map(u32::from_le_bytes).map_err(|_| "the result has no four bytes".to_owned());
+        let exit = cpu.run().map_err(failed("KVM_RUN"))?;
+        if let VcpuExit::IoOut(RESULT_PORT, result) = exit {
+            return result.try_into().map(u32::from_le_bytes).map_err(|_| "the result must have four bytes".to_owned());
         }
         let VcpuExit::MmioRead(_, answer) = exit else { return Err(format!("KVM ended the guest with {exit:?}")) };
         answer.iter_mut().zip(MMIO_ANSWER).for_each(|(byte, answer)| *byte = answer);
     }
 }
 
-// Identity-mapped page tables for 1 GiB in large pages, of which only the first has memory, and the code in it.
+// Identity-mapped page tables for 1 GiB in large pages. Only the first page has memory; it also holds the code.
 fn memory(code: &[u8]) -> Vec<Page> {
     let mut pages = vec![Page([0; 4096]); MEMORY_PAGES];
     let mut put = |page: usize, bytes: &mut dyn Iterator<Item = u8>| {

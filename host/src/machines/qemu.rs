@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The command lines of the two programs that make a QEMU machine.
+//! The command lines of the two programs of a QEMU machine.
 //!
-//! Relative names are files in the machine's run folder, which is the programs' working folder: a socket's path is then
-//! short wherever the folder is (Linux takes 107 bytes).
+//! Relative names are files in the machine's run folder, which is the programs' working folder. So socket paths stay
+//! below Linux's limit of 107 bytes wherever the folder is.
 
 use std::ffi::OsString;
 
@@ -12,11 +12,11 @@ use super::{
     runner_messages::{Accelerator, MachineConfig, QemuConfig},
 };
 
-/// From this log level on, QEMU tells what its guest does wrong.
+/// The log level from which QEMU logs errors of its guest.
 const GUEST_ERRORS_LEVEL: u8 = 4;
-/// Where `vhost-device-vsock` waits for QEMU.
+/// The socket on which `vhost-device-vsock` waits for QEMU.
 pub(super) const VHOST_SOCKET: &str = "vhost";
-/// The guest's address. Every machine has a `vhost-device-vsock` of its own, so all can have the same one.
+/// The guest's address. Every machine has its own `vhost-device-vsock`, so all machines can use the same one.
 const GUEST_CID: u32 = 3;
 
 /// Arguments of `vhost-device-vsock`.
@@ -30,8 +30,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
     let (accelerator, cpu) = match config.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        // TCG's default CPU lacks what x86-64-v2 programs need. TCG runs `rep movsb` byte by byte; kernel and libc copy
-        // with it where the processor says that it is quick (ERMS), and every copy then takes four times as long.
+        // TCG's default CPU lacks features that x86-64-v2 programs need. Kernel and libc copy with `rep movsb` if the
+        // processor reports that it is fast (ERMS), but TCG executes it byte by byte, which takes four times as long.
         Accelerator::Emulation { .. } => ("tcg,thread=multi", "max,erms=off"),
     };
     let memory = machine.memory_mib;
@@ -46,7 +46,7 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     pair("-append", kernel_command_line(&config.accelerator).into());
     pair("-drive", drive("image", machine.image.clone().into(), "readonly=on"));
     pair("-device", "virtio-blk-device,drive=image".into());
-    // A full host disk has to be the guest's fault to see, not a reason to pause its machine.
+    // If the host's disk is full, the guest must see an I/O error; by default QEMU would pause the machine.
     pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
     pair("-device", "virtio-blk-device,drive=scratch".into());
     pair("-device", "virtio-rng-device".into());
@@ -68,7 +68,7 @@ fn drive(id: &str, path: OsString, options: &str) -> OsString {
     drive
 }
 
-// QEMU's option syntax ends a value at a comma and takes two for one.
+// In QEMU's option syntax a comma ends a value; two commas stand for one.
 fn comma_doubled(path: OsString) -> OsString {
     match path.into_string() {
         Ok(text) => text.replace(',', ",,").into(),
@@ -77,11 +77,11 @@ fn comma_doubled(path: OsString) -> OsString {
 }
 
 fn kernel_command_line(accelerator: &Accelerator) -> String {
-    // A panic ends the machine at once, and a triple fault is the shortest way to a reboot, which ends it too.
+    // On a panic the kernel reboots at once, which ends the machine; a triple fault is the fastest way to reboot.
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t".to_owned();
     if let Accelerator::Emulation { tsc_khz } = accelerator {
-        // One boot in four hangs in the calibration of the emulated timers; under emulation the guest's counter is the
-        // host's, so its frequency is known.
+        // One boot in four hangs while it calibrates the emulated timers. Under emulation the guest reads the host's
+        // counter, so its frequency is known and need not be calibrated.
         line.push_str(&format!(" tsc_early_khz={tsc_khz} tsc=reliable"));
     }
     line
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn emulation_tells_the_guest_its_clock_rate() {
+    fn emulation_passes_the_clock_rate_to_the_guest() {
         let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 }, 7);
         assert!(
             line.contains("-accel tcg,thread=multi -machine microvm,memory-backend=memory -cpu max,erms=off -smp 2"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn kvm_takes_the_hosts_cpu_and_its_own_clock() {
+    fn kvm_uses_the_host_cpu_and_calibrates_its_own_clock() {
         let line = arguments(Accelerator::Kvm, 3);
         assert!(line.contains("-accel kvm"), "{line}");
         assert!(line.contains("-cpu host"), "{line}");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_is_read_only_and_a_full_disk_is_reported() {
+    fn image_is_read_only_and_full_disks_are_reported() {
         let line = arguments(Accelerator::Kvm, 3);
         assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
         assert!(

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Run folders: `<data>/machines/<server>/<machine>/`, where a machine's sockets, initial root and scratch disk are.
+//! Run folders: `<data>/machines/<server>/<machine>/` contains a machine's sockets, initial root and scratch disk.
 //!
-//! A server holds a lock on its folder for its life, and a runner on its machine's. Folders of servers whose lock is
-//! free were left behind: the next server removes them, once the runners in them have ended too. It touches only what a
-//! server made: folders whose names have the right form and that hold the mark.
+//! A server locks its folder while it runs, and a runner its machine's folder. A server's folder that is not locked was
+//! left behind: the next server removes it, once the runners in it have ended too. It removes only folders that a
+//! server created: those with a name of the right form that contain the marker file.
 //!
-//! A machine's programs can write to its folder, and may be hostile. A folder whose removal fails or takes too long is
-//! set aside in `<data>/machines/.set-aside/`, where the sweep of each later start tries again.
+//! The programs of a machine can write to its folder, and may be hostile. A folder whose removal fails or takes too
+//! long is moved to `<data>/machines/.set-aside/`, and each later start tries again to remove it.
 
 use std::{
     error::Error,
@@ -28,31 +28,30 @@ use uuid::Uuid;
 use super::tree_removal::remove_tree;
 use crate::files::private_folder;
 
-/// The folder of run folders, below the data folder.
+/// The parent of all run folders, in the data folder.
 const FOLDER: &str = "machines";
-/// In a server's folder, and in no other.
-const MARK: &str = ".waggle-server";
-/// A server's folder while it is made; only who holds the sweep's lock makes one.
+/// A file in each server's folder.
+const MARKER: &str = ".waggle-server";
+/// Name of a server's folder while it is created, under the sweep lock.
 const NEW: &str = ".new";
-/// Length of a server folder's name; short, since the names of sockets in it are bounded.
+/// Length of the name of a server's folder; short, because the paths of sockets in it are limited.
 const NAME_CHARS: usize = 8;
 
-/// How long the sweep waits for a left-behind runner, which ends as soon as its host is gone.
+/// Time to wait for a runner that was left behind, which ends soon after its host.
 const RUNNER_END_MAX: Duration = Duration::from_secs(5);
-/// Between two looks whether it has ended.
-const RUNNER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Interval between two checks whether it has ended.
+const RUNNER_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time for the removal of one machine's folder. It usually holds five files; a million take about this long.
+/// Time to remove one machine's folder. It usually contains five files; a million files take about this long.
 const REMOVAL_MAX: Duration = Duration::from_secs(5);
-/// Time for all removals of one sweep, by which a hostile folder can delay a start.
+/// Time for all removals of one sweep, since hostile folders would delay the start of the server.
 const SWEEP_MAX: Duration = Duration::from_secs(10);
-/// Holds the folders that could not be removed.
+/// Contains the folders that could not be removed.
 const SET_ASIDE: &str = ".set-aside";
 
-/// Held while folders are made or swept, so that no server sweeps what another has made and not locked yet.
+/// Locked while folders are created or swept, so that no server removes a folder that another has not locked yet.
 const SWEEP_LOCK: &str = ".lock";
 
-/// A step with a run folder failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {step} the run folder {}", path.display())]
 pub(crate) struct RunDirFault {
@@ -66,7 +65,7 @@ fn fault(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirFau
     move |source| RunDirFault { step, path, source }
 }
 
-/// A server's folder of machines; dropping it removes it.
+/// The folder of one server. Dropping it removes the folder.
 #[derive(Debug)]
 pub(super) struct RunDirs {
     path: PathBuf,
@@ -74,13 +73,14 @@ pub(super) struct RunDirs {
 }
 
 impl RunDirs {
-    /// Sweeps what dead servers left, makes this server's folder and locks it. Blocks for as long as the sweep.
+    /// Removes folders of dead servers, then creates and locks this server's folder. Blocks until the sweep has
+    /// finished.
     ///
     /// # Errors
-    /// [`RunDirFault`] names the step and the folder.
+    /// [`RunDirFault`] with the step and the folder.
     pub(super) fn open(data_dir: &Path) -> Result<Self, RunDirFault> {
         let run = data_dir.join(FOLDER);
-        private_folder::ensure(&run).map_err(fault("make", &run))?;
+        private_folder::ensure(&run).map_err(fault("create", &run))?;
         let run = run.canonicalize().map_err(fault("find", &run))?;
         let mut options = OpenOptions::new();
         let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
@@ -89,39 +89,38 @@ impl RunDirs {
         sweep(&run, Instant::now() + SWEEP_MAX)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
-        // Until it has its mark it is no server's folder: one whose making was cut short is made again by the next
-        // server.
+        // It gets its final name when it has its marker: a half-created folder is replaced by the next server.
         let new = run.join(NEW);
         remove(&new, REMOVAL_MAX)?;
-        DirBuilder::new().mode(0o700).create(&new).map_err(fault("make", &new))?;
+        DirBuilder::new().mode(0o700).create(&new).map_err(fault("create", &new))?;
         let lock = File::open(&new).map_err(fault("lock", &new))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &new)(errno.into()))?;
-        fs::write(new.join(MARK), []).map_err(fault("mark", &new))?;
+        fs::write(new.join(MARKER), []).map_err(fault("mark", &new))?;
         fs::rename(&new, &path).map_err(fault("name", &path))?;
         Ok(Self { path, _lock: lock })
     }
 
-    /// Makes one machine's folder, for this user's eyes only.
+    /// Creates one machine's folder, which only this user can access.
     ///
     /// # Errors
-    /// [`RunDirFault`], also when the name is taken.
+    /// [`RunDirFault`], also if the folder exists.
     pub(super) fn make(&self, machine: &str) -> Result<PathBuf, RunDirFault> {
         let path = self.path.join(machine);
-        DirBuilder::new().mode(0o700).create(&path).map_err(fault("make", &path))?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(fault("create", &path))?;
         Ok(path)
     }
 }
 
 impl Drop for RunDirs {
     fn drop(&mut self) {
-        // Machines remove their own folders; what cannot be removed now, the next server sweeps.
+        // Machines remove their own folders; what is left is removed by the next server.
         if folders_in(&self.path).is_ok_and(|machines| machines.is_empty()) {
             let _ = remove(&self.path, REMOVAL_MAX);
         }
     }
 }
 
-/// Removes one machine's folder within this time; one that does not exist is fine.
+/// Removes one machine's folder within this time, if it exists.
 ///
 /// # Errors
 /// [`RunDirFault`].
@@ -129,7 +128,7 @@ pub(super) fn remove(path: &Path, within: Duration) -> Result<(), RunDirFault> {
     remove_until(path, Instant::now() + within)
 }
 
-/// Removes one machine's folder, or sets it aside and says so in the log.
+/// Removes one machine's folder, or moves it aside and logs that.
 pub(super) fn clear(path: &Path) {
     let Some(run) = path.ancestors().nth(2) else { return };
     remove_or_set_aside(run, path, Instant::now() + REMOVAL_MAX);
@@ -146,54 +145,59 @@ fn remove_or_set_aside(run: &Path, path: &Path, deadline: Instant) {
         Ok(place) => tracing::warn!(
             error = removal,
             folder = %place.display(),
-            "set a run folder aside; the next start tries to remove it"
+            "failed to remove a run folder; the next start tries again"
         ),
         Err(fault) => {
-            tracing::warn!(error = removal, set_aside_error = &fault as &dyn Error, "left a run folder behind")
+            tracing::warn!(
+                error = removal,
+                set_aside_error = &fault as &dyn Error,
+                "failed to remove a run folder and to move it aside"
+            )
         }
     }
 }
 
 fn set_aside(run: &Path, path: &Path) -> Result<PathBuf, RunDirFault> {
     let folder = run.join(SET_ASIDE);
-    private_folder::ensure(&folder).map_err(fault("make", &folder))?;
+    private_folder::ensure(&folder).map_err(fault("create", &folder))?;
     let place = folder.join(Uuid::new_v4().simple().to_string());
     fs::rename(path, &place).map_err(fault("set aside", path))?;
     Ok(place)
 }
 
-/// Removes what dead servers left and what was set aside before. No folder that stays can keep a server from starting.
+/// Removes the folders of dead servers and those that were set aside before. A folder that cannot be removed does not
+/// keep the server from starting.
 fn sweep(run: &Path, deadline: Instant) -> Result<(), RunDirFault> {
-    // Absent until a removal fails. Listed first: what this sweep sets aside is for the next one.
+    // The folder is absent until a removal fails. Listed first, so that what this sweep sets aside is left to the next.
     let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
-    for server in folders_in(run)?.iter().filter(|folder| is_a_servers(folder)) {
+    for server in folders_in(run)?.iter().filter(|folder| is_server_folder(folder)) {
         if let Err(fault) = sweep_server(run, server, deadline) {
-            tracing::warn!(error = &fault as &dyn Error, "left a server's folder behind");
+            tracing::warn!(error = &fault as &dyn Error, "failed to remove the folder of a dead server");
         }
     }
     for folder in set_aside {
         if let Err(fault) = remove_until(&folder, deadline) {
-            tracing::warn!(error = &fault as &dyn Error, "failed to remove a folder that was set aside");
+            tracing::warn!(error = &fault as &dyn Error, "failed to remove a run folder that was set aside");
         }
     }
     Ok(())
 }
 
-fn is_a_servers(folder: &Path) -> bool {
+fn is_server_folder(folder: &Path) -> bool {
     let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
     let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARK).is_file()
+    name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARKER).is_file()
 }
 
 fn sweep_server(run: &Path, server: &Path, deadline: Instant) -> Result<(), RunDirFault> {
-    if is_locked(server).map_err(fault("look at", server))? {
+    if is_locked(server).map_err(fault("check", server))? {
         return Ok(());
     }
-    tracing::info!(folder = %server.display(), "removing what a server left behind");
+    tracing::info!(folder = %server.display(), "removing the folder of a dead server");
     let runners_end = Instant::now() + RUNNER_END_MAX;
     for machine in folders_in(server)? {
         while is_locked(&machine).unwrap_or(false) && Instant::now() < runners_end {
-            thread::sleep(RUNNER_LOOK_INTERVAL);
+            thread::sleep(RUNNER_CHECK_INTERVAL);
         }
     }
     remove_or_set_aside(run, server, deadline);
@@ -227,13 +231,13 @@ mod tests {
     fn left_behind(data: &Path) -> PathBuf {
         let server = data.join("machines/dead0000");
         fs::create_dir_all(server.join("machine")).unwrap();
-        fs::write(server.join(MARK), []).unwrap();
+        fs::write(server.join(MARKER), []).unwrap();
         fs::set_permissions(data.join("machines"), fs::Permissions::from_mode(0o700)).unwrap();
         server.join("machine")
     }
 
     #[test]
-    fn what_no_server_made_is_never_swept() {
+    fn sweep_keeps_folders_that_no_server_created() {
         let data = tempfile::tempdir().unwrap();
         drop(RunDirs::open(data.path()).unwrap());
         let marked = data.path().join("machines/not-hex8");
@@ -242,24 +246,24 @@ mod tests {
             fs::create_dir(folder).unwrap();
             fs::write(folder.join("mine"), b"x").unwrap();
         }
-        fs::write(marked.join(MARK), []).unwrap();
+        fs::write(marked.join(MARKER), []).unwrap();
         drop(RunDirs::open(data.path()).unwrap());
         assert!(marked.join("mine").exists());
         assert!(unmarked.join("mine").exists());
     }
 
     #[test]
-    fn a_folder_whose_making_was_cut_short_does_not_stay() {
+    fn half_created_folder_is_replaced() {
         let data = tempfile::tempdir().unwrap();
         drop(RunDirs::open(data.path()).unwrap());
         fs::create_dir(data.path().join("machines").join(NEW)).unwrap();
         let server = RunDirs::open(data.path()).unwrap();
         assert_eq!(folders_in(&data.path().join("machines")).unwrap(), std::slice::from_ref(&server.path));
-        assert!(server.path.join(MARK).is_file());
+        assert!(server.path.join(MARKER).is_file());
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_folder_is_refused() {
+    fn symbolic_link_as_parent_folder_is_refused() {
         let data = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), data.path().join(FOLDER)).unwrap();
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_servers_folder_is_swept_and_a_live_ones_is_not() {
+    fn sweep_removes_only_folders_of_dead_servers() {
         let data = tempfile::tempdir().unwrap();
         let live = RunDirs::open(data.path()).unwrap();
         let kept = live.make("machine").unwrap();
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sweep_waits_for_a_runner_that_still_ends() {
+    fn sweep_waits_for_runners_that_are_still_ending() {
         let data = tempfile::tempdir().unwrap();
         let left = left_behind(data.path());
         let runner = File::open(&left).unwrap();
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_private_and_removed_in_the_end() {
+    fn folders_are_private_and_removed_on_drop() {
         let data = tempfile::tempdir().unwrap();
         let server = RunDirs::open(data.path()).unwrap();
         let machine = server.make("machine").unwrap();
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_removed_is_set_aside_and_tried_again() {
+    fn folder_that_cannot_be_removed_is_set_aside_and_retried() {
         let data = tempfile::tempdir().unwrap();
         let left = left_behind(data.path());
         fs::write(left.join("scratch"), b"x").unwrap();

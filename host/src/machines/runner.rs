@@ -1,15 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The runner: the process that owns one machine's programs and ends them when its host ends, however that ends.
+//! The runner: the process that owns the programs of one machine and kills them when the host process ends, however it
+//! ends.
 //!
-//! It is this binary, executed again, with one thread: the kernel's death signal belongs to the thread that forked, and
-//! the threads of an async runtime come and go. The host holds the other end of the runner's stdin; when that closes,
-//! or either program ends, the runner kills what is left, waits for it, removes the run folder, reports and exits. If
-//! the runner itself is killed, the kernel kills both programs, and the host (or the next server) removes the folder.
+//! It is this binary, executed again. It has a single thread: the kernel's parent death signal is bound to the thread
+//! that forked, and an async runtime starts and ends threads. The host holds the other end of the runner's stdin. When
+//! that closes, or a program ends, the runner kills the remaining programs, waits for them, removes the run folder,
+//! reports and exits. If the runner itself is killed, the kernel kills its programs, and the host (or the next server)
+//! removes the folder.
 //!
-//! stdout is the guest's console and stderr what the programs print; the host reads both.
+//! The runner's stdout carries the guest's console, its stderr the output of the programs; the host reads both.
 
-mod memory;
+mod oom_kills;
 mod program;
 
 use std::{
@@ -31,23 +33,23 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-use self::program::{Program, Watch, Woken, not_started};
+use self::program::{Event, Program, Watch, not_started};
 use super::{
-    confine::{self, Calls, Files, Namespaces, Walls},
+    confine::{self, Calls, Confinement, Namespaces, RootFiles},
     file_names::KVM,
     krun, probe_guest, qemu, roles, run_dirs,
     runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
 
-/// Time for the removal of the run folder; the host gives a runner 3 s to end.
+/// Time for the removal of the run folder; the host kills a runner after 3 s.
 const REMOVAL_MAX: Duration = Duration::from_secs(2);
-/// From the start of `vhost-device-vsock` to its listening; it takes a few milliseconds, so more is a hang.
+/// Time for `vhost-device-vsock` to start listening; it takes a few milliseconds, so more is a hang.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
-/// Between two looks whether it listens.
-const VHOST_LOOK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+/// Interval between two attempts to connect to it.
+const VHOST_RETRY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
-/// Runs the runner if this process was started as one. `main` calls it before it starts any thread.
+/// Runs the runner if this process was started as one. `main` must call it before it starts any thread.
 pub fn run_if_runner() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     if arguments.next()? != roles::SUBCOMMAND {
@@ -79,12 +81,12 @@ fn run() -> ExitCode {
     };
     let Some(orders) = read_orders(&host) else { return ExitCode::FAILURE };
     let end = run_machine(&orders, &host);
-    // Both programs are dead here. The host removes what this leaves.
+    // All programs are dead here. If this fails, the host removes the folder.
     let _ = run_dirs::remove(&orders.run_dir, REMOVAL_MAX);
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => {
-            // The host may be gone; then nobody wants to know.
+            // Fails if the host is gone; then the report has no reader.
             let _ = serde_json::to_string(&report).map(|line| writeln!(host, "{line}"));
             ExitCode::FAILURE
         }
@@ -97,12 +99,12 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
     serde_json::from_str(&line).ok()
 }
 
-// Ends well when the host closes its end, or is gone.
+// Returns `Ok` when the host closes its end or dies.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
     if orders.namespaces == Namespaces::Own {
         confine::enter_user_namespace().map_err(|fault| {
-            not_started("enter a user namespace, as was possible when the server started".into(), &fault)
+            not_started("enter a user namespace, which worked when the server started".into(), &fault)
         })?;
     }
     let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)? };
@@ -112,7 +114,6 @@ fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     }
 }
 
-/// What every machine needs.
 struct Runner<'a> {
     run_dir: &'a Path,
     namespaces: Namespaces,
@@ -122,72 +123,76 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig) -> Result<(), Report> {
         let (program, arguments) = (&config.vhost_device_vsock, qemu::vhost_device_vsock());
-        let walls = self.walls(Calls::Program, self.files(vec![]).with_program(program));
-        let mut vhost = Program::start(program, arguments, io::stderr().into(), &walls)?;
+        let confinement = self.confinement(Calls::Program, self.files(vec![]).with_program(program));
+        let mut vhost = Program::start(program, arguments, io::stderr().into(), &confinement)?;
         let Some(connection) = connect(&self.watch, &mut vhost)? else { return Ok(()) };
         let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
         let mut files = self.files(vec![machine.image.clone(), config.kernel.clone()]).with_program(&config.qemu);
         if config.accelerator == Accelerator::Kvm {
             files.devices.push(KVM);
         }
-        let walls = self.walls(Calls::Program, files);
-        let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &walls)?;
+        let confinement = self.confinement(Calls::Program, files);
+        let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &confinement)?;
         drop(connection);
-        // QEMU's end takes the other's connection away and may end it too, so QEMU is looked at first.
+        // QEMU's exit closes the other's connection and may end it too, so QEMU is checked first.
         match self.watch.wait(&[&qemu, &vhost], None)? {
-            Woken::Program(0) => Err(qemu.report()),
-            Woken::Program(_) => Err(vhost.report()),
-            Woken::Host | Woken::Time => Ok(()),
+            Event::Exited(0) => Err(qemu.report()),
+            Event::Exited(_) => Err(vhost.report()),
+            Event::HostClosed | Event::Timeout => Ok(()),
         }
     }
 
     fn run_krun(&self, machine: &MachineConfig, config: &KrunConfig) -> Result<(), Report> {
         let pair = UnixStream::pair();
-        let (told, telling) = pair.map_err(|fault| not_started("make a pair of sockets".into(), &fault))?;
+        let (reports, report_writer) = pair.map_err(|fault| not_started("create a socket pair".into(), &fault))?;
         let mut files = self.files(vec![machine.image.clone()]);
         files.devices.push(KVM);
-        let walls = self.walls(Calls::Krun, files);
-        let mut vm = Program::fork("libkrun", &walls, || krun::run(machine, config, &walls, telling))?;
+        let confinement = self.confinement(Calls::Krun, files);
+        let mut vm =
+            Program::fork("libkrun", &confinement, || krun::run(machine, config, &confinement, report_writer))?;
         match self.watch.wait(&[&vm], None)? {
-            Woken::Program(_) if vm.ran_out_of_memory() => Err(vm.report()),
-            Woken::Program(_) => Err(krun::reported(&told).unwrap_or_else(|| krun::ending(vm.ended(), vm.name()))),
-            Woken::Host | Woken::Time => Ok(()),
+            Event::Exited(_) if vm.ran_out_of_memory() => Err(vm.report()),
+            Event::Exited(_) => {
+                Err(krun::read_report(&reports).unwrap_or_else(|| krun::exit_report(vm.wait(), vm.name())))
+            }
+            Event::HostClosed | Event::Timeout => Ok(()),
         }
     }
 
-    fn files(&self, read_only: Vec<PathBuf>) -> Files {
-        Files { folder: self.run_dir.to_owned(), read_only, devices: vec!["/dev/null", "/dev/urandom"] }
+    fn files(&self, read_only: Vec<PathBuf>) -> RootFiles {
+        RootFiles { folder: self.run_dir.to_owned(), read_only, devices: vec!["/dev/null", "/dev/urandom"] }
     }
 
-    fn walls(&self, calls: Calls, files: Files) -> Walls {
-        Walls { namespaces: self.namespaces, files, calls }
+    fn confinement(&self, calls: Calls, files: RootFiles) -> Confinement {
+        Confinement { namespaces: self.namespaces, files, calls }
     }
 }
 
 fn enter(run_dir: &Path) -> io::Result<()> {
     sys::keep_descriptors_from_children()?;
     set_no_new_privs(true)?;
-    // A guest that crashes QEMU would have its memory written to the host's disk.
+    // A core dump would write the guest's memory to the host's disk.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // A terminal's signals are for the host, which decides what ends; a leader of a session already is out of reach.
+    // Keeps the terminal's signals away: the host decides when machines end. Fails only for a session leader, which has
+    // no such terminal anyway.
     let _ = setsid();
     env::set_current_dir(run_dir)?;
-    // The next server's sweep takes a free lock for the end of this runner, so the lock lives as long as the process.
+    // The next server takes a free lock as a sign that this runner has ended, so the lock lives as long as the process.
     let folder = File::open(".")?;
     flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
     mem::forget(folder);
     Ok(())
 }
 
-// Connecting on QEMU's behalf takes away the question whether its peer listens already. Nothing if the host left.
+// Connects on QEMU's behalf, which does not retry if its peer is not listening yet. `None` if the host closed its end.
 fn connect(watch: &Watch<'_>, vhost: &mut Program) -> Result<Option<UnixStream>, Report> {
     let deadline = Instant::now() + VHOST_START_MAX;
     loop {
         let fault = match UnixStream::connect(qemu::VHOST_SOCKET) {
             Ok(connection) => {
-                // QEMU inherits it.
+                // QEMU must inherit it.
                 fcntl_setfd(&connection, FdFlags::empty())
-                    .map_err(|fault| not_started("hand a socket to QEMU".into(), &fault.into()))?;
+                    .map_err(|fault| not_started("pass a socket to QEMU".into(), &fault.into()))?;
                 return Ok(Some(connection));
             }
             Err(fault) => fault,
@@ -195,10 +200,10 @@ fn connect(watch: &Watch<'_>, vhost: &mut Program) -> Result<Option<UnixStream>,
         if !is_too_early(&fault) || Instant::now() > deadline {
             return Err(not_started(format!("connect to {}", vhost.name()), &fault));
         }
-        match watch.wait(&[&*vhost], Some(&VHOST_LOOK_INTERVAL))? {
-            Woken::Host => return Ok(None),
-            Woken::Program(_) => return Err(vhost.report()),
-            Woken::Time => {}
+        match watch.wait(&[&*vhost], Some(&VHOST_RETRY_INTERVAL))? {
+            Event::HostClosed => return Ok(None),
+            Event::Exited(_) => return Err(vhost.report()),
+            Event::Timeout => {}
         }
     }
 }

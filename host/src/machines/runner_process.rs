@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's handle on one runner: its life line, what it prints, and its end.
+//! The host's handle to one runner: its lifeline, its output, and its exit.
 
 use std::{
     ffi::OsStr,
@@ -30,30 +30,27 @@ use super::{
 };
 use crate::mutex::lock;
 
-/// From the end of the life line to the runner's exit; killing two programs and removing a folder takes 50 ms.
+/// Time for the runner to exit after its lifeline closed; killing two programs and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);
-/// From the runner's exit to the end of its pipes, which its programs may hold a moment longer.
+/// Time for the runner's pipes to end after its exit; its programs may hold them a moment longer.
 const PIPES_END_MAX: Duration = Duration::from_secs(1);
 /// Bytes read from a pipe at once.
 const READ_BYTES: usize = 8 * 1024;
 
-/// A runner could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnFault {
-    /// The process.
     #[error("failed to start the runner {program}")]
     Process { program: String, source: io::Error },
-    /// What it is to do could not be told.
-    #[error("failed to give the runner its orders")]
+    #[error("failed to send the runner its orders")]
     Orders { source: io::Error },
 }
 
-/// One runner. Dropping it closes the life line, and the runner then ends everything by itself.
+/// One runner. Dropping it closes the lifeline; the runner then ends its machine and exits.
 #[derive(Debug)]
 pub(super) struct RunnerProcess {
     child: Child,
     pid: Option<Pid>,
-    life_line: UnixStream,
+    lifeline: UnixStream,
     report: Vec<u8>,
     console: Arc<Mutex<ConsoleTail>>,
     programs: Arc<Mutex<ConsoleTail>>,
@@ -62,10 +59,10 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, with its orders. `shows_log` has what the programs print go to the log.
+    /// Starts `runner`, which is this binary, with its orders. `shows_log` logs the output of its programs.
     ///
     /// # Errors
-    /// [`SpawnFault`]; nothing runs then.
+    /// [`SpawnFault`]; nothing is left running.
     pub(super) async fn start(runner: &OsStr, orders: &Orders, shows_log: bool) -> Result<Self, SpawnFault> {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
@@ -73,7 +70,7 @@ impl RunnerProcess {
         let mut command = roles::command(runner, roles::MACHINE);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(process)?;
-        // The command holds the runner's end of the life line.
+        // The command still holds the runner's end of the lifeline.
         drop(command);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let console = Arc::<Mutex<ConsoleTail>>::default();
@@ -100,79 +97,79 @@ impl RunnerProcess {
                 }
             }));
         }
-        let mut life_line = UnixStream::from_std(ours).map_err(process)?;
+        let mut lifeline = UnixStream::from_std(ours).map_err(process)?;
         let mut line = serde_json::to_vec(orders).map_err(|fault| SpawnFault::Orders { source: fault.into() })?;
         line.push(b'\n');
-        life_line.write_all(&line).await.map_err(|source| SpawnFault::Orders { source })?;
-        Ok(Self { child, pid, life_line, report: Vec::new(), console, programs, panicked, readers })
+        lifeline.write_all(&line).await.map_err(|source| SpawnFault::Orders { source })?;
+        Ok(Self { child, pid, lifeline, report: Vec::new(), console, programs, panicked, readers })
     }
 
-    /// What the guest prints on its console; it can be read when the runner has ended, too.
+    /// The guest's console output, which stays readable after the runner has ended.
     pub(super) fn console(&self) -> Arc<Mutex<ConsoleTail>> {
         Arc::clone(&self.console)
     }
 
-    /// Is cancelled when the guest's kernel says that it panicked.
+    /// A token that is cancelled when the guest's kernel panics.
     pub(super) fn panicked(&self) -> CancellationToken {
         self.panicked.clone()
     }
 
-    /// Resolves when the runner has ended, or was stopped by a signal, and says why. Can be dropped and called again.
+    /// Waits until the runner has ended or was stopped by a signal, and returns the reason. Cancel-safe.
     pub(super) async fn ended(&mut self) -> String {
         let pid = self.pid;
         let status = tokio::select! {
             status = self.child.wait() => status,
             () = stopped(pid) => return "the runner was stopped by a signal".to_owned(),
         };
-        // What the runner has said is in the socket's buffer by now, and its end closes it.
-        let mut life_line = (&mut self.life_line).take(LINE_BYTES_MAX);
-        let _ = timeout(PIPES_END_MAX, life_line.read_to_end(&mut self.report)).await;
+        // The runner's report is in the socket's buffer by now, and its exit closed the socket.
+        let mut lifeline = (&mut self.lifeline).take(LINE_BYTES_MAX);
+        let _ = timeout(PIPES_END_MAX, lifeline.read_to_end(&mut self.report)).await;
         match (serde_json::from_slice::<Report>(&self.report), status) {
             (Ok(report), _) => report.to_string(),
             (Err(_), Ok(status)) => format!("the runner ended: {status}"),
-            (Err(_), Err(fault)) => format!("the runner was lost: {fault}"),
+            (Err(_), Err(fault)) => format!("failed to wait for the runner: {fault}"),
         }
     }
 
-    /// Ends the runner and everything that it runs, and waits for that; returns the last that was printed.
-    pub(super) async fn stop(self) -> LastWords {
-        let Self { mut child, pid, life_line, report: _, console, programs, panicked, mut readers } = self;
-        drop(life_line);
+    /// Stops the runner and everything it runs, waits for their exit, and returns their last output.
+    pub(super) async fn stop(self) -> LastOutput {
+        let Self { mut child, pid, lifeline, report: _, console, programs, panicked, mut readers } = self;
+        drop(lifeline);
         if is_stopped(pid) {
-            // It can do nothing by itself; its programs end with it.
+            // A stopped runner cannot react; the kernel kills its programs with it.
             let _ = child.kill().await;
         } else if timeout(END_MAX, child.wait()).await.is_err() {
-            tracing::warn!("a runner did not end by itself and is killed");
+            tracing::warn!("a runner did not exit in time and is killed");
             let _ = child.kill().await;
         }
         let _ = timeout(PIPES_END_MAX, async { while readers.join_next().await.is_some() {} }).await;
-        LastWords { panicked: panicked.is_cancelled(), console: lines(&console), programs: lines(&programs) }
+        LastOutput { panicked: panicked.is_cancelled(), console: lines(&console), programs: lines(&programs) }
     }
 }
 
-// The signal that tells of a child tells of its being stopped as well.
+// SIGCHLD is also sent when a child is stopped.
 async fn stopped(pid: Option<Pid>) {
-    let Ok(mut told) = signal(SignalKind::child()) else { return std::future::pending().await };
+    let Ok(mut children) = signal(SignalKind::child()) else { return std::future::pending().await };
     while !is_stopped(pid) {
-        if told.recv().await.is_none() {
+        if children.recv().await.is_none() {
             return std::future::pending().await;
         }
     }
 }
 
 fn is_stopped(pid: Option<Pid>) -> bool {
-    let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))))
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
 }
 
-/// The last that a machine and its programs printed; safe to log.
+/// The last output of a machine and its programs; safe to log.
 #[derive(Debug)]
-pub(super) struct LastWords {
-    /// Whether the guest's kernel said that it panicked.
+pub(super) struct LastOutput {
+    /// Whether the guest's kernel panicked.
     pub(super) panicked: bool,
-    /// The guest's console.
+    /// Lines of the guest's console.
     pub(super) console: Vec<String>,
-    /// The programs that run it, and the runner.
+    /// Lines of the runner and of the programs that it runs.
     pub(super) programs: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Settings of the machines.
+//! The settings of machines.
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
@@ -13,35 +13,35 @@ const FIRMWARE_FOLDER: &str = "firmware";
 /// Settings of [`Vms`](super::Vms).
 #[derive(Clone, Debug)]
 pub struct VmSettings {
-    /// Run folders are made in here.
+    /// Parent of the run folders.
     pub data_dir: PathBuf,
-    /// What runs machines.
+    /// The back end that the operator chose.
     pub backend: WantedBackend,
-    /// libkrunfw or its folder, if it is not to be searched.
+    /// Path of libkrunfw or of its folder; searched in the default places if unset.
     pub firmware: Option<PathBuf>,
-    /// How much the programs that run machines say in the log, 0 to 5.
+    /// Log level of the programs that run machines, 0 to 5.
     pub log_level: u8,
-    /// The folder with `vmlinuz` and `modules/`, for QEMU.
+    /// The folder with `vmlinuz` and `modules/` for QEMU's guests.
     pub kernel_dir: PathBuf,
-    /// A path, or a name to search in `PATH`: usually `qemu-system-x86_64`.
+    /// A path, or a name to search in `PATH`; usually `qemu-system-x86_64`.
     pub qemu: PathBuf,
-    /// A path, or a name to search in `PATH`: usually `vhost-device-vsock`.
+    /// A path, or a name to search in `PATH`; usually `vhost-device-vsock`.
     pub vhost_device_vsock: PathBuf,
-    /// What the machines' networks go through.
+    /// Carries the network connections of all machines.
     pub gateway: Arc<Gateway>,
-    /// Certificates in PEM that guests are to trust; may be empty.
+    /// PEM certificates that guests trust in addition to their own; may be empty.
     pub ca_bundle: String,
-    /// Defences inside the guests that are off.
+    /// Defences inside the guests that are switched off.
     pub relaxed: Relaxed,
-    /// The program to execute as runner: this binary, [`VmSettings::THIS_BINARY`], except in tests.
+    /// The program to execute as runner: [`VmSettings::THIS_BINARY`] except in tests.
     pub runner: OsString,
 }
 
 impl VmSettings {
-    /// This process's binary, even if its file has been replaced meanwhile.
+    /// The binary of this process, even if its file has been replaced since the start.
     pub const THIS_BINARY: &str = "/proc/self/exe";
 
-    /// Where firmware that is in this binary is unpacked.
+    /// The folder into which embedded firmware is unpacked.
     pub(super) fn firmware_dir(&self) -> PathBuf {
         self.data_dir.join(FIRMWARE_FOLDER)
     }

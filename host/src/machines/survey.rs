@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Looks at everything that can run machines here, whether this host's choice needs it or not.
+//! Checks everything that can run machines on this host, whether the chosen back end needs it or not.
 //!
-//! Each look is the one that [`Vms::open`](super::Vms::open) takes, so the two cannot disagree. Nothing is changed.
+//! The checks are the ones of [`Vms::open`](super::Vms::open), so the two cannot disagree. Nothing is changed.
 
 use std::{
     error::Error,
@@ -26,53 +26,49 @@ use super::{
 };
 use crate::{causes::chain, machines::agent_binary};
 
-/// How one thing was found, in a sentence.
+/// The result of one check, with a sentence about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Look {
-    /// It does its work.
     Works(String),
-    /// It is not there.
     Missing(String),
-    /// It is there and does not do.
+    /// It exists but cannot be used.
     Broken(String),
 }
 
-/// What a host has for machines.
+/// The results of all checks.
 #[derive(Clone, Debug)]
 pub struct Survey {
-    /// The agent in this binary.
+    /// The guest agent embedded in this binary.
     pub agent: Look,
-    /// The device file of KVM.
+    /// KVM's device file.
     pub kvm_device: Look,
-    /// Whether a guest runs under it.
+    /// Whether KVM runs a guest.
     pub kvm: Look,
     /// The kernel of libkrun's guests.
     pub firmware: Look,
-    /// QEMU.
     pub qemu: Look,
-    /// What gives a QEMU machine its socket.
+    /// The virtual socket device of QEMU machines.
     pub vhost_device_vsock: Look,
     /// The kernel of QEMU's guests.
     pub kernel: Look,
-    /// Namespaces around the machines' processes.
+    /// Whether the machines' processes can have namespaces of their own.
     pub namespaces: Look,
-    /// What would run machines here, and why; or why nothing does.
+    /// The back end that a server would choose, or why there is none.
     pub backend: Result<Backend, String>,
 }
 
-/// Which of the looks count on this host.
+/// The parts that this host's back end needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Needs {
-    /// KVM, and access to it.
+    /// KVM and access to its device.
     pub kvm: bool,
-    /// libkrunfw.
     pub firmware: bool,
-    /// QEMU, its helper, and a kernel.
+    /// QEMU, its virtual socket device, and a kernel.
     pub qemu: bool,
 }
 
 impl Survey {
-    /// Looks at all of it; takes a second or two.
+    /// Runs all checks. Takes a second or two.
     pub async fn of(settings: &VmSettings) -> Self {
         let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
@@ -91,15 +87,15 @@ impl Survey {
             vhost_device_vsock: program_look(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
             namespaces: match confine::missing(&settings.runner).await {
-                Ok(None) => Look::Works("machines get namespaces of their own".to_owned()),
+                Ok(None) => Look::Works("machines have namespaces of their own".to_owned()),
                 Ok(Some(reason)) => Look::Missing(reason),
-                Err(fault) => Look::Broken(format!("failed to try what machines get: {fault}")),
+                Err(fault) => Look::Broken(format!("failed to run the check: {fault}")),
             },
             backend: backend.map_err(|fault| chain(&fault)),
         }
     }
 
-    /// What the choice that was made here stands on; where nothing could be chosen, what was asked for does.
+    /// The needs of the chosen back end; if none could be chosen, those of libkrun.
     #[must_use]
     pub fn needs(&self) -> Needs {
         match self.backend.as_ref().map(Backend::chosen) {
@@ -113,15 +109,15 @@ impl Survey {
 
 fn agent_look() -> Look {
     match agent_binary::embedded() {
-        Some(agent) => Look::Works(format!("{} KiB, in this program", agent.len() / 1024)),
-        None => Look::Missing("this build has no guest agent in it".to_owned()),
+        Some(agent) => Look::Works(format!("{} KiB, embedded in this program", agent.len() / 1024)),
+        None => Look::Missing("this build contains no guest agent".to_owned()),
     }
 }
 
 fn device_look(path: &Path) -> Look {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => Look::Works(format!("{} opens", path.display())),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Look::Missing(format!("no {}", path.display())),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Look::Missing(format!("{} not found", path.display())),
         Err(fault) => Look::Broken(format!("{}: {fault}", path.display())),
     }
 }
@@ -159,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_is_missing_and_what_does_not_do_is_broken() {
+    fn absent_parts_are_missing_and_invalid_ones_are_broken() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(kernel_look(folder.path()), Look::Missing(_)));
         std::fs::write(folder.path().join("vmlinuz"), "nonsense").unwrap();

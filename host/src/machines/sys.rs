@@ -1,10 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The unsafe calls of the machine adapters, each with a safe face.
-#![expect(
-    unsafe_code,
-    reason = "what happens between fork and exec, inherited descriptors, KVM memory and rdtsc have no safe form"
-)]
+//! Safe wrappers of the unsafe calls that the machine code needs.
+#![expect(unsafe_code, reason = "fork, inherited descriptors, KVM memory and rdtsc have no safe interface")]
 
 use std::{
     ffi::CString,
@@ -30,14 +27,14 @@ const STDERR: RawFd = 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// Has the kernel kill this process when the thread that made it ends, of whose process this is the descriptor. A
-/// number would not do: from inside a pid namespace, a parent outside has none.
+/// Has the kernel kill this process when the thread that forked it ends. `parent` is a pidfd of that thread's process;
+/// a process id would not work, because in a new pid namespace the parent has none.
 ///
 /// # Errors
-/// The parent has ended already, or what the kernel said.
+/// The parent has ended already, or the kernel's error.
 pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have ended before the call above; then no signal comes.
+    // If the parent ended before the call above, no signal is sent.
     let mut parent = [PollFd::new(parent, PollFlags::IN)];
     match poll(&mut parent, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
         0 => Ok(()),
@@ -45,34 +42,35 @@ pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Takes a capability out of what this process and its programs can ever have; nothing if there is no such.
+/// Drops a capability from the bounding set, so that neither this process nor its programs can regain it. Ignores
+/// capabilities that the kernel does not know.
 pub(super) fn drop_from_bounding_set(number: u32) {
     // SAFETY: it takes numbers.
     unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, nix::libc::c_ulong::from(number), 0, 0, 0) };
 }
 
-/// Gives up every capability that this process has.
+/// Drops all capabilities of this process.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn drop_all_capabilities() -> io::Result<()> {
     // `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct`, of <linux/capability.h>.
     let header = [CAPABILITY_VERSION_3, 0_u32];
     let none = [0_u32; 6];
-    // SAFETY: both point to as many bytes as version 3 has, and are only read.
+    // SAFETY: both arrays have the size of version 3 of the structures, and are only read.
     let done = unsafe { nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes a mount and all that is mounted below it read-only.
+/// Makes a mount and all mounts below it read-only.
 ///
 /// # Errors
-/// The kernel's: `ENOSYS` before Linux 5.12.
+/// The kernel's error; `ENOSYS` before Linux 5.12.
 pub(super) fn make_mounts_read_only(place: &Path) -> io::Result<()> {
     let place = CString::new(place.as_os_str().as_bytes())?;
     let read_only =
         nix::libc::mount_attr { attr_set: nix::libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the path ends in a zero, the attributes are as large as the call is told, and both are only read.
+    // SAFETY: the path ends with a zero, the size of the attributes is passed, and both are only read.
     let done = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_mount_setattr,
@@ -86,57 +84,56 @@ pub(super) fn make_mounts_read_only(place: &Path) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Marks every descriptor beyond the standard three to be closed in programs that this process starts.
+/// Sets close-on-exec on every descriptor but the standard three.
 ///
 /// # Errors
-/// When the kernel's list of them cannot be read.
+/// The kernel's list of descriptors cannot be read.
 pub(super) fn keep_descriptors_from_children() -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
         if number <= STDERR {
             continue;
         }
-        // SAFETY: the number comes from the kernel's list of this process's open descriptors, and only the caller's
-        // thread exists, so nothing closes it meanwhile.
+        // SAFETY: the number is from the kernel's list of open descriptors, and no other thread exists that could close
+        // it meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
     }
     Ok(())
 }
 
-/// Which of the two processes a fork returned in.
+/// The process in which a fork returned.
 pub(super) enum ForkedInto {
-    /// The one that called it; the other's id.
+    /// The parent, with the id of the child.
     Parent(Pid),
-    /// The new one.
     Child,
 }
 
-/// Makes a copy of this process, with no signal blocked.
+/// Forks this process; the child has no signal blocked.
 ///
-/// Only for a single-threaded process: in the copy, what other threads held would be held for ever.
+/// Only for a single-threaded process: in the child, locks of other threads would stay locked.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn fork_single_threaded() -> io::Result<ForkedInto> {
-    // SAFETY: only the caller's thread exists, so the copy may do whatever this process may.
+    // SAFETY: only the caller's thread exists, so the child may do whatever this process may.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => forked(child.as_raw()),
         ForkResult::Child => forked(0),
     }
 }
 
-/// Makes a copy of this process that is born into these namespaces, with no signal blocked. It has to execute a
-/// program: the C library knows nothing of it and takes its thread for the one that called.
+/// Forks this process into new namespaces; the child has no signal blocked. The child must execute a program: the C
+/// library does not know about this fork, and has cached the parent's thread id.
 ///
-/// Only for a single-threaded process: in the copy, what other threads held would be held for ever.
+/// Only for a single-threaded process: in the child, locks of other threads would stay locked.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn fork_to_execute(namespaces: CloneFlags) -> io::Result<ForkedInto> {
     let flags = nix::libc::c_long::from(namespaces.bits() | nix::libc::SIGCHLD);
-    // SAFETY: it takes numbers. Only the caller's thread exists, and without a stack of its own the copy goes on with a
-    // copy of this one, so it may do whatever this process may.
+    // SAFETY: it takes numbers. Only the caller's thread exists, and a child without a stack of its own runs on a copy
+    // of this one, so it may do whatever this process may.
     let pid = unsafe { nix::libc::syscall(nix::libc::SYS_clone, flags, 0_u64, 0_u64, 0_u64, 0_u64) };
     match i32::try_from(pid) {
         Ok(pid @ 0..) => forked(pid),
@@ -144,7 +141,7 @@ pub(super) fn fork_to_execute(namespaces: CloneFlags) -> io::Result<ForkedInto> 
     }
 }
 
-// In the new process the number is 0.
+// In the child the number is 0.
 fn forked(pid: i32) -> io::Result<ForkedInto> {
     if let Some(child) = Pid::from_raw(pid) {
         return Ok(ForkedInto::Parent(child));
@@ -153,24 +150,23 @@ fn forked(pid: i32) -> io::Result<ForkedInto> {
     Ok(ForkedInto::Child)
 }
 
-/// Ends the process at once: what its parent has registered to happen at its own end does not happen in the copy.
+/// Exits at once, without the exit handlers that the parent has registered.
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: it takes a number and does not return.
     unsafe { nix::libc::_exit(code) }
 }
 
-/// Closes every descriptor but the standard three and this one. Nothing that owns one may be used any more.
+/// Closes every descriptor but the standard three and `kept`. The owners of the others must not be used afterwards.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
     let kept = kept.as_raw_fd().unsigned_abs();
     for (first, last) in [(STDERR.unsigned_abs() + 1, kept - 1), (kept + 1, u32::MAX)] {
         if first > last {
             continue;
         }
-        // SAFETY: it takes numbers. Their owners are the caller's business, in a copy of a process that goes on with
-        // none.
+        // SAFETY: it takes numbers. The caller, a forked child, must not use the owners of the descriptors.
         let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
         if closed != 0 {
             return Err(io::Error::last_os_error());
@@ -179,22 +175,20 @@ pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The processor's time stamp counter.
 pub(super) fn time_stamp_counter() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and Linux leaves it enabled for processes.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// One page of a probe's guest.
+/// One page of the probe's guest memory.
 #[derive(Clone, Debug)]
 #[repr(C, align(4096))]
 pub(super) struct Page(pub(super) [u8; 4096]);
 
-/// Gives the pages to a probe's guest as its memory from address 0 on; they live as long as the process, so the guest
-/// can't outlive them.
+/// Makes the pages the probe's guest memory from address 0. They are never freed, so the guest cannot outlive them.
 ///
 /// # Errors
-/// What KVM says.
+/// KVM's error.
 pub(super) fn give_memory(vm: &VmFd, pages: &'static mut [Page]) -> Result<(), kvm_ioctls::Error> {
     let region = kvm_userspace_memory_region {
         slot: 0,
@@ -203,7 +197,7 @@ pub(super) fn give_memory(vm: &VmFd, pages: &'static mut [Page]) -> Result<(), k
         memory_size: size_of_val(pages) as u64,
         userspace_addr: pages.as_mut_ptr() as u64,
     };
-    // SAFETY: the region is exactly the slice, which is page-aligned, never freed, and borrowed mutably for good, so no
-    // Rust code sees what the guest writes.
+    // SAFETY: the region is exactly the slice, which is page-aligned, never freed, and mutably borrowed forever, so no
+    // Rust code accesses memory that the guest writes.
     unsafe { vm.set_user_memory_region(region) }
 }

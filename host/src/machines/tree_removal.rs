@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Removes a folder that a hostile process could write to.
 //!
-//! `fs::remove_dir_all` takes a stack frame and a descriptor for each level, so a tree that is deep enough aborts the
-//! process. This removal holds two folders open, whatever the depth: a folder found in a subfolder is moved up to the
-//! top, and emptied from there in its turn. A file system may skip entries of a folder while others are removed, so the
-//! last look at each has to find nothing. It follows no link, and gives up at a deadline.
+//! The standard library's `remove_dir_all` needs a stack frame and a descriptor per level, so a tree that is deep
+//! enough aborts the process. This removal opens only two folders at a time, whatever the depth: a folder in a
+//! subfolder is moved to the top first, and emptied from there later. A file system may skip entries of a folder while
+//! others are removed, so each folder is read again until it is empty. The removal follows no symbolic link, and stops
+//! at a deadline.
 
 use std::{
     ffi::CStr,
@@ -23,10 +24,10 @@ use rustix::{
     path::Arg,
 };
 
-/// Removes the folder at `path` with all that is in it; one that does not exist is fine.
+/// Removes the folder at `path` with its content, if it exists.
 ///
 /// # Errors
-/// The system's reason, or [`io::ErrorKind::TimedOut`] at the deadline. What was removed until then stays removed.
+/// The system's error, or [`io::ErrorKind::TimedOut`] at the deadline; part of the content is removed then.
 pub(super) fn remove_tree(path: &Path, deadline: Instant) -> io::Result<()> {
     let top = match open_folder(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
@@ -39,13 +40,13 @@ pub(super) fn remove_tree(path: &Path, deadline: Instant) -> io::Result<()> {
 
 struct Removal {
     top: OwnedFd,
-    /// Number of the last folder that was moved up.
+    /// Number of the last folder that was moved to the top.
     moved: u64,
     deadline: Instant,
 }
 
 impl Removal {
-    /// Removes each entry of the top folder; false if there was none.
+    /// Removes each entry of the top folder. Returns false if it was empty.
     fn pass(&mut self) -> io::Result<bool> {
         let mut found = false;
         for entry in Dir::read_from(&self.top)? {
@@ -70,7 +71,7 @@ impl Removal {
         Ok(unlinkat(&self.top, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Removes the files of a subfolder and moves its folders to the top; false if there was nothing in it.
+    /// Removes the files of a subfolder and moves its folders to the top. Returns false if it was empty.
     fn empty(&mut self, folder: BorrowedFd<'_>) -> io::Result<bool> {
         let mut found = false;
         for entry in Dir::read_from(folder)? {
@@ -94,9 +95,9 @@ impl Removal {
             self.check_time()?;
             self.moved += 1;
             match renameat(folder, name, &self.top, format!(".moved-{}", self.moved)) {
-                // A folder's own permissions decide whether it can be moved.
+                // Moving a folder requires write permission on the folder itself.
                 Err(Errno::ACCESS) => make_accessible(folder, name)?,
-                // The hostile process has used the name.
+                // The hostile process has taken the name.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 outcome => return Ok(outcome?),
             }
@@ -107,11 +108,11 @@ impl Removal {
         if Instant::now() < self.deadline {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "removal ran out of time"))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the removal timed out"))
     }
 }
 
-/// Takes an entry that vanished for one that was removed.
+/// Treats an entry that has vanished as removed.
 fn or_gone(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|fault| if fault.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fault) })
 }
@@ -131,11 +132,11 @@ fn open_folder<P: Arg + Copy>(parent: BorrowedFd<'_>, name: P) -> Result<OwnedFd
     Ok(folder)
 }
 
-/// Gives this user every right to a folder that it owns.
+/// Gives this user all permissions on a folder that it owns.
 fn make_accessible<P: Arg>(parent: BorrowedFd<'_>, name: P) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(parent, name, flags, Mode::empty())?;
-    // chmod by name follows links, and fchmod takes no descriptor that was opened without rights.
+    // chmod by name follows symbolic links, and fchmod does not accept an O_PATH descriptor.
     chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), Mode::RWXU)
 }
 
@@ -165,9 +166,9 @@ mod tests {
 
     use super::*;
 
-    /// More than `remove_dir_all` survives on a thread of [`STACK_BYTES`], and than a process may have descriptors.
+    /// More levels than `remove_dir_all` survives with [`STACK_BYTES`], and than a process can have descriptors.
     const DEPTH: usize = 30_000;
-    /// What tokio's blocking threads have.
+    /// The stack size of tokio's blocking threads.
     const STACK_BYTES: usize = 2 * 1024 * 1024;
 
     fn soon() -> Instant {
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn removes_a_broad_tree_whatever_its_names() {
+    fn removes_a_broad_tree_with_conflicting_names() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("machine");
         for number in 0..50 {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn removes_links_and_not_what_they_point_to() {
+    fn removes_symbolic_links_but_not_their_targets() {
         let parent = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         fs::write(elsewhere.path().join("mine"), b"x").unwrap();
@@ -233,7 +234,7 @@ mod tests {
         fs::set_permissions(parent.path(), Permissions::from_mode(0o777)).unwrap();
         let path = parent.path().join("machine");
         let removal = thread::spawn(move || {
-            // Root may do everything, an ordinary user not. This is one thread's.
+            // Root ignores permissions, so the thread becomes an ordinary user.
             setfsuid(Uid::from_raw(65_534));
             fs::create_dir_all(path.join("a/b/c")).unwrap();
             for folder in ["a/b/c", "a/b", "a", ""] {
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_at_the_deadline() {
+    fn stops_at_the_deadline() {
         let parent = tempfile::tempdir().unwrap();
         fs::create_dir(parent.path().join("d")).unwrap();
         let fault = remove_tree(parent.path(), Instant::now()).unwrap_err();
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_folder_is_fine() {
+    fn absent_folder_is_no_error() {
         let parent = tempfile::tempdir().unwrap();
         remove_tree(&parent.path().join("absent"), soon()).unwrap();
     }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Measures the frequency of the host's time stamp counter.
 //!
-//! Linux keeps `CLOCK_MONOTONIC_RAW` by that very counter and its own idea of the frequency, so the ratio of the two is
-//! the kernel's value: exact, and right on processors and under hypervisors whose CPUID does not tell it.
+//! Linux derives `CLOCK_MONOTONIC_RAW` from that counter and its own value of the frequency, so the ratio of the two is
+//! the kernel's value. It is exact, and also right if CPUID does not contain it.
 
 use std::{thread, time::Duration};
 
@@ -11,12 +11,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::sys;
 
-/// How long the two clocks run beside each other; a reading is off by about 100 ns, so by a few parts in a million.
+/// Duration of the measurement. A reading is off by about 100 ns, so the result by a few parts in a million.
 const MEASURED: Duration = Duration::from_millis(100);
-/// Readings taken on either side; the one that was least disturbed counts.
+/// Readings at both the start and the end, of which the least disturbed one is used.
 const READINGS: u32 = 32;
 
-/// Frequency in kHz. Takes 100 ms; call it from a thread that may block.
+/// Returns the frequency in kHz. Blocks for 100 ms.
 pub(super) fn measure_khz() -> u32 {
     let start = reading();
     thread::sleep(MEASURED);
@@ -31,7 +31,7 @@ struct Reading {
     nanoseconds: u64,
 }
 
-// The clock is read between two readings of the counter; the closer those two, the better the middle fits.
+// The clock is read between two readings of the counter. The closer those are, the more exact is their middle.
 fn reading() -> Reading {
     let mut best = Reading { ticks: 0, nanoseconds: 0 };
     let mut best_width = u64::MAX;

@@ -87,7 +87,7 @@ def test_a_chosen_back_end_needs_its_requirements(serve):
     hidden = ["unshare", "--mount", "sh", "-c", '[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
     code, report, checks = looked(serve(), "--backend", "krun", prefix=hidden)
     assert code == 1
-    assert "libkrun runs guests by KVM only" in report["backend"]["fault"]
+    assert "libkrun requires KVM" in report["backend"]["fault"]
     assert (checks["KVM guests"]["state"], checks["KVM guests"]["needed"]) == ("broken", True)
     assert not checks["QEMU"]["needed"]
 

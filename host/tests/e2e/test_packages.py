@@ -93,7 +93,7 @@ def test_the_doctor_works_on_a_bare_machine_and_unpacks_the_firmware(bare):
 def test_a_server_on_a_bare_machine_says_what_it_lacks(bare):
     ran = enter(bare, "/bin/waggle", "serve", WAGGLE_LISTEN_ADDR="127.0.0.1:0")
     assert ran.returncode == 1
-    assert "found no program qemu-system-x86_64" in ran.stderr and "apt-get install" in ran.stderr
+    assert "program qemu-system-x86_64 not found" in ran.stderr and "apt-get install" in ran.stderr
 
 
 def test_the_package_installs_on_a_bare_debian(tmp_path):

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Catches what this test process logs. The log is the process's and not a thread's: a place that logs decides once,
-//! for all threads, whether anyone listens, so logs of threads get lost where tests run side by side.
+//! Captures the log of this test process. It captures the whole process rather than a thread, because each call site of
+//! `tracing` caches once, for all threads, whether it is enabled.
 
 use std::{
     io,
@@ -11,18 +11,17 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What has been logged so far.
+/// The log so far.
 #[derive(Clone, Default)]
 pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Written {
-    /// As text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
 
-/// Starts a log in the server's format, of events up to a level; once a process.
+/// Starts to capture events up to a level, in the server's format. Must be called at most once per process.
 pub(crate) fn capture(level: Level) -> Written {
     let written = Written::default();
     tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(written.clone()).init();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The smallest image there is: an OCI layout with one empty layer.
+//! The smallest image: an OCI layout with one empty layer.
 
 use std::{fs, path::Path};
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Looks at the host's processes, and for the programs that machines need.
+//! Finds the host's processes, and the programs that machines need.
 
 use std::{
     env, fs,
@@ -11,10 +11,10 @@ use std::{
 
 use rustix::process::Pid;
 
-/// A start, or an end, that takes longer has failed.
+/// Timeout for the start or the end of a process.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The processes whose working folder is in `folder`, by the kernel's name for them, which has 15 letters.
+/// The processes whose working folder is in `folder`, with their names, which the kernel cuts at 15 letters.
 pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -29,13 +29,13 @@ pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     found
 }
 
-/// The one process of a name, which may be longer than the kernel keeps.
+/// The process with this name, which may be longer than 15 letters.
 pub(crate) fn named(processes: &[(String, Pid)], name: &str) -> Pid {
-    let kept: String = name.chars().take(15).collect();
-    processes.iter().find(|(found, _)| *found == kept).map(|(_, pid)| *pid).unwrap()
+    let cut: String = name.chars().take(15).collect();
+    processes.iter().find(|(found, _)| *found == cut).map(|(_, pid)| *pid).unwrap()
 }
 
-/// Searches a program in `PATH` and where the tasks put what they install.
+/// Searches a program in `PATH` and in the folder where the tasks install programs.
 pub(crate) fn program(name: &str, how: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
     let search = env::var_os("PATH").unwrap_or_default();
@@ -43,21 +43,19 @@ pub(crate) fn program(name: &str, how: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing; `{how}` installs it"))
 }
 
-/// QEMU.
 pub(crate) fn qemu() -> PathBuf {
     program("qemu-system-x86_64", "apt-get install qemu-system-x86")
 }
 
-/// The virtual socket device.
 pub(crate) fn vhost_device_vsock() -> PathBuf {
     program("vhost-device-vsock", "./taskw setup")
 }
 
-/// Waits for something that tells nobody when it happens: another process's end, a file's removal.
+/// Polls until `done`, for events without a notification, such as the end of another process or the removal of a file.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT_MAX;
     while !done() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests of a few instructions that stand in for a kernel: QEMU starts them the way it starts Linux.
+//! Kernels of a few instructions, which QEMU starts like Linux.
 //!
-//! A bzImage's first code runs in real mode and begins at 0x200 with a jump over the header that follows
+//! The first code of a bzImage runs in real mode. It begins at 0x200 with a jump over the header that follows
 //! (`Documentation/arch/x86/boot.rst` in the kernel).
 
-/// Where the header says that QEMU finds a kernel.
+/// Offset of the magic number of a kernel.
 const MAGIC_AT: usize = 0x202;
-/// Where the code is that the first jump leads to.
+/// Offset of the code to which the first jump leads.
 const CODE_AT: usize = 0x270;
 
-/// A kernel that prints a text on the serial console and then does nothing for ever.
+/// A kernel that prints a text on the serial console and then halts forever.
 pub(crate) fn printing(text: &str) -> Vec<u8> {
     // cs is 0x20 paragraphs above ds's segment, where offset 0 is the start of this file:
     // push cs; pop ds; mov si,text-0x200; mov dx,0x3f8; lodsb; test al,al; jz +3; out dx,al; jmp -8; hlt; jmp -3
@@ -24,7 +24,7 @@ pub(crate) fn printing(text: &str) -> Vec<u8> {
     kernel
 }
 
-/// A kernel that prints without an end.
+/// A kernel that prints forever.
 pub(crate) fn flooding() -> Vec<u8> {
     // mov dx,0x3f8; mov al,'x'; out dx,al; jmp -3
     with_code(&[0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd])
@@ -32,7 +32,7 @@ pub(crate) fn flooding() -> Vec<u8> {
 
 fn with_code(code: &[u8]) -> Vec<u8> {
     let mut kernel = vec![0; 8192];
-    // One sector of real-mode code follows the boot sector, which has the magic number of its own at its end.
+    // One sector of real-mode code follows the boot sector, which ends with its own magic number.
     kernel[0x1f1] = 1;
     kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     let distance = u8::try_from(CODE_AT - MAGIC_AT).unwrap();

@@ -7,7 +7,7 @@ use std::{ffi::OsStr, io, path::PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::{Files, Namespaces, enter_user_namespace};
+use super::{Namespaces, RootFiles, enter_user_namespace};
 use crate::machines::roles;
 
 /// Returns why machines cannot have namespaces of their own, if so. `runner` is this binary.
@@ -24,7 +24,7 @@ pub(crate) async fn missing(runner: &OsStr) -> io::Result<Option<String>> {
 /// The step that failed.
 pub(crate) fn check() -> io::Result<()> {
     enter_user_namespace()
-        .map_err(|fault| io::Error::other(format!("this user may make no user namespace: {fault}")))?;
-    unshare(Namespaces::Own.at_birth() | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
-    Files { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() }.may_be_mounted()
+        .map_err(|fault| io::Error::other(format!("failed to create a user namespace as this user: {fault}")))?;
+    unshare(Namespaces::Own.clone_flags() | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    RootFiles { folder: PathBuf::from("/"), read_only: Vec::new(), devices: Vec::new() }.check_mounting()
 }

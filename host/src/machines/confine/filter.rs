@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The system call filters. libkrun's process may do what a running machine does, and everything else is answered as by
-//! a kernel that has no such call. Other programs' own calls are not ours to know: for them there is a list of what
-//! they have no use for, and QEMU puts a filter of its own on top.
+//! The system call filters. libkrun's process has an allow list of what a running machine needs; any other call fails
+//! as if the kernel did not have it. For other programs the needed calls are unknown, so they have a deny list of calls
+//! that no such program needs; QEMU adds a filter of its own.
 
 use std::{collections::BTreeMap, io, process};
 
@@ -14,18 +14,18 @@ use seccompiler::{
 
 use super::Namespaces;
 
-/// Which calls a process may make.
+/// The system calls that a process may make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Calls {
-    /// Those of a machine of libkrun's.
+    /// Only those that libkrun needs.
     Krun,
-    /// All but those that no program needs for making machines.
+    /// All but those that no program of a machine needs.
     Program,
 }
 
-/// What a machine of libkrun's does, whatever the arguments.
+/// Calls that libkrun may make with any arguments.
 const KRUN: &[libc::c_long] = &[
-    // Files that are open, and those of its root.
+    // Open files, and those in its root.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -69,7 +69,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_membarrier,
-    // The sockets of the link; which kinds may be made is below.
+    // The link's sockets. `socket` itself is limited to Unix sockets below.
     libc::SYS_connect,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
@@ -100,7 +100,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_gettimeofday,
     libc::SYS_time,
     libc::SYS_restart_syscall,
-    // Threads, signals among them, and the end.
+    // Threads, signals and exit.
     libc::SYS_set_robust_list,
     libc::SYS_get_robust_list,
     libc::SYS_set_tid_address,
@@ -116,7 +116,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // What it is, and randomness.
+    // Identity and randomness.
     libc::SYS_getpid,
     libc::SYS_getppid,
     libc::SYS_gettid,
@@ -131,7 +131,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// What programs that make machines have no use for.
+/// Calls that no program of a machine needs.
 const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_init_module,
     libc::SYS_finit_module,
@@ -185,7 +185,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_setdomainname,
     libc::SYS_personality,
     libc::SYS_vhangup,
-    // Names in the run folder, where a program makes files and sockets and nothing else.
+    // Folders, nodes and links: in the run folder a program creates only files and sockets.
     libc::SYS_mkdir,
     libc::SYS_mkdirat,
     libc::SYS_mknod,
@@ -196,8 +196,8 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_linkat,
 ];
 
-/// Namespaces that a process can be born into.
-const NAMESPACES: [libc::c_int; 7] = [
+/// Flags with which `clone` creates namespaces.
+const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
     libc::CLONE_NEWPID,
     libc::CLONE_NEWNS,
@@ -207,12 +207,12 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// The kind of request that is KVM's, in the byte of a request that says whose it is.
+/// KVM's requests have this value in the byte that names the driver.
 const KVM_REQUEST: u64 = 0xae00;
 const REQUEST_KIND: u64 = 0xff00;
 
 impl Calls {
-    /// Installs the filter on this process, which has these namespaces, for good.
+    /// Installs the filter on this process permanently.
     pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
         let programs = match self {
             Self::Krun => krun().map(|program| vec![program]),
@@ -254,21 +254,22 @@ fn program(namespaces: Namespaces) -> Result<Vec<BpfProgram>, seccompiler::Backe
 
 fn forbidden(namespaces: Namespaces) -> Compiled {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
-    let born_into = NAMESPACES.map(|flag| SeccompRule::new(vec![masked(0, number(flag), number(flag))?]));
-    rules.insert(libc::SYS_clone, born_into.into_iter().collect::<Result<_, _>>()?);
+    let creates_namespace = NAMESPACE_FLAGS.map(|flag| SeccompRule::new(vec![masked(0, number(flag), number(flag))?]));
+    rules.insert(libc::SYS_clone, creates_namespace.into_iter().collect::<Result<_, _>>()?);
     let own = u64::from(process::id());
     for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
         rules.insert(call, vec![SeccompRule::new(vec![differs(0, own)?])?]);
     }
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![differs(0, 0)?, differs(0, own)?])?]);
     if namespaces == Namespaces::Shared {
-        // Its argument may be anybody's thread. musl's threads have no other way to signal one another, though.
+        // Without a pid namespace it reaches threads of any process. In one it stays allowed: musl's threads have no
+        // other call to signal each other.
         rules.insert(libc::SYS_tkill, Vec::new());
     }
     compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
 }
 
-/// The same calls have other numbers in the x32 interface, where the kernel has it: all of it is refused.
+/// Refuses all calls of the x32 interface, where the same calls have other numbers.
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
     let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
@@ -286,8 +287,8 @@ fn x32() -> BpfProgram {
     ]
 }
 
-// What clone3 gets, too: it has its flags in memory, where no filter can look, and libc takes its absence for an old
-// kernel's.
+// Also the answer to clone3: its flags are in memory, which no filter can read, and libc falls back to clone as on an
+// old kernel.
 fn unknown() -> SeccompAction {
     SeccompAction::Errno(libc::ENOSYS.unsigned_abs())
 }

@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! libkrunfw, the library that holds the kernel of libkrun's guests: where it is, and whether it will do.
+//! Finds and checks libkrunfw, the library that contains the kernel of libkrun's guests.
 //!
-//! Whether it will do is found out in a child process: a library that was cut short ends the process that looks into
-//! it.
+//! The check runs in a child process, because a truncated library crashes the process that loads it.
 
 use std::{
     env,
@@ -15,56 +14,51 @@ use std::{
 
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::unpacked::{UnpackFault, Unpacked};
+use super::unpacked::{UnpackFault, UnpackedFirmware};
 use crate::machines::{firmware_binary, roles};
 
-/// Names under which it is found: the one that libkrun asks for, and with the version behind it, as `./taskw firmware`
-/// and distributions have it.
+/// The name that libkrun asks for. Files of `./taskw firmware` and of distributions append the full version.
 const NAME: &str = "libkrunfw.so.5";
-/// Where systems keep libraries.
+/// Folders in which distributions keep libraries.
 const LIBRARY_FOLDERS: [&str; 6] =
     ["/usr/local/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/lib"];
-/// libkrunfw cannot be used.
+/// Why libkrunfw cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirmwareFault {
-    /// There is none.
     #[error(
-        "found no {NAME} next to this program or in the system's library folders; `./taskw firmware` fetches one, and \
-         WAGGLE_FIRMWARE names a file or its folder"
+        "{NAME} not found next to this program or in the system's library folders; fetch it with `./taskw firmware`, or \
+         set WAGGLE_FIRMWARE to the file or its folder"
     )]
     Missing,
-    /// The setting names nothing.
-    #[error("found no {NAME} at {}, which WAGGLE_FIRMWARE names", path.display())]
+    /// The configured path has no libkrunfw.
+    #[error("{NAME} not found at {}, which WAGGLE_FIRMWARE names", path.display())]
     NotThere { path: PathBuf },
-    /// It is something else.
     #[error("failed to use {}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
-    /// This program's own.
-    #[error("failed to use the {NAME} in this program")]
+    #[error("failed to use the {NAME} embedded in this program")]
     Unpack { source: Box<UnpackFault> },
     /// The unpacking task panicked.
-    #[error("failed to unpack the {NAME} in this program")]
+    #[error("failed to unpack the {NAME} embedded in this program")]
     Task { source: JoinError },
-    /// It could not be looked at.
+    /// The check could not be run.
     #[error("failed to check {}", path.display())]
     Check { path: PathBuf, source: io::Error },
 }
 
-/// A libkrunfw that can be used.
+/// A usable libkrunfw.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
-    /// The library.
     pub(crate) path: PathBuf,
-    /// Where it is this program's own.
-    pub(crate) unpacked: Option<Arc<Unpacked>>,
+    /// Set if it was unpacked from this program.
+    pub(crate) unpacked: Option<Arc<UnpackedFirmware>>,
 }
 
 impl Firmware {
-    /// Looks for it: where the setting says, in this program, next to it, where systems keep libraries. One that is in
-    /// the program is unpacked into `folder`. `runner` is this binary.
+    /// Searches libkrunfw at the configured path, in this program, next to it, and in the system's library folders, and
+    /// checks it. An embedded one is unpacked into `folder`. `runner` is this binary.
     ///
     /// # Errors
-    /// [`FirmwareFault`] says what to do.
+    /// [`FirmwareFault`], whose text says how to get it.
     pub(crate) async fn find(setting: Option<&Path>, folder: &Path, runner: &OsStr) -> Result<Self, FirmwareFault> {
         let found = match (setting, firmware_binary::embedded()) {
             (Some(path), _) => {
@@ -73,7 +67,7 @@ impl Firmware {
             }
             (None, Some(embedded)) => {
                 let folder = folder.to_owned();
-                let unpacked = spawn_blocking(move || Unpacked::new(embedded, &folder)).await;
+                let unpacked = spawn_blocking(move || UnpackedFirmware::new(embedded, &folder)).await;
                 let unpacked = unpacked.map_err(|source| FirmwareFault::Task { source })?;
                 let unpacked = unpacked.map_err(|source| FirmwareFault::Unpack { source: source.into() })?;
                 Self { path: unpacked.path().to_owned(), unpacked: Some(Arc::new(unpacked)) }
@@ -101,10 +95,10 @@ impl Firmware {
         }
     }
 
-    /// To be called before each machine: a file that was unpacked by an earlier start may have been changed since.
+    /// Checks an unpacked file again and replaces it if it was changed. Must be called before each start of a machine.
     ///
     /// # Errors
-    /// If it has been, and cannot be replaced.
+    /// The changed file cannot be replaced.
     pub(crate) async fn ensure(&self) -> Result<(), FirmwareFault> {
         let Some(unpacked) = self.unpacked.clone() else { return Ok(()) };
         let ensured = spawn_blocking(move || unpacked.ensure()).await;
@@ -113,8 +107,7 @@ impl Firmware {
     }
 }
 
-/// The library at `path`, or in it if it is a folder: by its plain name, else the one with the highest version behind
-/// it.
+/// The library at `path`, or the one with the highest version in the folder `path`.
 fn library(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return path.is_file().then(|| path.canonicalize().ok()).flatten();
@@ -130,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_gives_the_newest_library_in_it() {
+    fn newest_library_of_a_folder_is_used() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["libkrunfw.so.4", "libkrun.so.1", "README"] {
             fs::write(folder.path().join(name), b"x").unwrap();

@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where libkrun's log goes: the guest's console, which comes as part of it, to stdout, everything else to stderr.
+//! Splits libkrun's log: lines of the guest's console, which are part of it, go to stdout, everything else to stderr.
 
 use std::io;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::{fd::BorrowedFd, io::write, stdio};
 
-/// What libkrun calls the lines of the guest's console.
+/// The log target of the guest's console.
 const CONSOLE: &str = "init_or_kernel";
 
 struct ConsoleAndLog {
     level: LevelFilter,
 }
 
-/// Starts it: 1 is errors, which are always written, and 5 is everything.
+/// Installs the logger. Level 1 is errors, which are always written, and 5 is everything.
 pub(super) fn start(level: u8) -> io::Result<()> {
     let level = match level {
         0 | 1 => LevelFilter::Error,
@@ -24,7 +24,6 @@ pub(super) fn start(level: u8) -> io::Result<()> {
         _ => LevelFilter::Trace,
     };
     log::set_max_level(level);
-    // One that lives as long as the process.
     log::set_logger(Box::leak(Box::new(ConsoleAndLog { level }))).map_err(io::Error::other)
 }
 
@@ -35,19 +34,19 @@ impl Log for ConsoleAndLog {
 
     fn log(&self, record: &Record<'_>) {
         if record.target() == CONSOLE {
-            put(stdio::stdout(), &format!("{}\n", record.args()));
+            print(stdio::stdout(), &format!("{}\n", record.args()));
         } else if self.enabled(record.metadata()) {
-            put(stdio::stderr(), &format!("{} {}: {}\n", record.level(), record.target(), record.args()));
+            print(stdio::stderr(), &format!("{} {}: {}\n", record.level(), record.target(), record.args()));
         }
     }
 
     fn flush(&self) {}
 }
 
-// A line that cannot be written has no other place to go.
-fn put(place: BorrowedFd<'_>, line: &str) {
+// Ignores errors: a line that cannot be written cannot be logged elsewhere either.
+fn print(output: BorrowedFd<'_>, line: &str) {
     let mut rest = line.as_bytes();
-    while let Ok(count @ 1..) = write(place, rest) {
+    while let Ok(count @ 1..) = write(output, rest) {
         rest = rest.get(count..).unwrap_or_default();
     }
 }

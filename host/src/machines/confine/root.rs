@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A root that holds nothing but the files that a process needs, each at its own path.
+//! A root file system with only the files that a process needs, each at its usual path.
 
 use std::{
     env, fs, io,
@@ -17,11 +17,11 @@ use nix::{
 
 use crate::machines::sys;
 
-/// Where the root is put together: in the machine's folder, seen by nobody else.
+/// Mount point of the new root in the machine's folder; only this process sees the mount.
 const NEW_ROOT: &str = ".root";
-/// It holds a few folders and empty files to mount at.
-const SIZE: &str = "mode=0755,size=256k";
-/// What programs are made of, on every system.
+/// Options of its tmpfs, which holds only mount points.
+const TMPFS_OPTIONS: &str = "mode=0755,size=256k";
+/// Files that dynamically linked programs need, on any distribution.
 const SYSTEM: [&str; 9] = [
     "/usr",
     "/lib",
@@ -34,60 +34,59 @@ const SYSTEM: [&str; 9] = [
     "/gnu/store",
 ];
 
-/// What a process finds in its root.
+/// The content of a root.
 #[derive(Clone, Debug)]
-pub(crate) struct Files {
-    /// Its working folder, which it may write to.
+pub(crate) struct RootFiles {
+    /// The process's working folder, the only writable one.
     pub(crate) folder: PathBuf,
-    /// Files and folders that it may read; those that do not exist are passed over.
+    /// Files and folders to read; missing ones are skipped.
     pub(crate) read_only: Vec<PathBuf>,
-    /// Devices.
     pub(crate) devices: Vec<&'static str>,
 }
 
-impl Files {
-    /// Adds what a dynamically linked program is made of.
+impl RootFiles {
+    /// Adds a dynamically linked program and the libraries it may need.
     pub(crate) fn with_program(mut self, program: &Path) -> Self {
         self.read_only.extend(SYSTEM.map(PathBuf::from));
         self.read_only.push(program.to_owned());
         self
     }
 
-    /// Makes them the root of this process, which has a mount namespace of its own.
-    pub(super) fn become_root(&self) -> io::Result<()> {
-        private()?;
+    /// Makes them the root of this process, which must have a mount namespace of its own.
+    pub(super) fn enter_root(&self) -> io::Result<()> {
+        make_mounts_private()?;
         let new_root = self.folder.join(NEW_ROOT);
         fs::create_dir_all(&new_root)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("tmpfs"), &new_root, Some("tmpfs"), flags, Some(SIZE))?;
-        show(&self.folder, &new_root, MsFlags::empty())?;
+        mount(Some("tmpfs"), &new_root, Some("tmpfs"), flags, Some(TMPFS_OPTIONS))?;
+        bind(&self.folder, &new_root, MsFlags::empty())?;
         for path in &self.read_only {
-            show(path, &new_root, MsFlags::MS_RDONLY)?;
+            bind(path, &new_root, MsFlags::MS_RDONLY)?;
         }
         for device in &self.devices {
-            show(Path::new(device), &new_root, MsFlags::empty())?;
+            bind(Path::new(device), &new_root, MsFlags::empty())?;
         }
-        // The old root is stacked on the new one for a moment, so it needs no place of its own.
+        // The kernel stacks the old root on the new one until the umount, so it needs no mount point.
         env::set_current_dir(&new_root)?;
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags, Some(SIZE))?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags, Some(TMPFS_OPTIONS))?;
         env::set_current_dir(&self.folder)
     }
 
-    /// Whether the kernel lets this process mount at all.
-    pub(super) fn may_be_mounted(&self) -> io::Result<()> {
-        private()?;
-        Ok(mount(Some("tmpfs"), &self.folder, Some("tmpfs"), MsFlags::empty(), Some(SIZE))?)
+    /// Checks that the kernel lets this process mount a tmpfs.
+    pub(super) fn check_mounting(&self) -> io::Result<()> {
+        make_mounts_private()?;
+        Ok(mount(Some("tmpfs"), &self.folder, Some("tmpfs"), MsFlags::empty(), Some(TMPFS_OPTIONS))?)
     }
 }
 
-fn private() -> io::Result<()> {
+fn make_mounts_private() -> io::Result<()> {
     Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?)
 }
 
-/// Mounts `path` at the same path in the new root; a link becomes a link.
-fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
+/// Mounts `path` at the same path in the new root. A symbolic link is copied instead.
+fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     let place = new_root.join(path.strip_prefix("/").unwrap_or(path));
     let kind = match path.symlink_metadata() {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -103,7 +102,7 @@ fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
         };
     }
     if place.exists() {
-        // It is in something that has been shown already.
+        // It lies in a folder that has been mounted already.
         return Ok(());
     }
     if kind.is_dir() {
@@ -111,7 +110,7 @@ fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     } else {
         fs::write(&place, [])?;
     }
-    // The one folder that can be written to is new, and holds no other mount than the new root itself.
+    // The writable folder contains no mount other than the new root itself.
     let recursive = if kind.is_dir() && !flags.is_empty() { MsFlags::MS_REC } else { MsFlags::empty() };
     mount(Some(path), &place, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)?;
     if flags.is_empty() {
@@ -119,16 +118,16 @@ fn show(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     }
     match sys::make_mounts_read_only(&place) {
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
-            // Before Linux 5.12, what is mounted below stays as it is. Flags that the host has set may not be taken
-            // away in a user namespace, so they are given again.
-            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | set_already(&place)?;
+            // Before Linux 5.12, mounts below it stay writable. A user namespace may not clear flags that the host has
+            // set, so they are passed again.
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | current_flags(&place)?;
             Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
         }
         made => made,
     }
 }
 
-fn set_already(place: &Path) -> io::Result<MsFlags> {
+fn current_flags(place: &Path) -> io::Result<MsFlags> {
     let found = statvfs(place)?.flags();
     let pairs = [
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),

@@ -1,30 +1,29 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the kernel has killed something for want of memory: the count that the runner's control group keeps.
+//! Detects that the kernel killed a process because memory ran out, from the counter of the runner's control group.
 //!
-//! A machine that grows beyond the group's limit is killed with the same signal that anybody may send; the count tells
-//! the two apart. Other machines in the group count as well, so the answer is about the group.
+//! The kernel kills a machine that grows beyond the group's limit with SIGKILL, which others can send too; the counter
+//! tells the two apart. Machines of the same group share the counter, so it may have been another one.
 
 use std::{fs, path::PathBuf};
 
 use crate::machines::control_group;
 
-/// The count as it was.
-pub(super) struct KillCount {
+/// The value of the counter at some time.
+pub(super) struct OomKills {
     events: Option<PathBuf>,
     before: u64,
 }
 
-impl KillCount {
-    /// Reads it.
+impl OomKills {
     pub(super) fn now() -> Self {
         let events = control_group::own().map(|group| group.join("memory.events"));
         let before = events.as_ref().and_then(|path| fs::read_to_string(path).ok()).map_or(0, |text| count(&text));
         Self { events, before }
     }
 
-    /// Whether it has grown.
-    pub(super) fn has_grown(&self) -> bool {
+    /// Whether the counter has grown since.
+    pub(super) fn have_grown(&self) -> bool {
         let now = self.events.as_ref().and_then(|path| fs::read_to_string(path).ok());
         now.is_some_and(|text| count(&text) > self.before)
     }
@@ -40,7 +39,7 @@ mod tests {
     use super::count;
 
     #[test]
-    fn only_kills_are_counted() {
+    fn counts_only_kills() {
         assert_eq!(count("low 0\nhigh 5\nmax 19\noom 2\noom_kill 3\noom_group_kill 7\n"), 3);
         assert_eq!(count(""), 0);
     }
