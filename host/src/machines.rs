@@ -59,26 +59,26 @@ use tracing::Instrument as _;
 use waggle_protocol::boot::{self, BootConfig};
 
 pub(crate) use self::krun::FIRMWARE_ABI;
-pub use self::{
-    backend::{Backend, WantedBackend},
-    programs::MissingProgram,
-    runner::run_if_runner,
-    settings::VmSettings,
-    survey::{Look, Needs, Survey},
-};
 use self::{
-    backend::{BackendFault, Chosen},
+    backend::Chosen,
     confine::Namespaces,
     disks::Disks,
     file_names::{BOOT, INITRAMFS, SCRATCH},
-    initramfs::{InitramfsFault, SharedRoot},
-    kernel::{Kernel, KernelFault},
+    initramfs::SharedRoot,
+    kernel::Kernel,
     krun::Firmware,
     machine::Vm,
     owner::{InitialRoot, LaunchPlan, Progress},
     programs::Programs,
     run_dirs::{RunDirFault, RunDirs},
     runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig},
+};
+pub use self::{
+    backend::{Backend, WantedBackend},
+    programs::MissingProgram,
+    runner::run_if_runner,
+    settings::VmSettings,
+    survey::{Look, Needs, Survey},
 };
 use crate::{
     domain::{
@@ -165,8 +165,9 @@ impl BackendParts {
             .map_err(|source| OpenFault::Program { backend: backend.to_string(), source })?;
         let kernel_dir = settings.kernel_dir.clone();
         let files = spawn_blocking(move || {
-            let kernel = Kernel::open(&kernel_dir).map_err(OpenFault::kernel)?;
-            let root = SharedRoot::new(agent, &kernel.modules).map_err(OpenFault::initramfs)?;
+            let kernel = Kernel::open(&kernel_dir).map_err(|fault| OpenFault::Kernel { source: fault.into() })?;
+            let root =
+                SharedRoot::new(agent, &kernel.modules).map_err(|fault| OpenFault::Kernel { source: fault.into() })?;
             Ok((kernel.image, Arc::new(root)))
         });
         let (kernel, root) = files.await.map_err(|source| OpenFault::Task { source })??;
@@ -188,7 +189,7 @@ impl Vms {
         let agent = agent_binary::embedded().ok_or(OpenFault::NoAgent)?;
         let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
-        let backend = backend.map_err(OpenFault::backend)?;
+        let backend = backend.map_err(|fault| OpenFault::Backend { source: fault.into() })?;
         let parts = BackendParts::find(&settings, &backend, agent).await?;
         let namespaces = match confine::missing(&settings.runner).await {
             Ok(None) => Namespaces::Own,
@@ -208,8 +209,9 @@ impl Vms {
             }
         };
         let data_dir = settings.data_dir.clone();
-        let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir).map_err(OpenFault::run_dirs));
-        let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })??;
+        let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir));
+        let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })?;
+        let run_dirs = run_dirs.map_err(|fault| OpenFault::RunDirs { source: fault.into() })?;
         Ok(Self {
             settings,
             backend,
@@ -367,22 +369,4 @@ struct TooManyCpus {
 
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
     StartFault { stage, console: Vec::new(), source: Box::new(source) }
-}
-
-impl OpenFault {
-    fn backend(fault: BackendFault) -> Self {
-        Self::Backend { source: fault.into() }
-    }
-
-    fn kernel(fault: KernelFault) -> Self {
-        Self::Kernel { source: fault.into() }
-    }
-
-    fn initramfs(fault: InitramfsFault) -> Self {
-        Self::Kernel { source: fault.into() }
-    }
-
-    fn run_dirs(fault: RunDirFault) -> Self {
-        Self::RunDirs { source: fault.into() }
-    }
 }

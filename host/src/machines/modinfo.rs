@@ -15,7 +15,7 @@ const NAMES_INDEX_AT: usize = 0x3e;
 const CONTENT_AT: usize = 0x18;
 const CONTENT_SIZE_AT: usize = 0x20;
 
-/// What one module needs loaded before it.
+/// The modules that must be loaded before one module.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Needs {
     /// Modules whose symbols it uses.
@@ -24,7 +24,7 @@ pub(super) struct Needs {
     pub(super) soft: Vec<String>,
 }
 
-/// Reads the needs from a module file's content; nothing if it is no module.
+/// Reads the needs from a module file's content. `None` if it is not a module.
 pub(super) fn needs(module: &[u8]) -> Option<Needs> {
     let mut needs = Needs::default();
     for entry in section(module, b".modinfo")?.split(|byte| *byte == 0) {

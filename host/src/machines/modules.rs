@@ -10,7 +10,7 @@ use std::{
 
 use super::modinfo::{self, plain};
 
-/// What a guest cannot do without: its devices, its two file systems, its link, its randomness.
+/// The modules that a guest needs: for its devices, its two file systems, its link and its randomness.
 const WANTED: [&str; 6] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "erofs", "virtio_rng"];
 /// Largest module file read; the largest that is wanted has under 1 MiB.
 const MODULE_BYTES_MAX: u64 = 16 << 20;

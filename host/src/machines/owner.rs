@@ -82,7 +82,7 @@ enum BootFault {
     Listen { source: io::Error },
     #[error("failed to start the machine")]
     Spawn { source: SpawnFault },
-    #[error("failed to connect to the guest agent")]
+    #[error("failed to complete the handshake with the guest agent")]
     Connect { source: ConnectFault },
     #[error("the start was cancelled")]
     Cancelled,

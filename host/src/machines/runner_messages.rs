@@ -71,7 +71,7 @@ pub(super) struct KrunConfig {
     pub(super) log_level: u8,
 }
 
-/// What runs the guest's instructions.
+/// The way in which QEMU executes the guest's instructions.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Accelerator {
     Kvm,

@@ -143,7 +143,11 @@ impl RunnerProcess {
             let _ = child.kill().await;
         }
         let _ = timeout(PIPES_END_MAX, async { while readers.join_next().await.is_some() {} }).await;
-        LastOutput { panicked: panicked.is_cancelled(), console: lines(&console), programs: lines(&programs) }
+        LastOutput {
+            panicked: panicked.is_cancelled(),
+            console: lock(&console).last_lines(),
+            programs: lock(&programs).last_lines(),
+        }
     }
 }
 
@@ -171,10 +175,6 @@ pub(super) struct LastOutput {
     pub(super) console: Vec<String>,
     /// Lines of the runner and of the programs that it runs.
     pub(super) programs: Vec<String>,
-}
-
-fn lines(tail: &Mutex<ConsoleTail>) -> Vec<String> {
-    lock(tail).last_lines()
 }
 
 // Reads until the pipe ends, whatever comes: a full pipe would stop the guest.

@@ -77,14 +77,14 @@ impl Survey {
             Kvm::Unusable(reason) => Look::Broken(reason),
         };
         let kernel_dir = settings.kernel_dir.clone();
-        let kernel = spawn_blocking(move || kernel_look(&kernel_dir)).await;
+        let kernel = spawn_blocking(move || check_kernel(&kernel_dir)).await;
         Self {
-            agent: agent_look(),
-            kvm_device: device_look(Path::new(KVM)),
+            agent: check_agent(),
+            kvm_device: check_device(Path::new(KVM)),
             kvm,
-            firmware: firmware_look(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
-            qemu: program_look(programs::qemu(&settings.qemu)),
-            vhost_device_vsock: program_look(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
+            firmware: check_firmware(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
+            qemu: check_program(programs::qemu(&settings.qemu)),
+            vhost_device_vsock: check_program(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
             namespaces: match confine::missing(&settings.runner).await {
                 Ok(None) => Look::Works("machines have namespaces of their own".to_owned()),
@@ -107,14 +107,14 @@ impl Survey {
     }
 }
 
-fn agent_look() -> Look {
+fn check_agent() -> Look {
     match agent_binary::embedded() {
         Some(agent) => Look::Works(format!("{} KiB, embedded in this program", agent.len() / 1024)),
         None => Look::Missing("this build contains no guest agent".to_owned()),
     }
 }
 
-fn device_look(path: &Path) -> Look {
+fn check_device(path: &Path) -> Look {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => Look::Works(format!("{} opens", path.display())),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Look::Missing(format!("{} not found", path.display())),
@@ -122,7 +122,7 @@ fn device_look(path: &Path) -> Look {
     }
 }
 
-fn firmware_look(found: Result<Firmware, FirmwareFault>) -> Look {
+fn check_firmware(found: Result<Firmware, FirmwareFault>) -> Look {
     match found {
         Ok(firmware) => Look::Works(firmware.path.display().to_string()),
         Err(fault @ (FirmwareFault::Missing | FirmwareFault::NotThere { .. })) => Look::Missing(fault.to_string()),
@@ -130,14 +130,14 @@ fn firmware_look(found: Result<Firmware, FirmwareFault>) -> Look {
     }
 }
 
-fn program_look(found: Result<PathBuf, programs::MissingProgram>) -> Look {
+fn check_program(found: Result<PathBuf, programs::MissingProgram>) -> Look {
     match found {
         Ok(path) => Look::Works(path.display().to_string()),
         Err(fault) => Look::Missing(fault.to_string()),
     }
 }
 
-fn kernel_look(folder: &Path) -> Look {
+fn check_kernel(folder: &Path) -> Look {
     match Kernel::open(folder) {
         Ok(kernel) => Look::Works(format!("{} and {} modules", kernel.image.display(), kernel.modules.len())),
         Err(fault @ KernelFault::Read { .. }) if is_not_found(&fault) => Look::Missing(fault.to_string()),
@@ -157,13 +157,13 @@ mod tests {
     #[test]
     fn absent_parts_are_missing_and_invalid_ones_are_broken() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(kernel_look(folder.path()), Look::Missing(_)));
+        assert!(matches!(check_kernel(folder.path()), Look::Missing(_)));
         std::fs::write(folder.path().join("vmlinuz"), "nonsense").unwrap();
-        assert!(matches!(kernel_look(folder.path()), Look::Broken(text) if text.contains("not a Linux kernel")));
-        assert!(matches!(device_look(&folder.path().join("kvm")), Look::Missing(_)));
-        assert!(matches!(device_look(folder.path()), Look::Broken(_)));
+        assert!(matches!(check_kernel(folder.path()), Look::Broken(text) if text.contains("not a Linux kernel")));
+        assert!(matches!(check_device(&folder.path().join("kvm")), Look::Missing(_)));
+        assert!(matches!(check_device(folder.path()), Look::Broken(_)));
         let cut = FirmwareFault::Unusable { path: "/x".into(), reason: "cut short".into() };
-        assert_eq!(firmware_look(Err(cut)), Look::Broken("failed to use /x: cut short".into()));
-        assert!(matches!(firmware_look(Err(FirmwareFault::Missing)), Look::Missing(_)));
+        assert_eq!(check_firmware(Err(cut)), Look::Broken("failed to use /x: cut short".into()));
+        assert!(matches!(check_firmware(Err(FirmwareFault::Missing)), Look::Missing(_)));
     }
 }

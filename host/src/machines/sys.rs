@@ -185,7 +185,8 @@ pub(super) fn time_stamp_counter() -> u64 {
 #[repr(C, align(4096))]
 pub(super) struct Page(pub(super) [u8; 4096]);
 
-/// Makes the pages the probe's guest memory from address 0. They are never freed, so the guest cannot outlive them.
+/// Gives the pages to the probe's guest as memory from address 0. They are never freed, so the guest cannot outlive
+/// them.
 ///
 /// # Errors
 /// KVM's error.

@@ -34,8 +34,8 @@ use crate::{
 /// Attempts to unpack a file that another process keeps changing.
 const ATTEMPTS_MAX: u32 = 3;
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Age at which an unused file is removed. A downgrade within days finds its version; otherwise unpacking takes less
-/// than a second.
+/// Age at which an unused file is removed. A downgrade within days still finds its version; later it is unpacked again,
+/// which takes less than a second.
 const UNUSED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Length of a SHA-256 in hexadecimal, which ends the name of an unpacked file.
 const DIGEST_CHARS: usize = 64;
@@ -298,7 +298,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [unused, used, young] = [b"unused", b"in use", b"young!"]
             .map(|content| UnpackedFirmware::new(embedded(content), folder.path()).unwrap());
-        fs::write(folder.path().join("libkrunfw.so.5"), b"somebody's own").unwrap();
+        fs::write(folder.path().join("libkrunfw.so.5"), b"not ours").unwrap();
         let week = UNUSED_MAX + Duration::from_secs(1);
         let gone = unused.path().to_owned();
         drop(unused);

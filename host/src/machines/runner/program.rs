@@ -81,24 +81,24 @@ impl Program {
         if cause.is_empty() { Ok(program) } else { Err(fault(io::Error::other(cause))) }
     }
 
-    /// Forks a child that calls `life` and exits with its result. `life` confines the child itself. At most one child
+    /// Forks a child that calls `run` and exits with its result. `run` confines the child itself. At most one child
     /// may be forked like this.
-    pub(super) fn fork(name: &str, confinement: &Confinement, life: impl FnOnce() -> i32) -> Result<Self, Report> {
+    pub(super) fn fork(name: &str, confinement: &Confinement, run: impl FnOnce() -> i32) -> Result<Self, Report> {
         let fork = || {
             unshare(confinement.namespaces.clone_flags())?;
             sys::fork_single_threaded()
         };
-        Self::forked(name, fork, life).map_err(|fault| not_started(format!("start {name}"), &fault))
+        Self::forked(name, fork, run).map_err(|fault| not_started(format!("start {name}"), &fault))
     }
 
     fn forked(
         name: &str,
         fork: impl FnOnce() -> io::Result<ForkedInto>,
-        life: impl FnOnce() -> i32,
+        run: impl FnOnce() -> i32,
     ) -> io::Result<Self> {
         let runner = pidfd_open(getpid(), PidfdFlags::empty())?;
         let pid = match fork()? {
-            ForkedInto::Child => sys::exit_now(if sys::die_with(&runner).is_ok() { life() } else { ORPHANED }),
+            ForkedInto::Child => sys::exit_now(if sys::die_with(&runner).is_ok() { run() } else { ORPHANED }),
             ForkedInto::Parent(pid) => pid,
         };
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
