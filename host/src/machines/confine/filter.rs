@@ -4,12 +4,12 @@
 //! as if the kernel did not have it. For other programs the needed calls are unknown, so they have a deny list of calls
 //! that no such program needs; QEMU adds a filter of its own.
 
-use std::{collections::BTreeMap, io, process};
+use std::{io, process};
 
 use nix::libc;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+use waggle_seccomp::{
+    BackendError, BpfProgram, Rules, SeccompCondition, all_of, allow, any_arguments, any_of, apply_filter, deny,
+    differs, equals, masked,
 };
 
 use super::Namespaces;
@@ -131,29 +131,10 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Calls that no program of a machine needs.
+/// Calls that no program of a machine needs, besides [`waggle_seccomp::FORBIDDEN`].
 const FORBIDDEN: &[libc::c_long] = &[
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
     libc::SYS_chroot,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
     libc::SYS_unshare,
-    libc::SYS_setns,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -162,27 +143,6 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
     libc::SYS_kcmp,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_syslog,
-    libc::SYS_iopl,
-    libc::SYS_ioperm,
-    libc::SYS_clock_settime,
-    libc::SYS_settimeofday,
-    libc::SYS_adjtimex,
-    libc::SYS_clock_adjtime,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
     libc::SYS_personality,
     libc::SYS_vhangup,
     // Folders, nodes and links: in the run folder a program creates only files and sockets.
@@ -216,99 +176,49 @@ impl Calls {
     pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
         let programs = match self {
             Self::Krun => krun().map(|program| vec![program]),
-            Self::Program => program(namespaces),
+            Self::Program => forbidden(namespaces).and_then(deny).map(Vec::from),
         };
         for program in programs.map_err(io::Error::other)? {
-            seccompiler::apply_filter(&program).map_err(io::Error::other)?;
+            apply_filter(&program).map_err(io::Error::other)?;
         }
         Ok(())
     }
 }
 
-type Compiled = Result<BpfProgram, seccompiler::BackendError>;
-
-fn krun() -> Compiled {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = KRUN.iter().map(|call| (*call, Vec::new())).collect();
-    let mut only = |call: i64, conditions: Vec<SeccompCondition>| -> Result<(), seccompiler::BackendError> {
-        let each = conditions.into_iter().map(|condition| SeccompRule::new(vec![condition]));
-        rules.insert(call, each.collect::<Result<_, _>>()?);
-        Ok(())
-    };
-    only(libc::SYS_socket, vec![equals(0, number(libc::AF_UNIX))?])?;
-    only(libc::SYS_socketpair, vec![equals(0, number(libc::AF_UNIX))?])?;
+fn krun() -> Result<BpfProgram, BackendError> {
+    let mut rules = any_arguments(KRUN);
+    let own = u64::from(process::id());
+    let unix = || equals(0, number(libc::AF_UNIX));
+    rules.insert(libc::SYS_socket, any_of([unix()?])?);
+    rules.insert(libc::SYS_socketpair, any_of([unix()?])?);
     // Threads, and no processes.
-    only(libc::SYS_clone, vec![masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?;
-    only(libc::SYS_tgkill, vec![equals(0, process::id().into())?])?;
-    only(libc::SYS_prlimit64, vec![equals(0, 0)?, equals(0, process::id().into())?])?;
+    rules.insert(libc::SYS_clone, any_of([masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?);
+    rules.insert(libc::SYS_tgkill, any_of([equals(0, own)?])?);
+    rules.insert(libc::SYS_prlimit64, any_of([equals(0, 0)?, equals(0, own)?])?);
     let terminal = [libc::TCGETS, libc::FIONBIO, libc::TIOCGWINSZ].map(|request| equals(1, request));
     let mut requests: Vec<SeccompCondition> = terminal.into_iter().collect::<Result<_, _>>()?;
     requests.push(masked(1, REQUEST_KIND, KVM_REQUEST)?);
-    only(libc::SYS_ioctl, requests)?;
-    compile(rules, unknown(), SeccompAction::Allow)
+    rules.insert(libc::SYS_ioctl, any_of(requests)?);
+    allow(rules)
 }
 
-fn program(namespaces: Namespaces) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
-    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok(vec![forbidden(namespaces)?, compile(clone3, SeccompAction::Allow, unknown())?, x32()])
-}
-
-fn forbidden(namespaces: Namespaces) -> Compiled {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
-    let creates_namespace = NAMESPACE_FLAGS.map(|flag| SeccompRule::new(vec![masked(0, number(flag), number(flag))?]));
-    rules.insert(libc::SYS_clone, creates_namespace.into_iter().collect::<Result<_, _>>()?);
+fn forbidden(namespaces: Namespaces) -> Result<Rules, BackendError> {
+    let mut rules = any_arguments(waggle_seccomp::FORBIDDEN.iter().chain(FORBIDDEN));
+    let creates_namespace = NAMESPACE_FLAGS.map(|flag| masked(0, number(flag), number(flag)));
+    rules.insert(libc::SYS_clone, any_of(creates_namespace.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     let own = u64::from(process::id());
     for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
-        rules.insert(call, vec![SeccompRule::new(vec![differs(0, own)?])?]);
+        rules.insert(call, any_of([differs(0, own)?])?);
     }
-    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![differs(0, 0)?, differs(0, own)?])?]);
+    rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, differs(0, own)?])?);
     if namespaces == Namespaces::Shared {
         // Without a pid namespace it reaches threads of any process. In one it stays allowed: musl's threads have no
         // other call to signal each other.
         rules.insert(libc::SYS_tkill, Vec::new());
     }
-    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
-}
-
-/// Refuses all calls of the x32 interface, where the same calls have other numbers.
-fn x32() -> BpfProgram {
-    const X32_BIT: u32 = 0x4000_0000;
-    let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
-        code: u16::try_from(code).unwrap_or(0),
-        jt: jump[0],
-        jf: jump[1],
-        k,
-    };
-    vec![
-        // The call's number is the first word of `struct seccomp_data`.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
-        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, [0, 1]),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(), [0, 0]),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
-    ]
-}
-
-// Also the answer to clone3: its flags are in memory, which no filter can read, and libc falls back to clone as on an
-// old kernel.
-fn unknown() -> SeccompAction {
-    SeccompAction::Errno(libc::ENOSYS.unsigned_abs())
+    Ok(rules)
 }
 
 fn number(constant: i32) -> u64 {
     constant.unsigned_abs().into()
-}
-
-fn equals(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-}
-
-fn differs(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
-}
-
-fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
-}
-
-fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, matched: SeccompAction) -> Compiled {
-    SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)?.try_into()
 }
