@@ -261,7 +261,7 @@ impl Vms {
         }
         stages(Stage::Image);
         let image = tokio::select! {
-            prepared = self.images.prepare_with(&spec.image, Resolve::Once, stages) => {
+            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, stages) => {
                 prepared.map_err(|fault| at(Stage::Image, fault))?
             }
             // Other callers may wait for the same image, so its preparation continues.

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Images of hostile layers, raw and of made-up entries: an EROFS image or an error, and nothing else on the disk.
+//! Merges hostile layers, of raw bytes or of generated entries: the result is an EROFS image or an error, and no other
+//! file stays on the disk.
 #![no_main]
 
 use std::{fs, path::Path, sync::LazyLock};
@@ -13,44 +14,44 @@ use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 use waggle_fuzz::{
     domain::image::ImageRef,
-    images::merge::{FoundImage, Merged, Watch},
+    images::merge::{FoundImage, MergeControl, Merged},
 };
 
-struct Place {
+struct Workspace {
     folder: TempDir,
     merged: Merged,
 }
 
-static PLACE: LazyLock<Place> = LazyLock::new(|| {
-    // In memory where there is such a place: each input writes and syncs some files.
+static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| {
+    // In memory if possible: each input writes and syncs several files.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let merged = Merged::open(&folder.path().join("cache")).expect("a cache");
-    Place { folder, merged }
+    Workspace { folder, merged }
 });
 
 fuzz_target!(|input: &[u8]| {
     let Some((how, rest)) = input.split_first() else { return };
     let layers = match how % 4 {
         0 => vec![rest.to_vec()],
-        _ => match made_up(&mut Unstructured::new(rest)) {
+        _ => match generated(&mut Unstructured::new(rest)) {
             Ok(layers) => layers,
-            Err(_used_up) => return,
+            Err(_exhausted) => return,
         },
     };
-    let Place { folder, merged } = &*PLACE;
+    let Workspace { folder, merged } = &*WORKSPACE;
     let layout = folder.path().join("layout");
     let _absent = fs::remove_dir_all(&layout);
     write_layout(&layout, &layers);
     let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("a reference");
     let found = FoundImage::on_this_machine(&image);
-    match found.and_then(|found| merged.merge(&found, &Watch::default())) {
+    match found.and_then(|found| merged.merge(&found, &MergeControl::default())) {
         Ok(path) => fs::remove_file(path).expect("the image is there"),
         Err(fault) => drop(fault.to_string()),
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 2, "something lies beside the cache");
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 2, "a file was left outside the cache");
 });
 
-/// Names that meet each other, and names that should lead nowhere.
+/// Names that collide, and names that try to leave the image.
 const NAMES: [&str; 16] = [
     "a",
     "a/b",
@@ -84,7 +85,7 @@ struct Entry<'a> {
     wrong_size: Option<u64>,
 }
 
-fn made_up(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<Vec<u8>>> {
+fn generated(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<Vec<u8>>> {
     let mut layers = Vec::new();
     while !input.is_empty() && layers.len() < 4 {
         let mut archive = Builder::new(Vec::new());

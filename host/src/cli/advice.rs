@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(deep(Box::new(io::Error::from(Errno::ENOSPC))), Some(NO_ROOM));
         assert_eq!(deep("mkfs.ext4: No space left on device while writing".into()), Some(NO_ROOM));
         assert_eq!(deep(Box::new(io::Error::from(Errno::ENOENT))), None);
-        let elsewhere = PrepareFault::Image(ImageFault::NotHere { image: "python".into() });
+        let elsewhere = PrepareFault::Image(ImageFault::NotLocal { image: "python".into() });
         assert_eq!(deep(Box::new(Arc::new(elsewhere))), None);
     }
 }

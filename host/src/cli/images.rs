@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{ImageArguments, ImageCommand, process_variable},
     domain::image::ImageRef,
-    images::cache::{Dropped, ImageStore, Listed, Resolve, User, everything},
+    images::cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
     telemetry,
 };
 use serde_json::json;
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
         ImageCommand::Inspect { image, json } => inspect(&store.inspect(image)?, *json, &mut out),
         ImageCommand::Rm { images, json } => remove(&store, images, *json, &mut out),
         ImageCommand::Prune { all, json } => {
-            let rules = if *all { everything() } else { arguments.store.rules() };
+            let rules = if *all { EvictionRules::EVERYTHING } else { arguments.store.rules() };
             tell_dropped(store.prune(&rules), *json, &mut out)
         }
     }
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
 async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     for image in images {
         let told = Told::new(image.to_string());
-        let prepared = store.prepare_with(image, Resolve::Anew, &|stage| told.hear(stage)).await;
+        let prepared = store.prepare_with(image, Resolve::Always, &|stage| told.hear(stage)).await;
         told.end();
         prepared?;
         let listed = store.inspect(&image.to_string())?;
@@ -78,7 +78,7 @@ async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut imp
     Ok(())
 }
 
-fn list(all: &[Listed], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+fn list(all: &[CachedImage], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(all)?)?);
     }
@@ -100,7 +100,7 @@ fn list(all: &[Listed], json: bool, out: &mut impl Write) -> Result<(), Box<dyn 
     table(&rows, out)
 }
 
-fn refs(listed: &Listed) -> Vec<&str> {
+fn refs(listed: &CachedImage) -> Vec<&str> {
     listed.references.iter().map(String::as_str).collect()
 }
 
@@ -114,8 +114,8 @@ fn size(size: u64) -> String {
     if size == 0 { "-".to_owned() } else { bytes(size) }
 }
 
-fn users(users: &[User]) -> String {
-    let told = |user: &User| match user.uses {
+fn users(users: &[LeaseHolder]) -> String {
+    let told = |user: &LeaseHolder| match user.uses {
         1 => format!("process {}", user.pid),
         uses => format!("process {} ({uses} times)", user.pid),
     };
@@ -137,7 +137,7 @@ fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write)
     Ok(())
 }
 
-fn inspect(listed: &Listed, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+fn inspect(listed: &CachedImage, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(listed)?)?);
     }
@@ -154,17 +154,17 @@ fn inspect(listed: &Listed, json: bool, out: &mut impl Write) -> Result<(), Box<
 }
 
 fn remove(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
-    let mut sum = Dropped::default();
+    let mut sum = Removed::default();
     for image in images {
         sum += store.remove(image)?;
     }
     tell_dropped(sum, json, out)
 }
 
-fn tell_dropped(dropped: Dropped, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+fn tell_dropped(dropped: Removed, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     if json {
         return Ok(writeln!(out, "{}", json!(dropped))?);
     }
-    let Dropped { images, files, bytes: freed } = dropped;
+    let Removed { images, files, bytes: freed } = dropped;
     Ok(writeln!(out, "removed {images} images and {files} other files, {}", bytes(freed))?)
 }

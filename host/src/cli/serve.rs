@@ -96,7 +96,7 @@ async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: Pull
         }
         for image in [&images.python, &images.node, &images.shell] {
             let name = image.to_string();
-            match store.prepare_with(image, Resolve::Anew, &|_| {}).await {
+            match store.prepare_with(image, Resolve::Always, &|_| {}).await {
                 Ok(_) => tracing::info!(image = name, "an image is ready"),
                 Err(fault) => {
                     let error = chain(&*fault);
@@ -105,7 +105,7 @@ async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: Pull
             }
         }
     };
-    tokio::join!(pull, store.keep_tidy());
+    tokio::join!(pull, store.evict_regularly());
 }
 
 /// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.

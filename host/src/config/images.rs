@@ -10,7 +10,7 @@ use super::{FoldersFault, Lookup, anchored, duration, xdg};
 use crate::{
     domain::image::ImageRef,
     images::{
-        cache::{ImageStoreSettings, Rules},
+        cache::{EvictionRules, ImageStoreSettings},
         registry::{PlainHosts, RegistrySettings},
     },
 };
@@ -123,9 +123,9 @@ impl ImageSettings {
 
     /// When images go.
     #[must_use]
-    pub fn rules(&self) -> Rules {
+    pub fn rules(&self) -> EvictionRules {
         let bytes_max = self.image_cache_max_mb.map(|mib| u64::from(mib) * 1024 * 1024);
-        Rules { age_max: Some(self.image_cache_max_age), bytes_max }
+        EvictionRules { age_max: Some(self.image_cache_max_age), bytes_max }
     }
 }
 

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files that are there whole or not at all.
+//! Files that appear only once they are complete.
 //!
-//! A file is written under a name of its own, locked while its writer lives, synced, and then given its final name.
-//! What a dead writer left has no lock on it any more, and the next process that opens the folder removes it. Several
-//! processes may use one folder: the first to finish a file wins, and the others take it over.
+//! A file is written under a temporary name, locked while its writer lives, synced, and then renamed. The draft of a
+//! dead writer is no longer locked, so the next process that opens the folder removes it. Several processes may share a
+//! folder: the first to complete a file wins, and the others use that file.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -21,10 +21,10 @@ use nix::{
 use crate::files::private_folder;
 
 const DRAFT_PREFIX: &str = ".draft-";
-/// Held while a draft is made or drafts are swept, so that no draft is seen between its creation and its lock.
+/// Locked to create a draft or to remove dead ones, so that a draft is never seen between its creation and its lock.
 const LOCK_NAME: &str = ".lock";
 
-/// A folder of drafts could not be used.
+/// An operation in a folder of drafts failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation} {path}")]
 pub struct DraftFault {
@@ -38,20 +38,20 @@ fn fault(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Draf
     move |source| DraftFault { operation, path, source }
 }
 
-/// A folder whose files are made as drafts.
+/// A folder of files that are written as drafts.
 #[derive(Debug)]
 pub(crate) struct DraftFolder {
     folder: PathBuf,
 }
 
 impl DraftFolder {
-    /// Makes the folder if it is not there, and removes what dead processes left in it.
+    /// Creates the folder if absent, and removes the drafts of dead processes.
     pub(crate) fn open(folder: PathBuf) -> Result<Self, DraftFault> {
-        private_folder::ensure(&folder).map_err(fault("make the folder", &folder))?;
+        private_folder::ensure(&folder).map_err(fault("create the folder", &folder))?;
         let folder = Self { folder };
         let swept = folder.sweep()?;
         if swept > 0 {
-            tracing::info!(swept, folder = %folder.folder.display(), "removed unfinished files of processes that ended");
+            tracing::info!(swept, folder = %folder.folder.display(), "removed unfinished files of dead processes");
         }
         Ok(folder)
     }
@@ -60,7 +60,7 @@ impl DraftFolder {
         &self.folder
     }
 
-    /// Starts a file; dropping the draft removes it.
+    /// Creates a draft; dropping it removes the file.
     pub(crate) fn draft(&self) -> Result<Draft, DraftFault> {
         let _lock = self.lock()?;
         let path = self.folder.join(format!("{DRAFT_PREFIX}{}", uuid::Uuid::new_v4()));
@@ -70,13 +70,13 @@ impl DraftFolder {
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .map_err(fault("make", &path))?;
+            .map_err(fault("create", &path))?;
         let draft = Draft { file, path, published: false };
         draft.file.lock().map_err(fault("lock", &draft.path))?;
         Ok(draft)
     }
 
-    /// Removes what dead processes left in a folder that another version uses, if it is there.
+    /// Removes the drafts of dead processes from a folder of another version.
     pub(crate) fn sweep_other(folder: PathBuf) -> Result<(), DraftFault> {
         Self { folder }.sweep().map(drop)
     }
@@ -92,14 +92,16 @@ impl DraftFolder {
             }
             match sweep_draft(&entry.path()) {
                 Ok(removed) => swept += u32::from(removed),
-                // It must not keep a server from its start.
-                Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "an unfinished file stays"),
+                // A server must start nevertheless.
+                Err(fault) => {
+                    tracing::warn!(error = &fault as &dyn std::error::Error, "failed to remove an unfinished file")
+                }
             }
         }
         Ok(swept)
     }
 
-    /// Held until the file is dropped; it is held for moments only.
+    /// Returns a lock that is held until it drops. All holders are short.
     fn lock(&self) -> Result<File, DraftFault> {
         let path = self.folder.join(LOCK_NAME);
         let file = OpenOptions::new()
@@ -114,11 +116,11 @@ impl DraftFolder {
     }
 }
 
-/// Removes a draft whose writer is gone, and says whether it did.
+/// Removes a draft whose writer is dead, and returns whether it did.
 fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
     let file = match File::open(path) {
         Ok(file) => file,
-        // Its writer has just published or dropped it.
+        // Its writer published or dropped it just now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fault("open", path)(error)),
     };
@@ -134,7 +136,7 @@ fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
     }
 }
 
-/// A file that is being written.
+/// A file that is being written; dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct Draft {
     file: File,
@@ -147,19 +149,19 @@ impl Draft {
         &self.file
     }
 
-    /// Its name until it is published, for programs that want one.
+    /// The temporary path, for programs that write the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives the file its name, after which it survives a crash; a file that is already there stays.
+    /// Renames the file to its final name and syncs it; an existing file is kept.
     pub(crate) fn publish(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         match renameat2(AT_FDCWD, &self.path, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => self.published = true,
-            // Another process was faster; its file has the same content, and it may be in use.
+            // Another process was faster. Its file has the same content, and may be in use.
             Err(Errno::EEXIST) => {}
-            // Some file systems lack the flag. Replacing is safe too: who has the old file open keeps it.
+            // Some file systems lack the flag. Replacing is safe too: processes that have the old file open keep it.
             Err(Errno::EINVAL | Errno::ENOSYS) => {
                 fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;
                 self.published = true;
@@ -169,7 +171,7 @@ impl Draft {
         sync_folder_of(to)
     }
 
-    /// Gives the file its name, in place of a file that has it; whoever looks sees the one or the other.
+    /// Renames the file to its final name and syncs it; atomically replaces an existing file.
     pub(crate) fn replace(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;

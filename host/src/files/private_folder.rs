@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Folders that nobody but this user can change: what lies in them is opened, executed from and deleted without a
-//! further look.
+//! Folders that only this user can change: their files are opened, executed and deleted without further checks.
 
 use std::{
     fs::{self, DirBuilder, Metadata},
@@ -10,27 +9,27 @@ use std::{
     path::Path,
 };
 
-/// Write permission of the group and of everyone else.
+/// Write permission of the group and of others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Why a folder cannot be trusted.
+/// The reason why a folder is not trusted.
 #[derive(Debug, thiserror::Error)]
 enum Distrust {
-    #[error("it is not a folder (symbolic links are not followed)")]
+    #[error("not a folder (symbolic links are not followed)")]
     NotAFolder,
-    #[error("it belongs to user {owner}, and this is user {user}")]
+    #[error("owned by user {owner}; must be owned by user {user}")]
     Owner { owner: u32, user: u32 },
-    #[error("other users can write to it (mode {mode:03o}); chmod go-w it")]
+    #[error("other users can write to it (mode {mode:03o}); run chmod go-w on it")]
     Writable { mode: u32 },
 }
 
-/// Makes the folder, and those above it, for this user's eyes only. One that is there already must be this user's, and
-/// others must not be able to write to it.
+/// Creates the folder and its parents with mode 0700. An existing folder must be owned by this user and not be writable
+/// for others.
 ///
 /// # Errors
-/// What the system says, or why the folder cannot be trusted.
+/// If the folder cannot be created or is not trusted.
 pub(crate) fn ensure(path: &Path) -> io::Result<()> {
-    // A link that points nowhere is not made whole.
+    // The target of a dangling link is not created.
     if let Err(fault) = DirBuilder::new().mode(0o700).recursive(true).create(path)
         && fault.kind() != io::ErrorKind::AlreadyExists
     {
@@ -51,7 +50,7 @@ pub(crate) fn ensure(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file is this user's, and nobody else can write to it.
+/// Returns whether this user owns a file and others cannot write to it.
 pub(crate) fn is_own(found: &Metadata) -> bool {
     found.uid() == rustix::process::geteuid().as_raw() && found.mode() & WRITABLE_BY_OTHERS == 0
 }
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_made_private_and_taken_again() {
+    fn creates_a_private_folder_and_accepts_it_again() {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("a/b");
         ensure(&path).unwrap();
@@ -72,15 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_can_write_to_or_a_link_is_refused() {
+    fn rejects_writable_folders_and_links() {
         let above = tempfile::tempdir().unwrap();
         let open = above.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(ensure(&open).unwrap_err().to_string(), "other users can write to it (mode 770); chmod go-w it");
+        let expected = "other users can write to it (mode 770); run chmod go-w on it";
+        assert_eq!(ensure(&open).unwrap_err().to_string(), expected);
         let link = above.path().join("link");
         symlink(above.path(), &link).unwrap();
-        let refusal = "it is not a folder (symbolic links are not followed)";
-        assert_eq!(ensure(&link).unwrap_err().to_string(), refusal);
+        let expected = "not a folder (symbolic links are not followed)";
+        assert_eq!(ensure(&link).unwrap_err().to_string(), expected);
     }
 }

@@ -1,19 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Registries: what is asked of them, and how far they are trusted.
+//! The registry client.
 //!
 //! ```text
-//!  connect ─ challenge ─ credentials ─ token ─┬─ manifests: small, read here, within limits
+//!  connect ─ challenge ─ credentials ─ token ─┬─ manifests: read into memory, within limits
 //!                                             └─ blobs: streamed, resumed, verified by their digests
 //! ```
 //!
-//! Everything is asked for by one client, with one answer to how much is read, where a registry may send us, and who
-//! hears a password. The crate `oci-client` has the words of a registry's refusals.
+//! One HTTP client sends all requests, so one place decides how much is read, which redirects are followed, and which
+//! hosts get a password. The crate `oci-client` only parses the error documents of registries.
 
 mod blob;
 mod challenge;
+mod credential;
+mod credential_files;
 mod credential_helper;
-mod credentials;
 mod document;
 mod fault;
 mod plain;
@@ -26,34 +27,34 @@ use reqwest::{RequestBuilder, Url, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{RwLock, Semaphore};
 
-use self::{challenge::Challenge, credentials::Credential};
+use self::{challenge::Challenge, credential::Credential};
 pub use self::{fault::RegistryFault, plain::PlainHosts};
 use crate::domain::image::RegistryRef;
 
-/// A registry that cannot be connected to by then is not there.
+/// Longer than any TCP and TLS handshake takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence in the middle of an answer; slow registries begin to answer after a second or two.
+/// Silence within a response; slow registries start to respond after a second or two.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// From hosts to hosts on the way to a document or a blob. Registries need one.
+/// Redirects of one request. Registries need one.
 const REDIRECTS_MAX: usize = 5;
 
-/// Blobs that are downloaded at once, by all pulls together: more do not come faster over one line.
+/// Concurrent downloads of all pulls together: more are not faster over one line.
 const DOWNLOADS_AT_ONCE: usize = 6;
 
 const USER_AGENT: &str = concat!("waggle/", env!("CARGO_PKG_VERSION"));
 
-/// What an operator says about registries.
+/// Settings of the registry client.
 #[derive(Clone, Debug, Default)]
 pub struct RegistrySettings {
-    /// Registries that may be spoken to without TLS, besides those on this machine.
+    /// Registries that may be reached without TLS, in addition to those on this machine.
     pub plain: PlainHosts,
-    /// Files with credentials, the first that has some for a registry wins.
+    /// Files with credentials; the first one with an entry for a registry wins.
     pub auth_files: Vec<PathBuf>,
 }
 
-/// The way to all registries.
+/// A client for all registries.
 #[derive(Debug)]
 pub(super) struct Registries {
     settings: RegistrySettings,
@@ -66,8 +67,8 @@ impl Registries {
         Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
     }
 
-    /// The client, made when a registry is first asked for something: a host without any CA certificate has no use for
-    /// it, and serves images of its own all the same.
+    /// The client, created with the first request: it fails on a host without CA certificates, which can still use
+    /// local images.
     fn http(&self) -> Result<&reqwest::Client, RegistryFault> {
         if let Some(http) = self.http.get() {
             return Ok(http);
@@ -77,33 +78,33 @@ impl Registries {
     }
 
     fn new_client(&self) -> Result<reqwest::Client, RegistryFault> {
-        // Whoever was first has chosen the same.
+        // An error means that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = self.settings.plain.clone();
         reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
-            // Credentials do not go along to another host: reqwest takes them off.
+            // On a redirect to another host, reqwest removes the credentials.
             .redirect(redirect::Policy::custom(move |attempt| {
                 if attempt.previous().len() > REDIRECTS_MAX {
-                    return attempt.error("it redirects too often");
+                    return attempt.error("too many redirects");
                 }
-                if attempt.previous().first().is_some_and(|asked| plain.may_lead(asked, attempt.url())) {
+                if attempt.previous().first().is_some_and(|first| plain.allows_redirect(first, attempt.url())) {
                     return attempt.follow();
                 }
-                attempt.error("it redirects to plain HTTP, or to an address of this machine or its wire")
+                attempt.error("redirect to plain HTTP, or to a loopback or link-local address")
             }))
             .build()
             .map_err(|source| RegistryFault::Tls { source })
     }
 
-    /// Finds out how to speak to the image's registry, and gets the right to pull if that takes one.
+    /// Finds the registry's scheme and challenge, and obtains a token if it requires one.
     pub(super) async fn connect(&self, image: &RegistryRef) -> Result<Session<'_>, RegistryFault> {
         let reference = image.reference().clone();
         let registry = reference.resolve_registry().to_owned();
         let (base, challenge) = self.challenge(&registry).await?;
-        let credential = credentials::find(&registry, &self.settings.auth_files).await;
+        let credential = credential_files::find(&registry, &self.settings.auth_files).await;
         let target = Target { reference, registry, base, credential };
         let access = self.access(&target, challenge).await?;
         Ok(Session { registries: self, target, access: RwLock::new(access) })
@@ -127,13 +128,13 @@ impl Registries {
     }
 }
 
-/// What is pulled, and from where.
+/// The image to pull, and its registry.
 #[derive(Debug)]
 struct Target {
     reference: Reference,
-    /// Its host, and port if it has one.
+    /// Host, and port if the reference has one.
     registry: String,
-    /// `https://registry/v2/`, or `http:` where that may be.
+    /// `https://registry/v2/`, or `http:` where that is allowed.
     base: Url,
     credential: Credential,
 }
@@ -143,12 +144,12 @@ impl Target {
         RegistryFault::Unauthorized {
             image: self.reference.to_string(),
             registry: self.registry.clone(),
-            credentials: self.credential.told(),
+            credentials: self.credential.describe(),
         }
     }
 }
 
-/// The right to pull one image.
+/// Authorization to pull one image.
 #[derive(Clone, Debug)]
 enum Access {
     Anonymous,
@@ -156,7 +157,7 @@ enum Access {
     Password { user: SecretString, password: SecretString },
 }
 
-/// A pull's way to its registry.
+/// The connection of one pull to its registry.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     registries: &'a Registries,
@@ -165,7 +166,7 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Gets the right to pull once more: tokens are good for some minutes, and an image can take longer.
+    /// Obtains a new token: tokens are valid for some minutes, and a pull can take longer.
     async fn renew(&self) -> Result<(), RegistryFault> {
         let (_, challenge) = self.registries.challenge(&self.target.registry).await?;
         let access = self.registries.access(&self.target, challenge).await?;
@@ -173,7 +174,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Asks for one of the image's `manifests` or `blobs`.
+    /// Builds a request for one of the image's `manifests` or `blobs`.
     async fn get(&self, kind: &str, name: &str) -> Result<RequestBuilder, RegistryFault> {
         let url = self.target.base.join(&format!("{}/{kind}/{name}", self.target.reference.repository()));
         let url = url.map_err(|_| RegistryFault::Address { registry: self.target.registry.clone() })?;
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_right_to_pull_hides_its_secrets() {
+    fn debug_output_hides_secrets() {
         let secret = || SecretString::from("honey");
         let shown = [
             format!("{:#?}", Access::Token(secret())),

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where passwords and tokens go, and where they do not.
+//! The hosts that passwords and tokens are sent to.
 
 use std::fs;
 
@@ -15,11 +15,11 @@ use waggle::images::{
 use crate::{
     layout::{Layer, Layout},
     pulling::{image, pull, store},
-    registry::{Manners, Registry},
+    registry::{Behaviour, Registry},
 };
 
-/// A store that knows a password for a registry.
-fn knowing(layout: &Layout, registry: &str) -> ImageStore {
+/// A store with a password for a registry.
+fn store_with_password(layout: &Layout, registry: &str) -> ImageStore {
     let file = layout.cache().with_file_name("auth.json");
     let auth = STANDARD.encode("bee:honey");
     fs::write(&file, json!({"auths": {registry: {"auth": auth}}}).to_string()).unwrap();
@@ -33,81 +33,84 @@ fn basic() -> String {
 }
 
 #[tokio::test]
-async fn a_password_opens_a_registry_and_is_not_shown_to_one_that_does_not_ask() {
+async fn password_is_sent_only_to_a_registry_that_requires_it() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    registry.manners().challenge = Some(("Basic realm=\"hive\"".to_owned(), basic()));
+    registry.behaviour().challenge = Some(("Basic realm=\"hive\"".to_owned(), basic()));
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     let advice = format!(
         "no credentials for it were found; check the image's name, or log in with `docker login {}`",
         registry.host
     );
     assert!(fault.contains(&advice), "{fault}");
-    let knowing = knowing(&layout, &registry.host);
-    assert_eq!(pull(&knowing, &reference).await.unwrap(), "x");
+    let store = store_with_password(&layout, &registry.host);
+    assert_eq!(pull(&store, &reference).await.unwrap(), "x");
 
     let open = Layout::new();
     let other = Registry::start(&open).await;
-    let knowing = self::knowing(&open, &other.host);
-    assert_eq!(pull(&knowing, &other.tag("v1", &image(&open, "y").1)).await.unwrap(), "y");
-    assert!(other.asked().iter().all(|asked| asked.authorization.is_none()), "{:?}", other.asked());
+    let store = store_with_password(&open, &other.host);
+    assert_eq!(pull(&store, &other.tag("v1", &image(&open, "y").1)).await.unwrap(), "y");
+    assert!(other.requests().iter().all(|request| request.authorization.is_none()), "{:?}", other.requests());
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told() {
+async fn wrong_password_is_reported() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    registry.manners().challenge = Some(("Basic realm=\"hive\"".to_owned(), "Basic other".to_owned()));
-    let fault = pull(&knowing(&layout, &registry.host), &reference).await.unwrap_err();
-    assert!(fault.contains("the credentials that were found for it do not do"), "{fault}");
+    registry.behaviour().challenge = Some(("Basic realm=\"hive\"".to_owned(), "Basic other".to_owned()));
+    let fault = pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap_err();
+    assert!(fault.contains("the credentials that were found for it were rejected"), "{fault}");
     assert!(!fault.contains("honey"), "{fault}");
 }
 
 #[tokio::test]
-async fn a_token_is_fetched_with_the_password_and_used_in_its_place() {
+async fn password_is_exchanged_for_a_token() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
     let challenge = format!("Bearer realm=\"http://{}/token\",service=\"hive\"", registry.host);
-    registry.manners().challenge = Some((challenge, "Bearer wax".to_owned()));
-    registry.manners().other = Some(r#"{"token":"wax"}"#.to_owned());
-    assert_eq!(pull(&knowing(&layout, &registry.host), &reference).await.unwrap(), "x");
-    for asked in registry.asked() {
-        match asked.authorization.as_deref() {
-            Some("Bearer wax") => assert!(asked.path.starts_with("/v2/bees/hive/"), "{asked:?}"),
-            Some(other) => assert_eq!((asked.path.as_str(), other), ("/token", &*basic())),
-            None => assert_eq!(asked.path, "/v2/"),
+    registry.behaviour().challenge = Some((challenge, "Bearer wax".to_owned()));
+    registry.behaviour().other = Some(r#"{"token":"wax"}"#.to_owned());
+    assert_eq!(pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap(), "x");
+    for request in registry.requests() {
+        match request.authorization.as_deref() {
+            Some("Bearer wax") => assert!(request.path.starts_with("/v2/bees/hive/"), "{request:?}"),
+            Some(other) => assert_eq!((request.path.as_str(), other), ("/token", &*basic())),
+            None => assert_eq!(request.path, "/v2/"),
         }
     }
 }
 
 #[tokio::test]
-async fn a_password_does_not_go_to_a_realm_on_another_host() {
+async fn password_is_not_sent_to_a_realm_on_another_host() {
     let layout = Layout::new();
     let (registry, stranger) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let reference = registry.tag("v1", &image(&layout, "x").1);
     let realm = format!("http://{}/token", stranger.host.replace("127.0.0.1", "localhost"));
-    registry.manners().challenge = Some((format!("Bearer realm=\"{realm}\""), "Bearer wax".to_owned()));
-    let fault = pull(&knowing(&layout, &registry.host), &reference).await.unwrap_err();
-    assert!(fault.contains("wants its credentials sent to") && fault.contains("they were not sent"), "{fault}");
-    assert_eq!(stranger.asked(), []);
+    registry.behaviour().challenge = Some((format!("Bearer realm=\"{realm}\""), "Bearer wax".to_owned()));
+    let fault = pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap_err();
+    assert!(
+        fault.contains("uses the token service") && fault.contains("the credentials were not sent there"),
+        "{fault}"
+    );
+    assert_eq!(stranger.requests(), []);
 }
 
 #[tokio::test]
-async fn credentials_stay_behind_where_a_registry_sends_its_readers_on() {
+async fn credentials_are_removed_on_redirects() {
     let layout = Layout::new();
     let (registry, elsewhere) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let manifest = image(&layout, "x").1;
     let reference = registry.tag("v1", &manifest);
     elsewhere.tag("v1", &manifest);
     let address = Some(format!("http://{}", elsewhere.host));
-    registry.manners().challenge = Some(("Basic realm=\"hive\"".to_owned(), basic()));
-    registry.manners().blobs_at = address.clone();
-    registry.manners().manifests_at = address;
-    assert_eq!(pull(&knowing(&layout, &registry.host), &reference).await.unwrap(), "x");
-    let paths: Vec<_> = elsewhere.asked().into_iter().map(|asked| (asked.path, asked.authorization)).collect();
+    registry.behaviour().challenge = Some(("Basic realm=\"hive\"".to_owned(), basic()));
+    registry.behaviour().blobs_at = address.clone();
+    registry.behaviour().manifests_at = address;
+    assert_eq!(pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap(), "x");
+    let paths: Vec<_> = elsewhere.requests().into_iter().map(|request| (request.path, request.authorization)).collect();
     assert!(
         paths.iter().any(|(path, _)| path.contains("/blobs/"))
             && paths.iter().any(|(path, _)| path.contains("/manifests/"))
@@ -116,30 +119,30 @@ async fn credentials_stay_behind_where_a_registry_sends_its_readers_on() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_elsewhere_without_tls_is_not_fetched() {
+async fn rejects_redirect_to_plain_http() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    registry.manners().manifests_at = Some("http://hive.invalid".to_owned());
+    registry.behaviour().manifests_at = Some("http://hive.invalid".to_owned());
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
-    assert!(fault.contains("it redirects to plain HTTP"), "{fault}");
+    assert!(fault.contains("redirect to plain HTTP"), "{fault}");
 }
 
 #[tokio::test]
-async fn what_another_host_says_is_not_told_nor_where_it_was_asked() {
+async fn errors_do_not_quote_redirect_targets() {
     let layout = Layout::new();
     let (registry, elsewhere) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    registry.manners().blobs_at = Some(format!("http://{}/signature", elsewhere.host));
-    elsewhere.manners().blob_status = Some(StatusCode::GONE);
+    registry.behaviour().blobs_at = Some(format!("http://{}/signature", elsewhere.host));
+    elsewhere.behaviour().blob_status = Some(StatusCode::GONE);
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     assert!(fault.contains("410 Gone"), "{fault}");
     assert!(!fault.contains("honey") && !fault.contains("signature"), "{fault}");
 }
 
-/// `0.0.0.0` leads to this machine, and is no loopback address.
+/// `0.0.0.0` reaches this machine, but is not a loopback address.
 #[tokio::test]
-async fn a_registry_elsewhere_leads_nobody_to_this_machine() {
+async fn rejects_redirects_to_this_machine() {
     let layout = Layout::new();
     let (registry, stranger) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let manifest = image(&layout, "x").1;
@@ -150,23 +153,23 @@ async fn a_registry_elsewhere_leads_nobody_to_this_machine() {
     let settings = ImageStoreSettings { cache_dir: layout.cache(), registries, ..ImageStoreSettings::default() };
     let store = ImageStore::with_settings(settings).unwrap();
     let address = Some(format!("http://{}", stranger.host));
-    registry.manners().manifests_at = address.clone();
+    registry.behaviour().manifests_at = address.clone();
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains("it redirects to plain HTTP, or to an address of this machine"), "{fault}");
-    *registry.manners() = Manners { blobs_at: address, ..Manners::default() };
+    assert!(fault.contains("redirect to plain HTTP, or to a loopback or link-local address"), "{fault}");
+    *registry.behaviour() = Behaviour { blobs_at: address, ..Behaviour::default() };
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains("it redirects to plain HTTP, or to an address of this machine"), "{fault}");
+    assert!(fault.contains("redirect to plain HTTP, or to a loopback or link-local address"), "{fault}");
     let challenge = format!("Bearer realm=\"http://{}/token\"", stranger.host);
-    *registry.manners() = Manners { challenge: Some((challenge, "Bearer wax".to_owned())), ..Manners::default() };
+    *registry.behaviour() = Behaviour { challenge: Some((challenge, "Bearer wax".to_owned())), ..Behaviour::default() };
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains("which is another site or not safe"), "{fault}");
-    assert_eq!(stranger.asked(), []);
-    *registry.manners() = Manners::default();
+    assert!(fault.contains("which is on another site or not encrypted"), "{fault}");
+    assert_eq!(stranger.requests(), []);
+    *registry.behaviour() = Behaviour::default();
     assert_eq!(pull(&store, &reference).await.unwrap(), "x");
 }
 
 #[tokio::test]
-async fn a_layers_own_addresses_are_never_asked() {
+async fn urls_of_layers_are_never_requested() {
     let layout = Layout::new();
     let (registry, stranger) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let mut layer = layout.blob(
@@ -178,7 +181,7 @@ async fn a_layers_own_addresses_are_never_asked() {
     let reference = registry.tag("v1", &layout.manifest(&[layer]));
     let path = layout.path().join("blobs").join(digest.replace(':', "/"));
     fs::rename(&path, path.with_extension("away")).unwrap();
-    let fault = pull(&knowing(&layout, &registry.host), &reference).await.unwrap_err();
-    assert!(fault.contains("said no"), "{fault}");
-    assert_eq!(stranger.asked(), []);
+    let fault = pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap_err();
+    assert!(fault.contains("failed to send a blob: 404 Not Found"), "{fault}");
+    assert_eq!(stranger.requests(), []);
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What of an entry survives: owners, modes, times, attributes, devices, long names, compression.
+//! Attributes of entries that a merge keeps: owners, modes, times, extended attributes, devices, long names.
 
 use std::{
     fs::{self, File},
@@ -64,7 +64,7 @@ async fn devices_and_pipes_are_kept() {
 }
 
 #[tokio::test]
-async fn attributes_are_kept_save_for_acls_and_overlays() {
+async fn attributes_are_kept_except_acls_and_overlayfs_marks() {
     let capability = b"\x01\0\0\x02\0\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let layer = Layer::new()
         .pax(&[
@@ -112,7 +112,7 @@ async fn names_outside_ascii_are_kept() {
 }
 
 #[tokio::test]
-async fn each_compression_gives_the_same() {
+async fn all_compressions_give_the_same_content() {
     let content = Layer::new().file("a", &"text ".repeat(1000)).tar();
     let (first, second) = content.split_at(700);
     for (suffix, blob) in [
@@ -130,11 +130,11 @@ async fn each_compression_gives_the_same() {
     }
 }
 
-/// A layer that GNU tar has made of one file with many holes, and the file's content.
+/// A layer that GNU tar made of one file with many holes, and the file's content.
 fn sparse_layer(options: &[&str]) -> (Vec<u8>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let file = File::create(folder.path().join("holes")).unwrap();
-    // More parts than fit the header, and than fit the first block behind it; the last one is a hole.
+    // More parts than fit into the header and the first block after it; the last part is a hole.
     let bytes = 64 << 20;
     file.set_len(bytes).unwrap();
     for at in 0..40 {
@@ -148,12 +148,12 @@ fn sparse_layer(options: &[&str]) -> (Vec<u8>, Vec<u8>) {
         .output()
         .unwrap();
     assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-    assert!((tar.stdout.len() as u64) < bytes / 10, "tar has made no holes: {}", tar.stdout.len());
+    assert!((tar.stdout.len() as u64) < bytes / 10, "tar wrote no holes: {}", tar.stdout.len());
     (tar.stdout, fs::read(folder.path().join("holes")).unwrap())
 }
 
 #[tokio::test]
-async fn sparse_files_of_each_kind_come_back_whole() {
+async fn sparse_files_of_all_formats_are_restored() {
     for options in [
         &["--format=gnu"][..],
         &["--format=posix", "--sparse-version=0.0"],
@@ -173,19 +173,25 @@ async fn sparse_files_of_each_kind_come_back_whole() {
 }
 
 #[tokio::test]
-async fn a_sparse_file_that_makes_no_sense_or_is_a_bomb_is_refused() {
+async fn rejects_invalid_and_huge_sparse_files() {
     let of_size = |bytes: u64| {
         Layer::new().put("s", EntryType::GNUSparse, b"", |header| {
             let header = header.as_gnu_mut().unwrap();
             header.realsize[..11].copy_from_slice(format!("{bytes:011o}").as_bytes());
         })
     };
-    let told = "the entry \"s\" is a sparse file with a map that does not fit it";
+    let invalid = "the entry \"s\" is a sparse file with an invalid map";
     for (layer, expected) in [
-        (Layer::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), told),
-        (Layer::new().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,9")]).file("s", "short"), told),
-        (Layer::new().pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9")]).file("s", "1\n0\n9\n"), told),
-        (Layer::new().pax(&[("GNU.sparse.map", b"0,x")]).file("s", ""), "the value of GNU.sparse.map is not a number"),
+        (Layer::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), invalid),
+        (Layer::new().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,9")]).file("s", "short"), invalid),
+        (
+            Layer::new().pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9")]).file("s", "1\n0\n9\n"),
+            invalid,
+        ),
+        (
+            Layer::new().pax(&[("GNU.sparse.map", b"0,x")]).file("s", ""),
+            "the value of GNU.sparse.map is invalid; must be a number",
+        ),
         (of_size(1 << 30), "it expands to more than 200 times its size"),
     ] {
         let text = chain(&Layout::of(vec![layer]).prepare().await.unwrap_err());
@@ -194,7 +200,7 @@ async fn a_sparse_file_that_makes_no_sense_or_is_a_bomb_is_refused() {
 }
 
 #[tokio::test]
-async fn unknown_kinds_are_refused() {
+async fn rejects_unknown_entry_types() {
     let layer = Layer::new().put("v", EntryType::new(b'V'), b"", |_| {});
     let text = chain(&Layout::of(vec![layer]).prepare().await.unwrap_err());
     assert!(text.contains(r#"the entry "v" has the unknown type 'V'"#), "{text}");

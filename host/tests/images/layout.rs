@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! OCI layouts made by code, and what an independent reader finds in the EROFS images that come of them.
+//! Generated OCI layouts, and an independent reader of the resulting EROFS images.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use waggle::images::cache::{ImageStore, PrepareFault, PreparedImage};
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Where merged images lie in the cache.
+/// The folder of merged images in the cache.
 pub(crate) const MERGED: &str = "merged-v2";
 
 /// A layer's archive.
@@ -32,7 +32,7 @@ impl Layer {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    /// The name goes in as it is, however wrong it is; `change` sees the header last.
+    /// Adds an entry without checking its name; `change` edits the header last.
     pub(crate) fn put(mut self, name: &str, kind: EntryType, content: &[u8], change: impl Fn(&mut Header)) -> Self {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -64,7 +64,7 @@ impl Layer {
         self.put(name, EntryType::Link, b"", |header| header.set_link_name_literal(target).unwrap())
     }
 
-    /// Extended headers for the entry that follows.
+    /// Adds extended headers for the next entry.
     pub(crate) fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
         self.0.append_pax_extensions(records.iter().copied()).unwrap();
         self
@@ -85,7 +85,7 @@ pub(crate) fn zstd(content: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(Cursor::new(content), 1).unwrap()
 }
 
-/// A layout's folder, with a cache beside it.
+/// A layout's folder, and a cache folder.
 pub(crate) struct Layout {
     folder: TempDir,
 }
@@ -157,7 +157,7 @@ impl Layout {
         self.prepare_tag("").await
     }
 
-    /// `tag` with its colon.
+    /// Prepares the image with this tag; `tag` starts with a colon.
     pub(crate) async fn prepare_tag(&self, tag: &str) -> Result<PreparedImage, Arc<PrepareFault>> {
         let image = format!("oci:{}{tag}", self.path().display()).parse().unwrap();
         ImageStore::open(self.cache()).unwrap().prepare(&image).await
@@ -174,7 +174,7 @@ pub(crate) fn for_platform(mut descriptor: Value, os: &str, architecture: &str) 
     descriptor
 }
 
-/// Runs a tool of erofs-utils, which shares no code with what wrote the image.
+/// Runs a tool of erofs-utils, which shares no code with our writer.
 fn erofs_tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -185,7 +185,7 @@ fn erofs_tool(program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// What an image holds, by path: `755/`, `644 CONTENT` or `-> TARGET`.
+/// The entries of an image by path: `755/`, `644 CONTENT` or `-> TARGET`.
 pub(crate) fn tree(erofs: &Path) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -215,7 +215,7 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What `dump.erofs` says of one inode, with its columns one space apart.
+/// The output of `dump.erofs` for an inode, with single spaces between its columns.
 pub(crate) fn inode(erofs: &Path, path: &str) -> String {
     let text = erofs_tool("dump.erofs", &[&format!("--path={path}"), erofs.to_str().unwrap()]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")

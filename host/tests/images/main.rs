@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The image store, from layouts made by code to EROFS images read by erofs-utils.
+//! Tests of the image store: from generated layouts and registries to EROFS images, which erofs-utils read.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How layers add up.
+//! The rules of merging layers.
 
 use waggle::causes::chain;
 
@@ -17,7 +17,7 @@ fn check(layers: Vec<Layer>, expected: &[(&str, &str)]) {
 }
 
 #[track_caller]
-fn check_refused(layers: Vec<Layer>, expected: &str) {
+fn check_rejected(layers: Vec<Layer>, expected: &str) {
     let layout = Layout::of(layers);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let fault = runtime.block_on(layout.prepare()).unwrap_err();
@@ -26,7 +26,7 @@ fn check_refused(layers: Vec<Layer>, expected: &str) {
 }
 
 #[test]
-fn an_upper_file_replaces_a_lower_one() {
+fn upper_file_replaces_a_lower_one() {
     check(
         vec![Layer::new().file("a", "old").file("b", "kept"), Layer::new().file("a", "new")],
         &[("a", "644 new"), ("b", "644 kept")],
@@ -34,17 +34,17 @@ fn an_upper_file_replaces_a_lower_one() {
 }
 
 #[test]
-fn the_later_of_two_entries_in_a_layer_wins() {
+fn later_of_two_entries_in_a_layer_wins() {
     check(vec![Layer::new().file("a", "first").file("./a", "second")], &[("a", "644 second")]);
 }
 
 #[test]
-fn an_image_may_have_no_layers() {
+fn image_may_have_no_layers() {
     check(vec![], &[]);
 }
 
 #[test]
-fn a_whiteout_takes_a_file_or_a_whole_folder() {
+fn whiteout_removes_a_file_or_a_whole_folder() {
     check(
         vec![
             Layer::new().file("a", "").file("keep", "").folder("d").file("d/x", "").file("d/e/y", ""),
@@ -55,7 +55,7 @@ fn a_whiteout_takes_a_file_or_a_whole_folder() {
 }
 
 #[test]
-fn a_whiteout_of_nothing_does_nothing() {
+fn whiteout_of_a_missing_name_is_ignored() {
     check(
         vec![
             Layer::new().file("a", "x"),
@@ -66,7 +66,7 @@ fn a_whiteout_of_nothing_does_nothing() {
 }
 
 #[test]
-fn a_whiteout_spares_its_own_layer_wherever_it_stands() {
+fn whiteout_spares_its_own_layer_in_any_order() {
     let lower = || Layer::new().file("d/old", "").file("e/old", "");
     check(
         vec![lower(), Layer::new().file(".wh.d", "").file("d/new", "").file("e/new", "").file(".wh.e", "")],
@@ -75,7 +75,7 @@ fn a_whiteout_spares_its_own_layer_wherever_it_stands() {
 }
 
 #[test]
-fn an_opaque_folder_loses_what_lower_layers_put_there() {
+fn opaque_whiteout_removes_entries_of_lower_layers() {
     let lower = || Layer::new().file("d/old", "").file("d/sub/old", "").file("other", "");
     let expected = [("d", "755/"), ("d/sub", "755/"), ("d/sub/new", "644 "), ("other", "644 ")];
     check(vec![lower(), Layer::new().folder("d").file("d/.wh..wh..opq", "").file("d/sub/new", "")], &expected);
@@ -83,7 +83,7 @@ fn an_opaque_folder_loses_what_lower_layers_put_there() {
 }
 
 #[test]
-fn a_whiteout_works_on_the_layers_below_only() {
+fn whiteout_affects_only_layers_below() {
     check(
         vec![Layer::new().file("a", "1"), Layer::new().file(".wh.a", ""), Layer::new().file("a", "3")],
         &[("a", "644 3")],
@@ -91,12 +91,12 @@ fn a_whiteout_works_on_the_layers_below_only() {
 }
 
 #[test]
-fn bookkeeping_of_aufs_is_left_out() {
+fn internal_files_of_aufs_are_ignored() {
     check(vec![Layer::new().folder(".wh..wh.plnk").file(".wh..wh.aufs", "").file("a", "")], &[("a", "644 ")]);
 }
 
 #[test]
-fn a_folder_over_a_folder_keeps_children_and_changes_mode() {
+fn folder_over_a_folder_keeps_children_and_changes_mode() {
     let upper = Layer::new().put("d/", tar::EntryType::Directory, b"", |header| header.set_mode(0o1777));
     check(vec![Layer::new().folder("d").file("d/x", ""), upper], &[("d", "1777/"), ("d/x", "644 ")]);
 }
@@ -113,7 +113,7 @@ fn kinds_replace_each_other() {
 }
 
 #[test]
-fn missing_parents_are_made_and_files_in_the_way_give_way() {
+fn missing_parents_are_created_and_replace_files() {
     check(
         vec![Layer::new().file("a/b/c", "x").file("f", ""), Layer::new().file("f/g", "y")],
         &[("a", "755/"), ("a/b", "755/"), ("a/b/c", "644 x"), ("f", "755/"), ("f/g", "644 y")],
@@ -121,7 +121,7 @@ fn missing_parents_are_made_and_files_in_the_way_give_way() {
 }
 
 #[test]
-fn entries_go_where_symbolic_links_lead() {
+fn entries_follow_symbolic_links() {
     check(
         vec![
             Layer::new().folder("usr/lib").symlink("lib", "usr/lib").symlink("abs", "/usr/lib").symlink("gone", "new"),
@@ -142,7 +142,7 @@ fn entries_go_where_symbolic_links_lead() {
 }
 
 #[test]
-fn symbolic_links_cannot_lead_out_of_the_image() {
+fn symbolic_links_cannot_leave_the_image() {
     check(
         vec![Layer::new().symlink("out", "../../../tmp").file("out/evil", "x")],
         &[("out", "-> ../../../tmp"), ("tmp", "755/"), ("tmp/evil", "644 x")],
@@ -150,10 +150,10 @@ fn symbolic_links_cannot_lead_out_of_the_image() {
 }
 
 #[test]
-fn symbolic_links_in_circles_are_refused() {
-    check_refused(
+fn rejects_circles_of_symbolic_links() {
+    check_rejected(
         vec![Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "")],
-        r#"the entry "a/x" cannot be used: more than 40 symbolic links are on its way"#,
+        r#"the entry "a/x" cannot be used: its path has more than 40 symbolic links"#,
     );
 }
 
@@ -169,30 +169,33 @@ fn hard_links_become_copies() {
 }
 
 #[test]
-fn hard_links_to_nothing_or_to_folders_are_refused() {
-    check_refused(vec![Layer::new().hard_link("b", "a")], r#"it is a hard link to "a", which is not in this layer"#);
-    check_refused(vec![Layer::new().folder("a").hard_link("b", "a")], r#"it is a hard link to the folder "a""#);
-    check_refused(vec![Layer::new().hard_link("b", "../a")], "the target of its link is wrong");
+fn rejects_hard_links_to_missing_targets_and_folders() {
+    check_rejected(
+        vec![Layer::new().hard_link("b", "a")],
+        r#"it is a hard link to "a", which was not found in this layer"#,
+    );
+    check_rejected(vec![Layer::new().folder("a").hard_link("b", "a")], r#"it is a hard link to the folder "a""#);
+    check_rejected(vec![Layer::new().hard_link("b", "../a")], "the target of its link is invalid");
 }
 
 #[test]
-fn absolute_names_mean_the_image_and_names_that_climb_are_refused() {
+fn accepts_absolute_names_and_rejects_parent_components() {
     check(vec![Layer::new().file("/etc/x", "y")], &[("etc", "755/"), ("etc/x", "644 y")]);
-    check_refused(
+    check_rejected(
         vec![Layer::new().file("etc/../../x", "y")],
-        r#"the entry "etc/../../x" cannot be used: its name is wrong: it contains the component '..'"#,
+        r#"the entry "etc/../../x" cannot be used: its name is invalid: it contains the component '..'"#,
     );
 }
 
 #[test]
-fn the_root_folder_keeps_its_place() {
+fn root_folder_cannot_be_replaced() {
     check(vec![Layer::new().folder("./").file("a", "")], &[("a", "644 ")]);
-    check_refused(vec![Layer::new().symlink("./", "x")], "it would replace the root folder");
+    check_rejected(vec![Layer::new().symlink("./", "x")], "it would replace the root folder");
 }
 
 #[test]
-fn content_of_every_size_is_right() {
-    // Around the sizes where the writer inlines, pads and goes from memory to stream.
+fn content_of_any_size_is_kept() {
+    // Around the sizes at which the writer inlines, pads, and switches from memory to a stream.
     let sizes = [0, 1, 511, 512, 4000, 4095, 4096, 4097, 8192, 65_537, 300_000];
     let content = |size: usize| "0123456789abcdef".chars().cycle().take(size).collect::<String>();
     let layer = sizes.iter().fold(Layer::new(), |layer, size| layer.file(&format!("{size:06}"), &content(*size)));
@@ -202,7 +205,7 @@ fn content_of_every_size_is_right() {
 }
 
 #[test]
-fn a_folder_may_have_many_entries() {
+fn folder_may_have_many_entries() {
     let names: Vec<String> = (0..2000).map(|at| format!("d/entry-with-a-longer-name-{at:05}")).collect();
     let layer = names.iter().fold(Layer::new(), |layer, name| layer.file(name, ""));
     let mut expected = vec![("d", "755/")];

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Images from registries: found, fetched once, taken up where they broke off, and whole or not there.
+//! Pulls from registries: resolved, downloaded once, resumed after an interruption, and complete or absent.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use waggle::{
         image::ImageRef,
         ports::{Amount, Stage},
     },
-    images::cache::{ImageStore, ImageStoreSettings, Resolve, Rules},
+    images::cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An image of one layer, whose file `a` has this content; its layer and its manifest.
+/// An image of one layer, whose file `a` has this content. Returns the layer and the manifest.
 pub(crate) fn image(layout: &Layout, content: &str) -> (Value, Value) {
     let layer = layout.blob(PLAIN, &Layer::new().file("a", content).tar());
     let manifest = layout.manifest(std::slice::from_ref(&layer));
@@ -43,8 +43,8 @@ pub(crate) async fn pull(store: &ImageStore, reference: &str) -> Result<String, 
     Ok(tree(&prepared.erofs)["a"].trim_start_matches("644 ").to_owned())
 }
 
-/// Files that are not where whole ones are.
-fn unfinished(cache: &Path) -> Vec<String> {
+/// Drafts in the cache.
+fn drafts(cache: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for folder in ["blobs", "blobs/sha256", "records", MERGED] {
         let names = fs::read_dir(cache.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
@@ -54,7 +54,7 @@ fn unfinished(cache: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn tags_and_digests_of_indexes_of_both_kinds_are_pulled() {
+async fn pulls_tags_and_digests_of_oci_and_docker_indexes() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let layers = [
@@ -82,7 +82,7 @@ async fn tags_and_digests_of_indexes_of_both_kinds_are_pulled() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_here_needs_no_network_until_it_is_pulled_again() {
+async fn cached_image_needs_no_network_until_it_is_pulled_again() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "old").1);
@@ -91,24 +91,24 @@ async fn an_image_that_is_here_needs_no_network_until_it_is_pulled_again() {
     registry.tag("v1", &image(&layout, "new").1);
     assert_eq!(pull(&store, &reference).await.unwrap(), "old");
     let parsed: ImageRef = reference.parse().unwrap();
-    store.prepare_with(&parsed, Resolve::Anew, &|_| {}).await.unwrap();
+    store.prepare_with(&parsed, Resolve::Always, &|_| {}).await.unwrap();
     assert_eq!(pull(&store, &reference).await.unwrap(), "new");
     drop(registry);
     assert_eq!(pull(&store, &reference).await.unwrap(), "new");
-    let fault = store.prepare_with(&parsed, Resolve::Anew, &|_| {}).await.unwrap_err();
+    let fault = store.prepare_with(&parsed, Resolve::Always, &|_| {}).await.unwrap_err();
     assert!(chain(&*fault).contains("failed to reach the registry 127.0.0.1:"), "{}", chain(&*fault));
     assert!(chain(&*fault).contains("skopeo copy docker://IMAGE oci:DIR:latest"), "{}", chain(&*fault));
-    // Nor did the failure cost what was here.
+    // The failed pull has removed nothing from the cache.
     assert_eq!(pull(&store, &reference).await.unwrap(), "new");
 }
 
 #[tokio::test]
-async fn an_image_that_is_used_keeps_all_that_it_needs() {
+async fn used_image_keeps_its_files() {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "bees").1);
-    let rules = Rules { age_max: Some(7 * DAY), bytes_max: None };
+    let rules = EvictionRules { age_max: Some(7 * DAY), bytes_max: None };
     let cache_dir = layout.cache().to_owned();
     let settings = ImageStoreSettings { cache_dir: cache_dir.clone(), rules, ..ImageStoreSettings::default() };
     let store = ImageStore::with_settings(settings).unwrap();
@@ -120,70 +120,70 @@ async fn an_image_that_is_used_keeps_all_that_it_needs() {
         }
     }
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
-    // The layer, which nothing needs once it has been merged.
-    let dropped = store.tidy();
-    assert_eq!((dropped.images, dropped.files), (0, 1));
+    // Only the layer is evicted, because it is not needed once it is merged.
+    let removed = store.evict();
+    assert_eq!((removed.images, removed.files), (0, 1));
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
 }
 
 #[tokio::test]
-async fn a_download_that_breaks_off_is_taken_up_where_it_broke() {
+async fn interrupted_download_is_resumed() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (layer, manifest) = image(&layout, &"x".repeat(3 << 20));
-    registry.manners().cuts = vec![100, 1 << 20, 2000];
+    registry.behaviour().cuts = vec![100, 1 << 20, 2000];
     let content = pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap();
     assert_eq!(content.len(), 3 << 20);
-    let ranges: Vec<_> = registry.asked().into_iter().filter_map(|asked| asked.range).collect();
+    let ranges: Vec<_> = registry.requests().into_iter().filter_map(|request| request.range).collect();
     assert!(ranges.iter().any(|range| range != "bytes=0-"), "{ranges:?}");
     assert_eq!(registry.times(&layer), 1 + 3);
 }
 
 #[tokio::test]
-async fn a_registry_that_knows_no_ranges_is_asked_for_everything_again() {
+async fn download_restarts_if_the_registry_ignores_ranges() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (_, manifest) = image(&layout, &"x".repeat(1 << 20));
-    *registry.manners() =
-        crate::registry::Manners { ignores_ranges: true, cuts: vec![50, 700_000], ..Default::default() };
+    *registry.behaviour() =
+        crate::registry::Behaviour { ignores_ranges: true, cuts: vec![50, 700_000], ..Default::default() };
     assert_eq!(pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap().len(), 1 << 20);
 }
 
 #[tokio::test]
-async fn a_registry_that_starts_over_and_over_is_given_up() {
+async fn download_without_progress_fails_after_its_retries() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (layer, manifest) = image(&layout, &"x".repeat(4 << 20));
     let cuts = [1 << 20, 3 << 20].repeat(10);
-    *registry.manners() = crate::registry::Manners { ignores_ranges: true, cuts, ..Default::default() };
+    *registry.behaviour() = crate::registry::Behaviour { ignores_ranges: true, cuts, ..Default::default() };
     let fault = pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap_err();
     assert!(fault.contains("end of file before message length reached"), "{fault}");
     assert_eq!(registry.times(&layer), 7);
 }
 
 #[tokio::test]
-async fn content_that_is_not_what_its_digest_names_never_counts() {
+async fn rejects_content_that_does_not_match_its_digest() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (layer, manifest) = image(&layout, "right");
     let digest = layer["digest"].as_str().unwrap().to_owned();
     let wrong = Layer::new().file("a", "wrong").tar();
-    registry.manners().instead.insert(digest.clone(), wrong.clone());
+    registry.behaviour().instead.insert(digest.clone(), wrong.clone());
     let reference = registry.tag("v1", &manifest);
     let store = store(&layout);
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains(&format!("sent something else than what has the digest {digest}")), "{fault}");
+    assert!(fault.contains(&format!("sent content that does not match the digest {digest}")), "{fault}");
     assert!(!layout.cache().join("blobs").join(digest.replace(':', "/")).exists());
-    registry.manners().instead.insert(digest.clone(), [wrong, vec![0; 512]].concat());
+    registry.behaviour().instead.insert(digest.clone(), [wrong, vec![0; 512]].concat());
     let fault = pull(&store, &reference).await.unwrap_err();
     assert!(fault.contains("sent a blob of more than"), "{fault}");
-    registry.manners().instead.clear();
+    registry.behaviour().instead.clear();
     assert_eq!(pull(&store, &reference).await.unwrap(), "right");
-    assert_eq!(unfinished(&layout.cache()), [""; 0]);
+    assert_eq!(drafts(&layout.cache()), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_blob_that_was_damaged_in_the_cache_is_dropped_and_fetched_again() {
+async fn damaged_blob_in_the_cache_is_downloaded_again() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (layer, manifest) = image(&layout, "right");
@@ -200,63 +200,63 @@ async fn a_blob_that_was_damaged_in_the_cache_is_dropped_and_fetched_again() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_and_passing_troubles_are_waited_out() {
+async fn reports_rejections_and_retries_temporary_errors() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
     let store = store(&layout);
     let fault = pull(&store, &format!("{}/bees/hive:no", registry.host)).await.unwrap_err();
     assert!(fault.contains("the registry has no image") && fault.contains("check its name and tag"), "{fault}");
-    registry.manners().blob_status = Some(StatusCode::GONE);
+    registry.behaviour().blob_status = Some(StatusCode::GONE);
     let fault = pull(&store, &reference).await.unwrap_err();
-    assert!(fault.contains("said no: 410 Gone: no honey"), "{fault}");
-    registry.manners().blob_status = Some(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(fault.contains("failed to send a blob: 410 Gone: no honey"), "{fault}");
+    registry.behaviour().blob_status = Some(StatusCode::SERVICE_UNAVAILABLE);
     let waited = async {
         let pulled = pull(&store, &reference).await;
         pulled.unwrap()
     };
     let mended = async {
-        let before = registry.asked().len();
-        until("it has been asked again and again", || registry.asked().len() >= before + 5).await;
-        registry.manners().blob_status = None;
+        let before = registry.requests().len();
+        until("it has retried", || registry.requests().len() >= before + 5).await;
+        registry.behaviour().blob_status = None;
     };
     assert_eq!(tokio::join!(waited, mended).0, "x");
 }
 
 #[tokio::test]
-async fn documents_beyond_their_limits_are_refused() {
+async fn rejects_oversized_manifests() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    registry.manners().endless_manifests = true;
+    registry.behaviour().endless_manifests = true;
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     assert!(fault.contains("sent a manifest of more than 4194304 bytes"), "{fault}");
 }
 
 #[tokio::test]
-async fn a_refusal_without_an_end_is_not_read_to_it() {
+async fn endless_error_response_is_cut() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "x").1);
-    *registry.manners() =
-        crate::registry::Manners { blob_status: Some(StatusCode::GONE), endless_refusals: true, ..Default::default() };
+    *registry.behaviour() =
+        crate::registry::Behaviour { blob_status: Some(StatusCode::GONE), endless_errors: true, ..Default::default() };
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
-    assert!(fault.contains("said no: 410 Gone"), "{fault}");
+    assert!(fault.contains("failed to send a blob: 410 Gone"), "{fault}");
 }
 
 #[tokio::test]
-async fn a_layer_that_is_too_large_is_refused_before_it_is_fetched() {
+async fn rejects_oversized_layer_before_downloading_it() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let mut layer = image(&layout, "x").0;
     layer["size"] = json!(11_u64 << 30);
     let fault = pull(&store(&layout), &registry.tag("v1", &layout.manifest(&[layer]))).await.unwrap_err();
-    assert!(fault.contains("has a layer of 11811160064 bytes, and at most 10737418240 are allowed"), "{fault}");
-    assert!(!registry.asked().iter().any(|asked| asked.path.contains("/blobs/")));
+    assert!(fault.contains("has a layer of 11811160064 bytes; at most 10737418240 are allowed"), "{fault}");
+    assert!(!registry.requests().iter().any(|request| request.path.contains("/blobs/")));
 }
 
 #[tokio::test]
-async fn callers_share_a_pull_and_it_ends_with_the_last_of_them() {
+async fn callers_share_a_pull_that_is_cancelled_with_the_last_of_them() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let (layer, manifest) = image(&layout, "x");
@@ -268,37 +268,39 @@ async fn callers_share_a_pull_and_it_ends_with_the_last_of_them() {
             async move { pull(&store, &reference).await }
         })
     };
-    // Given up by all: nothing stays, and nothing is taken for whole.
+    // All callers are dropped: the download is cancelled and its draft removed.
     registry.shut_gate().await;
     let (one, two) = (start(), start());
-    registry.blob_is_asked_for().await;
+    registry.blob_is_requested().await;
     one.abort();
     two.abort();
-    assert!(one.await.is_err() && two.await.is_err());
-    until("nothing is unfinished", || unfinished(&layout.cache()).is_empty()).await;
-    // Given up by one: the other has it, and it came once.
+    assert!(one.await.unwrap_err().is_cancelled());
+    assert!(two.await.unwrap_err().is_cancelled());
+    until("the drafts are removed", || drafts(&layout.cache()).is_empty()).await;
+    // One caller is dropped: the other gets the image, which is downloaded once.
     let before = registry.times(&layer);
     let (one, two) = (start(), start());
-    until("the layer is asked for", || registry.times(&layer) > before).await;
+    until("the layer is requested", || registry.times(&layer) > before).await;
     one.abort();
-    assert!(one.await.is_err());
+    assert!(one.await.unwrap_err().is_cancelled());
     registry.open_gate();
     assert_eq!(two.await.unwrap().unwrap(), "x");
     assert_eq!(registry.times(&layer), before + 1);
 }
 
 #[tokio::test]
-async fn a_pull_tells_how_far_it_is() {
+async fn pull_reports_progress() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, &"x".repeat(1 << 20)).1);
-    let told = std::sync::Mutex::new(Vec::new());
-    let tell = |stage| told.lock().unwrap().push(stage);
-    store(&layout).prepare_with(&reference.parse().unwrap(), Resolve::Once, &tell).await.unwrap();
-    let told = told.into_inner().unwrap();
-    let total = told.iter().find_map(|stage| if let Stage::Pull(amount) = stage { Some(amount.total) } else { None });
-    assert!(total.unwrap() > 1 << 20, "{told:?}");
-    assert!(told.windows(2).all(|pair| pair[0] < pair[1]), "{told:?}");
+    let reported = std::sync::Mutex::new(Vec::new());
+    let report = |stage| reported.lock().unwrap().push(stage);
+    store(&layout).prepare_with(&reference.parse().unwrap(), Resolve::IfUnknown, &report).await.unwrap();
+    let reported = reported.into_inner().unwrap();
+    let total =
+        reported.iter().find_map(|stage| if let Stage::Pull(amount) = stage { Some(amount.total) } else { None });
+    assert!(total.unwrap() > 1 << 20, "{reported:?}");
+    assert!(reported.windows(2).all(|pair| pair[0] < pair[1]), "{reported:?}");
     let sentence = Amount { done: 1_250_000, total: 40_000_000 }.to_string();
     assert_eq!(sentence, "1.2 of 40.0 MB");
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A registry on this machine that serves a layout's blobs, remembers what it was asked, and misbehaves when told to.
+//! A registry on this machine that serves a layout's blobs, records its requests, and can be set to misbehave.
 
 use std::{
     collections::HashMap,
@@ -28,38 +28,35 @@ use tokio::{
 
 use crate::layout::{Layout, OCI_MANIFEST};
 
-/// How long a stuck test waits before it says so.
-const STUCK: Duration = Duration::from_secs(30);
+/// After this a test fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Configurations come whole: which of an image's blobs is asked for first, nobody knows.
+/// Smaller blobs, such as configurations, are never cut: the order of requests varies.
 const CUT_BYTES_MIN: usize = 1 << 20;
 
-/// How a registry behaves.
 #[derive(Default)]
-pub(crate) struct Manners {
-    /// What it answers to who shows nothing: a `WWW-Authenticate` header, and the `Authorization` that satisfies it.
+pub(crate) struct Behaviour {
+    /// The `WWW-Authenticate` header for requests without this `Authorization`.
     pub(crate) challenge: Option<(String, String)>,
-    /// Answers with large blobs that break off after so many bytes, each once.
+    /// Interrupts responses with large blobs after these bytes, each once.
     pub(crate) cuts: Vec<usize>,
     pub(crate) ignores_ranges: bool,
-    /// Blobs (or manifests) are elsewhere: what a path is put behind.
+    /// Redirects requests for blobs (or manifests) to the path below this URL.
     pub(crate) blobs_at: Option<String>,
     pub(crate) manifests_at: Option<String>,
-    /// What it serves in place of its blobs.
+    /// Other content for these digests.
     pub(crate) instead: HashMap<String, Vec<u8>>,
-    /// A manifest without an end.
     pub(crate) endless_manifests: bool,
-    /// Blobs are answered with this status.
+    /// The status of responses to requests for blobs.
     pub(crate) blob_status: Option<StatusCode>,
-    /// And what that says has no end.
-    pub(crate) endless_refusals: bool,
-    /// An answer for paths that are neither blob nor manifest, a token's place.
+    /// The body of such a response never ends.
+    pub(crate) endless_errors: bool,
+    /// The response for paths that are neither blobs nor manifests, such as a token service's.
     pub(crate) other: Option<String>,
 }
 
-/// A request as it came.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
     pub(crate) range: Option<String>,
@@ -68,9 +65,9 @@ pub(crate) struct Asked {
 struct Shared {
     blobs: PathBuf,
     tags: Mutex<HashMap<String, Value>>,
-    manners: Mutex<Manners>,
-    asked: Mutex<Vec<Asked>>,
-    /// A permit lets one blob's answer out.
+    behaviour: Mutex<Behaviour>,
+    requests: Mutex<Vec<Request>>,
+    /// Responses with blobs wait for a permit.
     gate: Semaphore,
 }
 
@@ -88,43 +85,42 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// Serves the blobs of a layout.
     pub(crate) async fn start(layout: &Layout) -> Self {
         let shared = Arc::new(Shared {
             blobs: layout.path().join("blobs"),
             tags: Mutex::default(),
-            manners: Mutex::default(),
-            asked: Mutex::default(),
+            behaviour: Mutex::default(),
+            requests: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let app = Router::new().fallback(respond).with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { shared, host, task }
     }
 
-    /// Gives a manifest or an index a tag, and returns the reference.
+    /// Tags a manifest or an index, and returns the reference.
     pub(crate) fn tag(&self, tag: &str, descriptor: &Value) -> String {
         self.shared.tags.lock().unwrap().insert(tag.to_owned(), descriptor.clone());
         format!("{}/bees/hive:{tag}", self.host)
     }
 
-    pub(crate) fn manners(&self) -> MutexGuard<'_, Manners> {
-        self.shared.manners.lock().unwrap()
+    pub(crate) fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
+        self.shared.behaviour.lock().unwrap()
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
-    /// How often a blob was asked for.
+    /// The number of requests for a blob.
     pub(crate) fn times(&self, blob: &Value) -> usize {
         let digest = blob["digest"].as_str().unwrap();
-        self.asked().iter().filter(|asked| asked.path.ends_with(&format!("/blobs/{digest}"))).count()
+        self.requests().iter().filter(|request| request.path.ends_with(&format!("/blobs/{digest}"))).count()
     }
 
-    /// Blobs wait from now on.
+    /// Holds back all blobs until [`Self::open_gate`].
     pub(crate) async fn shut_gate(&self) {
         self.shared
             .gate
@@ -139,54 +135,54 @@ impl Registry {
         self.shared.gate.add_permits(1 << 20);
     }
 
-    /// Waits until a blob has been asked for.
-    pub(crate) async fn blob_is_asked_for(&self) {
-        let is_blob = |asked: &Asked| asked.path.contains("/blobs/");
-        until("a blob is asked for", || self.asked().iter().any(is_blob)).await;
+    /// Waits until a blob has been requested.
+    pub(crate) async fn blob_is_requested(&self) {
+        let is_blob = |request: &Request| request.path.contains("/blobs/");
+        until("a blob is requested", || self.requests().iter().any(is_blob)).await;
     }
 }
 
-/// Waits until something is so, which `what` says.
+/// Waits until `check` returns true; `what` describes it.
 pub(crate) async fn until(what: &str, check: impl Fn() -> bool) {
     let reached = async {
         while !check() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(STUCK, reached).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+    timeout(TIMEOUT, reached).await.unwrap_or_else(|_| panic!("timeout before {what}"));
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
+async fn respond(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let asked =
-        Asked { path: uri.path().to_owned(), authorization: text(header::AUTHORIZATION), range: text(header::RANGE) };
-    shared.asked.lock().unwrap().push(asked.clone());
-    let is_blob = asked.path.contains("/blobs/");
+    let request =
+        Request { path: uri.path().to_owned(), authorization: text(header::AUTHORIZATION), range: text(header::RANGE) };
+    shared.requests.lock().unwrap().push(request.clone());
+    let is_blob = request.path.contains("/blobs/");
     if is_blob {
         shared.gate.acquire().await.unwrap().forget();
         shared.gate.add_permits(1);
     }
-    let mut manners = shared.manners.lock().unwrap();
-    if let Some(other) = &manners.other
-        && !asked.path.starts_with("/v2/")
+    let mut behaviour = shared.behaviour.lock().unwrap();
+    if let Some(other) = &behaviour.other
+        && !request.path.starts_with("/v2/")
     {
         return other.clone().into_response();
     }
-    if let Some((challenge, wanted)) = &manners.challenge
-        && asked.authorization.as_ref() != Some(wanted)
+    if let Some((challenge, wanted)) = &behaviour.challenge
+        && request.authorization.as_ref() != Some(wanted)
     {
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge.clone())]).into_response();
     }
-    let elsewhere = if is_blob { &manners.blobs_at } else { &manners.manifests_at };
+    let elsewhere = if is_blob { &behaviour.blobs_at } else { &behaviour.manifests_at };
     if let Some(elsewhere) = elsewhere
-        && asked.path.len() > "/v2/".len()
+        && request.path.len() > "/v2/".len()
     {
-        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{elsewhere}{}", asked.path))])
+        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{elsewhere}{}", request.path))])
             .into_response();
     }
-    match asked.path.rsplit_once('/') {
-        Some((_, digest)) if is_blob => blob(&shared, &mut manners, digest, asked.range.as_deref()),
-        Some((_, name)) if asked.path.contains("/manifests/") => manifest(&shared, &manners, name),
+    match request.path.rsplit_once('/') {
+        Some((_, digest)) if is_blob => blob(&shared, &mut behaviour, digest, request.range.as_deref()),
+        Some((_, name)) if request.path.contains("/manifests/") => manifest(&shared, &behaviour, name),
         _ => StatusCode::OK.into_response(),
     }
 }
@@ -195,8 +191,8 @@ fn endless() -> Body {
     Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 16]))))
 }
 
-fn manifest(shared: &Shared, manners: &Manners, name: &str) -> Response {
-    if manners.endless_manifests {
+fn manifest(shared: &Shared, behaviour: &Behaviour, name: &str) -> Response {
+    if behaviour.endless_manifests {
         return endless().into_response();
     }
     let tags = shared.tags.lock().unwrap();
@@ -210,24 +206,24 @@ fn manifest(shared: &Shared, manners: &Manners, name: &str) -> Response {
     ([(header::CONTENT_TYPE, media_type)], content).into_response()
 }
 
-fn blob(shared: &Shared, manners: &mut Manners, digest: &str, range: Option<&str>) -> Response {
-    if let Some(status) = manners.blob_status {
-        return (status, if manners.endless_refusals { endless() } else { Body::from("no honey") }).into_response();
+fn blob(shared: &Shared, behaviour: &mut Behaviour, digest: &str, range: Option<&str>) -> Response {
+    if let Some(status) = behaviour.blob_status {
+        return (status, if behaviour.endless_errors { endless() } else { Body::from("no honey") }).into_response();
     }
     let stored = fs::read(shared.blobs.join(digest.replace(':', "/")));
-    let Some(content) = manners.instead.get(digest).cloned().or_else(|| stored.ok()) else {
+    let Some(content) = behaviour.instead.get(digest).cloned().or_else(|| stored.ok()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let from = range.filter(|_| !manners.ignores_ranges).map(|range| {
+    let from = range.filter(|_| !behaviour.ignores_ranges).map(|range| {
         range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')).unwrap().parse::<usize>().unwrap()
     });
     let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let rest = content[from.unwrap_or(0).min(content.len())..].to_vec();
-    if manners.cuts.is_empty() || content.len() < CUT_BYTES_MIN {
+    if behaviour.cuts.is_empty() || content.len() < CUT_BYTES_MIN {
         return (status, rest).into_response();
     }
-    // Announced whole, and broken off.
-    let cut = manners.cuts.remove(0).min(rest.len());
+    // The header has the full length, but the body is cut.
+    let cut = behaviour.cuts.remove(0).min(rest.len());
     let length = rest.len().to_string();
     let pieces = [Ok(Bytes::from(rest[..cut].to_vec())), Err(std::io::Error::other("cut"))];
     (status, [(header::CONTENT_LENGTH, length)], Body::from_stream(stream::iter(pieces))).into_response()

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The store itself: which image of a layout it takes, what it shares, what it leaves and what it clears away.
+//! The image store: how it chooses an image of a layout, shares work between callers, and evicts files.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use waggle::{
     causes::chain,
-    images::cache::{ImageStore, ImageStoreSettings, Rules},
+    images::cache::{EvictionRules, ImageStore, ImageStoreSettings},
 };
 
 use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};
@@ -38,7 +38,7 @@ async fn the_tag_decides_and_latest_is_the_default() {
 }
 
 #[tokio::test]
-async fn the_platform_is_found_in_nested_indexes_past_attestations() {
+async fn finds_the_platform_in_nested_indexes_after_attestations() {
     let layout = Layout::new();
     let image = |content: &str, architecture: &str| {
         let layer = layout.blob(PLAIN, &Layer::new().file("a", content).tar());
@@ -53,7 +53,7 @@ async fn the_platform_is_found_in_nested_indexes_past_attestations() {
 }
 
 #[tokio::test]
-async fn only_so_many_indexes_are_read_for_an_image() {
+async fn rejects_images_with_too_many_indexes() {
     let layout = Layout::new();
     let empty = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": []}));
     let outer = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": vec![empty; 64]}));
@@ -64,7 +64,7 @@ async fn only_so_many_indexes_are_read_for_an_image() {
 }
 
 #[tokio::test]
-async fn images_of_docker_are_images_too() {
+async fn accepts_docker_media_types() {
     let layout = Layout::new();
     let tar = gzip(&Layer::new().file("a", "x").tar());
     let layer = layout.blob("application/vnd.docker.image.rootfs.diff.tar.gzip", &tar);
@@ -81,7 +81,7 @@ async fn images_of_docker_are_images_too() {
 }
 
 #[tokio::test]
-async fn an_archive_gives_the_same_file_as_the_folder() {
+async fn archive_and_folder_give_the_same_file() {
     let layout = Layout::of(vec![Layer::new().file("a", "x")]);
     let from_folder = layout.prepare().await.unwrap();
     let archive = layout.cache().join("image.tar");
@@ -95,11 +95,11 @@ async fn an_archive_gives_the_same_file_as_the_folder() {
     assert_eq!(fs::read(&from_archive.erofs).unwrap(), fs::read(&from_folder.erofs).unwrap());
     fs::OpenOptions::new().write(true).open(&archive).unwrap().set_len(1000).unwrap();
     let fault = store.prepare(&image).await.unwrap_err();
-    assert!(chain(&fault).contains("is not a tar file that can be read"), "{}", chain(&fault));
+    assert!(chain(&fault).contains("as a tar file"), "{}", chain(&fault));
 }
 
 #[tokio::test]
-async fn a_merged_image_needs_its_layers_no_more() {
+async fn merged_image_does_not_need_its_layers() {
     let layout = Layout::new();
     let layer = layout.blob(PLAIN, &Layer::new().file("a", "x").tar());
     layout.index(&[layout.manifest(std::slice::from_ref(&layer))]);
@@ -112,7 +112,7 @@ async fn a_merged_image_needs_its_layers_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_one_image_get_one_file() {
+async fn callers_of_one_image_share_one_file() {
     let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(1 << 20))]);
     let image = format!("oci:{}", layout.path().display()).parse().unwrap();
     let (store, other_process) = (ImageStore::open(layout.cache()).unwrap(), ImageStore::open(layout.cache()).unwrap());
@@ -124,7 +124,7 @@ async fn callers_of_one_image_get_one_file() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_leaves_nothing_half_done() {
+async fn dropped_callers_leave_no_unfinished_files() {
     let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(8 << 20))]);
     let image: waggle::domain::image::ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
     let store = std::sync::Arc::new(ImageStore::open(layout.cache()).unwrap());
@@ -143,40 +143,40 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_or_too_much_goes_and_what_is_in_use_stays() {
+async fn evicts_old_and_surplus_images_but_none_in_use() {
     let layout = Layout::of(vec![Layer::new().file("a", "x")]);
     let used = layout.prepare().await.unwrap();
     layout.index(&[layout.manifest(&[layout.blob(PLAIN, &Layer::new().tar())])]);
     let idle = layout.prepare().await.unwrap().erofs;
-    // What another version has left.
+    // An image of another version.
     let other = layout.cache().join("merged-v0").join(idle.file_name().unwrap());
     fs::create_dir(other.parent().unwrap()).unwrap();
     fs::copy(&idle, &other).unwrap();
     let unfinished = other.with_file_name(".draft-dead");
     fs::write(&unfinished, "half").unwrap();
-    let tidy = |age_max: Option<Duration>, bytes_max| {
+    let evict = |age_max: Option<Duration>, bytes_max| {
         let settings = ImageStoreSettings {
             cache_dir: layout.cache(),
-            rules: Rules { age_max, bytes_max },
+            rules: EvictionRules { age_max, bytes_max },
             ..ImageStoreSettings::default()
         };
-        let dropped = ImageStore::with_settings(settings).unwrap().tidy();
-        (dropped.images, [&used.erofs, &idle, &other].map(|path| path.exists()))
+        let removed = ImageStore::with_settings(settings).unwrap().evict();
+        (removed.images, [&used.erofs, &idle, &other].map(|path| path.exists()))
     };
     let day = Duration::from_secs(24 * 60 * 60);
-    assert_eq!(tidy(Some(day), Some(1 << 30)), (0, [true, true, true]));
+    assert_eq!(evict(Some(day), Some(1 << 30)), (0, [true, true, true]));
     assert!(!unfinished.exists());
     for path in [&used.erofs, &other] {
         fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - 2 * day).unwrap();
     }
-    assert_eq!(tidy(Some(day), None), (1, [true, true, false]));
-    assert_eq!(tidy(None, Some(1)), (1, [true, false, false]));
+    assert_eq!(evict(Some(day), None), (1, [true, true, false]));
+    assert_eq!(evict(None, Some(1)), (1, [true, false, false]));
     drop(used.lease);
-    assert_eq!(tidy(Some(day), None), (1, [false, false, false]));
+    assert_eq!(evict(Some(day), None), (1, [false, false, false]));
 }
 
 #[tokio::test]
-async fn what_the_dead_left_is_cleared_away_and_what_the_living_write_is_not() {
+async fn removes_drafts_of_dead_processes_only() {
     let layout = Layout::of(vec![Layer::new().file("a", "x")]);
     let found = layout.prepare().await.unwrap();
     let folder = layout.cache().join(MERGED);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Why an image could not be prepared.
+//! Errors of preparing an image.
 
-use std::io;
+use std::{io, path::Path};
 
 use tokio::task::JoinError;
 
@@ -14,52 +14,31 @@ use crate::{
 /// An image could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareFault {
-    /// The image itself, or where it lies on this machine.
+    /// The image is invalid, or cannot be read on this machine.
     #[error(transparent)]
     Image(#[from] ImageFault),
-    /// It could not be pulled.
+    /// The pull failed.
     #[error("failed to pull the image {image}")]
-    Pull {
-        /// The reference.
-        image: String,
-        /// Why.
-        source: Box<RegistryFault>,
-    },
-    /// Too large to pull.
-    #[error("the image {image} has {what} of {bytes} bytes, and at most {bytes_max} are allowed")]
-    TooLarge {
-        /// The reference.
-        image: String,
-        /// What is too large.
-        what: &'static str,
-        /// Its bytes.
-        bytes: u64,
-        /// Bytes there may be.
-        bytes_max: u64,
-    },
-    /// The cache folder.
+    Pull { image: String, source: Box<RegistryFault> },
+    /// The image exceeds a limit of pulls.
+    #[error("the image {image} has {what} of {bytes} bytes; at most {bytes_max} are allowed")]
+    TooLarge { image: String, what: &'static str, bytes: u64, bytes_max: u64 },
+    /// The cache folder cannot be used.
     #[error("failed to use the image cache")]
     Cache {
-        /// Why.
         #[from]
         source: DraftFault,
     },
-    /// A file in the cache folder.
+    /// A file in the cache folder cannot be used.
     #[error("failed to {operation} {path}")]
-    CacheFile {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The work ended without a result: it panicked, or the server is shutting down.
-    #[error("the work on {what} ended without a result")]
-    Lost {
-        /// What it was about.
-        what: String,
-        /// How, if that is known.
-        source: Option<JoinError>,
-    },
+    CacheFile { operation: &'static str, path: String, source: io::Error },
+    /// The task panicked, or the server is shutting down.
+    #[error("the task for {what} ended without a result")]
+    Lost { what: String, source: JoinError },
+}
+
+/// Maps an I/O error of an operation on a file in the cache.
+pub(super) fn file_fault(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> PrepareFault {
+    let path = path.display().to_string();
+    move |source| PrepareFault::CacheFile { operation, path: path.clone(), source }
 }

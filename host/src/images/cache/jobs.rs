@@ -1,108 +1,78 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Work that several callers wait for: the first one starts it, all hear of it, and it ends with the last one's
-//! patience.
+//! Preparations that several callers wait for: the first caller starts the task, all subscribe to its progress, and the
+//! task is aborted when the last one stops waiting.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, Weak},
 };
 
-use tokio::{sync::watch, task::AbortHandle};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{PrepareFault, PreparedImage, Resolve};
-use crate::domain::{
-    image::ImageRef,
-    ports::{PortFuture, Stage},
+use super::{fault::PrepareFault, prepare::PreparedImage, progress::StageSender, pull::Resolve};
+use crate::{
+    domain::{image::ImageRef, ports::Stage},
+    mutex::lock,
 };
-use crate::mutex::lock;
 
-/// What a job comes to.
-pub(super) type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
-
-/// What callers hear.
-#[derive(Clone, Debug, Default)]
-struct News {
-    stage: Option<Stage>,
-    outcome: Option<Outcome>,
-}
-
-/// Tells all callers of a job how far it is; they hear the latest.
-#[derive(Clone, Debug)]
-pub(super) struct Teller(watch::Sender<News>);
-
-impl Teller {
-    pub(super) fn tell(&self, stage: Stage) {
-        self.0.send_modify(|news| news.stage = Some(stage));
-    }
-}
-
+type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
 type Key = (ImageRef, Resolve);
 
-/// The jobs that are under way.
+/// The running jobs.
 #[derive(Debug, Default)]
 pub(super) struct Jobs(Mutex<HashMap<Key, Weak<Job>>>);
 
-/// One job; dropping the last handle ends it.
+/// A running preparation; dropping the last handle aborts it.
 #[derive(Debug)]
 pub(super) struct Job {
-    news: watch::Receiver<News>,
-    task: AbortHandle,
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    outcome: Shared<BoxFuture<'static, Outcome>>,
+    stages: watch::Receiver<Option<Stage>>,
 }
 
 impl Jobs {
-    /// Joins the job of this key, or starts it with the work that `start` makes.
-    pub(super) fn join(
-        &self,
-        key: Key,
-        start: impl FnOnce(Teller) -> PortFuture<'static, Result<PreparedImage, PrepareFault>>,
-    ) -> Arc<Job> {
-        let mut running = lock(&self.0);
-        running.retain(|_, job| job.strong_count() > 0);
-        let under_way = running.get(&key).and_then(Weak::upgrade);
-        // One that is over but still being heard of says nothing about now.
-        if let Some(job) = under_way.filter(|job| job.news.borrow().outcome.is_none()) {
+    /// Joins the job of this key, or starts it with the future that `start` returns.
+    pub(super) fn join<F>(&self, key: Key, start: impl FnOnce(StageSender) -> F) -> Arc<Job>
+    where
+        F: Future<Output = Result<PreparedImage, PrepareFault>> + Send + 'static,
+    {
+        let mut jobs = lock(&self.0);
+        jobs.retain(|_, job| job.strong_count() > 0);
+        let running = jobs.get(&key).and_then(Weak::upgrade);
+        // The outcome of a finished job is outdated, even while a caller still reads it.
+        if let Some(job) = running.filter(|job| job.outcome.peek().is_none()) {
             return job;
         }
-        let (sender, news) = watch::channel(News::default());
-        let work = start(Teller(sender.clone()));
-        let run = async move {
-            let outcome = work.await.map_err(Arc::new);
-            sender.send_modify(|news| news.outcome = Some(outcome));
-        };
-        let task = tokio::spawn(run.in_current_span()).abort_handle();
-        let job = Arc::new(Job { news, task });
-        running.insert(key, Arc::downgrade(&job));
+        let (sender, stages) = watch::channel(None);
+        let what = format!("the image {}", key.0);
+        let task = AbortOnDropHandle::new(tokio::spawn(start(sender).in_current_span()));
+        let outcome = task
+            .map(|joined| joined.unwrap_or_else(|source| Err(PrepareFault::Lost { what, source })).map_err(Arc::new));
+        let job = Arc::new(Job { outcome: outcome.boxed().shared(), stages });
+        jobs.insert(key, Arc::downgrade(&job));
         job
     }
 }
 
 impl Job {
-    /// Waits for the outcome; `tell` hears the stages until then.
-    pub(super) async fn outcome(&self, image: &ImageRef, tell: &(dyn Fn(Stage) + Send + Sync)) -> Outcome {
-        let mut news = self.news.clone();
-        let mut told = None;
+    /// Waits for the outcome; until then `on_stage` is called with each stage, starting with the current one.
+    pub(super) async fn outcome(&self, on_stage: &(dyn Fn(Stage) + Send + Sync)) -> Outcome {
+        let (mut outcome, mut stages) = (self.outcome.clone(), self.stages.clone());
+        stages.mark_changed();
         loop {
-            let News { stage, outcome } = news.borrow_and_update().clone();
-            if let Some(outcome) = outcome {
-                return outcome;
-            }
-            if let Some(stage) = stage.filter(|stage| told.replace(*stage) != Some(*stage)) {
-                tell(stage);
-            }
-            if news.changed().await.is_err() {
-                // The last words may have come with the end.
-                let last = news.borrow().outcome.clone();
-                return last.unwrap_or_else(|| {
-                    Err(Arc::new(PrepareFault::Lost { what: format!("the image {image}"), source: None }))
-                });
+            tokio::select! {
+                biased;
+                outcome = &mut outcome => return outcome,
+                Ok(()) = stages.changed() => {
+                    let stage = *stages.borrow_and_update();
+                    stage.into_iter().for_each(on_stage);
+                }
             }
         }
     }

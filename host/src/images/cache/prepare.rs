@@ -1,269 +1,178 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! From a reference to a merged image, by the shortest way: what is here already is not made or fetched again.
+//! From a reference to a merged image: only what the cache lacks is pulled or merged.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use oci_spec::image::Descriptor;
-use tokio::{
-    sync::Semaphore,
-    task::spawn_blocking,
-    time::{Instant, interval_at},
-};
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
-    Dropped, Lease, PrepareFault, PreparedImage, Resolve, Rules, Turns,
-    blobs::{Blobs, file_fault},
-    evict,
-    jobs::Teller,
-    pull::pull_fault,
-    records::Records,
-    usage,
+    evict::{self, EvictionRules, Removed},
+    fault::{PrepareFault, file_fault},
+    folder::Cache,
+    lease::{self, Lease},
+    progress::{StageSender, report_while},
+    pull::{Puller, Resolve},
 };
 use crate::{
-    domain::{
-        image::{ImageRef, RegistryRef},
-        ports::{Amount, Stage},
-    },
+    domain::{image::ImageRef, ports::Stage},
     images::{
-        merge::{self, FoundImage, MERGES_AT_ONCE, Merged, Watch},
-        registry::{Registries, Session},
+        merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
+        registry::Registries,
     },
 };
 
-/// From one word of a merge's progress to the next.
-const TELL_INTERVAL: Duration = Duration::from_millis(500);
+/// An image that machines can start from.
+#[derive(Clone, Debug)]
+pub struct PreparedImage {
+    /// The root file system, shared by all machines of the image and never written to.
+    pub erofs: PathBuf,
+    /// The image's environment variables, names and values.
+    pub env: Vec<(String, String)>,
+    /// The image's working directory: an absolute path, which need not exist.
+    pub working_directory: Option<String>,
+    /// The image's own guest agent, if it declares one.
+    pub agent: Option<ImageAgent>,
+    /// Keeps the file from being evicted, by this and by other processes, until the last clone drops.
+    pub lease: Arc<Lease>,
+}
 
-/// Prepares images, whoever wants them.
+/// Pulls and merges images into the cache.
 #[derive(Debug)]
 pub(super) struct Preparer {
-    pub(super) merged: Merged,
-    pub(super) blobs: Blobs,
-    pub(super) records: Records,
-    registries: Registries,
-    rules: Rules,
-    pub(super) cache_dir: PathBuf,
-    pub(super) turns: Turns,
+    pub(super) cache: Arc<Cache>,
+    puller: Puller,
+    rules: EvictionRules,
     merges: Arc<Semaphore>,
 }
 
 impl Preparer {
-    pub(super) fn new(
-        merged: Merged,
-        blobs: Blobs,
-        records: Records,
-        registries: Registries,
-        rules: Rules,
-        cache_dir: PathBuf,
-    ) -> Self {
-        let (turns, merges) = (Turns::default(), Arc::new(Semaphore::new(MERGES_AT_ONCE)));
-        Self { merged, blobs, records, registries, rules, cache_dir, turns, merges }
+    pub(super) fn new(cache: Arc<Cache>, registries: Registries, rules: EvictionRules) -> Self {
+        let puller = Puller { cache: Arc::clone(&cache), registries };
+        Self { cache, puller, rules, merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)) }
     }
 
     pub(super) async fn prepare(
-        self: &Arc<Self>,
+        &self,
         image: &ImageRef,
         resolve: Resolve,
-        teller: &Teller,
+        stages: &StageSender,
     ) -> Result<PreparedImage, PrepareFault> {
-        let held = self.blocking(|preparer| preparer.blobs.hold()).await?;
-        let mut prepared = self.prepare_held(image, resolve, teller).await;
-        if prepared.is_err() && self.drop_corrupt(image).await {
-            prepared = self.prepare_held(image, resolve, teller).await;
+        let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
+        let mut prepared = self.prepare_locked(image, resolve, stages).await;
+        if prepared.is_err() && self.remove_corrupt(image).await {
+            prepared = self.prepare_locked(image, resolve, stages).await;
         }
-        drop(held);
+        drop(blobs_lock);
         let (prepared, is_new) = prepared?;
         if is_new {
-            let Dropped { .. } = self.blocking(|preparer| Ok(preparer.tidy())).await?;
+            let rules = self.rules;
+            let Removed { .. } = self.cache.blocking(move |cache| Ok(evict::evict(cache, &rules))).await?;
         }
         Ok(prepared)
     }
 
-    /// With it, whether the cache has grown by it.
-    async fn prepare_held(
-        self: &Arc<Self>,
+    pub(super) fn evict(&self) -> Removed {
+        evict::evict(&self.cache, &self.rules)
+    }
+
+    /// Also returns whether a merged image was added to the cache.
+    async fn prepare_locked(
+        &self,
         image: &ImageRef,
         resolve: Resolve,
-        teller: &Teller,
+        stages: &StageSender,
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let found = match image {
-            ImageRef::Registry(registry) => self.fetch(image, registry, resolve, teller).await?,
+            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, stages).await?,
             ImageRef::Layout(_) | ImageRef::Archive(_) => {
                 let image = image.clone();
-                self.blocking(move |_preparer| Ok(FoundImage::on_this_machine(&image)?)).await?
+                self.cache.blocking(move |_| Ok(FoundImage::on_this_machine(&image)?)).await?
             }
         };
         let manifest = found.manifest().clone();
-        let digest = manifest.digest().clone();
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
         let working_directory = found.working_directory().map(str::to_owned);
-        let (lease, is_new) = self.merge(found, teller).await?;
-        let erofs = self.merged.path_of(&digest);
+        let (erofs, lease, is_new) = self.merge(found, stages).await?;
         let image = image.clone();
-        self.blocking(move |preparer| {
-            // A registry's is kept from when it was resolved; a folder's or an archive's once it has proved to be an
-            // image.
-            let is_local = !matches!(image, ImageRef::Registry(_));
-            if is_local && preparer.records.find(&image).is_none_or(|record| record.manifest.digest() != &digest) {
-                preparer.records.put(&image, &manifest)?;
-            }
-            // The configuration, first of the parts, is read each time; of an image of this machine it lies elsewhere.
-            let parts = merge::parts(&image.to_string(), &preparer.cache_dir, &manifest).unwrap_or_default();
-            preparer.blobs.touch(parts.first().map(Descriptor::digest).into_iter().chain([&digest]));
-            usage::touch(&preparer.records.path_of(&image.to_string()));
-            Ok(())
-        })
-        .await?;
+        self.cache
+            .blocking(move |cache| {
+                // The puller has recorded a registry's image; a local one is recorded once its layers have been merged.
+                let is_local = !matches!(image, ImageRef::Registry(_));
+                let digest = manifest.digest();
+                if is_local && cache.records.find(&image).is_none_or(|record| record.manifest.digest() != digest) {
+                    cache.records.put(&image, &manifest)?;
+                }
+                // The configuration, which comes first, is read each time. A local image's is not in the cache.
+                let name = image.to_string();
+                let parts = cache.parts(&name, &manifest).unwrap_or_default();
+                cache.blobs.touch(parts.first().map(Descriptor::digest).into_iter().chain([digest]));
+                lease::touch(&cache.records.path_of(&name));
+                Ok(())
+            })
+            .await?;
         Ok((PreparedImage { erofs, env, working_directory, agent, lease: Arc::new(lease) }, is_new))
     }
 
-    /// Sees to it that of an image in a registry everything is here that is still needed.
-    async fn fetch(
-        self: &Arc<Self>,
-        image: &ImageRef,
-        registry: &RegistryRef,
-        resolve: Resolve,
-        teller: &Teller,
-    ) -> Result<FoundImage, PrepareFault> {
-        let name = image.to_string();
-        let known = match resolve {
-            Resolve::Once => {
-                let image = image.clone();
-                self.blocking(move |preparer| Ok(preparer.known(&image))).await?
-            }
-            Resolve::Anew => None,
-        };
-        let mut session: Option<Session<'_>> = None;
-        let manifest = match known {
-            Some(manifest) => manifest,
-            None => {
-                let opened = self.registries.connect(registry).await.map_err(pull_fault(&name))?;
-                let manifest = self.resolve(&name, &opened).await?;
-                session = Some(opened);
-                manifest
-            }
-        };
-        let missing = {
-            let (name, manifest) = (name.clone(), manifest.clone());
-            self.blocking(move |preparer| preparer.missing(&name, &manifest)).await?
-        };
-        if !missing.is_empty() {
-            let opened = match session {
-                Some(opened) => opened,
-                None => self.registries.connect(registry).await.map_err(pull_fault(&name))?,
-            };
-            self.download(&name, &opened, &missing, teller).await?;
+    /// Returns the merged image with a lease on it, and whether it was merged just now.
+    async fn merge(&self, found: FoundImage, stages: &StageSender) -> Result<(PathBuf, Lease, bool), PrepareFault> {
+        let path = self.cache.merged.path_of(found.manifest().digest());
+        if let Some(lease) = self.lease(path.clone()).await? {
+            return Ok((path, lease, false));
         }
-        let image = image.clone();
-        self.blocking(move |preparer| {
-            // Only now: what a reference stands for is here, whole.
-            if resolve == Resolve::Anew
-                || preparer.records.find(&image).is_none_or(|record| record.manifest != manifest)
-            {
-                preparer.records.put(&image, &manifest)?;
-            }
-            Ok(FoundImage::in_blobs(name, &preparer.cache_dir, &manifest)?)
-        })
-        .await
-    }
-
-    /// What the reference stood for when it was pulled, if that is still here.
-    fn known(&self, image: &ImageRef) -> Option<Descriptor> {
-        let manifest = self.records.find(image)?.manifest;
-        self.blobs.has(&manifest).then_some(manifest)
-    }
-
-    /// The blobs that are needed and not here. Layers are needed to merge them.
-    fn missing(&self, name: &str, manifest: &Descriptor) -> Result<Vec<Descriptor>, PrepareFault> {
-        let parts = merge::parts(name, &self.cache_dir, manifest)?;
-        let merged = self.merged.path_of(manifest.digest()).is_file();
-        let needed = if merged { 1 } else { parts.len() };
-        let mut missing: Vec<Descriptor> = Vec::new();
-        for part in parts.into_iter().take(needed) {
-            // An image may have a layer twice.
-            if !self.blobs.has(&part) && !missing.iter().any(|other| other.digest() == part.digest()) {
-                missing.push(part);
-            }
-        }
-        Ok(missing)
-    }
-
-    /// Gives a lease on the merged image, and says whether it had to be merged.
-    async fn merge(self: &Arc<Self>, found: FoundImage, teller: &Teller) -> Result<(Lease, bool), PrepareFault> {
-        let path = self.merged.path_of(found.manifest().digest());
-        if let Some(lease) = self.lease(&path).await? {
-            return Ok((lease, false));
-        }
-        let turn = self.turns.wait(&path).await;
-        if let Some(lease) = self.lease(&path).await? {
-            return Ok((lease, false));
+        let lock = self.cache.locks.lock(&path).await;
+        if let Some(lease) = self.lease(path.clone()).await? {
+            return Ok((path, lease, false));
         }
         // The semaphore is never closed.
-        let place = Arc::clone(&self.merges).acquire_owned().await.ok();
-        let stop = StopOnDrop::default();
-        let (watch, total) = (Arc::clone(&stop.0), found.layer_bytes());
-        teller.tell(Stage::Merge(Amount { done: 0, total }));
-        let mut merging = spawn_blocking({
-            let (preparer, watch) = (Arc::clone(self), Arc::clone(&watch));
+        let permit = Arc::clone(&self.merges).acquire_owned().await.ok();
+        let cancel = CancelOnDrop::default();
+        let (control, total) = (Arc::clone(&cancel.0), found.layer_bytes());
+        let merging = spawn_blocking({
+            let (cache, control) = (Arc::clone(&self.cache), Arc::clone(&control));
             move || {
-                let merged = preparer.merged.merge(&found, &watch);
-                preparer.blobs.touch(found.layers().map(Descriptor::digest));
-                // Held until the work is really over, even if its caller has gone.
-                drop((turn, place));
+                let merged = cache.merged.merge(&found, &control);
+                cache.blobs.touch(found.layers().map(Descriptor::digest));
+                // Released when the thread is done, which may be after the caller has been dropped.
+                drop((lock, permit));
                 merged
             }
         });
-        let mut tick = interval_at(Instant::now() + TELL_INTERVAL, TELL_INTERVAL);
-        let merged = loop {
-            tokio::select! {
-                merged = &mut merging => break merged,
-                _ = tick.tick() => teller.tell(Stage::Merge(Amount { done: watch.read_bytes().min(total), total })),
-            }
-        };
-        let lost = |source| PrepareFault::Lost { what: path.display().to_string(), source: Some(source) };
-        merged.map_err(lost)??;
-        match self.lease(&path).await? {
-            Some(lease) => Ok((lease, true)),
-            // Whoever is quick enough to throw it away at once means it.
+        let merged = report_while(merging, stages, Stage::Merge, total, || control.read_bytes()).await;
+        merged.map_err(|source| PrepareFault::Lost { what: path.display().to_string(), source })??;
+        match self.lease(path.clone()).await? {
+            Some(lease) => Ok((path, lease, true)),
+            // Another process removed the image since; that was deliberate, so it is not merged again.
             None => Err(file_fault("find", &path)(io::ErrorKind::NotFound.into())),
         }
     }
 
-    async fn lease(self: &Arc<Self>, path: &Path) -> Result<Option<Lease>, PrepareFault> {
-        let path = path.to_owned();
-        self.blocking(move |_| usage::lease(&path).map_err(file_fault("use", &path))).await
+    async fn lease(&self, path: PathBuf) -> Result<Option<Lease>, PrepareFault> {
+        self.cache.blocking(move |_| lease::lease(&path).map_err(file_fault("use", &path))).await
     }
 
-    /// After a failure: whether blobs of the image were damaged, so that it may work without them.
-    async fn drop_corrupt(self: &Arc<Self>, image: &ImageRef) -> bool {
+    /// After a failure: removes the image's corrupt blobs, and says whether there were any, so that a retry makes
+    /// sense.
+    async fn remove_corrupt(&self, image: &ImageRef) -> bool {
         let image = image.clone();
-        let dropped = self.blocking(move |preparer| {
-            let Some(manifest) = preparer.known(&image) else { return Ok(0) };
-            if preparer.blobs.drop_corrupt(std::iter::once(&manifest)) > 0 {
+        let removed = self.cache.blocking(move |cache| {
+            let Some(manifest) = cache.manifest(&image) else { return Ok(0) };
+            if cache.blobs.remove_corrupt(std::iter::once(&manifest)) > 0 {
                 return Ok(1);
             }
-            let parts = merge::parts(&image.to_string(), &preparer.cache_dir, &manifest)?;
-            Ok(preparer.blobs.drop_corrupt(parts.iter()))
+            Ok(cache.blobs.remove_corrupt(cache.parts(&image.to_string(), &manifest)?.iter()))
         });
-        dropped.await.unwrap_or(0) > 0
-    }
-
-    pub(super) fn tidy(&self) -> Dropped {
-        evict::tidy(self, &self.rules)
+        removed.await.unwrap_or(0) > 0
     }
 }
 
-/// Tells the merge that nobody waits for it any more.
+/// Cancels the merge when its caller is dropped: a thread cannot be aborted.
 #[derive(Default)]
-struct StopOnDrop(Arc<Watch>);
+struct CancelOnDrop(Arc<MergeControl>);
 
-impl Drop for StopOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.cancel();
     }
 }

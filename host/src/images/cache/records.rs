@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What references stand for: one small file each, replaced when a reference is pulled again.
+//! Records of what references were resolved to: one small file each, replaced when the reference is pulled again.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use oci_spec::image::Descriptor;
 use sha2::{Digest as _, Sha256};
 
-use super::PrepareFault;
+use super::fault::{PrepareFault, file_fault};
 use crate::{domain::image::ImageRef, files::draft::DraftFolder};
 
 const FOLDER: &str = "records";
@@ -20,18 +20,16 @@ const FOLDER: &str = "records";
 /// Bytes of a record: a reference has at most 4.5 KiB, and a descriptor's annotations are left out.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a reference stands for.
+/// The manifest that a reference was resolved to.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(super) struct Record {
-    /// As it is written.
+    /// In its full form, with registry and tag.
     pub(super) reference: String,
     /// The manifest for this machine's platform.
     pub(super) manifest: Descriptor,
-    /// When that was found out.
     pub(super) resolved_unix_s: u64,
 }
 
-/// The folder of records.
 #[derive(Debug)]
 pub(super) struct Records {
     folder: DraftFolder,
@@ -46,19 +44,19 @@ impl Records {
         self.folder.path()
     }
 
-    /// Where a reference's record is. Its name says nothing: references have signs that file names cannot have.
+    /// The path of a reference's record. Its name is a hash, because references have characters that file names cannot.
     pub(super) fn path_of(&self, image: &str) -> PathBuf {
         let name: String = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
         self.folder.path().join(format!("{name}.json"))
     }
 
-    /// A record that is no record any more counts as none.
+    /// Finds the record of a reference; an invalid record counts as absent.
     pub(super) fn find(&self, image: &ImageRef) -> Option<Record> {
         let name = image.to_string();
         read(&self.path_of(&name)).ok().flatten().filter(|record| record.reference == name)
     }
 
-    /// Notes what a reference stands for from now on.
+    /// Records the manifest that a reference is resolved to.
     pub(super) fn put(&self, image: &ImageRef, manifest: &Descriptor) -> Result<(), PrepareFault> {
         let reference = image.to_string();
         let path = self.path_of(&reference);
@@ -69,15 +67,11 @@ impl Records {
         let written = serde_json::to_vec(&record)
             .map_err(io::Error::from)
             .and_then(|content| (&mut draft.file()).write_all(&content));
-        written.map_err(|source| PrepareFault::CacheFile {
-            operation: "write",
-            path: path.display().to_string(),
-            source,
-        })?;
+        written.map_err(file_fault("write", &path))?;
         Ok(draft.replace(&path)?)
     }
 
-    /// All records with their files, by reference.
+    /// All records with their paths, sorted by reference.
     pub(super) fn all(&self) -> Vec<(PathBuf, Record)> {
         let Ok(entries) = fs::read_dir(self.folder.path()) else { return Vec::new() };
         let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
@@ -96,7 +90,7 @@ fn read(path: &Path) -> io::Result<Option<Record>> {
     let content = fs::read(path)?;
     let record = serde_json::from_slice(&content);
     if record.is_err() {
-        tracing::warn!(path = %path.display(), "a record of the image cache makes no sense and is passed over");
+        tracing::warn!(path = %path.display(), "ignored an invalid record in the image cache");
     }
     Ok(record.ok())
 }

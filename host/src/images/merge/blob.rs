@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Blobs: every byte is hashed while it is read, and nothing that was read counts before `finish` agrees.
+//! Blobs, hashed while they are read: the content is not trusted before `finish` has verified the digest.
 
 use std::io::{self, Read};
 
@@ -9,53 +9,30 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::file_range::FileRange;
 
-/// Bytes read at a time where the content itself is of no interest.
+/// Buffer for content that is only hashed.
 const DRAIN_BUFFER_BYTES: usize = 256 * 1024;
 
-/// A blob is not what its descriptor says.
+/// A blob does not match its descriptor.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobFault {
-    /// It is not there.
+    /// The blob does not exist.
     #[error("the blob {digest} is missing")]
-    Missing {
-        /// Its digest.
-        digest: String,
-    },
-    /// Its digest uses an algorithm that is neither sha256 nor sha512.
+    Missing { digest: String },
+    /// The digest's algorithm is not supported.
     #[error("the digest {digest} is neither sha256 nor sha512")]
-    Algorithm {
-        /// The digest.
-        digest: String,
-    },
-    /// It is longer or shorter than it should be.
-    #[error("the blob {digest} has {found} bytes where its descriptor says {expected}")]
-    Size {
-        /// Its digest.
-        digest: String,
-        /// Bytes in the descriptor.
-        expected: u64,
-        /// Bytes there are.
-        found: u64,
-    },
-    /// Its content is not the one that was named.
+    Algorithm { digest: String },
+    /// The length differs.
+    #[error("the blob {digest} has {found} bytes; its descriptor says {expected}")]
+    Size { digest: String, expected: u64, found: u64 },
+    /// The content differs.
     #[error("the blob {digest} is corrupt: its content has the digest {found}")]
-    Digest {
-        /// The digest that it should have.
-        digest: String,
-        /// The digest that it has.
-        found: String,
-    },
-    /// The file system said no.
+    Digest { digest: String, found: String },
+    /// The file cannot be read.
     #[error("failed to read the blob {digest}")]
-    Read {
-        /// Its digest.
-        digest: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { digest: String, source: io::Error },
 }
 
-/// Hashes content as its digest wants.
+/// Hashes content by the algorithm of its digest.
 pub(crate) enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
@@ -68,7 +45,7 @@ impl std::fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// Nothing if the algorithm is not one of the two that are in use.
+    /// Returns `None` for an unsupported algorithm.
     pub(crate) fn of(digest: &Digest) -> Option<Self> {
         match digest.algorithm() {
             DigestAlgorithm::Sha256 => Some(Self::Sha256(Sha256::new())),
@@ -84,7 +61,7 @@ impl Hasher {
         }
     }
 
-    /// In hexadecimal, as digests are written.
+    /// Returns the hash in hexadecimal.
     pub(crate) fn finish(self) -> String {
         match self {
             Self::Sha256(hasher) => to_hex(&hasher.finalize()),
@@ -102,7 +79,7 @@ pub(super) struct BlobReader {
 }
 
 impl BlobReader {
-    /// `content` is the whole blob as it is stored.
+    /// Checks the size of the blob; `content` is the whole blob as it is stored.
     pub(super) fn new(content: FileRange, descriptor: &Descriptor) -> Result<Self, BlobFault> {
         let digest = descriptor.digest().clone();
         let Some(hasher) = Hasher::of(&digest) else {
@@ -115,7 +92,7 @@ impl BlobReader {
         Ok(Self { content, hasher, digest, bytes: expected })
     }
 
-    /// Reads what is left, then says whether the whole blob was what its digest names.
+    /// Reads the rest, then verifies the digest of the whole blob.
     pub(super) fn finish(mut self) -> Result<(), BlobFault> {
         let mut buffer = vec![0; DRAIN_BUFFER_BYTES];
         loop {
@@ -139,7 +116,7 @@ impl BlobReader {
         Ok(())
     }
 
-    /// Reads and checks a blob whose size the caller has found small enough to hold.
+    /// Reads and verifies a blob; the caller has checked that it fits into memory.
     pub(super) fn read_whole(mut self) -> Result<Vec<u8>, BlobFault> {
         let mut content = Vec::new();
         if let Err(source) = self.read_to_end(&mut content) {

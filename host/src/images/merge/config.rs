@@ -1,77 +1,67 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What an image's configuration asks for, checked: its environment, its working folder, its own agent.
+//! Checks an image's configuration: its environment, its working directory, its own guest agent.
 
 use oci_spec::image::ImageConfiguration;
 
 use super::limits::{ENV_BYTES_MAX, ENV_COUNT_MAX, PATH_BYTES_MAX};
 
-/// The version of the agent's protocol that the image's agent speaks, in decimal.
+/// The protocol version of the image's agent, in decimal.
 const AGENT_PROTOCOL_LABEL: &str = "waggle.agent.protocol";
-/// Where in the image its agent is.
+/// The path of the image's agent.
 const AGENT_PATH_LABEL: &str = "waggle.agent.path";
 
-/// An agent that an image brings along.
+/// An image's own guest agent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ImageAgent {
-    /// The protocol version that it speaks.
     pub protocol_version: u32,
-    /// Its absolute path in the image: checked for length, NUL and `..`, not for existence.
+    /// An absolute path in the image: checked for length, NUL and `..`, not for existence.
     pub path: String,
 }
 
 /// An image's configuration cannot be used.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConfigFault {
-    /// Too many variables.
-    #[error("its environment has {count} variables, and at most {ENV_COUNT_MAX} are allowed")]
-    TooManyVariables {
-        /// How many.
-        count: usize,
-    },
-    /// Too many bytes of variables.
-    #[error("its environment has {bytes} bytes, and at most {ENV_BYTES_MAX} are allowed")]
-    TooLarge {
-        /// How many.
-        bytes: usize,
-    },
-    /// A variable that no process can be given.
-    #[error("its environment has the entry {entry:?}, which is not NAME=VALUE or contains a NUL")]
-    NoVariable {
+    #[error("its environment has {count} variables; at most {ENV_COUNT_MAX} are allowed")]
+    TooManyVariables { count: usize },
+    #[error("its environment has {bytes} bytes; at most {ENV_BYTES_MAX} are allowed")]
+    TooLarge { bytes: usize },
+    #[error("its environment has the invalid entry {entry:?}; must be NAME=VALUE without NUL")]
+    InvalidVariable {
         /// The entry, cut to what fits on a line.
         entry: String,
     },
 }
 
-/// What is left of the configuration once it is checked.
+/// The parts of a configuration that are used.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Checked {
+pub(super) struct CheckedConfig {
     pub(super) env: Vec<(String, String)>,
     pub(super) working_directory: Option<String>,
     pub(super) agent: Option<ImageAgent>,
 }
 
-pub(super) fn check(config: &ImageConfiguration) -> Result<Checked, ConfigFault> {
-    let Some(asked) = config.config().as_ref() else { return Ok(Checked::default()) };
-    let env = check_env(asked.env().as_deref().unwrap_or_default())?;
-    let label = |key| asked.labels().as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+pub(super) fn check(config: &ImageConfiguration) -> Result<CheckedConfig, ConfigFault> {
+    let Some(config) = config.config().as_ref() else { return Ok(CheckedConfig::default()) };
+    let env = check_env(config.env().as_deref().unwrap_or_default())?;
+    let label = |key| config.labels().as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
     let agent = check_agent(label(AGENT_PROTOCOL_LABEL), label(AGENT_PATH_LABEL));
-    let working_directory = check_working_directory(asked.working_dir().as_deref());
-    Ok(Checked { env, working_directory, agent })
+    let working_directory = check_working_directory(config.working_dir().as_deref());
+    Ok(CheckedConfig { env, working_directory, agent })
 }
 
-/// The root is what build tools say where nobody said anything. One that makes no sense is no reason to refuse the
-/// image: commands then start in the sandbox user's home, as they do where the folder is missing in the end.
-fn check_working_directory(asked: Option<&str>) -> Option<String> {
-    let asked = asked.filter(|path| !path.trim_matches('/').is_empty())?;
-    if !is_absolute_path(asked) {
+/// Build tools write the root if none is set. An invalid directory does not fail the image: commands then start in the
+/// sandbox user's home, as they do if the folder does not exist.
+fn check_working_directory(path: Option<&str>) -> Option<String> {
+    let path = path.filter(|path| !path.trim_matches('/').is_empty())?;
+    if !is_absolute_path(path) {
         tracing::warn!(
-            path = shorten(asked),
-            "the image's working directory makes no sense; commands start in the home"
+            path = shorten(path),
+            "ignored the invalid working directory of an image; commands start in the home"
         );
         return None;
     }
-    Some(asked.to_owned())
+    Some(path.to_owned())
 }
 
 fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
@@ -84,12 +74,12 @@ fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
     }
     let split = |entry: &String| match entry.split_once('=') {
         Some((name, value)) if !name.is_empty() && !entry.contains('\0') => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(ConfigFault::NoVariable { entry: shorten(entry) }),
+        _ => Err(ConfigFault::InvalidVariable { entry: shorten(entry) }),
     };
     entries.iter().map(split).collect()
 }
 
-/// A label that does not fit is no reason to refuse the image: the host's agent serves it.
+/// Invalid labels do not fail the image: the host's agent is used instead.
 fn check_agent(protocol: Option<&str>, path: Option<&str>) -> Option<ImageAgent> {
     let (protocol, path) = (protocol?, path?);
     let has_parent = path.split('/').any(|component| component == "..");
@@ -101,7 +91,7 @@ fn check_agent(protocol: Option<&str>, path: Option<&str>) -> Option<ImageAgent>
             tracing::warn!(
                 protocol = shorten(protocol),
                 path = shorten(path),
-                "the image's agent labels make no sense; the host's agent will serve"
+                "ignored the invalid agent labels of an image; using the host's agent"
             );
             None
         }
@@ -112,7 +102,7 @@ fn is_absolute_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
 }
 
-/// Characters of a bad value that an error or a log line repeats.
+/// Characters of an invalid value that an error or a log line quotes.
 const SHOWN_CHARS_MAX: usize = 200;
 
 fn shorten(text: &str) -> String {
@@ -124,7 +114,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_config(config: &serde_json::Value, expected: &Result<Checked, ConfigFault>) {
+    fn check_config(config: &serde_json::Value, expected: &Result<CheckedConfig, ConfigFault>) {
         let image = serde_json::json!({
             "architecture": "amd64", "os": "linux", "config": config,
             "rootfs": {"type": "layers", "diff_ids": []}, "history": [],
@@ -133,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn environment_and_agent_are_taken_over() {
+    fn accepts_environment_directory_and_agent() {
         check_config(
             &serde_json::json!({
                 "Env": ["PATH=/usr/bin:/bin", "EMPTY=", "A=b=c"],
                 "WorkingDir": "/srv/app",
                 "Labels": {"waggle.agent.protocol": "1", "waggle.agent.path": "/usr/lib/waggle/waggle-agent"},
             }),
-            &Ok(Checked {
+            &Ok(CheckedConfig {
                 env: [("PATH", "/usr/bin:/bin"), ("EMPTY", ""), ("A", "b=c")]
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .to_vec(),
@@ -151,26 +141,26 @@ mod tests {
     }
 
     #[test]
-    fn working_directories_that_make_no_sense_are_passed_over() {
+    fn ignores_invalid_working_directories() {
         let long = format!("/{}", "a".repeat(PATH_BYTES_MAX));
         for path in ["", "/", "//", "srv", "../srv", "/a\0b", &long] {
-            check_config(&serde_json::json!({"WorkingDir": path}), &Ok(Checked::default()));
+            check_config(&serde_json::json!({"WorkingDir": path}), &Ok(CheckedConfig::default()));
         }
     }
 
     #[test]
-    fn agent_labels_that_make_no_sense_are_passed_over() {
+    fn ignores_invalid_agent_labels() {
         for (protocol, path) in [("one", "/a"), ("1", "a"), ("1", "/a/../b"), ("-1", "/a"), ("1", "/a\0")] {
             let labels = serde_json::json!({"waggle.agent.protocol": protocol, "waggle.agent.path": path});
-            check_config(&serde_json::json!({"Labels": labels}), &Ok(Checked::default()));
+            check_config(&serde_json::json!({"Labels": labels}), &Ok(CheckedConfig::default()));
         }
-        check_config(&serde_json::json!({"Labels": {"waggle.agent.protocol": "1"}}), &Ok(Checked::default()));
+        check_config(&serde_json::json!({"Labels": {"waggle.agent.protocol": "1"}}), &Ok(CheckedConfig::default()));
     }
 
     #[test]
-    fn what_no_process_can_be_given_is_refused() {
+    fn rejects_invalid_environments() {
         for entry in ["PATH", "=x", "A=\0"] {
-            let fault = ConfigFault::NoVariable { entry: entry.to_owned() };
+            let fault = ConfigFault::InvalidVariable { entry: entry.to_owned() };
             check_config(&serde_json::json!({"Env": [entry]}), &Err(fault));
         }
         check_config(

@@ -1,68 +1,55 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Names of layer entries: checked, split into components, told apart from whiteouts.
+//! Names of layer entries: checked, split into components, and distinguished from whiteouts.
 
 use super::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 
-/// Marks a deletion, as the layer specification took it over from AUFS.
+/// Marks a deletion; the layer specification has it from AUFS.
 const WHITEOUT_PREFIX: &str = ".wh.";
 const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
-/// AUFS's own bookkeeping; the image tools leave it out too.
+/// Internal files of AUFS, which the image tools ignore too.
 const AUFS_PREFIX: &str = ".wh..wh.";
 
-/// Why a name cannot be one in a layer.
+/// The reason why a name is invalid in a layer.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameFlaw {
-    /// `..` in it: no tool writes that, so somebody tries something.
+    /// No tool writes `..`, so the layer is malicious.
     #[error("it contains the component '..'")]
     ParentComponent,
-    /// A NUL in it.
     #[error("it contains a NUL")]
     Nul,
-    /// Not UTF-8, which the EROFS writer needs.
-    #[error("it is not UTF-8, which is not supported")]
+    /// The EROFS writer requires UTF-8.
+    #[error("it is not UTF-8")]
     NotUtf8,
-    /// A component too long for any Linux file system.
-    #[error("it has a component of {bytes} bytes, and at most {NAME_BYTES_MAX} are allowed")]
-    ComponentTooLong {
-        /// Its bytes.
-        bytes: usize,
-    },
-    /// Longer than a path can be.
-    #[error("it has {bytes} bytes, and at most {PATH_BYTES_MAX} are allowed")]
-    TooLong {
-        /// Its bytes.
-        bytes: usize,
-    },
-    /// Too many components.
-    #[error("it has {components} components, and at most {PATH_DEPTH_MAX} are allowed")]
-    TooDeep {
-        /// How many.
-        components: usize,
-    },
-    /// A whiteout of nothing, of `.` or of `..`.
-    #[error("it is a whiteout that names nothing")]
+    /// A component exceeds `NAME_MAX` of Linux.
+    #[error("it has a component of {bytes} bytes; at most {NAME_BYTES_MAX} are allowed")]
+    ComponentTooLong { bytes: usize },
+    #[error("it has {bytes} bytes; at most {PATH_BYTES_MAX} are allowed")]
+    TooLong { bytes: usize },
+    #[error("it has {components} components; at most {PATH_DEPTH_MAX} are allowed")]
+    TooDeep { components: usize },
+    /// A whiteout of the empty name, of `.` or of `..`.
+    #[error("it is a whiteout without a valid name")]
     EmptyWhiteout,
 }
 
-/// What an entry's last component asks for.
+/// The operation that an entry's last component requests.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Request<'a> {
-    /// The root folder itself.
+    /// Set the attributes of the root folder.
     Root,
-    /// An entry of this name.
+    /// Add an entry of this name.
     Put(&'a str),
-    /// That the layers below lose this name.
+    /// Remove this name from the layers below.
     Delete(&'a str),
-    /// That the folder loses what the layers below put into it.
+    /// Remove the folder's entries of the layers below.
     Empty,
-    /// Nothing.
     Ignore,
 }
 
-/// Splits a name into its folders and what to do there.
+/// Splits a name into its folders and the request for the last component.
 ///
-/// Leading slashes and `.` components mean nothing: tools write `./etc`, some `/etc`, and both mean the same place.
+/// Leading slashes and `.` components are ignored: some tools write `./etc`, others `/etc`.
 pub(super) fn parse_name(name: &[u8]) -> Result<(Vec<&str>, Request<'_>), NameFlaw> {
     let mut folders = components(name)?;
     let Some(last) = folders.pop() else { return Ok((folders, Request::Root)) };
@@ -78,7 +65,7 @@ pub(super) fn parse_name(name: &[u8]) -> Result<(Vec<&str>, Request<'_>), NameFl
     Ok((folders, request))
 }
 
-/// The components of an entry's name or of a hard link's target.
+/// Splits an entry's name, or a hard link's target, into components.
 pub(super) fn components(name: &[u8]) -> Result<Vec<&str>, NameFlaw> {
     if name.contains(&0) {
         return Err(NameFlaw::Nul);
@@ -111,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_and_dots_mean_nothing() {
+    fn ignores_slashes_and_dots() {
         check("", Ok((&[], Request::Root)));
         check("./", Ok((&[], Request::Root)));
         check("./etc/passwd", Ok((&["etc"], Request::Put("passwd"))));
@@ -119,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn whiteouts_are_told_apart() {
+    fn distinguishes_whiteouts_from_entries() {
         check("a/.wh.b", Ok((&["a"], Request::Delete("b"))));
         check("a/.wh..wh..opq", Ok((&["a"], Request::Empty)));
         check(".wh..wh.plnk", Ok((&[], Request::Ignore)));
@@ -129,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_layer_has_are_refused() {
+    fn rejects_invalid_names() {
         check("../x", Err(NameFlaw::ParentComponent));
         check("a/../x", Err(NameFlaw::ParentComponent));
         check("a\0b", Err(NameFlaw::Nul));

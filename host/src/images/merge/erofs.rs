@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The merged tree as an EROFS image, uncompressed, with blocks of 4 KiB.
+//! Writes the merged tree as an EROFS image, uncompressed, with blocks of 4 KiB.
 //!
-//! The writer is the crate `erofs-builder`. It keeps files of up to a block in memory, searches folders from end to end
-//! and recurses into them, so the tree is measured against the limits before anything is written. It is async; sink and
-//! sources here are always ready, so its futures are finished by polling them once, on a thread that may block.
+//! The writer is the crate `erofs-builder`. It keeps files of up to a block in memory, searches folders linearly and
+//! recurses into them, so the tree is measured against the limits before it is written. It is async, but sink and
+//! sources here are always ready, so polling a future once completes it, on a thread that may block.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncSeek, AsyncWrite};
 
 use super::{
-    Watch,
+    control::MergeControl,
     file_range::FileRange,
     limits::{
         COMPARED_BYTES_PER_STEP, CONTENT_BYTES_MAX, ENTRIES_MAX, HASHED_BYTES_PER_STEP, METADATA_BYTES_MAX,
@@ -29,33 +29,25 @@ use super::{
     xattrs,
 };
 
-/// Gathers the writer's many small writes.
+/// The writer makes many small writes.
 const SINK_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// An image could not be written as EROFS.
 #[derive(Debug, thiserror::Error)]
 pub enum ErofsFault {
     /// The merged image exceeds a limit.
-    #[error("the merged image has {found} {what}, and at most {max} are allowed")]
-    TooMuch {
-        /// Of what.
-        what: &'static str,
-        /// How many there are.
-        found: u64,
-        /// How many there may be.
-        max: u64,
-    },
-    /// The disk, or the spool file, said no.
+    #[error("the merged image has {found} {what}; at most {max} are allowed")]
+    TooMuch { what: &'static str, found: u64, max: u64 },
+    /// The spool file cannot be read, or the image cannot be written.
     #[error("failed to write the merged image at {path:?}")]
     Write {
-        /// The entry that was being written; empty at the end.
+        /// The entry that was being written; empty after the last one.
         path: String,
-        /// Why.
         source: io::Error,
     },
 }
 
-/// What a tree costs to write.
+/// The cost of writing a tree.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Measure {
     pub(super) entries: u64,
@@ -66,41 +58,41 @@ pub(super) struct Measure {
     steps: u64,
 }
 
-/// Writes the tree into `out`, contents from `spool`, and returns what it came to.
+/// Writes the tree to `out`, with the contents from `spool`, and returns its measure.
 pub(super) fn write(
     tree: &Tree,
     spool: &Arc<File>,
     out: &File,
     uuid: [u8; 16],
-    watch: &Watch,
+    control: &MergeControl,
 ) -> Result<Measure, ErofsFault> {
     let measure = measure(tree)?;
     let at = |path: &str| {
         let path = path.to_owned();
         move |source| ErofsFault::Write { path, source }
     };
-    let sink = Sink { file: BufWriter::with_capacity(SINK_BUFFER_BYTES, out), watch };
+    let sink = Sink { file: BufWriter::with_capacity(SINK_BUFFER_BYTES, out), control };
     let options = CreateOptions { uuid, ..CreateOptions::default() };
     let mut writer = finish_now(Writer::new(sink, options)).map_err(at("/"))?;
     let root = inode(mode::S_IFDIR, 0, &tree.root().meta);
     finish_now(writer.mkdir("/", root)).map_err(at("/"))?;
-    let mut ahead: Vec<(String, &Children)> =
+    let mut pending: Vec<(String, &Children)> =
         tree.root().children().map(|root| (String::new(), root)).into_iter().collect();
-    while let Some((folder, children)) = ahead.pop() {
-        // Folders first: the writer searches for each entry's parents from the start of their folders.
+    while let Some((folder, children)) = pending.pop() {
+        // Folders first: the writer searches for each entry's parents from the start of a folder.
         let (folders, leaves): (Vec<_>, Vec<_>) = children.iter().partition(|(_, node)| node.children().is_some());
         for (name, node) in &folders {
             let path = format!("{folder}/{name}");
-            watch.check().map_err(at(&path))?;
+            control.check().map_err(at(&path))?;
             finish_now(writer.mkdir(&path, inode(mode::S_IFDIR, 0, &node.meta))).map_err(at(&path))?;
         }
         for (name, node) in leaves {
             let path = format!("{folder}/{name}");
-            watch.check().map_err(at(&path))?;
+            control.check().map_err(at(&path))?;
             write_leaf(&mut writer, &path, node, spool).map_err(at(&path))?;
         }
         let below = folders.into_iter().rev();
-        ahead.extend(below.filter_map(|(name, node)| Some((format!("{folder}/{name}"), node.children()?))));
+        pending.extend(below.filter_map(|(name, node)| Some((format!("{folder}/{name}"), node.children()?))));
     }
     let mut sink = finish_now(writer.finish()).map_err(at(""))?;
     sink.file.flush().map_err(at(""))?;
@@ -148,17 +140,17 @@ fn device(major: u32, minor: u32) -> u32 {
 fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
     let block_bytes = erofs_builder::DEFAULT_BLOCK_SIZE as u64;
     let mut sum = Measure { entries: 1, ..Measure::default() };
-    let mut ahead: Vec<Ahead<'_>> = tree
+    let mut pending: Vec<Unmeasured<'_>> = tree
         .root()
         .children()
-        .map(|children| Ahead { children, path_bytes: 0, depth: 0, way: 0 })
+        .map(|children| Unmeasured { children, path_bytes: 0, depth: 0, lookup_steps: 0 })
         .into_iter()
         .collect();
-    while let Some(Ahead { children, path_bytes, depth, way }) = ahead.pop() {
+    while let Some(Unmeasured { children, path_bytes, depth, lookup_steps }) = pending.pop() {
         let siblings = children.len() as u64;
         sum.entries = sum.entries.saturating_add(siblings);
         let longest = children.keys().map(|name| name.len() as u64).max().unwrap_or(0);
-        let searched = siblings.saturating_mul(way.saturating_add(siblings / 2));
+        let searched = siblings.saturating_mul(lookup_steps.saturating_add(siblings / 2));
         let searched = searched.saturating_mul(1 + longest / COMPARED_BYTES_PER_STEP);
         let hashed = siblings.saturating_mul(depth * (path_bytes + longest) / HASHED_BYTES_PER_STEP);
         sum.steps = sum.steps.saturating_add(searched).saturating_add(hashed);
@@ -169,8 +161,8 @@ fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
             match &node.body {
                 Body::Folder(children) => {
                     sum.path_bytes = sum.path_bytes.saturating_add(path_bytes);
-                    let way = way.saturating_add(at).saturating_add(1);
-                    ahead.push(Ahead { children, path_bytes, depth: depth + 1, way });
+                    let lookup_steps = lookup_steps.saturating_add(at).saturating_add(1);
+                    pending.push(Unmeasured { children, path_bytes, depth: depth + 1, lookup_steps });
                 }
                 Body::File(extent) => {
                     sum.content_bytes = sum.content_bytes.saturating_add(extent.bytes);
@@ -188,13 +180,13 @@ fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
     Ok(sum)
 }
 
-/// A folder that is still to be measured.
-struct Ahead<'a> {
+/// A folder to measure.
+struct Unmeasured<'a> {
     children: &'a Children,
     path_bytes: u64,
     depth: u64,
-    /// Comparisons that finding it costs.
-    way: u64,
+    /// Comparisons to find it.
+    lookup_steps: u64,
 }
 
 impl Measure {
@@ -214,20 +206,20 @@ impl Measure {
     }
 }
 
-/// Polls a future that never waits.
+/// Completes a future that is always ready.
 fn finish_now<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    future.now_or_never().unwrap_or_else(|| Err(io::Error::other("the EROFS writer waited for something")))
+    future.now_or_never().unwrap_or_else(|| Err(io::Error::other("the EROFS writer returned a pending future")))
 }
 
-/// The image's file, as the writer wants it. Ends the writing once nobody waits any more.
+/// The image's file for the async writer; fails once the merge is cancelled.
 struct Sink<'a> {
     file: BufWriter<&'a File>,
-    watch: &'a Watch,
+    control: &'a MergeControl,
 }
 
 impl AsyncWrite for Sink<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.watch.check().and_then(|()| self.file.write(bytes)))
+        Poll::Ready(self.control.check().and_then(|()| self.file.write(bytes)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -267,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_measure_counts_the_paths_that_the_writer_keeps() {
+    fn measure_counts_the_paths_in_memory() {
         let measure = measure(&tree_of(&["a/bc/d", "e"])).unwrap();
         assert_eq!(measure.entries, 5);
         // Twice "/a" and "/a/bc", then "/a/bc/d" and "/e".
@@ -275,21 +267,21 @@ mod tests {
     }
 
     #[test]
-    fn the_measure_counts_deep_paths_and_long_names_as_work() {
+    fn measure_counts_deep_paths_and_long_names_as_steps() {
         let deep = format!("{}x", "folder/".repeat(200));
-        let work = |paths: &[&str]| measure(&tree_of(paths)).unwrap().steps;
+        let steps = |paths: &[&str]| measure(&tree_of(paths)).unwrap().steps;
         // Each of 201 folders hashes each prefix of its path.
-        assert!(work(&[&deep]) > 200 * 200 / 2 * 200 / HASHED_BYTES_PER_STEP, "{}", work(&[&deep]));
+        assert!(steps(&[&deep]) > 200 * 200 / 2 * 200 / HASHED_BYTES_PER_STEP, "{}", steps(&[&deep]));
         let short: Vec<_> = (0..100).map(|number| format!("{number:03}")).collect();
         let long: Vec<_> = short.iter().map(|name| format!("{}{name}", "n".repeat(NAME_BYTES_MAX - 3))).collect();
-        let work = |names: &[String]| work(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(work(&long), 4 * work(&short));
+        let steps = |names: &[String]| steps(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(steps(&long), 4 * steps(&short));
     }
 
     #[test]
-    fn too_long_paths_are_refused_with_the_limit() {
+    fn rejects_too_many_bytes_of_paths() {
         let measure = Measure { path_bytes: PATHS_BYTES_MAX + 1, ..Measure::default() };
         let text = measure.check().unwrap_err().to_string();
-        assert_eq!(text, "the merged image has 536870913 bytes of paths, and at most 536870912 are allowed");
+        assert_eq!(text, "the merged image has 536870913 bytes of paths; at most 536870912 are allowed");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A part of a file as a reader of its own, with a position that no other reader of the file shares.
+//! A reader of a part of a file, with its own position.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Reads `bytes` bytes of a file from `offset` on; ends early if the file does.
+/// Reads `bytes` bytes of a file, starting at `offset`; ends early if the file does.
 #[derive(Clone, Debug)]
 pub(super) struct FileRange {
     file: Arc<File>,
@@ -26,7 +26,7 @@ impl FileRange {
         Self { file, position: offset, end: offset.saturating_add(bytes) }
     }
 
-    /// Bytes that are left, if the file has them.
+    /// Remaining bytes, if the file is long enough.
     pub(super) fn bytes_left(&self) -> u64 {
         self.end.saturating_sub(self.position)
     }
@@ -42,7 +42,7 @@ impl Read for FileRange {
     }
 }
 
-/// Always ready: the EROFS writer is async, but it runs on a thread that may block.
+/// Blocks and is always ready: the EROFS writer is async, but runs on a thread that may block.
 impl AsyncRead for FileRange {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = self.read(buffer.initialize_unfilled());

@@ -1,21 +1,21 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What an image may cost the host. Images are hostile: each number below bounds memory, disk or time.
+//! Limits of an image. Images are hostile: each number below limits memory, disk or time of the host.
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// Bytes of an index, a manifest or a configuration; registries refuse manifests above 4 MiB.
+/// Bytes of an index, a manifest or a configuration; registries reject manifests above 4 MiB.
 pub(crate) const DOCUMENT_BYTES_MAX: u64 = 4 * MIB;
 
-/// Indexes in indexes. Build tools nest one level; the specification sets no bound.
+/// Nesting of indexes. Build tools nest one level; the specification sets no limit.
 pub(super) const INDEX_DEPTH_MAX: u32 = 4;
 
 /// Indexes that are read to find one image, at all depths together.
 pub(super) const INDEXES_READ_MAX: u32 = 64;
 
-/// Other platforms that an error names.
+/// Platforms that an error lists.
 pub(super) const PLATFORMS_NAMED_MAX: usize = 16;
 
 /// Layers of an image: overlayfs stops at 500, docker at 127.
@@ -28,21 +28,21 @@ pub(super) const ARCHIVE_MEMBERS_MAX: usize = 10_000;
 /// GiB.
 pub(crate) const EXPANDED_BYTES_MAX: u64 = 32 * GIB;
 
-/// Expanded bytes for each compressed one, judged once a layer has expanded to more than `RATIO_FREE_BYTES`. Text
+/// Expanded bytes per compressed byte, checked once a layer has expanded to more than `RATIO_FREE_BYTES`. Text
 /// reaches 20, a file of zeros 1000.
 pub(super) const RATIO_MAX: u64 = 200;
 
-/// A layer may expand to this much at any ratio: small layers of zeros are harmless and exist.
+/// A layer may expand to this at any ratio: small layers of zeros exist and are harmless.
 pub(super) const RATIO_FREE_BYTES: u64 = 256 * MIB;
 
 /// Entries of all layers together, and nodes of the merged tree. Each costs the host about 1 KiB of memory while it
 /// merges; the official language images have 10,000 to 60,000.
 pub(super) const ENTRIES_MAX: u64 = 500_000;
 
-/// Bytes of the merged tree's files, hard links counted as the copies that they become.
+/// Bytes of the merged tree's files. Hard links count as copies, which they become.
 pub(super) const CONTENT_BYTES_MAX: u64 = 32 * GIB;
 
-/// Bytes of the files that are not larger than a block: the EROFS writer keeps those in memory, twice.
+/// Bytes of all files of up to a block: the EROFS writer keeps two copies of them in memory.
 pub(super) const SMALL_FILE_BYTES_MAX: u64 = 512 * MIB;
 
 /// Bytes of names, link targets and extended attributes; they are in memory while an image is merged.
@@ -52,18 +52,17 @@ pub(super) const METADATA_BYTES_MAX: u64 = 256 * MIB;
 /// some megabytes.
 pub(super) const PATHS_BYTES_MAX: u64 = 512 * MIB;
 
-/// Steps of the EROFS writer, which searches folders from end to end and hashes each prefix of a path: one to two
+/// Steps of the EROFS writer, which searches folders linearly and hashes each prefix of a path: one to two
 /// minutes. A folder of 100,000 files takes half of it.
 pub(super) const WRITE_STEPS_MAX: u64 = 10_000_000_000;
 
-/// Bytes of a name that are compared in one such step.
+/// Bytes of a name compared in one such step.
 pub(super) const COMPARED_BYTES_PER_STEP: u64 = 64;
 
-/// Bytes of a path that are hashed in one such step.
+/// Bytes of a path hashed in one such step.
 pub(super) const HASHED_BYTES_PER_STEP: u64 = 16;
 
-/// Steps along paths, through folders and through link targets while layers are merged: some seconds. An entry takes
-/// about ten.
+/// Steps through paths, folders and link targets while layers are merged: some seconds. An entry takes about ten.
 pub(super) const TREE_STEPS_MAX: u64 = 200_000_000;
 
 /// Folders above an entry. Recursion in here and in the EROFS writer goes as deep; deep `node_modules` reach 50.
@@ -75,7 +74,7 @@ pub(super) const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of one name: Linux's `NAME_MAX`, and EROFS's.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
-/// Symbolic links on the way to one entry, as in Linux.
+/// Symbolic links followed to one entry, as in Linux.
 pub(super) const SYMLINKS_FOLLOWED_MAX: u32 = 40;
 
 /// Bytes of one pax or GNU extension header: it is read into memory. Go's archive/tar allows 1 MiB as well.
@@ -90,8 +89,8 @@ pub(super) const XATTR_BYTES_MAX: usize = 16 * 1024;
 /// Variables in an image's environment.
 pub(super) const ENV_COUNT_MAX: usize = 1024;
 
-/// Bytes of an image's environment; it travels in the boot configuration and in front of every command.
+/// Bytes of an image's environment; it is part of the boot configuration and of every command.
 pub(super) const ENV_BYTES_MAX: usize = 64 * 1024;
 
-/// Merges at once: each may take a gigabyte of memory, and a CPU.
+/// Concurrent merges: each may take a gigabyte of memory, and a CPU.
 pub(crate) const MERGES_AT_ONCE: usize = 2;

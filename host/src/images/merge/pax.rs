@@ -1,34 +1,27 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Records of a pax extended header (POSIX.1-2017, pax, "pax Extended Header"): `LENGTH KEY=VALUE\n`.
+//! Parses the records of a pax extended header (POSIX.1-2017, pax, "pax Extended Header"): `LENGTH KEY=VALUE\n`.
 
-use super::sparse::SparseRecords;
+use std::io::{self, Read};
+
+use super::sparse::SparseMap;
 
 /// Extended attributes, as GNU tar, Go and the image specification store them.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 
-/// A record is malformed.
+/// A record is invalid.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PaxFault {
-    /// Not `LENGTH KEY=VALUE` with a line break at the end.
-    #[error("a record is not of the form LENGTH KEY=VALUE")]
+    #[error("invalid record; must be LENGTH KEY=VALUE and a line break")]
     Record,
-    /// A value that should be a number.
-    #[error("the value of {key} is not a number")]
-    Number {
-        /// The record's key.
-        key: &'static str,
-    },
-    /// A NUL where a path cannot have one.
-    #[error("the value of {key} contains a NUL")]
-    Nul {
-        /// The record's key.
-        key: &'static str,
-    },
+    #[error("the value of {key} is invalid; must be a number")]
+    Number { key: &'static str },
+    #[error("the value of {key} is invalid; must not contain a NUL")]
+    Nul { key: &'static str },
 }
 
-/// What of a pax header matters here.
+/// The records that are used.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct PaxRecords {
     pub(super) path: Option<Vec<u8>>,
@@ -42,12 +35,52 @@ pub(super) struct PaxRecords {
     pub(super) sparse: Option<SparseRecords>,
 }
 
+/// The records of a sparse file.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct SparseRecords {
+    major: u64,
+    /// The file's name; `path` has an invented one, for readers that do not know sparse files.
+    pub(super) name: Option<Vec<u8>>,
+    bytes: Option<u64>,
+    /// Offsets and lengths in turn.
+    numbers: Vec<u64>,
+}
+
+impl SparseRecords {
+    /// Adds a record; `key` is its key without `GNU.sparse.`.
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
+        let is_offset_next = self.numbers.len().is_multiple_of(2);
+        match key {
+            b"major" => self.major = number("GNU.sparse.major", value)?,
+            b"name" => self.name = Some(without_nul("GNU.sparse.name", value)?),
+            b"size" => self.bytes = Some(number("GNU.sparse.size", value)?),
+            b"realsize" => self.bytes = Some(number("GNU.sparse.realsize", value)?),
+            b"offset" if is_offset_next => self.numbers.push(number("GNU.sparse.offset", value)?),
+            b"numbytes" if !is_offset_next => self.numbers.push(number("GNU.sparse.numbytes", value)?),
+            b"offset" | b"numbytes" => return Err(PaxFault::Number { key: "GNU.sparse.numbytes" }),
+            b"map" => {
+                let numbers = value.split(|byte| *byte == b',').map(|part| number("GNU.sparse.map", part));
+                self.numbers = numbers.collect::<Result<_, _>>()?;
+            }
+            // The number of parts, and the minor version, which makes no difference.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns the map, which may be read from the start of `content`; `stored` is the bytes in the archive.
+    pub(super) fn map(&self, content: impl Read, stored: u64) -> io::Result<Option<SparseMap>> {
+        let Some(bytes) = self.bytes else { return Ok(None) };
+        SparseMap::of_records(self.major, &self.numbers, bytes, content, stored)
+    }
+}
+
 pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
     let mut records = PaxRecords::default();
     while !rest.is_empty() {
         let (key, value, after) = split_record(rest).ok_or(PaxFault::Record)?;
         rest = after;
-        // An empty value takes back what a global header said; those are ignored.
+        // An empty value cancels one of a global header; global headers are ignored.
         if value.is_empty() && !key.starts_with(XATTR_PREFIX) {
             continue;
         }
@@ -80,15 +113,15 @@ fn split_record(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.is_empty()).then_some((key, value.get(1..)?, after))
 }
 
-pub(super) fn without_nul(key: &'static str, value: &[u8]) -> Result<Vec<u8>, PaxFault> {
+fn without_nul(key: &'static str, value: &[u8]) -> Result<Vec<u8>, PaxFault> {
     if value.contains(&0) { Err(PaxFault::Nul { key }) } else { Ok(value.to_vec()) }
 }
 
-pub(super) fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
+fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(PaxFault::Number { key })
 }
 
-/// Decimal seconds, perhaps negative, perhaps with a fraction; more than nine digits of it are cut.
+/// Parses decimal seconds, which may be negative or have a fraction; digits after the ninth are cut.
 fn time(key: &'static str, value: &[u8]) -> Result<(i64, u32), PaxFault> {
     let fault = PaxFault::Number { key };
     let Ok(text) = std::str::from_utf8(value) else { return Err(fault) };
@@ -115,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn records_may_hold_line_breaks() {
+    fn values_may_contain_line_breaks() {
         let xattrs = vec![(b"user.x".to_vec(), b"a\nb=\0".to_vec())];
         check(b"29 SCHILY.xattr.user.x=a\nb=\0\n", &Ok(PaxRecords { xattrs, ..PaxRecords::default() }));
     }
 
     #[test]
-    fn the_last_of_two_records_counts() {
+    fn last_of_two_records_wins() {
         let path = Some(b"b".to_vec());
         check(b"12 path=aa\n9 path=b\n", &Err(PaxFault::Record));
         check(b"11 path=aa\n9 path=b\n", &Ok(PaxRecords { path, ..PaxRecords::default() }));
@@ -138,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_records_are_refused() {
+    fn rejects_invalid_records() {
         for input in [&b"x"[..], b"99 path=a\n", b"9 path=ab", b"5 =a\n", b"-1 a=b\n", b"7 path\n", b" a=b\n"] {
             check(input, &Err(PaxFault::Record));
         }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where a layout's files are: in a folder, or in a tar file that is indexed once and read in place. The cache's folder
-//! of blobs is laid out like a layout's.
+//! Access to a layout's files: in a folder, or in a tar file that is indexed once and read in place. The cache stores
+//! its blobs like a layout.
 
 use std::{
     collections::HashMap,
@@ -18,19 +18,19 @@ use oci_spec::image::Descriptor;
 use super::{
     blob::{BlobFault, BlobReader},
     file_range::FileRange,
-    layout::LayoutFault,
+    layout_fault::LayoutFault,
     limits::{ARCHIVE_MEMBERS_MAX, DOCUMENT_BYTES_MAX},
     tar_stream::{TarFault, TarKind, TarStream, read_fault},
 };
 
-/// A layout's files by their names in it.
+/// A layout's files, by name.
 #[derive(Debug)]
 pub(super) enum Source {
     Folder(PathBuf),
     Archive { path: PathBuf, file: Arc<File>, members: HashMap<Vec<u8>, Member> },
 }
 
-/// A place in the tar file.
+/// A file within the tar file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
     offset: u64,
@@ -74,7 +74,7 @@ impl Source {
     }
 
     pub(super) fn open_blob(&self, descriptor: &Descriptor) -> Result<BlobReader, LayoutFault> {
-        // The parser of digests lets only letters, digits and a few signs through: no slash, no dots.
+        // The parser of digests rejects slashes and dots.
         let digest = descriptor.digest();
         let fault = |source| LayoutFault::Blob { document: format!("the blob {digest}"), source };
         let name = format!("blobs/{}/{}", digest.algorithm(), digest.digest());
@@ -108,17 +108,17 @@ impl Source {
     }
 }
 
-/// Opens a regular file; a pipe in its place is refused instead of waited for.
+/// Opens a regular file; does not block on a pipe.
 fn open_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
 }
 
-/// Where each file of a tar file is; nothing if there are too many.
+/// Finds the files of a tar file; `None` if there are too many.
 fn index(file: &File) -> Result<Option<HashMap<Vec<u8>, Member>>, TarFault> {
     let mut archive = TarStream::with_skip(file, |file, bytes| {
         file.seek_relative(i64::try_from(bytes).map_err(|_| io::ErrorKind::UnexpectedEof)?)
@@ -127,7 +127,7 @@ fn index(file: &File) -> Result<Option<HashMap<Vec<u8>, Member>>, TarFault> {
     let mut members = HashMap::new();
     while let Some(entry) = archive.next_entry()? {
         let TarKind::File { bytes } = entry.kind else { continue };
-        // Its content does not lie there as it is. Tools that write layouts write none of these.
+        // A sparse file cannot be read in place. Tools that write layouts do not write any.
         if entry.hole_bytes > 0 {
             continue;
         }

@@ -1,62 +1,58 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sparse files: archives that hold parts of a file, and a map of where they belong. The rest of the file is zeros.
+//! Sparse files: the archive contains parts of a file and a map of their offsets. The rest of the file is zeros.
 //!
-//! GNU tar has four ways to write the map (its manual, "Storing Sparse Files"), and all of them occur: in the header
-//! and blocks behind it, or in pax records of three versions, the last of which puts it in front of the content.
+//! GNU tar has four formats of the map (its manual, "Storing Sparse Files"), and all of them are in use: in the header
+//! and the blocks after it, or in pax records of three versions, the last of which puts it before the content.
 
 use std::io::{self, Read};
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::{
-    limits::SPARSE_PARTS_MAX,
-    pax::{self, PaxFault},
-};
+use super::limits::SPARSE_PARTS_MAX;
 
-/// Bytes of a number in a map that stands in front of the content, its line break included: 20 digits hold any.
+/// Bytes of a number in a map before the content, with its line break: any `u64` has at most 20 digits.
 const NUMBER_BYTES_MAX: usize = 21;
 
-/// A part that the archive holds.
+/// A part of the file that is in the archive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Part {
     offset: u64,
     bytes: u64,
 }
 
-/// Where the parts of a file belong: in ascending order, none over another, none beyond the file's end.
+/// The parts of a file: in ascending order, without overlaps, within the file's size.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct SparseMap {
     parts: Vec<Part>,
-    /// Bytes of the file.
     pub(super) bytes: u64,
-    /// Bytes of it that the archive does not hold.
+    /// Bytes of the file that are not in the archive.
     pub(super) hole_bytes: u64,
 }
 
 impl SparseMap {
-    /// `numbers` are offsets and lengths in turn. Nothing if they make no sense for a file of `bytes` bytes, of which
-    /// the archive holds `stored`.
+    /// `numbers` are offsets and lengths in turn. Returns `None` if they are invalid for a file of `bytes` bytes with
+    /// `stored` bytes in the archive.
     fn new(numbers: &[u64], bytes: u64, stored: u64) -> Option<Self> {
         let (pairs, []) = numbers.as_chunks::<2>() else { return None };
         if pairs.len() > SPARSE_PARTS_MAX {
             return None;
         }
         let mut parts = Vec::with_capacity(pairs.len());
-        let (mut end, mut held) = (0, 0_u64);
+        let (mut end, mut stored_sum) = (0, 0_u64);
         for &[offset, bytes] in pairs {
             if offset < end {
                 return None;
             }
             end = offset.checked_add(bytes)?;
-            held = held.checked_add(bytes)?;
+            stored_sum = stored_sum.checked_add(bytes)?;
             parts.push(Part { offset, bytes });
         }
-        (end <= bytes && held == stored).then_some(())?;
-        Some(Self { parts, bytes, hole_bytes: bytes.checked_sub(held)? })
+        (end <= bytes && stored_sum == stored).then_some(())?;
+        Some(Self { parts, bytes, hole_bytes: bytes.checked_sub(stored)? })
     }
 
-    /// The map of a header of GNU tar's own kind; `next` fetches a block that follows the header.
+    /// Reads the map of a GNU tar header; `next` reads the block that follows.
     pub(super) fn of_header(
         header: &Header,
         stored: u64,
@@ -77,61 +73,34 @@ impl SparseMap {
         }
         Ok(Self::new(&numbers, gnu.real_size()?, stored))
     }
+
+    /// Reads the map of pax records of version `major`; in version 1 it is at the start of `content`, which has
+    /// `stored` bytes in the archive.
+    pub(super) fn of_records(
+        major: u64,
+        numbers: &[u64],
+        bytes: u64,
+        content: impl Read,
+        stored: u64,
+    ) -> io::Result<Option<Self>> {
+        match major {
+            0 => Ok(Self::new(numbers, bytes, stored)),
+            1 => Ok(read_map(content, stored)?.and_then(|(numbers, rest)| Self::new(&numbers, bytes, rest))),
+            _ => Ok(None),
+        }
+    }
 }
 
 fn add_parts(numbers: &mut Vec<u64>, headers: &[GnuSparseHeader]) -> io::Result<()> {
-    // The first one that is not filled in ends the list.
+    // The first empty one ends the list.
     for part in headers.iter().take_while(|part| !part.is_empty()) {
         numbers.extend([part.offset()?, part.length()?]);
     }
     Ok(())
 }
 
-/// What pax records say of a sparse file.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct SparseRecords {
-    major: u64,
-    /// The file's name: the one in `path` is made up for readers that know nothing of this.
-    pub(super) name: Option<Vec<u8>>,
-    bytes: Option<u64>,
-    numbers: Vec<u64>,
-}
-
-impl SparseRecords {
-    /// Takes a record; `key` is what follows `GNU.sparse.` in its key.
-    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
-        let is_offset_next = self.numbers.len().is_multiple_of(2);
-        match key {
-            b"major" => self.major = pax::number("GNU.sparse.major", value)?,
-            b"name" => self.name = Some(pax::without_nul("GNU.sparse.name", value)?),
-            b"size" => self.bytes = Some(pax::number("GNU.sparse.size", value)?),
-            b"realsize" => self.bytes = Some(pax::number("GNU.sparse.realsize", value)?),
-            b"offset" if is_offset_next => self.numbers.push(pax::number("GNU.sparse.offset", value)?),
-            b"numbytes" if !is_offset_next => self.numbers.push(pax::number("GNU.sparse.numbytes", value)?),
-            b"offset" | b"numbytes" => return Err(PaxFault::Number { key: "GNU.sparse.numbytes" }),
-            b"map" => {
-                let numbers = value.split(|byte| *byte == b',').map(|part| pax::number("GNU.sparse.map", part));
-                self.numbers = numbers.collect::<Result<_, _>>()?;
-            }
-            // How many parts there are, and the minor version, which makes no difference.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The map; one that stands in front of the content is read from there. `stored` is what is in the archive.
-    pub(super) fn map(&self, content: impl Read, stored: u64) -> io::Result<Option<SparseMap>> {
-        let Some(bytes) = self.bytes else { return Ok(None) };
-        match self.major {
-            0 => Ok(SparseMap::new(&self.numbers, bytes, stored)),
-            1 => Ok(read_map(content, stored)?.and_then(|(numbers, rest)| SparseMap::new(&numbers, bytes, rest))),
-            _ => Ok(None),
-        }
-    }
-}
-
-/// Decimal numbers, one a line, the first one says how many pairs follow; filled up to a whole block. Gives them, and
-/// how much of `stored` is left behind them.
+/// Reads decimal numbers, one per line: first the number of pairs, then the pairs, padded to a block. Returns the pairs
+/// and the rest of `stored`.
 fn read_map(content: impl Read, stored: u64) -> io::Result<Option<(Vec<u64>, u64)>> {
     let mut lines = Lines { content, left: stored, block: [0; 512], at: 512 };
     let Some(pairs) = lines.number()?.and_then(|pairs| usize::try_from(pairs).ok()) else { return Ok(None) };
@@ -146,7 +115,7 @@ fn read_map(content: impl Read, stored: u64) -> io::Result<Option<(Vec<u64>, u64
     Ok(Some((numbers, lines.left)))
 }
 
-/// Reads whole blocks, and from them number by number.
+/// Reads numbers from whole blocks.
 struct Lines<R> {
     content: R,
     left: u64,
@@ -155,13 +124,13 @@ struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    /// Nothing where there is no number with a line break behind it.
+    /// Returns `None` unless a number and a line break follow.
     fn number(&mut self) -> io::Result<Option<u64>> {
         let mut text = Vec::with_capacity(NUMBER_BYTES_MAX);
         while text.len() < NUMBER_BYTES_MAX {
             let Some(byte) = self.byte()? else { return Ok(None) };
             if byte == b'\n' {
-                return Ok(pax::number("GNU.sparse", &text).ok());
+                return Ok(str::from_utf8(&text).ok().and_then(|text| text.parse().ok()));
             }
             text.push(byte);
         }
@@ -179,7 +148,7 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// How far a sparse file has been read.
+/// The position in a sparse file that is being read.
 #[derive(Debug)]
 pub(super) struct SparseCursor {
     map: SparseMap,
@@ -187,11 +156,11 @@ pub(super) struct SparseCursor {
     position: u64,
 }
 
-/// What comes next in a sparse file: so many bytes.
+/// The next bytes of a sparse file.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Span {
     Zeros(u64),
-    Held(u64),
+    Stored(u64),
 }
 
 impl SparseCursor {
@@ -199,7 +168,7 @@ impl SparseCursor {
         Self { map, next_part: 0, position: 0 }
     }
 
-    /// Nothing, at the end: a span of zero bytes.
+    /// Returns the next span; at the end one of zero bytes.
     pub(super) fn next(&mut self) -> Span {
         while let Some(part) = self.map.parts.get(self.next_part) {
             let end = part.offset.saturating_add(part.bytes);
@@ -207,7 +176,7 @@ impl SparseCursor {
                 return Span::Zeros(part.offset - self.position);
             }
             if self.position < end {
-                return Span::Held(end - self.position);
+                return Span::Stored(end - self.position);
             }
             self.next_part += 1;
         }
@@ -229,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_has_to_fit_the_file_and_what_is_stored_of_it() {
+    fn rejects_maps_that_do_not_match_the_sizes() {
         check(&[0, 10, 20, 5], 100, 15, Some(85));
         check(&[0, 10, 10, 5, 100, 0], 100, 15, Some(85));
         check(&[], 100, 0, Some(100));
@@ -243,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_in_front_of_the_content_ends_with_its_block() {
+    fn reads_a_map_before_the_content() {
         let block = |text: &str| [text.as_bytes(), &vec![0; 512 - text.len()]].concat();
         let content = [block("2\n0\n10\n20\n5\n"), vec![7; 15]].concat();
         assert_eq!(read_map(&*content, 527).unwrap(), Some((vec![0, 10, 20, 5], 15)));
@@ -255,18 +224,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_its_parts_and_the_zeros_between_them() {
+    fn cursor_alternates_parts_and_zeros() {
         let mut cursor = SparseCursor::new(SparseMap::new(&[2, 3, 5, 0, 9, 1], 12, 4).unwrap());
         let mut spans = Vec::new();
         loop {
             let span = cursor.next();
-            let (Span::Zeros(bytes) | Span::Held(bytes)) = span;
+            let (Span::Zeros(bytes) | Span::Stored(bytes)) = span;
             if bytes == 0 {
                 break;
             }
             cursor.advance(bytes);
             spans.push(span);
         }
-        assert_eq!(spans, [Span::Zeros(2), Span::Held(3), Span::Zeros(4), Span::Held(1), Span::Zeros(2)]);
+        assert_eq!(spans, [Span::Zeros(2), Span::Stored(3), Span::Zeros(4), Span::Stored(1), Span::Zeros(2)]);
     }
 }

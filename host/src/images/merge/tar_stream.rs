@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A tar archive as a stream of entries: ustar, GNU long names, pax.
 //!
-//! The crate `tar` reads extension headers of any length into memory and splits pax records at line breaks, which
-//! breaks binary attributes; so only its header decoding is used. Where tar dialects differ this follows Go's
+//! Only the header decoding of the crate `tar` is used: it reads extension headers of any length into memory, and
+//! splits pax records at line breaks, which corrupts binary attributes. Where tar dialects differ, this follows Go's
 //! archive/tar, which the image tools use.
 
 use std::io::{self, Read};
@@ -19,70 +19,34 @@ use super::{
 const BLOCK_BYTES: usize = 512;
 const BLOCK_BYTES_U64: u64 = 512;
 
-/// An archive is damaged, or holds what cannot be taken over.
+/// An archive is damaged or has unsupported entries.
 #[derive(Debug, thiserror::Error)]
 pub enum TarFault {
     /// The stream below failed: decompression, a limit, the disk.
-    #[error("failed to read on")]
-    Read {
-        /// Why.
-        source: io::Error,
-    },
-    /// It stops in the middle.
+    #[error("failed to read the archive")]
+    Read { source: io::Error },
     #[error("the archive ends in the middle of an entry")]
     Truncated,
-    /// Not a header where one should be.
-    #[error("there is no valid header after {entries} entries")]
-    Header {
-        /// Whole entries before it.
-        entries: u64,
-        /// What the decoder says.
-        source: io::Error,
-    },
-    /// A pax header that is not one.
-    #[error("an extended header is malformed")]
-    Pax {
-        /// What is wrong.
-        source: PaxFault,
-    },
-    /// An extension header that would fill the memory.
-    #[error("an extended header has {bytes} bytes, and at most {TAR_EXTENSION_BYTES_MAX} are allowed")]
-    ExtensionTooLong {
-        /// Its bytes.
-        bytes: u64,
-    },
-    /// A kind of entry that no file system has.
+    #[error("invalid header after {entries} entries")]
+    Header { entries: u64, source: io::Error },
+    #[error("invalid extended header")]
+    Pax { source: PaxFault },
+    #[error("an extended header has {bytes} bytes; at most {TAR_EXTENSION_BYTES_MAX} are allowed")]
+    ExtensionTooLong { bytes: u64 },
     #[error("the entry {name:?} has the unknown type {kind:?}")]
-    Kind {
-        /// Its name.
-        name: String,
-        /// The type flag.
-        kind: char,
-    },
-    /// A sparse file whose parts are nowhere.
-    #[error("the entry {name:?} is a sparse file with a map that does not fit it")]
-    Sparse {
-        /// Its name.
-        name: String,
-    },
-    /// A number that does not fit.
+    Kind { name: String, kind: char },
+    #[error("the entry {name:?} is a sparse file with an invalid map")]
+    Sparse { name: String },
     #[error("the entry {name:?} has the {what} {value}, which is too large")]
-    Number {
-        /// Its name.
-        name: String,
-        /// Which number.
-        what: &'static str,
-        /// The number.
-        value: u64,
-    },
+    Number { name: String, what: &'static str, value: u64 },
 }
 
-/// One entry, before anything about it has been checked against a tree.
+/// An entry; its name and links have not been checked yet.
 #[derive(Debug)]
 pub(super) struct TarEntry {
     pub(super) path: Vec<u8>,
     pub(super) kind: TarKind,
-    /// Bytes of a file that the archive does not hold, because they are zeros.
+    /// Bytes of a file's holes, which the archive does not contain.
     pub(super) hole_bytes: u64,
     pub(super) permissions: u16,
     pub(super) uid: u32,
@@ -94,7 +58,6 @@ pub(super) struct TarEntry {
 
 #[cfg(test)]
 impl TarEntry {
-    /// Root's, with nothing special about it.
     pub(super) fn plain(path: &str, kind: TarKind) -> Self {
         let (path, xattrs) = (path.as_bytes().to_vec(), Vec::new());
         Self { path, kind, hole_bytes: 0, permissions: 0o755, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs }
@@ -120,7 +83,7 @@ struct Extensions {
     pax: PaxRecords,
 }
 
-/// How content that nobody reads is passed over.
+/// Skips content.
 type Skip<R> = fn(&mut R, u64) -> io::Result<()>;
 
 pub(super) struct TarStream<R> {
@@ -128,13 +91,13 @@ pub(super) struct TarStream<R> {
     skip: Skip<R>,
     content_left: u64,
     padding: u64,
-    /// Where the content that is left belongs, if its file has holes.
+    /// The position in a sparse file.
     sparse: Option<SparseCursor>,
     entries: u64,
 }
 
 impl<R: Read> TarStream<R> {
-    /// Passes over content by reading it.
+    /// Skips content by reading it.
     pub(super) fn new(reader: R) -> Self {
         Self::with_skip(reader, |reader, bytes| {
             let skipped = io::copy(&mut reader.by_ref().take(bytes), &mut io::sink())?;
@@ -142,7 +105,7 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// Passes over content by `skip`, for readers that can seek.
+    /// Skips content with `skip`, for readers that can seek.
     pub(super) fn with_skip(reader: R, skip: Skip<R>) -> Self {
         Self { reader, skip, content_left: 0, padding: 0, sparse: None, entries: 0 }
     }
@@ -156,7 +119,7 @@ impl<R: Read> TarStream<R> {
         Content { stream: self }
     }
 
-    /// The next entry; what was left of the last one's content is passed over.
+    /// Returns the next entry; skips the rest of the last one's content.
     pub(super) fn next_entry(&mut self) -> Result<Option<TarEntry>, TarFault> {
         let mut extensions = Extensions::default();
         loop {
@@ -171,7 +134,7 @@ impl<R: Read> TarStream<R> {
                 let records = self.read_extension(bytes)?;
                 extensions.pax = pax::parse(&records).map_err(|source| TarFault::Pax { source })?;
             } else if kind.is_pax_global_extensions() {
-                // They hold comments in practice, and the image tools ignore them too.
+                // In practice they contain comments, and the image tools ignore them too.
                 self.read_extension(bytes)?;
             } else {
                 let entry = self.entry(&header, bytes, extensions)?;
@@ -189,7 +152,7 @@ impl<R: Read> TarStream<R> {
         let link = pax.link_path.take().or(long_link);
         let mut kind = self.kind(header, &name, link, pax.bytes.unwrap_or(bytes))?;
         let mut hole_bytes = 0;
-        // The other kinds have no content, whatever their header says.
+        // Other kinds have no content, even if their header has a size.
         if let TarKind::File { bytes } = &mut kind
             && let Some(map) = self.expect_file(header, &pax, *bytes, &name)?
         {
@@ -202,7 +165,7 @@ impl<R: Read> TarStream<R> {
             Some(mtime) => mtime,
             None => (self.number(header.mtime())?.cast_signed(), 0),
         };
-        // Symbolic links have no other in Linux, whatever an archive says.
+        // On Linux a symbolic link's mode is always 0777.
         let is_symlink = matches!(kind, TarKind::Symlink { .. });
         let permissions = if is_symlink { 0o777 } else { self.number(header.mode())? & 0o7777 };
         Ok(TarEntry {
@@ -218,7 +181,7 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// `bytes` is what a file has in the archive, `link` the target that extension headers name.
+    /// `bytes` is a file's size in the archive, `link` a link's target from extension headers.
     fn kind(&self, header: &Header, name: &str, link: Option<Vec<u8>>, bytes: u64) -> Result<TarKind, TarFault> {
         let link = || link.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
         let device = || -> Result<(u32, u32), TarFault> {
@@ -236,7 +199,7 @@ impl<R: Read> TarStream<R> {
             EntryType::Char => device().map(|(major, minor)| TarKind::CharDevice { major, minor })?,
             EntryType::Block => device().map(|(major, minor)| TarKind::BlockDevice { major, minor })?,
             EntryType::Fifo => TarKind::Fifo,
-            // The first four were told apart before.
+            // `next_entry` has handled the first four.
             other @ (EntryType::GNULongName
             | EntryType::GNULongLink
             | EntryType::XHeader
@@ -245,7 +208,7 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// A file's content follows, `stored` bytes of it. Gives the map if there is more of the file than that.
+    /// Prepares to read a file's content, `stored` bytes in the archive; returns the map of a sparse file.
     fn expect_file(
         &mut self,
         header: &Header,
@@ -281,7 +244,7 @@ impl<R: Read> TarStream<R> {
             .map(|(at, byte)| if (148..156).contains(&at) { u32::from(b' ') } else { u32::from(*byte) })
             .sum::<u32>();
         if self.number(header.cksum())? != sum {
-            return self.number(Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong")));
+            return self.number(Err(io::Error::new(io::ErrorKind::InvalidData, "invalid checksum")));
         }
         Ok(Some(header))
     }
@@ -306,7 +269,7 @@ impl<R: Read> TarStream<R> {
     }
 }
 
-/// An entry's content, holes filled with zeros. A stream that ends within it is an error, never an end.
+/// An entry's content, with holes as zeros. The end of the stream within it is an error.
 pub(super) struct Content<'a, R> {
     stream: &'a mut TarStream<R>,
 }
@@ -314,15 +277,15 @@ pub(super) struct Content<'a, R> {
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let TarStream { reader, content_left, sparse, .. } = &mut *self.stream;
-        let (is_held, left) = match sparse.as_mut().map(SparseCursor::next) {
+        let (is_stored, left) = match sparse.as_mut().map(SparseCursor::next) {
             None => (true, *content_left),
-            Some(Span::Held(bytes)) => (true, bytes),
+            Some(Span::Stored(bytes)) => (true, bytes),
             Some(Span::Zeros(bytes)) => (false, bytes),
         };
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
         let mut read = buffer.len();
-        if is_held {
+        if is_stored {
             read = reader.read(buffer)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -342,7 +305,7 @@ pub(super) fn read_fault(source: io::Error) -> TarFault {
     if source.kind() == io::ErrorKind::UnexpectedEof { TarFault::Truncated } else { TarFault::Read { source } }
 }
 
-/// False at the end of the stream; a part of a block is an error.
+/// Returns false at the end of the stream; a partial block is an error.
 fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK_BYTES]) -> Result<bool, TarFault> {
     let mut filled = 0;
     while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {

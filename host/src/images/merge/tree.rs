@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The tree that an image's layers add up to.
+//! The merged tree of an image's layers.
 //!
-//! It exists in memory only, so an entry's name cannot reach the host's file system, whatever it is. The rules are
-//! those of the image specification's layer chapter, and where that is silent those of `umoci unpack` and containerd:
+//! It exists in memory only, so no name of an entry can reach the host's file system. The rules are those of the image
+//! specification's layer chapter, and where it defines none, those of `umoci unpack` and containerd:
 //!
-//! - an entry replaces what is there, except that a folder over a folder keeps the children;
-//! - a whiteout takes away what lower layers put there, never what its own layer did, wherever in the layer it stands;
+//! - an entry replaces an older one, except that a folder over a folder keeps the children;
+//! - a whiteout removes the entries of lower layers, never those of its own layer, wherever in the layer it is;
 //! - symbolic links among an entry's parents are followed, inside the tree, so `lib/x` over a link `lib -> usr/lib`
-//!   becomes `usr/lib/x`; one that leads nowhere is followed too and the folders are made;
-//! - parents that are missing are made with mode 0755, owner 0:0; a file where a folder is needed is replaced by one;
-//! - a hard link becomes a copy of what it names.
+//!   becomes `usr/lib/x`; a dangling one is followed too, and the folders are created;
+//! - missing parents are created with mode 0755, owner 0:0; a file in the place of a parent is replaced by a folder;
+//! - a hard link becomes a copy of its target.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +21,7 @@ use super::{
     xattrs::{self, XattrFlaw, Xattrs},
 };
 
-/// A place in the spool file.
+/// A file's content in the spool file.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Extent {
     pub(super) offset: u64,
@@ -54,7 +54,7 @@ pub(super) enum Body {
 pub(super) struct Node {
     pub(super) meta: Meta,
     pub(super) body: Body,
-    /// The last layer that put this or something below it.
+    /// The last layer that set this node or one below it.
     layer: usize,
 }
 
@@ -62,60 +62,42 @@ pub(super) struct Node {
 #[derive(Debug, thiserror::Error)]
 #[error("the entry {name:?} cannot be used: {reason}")]
 pub struct EntryFault {
-    /// Its name.
     pub name: String,
-    /// Why.
     pub reason: EntryFlaw,
 }
 
-/// Why an entry cannot be part of the tree.
+/// The reason why an entry cannot be part of the tree.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryFlaw {
-    /// Its name cannot be one.
-    #[error("its name is wrong: {0}")]
+    #[error("its name is invalid: {0}")]
     Name(NameFlaw),
-    /// A link's target cannot be one.
-    #[error("the target of its link is wrong: {0}")]
+    #[error("the target of its link is invalid: {0}")]
     Target(NameFlaw),
-    /// A symbolic link that names nothing, or has a NUL.
-    #[error("its link has no target that a link can have")]
-    NoTarget,
-    /// A hard link to what is not there.
-    #[error("it is a hard link to {target:?}, which is not in this layer before it nor in a layer below")]
-    LinkToNothing {
-        /// The target as the entry has it.
-        target: String,
-    },
-    /// A hard link to a folder.
+    /// A symbolic link's target is empty, too long, or has a NUL.
+    #[error("the target of its link is empty, too long, or contains a NUL")]
+    SymlinkTarget,
+    #[error("it is a hard link to {target:?}, which was not found in this layer before it, nor in a layer below")]
+    LinkToNothing { target: String },
     #[error("it is a hard link to the folder {target:?}")]
-    LinkToFolder {
-        /// The target as the entry has it.
-        target: String,
-    },
-    /// Something else than a folder for the root.
+    LinkToFolder { target: String },
     #[error("it would replace the root folder")]
     ReplacesRoot,
-    /// Links that lead in circles.
-    #[error("more than {SYMLINKS_FOLLOWED_MAX} symbolic links are on its way")]
+    /// Symbolic links form a circle or a long chain.
+    #[error("its path has more than {SYMLINKS_FOLLOWED_MAX} symbolic links")]
     TooManySymlinks,
-    /// Too deep once links were followed.
     #[error("it is too deep or too long once symbolic links are followed")]
     TooDeep,
-    /// An extended attribute that cannot be one.
     #[error("{0}")]
     Xattr(XattrFlaw),
-    /// The image has too many entries.
     #[error("with it the image has more than {ENTRIES_MAX} entries")]
     TooManyEntries,
-    /// The image has too much metadata.
     #[error("with it the image has more than {METADATA_BYTES_MAX} bytes of names and attributes")]
     TooMuchMetadata,
-    /// The image takes too long.
     #[error("with it the layers take more than {TREE_STEPS_MAX} steps to merge")]
-    TooMuchWork,
+    TooManySteps,
 }
 
-/// The merged tree, and what it has cost so far.
+/// The merged tree, with its cost so far.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Node,
@@ -133,8 +115,7 @@ impl Tree {
         &self.root
     }
 
-    /// Puts one entry of the layer `layer` (counted from the lowest) into the tree. `extent` is where a file's content
-    /// is.
+    /// Adds an entry of the layer `layer`, counted from the lowest. `extent` is a file's content.
     pub(super) fn apply(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<(), EntryFault> {
         self.try_apply(layer, entry, extent)
             .map_err(|reason| EntryFault { name: String::from_utf8_lossy(&entry.path).into_owned(), reason })
@@ -174,7 +155,7 @@ impl Tree {
             TarKind::Folder => Body::Folder(Children::new()),
             TarKind::Symlink { target } => {
                 if target.is_empty() || target.len() >= PATH_BYTES_MAX || target.contains(&0) {
-                    return Err(EntryFlaw::NoTarget);
+                    return Err(EntryFlaw::SymlinkTarget);
                 }
                 self.count_metadata(target.len())?;
                 Body::Symlink(target.as_slice().into())
@@ -199,7 +180,7 @@ impl Tree {
         match node {
             None => Err(EntryFlaw::LinkToNothing { target: shown() }),
             Some(Node { body: Body::Folder(_), .. }) => Err(EntryFlaw::LinkToFolder { target: shown() }),
-            // Cheap: what can be large in it is shared.
+            // Cheap: its large parts are shared.
             Some(node) => Ok(node.clone()),
         }
     }
@@ -211,15 +192,15 @@ impl Tree {
         Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs: Arc::new(xattrs) })
     }
 
-    /// Where a folder's path leads once the symbolic links in it are followed; none of it needs to exist.
+    /// Follows the symbolic links in a folder's path, which need not exist.
     fn resolve(&mut self, path: &[&str]) -> Result<Vec<Box<str>>, EntryFlaw> {
         let mut found: Vec<(Box<str>, Option<&Node>)> = Vec::new();
-        let mut ahead: Vec<Box<str>> = path.iter().rev().map(|name| Box::from(*name)).collect();
+        let mut pending: Vec<Box<str>> = path.iter().rev().map(|name| Box::from(*name)).collect();
         let mut followed = 0;
-        while let Some(name) = ahead.pop() {
+        while let Some(name) = pending.pop() {
             self.steps = self.steps.saturating_add(1);
             if self.steps > TREE_STEPS_MAX {
-                return Err(EntryFlaw::TooMuchWork);
+                return Err(EntryFlaw::TooManySteps);
             }
             if &*name == ".." {
                 found.pop();
@@ -238,10 +219,10 @@ impl Tree {
                 if target.starts_with(b"/") {
                     found.clear();
                 }
-                // A target of nothing but slashes has no parts, and is as long to read as any.
+                // A target of slashes only has no parts, but takes as long to read as any other.
                 self.steps = self.steps.saturating_add(target.len() as u64);
                 let target = std::str::from_utf8(target).map_err(|_| EntryFlaw::Target(NameFlaw::NotUtf8))?;
-                ahead.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
+                pending.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
             } else {
                 found.push((name, node));
             }
@@ -254,12 +235,13 @@ impl Tree {
         Ok(found.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// The children of a folder that `resolve` found, if it is there.
+    /// Returns the children of a folder that `resolve` returned, if it exists.
     fn folder(&self, path: &[Box<str>]) -> Option<&Children> {
         path.iter().try_fold(self.root.children()?, |children, name| children.get(name)?.children())
     }
 
-    /// The children of a folder that `resolve` found; makes what is missing, and marks the way as the layer's.
+    /// Returns the children of a folder that `resolve` returned; creates missing folders, and marks the path as the
+    /// layer's.
     fn make_folder(&mut self, path: &[Box<str>], layer: usize) -> Result<&mut Children, EntryFlaw> {
         let Self { root, entries, metadata_bytes, .. } = self;
         let mut node = root;
@@ -276,7 +258,7 @@ impl Tree {
         Ok(node.make_children())
     }
 
-    /// Takes away what layers below `layer` put at `name` in a folder, or into the folder if there is no name.
+    /// Removes the entry `name` that layers below `layer` put into a folder, or without a name all their entries there.
     fn white_out(&mut self, folder: &[&str], name: Option<&str>, layer: usize) -> Result<(), EntryFlaw> {
         let path = self.resolve(folder)?;
         let Self { root, steps, .. } = self;
@@ -322,7 +304,7 @@ impl Node {
         if let Body::Folder(children) = &self.body { Some(children) } else { None }
     }
 
-    /// Its children; what is not a folder becomes one.
+    /// Returns the children; replaces any other kind of node by a folder.
     fn make_children(&mut self) -> &mut Children {
         if !matches!(self.body, Body::Folder(_)) {
             *self = Self::implicit_folder(self.layer);
@@ -336,7 +318,7 @@ impl Node {
     }
 }
 
-/// A folder over a folder keeps the children; everything else replaces what was there.
+/// Adds or replaces a child; a folder over a folder keeps the children.
 fn put(children: &mut Children, name: &str, mut node: Node) {
     if let Some(old) = children.get_mut(name)
         && let (Body::Folder(old), Body::Folder(new)) = (&mut old.body, &mut node.body)
@@ -346,9 +328,9 @@ fn put(children: &mut Children, name: &str, mut node: Node) {
     children.insert(name.into(), node);
 }
 
-/// Removes everything that layers below `layer` put, and keeps the way to what `layer` put.
+/// Removes all entries of layers below `layer`, and keeps the folders above entries of `layer`.
 fn purge(children: &mut Children, layer: usize, steps: &mut u64) -> Result<(), EntryFlaw> {
-    count(steps, children.len(), TREE_STEPS_MAX, EntryFlaw::TooMuchWork)?;
+    count(steps, children.len(), TREE_STEPS_MAX, EntryFlaw::TooManySteps)?;
     children.retain(|_, child| child.layer >= layer);
     for child in children.values_mut() {
         if let Body::Folder(grandchildren) = &mut child.body {
@@ -367,9 +349,9 @@ fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<()
 mod tests {
     use super::*;
 
-    /// Slashes in a link's target are read like names, although they lead nowhere.
+    /// Slashes in a link's target are not names, but are read as well.
     #[test]
-    fn following_a_long_target_counts_as_work() {
+    fn long_link_targets_count_as_steps() {
         let mut tree = Tree::new();
         let target = format!("a{}", "/".repeat(PATH_BYTES_MAX - 2)).into_bytes();
         let link = TarEntry::plain("link", TarKind::Symlink { target });
@@ -379,6 +361,6 @@ mod tests {
         assert!(tree.steps - before >= PATH_BYTES_MAX as u64 - 1, "{}", tree.steps - before);
         tree.steps = TREE_STEPS_MAX - 1000;
         let fault = tree.apply(0, &TarEntry::plain("link/y", TarKind::Fifo), Extent::default()).unwrap_err();
-        assert!(matches!(fault.reason, EntryFlaw::TooMuchWork), "{fault}");
+        assert!(matches!(fault.reason, EntryFlaw::TooManySteps), "{fault}");
     }
 }

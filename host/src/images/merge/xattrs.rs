@@ -1,36 +1,32 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Extended attributes: which of a layer's are kept, and how long they may be.
+//! Extended attributes: selects those of a layer to keep, and limits their length.
 
 use std::collections::BTreeMap;
 
 use super::limits::{NAME_BYTES_MAX, XATTR_BYTES_MAX};
 
-/// The namespaces that EROFS can store as they are. POSIX ACLs (`system.posix_acl_*`) have a binary form of their own
-/// there, which the writer does not know, so they are dropped with the rest of `system.`.
+/// The namespaces that EROFS stores unchanged. It stores POSIX ACLs (`system.posix_acl_*`) in another binary form,
+/// which the writer does not support, so they are dropped with the rest of `system.`.
 const KEPT_NAMESPACES: [&str; 3] = ["user.", "trusted.", "security."];
 
-/// overlayfs's own marks. In an image they would steer the guest's overlay: make folders opaque, redirect them.
+/// Internal marks of overlayfs. In an image they would control the guest's overlay: make folders opaque, redirect them.
 const OVERLAY_PREFIX: &str = "trusted.overlay.";
 
 /// Names with their namespace, and values.
 pub(super) type Xattrs = BTreeMap<String, Vec<u8>>;
 
-/// Why an extended attribute cannot be kept.
+/// The reason why an extended attribute is invalid.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum XattrFlaw {
-    /// Its name is empty, too long, or not text.
-    #[error("an extended attribute has a name that Linux does not allow")]
+    /// The name is empty, too long, or not UTF-8.
+    #[error("an extended attribute has an invalid name")]
     Name,
-    /// More than the limit.
-    #[error("its extended attributes have {bytes} bytes, and at most {XATTR_BYTES_MAX} are allowed")]
-    TooLong {
-        /// Their bytes.
-        bytes: usize,
-    },
+    #[error("its extended attributes have {bytes} bytes; at most {XATTR_BYTES_MAX} are allowed")]
+    TooLong { bytes: usize },
 }
 
-/// Those to keep; a later one of the same name wins.
+/// Returns the attributes to keep; the later of two with the same name wins.
 pub(super) fn keep(found: &[(Vec<u8>, Vec<u8>)]) -> Result<Xattrs, XattrFlaw> {
     let mut kept = Xattrs::new();
     for (name, value) in found {
@@ -63,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_erofs_stores_and_overlayfs_ignores_is_kept() {
+    fn drops_acls_and_overlayfs_marks() {
         check("security.capability", 20, &Ok(1));
         check("user.note", 3, &Ok(1));
         check("trusted.note", 3, &Ok(1));
@@ -73,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn oversized_attributes_are_refused() {
+    fn rejects_oversized_attributes() {
         check("user.", 1, &Err(XattrFlaw::Name));
         check(&format!("user.{}", "n".repeat(251)), 1, &Err(XattrFlaw::Name));
         check("user.a", 16 * 1024, &Err(XattrFlaw::TooLong { bytes: 16 * 1024 + 6 }));

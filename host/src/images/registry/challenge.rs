@@ -1,13 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a registry wants to see before it serves: nothing, a password, or a token from elsewhere.
+//! The authentication that a registry requires: none, a password, or a token.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::{StatusCode, Url, header::WWW_AUTHENTICATE};
 
 use super::{Registries, RegistryFault, document::DOCUMENT_TIMEOUT};
 
-/// How a registry wants to be approached.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Challenge {
     None,
@@ -16,24 +15,24 @@ pub(super) enum Challenge {
 }
 
 impl Registries {
-    /// Asks the registry for its base, and gives that and its challenge. Plain HTTP is tried second, where it may be:
-    /// with those that don't speak TLS, and never with those that do and can't be trusted.
+    /// Returns the registry's base URL and its challenge. Where plain HTTP is allowed it is tried second, and only if
+    /// the registry does not speak TLS, never if its certificate is not trusted.
     pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
-        let mut answer = self.ask("https", registry).await;
+        let mut answer = self.probe("https", registry).await;
         if self.settings.plain.allows(registry)
             && let Err(RegistryFault::Unreachable { .. }) = answer
         {
-            answer = self.ask("http", registry).await;
+            answer = self.probe("http", registry).await;
         }
         answer
     }
 
-    async fn ask(&self, scheme: &str, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
+    async fn probe(&self, scheme: &str, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let base = Url::parse(&format!("{scheme}://{registry}/v2/"))
             .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
-        let asked = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
-        let response = asked.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
-        // What another host wants is no matter of ours.
+        let sent = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
+        let response = sent.map_err(|fault| RegistryFault::request_failed(registry, fault))?;
+        // The challenge of a host that we were redirected to is ignored.
         let own = response.url().origin() == base.origin();
         if !own || response.status() != StatusCode::UNAUTHORIZED {
             return Ok((base, Challenge::None));
@@ -44,7 +43,7 @@ impl Registries {
     }
 }
 
-/// A token is better than a password, which is better than nothing.
+/// Prefers a token to a password, and a password to no authentication.
 fn choose(headers: &[&str]) -> Challenge {
     let all = || headers.iter().flat_map(|header| ChallengeParser::new(header)).filter_map(Result::ok);
     let parameter = |challenge: &http_auth::ChallengeRef<'_>, name: &str| {
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_preferred_and_nonsense_is_nothing() {
+    fn prefers_a_token_and_ignores_invalid_challenges() {
         let bearer = Challenge::Bearer { realm: "https://a/t".to_owned(), service: Some("s".to_owned()) };
         assert_eq!(choose(&["Basic realm=\"x\"", "Bearer realm=\"https://a/t\",service=\"s\""]), bearer);
         assert_eq!(choose(&["Basic realm=\"x\", Bearer realm=\"https://a/t\", service=s"]), bearer);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A helper program for credentials, spoken to as docker speaks to it. It ends with the one who asks: it may wait for a
-//! person, or for ever.
+//! Credential helper programs, called as docker calls them. A helper is killed when its caller is dropped, because it
+//! may wait for a person without a timeout.
 
 use std::{io, process::Stdio};
 
@@ -11,16 +11,16 @@ use tokio::{
     process::Command,
 };
 
-use super::credentials::Credential;
+use super::credential::Credential;
 
-/// Bytes of an answer; tokens reach some KiB.
-const ANSWER_BYTES_MAX: u64 = 256 * 1024;
+/// Bytes of a response; tokens reach some KiB.
+const RESPONSE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Asks for the credentials of a server. No error repeats anything that the helper says, which may hold a secret.
+/// Asks a helper for the credentials of a server. Errors never quote its output, which may contain a secret.
 pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credential> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Answer {
+    struct Response {
         username: SecretString,
         secret: SecretString,
     }
@@ -31,13 +31,13 @@ pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credent
     }
     let mut content = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut content).await?;
+        stdout.take(RESPONSE_BYTES_MAX).read_to_end(&mut content).await?;
     }
     if !child.wait().await?.success() {
-        return Err(io::Error::other("it has none, or failed"));
+        return Err(io::Error::other("no credentials, or it failed"));
     }
-    let answer = serde_json::from_slice(&content);
-    let Answer { username, secret } = answer.map_err(|_| io::Error::other("its answer cannot be made out"))?;
+    let response = serde_json::from_slice(&content);
+    let Response { username, secret } = response.map_err(|_| io::Error::other("invalid response"))?;
     Ok(match username.expose_secret() {
         "<token>" => Credential::IdentityToken(secret),
         _ => Credential::Password { user: username, password: secret },
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_is_told_the_server_and_gives_a_password_or_a_token() {
+    async fn helper_receives_the_server_and_returns_a_password_or_a_token() {
         let script = r#"read -r server; echo "{\"Username\":\"$1\",\"Secret\":\"$server\"}""#;
         let password = Credential::Password { user: "get".into(), password: "r.lan".into() };
         assert_eq!(ask(shell(script), "r.lan\n").await.unwrap(), password);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_that_fails_or_talks_on_gives_nothing_and_nothing_is_repeated() {
+    async fn failing_or_endless_helper_is_an_error_that_hides_its_output() {
         for script in
             ["echo wax; exit 1", r#"echo '{"Username":"u","Secret":7,"wax":1}'"#, "exec yes wax", "echo '\"wax\"'"]
         {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_ends_with_the_one_who_asks() {
+    async fn helper_is_killed_with_its_caller() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let pid = async {

@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A registry's small documents: manifests and indexes, read into memory within limits and checked against the digest
-//! that they were asked for by.
+//! Manifests and indexes: read into memory within limits, and verified if they were requested by digest.
 
 use std::{error::Error, time::Duration};
 
@@ -14,21 +13,21 @@ use reqwest::{
 use super::{RegistryFault, Session};
 use crate::images::merge::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
 
-/// A document has some KiB; one that takes longer than this does not come.
+/// Generous for a document of some KiB.
 pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A document, and what it is.
+/// A manifest or an index.
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) descriptor: Descriptor,
     pub(crate) content: Vec<u8>,
 }
 
-/// Why an answer could not be read.
+/// A response could not be read.
 #[derive(Debug)]
 pub(super) enum ReadFault {
     TooLarge { bytes_max: u64 },
-    Cut(reqwest::Error),
+    Interrupted(reqwest::Error),
 }
 
 impl ReadFault {
@@ -36,19 +35,19 @@ impl ReadFault {
         let registry = registry.to_owned();
         match self {
             Self::TooLarge { bytes_max } => RegistryFault::TooLarge { registry, what, bytes_max },
-            Self::Cut(source) => RegistryFault::Unreachable { registry, source: source.without_url() },
+            Self::Interrupted(source) => RegistryFault::Unreachable { registry, source: source.without_url() },
         }
     }
 }
 
-/// Reads an answer into memory, unless it is longer than it may be.
+/// Reads a response into memory; fails if it is longer than `bytes_max`.
 pub(super) async fn read_bounded(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, ReadFault> {
     let too_large = || ReadFault::TooLarge { bytes_max };
     if response.content_length().is_some_and(|bytes| bytes > bytes_max) {
         return Err(too_large());
     }
     let mut content = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(ReadFault::Cut)? {
+    while let Some(chunk) = response.chunk().await.map_err(ReadFault::Interrupted)? {
         if (content.len() as u64).saturating_add(chunk.len() as u64) > bytes_max {
             return Err(too_large());
         }
@@ -78,10 +77,10 @@ impl Session<'_> {
     async fn manifest(&self, name: &str, digest: Option<&Digest>) -> Result<Document, RegistryFault> {
         let registry = &self.target.registry;
         let response = self.request(name).await?;
-        let told = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let content =
             read_bounded(response, DOCUMENT_BYTES_MAX).await.map_err(|fault| fault.of(registry, "a manifest"))?;
-        let media_type = media_type_of(&content, told.as_deref()).map_err(|fault| self.not_image(fault))?;
+        let media_type = media_type_of(&content, header.as_deref()).map_err(|fault| self.not_image(fault))?;
         let digest = check(&content, digest).ok_or_else(|| RegistryFault::Corrupt {
             registry: registry.clone(),
             digest: digest.map(ToString::to_string).unwrap_or_default(),
@@ -97,7 +96,7 @@ impl Session<'_> {
     async fn request(&self, name: &str) -> Result<Response, RegistryFault> {
         let registry = &self.target.registry;
         let request = self.get("manifests", name).await?.header(ACCEPT, accepted_types()).timeout(DOCUMENT_TIMEOUT);
-        let response = request.send().await.map_err(|fault| RegistryFault::no_answer(registry, fault))?;
+        let response = request.send().await.map_err(|fault| RegistryFault::request_failed(registry, fault))?;
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::NOT_FOUND => Err(RegistryFault::NotFound { image: self.target.reference.to_string() }),
@@ -107,7 +106,7 @@ impl Session<'_> {
     }
 }
 
-/// The content's digest, if it is the one asked for.
+/// Returns the content's digest, unless it differs from the wanted one.
 fn check(content: &[u8], wanted: Option<&Digest>) -> Option<Digest> {
     let by_default: Digest = format!("sha256:{}", "0".repeat(64)).parse().ok()?;
     let mut hasher = Hasher::of(wanted.unwrap_or(&by_default))?;

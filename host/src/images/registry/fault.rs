@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What goes wrong with registries, and what to do about it.
+//! Errors of registries, with advice.
 
 use std::{error::Error, io, time::Duration};
 
@@ -9,162 +9,86 @@ use reqwest::StatusCode;
 
 use crate::causes::chain;
 
-/// Characters of what a registry says that an error repeats.
-const SAID_CHARS_MAX: usize = 300;
+/// Characters of a registry's message that an error quotes.
+const MESSAGE_CHARS_MAX: usize = 300;
 
 /// An image could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryFault {
-    /// No client can be made.
+    /// The HTTP client cannot be created.
     #[error("failed to prepare for TLS; a host that pulls images needs CA certificates (the package ca-certificates)")]
-    Tls {
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// A name that no URL can hold.
-    #[error("{registry} is not a registry's address")]
-    Address {
-        /// The name.
-        registry: String,
-    },
-    /// Nobody answers.
+    Tls { source: reqwest::Error },
+    /// The name does not fit into a URL.
+    #[error("invalid registry {registry:?}; must be HOST or HOST:PORT")]
+    Address { registry: String },
+    /// The registry does not respond.
     #[error(
-        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is needed, or \
-         copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE oci:DIR:latest) and \
-         name it as oci:DIR"
+        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is needed, \
+         or copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE oci:DIR:latest) \
+         and name it as oci:DIR"
     )]
-    Unreachable {
-        /// Its name.
-        registry: String,
-        /// What happened.
-        source: reqwest::Error,
-    },
-    /// Somebody answers, who cannot show to be it.
+    Unreachable { registry: String, source: reqwest::Error },
+    /// The registry's certificate is not trusted.
     #[error(
-        "the certificate of the registry {registry} is not trusted; if an authority of your own has issued it, add that \
-         authority to the system's certificates (in Debian: /usr/local/share/ca-certificates, update-ca-certificates), or \
-         name a file with all certificates to trust in SSL_CERT_FILE"
+        "the certificate of the registry {registry} is not trusted; if an authority of your own has issued it, add \
+         that authority to the system's certificates (in Debian: /usr/local/share/ca-certificates, \
+         update-ca-certificates), or name a file with all certificates to trust in SSL_CERT_FILE"
     )]
-    Untrusted {
-        /// Its name.
-        registry: String,
-        /// What is wrong with the certificate.
-        source: reqwest::Error,
-    },
-    /// Not without credentials, or not with these.
+    Untrusted { registry: String, source: reqwest::Error },
+    /// Credentials are missing or were rejected.
     #[error(
-        "{registry} does not let us pull {image}, and {credentials}; check the image's name, or log in with \
+        "{registry} denied the pull of {image}, and {credentials}; check the image's name, or log in with \
          `docker login {registry}` or `podman login {registry}` as the user that runs waggle"
     )]
-    Unauthorized {
-        /// The reference.
-        image: String,
-        /// The registry.
-        registry: String,
-        /// What was known.
-        credentials: &'static str,
-    },
-    /// No such image.
+    Unauthorized { image: String, registry: String, credentials: &'static str },
+    /// The registry does not have the image.
     #[error("the registry has no image {image}; check its name and tag")]
-    NotFound {
-        /// The reference.
-        image: String,
-    },
-    /// The registry names somebody else to send credentials to.
+    NotFound { image: String },
+    /// The credentials would be sent to another site, or without encryption.
     #[error(
-        "{registry} wants its credentials sent to {realm:?}, which is another site or not safe; they were not sent"
+        "{registry} uses the token service {realm:?}, which is on another site or not encrypted; the credentials were \
+         not sent there"
     )]
-    Realm {
-        /// The registry.
-        registry: String,
-        /// Where to.
-        realm: String,
-    },
-    /// A token that is none.
-    #[error("{registry} sent us for a token, and got none that can be used")]
-    NoToken {
-        /// The registry.
-        registry: String,
-    },
-    /// An answer without meaning.
-    #[error("{registry} answered {status} when asked for {what}")]
-    Status {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: &'static str,
-        /// Its answer.
-        status: StatusCode,
-    },
-    /// It is no image.
-    #[error("failed to understand what the registry has as {image}")]
-    NoImage {
-        /// The reference.
-        image: String,
-        /// What is wrong.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// More than there may be.
+    Realm { registry: String, realm: String },
+    /// The token service returned no valid token.
+    #[error("the token service of {registry} returned no valid token")]
+    NoToken { registry: String },
+    /// The registry responded with an unexpected status.
+    #[error("{registry} responded {status} to a request for {what}")]
+    Status { registry: String, what: &'static str, status: StatusCode },
+    /// The registry's document is not a manifest or an index.
+    #[error("failed to parse the manifest of {image}")]
+    NoImage { image: String, source: Box<dyn Error + Send + Sync> },
+    /// The registry sent more than the limit.
     #[error("{registry} sent {what} of more than {bytes_max} bytes")]
-    TooLarge {
-        /// The registry.
-        registry: String,
-        /// What it is.
-        what: &'static str,
-        /// Bytes there may be.
-        bytes_max: u64,
-    },
-    /// The content is not the one that was asked for.
-    #[error("{registry} sent something else than what has the digest {digest}")]
-    Corrupt {
-        /// The registry.
-        registry: String,
-        /// The digest asked for.
-        digest: String,
-    },
-    /// A download that does not get on.
+    TooLarge { registry: String, what: &'static str, bytes_max: u64 },
+    /// The content does not match its digest.
+    #[error("{registry} sent content that does not match the digest {digest}")]
+    Corrupt { registry: String, digest: String },
+    /// A download is below the minimal rate.
     #[error("{registry} sent fewer than {bytes_min} bytes within {} s", super::blob::RATE_WINDOW.as_secs())]
-    Stalled {
-        /// The registry.
+    Stalled { registry: String, bytes_min: u64 },
+    /// A download exceeded its time limit.
+    #[error("{registry} did not send all {bytes} bytes of a blob within {} s", limit.as_secs())]
+    Slow { registry: String, bytes: u64, limit: Duration },
+    /// A request for a blob was rejected, or its download was interrupted.
+    #[error("{registry} failed to send a blob: {message}")]
+    Blob {
         registry: String,
-        /// What would have been enough.
-        bytes_min: u64,
-    },
-    /// A download that gets on, and is not over in time.
-    #[error("{registry} had not sent all {bytes} bytes of a blob after {} s", within.as_secs())]
-    Slow {
-        /// The registry.
-        registry: String,
-        /// The blob's size.
-        bytes: u64,
-        /// How long it had.
-        within: Duration,
-    },
-    /// The registry's own word.
-    #[error("{registry} said no: {said}")]
-    Said {
-        /// The registry.
-        registry: String,
-        /// What it said, cut to what fits on a line.
-        said: String,
-        /// Whether it may say something else later.
-        passing: bool,
-        /// Whether it wants to see other credentials.
+        /// The registry's message, cut to what fits on a line.
+        message: String,
+        retryable: bool,
+        /// Whether a new token may help.
         unauthorized: bool,
     },
-    /// This machine's disk.
+    /// The blob cannot be written to this machine's disk.
     #[error("failed to write the blob {digest}")]
-    Write {
-        /// Its digest.
-        digest: String,
-        /// Why.
-        source: io::Error,
-    },
+    Write { digest: String, source: io::Error },
 }
 
 impl RegistryFault {
-    /// From a request that got no answer.
-    pub(super) fn no_answer(registry: &str, fault: reqwest::Error) -> Self {
+    /// A request without a response.
+    pub(super) fn request_failed(registry: &str, fault: reqwest::Error) -> Self {
         let (registry, source) = (registry.to_owned(), fault.without_url());
         if is_untrusted(&source) {
             Self::Untrusted { registry, source }
@@ -173,35 +97,35 @@ impl RegistryFault {
         }
     }
 
-    /// From an answer that is no blob, and what it says.
-    pub(super) fn refused(registry: &str, status: StatusCode, content: &[u8]) -> Self {
+    /// An error response to a request for a blob.
+    pub(super) fn bad_status(registry: &str, status: StatusCode, content: &[u8]) -> Self {
         let envelope: Option<OciEnvelope> = serde_json::from_slice(content).ok();
         let errors = envelope.iter().flat_map(|envelope| &envelope.errors);
         let busy = status.is_server_error()
             || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
             || errors.into_iter().any(|error| error.code == OciErrorCode::Toomanyrequests);
-        let said = envelope.map_or_else(|| String::from_utf8_lossy(content).into_owned(), |known| known.to_string());
+        let message = envelope.map_or_else(|| String::from_utf8_lossy(content).into_owned(), |known| known.to_string());
         let unauthorized = status == StatusCode::UNAUTHORIZED;
-        let fault = io::Error::other(format!("{status}: {said}").trim_end_matches(": "));
-        Self::said(registry, &fault, busy || unauthorized, unauthorized)
+        let fault = io::Error::other(format!("{status}: {message}").trim_end_matches(": "));
+        Self::blob(registry, &fault, busy || unauthorized, unauthorized)
     }
 
-    /// A stream that broke.
-    pub(super) fn cut(registry: &str, fault: &dyn Error) -> Self {
-        Self::said(registry, fault, true, false)
+    /// A download that ended early.
+    pub(super) fn interrupted(registry: &str, fault: &dyn Error) -> Self {
+        Self::blob(registry, fault, true, false)
     }
 
-    fn said(registry: &str, fault: &dyn Error, passing: bool, unauthorized: bool) -> Self {
-        let said = chain(fault).chars().filter(|c| !c.is_control()).take(SAID_CHARS_MAX).collect();
-        Self::Said { registry: registry.to_owned(), said, passing, unauthorized }
+    fn blob(registry: &str, fault: &dyn Error, retryable: bool, unauthorized: bool) -> Self {
+        let message = chain(fault).chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect();
+        Self::Blob { registry: registry.to_owned(), message, retryable, unauthorized }
     }
 
-    /// Whether the same request may work a moment later.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Returns whether the same request may succeed later.
+    pub(super) fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { source, .. } => !source.is_redirect(),
             Self::Stalled { .. } => true,
-            Self::Said { passing, .. } => *passing,
+            Self::Blob { retryable, .. } => *retryable,
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::Tls { .. }
             | Self::Untrusted { .. }
@@ -219,14 +143,14 @@ impl RegistryFault {
     }
 }
 
-/// Whether there was TLS, with a certificate that does not do.
+/// Returns whether the cause is an invalid certificate.
 fn is_untrusted(fault: &(dyn Error + 'static)) -> bool {
     let mut next = Some(fault);
     while let Some(fault) = next {
         if let Some(rustls::Error::InvalidCertificate(_)) = fault.downcast_ref() {
             return true;
         }
-        // Asked for its source, an I/O error passes over what it holds.
+        // `source()` of an I/O error skips the error that it wraps.
         let held = fault.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = held.map(|held| held as &(dyn Error + 'static)).or_else(|| fault.source());
     }

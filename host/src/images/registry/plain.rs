@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Which registries may be spoken to without TLS: those on this machine, and those that the operator names; and where a
-//! registry may send us.
+//! Registries that may be reached without TLS: those on this machine, and those that the operator names. Also decides
+//! which redirects are allowed.
 
 use std::{convert::Infallible, net::IpAddr, str::FromStr};
 
@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use crate::domain::egress::{Kind, kind};
 
-/// Registries by `HOST` or `HOST:PORT`; those on this machine need not be named.
+/// Registries as `HOST` or `HOST:PORT`; those on this machine are always included.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PlainHosts(Vec<String>);
 
@@ -28,12 +28,12 @@ impl FromStr for PlainHosts {
 }
 
 impl PlainHosts {
-    /// `registry` is a host, perhaps with a port.
+    /// Returns whether `registry`, a host with or without a port, may be reached without TLS.
     pub(super) fn allows(&self, registry: &str) -> bool {
         Url::parse(&format!("http://{registry}/")).is_ok_and(|url| self.allows_url(&url))
     }
 
-    /// Whether what this URL names may be spoken to without TLS.
+    /// Like [`Self::allows`], for the host of a URL.
     pub(super) fn allows_url(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         let named = |name: &String| {
@@ -42,14 +42,14 @@ impl PlainHosts {
         is_loopback(host) || self.0.iter().any(named)
     }
 
-    /// Whether the one who is asked may send us to the other: without TLS only if both may be spoken to like that, and
-    /// to this machine or its wire, where cloud metadata is, only from this machine. A name that leads there gets no
-    /// further than its certificate.
-    pub(super) fn may_lead(&self, asked: &Url, next: &Url) -> bool {
-        let (Some(from), Some(to)) = (asked.host_str(), next.host_str()) else { return false };
-        let plain = next.scheme() == "http" && self.allows_url(asked) && self.allows_url(next);
-        let near = to == "localhost" || address(to).is_some_and(|address| kind(address) == Kind::Special);
-        (next.scheme() == "https" || plain) && (!near || from == to || (is_loopback(from) && is_loopback(to)))
+    /// Returns whether a host may redirect us to another: without TLS only if both may be reached without it; to a
+    /// loopback or link-local address, where cloud metadata is, only from this machine. A name that resolves to such an
+    /// address fails at its certificate.
+    pub(super) fn allows_redirect(&self, first: &Url, next: &Url) -> bool {
+        let (Some(from), Some(to)) = (first.host_str(), next.host_str()) else { return false };
+        let plain = next.scheme() == "http" && self.allows_url(first) && self.allows_url(next);
+        let is_local = to == "localhost" || address(to).is_some_and(|address| kind(address) == Kind::Special);
+        (next.scheme() == "https" || plain) && (!is_local || from == to || (is_loopback(from) && is_loopback(to)))
     }
 }
 
@@ -57,7 +57,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address(host).is_some_and(|address| address.is_loopback())
 }
 
-/// A URL's host as an address; those of IPv6 are in brackets.
+/// Parses a URL's host as an address; IPv6 is in brackets.
 fn address(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_and_named_registries_may_be_plain_and_no_others() {
+    fn only_this_machine_and_named_registries_may_be_plain() {
         let hosts: PlainHosts = "registry.lan, Other.lan:5000".parse().unwrap();
         for registry in ["localhost", "localhost:5000", "127.0.0.1:1", "[::1]:5000", "registry.lan", "registry.lan:80"]
         {
@@ -81,9 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_leads_to_no_place_that_is_nearer_or_plainer_than_itself() {
+    fn rejects_redirects_to_local_addresses_and_to_plain_http() {
         let hosts: PlainHosts = "registry.lan, store.lan".parse().unwrap();
-        for (asked, next, may) in [
+        for (first, next, allowed) in [
             ("https://a.example/", "https://b.example/", true),
             ("https://a.example/", "https://10.0.0.1/", true),
             ("https://a.example/", "http://a.example/", false),
@@ -102,7 +102,11 @@ mod tests {
             ("http://localhost:5000/", "https://169.254.169.254/", false),
             ("https://169.254.0.9/", "https://169.254.0.9:5000/", true),
         ] {
-            assert_eq!(hosts.may_lead(&asked.parse().unwrap(), &next.parse().unwrap()), may, "{asked} {next}");
+            assert_eq!(
+                hosts.allows_redirect(&first.parse().unwrap(), &next.parse().unwrap()),
+                allowed,
+                "{first} {next}"
+            );
         }
     }
 }

@@ -1,23 +1,23 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The token that a registry sends its visitors for, as distribution's "Token Authentication" and "OAuth2" describe it.
+//! Tokens from a registry's token service, as distribution's "Token Authentication" and "OAuth2" describe it.
 //!
-//! The registry names the place, its realm. Credentials go there only if it is of the registry's own site and is spoken
-//! to as safely as the registry itself; anybody else is asked without.
+//! The registry names the service's URL, its realm. Credentials are sent there only if it is on the registry's own site
+//! and as safely encrypted as the registry itself; other realms are asked without credentials.
 
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     PlainHosts, RegistryFault, Target,
-    credentials::Credential,
+    credential::Credential,
     document::{DOCUMENT_TIMEOUT, read_bounded},
 };
 
-/// Bytes of a token's document; tokens that name many rights reach some KiB.
+/// Bytes of a token response; tokens with many scopes reach some KiB.
 const TOKEN_BYTES_MAX: u64 = 256 * 1024;
 
-/// Asks the realm for a token to pull.
+/// Requests a token to pull from the realm.
 pub(super) async fn fetch(
     http: &reqwest::Client,
     plain: &PlainHosts,
@@ -25,23 +25,23 @@ pub(super) async fn fetch(
     realm: &str,
     service: Option<&str>,
 ) -> Result<SecretString, RegistryFault> {
-    let place = place(plain, target, realm)?;
+    let url = realm_url(plain, target, realm)?;
     let scope = format!("repository:{}:pull", target.reference.repository());
     let mut fields = vec![("scope", scope.as_str())];
     fields.extend(service.map(|service| ("service", service)));
     let request = match &target.credential {
-        Credential::None => http.get(place).query(&fields),
+        Credential::None => http.get(url).query(&fields),
         Credential::Password { user, password } => {
-            http.get(place).query(&fields).basic_auth(user.expose_secret(), Some(password.expose_secret()))
+            http.get(url).query(&fields).basic_auth(user.expose_secret(), Some(password.expose_secret()))
         }
         Credential::IdentityToken(token) => {
             fields.extend([("grant_type", "refresh_token"), ("client_id", "waggle")]);
             fields.push(("refresh_token", token.expose_secret()));
-            http.post(place).form(&fields)
+            http.post(url).form(&fields)
         }
     };
-    let asked = request.timeout(DOCUMENT_TIMEOUT).send().await;
-    let response = asked.map_err(|fault| RegistryFault::no_answer(&target.registry, fault))?;
+    let sent = request.timeout(DOCUMENT_TIMEOUT).send().await;
+    let response = sent.map_err(|fault| RegistryFault::request_failed(&target.registry, fault))?;
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => return Err(target.unauthorized()),
@@ -52,17 +52,17 @@ pub(super) async fn fetch(
     parse(&content).ok_or_else(|| RegistryFault::NoToken { registry: target.registry.clone() })
 }
 
-/// The realm's address, if it may hear what would be sent there.
-fn place(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, RegistryFault> {
-    let refused =
-        || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
-    let url = Url::parse(realm).map_err(|_| refused())?;
-    let safe = plain.may_lead(&target.base, &url);
+/// Returns the realm's URL, if the credentials may be sent there.
+fn realm_url(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, RegistryFault> {
+    let fault = || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
+    let url = Url::parse(realm).map_err(|_| fault())?;
+    let safe = plain.allows_redirect(&target.base, &url);
     let own = matches!(target.credential, Credential::None) || same_site(&target.base, &url);
-    if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refused()) }
+    if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(fault()) }
 }
 
-/// Whether two hosts are one, or share the last two parts of their names: `index.docker.io` and `auth.docker.io`.
+/// Returns whether two hosts are equal or share the last two labels of their names: `index.docker.io` and
+/// `auth.docker.io`.
 fn same_site(one: &Url, other: &Url) -> bool {
     let (Some(one), Some(other)) = (one.host_str(), other.host_str()) else { return false };
     let site = |host: &str| {
@@ -73,15 +73,15 @@ fn same_site(one: &Url, other: &Url) -> bool {
     one == other || site(one).is_some_and(|one| Some(one) == site(other))
 }
 
-/// The token in a realm's answer, if it can be a header's value.
+/// Parses the token in a realm's response; `None` if it cannot be the value of a header.
 fn parse(content: &[u8]) -> Option<SecretString> {
     #[derive(serde::Deserialize)]
-    struct Answer {
+    struct Response {
         token: Option<SecretString>,
         access_token: Option<SecretString>,
     }
-    let answer: Answer = serde_json::from_slice(content).ok()?;
-    let token = answer.token.filter(|token| !token.expose_secret().is_empty()).or(answer.access_token)?;
+    let response: Response = serde_json::from_slice(content).ok()?;
+    let token = response.token.filter(|token| !token.expose_secret().is_empty()).or(response.access_token)?;
     let shown = token.expose_secret();
     (!shown.is_empty() && shown.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
 }
@@ -98,13 +98,13 @@ mod tests {
             base: Url::parse(&format!("{scheme}://{registry}/v2/")).unwrap(),
             credential,
         };
-        place(&PlainHosts::default(), &target, realm).is_ok()
+        realm_url(&PlainHosts::default(), &target, realm).is_ok()
     }
 
     #[test]
-    fn a_password_goes_to_the_registrys_own_site_and_not_in_the_clear() {
+    fn password_goes_only_encrypted_to_the_own_site() {
         let password = || Credential::Password { user: "u".into(), password: "p".into() };
-        for (registry, realm, may) in [
+        for (registry, realm, allowed) in [
             ("index.docker.io", "https://auth.docker.io/token", true),
             ("ghcr.io", "https://ghcr.io/token", true),
             ("registry.gitlab.com", "https://gitlab.com/jwt/auth", true),
@@ -119,18 +119,18 @@ mod tests {
             ("ghcr.io", "https://u@ghcr.io/token", false),
             ("ghcr.io", "nowhere", false),
         ] {
-            assert_eq!(check(registry, password(), realm), may, "{registry} {realm}");
+            assert_eq!(check(registry, password(), realm), allowed, "{registry} {realm}");
         }
     }
 
     #[test]
-    fn without_a_password_any_safe_place_may_be_asked() {
+    fn any_encrypted_realm_is_asked_without_a_password() {
         assert!(check("ghcr.io", Credential::None, "https://tokens.example/"));
         assert!(!check("ghcr.io", Credential::None, "http://tokens.example/"));
     }
 
     #[test]
-    fn only_what_a_header_can_hold_is_a_token() {
+    fn rejects_tokens_that_no_header_can_hold() {
         let parse = |content| parse(content).map(|token| token.expose_secret().to_owned());
         assert_eq!(parse(br#"{"token":"a.b","access_token":"c"}"#).as_deref(), Some("a.b"));
         assert_eq!(parse(br#"{"token":"","access_token":"c"}"#).as_deref(), Some("c"));

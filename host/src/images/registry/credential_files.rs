@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Credentials from where `docker login` and `podman login` put them, helper programs included.
+//! Credentials from the files of `docker login` and `podman login`, and from their helper programs.
 
 use std::{
     fs::File,
@@ -10,43 +10,19 @@ use std::{
 };
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
-use super::credential_helper;
+use super::{credential::Credential, credential_helper};
 
-/// Bytes of a file with credentials; it is read into memory.
+/// Bytes of a credentials file; it is read into memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A helper program may ask a key store, which may ask a person. It is not waited for longer, and ended.
+/// A helper program may ask a key store, which may ask a person; it is killed after this.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is known for a registry.
-#[derive(Clone, Debug)]
-pub(super) enum Credential {
-    None,
-    /// The user is hidden as well, since some registries take a token in its place.
-    Password {
-        user: SecretString,
-        password: SecretString,
-    },
-    /// It is exchanged for tokens, and never sent to the registry itself.
-    IdentityToken(SecretString),
-}
-
-impl Credential {
-    /// For error messages.
-    pub(super) fn told(&self) -> &'static str {
-        match self {
-            Self::None => "no credentials for it were found",
-            Self::Password { .. } | Self::IdentityToken(_) => "the credentials that were found for it do not do",
-        }
-    }
-}
-
-/// Looks through the files in their order. What cannot be read is told in the log and taken for nothing: public images
-/// need no credentials.
+/// Returns the first credentials in the files. Failures are logged and otherwise ignored: public images need no
+/// credentials.
 pub(super) async fn find(registry: &str, files: &[PathBuf]) -> Credential {
     let found = async {
         for file in files {
@@ -57,7 +33,7 @@ pub(super) async fn find(registry: &str, files: &[PathBuf]) -> Credential {
         Credential::None
     };
     timeout(HELPER_TIMEOUT, found).await.unwrap_or_else(|_elapsed| {
-        tracing::warn!(registry, "the credentials of a registry were not given in time");
+        tracing::warn!(registry, "timeout while reading the credentials of a registry");
         Credential::None
     })
 }
@@ -68,11 +44,11 @@ async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
         Ok(content) => content,
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return None,
         Err(fault) => {
-            tracing::warn!(file = %file.display(), error = %fault, "a file with credentials cannot be read");
+            tracing::warn!(file = %file.display(), error = %fault, "failed to read a credentials file");
             return None;
         }
     };
-    // docker keeps those of its own registry under an address of its youth.
+    // docker stores the credentials of Docker Hub under an old address.
     let servers: &[&str] = match registry {
         "index.docker.io" => &["https://index.docker.io/v1/", "docker.io"],
         other => &[other],
@@ -82,21 +58,21 @@ async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
             Ok(Credential::None) => {}
             Ok(found) => return Some(found),
             Err(reason) => {
-                tracing::warn!(file = %file.display(), server, reason, "no credentials of a registry in this file");
+                tracing::warn!(file = %file.display(), server, reason, "failed to read the credentials of a registry");
             }
         }
     }
     None
 }
 
-/// The helper for the server goes first, then its entry, then the helper for all. The crate sees entries only: it would
-/// wait for a helper for ever.
+/// Tries the server's helper, then its entry, then the helper for all servers. The crate gets the entries only, because
+/// it waits for a helper without a timeout.
 async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
     let unreadable = |_fault| CredentialRetrievalError::ConfigReadError.to_string();
     let mut config: Map<String, Value> = serde_json::from_slice(content).map_err(unreadable)?;
-    let (of_servers, of_all) = (config.remove("credHelpers"), config.remove("credsStore"));
-    let of_server = of_servers.as_ref().and_then(|helpers| helpers.get(server));
-    if let Some(name) = helper_name(of_server) {
+    let (server_helpers, default_helper) = (config.remove("credHelpers"), config.remove("credsStore"));
+    let server_helper = server_helpers.as_ref().and_then(|helpers| helpers.get(server));
+    if let Some(name) = helper_name(server_helper) {
         return ask(name, server).await;
     }
     let entries = Value::Object(config).to_string();
@@ -105,7 +81,7 @@ async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
         Ok(DockerCredential::UsernamePassword(user, password)) => {
             Ok(Credential::Password { user: user.into(), password: password.into() })
         }
-        Err(CredentialRetrievalError::NoCredentialConfigured) => match helper_name(of_all.as_ref()) {
+        Err(CredentialRetrievalError::NoCredentialConfigured) => match helper_name(default_helper.as_ref()) {
             Some(name) => ask(name, server).await,
             None => Ok(Credential::None),
         },
@@ -131,24 +107,8 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    use secrecy::ExposeSecret as _;
 
     use super::*;
-
-    impl PartialEq for Credential {
-        fn eq(&self, other: &Self) -> bool {
-            match (self, other) {
-                (Self::None, Self::None) => true,
-                (Self::Password { user, password }, Self::Password { user: other, password: others }) => {
-                    user.expose_secret() == other.expose_secret() && password.expose_secret() == others.expose_secret()
-                }
-                (Self::IdentityToken(token), Self::IdentityToken(other)) => {
-                    token.expose_secret() == other.expose_secret()
-                }
-                _ => false,
-            }
-        }
-    }
 
     async fn look(registry: &str, contents: &[String]) -> Credential {
         let folder = tempfile::tempdir().unwrap();
@@ -169,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_file_that_knows_the_registry_wins() {
+    async fn first_file_with_the_registry_wins() {
         let files = ["{}".to_owned(), auth("r.lan:5000", "one"), auth("r.lan:5000", "two"), "nonsense".to_owned()];
         assert_eq!(look("r.lan:5000", &files).await, password("one"));
         assert_eq!(look("r.lan", &files).await, Credential::None);
@@ -177,16 +137,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn docker_hub_is_known_by_all_its_names() {
+    async fn docker_hub_is_found_by_all_its_names() {
         for server in ["https://index.docker.io/v1/", "docker.io", "index.docker.io"] {
             assert_eq!(look("index.docker.io", &[auth(server, "one")]).await, password("one"), "{server}");
         }
     }
 
     #[tokio::test]
-    async fn an_entry_goes_before_the_helper_for_all_and_behind_that_for_the_server() {
+    async fn server_helper_precedes_entry_and_entry_precedes_default_helper() {
         let and = |more: &str| auth("r.lan", "one").replacen('{', &format!("{{{more},"), 1);
-        assert_eq!(look("r.lan", &[and(r#""credsStore":"nobody's""#)]).await, password("one"));
-        assert_eq!(look("r.lan", &[and(r#""credHelpers":{"r.lan":"nobody's"}"#)]).await, Credential::None);
+        assert_eq!(look("r.lan", &[and(r#""credsStore":"missing""#)]).await, password("one"));
+        assert_eq!(look("r.lan", &[and(r#""credHelpers":{"r.lan":"missing"}"#)]).await, Credential::None);
     }
 }

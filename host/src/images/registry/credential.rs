@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Credentials of a user at a registry.
+
+#[cfg(test)]
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
+
+#[derive(Clone, Debug)]
+pub(super) enum Credential {
+    None,
+    /// The user is secret as well, because some registries accept a token in its place.
+    Password {
+        user: SecretString,
+        password: SecretString,
+    },
+    /// Exchanged for tokens, and never sent to the registry itself.
+    IdentityToken(SecretString),
+}
+
+impl Credential {
+    /// For error messages.
+    pub(super) fn describe(&self) -> &'static str {
+        match self {
+            Self::None => "no credentials for it were found",
+            Self::Password { .. } | Self::IdentityToken(_) => "the credentials that were found for it were rejected",
+        }
+    }
+}
+
+#[cfg(test)]
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Password { user, password }, Self::Password { user: other, password: others }) => {
+                user.expose_secret() == other.expose_secret() && password.expose_secret() == others.expose_secret()
+            }
+            (Self::IdentityToken(token), Self::IdentityToken(other)) => token.expose_secret() == other.expose_secret(),
+            _ => false,
+        }
+    }
+}
