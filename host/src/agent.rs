@@ -14,6 +14,7 @@
 mod call;
 mod fault;
 mod patience;
+mod port;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,11 +32,12 @@ pub use self::patience::Patience;
 use self::{call::Call, fault::AgentFault};
 use crate::{
     domain::{
+        call_fault::CallFault,
+        capabilities::{AgentOrigin, Capabilities},
+        command::{Command, Executed, OutputStream, User},
+        file::{Entry, FileContent, FileRange, LISTING_NAMES_BYTES_MAX, Listing, Writing},
         guest_path::GuestPath,
-        ports::{
-            AgentOrigin, CallFault, Capabilities, Command, Ended, Entry, FileContent, FileRange,
-            LISTING_NAMES_BYTES_MAX, Listing, OutputStream, PortFuture, User, Writing,
-        },
+        machine::PortFuture,
     },
     printable,
 };
@@ -143,7 +145,7 @@ impl AgentClient {
         command: Command,
         cancelled: PortFuture<'_, ()>,
         on_output: &mut (dyn FnMut(OutputStream, &[u8]) + Send),
-    ) -> Result<Ended, CallFault> {
+    ) -> Result<Executed, CallFault> {
         let _permit = self.permit().await?;
         let script = command.script.as_ref();
         let request = Request::Exec(request::Exec {
@@ -179,7 +181,7 @@ impl AgentClient {
                 on_output(OutputStream::Stderr, bytes);
                 Ok(None)
             }
-            Reply::Exited(exited) => Ok(Some(call::ended(exited))),
+            Reply::Exited(exited) => Ok(Some(call::executed(exited))),
             other => Err(fault::unexpected(&other)),
         })
         .await

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Errors as people read them, in logs and answers.
+//! Errors with their causes, for logs and messages.
 
 use std::error::Error;
 
-/// An error and its causes on one line, outermost first.
+/// Formats an error and its causes on one line, outermost first.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

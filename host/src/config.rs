@@ -29,10 +29,10 @@ pub use self::{
 };
 use crate::{
     domain::{
+        command::CommandLimits,
         defences::Relaxed,
         egress::Policy,
         image::ImageRef,
-        ports::CommandLimits,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
     machines::WantedBackend,

@@ -1,22 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What waggle is about: environments, their rules and the ports to the outside.
+//! Environments, their rules, and the traits through which machines are started and called.
 //!
-//! There is no I/O and no clock in here, and async only in the ports; time is an argument.
+//! Nothing here does I/O or reads a clock: time is an argument. Only the traits in [`machine`] are async.
 
+pub mod call_fault;
+pub mod capabilities;
+pub mod command;
 pub mod defences;
 pub mod egress;
 pub mod environment;
+pub mod environment_id;
+pub mod file;
 pub mod guest_path;
 pub mod image;
 pub mod lifecycle;
 pub mod live_output;
+pub mod machine;
 pub mod output;
 pub mod package_name;
-pub mod ports;
 pub mod principal;
 pub mod repository;
 pub mod runtime;
+pub mod stage;
 pub mod tokens;
 pub mod utf8;
 pub mod variables;

@@ -83,7 +83,8 @@ pub use self::{
 use crate::{
     domain::{
         defences::Defence,
-        ports::{Machine, MachineSpec, Machines, PortFuture, Stage, StartFault},
+        machine::{Machine, MachineSpec, Machines, PortFuture, StartFault},
+        stage::Stage,
     },
     images::cache::{ImageStore, PreparedImage, Resolve},
     network::Guest,

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Text that a guest wrote, made safe to log and to show.
+//! Text from a guest, made safe to log and to show.
 
-/// The text's letters, with those escaped that would do something instead of being seen: control characters move a
-/// terminal's cursor, bidirectional marks reorder what is read.
+/// Returns the text's characters with the harmful ones escaped: control characters can move a terminal's cursor, and
+/// bidirectional marks can reorder a line.
 pub(crate) fn letters(text: &str) -> impl Iterator<Item = char> {
     text.chars().flat_map(|letter| {
         let harmful = is_harmful(letter);
@@ -12,7 +12,7 @@ pub(crate) fn letters(text: &str) -> impl Iterator<Item = char> {
     })
 }
 
-/// At most `bytes_max` bytes of the text, safe to show.
+/// Returns at most `bytes_max` bytes of the text, safe to show.
 pub(crate) fn text(text: &str, bytes_max: usize) -> String {
     let mut shown = String::new();
     for letter in letters(text) {
@@ -24,7 +24,7 @@ pub(crate) fn text(text: &str, bytes_max: usize) -> String {
     shown
 }
 
-/// Whether a letter does something instead of being seen.
+/// Whether a character has an effect on a terminal or on the order of a line.
 pub(crate) fn is_harmful(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_the_guest_is_shown_without_control_characters_and_within_the_limit() {
+    fn harmful_characters_are_escaped_and_length_is_limited() {
         assert_eq!(text("a\x1b[2Jb\nc\u{202e}", 100), "a\\u{1b}[2Jb\\u{a}c\\u{202e}");
         assert_eq!(text(&"é".repeat(10), 5), "éé");
     }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Has idle environments go, at a fixed interval.
+//! Destroys idle environments, at a fixed interval.
 //!
-//! It decides nothing: each environment's own task knows whether its time has passed.
+//! The reaper only asks; the driver of each environment decides whether it has reached its idle timeout.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::environments::Environments;
 
-/// Runs until it is told to stop.
+/// Runs until `stop` is cancelled.
 pub async fn run(environments: Arc<Environments>, every: Duration, stop: CancellationToken) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

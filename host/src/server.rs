@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Puts a server together from its settings and from what starts machines, and takes it apart again.
+//! Builds a server from its settings and a source of machines, and shuts it down.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Access, Settings},
-    domain::{image::ImageRef, ports::Machines, runtime::ByRuntime},
+    domain::{image::ImageRef, machine::Machines, runtime::ByRuntime},
     http::{Check, Entrance, Server, TokensNow},
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
@@ -24,15 +24,15 @@ use crate::{
     },
 };
 
-// A shutdown takes 30 s at most, as promised: these two, the last answers, and what the machines' owner needs.
+// A shutdown takes at most 30 s, which is documented: these two, the last responses, and the stop of the machines.
 
-/// Running calls get that long to end.
+/// Time for running calls to end in a shutdown.
 const DRAIN: Duration = Duration::from_secs(12);
 
-/// Destroying every environment gets that long.
+/// Time to destroy every environment in a shutdown.
 const RELEASE: Duration = Duration::from_secs(12);
 
-/// A server that runs: the tools and what they work on, and the HTTP server in front of them once it listens.
+/// A running server: the tools, the environments, and the HTTP server once it listens.
 #[derive(Debug)]
 pub struct Waggle {
     tools: Tools,
@@ -44,7 +44,7 @@ pub struct Waggle {
 }
 
 impl Waggle {
-    /// Tools that work on environments; `machines` starts what runs in them.
+    /// Starts the tools and the reaper; `machines` starts the machines of environments.
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
         let (access, size) = (&settings.access, machine_size(settings));
@@ -66,24 +66,23 @@ impl Waggle {
         Self { tools, access: access.clone(), environments, http: None, reaper, stop }
     }
 
-    /// The tools.
     #[must_use]
     pub fn tools(&self) -> Tools {
         self.tools.clone()
     }
 
-    /// Serves the tools over HTTP, and returns where.
+    /// Serves the tools over HTTP; returns the address.
     ///
     /// # Errors
-    /// What the system says if it does not know the listener's address.
+    /// The system cannot tell the listener's address.
     pub fn listen(&mut self, listener: TcpListener, tokens: TokensNow, checks: Vec<Check>) -> io::Result<SocketAddr> {
         self.listen_with(self.tools.clone(), listener, tokens, checks)
     }
 
-    /// The same for a handler that has the tools in it.
+    /// Serves a handler that wraps the tools, like [`Waggle::listen`].
     ///
     /// # Errors
-    /// As above.
+    /// As [`Waggle::listen`].
     pub fn listen_with<H>(
         &mut self,
         handler: H,
@@ -104,11 +103,10 @@ impl Waggle {
         Ok(address)
     }
 
-    /// Serves the tools to one client over a pair of streams, until the first one ends. Calls that run then are
-    /// cancelled.
+    /// Serves the tools to one client over a pair of streams until `input` ends; then cancels the running calls.
     ///
     /// # Errors
-    /// What the client said in place of a greeting.
+    /// The client did not open the session correctly.
     pub async fn converse<R, W>(&self, input: R, output: W) -> Result<(), mcp::ConverseFault>
     where
         R: AsyncRead + Send + Unpin + 'static,
@@ -117,7 +115,7 @@ impl Waggle {
         mcp::converse(self.tools.clone(), input, output, self.stop.child_token()).await
     }
 
-    /// Takes no new connections and calls, lets running calls end, destroys every environment.
+    /// Refuses new connections and calls, waits for running calls, then destroys every environment.
     pub async fn shut_down(self) {
         if let Some(http) = &self.http {
             http.stop_accepting();
@@ -130,12 +128,12 @@ impl Waggle {
         }
         self.stop.cancel();
         if let Err(fault) = self.reaper.await {
-            tracing::error!(%fault, "the reaper ended badly");
+            tracing::error!(%fault, "the reaper panicked");
         }
     }
 }
 
-/// What the settings give every machine.
+/// Returns the size of every machine.
 #[must_use]
 pub fn machine_size(settings: &Settings) -> MachineSize {
     MachineSize {
@@ -146,7 +144,7 @@ pub fn machine_size(settings: &Settings) -> MachineSize {
     }
 }
 
-/// How long commands may run, and what runs them, as the settings have it.
+/// Returns the timeouts, limits and programs for commands.
 #[must_use]
 pub fn execution_rules(settings: &Settings) -> ExecutionRules {
     ExecutionRules {
@@ -158,8 +156,8 @@ pub fn execution_rules(settings: &Settings) -> ExecutionRules {
     }
 }
 
-/// The names under which clients reach the server; a browser that was lured here uses another one. A server on every
-/// address of its machine does not know its names: they have to be `allowed`.
+/// Returns the host names under which clients may reach the server; a page that abuses a browser uses another name. A
+/// server that listens on every address does not know its names, so the operator must list them in `allowed`.
 fn hosts(address: SocketAddr, allowed: &[String]) -> Vec<String> {
     let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     let own = address.ip().to_string();
@@ -175,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_on_every_address_has_the_names_that_it_is_told() {
+    fn server_on_every_address_has_only_allowed_names() {
         let local = ["localhost", "127.0.0.1", "::1"];
         assert_eq!(hosts("0.0.0.0:80".parse().unwrap(), &[]), local);
         let named = hosts("0.0.0.0:80".parse().unwrap(), &["waggle.example".to_owned()]);

@@ -1,15 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What clients can do with environments: make and destroy them, run code in them, use their files.
+//! Operations on environments: create and destroy them, run code in them, use their files.
 //!
-//! Services speak the domain's types alone, and of machines know only the domain's ports. Their sentences name tools
-//! and arguments; nothing else of MCP is here.
+//! Services use only the domain's types, and machines only through the domain's traits. Their error texts name tools
+//! and arguments; nothing else here depends on MCP.
 
-pub(crate) mod driver;
+mod driver;
 pub mod environments;
 pub mod execution;
 pub mod fault;
 pub mod filesystem;
+mod guest_answer;
 pub mod journal;
 pub(crate) mod log_limit;
-pub(crate) mod refusals;
+mod refusals;
+mod registry;
+mod request;

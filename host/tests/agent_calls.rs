@@ -17,11 +17,11 @@ use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use waggle::{
     agent::{self, AgentClient, Patience},
     domain::{
+        call_fault::{CallFault, RefusalKind},
+        command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
+        file::{FileRange, Writing},
         guest_path::GuestPath,
-        ports::{
-            CallFault, Command, CommandLimits, EndCause, Ended, FileRange, OutputStream, PortFuture, RefusalKind,
-            Script, User, Writing,
-        },
+        machine::PortFuture,
     },
 };
 use waggle_protocol::Origin;
@@ -82,7 +82,7 @@ fn shell(code: &str) -> Command {
     }
 }
 
-async fn run_until(machine: &Machine, command: Command, cancelled: PortFuture<'_, ()>) -> (Ended, Outcome) {
+async fn run_until(machine: &Machine, command: Command, cancelled: PortFuture<'_, ()>) -> (Executed, Outcome) {
     let mut outcome = Outcome::default();
     let mut collect = |stream, bytes: &[u8]| match stream {
         OutputStream::Stdout => outcome.stdout.extend_from_slice(bytes),
@@ -92,7 +92,7 @@ async fn run_until(machine: &Machine, command: Command, cancelled: PortFuture<'_
     (ended, outcome)
 }
 
-async fn run(machine: &Machine, command: Command) -> (Ended, Outcome) {
+async fn run(machine: &Machine, command: Command) -> (Executed, Outcome) {
     run_until(machine, command, Box::pin(std::future::pending())).await
 }
 
@@ -128,10 +128,10 @@ async fn code_runs_from_a_file_that_is_gone_afterwards() {
 async fn a_long_output_is_kept_whole_in_a_file_of_its_user() {
     let machine = machine().await;
     let (ended, outcome) = run(&machine, shell("seq 1 300000; head -c 100000 /dev/zero >&2")).await;
-    let file = ended.stdout_file.unwrap();
+    let file = ended.stdout.file.unwrap();
     assert_eq!((file.bytes, file.complete), (outcome.stdout.len() as u64, true));
     assert!(machine.agent.read_file(&file.path, None, 10_000_000).await.unwrap().bytes == outcome.stdout);
-    assert_eq!(ended.stderr_file, None, "100,000 bytes are not more than 100,000");
+    assert_eq!(ended.stderr.file, None, "100,000 bytes are not more than 100,000");
     let place = machine.root.path().join(file.path.as_str().trim_start_matches('/'));
     assert_eq!(fs::metadata(place).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(machine.root.path().join("tmp")).unwrap().count(), 1);
@@ -144,7 +144,7 @@ async fn a_cancelled_flood_ends_and_leaves_what_was_sent_of_it_in_the_file() {
     let (ended, outcome) = run_until(&machine, flood, Box::pin(machine.has_started())).await;
     assert_eq!((ended.signal, ended.cause), (Some(9), EndCause::Cancelled));
     assert!(outcome.stdout.len() > 1_000_000, "{} bytes", outcome.stdout.len());
-    let file = ended.stdout_file.unwrap();
+    let file = ended.stdout.file.unwrap();
     let kept = fs::read(machine.root.path().join(file.path.as_str().trim_start_matches('/'))).unwrap();
     assert_eq!(kept.len() as u64, file.bytes);
     assert!(outcome.stdout.starts_with(&kept), "{} bytes kept of {}", kept.len(), outcome.stdout.len());

@@ -32,8 +32,9 @@ use tokio::sync::mpsc;
 use waggle::{
     domain::{
         defences::Relaxed,
-        environment::EnvironmentId,
-        ports::{MachineSpec, Machines, Stage, StartFault},
+        environment_id::EnvironmentId,
+        machine::{MachineSpec, Machines, StartFault},
+        stage::Stage,
     },
     images::cache::ImageStore,
     machines::{OpenFault, VmSettings, Vms, WantedBackend, disks::Disks},

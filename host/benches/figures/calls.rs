@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use waggle::domain::{
+    command::{Command, CommandLimits, User},
+    file::Writing,
     guest_path::GuestPath,
-    ports::{Command, CommandLimits, Machine, User, Writing},
+    machine::Machine,
 };
 
 use crate::{
@@ -85,16 +87,16 @@ async fn calls(site: &Site, bare: &Bare, figures: &mut Figures) {
     for _ in 0..rounds(FILES) {
         figures.raw_up.add(rate(FILE_BYTES, running.up(FILE_BYTES).await));
         figures.raw_down.add(rate(FILE_BYTES, running.down(&content).await));
-        let (time, written) = timed(machine.write_file(&path(), &content, Writing::default())).await;
+        let (time, written) = timed(machine.agent().write_file(&path(), &content, Writing::default())).await;
         assert_eq!(written.unwrap(), FILE_BYTES as u64);
         figures.write.add(rate(FILE_BYTES, time));
-        let (time, read) = timed(machine.read_file(&path(), None, FILE_BYTES as u64)).await;
+        let (time, read) = timed(machine.agent().read_file(&path(), None, FILE_BYTES as u64)).await;
         assert!(read.unwrap().bytes == content, "the file came back changed");
         figures.read.add(rate(FILE_BYTES, time));
-        let (time, written) = timed(machine.write_file(&path(), b".", Writing::default())).await;
+        let (time, written) = timed(machine.agent().write_file(&path(), b".", Writing::default())).await;
         assert_eq!(written.unwrap(), 1);
         figures.write_byte.add_ms(time);
-        let (time, read) = timed(machine.read_file(&path(), None, 1)).await;
+        let (time, read) = timed(machine.agent().read_file(&path(), None, 1)).await;
         assert_eq!(read.unwrap().bytes, b".");
         figures.read_byte.add_ms(time);
     }
@@ -124,7 +126,7 @@ pub(crate) fn command(argv: &[&str]) -> Command {
 /// The time of the whole call, and what the agent measured from spawn to exit.
 pub(crate) async fn run_true(machine: &dyn Machine) -> (Duration, Duration) {
     let mut ignore = |_stream, _bytes: &[u8]| {};
-    let call = machine.exec(command(&["/bin/true"]), Box::pin(std::future::pending()), &mut ignore);
+    let call = machine.agent().exec(command(&["/bin/true"]), Box::pin(std::future::pending()), &mut ignore);
     let (total, ended) = timed(call).await;
     let ended = ended.unwrap();
     assert_eq!(ended.exit_code, 0);

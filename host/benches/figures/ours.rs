@@ -16,8 +16,11 @@ use tokio::{net::UnixStream, sync::oneshot, time::sleep};
 use waggle::{
     agent::{self, AgentClient, Patience},
     domain::{
+        call_fault::CallFault,
+        command::{Command, EndCause, Executed, OutputStream, User},
+        file::Writing,
         guest_path::GuestPath,
-        ports::{CallFault, Command, EndCause, Ended, Machine, OutputStream, PortFuture, User, Writing},
+        machine::{Machine, PortFuture},
     },
 };
 use waggle_protocol::Origin;
@@ -59,9 +62,9 @@ impl Ours {
         command: Command,
         cancelled: PortFuture<'_, ()>,
         on_output: &mut (dyn FnMut(OutputStream, &[u8]) + Send),
-    ) -> Result<Ended, CallFault> {
+    ) -> Result<Executed, CallFault> {
         match self {
-            Self::Machine(machine) => machine.exec(command, cancelled, on_output).await,
+            Self::Machine(machine) => machine.agent().exec(command, cancelled, on_output).await,
             Self::Local { agent, .. } => agent.exec(command, cancelled, on_output).await,
         }
     }
@@ -84,7 +87,7 @@ impl Ours {
     pub(crate) async fn write(&self, path: &str, content: &[u8], mode: Option<u32>) -> Duration {
         let (path, how) = (GuestPath::parse(path).unwrap(), Writing { mode, append: false });
         let (time, written) = match self {
-            Self::Machine(machine) => timed(machine.write_file(&path, content, how)).await,
+            Self::Machine(machine) => timed(machine.agent().write_file(&path, content, how)).await,
             Self::Local { agent, .. } => timed(agent.write_file(&path, content, how)).await,
         };
         assert_eq!(written.unwrap(), content.len() as u64);
@@ -94,7 +97,7 @@ impl Ours {
     pub(crate) async fn read(&self, path: &str, bytes: usize) -> Duration {
         let path = GuestPath::parse(path).unwrap();
         let (time, read) = match self {
-            Self::Machine(machine) => timed(machine.read_file(&path, None, bytes as u64)).await,
+            Self::Machine(machine) => timed(machine.agent().read_file(&path, None, bytes as u64)).await,
             Self::Local { agent, .. } => timed(agent.read_file(&path, None, bytes as u64)).await,
         };
         assert_eq!(read.unwrap().bytes.len(), bytes);

@@ -17,9 +17,9 @@ use waggle::{
     config::Settings,
     domain::{
         defences::Relaxed,
-        environment::EnvironmentId,
+        environment_id::EnvironmentId,
         image::ImageRef,
-        ports::{Machine, MachineSpec, Machines},
+        machine::{Machine, MachineSpec, Machines},
         runtime::ByRuntime,
     },
     http,

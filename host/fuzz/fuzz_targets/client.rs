@@ -13,7 +13,7 @@ use waggle_fuzz::{
     agent::{self, AgentClient, Patience},
     domain::{
         guest_path::GuestPath,
-        ports::{Command, CommandLimits, User, Writing},
+        command::{Command, CommandLimits, User}, file::Writing,
     },
 };
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};

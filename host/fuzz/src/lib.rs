@@ -6,15 +6,23 @@
 
 #[path = "../../src/domain"]
 pub mod domain {
+    pub mod call_fault;
+    pub mod capabilities;
+    pub mod command;
     pub mod egress;
     pub mod environment;
+    pub mod environment_id;
+    pub mod file;
     pub mod guest_path;
     pub mod image;
     pub mod lifecycle;
+    pub mod machine;
+    pub mod output;
     pub mod package_name;
-    pub mod ports;
     pub mod principal;
     pub mod runtime;
+    pub mod stage;
+    pub mod utf8;
 }
 
 #[path = "../../src/files"]

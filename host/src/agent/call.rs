@@ -11,8 +11,12 @@ use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
 use super::fault::AgentFault;
 use crate::{
     domain::{
+        call_fault::CallFault,
+        command::{EndCause, Executed},
+        file::Entry,
         guest_path::GuestPath,
-        ports::{CallFault, EndCause, Ended, Entry, OutputFile, PortFuture},
+        machine::PortFuture,
+        output::{Output, OutputFile},
     },
     printable,
 };
@@ -118,8 +122,8 @@ async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
     }
 }
 
-/// A command's end, in the domain's words.
-pub(super) fn ended(exited: reply::Exited) -> Ended {
+/// Converts a command's end; the outputs have arrived before it.
+pub(super) fn executed(exited: reply::Exited) -> Executed {
     let (exit_code, signal) = match exited.status {
         reply::Status::Code(code) => (i32::from(code), None),
         reply::Status::Signal(signal) => (128 + i32::from(signal), Some(i32::from(signal))),
@@ -130,19 +134,21 @@ pub(super) fn ended(exited: reply::Exited) -> Ended {
         reply::Cause::Cancelled => EndCause::Cancelled,
         reply::Cause::Memory => EndCause::OutOfMemory,
     };
-    let file = |file: Option<reply::OutputFile>| {
+    let output = |file: Option<reply::OutputFile>| {
         // The path is the guest's word: one that is none is as good as no file.
-        file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
+        let file = file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
             Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
-        })
+        });
+        Output { file, ..Output::default() }
     };
-    Ended {
+    Executed {
         exit_code,
         signal,
         cause,
         duration: Duration::from_micros(exited.duration_us),
-        stdout_file: file(exited.stdout_file),
-        stderr_file: file(exited.stderr_file),
+        stdout: output(exited.stdout_file),
+        stderr: output(exited.stderr_file),
+        hint: None,
     }
 }
 

@@ -8,7 +8,7 @@ use waggle_link::ReceiveFault;
 use waggle_protocol::{Fault, FaultKind, Reply, TEXT_BYTES_MAX};
 
 use crate::{
-    domain::ports::{CallFault, RefusalKind},
+    domain::call_fault::{CallFault, RefusalKind},
     printable,
 };
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::ports::Stage, mutex::lock};
+use crate::{domain::stage::Stage, mutex::lock};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// From one line to the next, where there is no terminal.

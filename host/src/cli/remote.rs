@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use self::server::ServerArguments;
 use self::server::{RemoteFault, call, get};
 use super::TIMED_OUT;
-use crate::{domain::environment::EnvironmentId, error_code::ErrorCode, printable};
+use crate::{domain::environment_id::EnvironmentId, error_code::ErrorCode, printable};
 
 /// For the server's part of a call, above the command's own time.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);

@@ -24,18 +24,18 @@ use super::{TIMED_OUT, open_machines, signals::End, terminal::Spinner};
 use crate::{
     config::{self, Folders, Settings, duration, process_variable},
     domain::{
+        command::{Command, EndCause, Executed, OutputStream},
         environment::NewEnvironment,
+        file::Writing,
         guest_path::GuestPath,
         image::ImageRef,
-        ports::{EndCause, Ended, OutputStream, Writing},
         principal::Principal,
         runtime::Runtime,
-        variables::Variables,
     },
     server,
     service::{
         environments::Environments,
-        execution::{Execution, Program, Watcher},
+        execution::{Execution, Watcher},
         fault::Fault,
         filesystem::{FILE_BYTES_MAX, Filesystem},
     },
@@ -104,7 +104,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
     let settings = &arguments.settings;
     let folders = Folders::of(settings, &process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
-    let spinner = Arc::new(Spinner::start());
+    let spinner = Spinner::start();
     let vms = tokio::select! {
         opened = open_machines::open(settings, &folders) => Arc::new(opened?.0),
         code = end.exit_code() => return Ok(code.into()),
@@ -123,16 +123,11 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
         idle_timeout: IDLE,
         network: None,
     };
-    let program = Program {
-        path: GuestPath::parse(&name)?,
-        arguments: arguments.arguments,
-        stdin,
-        variables: Variables::default(),
-        timeout: arguments.timeout,
-    };
+    let path = GuestPath::parse(&name)?;
+    let command = Command { argv: arguments.arguments, stdin, timeout: arguments.timeout, ..Command::default() };
     let execution = Execution::new(Arc::clone(&environments), server::execution_rules(settings));
     // A task of its own: its output may wait for a reader, and a signal must be heard meanwhile.
-    let mut life = tokio::spawn(live(Arc::clone(&environments), execution, new, program, code, spinner));
+    let mut life = tokio::spawn(live(Arc::clone(&environments), execution, new, (path, code), command, spinner));
     let outcome = tokio::select! {
         lived = &mut life => Some(lived),
         code = end.exit_code() => {
@@ -154,15 +149,14 @@ async fn live(
     environments: Arc<Environments>,
     execution: Execution,
     new: NewEnvironment,
-    program: Program,
-    code: Vec<u8>,
-    spinner: Arc<Spinner>,
-) -> Result<Option<Ended>, Fault> {
+    (path, code): (GuestPath, Vec<u8>),
+    command: Command,
+    spinner: Spinner,
+) -> Result<Option<Executed>, Fault> {
     let owner = new.owner.clone();
-    let shown = Arc::clone(&spinner);
-    let (made, _) = environments.create(new, Box::new(move |stage| shown.say(stage.describe()))).await?;
+    let (made, _) = environments.create(new, |stage| spinner.say(stage.describe())).await?;
     let files = Filesystem::new(environments);
-    files.write(&owner, made.id, &program.path, &code, Writing::default()).await?;
+    files.write(&owner, made.id, &path, &code, Writing::default()).await?;
     // What the program writes must not run into the spinner.
     spinner.clear();
     let unread = CancellationToken::new();
@@ -171,8 +165,9 @@ async fn live(
             unread.cancel();
         }
     };
-    let ended = execution.run_program(&owner, made.id, program, Watcher { cancelled: &unread, hear: &hear }).await?;
-    Ok(if unread.is_cancelled() { None } else { Some(ended) })
+    let watcher = Watcher { cancelled: &unread, on_output: &hear };
+    let executed = execution.run_program(&owner, made.id, &path, command, watcher).await?;
+    Ok(if unread.is_cancelled() { None } else { Some(executed) })
 }
 
 fn write(stream: OutputStream, bytes: &[u8]) -> io::Result<()> {
@@ -224,11 +219,11 @@ enum ReadFault {
 }
 
 /// The exit code that tells how the program ended, if anybody saw it.
-fn status(ended: &Option<Ended>) -> ExitCode {
-    let Some(ended) = ended else { return NOBODY_READS.into() };
-    let own = u8::try_from(ended.exit_code).unwrap_or(u8::MAX);
+fn status(executed: &Option<Executed>) -> ExitCode {
+    let Some(executed) = executed else { return NOBODY_READS.into() };
+    let own = u8::try_from(executed.exit_code).unwrap_or(u8::MAX);
     let say = |what: &str| drop(writeln!(io::stderr(), "waggle: {what}"));
-    match ended.cause {
+    match executed.cause {
         EndCause::Exited => own.into(),
         EndCause::TimedOut => {
             say("the program's time was over; --timeout gives it more");

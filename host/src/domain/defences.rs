@@ -1,28 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The defences inside a guest, and which of them the operator has switched off.
+//! The defences inside a guest, and the set that the operator has switched off.
 
 use std::{fmt, str::FromStr};
 
-/// One defence around user work in a guest. The machine itself is the wall; these keep user work from the agent and
-/// from the guest kernel's rarely walked parts.
+/// A defence around user code in a guest. The machine isolates the guest from the host; these defences keep user code
+/// away from the agent and from rarely used parts of the guest's kernel.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Defence {
-    /// Namespaces of its own: user work neither sees nor signals the agent.
+    /// Separate namespaces: user code neither sees nor signals the agent.
     Namespaces,
-    /// The capability bounding set: the guest's root is less than root.
+    /// The capability bounding set: the guest's root has few capabilities.
     Capabilities,
-    /// `no_new_privs`: set-user-id programs gain nothing. The filter depends on it and goes with it.
+    /// `no_new_privs`: set-user-id programs gain no privileges. The filter needs it and is off without it.
     NoNewPrivileges,
-    /// The system call filter: no vsock, modules, mounts, other kernels, user namespaces.
+    /// The system call filter: no vsock, modules, mounts, kexec, user namespaces.
     Filter,
 }
 
 impl Defence {
-    /// Every one, in the order of their names' table.
+    /// All defences, in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Namespaces, Self::Capabilities, Self::NoNewPrivileges, Self::Filter];
 
-    /// The name in settings.
+    /// Returns the name in settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,29 +34,29 @@ impl Defence {
     }
 }
 
-/// Defences that are switched off. By default none is.
+/// Defences that are switched off; by default none.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Relaxed(Vec<Defence>);
 
 impl Relaxed {
-    /// Whether a defence is off.
+    /// Whether a defence is switched off.
     #[must_use]
     pub fn contains(&self, defence: Defence) -> bool {
         self.0.contains(&defence)
     }
 
-    /// Whether all are on.
+    /// Whether all defences are on.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A word that names no defence.
+/// An unknown defence.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{word:?} is no defence; name some of {}, separated by commas, or `all`", names())]
+#[error("unknown defence {word:?}; must be some of {}, separated by commas, or `all`", names())]
 pub struct UnknownDefence {
-    /// The word.
+    /// The unknown name.
     pub word: String,
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defences_are_read_by_name_and_all_at_once() {
+    fn parses_names_of_defences_and_all() {
         assert_eq!("filter, namespaces".parse(), Ok(Relaxed(vec![Defence::Namespaces, Defence::Filter])));
         assert_eq!("all".parse(), Ok(Relaxed(Defence::ALL.to_vec())));
         assert_eq!("".parse(), Ok(Relaxed::default()));

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Which destinations outside the guests are allowed: the server's policy, and within it an environment's own.
+//! Network policies: the destinations that guests may reach, by the server's policy and an environment's own.
 //!
-//! A policy is a list of rules. The first that matches decides; where none does, the answer is no. A guest dials
-//! addresses; what it was told about names is the host's own knowledge of what it gave to this very environment, see
-//! [`Granted`].
+//! A policy is a list of rules. The first rule that matches decides; without a match the destination is denied. A guest
+//! connects to addresses. For rules with names, the host remembers the addresses that it returned to this environment
+//! for each name, see [`Granted`].
 
 mod address;
 mod granted;
@@ -24,34 +24,34 @@ pub use self::{
     rule::RuleFault,
 };
 
-/// Rules in one policy; each flow is held against all of them.
+/// Maximum rules in one policy; each flow is checked against all of them.
 pub const RULES_MAX: usize = 256;
 
-/// A list of rules; see the module.
+/// A list of rules.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Policy(Vec<Rule>);
 
-/// Where a guest wants to go.
+/// The destination of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
     /// The address, in its [`canonical`] form.
     pub address: IpAddr,
     /// The port.
     pub port: u16,
-    /// The names under which this environment was given the address, and may still use it.
+    /// The names for which this environment received the address and that have not expired.
     pub names: &'a [DomainName],
-    /// Whether the address is one of the host's own.
+    /// Whether the address belongs to the host.
     pub is_hosts_own: bool,
 }
 
 impl Policy {
-    /// What a server has that was told nothing else: the public internet.
+    /// Returns the default policy of a server: the public internet.
     #[must_use]
     pub fn public() -> Self {
         Self(vec![Rule { allows: true, target: Target::Public, ports: None }])
     }
 
-    /// Whether it allows nothing at all.
+    /// Whether the policy allows nothing.
     #[must_use]
     pub fn is_none(&self) -> bool {
         !self.0.iter().any(|rule| rule.allows)
@@ -70,7 +70,7 @@ impl Policy {
     fn looks_up(&self, name: &DomainName) -> bool {
         let decides = self.0.iter().find(|rule| match &rule.target {
             Target::Name(pattern) => pattern.matches(name) && (rule.allows || rule.ports.is_none()),
-            // A name has to be looked up to know whether it leads there.
+            // Only a lookup can tell whether the name leads to an allowed address.
             Target::Public | Target::Range(_) => rule.allows,
         });
         decides.is_some_and(|rule| rule.allows)
@@ -80,7 +80,7 @@ impl Policy {
 impl FromStr for Policy {
     type Err = PolicyFault;
 
-    /// Reads `none`, `public`, or rules separated by commas.
+    /// Parses `none`, `public`, or rules separated by commas.
     fn from_str(text: &str) -> Result<Self, PolicyFault> {
         if text.trim() == "none" {
             return Ok(Self::default());
@@ -110,35 +110,35 @@ impl fmt::Display for Policy {
     }
 }
 
-/// A text is no policy.
+/// An invalid policy.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PolicyFault {
-    /// Nothing in it.
-    #[error("it is empty; write `none` for no network, `public` for the public internet, or rules separated by commas")]
+    /// An empty policy.
+    #[error("must not be empty; must be `none`, `public` for the public internet, or rules separated by commas")]
     Empty,
-    /// More rules than are held against each flow.
-    #[error("it has {rules} rules; at most {RULES_MAX} are allowed")]
+    /// More rules than the limit.
+    #[error("{rules} rules are too many; must be at most {RULES_MAX}")]
     TooMany {
-        /// How many.
+        /// Their number.
         rules: usize,
     },
-    /// One of them is none.
-    #[error("{rule:?} is no rule: {source}")]
+    /// An invalid rule.
+    #[error("invalid rule {rule:?}: {source}")]
     Rule {
-        /// Its beginning.
+        /// The start of the rule.
         rule: String,
-        /// What is wrong.
+        /// The error.
         source: RuleFault,
     },
 }
 
-/// A rule as an error repeats it: not without end.
+/// Shortens a rule for an error.
 fn shown(rule: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 100;
     rule.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
-/// What one environment may reach: what the server's policy and its own both allow.
+/// The effective policy of one environment: a flow must be allowed by the server's policy and by its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Egress {
     server: Policy,
@@ -146,44 +146,44 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// The two together; an environment without a policy of its own has the server's.
+    /// Combines the server's policy with the environment's own, if it has one.
     #[must_use]
     pub fn new(server: Policy, environment: Option<Policy>) -> Self {
         Self { server, environment }
     }
 
-    /// Nothing at all.
+    /// Returns the policy that allows nothing.
     #[must_use]
     pub fn none() -> Self {
         Self::new(Policy::default(), None)
     }
 
-    /// Whether nothing can be reached, so that the guest needs no network.
+    /// Whether nothing is allowed, so that the guest needs no network.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.policies().any(Policy::is_none)
     }
 
-    /// Whether a flow may go there.
+    /// Whether a flow is allowed.
     #[must_use]
     pub fn allows(&self, to: &Destination<'_>) -> bool {
         self.policies().all(|policy| policy.allows(to))
     }
 
-    /// The name, of those that the address was given under, that is enough for the flow to go there: what somebody may
-    /// be asked for who looks names up himself. Under another one he might come to a place that is not allowed.
+    /// Returns one of the destination's names that alone makes the flow allowed. A proxy that looks up names itself is
+    /// asked for this name; any other name could lead it to an address that is not allowed.
     #[must_use]
     pub fn allowed_name<'a>(&self, to: &Destination<'a>) -> Option<&'a DomainName> {
         to.names.iter().find(|name| self.allows(&Destination { names: std::slice::from_ref(name), ..*to }))
     }
 
-    /// Whether there may be a port on which a flow may go there; what fails this is not told to the guest.
+    /// Whether a flow to some port of the address may be allowed. If not, the guest does not receive the address.
     #[must_use]
     pub fn allows_some_port(&self, to: &Destination<'_>) -> bool {
         self.policies().all(|policy| policy.allows_some_port(to))
     }
 
-    /// Whether a name may be looked up at all: a question is itself a way out.
+    /// Whether a name may be looked up. A lookup itself can carry data out of the guest.
     #[must_use]
     pub fn looks_up(&self, name: &DomainName) -> bool {
         self.policies().all(|policy| policy.looks_up(name))
@@ -194,10 +194,10 @@ impl Egress {
     }
 }
 
-/// The network of one machine: what it may reach, and who hears of what it may not.
+/// The network of one machine: its policy, and the handler of refusals.
 #[derive(Clone)]
 pub struct Network {
-    /// What it may reach.
+    /// The policy.
     pub egress: Egress,
     /// Called at each refusal; it must not block.
     pub on_refusal: Arc<dyn Fn(&Refused) + Send + Sync>,

@@ -2,67 +2,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The environment: one isolated Linux machine that a principal owns.
 //!
-//! The aggregate knows its state, how long it may idle and how many calls run in it. It has no clock: whoever tells it
-//! about an event says when that was. Only the task that drives an environment changes it; everyone else has copies.
+//! An environment holds its state, its idle timeout and the number of its running calls. It reads no clock: every event
+//! comes with its time. Only the environment's driver changes it; everything else has copies.
 
-use std::{
-    fmt,
-    str::FromStr,
-    time::{Duration, Instant, SystemTime},
-};
-
-use uuid::Uuid;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{
+    capabilities::AgentOrigin,
     egress::Policy,
+    environment_id::EnvironmentId,
     image::ImageRef,
     lifecycle::{Event, Refusal, State},
-    ports::AgentOrigin,
     principal::Principal,
     runtime::Runtime,
 };
 
-/// Long enough for a sentence, short enough for a line of a list.
+/// Maximum characters of a name: enough for a sentence, short enough for a line of a list.
 pub const NAME_CHARS_MAX: usize = 64;
 
-/// How many calls can run in one environment at once. The link to the guest has 64 streams and the agent keeps itself
-/// to half of them.
+/// Maximum concurrent calls in one environment. The link to the guest has 64 streams, of which the agent uses half.
 pub const CALLS_MAX: usize = 32;
 
-/// Names an environment for its whole life and after: a random (version 4) UUID.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct EnvironmentId(Uuid);
-
-impl EnvironmentId {
-    /// A new one, never given before.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-}
-
-impl fmt::Display for EnvironmentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-impl FromStr for EnvironmentId {
-    type Err = EnvironmentIdFault;
-
-    /// Reads the hyphenated form that [`fmt::Display`] writes, and no other, so that one environment has one name.
-    fn from_str(text: &str) -> Result<Self, EnvironmentIdFault> {
-        let id = Uuid::try_parse(text).map_err(|_| EnvironmentIdFault)?;
-        if id.hyphenated().to_string().eq_ignore_ascii_case(text) { Ok(Self(id)) } else { Err(EnvironmentIdFault) }
-    }
-}
-
-/// The text is no environment id.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("that is not an environment id; one looks like 123e4567-e89b-42d3-a456-426614174000")]
-pub struct EnvironmentIdFault;
-
-/// What a client calls its environment; it need not be unique.
+/// A client's name for its environment; it need not be unique.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EnvironmentName(String);
 
@@ -70,7 +31,7 @@ impl EnvironmentName {
     /// Checks a name that a client sent.
     ///
     /// # Errors
-    /// [`NameFault`] says which rule it breaks.
+    /// [`NameFault`] names the broken rule.
     pub fn parse(name: &str) -> Result<Self, NameFault> {
         let chars = name.chars().count();
         if name.trim().is_empty() {
@@ -82,83 +43,82 @@ impl EnvironmentName {
         if name.chars().any(char::is_control) { Err(NameFault::Control) } else { Ok(Self(name.to_owned())) }
     }
 
-    /// The name of an environment whose client gave none: the runtime and the first digits of the id.
+    /// Returns the default name: the runtime and the first digits of the id.
     #[must_use]
     pub fn of(runtime: Runtime, id: EnvironmentId) -> Self {
         let digits: String = id.to_string().chars().take(DEFAULT_NAME_DIGITS).collect();
         Self(format!("{runtime}-{digits}"))
     }
 
-    /// The name as a text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// As many hexadecimal digits of the id as its first group has.
+/// The number of hexadecimal digits in the first group of an id.
 const DEFAULT_NAME_DIGITS: usize = 8;
 
-/// Why a name is refused.
+/// Why a name is invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameFault {
-    /// Nothing to read.
-    #[error("the name is blank; leave it out to get one")]
+    /// Only white space.
+    #[error("must not be blank; leave it out to get a default name")]
     Blank,
-    /// Longer than a list can show.
-    #[error("the name has {chars} characters; at most {NAME_CHARS_MAX} are allowed")]
+    /// Longer than the limit.
+    #[error("{chars} characters are too many; must be at most {NAME_CHARS_MAX}")]
     TooLong {
         /// Its length.
         chars: usize,
     },
-    /// Line breaks and the like.
-    #[error("the name holds a control character, such as a line break")]
+    /// A control character.
+    #[error("must not contain control characters, such as line breaks")]
     Control,
 }
 
-/// One isolated Linux machine, as waggle remembers it.
+/// The record of one isolated Linux machine.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Environment {
-    /// Its name for machines.
+    /// Its id.
     pub id: EnvironmentId,
-    /// Whose it is.
+    /// Its owner.
     pub owner: Principal,
     /// Its name for people.
     pub name: EnvironmentName,
-    /// What it was made for.
+    /// Its default language and package manager.
     pub runtime: Runtime,
-    /// What its root file system was made from.
+    /// The image of its root file system.
     pub image: ImageRef,
-    /// When it was asked for.
+    /// The time of the request.
     pub created_at: SystemTime,
-    /// How long it may stay without a call.
+    /// The time without a call after which it is destroyed.
     pub idle_timeout: Duration,
-    /// Which agent serves in it, once one does.
+    /// The origin of the agent that serves in it; `None` until one does.
     pub agent_origin: Option<AgentOrigin>,
     state: State,
     last_activity: Instant,
     calls: usize,
 }
 
-/// What an environment is made of.
+/// The parameters of a new environment.
 #[derive(Clone, Debug)]
 pub struct NewEnvironment {
-    /// Whose it will be.
+    /// Its owner.
     pub owner: Principal,
-    /// The client's name for it, if it gave one.
+    /// The client's name for it.
     pub name: Option<EnvironmentName>,
-    /// What it is for.
+    /// Its default language and package manager.
     pub runtime: Runtime,
-    /// Its root file system.
+    /// The image of its root file system.
     pub image: ImageRef,
-    /// How long it may stay without a call.
+    /// The time without a call after which it is destroyed.
     pub idle_timeout: Duration,
-    /// What it may reach of what the server's policy allows; all of that if there is none.
+    /// Its network policy, which can only narrow the server's; `None` for the server's.
     pub network: Option<Policy>,
 }
 
 impl Environment {
-    /// Starts an environment's life in [`State::Creating`].
+    /// Creates an environment in [`State::Creating`].
     #[must_use]
     pub fn create(id: EnvironmentId, new: NewEnvironment, created_at: SystemTime, now: Instant) -> Self {
         Self {
@@ -176,26 +136,25 @@ impl Environment {
         }
     }
 
-    /// Where it stands.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Takes an event.
+    /// Applies an event.
     ///
     /// # Errors
-    /// [`Refusal`] if it does not fit the state, which stays as it is.
+    /// [`Refusal`] if the event does not fit the state, which then stays the same.
     pub fn apply(&mut self, event: Event, now: Instant) -> Result<State, Refusal> {
         self.state = self.state.after(event)?;
         self.last_activity = now;
         Ok(self.state)
     }
 
-    /// Notes that a call begins.
+    /// Counts a call that begins.
     ///
     /// # Errors
-    /// [`CallRefusal`] if it does not run, or has enough to do.
+    /// [`CallRefusal`] if the environment is not running, or has [`CALLS_MAX`] calls.
     pub fn begin_call(&mut self, now: Instant) -> Result<(), CallRefusal> {
         if self.state != State::Running {
             return Err(CallRefusal::NotRunning { state: self.state });
@@ -208,13 +167,13 @@ impl Environment {
         Ok(())
     }
 
-    /// Notes that a call has ended, however it did.
+    /// Removes a call that ended, with whatever result.
     pub fn end_call(&mut self, now: Instant) {
         self.calls = self.calls.saturating_sub(1);
         self.last_activity = now;
     }
 
-    /// When it will have been idle for too long; never while a call runs in it or its machine is being made.
+    /// The time at which the environment reaches its idle timeout; `None` while a call runs or the machine is starting.
     #[must_use]
     pub fn idle_deadline(&self) -> Option<Instant> {
         match self.state {
@@ -227,25 +186,18 @@ impl Environment {
 /// Why a call cannot begin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CallRefusal {
-    /// It takes calls in [`State::Running`] only.
+    /// Calls need [`State::Running`].
     NotRunning {
-        /// Where it stands.
+        /// The state.
         state: State,
     },
-    /// [`CALLS_MAX`] calls run in it.
+    /// [`CALLS_MAX`] calls are running.
     Busy,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_reads_back_as_it_was_written() {
-        let id = EnvironmentId::random();
-        assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
-    }
 
     fn environment(now: Instant) -> Environment {
         let new = NewEnvironment {
@@ -260,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_it_is_called_by_its_runtime_and_id() {
+    fn default_name_has_the_runtime_and_id() {
         let environment = environment(Instant::now());
         let digits = &environment.id.to_string()[..8];
         assert_eq!(environment.name.as_str(), format!("python-{digits}"));
     }
 
     #[test]
-    fn a_running_call_keeps_its_environment_alive() {
+    fn running_call_keeps_its_environment_alive() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut environment = environment(start);
@@ -284,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_need_a_running_environment_and_have_a_limit() {
+    fn calls_need_a_running_environment_and_are_limited() {
         let now = Instant::now();
         let mut environment = environment(now);
         assert_eq!(environment.begin_call(now), Err(CallRefusal::NotRunning { state: State::Creating }));
@@ -296,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_does_not_fit_changes_nothing() {
+    fn refused_event_changes_nothing() {
         let now = Instant::now();
         let mut environment = environment(now);
         let before = environment.clone();
@@ -305,18 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn names_have_rules() {
+    fn rejects_invalid_names() {
         assert_eq!(EnvironmentName::parse("my data ä").unwrap().as_str(), "my data ä");
         assert_eq!(EnvironmentName::parse("  "), Err(NameFault::Blank));
         assert_eq!(EnvironmentName::parse("a\nb"), Err(NameFault::Control));
         assert_eq!(EnvironmentName::parse(&"ä".repeat(65)), Err(NameFault::TooLong { chars: 65 }));
         assert_eq!(EnvironmentName::parse(&"ä".repeat(64)).unwrap().as_str().len(), 128);
-    }
-
-    #[test]
-    fn other_notations_of_an_id_are_refused() {
-        for text in ["", "x", "123e4567e89b42d3a456426614174000", "{123e4567-e89b-42d3-a456-426614174000}"] {
-            assert_eq!(text.parse::<EnvironmentId>(), Err(EnvironmentIdFault), "{text}");
-        }
     }
 }

@@ -1,19 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A path inside a guest, checked for what no guest could mean.
+//! Paths inside a guest, checked for what is invalid in every guest.
 //!
-//! It is not resolved here: what a name stands for, links included, is decided in the guest with the sandbox user's
-//! rights, so a path can reach nothing but that user's own view.
+//! Paths are not resolved here. The guest resolves them, links included, with the rights of the sandbox user, so a path
+//! only reaches what that user can see.
 
 use std::fmt;
 
-use super::runtime::SANDBOX_HOME;
+/// The home of the user that runs a client's code in every guest.
+pub const SANDBOX_HOME: &str = "/home/sandbox";
 
-/// Linux's `PATH_MAX` without its final NUL would be 4095; the kernel is asked in the end, so the rounder number
-/// serves.
+/// Maximum bytes of a path. Linux allows one less (`PATH_MAX` counts the final NUL); the guest's kernel checks that.
 pub const GUEST_PATH_BYTES_MAX: usize = 4096;
 
-/// Absolute, or relative to the sandbox user's home. Not empty, no NUL, at most [`GUEST_PATH_BYTES_MAX`] bytes.
+/// A path, absolute or relative to the sandbox user's home: not empty, without NUL, at most [`GUEST_PATH_BYTES_MAX`]
+/// bytes.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestPath(String);
 
@@ -21,7 +22,7 @@ impl GuestPath {
     /// Checks a path that a client sent.
     ///
     /// # Errors
-    /// [`GuestPathFault`] says which rule it breaks.
+    /// [`GuestPathFault`] names the broken rule.
     pub fn parse(path: impl Into<String>) -> Result<Self, GuestPathFault> {
         let path = path.into();
         if path.is_empty() {
@@ -36,13 +37,13 @@ impl GuestPath {
         }
     }
 
-    /// The sandbox user's home.
+    /// Returns the sandbox user's home.
     #[must_use]
     pub fn home() -> Self {
         Self(SANDBOX_HOME.to_owned())
     }
 
-    /// As the client wrote it.
+    /// Returns the path as the client wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -55,22 +56,22 @@ impl fmt::Display for GuestPath {
     }
 }
 
-/// Why a path is none.
+/// Why a path is invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GuestPathFault {
-    /// Nothing was given.
-    #[error("the path is empty; give an absolute one, or one relative to /home/sandbox")]
+    /// Empty.
+    #[error("must not be empty; must be absolute, or relative to /home/sandbox")]
     Empty,
     /// Longer than the limit.
-    #[error("the path has {bytes} bytes; at most {GUEST_PATH_BYTES_MAX} are allowed")]
+    #[error("{bytes} bytes are too many; must be at most {GUEST_PATH_BYTES_MAX}")]
     TooLong {
         /// Its length.
         bytes: usize,
     },
-    /// No file name can hold a NUL.
-    #[error("the path holds a NUL character at byte {position}; no file name can")]
+    /// A NUL character.
+    #[error("must not contain NUL characters; the first is at byte {position}")]
     Nul {
-        /// Byte offset of the first.
+        /// Byte offset of the first one.
         position: usize,
     },
 }
@@ -80,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absolute_and_relative_paths_are_kept_as_written() {
+    fn keeps_absolute_and_relative_paths_as_written() {
         for path in ["/etc/passwd", "data.csv", "./a/../b", "~", "/home/sandbox/ä b\nc"] {
             assert_eq!(GuestPath::parse(path).unwrap().as_str(), path);
         }
     }
 
     #[test]
-    fn a_path_that_nothing_can_have_is_refused_with_its_reason() {
+    fn rejects_invalid_paths() {
         assert_eq!(GuestPath::parse(""), Err(GuestPathFault::Empty));
         assert_eq!(GuestPath::parse("a\0b"), Err(GuestPathFault::Nul { position: 1 }));
         assert_eq!(GuestPath::parse("x".repeat(4097)), Err(GuestPathFault::TooLong { bytes: 4097 }));

@@ -1,28 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! References to images, parsed once at the edge.
+//! References to images, parsed once where they enter.
 //!
-//! Three forms: a registry reference (`[REGISTRY/]NAME[:TAG][@DIGEST]`, the grammar and the short names of
-//! distribution/reference), an OCI layout folder (`oci:DIR[:TAG]`) and an OCI layout in a tar file
-//! (`oci-archive:FILE[:TAG]`). Parsing says only that a reference is well formed, not that the image is there.
+//! A reference has one of three forms: a registry reference (`[REGISTRY/]NAME[:TAG][@DIGEST]`, with the grammar and the
+//! short names of distribution/reference), an OCI layout folder (`oci:DIR[:TAG]`) or an OCI layout in a tar file
+//! (`oci-archive:FILE[:TAG]`). Parsing only checks the form, not whether the image exists.
 
 use std::{fmt, path::Path, path::PathBuf, str::FromStr};
 
 use oci_spec::distribution::{ParseError, Reference};
 
-/// Bytes of a whole reference. A path has at most 4096 (`PATH_MAX`); the rest of the longest form is a tag.
+/// Maximum bytes of a reference. A path has at most 4096 (`PATH_MAX`); the rest of the longest form is a tag.
 const REFERENCE_BYTES_MAX: usize = 4096 + 512;
 
-/// Bytes of a registry reference: registry and repository 255 each, tag 128, digest 137, with room to spare.
+/// Maximum bytes of a registry reference: registry and repository have 255 each, tag 128, digest 137.
 const REGISTRY_REFERENCE_BYTES_MAX: usize = 1024;
 
-/// Bytes of a layout's tag. The image specification sets no limit; a tag often is a whole registry reference.
+/// Maximum bytes of a layout's tag. The image specification sets no limit; a tag is often a whole registry reference.
 const LAYOUT_TAG_BYTES_MAX: usize = 512;
 
 const LAYOUT_PREFIX: &str = "oci:";
 const ARCHIVE_PREFIX: &str = "oci-archive:";
 
-/// Where an image comes from.
+/// A reference to an image.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ImageRef {
     /// An image in a registry.
@@ -33,36 +33,36 @@ pub enum ImageRef {
     Archive(LocalRef),
 }
 
-/// An image in a registry, with the registry and the tag filled in where the user left them out.
+/// An image in a registry, with defaults for a missing registry and tag.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct RegistryRef(Reference);
 
 impl RegistryRef {
-    /// The registry's host name and, if given, its port: `docker.io` for short names.
+    /// Returns the registry's host name and, if given, its port: `docker.io` for short names.
     #[must_use]
     pub fn registry(&self) -> &str {
         self.0.registry()
     }
 
-    /// The repository in the registry: `library/python` for `python`.
+    /// Returns the repository in the registry: `library/python` for `python`.
     #[must_use]
     pub fn repository(&self) -> &str {
         self.0.repository()
     }
 
-    /// The tag; `latest` if the user gave neither tag nor digest.
+    /// Returns the tag; `latest` if the user gave neither tag nor digest.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.0.tag()
     }
 
-    /// As the library that parsed it has it.
+    /// Returns the reference as the type of the library that parsed it.
     #[must_use]
     pub fn reference(&self) -> &Reference {
         &self.0
     }
 
-    /// The digest, `ALGORITHM:HEX`; where there is one, it decides and the tag is only a name.
+    /// Returns the digest, `ALGORITHM:HEX`. With a digest, the tag has no effect.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {
         self.0.digest()
@@ -77,81 +77,82 @@ pub struct LocalRef {
 }
 
 impl LocalRef {
-    /// The folder or the tar file, as the user wrote it.
+    /// Returns the folder or the tar file, as the user wrote it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Which of the layout's images; without it the layout must hold one, or one tagged `latest`.
+    /// Returns the tag of the image in the layout; without a tag the layout must hold a single image, or one tagged
+    /// `latest`.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 }
 
-/// A text is not an image reference.
+/// An invalid image reference.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{reference:?} is not an image reference: {reason}")]
+#[error("invalid image reference {reference:?}: {reason}")]
 pub struct ImageRefError {
-    /// The text, cut to what fits on a line.
+    /// The text, shortened to a line.
     pub reference: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: ImageRefFlaw,
 }
 
-/// What is wrong with a text that should be an image reference. Each says what would be right.
+/// Why an image reference is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ImageRefFlaw {
-    /// Nothing there.
-    #[error("it is empty; write [REGISTRY/]NAME[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]")]
+    /// Empty.
+    #[error("must not be empty; must be [REGISTRY/]NAME[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]")]
     Empty,
     /// Too long.
-    #[error("it has {bytes} bytes, and at most {bytes_max} are allowed")]
+    #[error("{bytes} bytes are too many; must be at most {bytes_max}")]
     TooLong {
-        /// Bytes there are.
+        /// Its bytes.
         bytes: usize,
-        /// Bytes there may be.
+        /// The limit.
         bytes_max: usize,
     },
     /// A space, a line break, a NUL.
-    #[error("it contains white space or a control character; remove it")]
+    #[error("must not contain white space or control characters")]
     WhiteSpace,
     /// `https://` or `docker://` in front.
-    #[error("it starts with {scheme:?}; write the registry's name without it")]
+    #[error("must not start with {scheme:?}; must start with the registry's name")]
     Scheme {
-        /// With its `://`.
+        /// The scheme with its `://`.
         scheme: String,
     },
-    /// `oci:` with nothing behind it.
-    #[error("no path follows {prefix:?}; write {prefix}PATH[:TAG]")]
+    /// `oci:` without a path.
+    #[error("path not found after {prefix:?}; must be {prefix}PATH[:TAG]")]
     NoPath {
         /// `oci:` or `oci-archive:`.
         prefix: &'static str,
     },
     /// A layout's tag that the image specification does not allow.
     #[error(
-        "the tag {tag:?} is not one: it needs letters and digits, with single '-', '.', '_', ':', '@', '+' or '/' between \
-         them, and at most {LAYOUT_TAG_BYTES_MAX} bytes (the path itself cannot contain ':')"
+        "invalid tag {tag:?}; must be letters and digits with single '-', '.', '_', ':', '@', '+' or '/' between them, \
+         at most {LAYOUT_TAG_BYTES_MAX} bytes (the path must not contain ':')"
     )]
     LayoutTag {
-        /// What stood there.
+        /// The invalid tag.
         tag: String,
     },
     /// A capital letter in a repository.
-    #[error("the repository {repository:?} has capital letters; only lower case is allowed there")]
+    #[error("the repository {repository:?} must be in lower case")]
     UpperCase {
-        /// As far as it could be told apart.
+        /// The repository, or its last part.
         repository: String,
     },
-    /// A digest that is not one.
-    #[error("its digest is not one; write @sha256: and 64 lower-case hexadecimal digits (or sha384, sha512)")]
+    /// An invalid digest.
+    #[error("invalid digest; must be @sha256: and 64 lower-case hexadecimal digits (or sha384, sha512)")]
     Digest,
-    /// The repository's name is too long.
-    #[error("its repository has more than 255 characters")]
+    /// A repository name that is too long.
+    #[error("the repository must have at most 255 characters")]
     RepositoryTooLong,
-    /// Anything else.
-    #[error("write [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], for example python:3.13 or ghcr.io/owner/name:1.0")]
+    /// Any other error.
+    #[error("must be [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], for example python:3.13 or ghcr.io/owner/name:1.0")]
     Malformed,
 }
 
@@ -192,7 +193,7 @@ fn parse(text: &str) -> Result<ImageRef, ImageRefFlaw> {
     parse_registry(text).map(ImageRef::Registry)
 }
 
-/// As skopeo reads it: the first colon ends the path, so a path with a colon cannot be named.
+/// Parses as skopeo does: the first colon ends the path, so a path cannot contain a colon.
 fn parse_local(rest: &str, prefix: &'static str) -> Result<LocalRef, ImageRefFlaw> {
     if rest.chars().any(char::is_control) {
         return Err(ImageRefFlaw::WhiteSpace);
@@ -212,7 +213,7 @@ fn parse_local(rest: &str, prefix: &'static str) -> Result<LocalRef, ImageRefFla
     Ok(LocalRef { path: PathBuf::from(path), tag: tag.map(str::to_owned) })
 }
 
-/// The grammar of `org.opencontainers.image.ref.name` in the image specification's annotations.
+/// Whether a tag follows the grammar of `org.opencontainers.image.ref.name` in the image specification's annotations.
 fn is_layout_tag(tag: &str) -> bool {
     let is_component = |component: &str| {
         let without_double = component.replace("--", "-");
@@ -232,7 +233,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
         return Err(ImageRefFlaw::Scheme { scheme: format!("{scheme}://") });
     }
     let reference: Reference = text.parse().map_err(|error| explain(text, &error))?;
-    // The library takes a capital letter in the first component for a registry's, and then finds that it is none.
+    // The library takes a first component with a capital letter for a registry, and later for part of the repository.
     if has_upper_case(reference.repository()) {
         return Err(ImageRefFlaw::UpperCase { repository: reference.repository().to_owned() });
     }
@@ -242,7 +243,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
     Ok(RegistryRef(reference))
 }
 
-/// The library's "invalid reference format" does not say what is wrong; these are the usual slips.
+/// Finds the usual mistakes, which the library only reports as "invalid reference format".
 fn explain(text: &str, error: &ParseError) -> ImageRefFlaw {
     match error {
         ParseError::NameEmpty => ImageRefFlaw::Empty,
@@ -279,7 +280,7 @@ fn check_length(text: &str, bytes_max: usize) -> Result<(), ImageRefFlaw> {
     Ok(())
 }
 
-/// Characters of a bad reference that an error repeats: enough to recognise it.
+/// Maximum characters of an invalid reference that an error quotes.
 const SHOWN_CHARS_MAX: usize = 200;
 
 fn shorten(text: &str) -> String {
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_get_registry_and_tag() {
+    fn short_names_get_a_registry_and_tag() {
         check("python", Ok("docker.io/library/python:latest"));
         check("python:3.13-slim", Ok("docker.io/library/python:3.13-slim"));
         check("opensuse/leap:15.3", Ok("docker.io/opensuse/leap:15.3"));
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_needs_no_tag() {
+    fn digest_needs_no_tag() {
         let input = format!("quay.io/a/b@sha256:{HEX}");
         check(&input, Ok(&input));
         let both = format!("quay.io/a/b:1.0@sha256:{HEX}");
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_has_its_own_message() {
+    fn each_mistake_has_its_own_reason() {
         check("", Err(ImageRefFlaw::Empty));
         check("a b", Err(ImageRefFlaw::WhiteSpace));
         check("a\n", Err(ImageRefFlaw::WhiteSpace));
@@ -357,17 +358,18 @@ mod tests {
     }
 
     #[test]
-    fn the_message_repeats_the_reference_and_says_what_is_right() {
+    fn error_quotes_the_reference() {
         let error = "docker://python".parse::<ImageRef>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            r#""docker://python" is not an image reference: it starts with "docker://"; write the registry's name without it"#
+            "invalid image reference \"docker://python\": must not start with \"docker://\"; must start with the \
+             registry's name"
         );
     }
 
     proptest! {
         #[test]
-        fn what_parses_survives_a_round_trip(
+        fn valid_references_survive_a_round_trip(
             text in r"(oci:|oci-archive:)?[a-zA-Z0-9._/-]{0,12}(:[a-zA-Z0-9._:/-]{0,8})?(@sha256:[0-9a-f]{64})?"
         ) {
             if let Ok(image) = text.parse::<ImageRef>() {
@@ -376,7 +378,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_odd_to_be_refused(text in any::<String>()) {
+        fn any_text_parses_or_fails_without_panic(text in any::<String>()) {
             if let Ok(image) = text.parse::<ImageRef>() {
                 prop_assert_eq!(image.to_string().parse::<ImageRef>(), Ok(image));
             }

@@ -12,29 +12,29 @@
 //!     └─────────────────▶ Error ──── DestroyRequested ──────┘
 //! ```
 //!
-//! Asking for a destruction is right in every state and changes nothing once it is under way. Every other event that
-//! does not fit is refused, and the refusal says what stands against it. Nothing leaves `Destroyed`.
+//! A request to destroy is valid in every state and changes nothing once the destruction has begun. Any other event
+//! that does not fit the state is refused with a reason. No event leads out of `Destroyed`.
 
-/// Where an environment stands.
+/// The state of an environment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum State {
-    /// Its machine is being made.
+    /// Its machine is starting.
     Creating,
     /// It takes calls.
     Running,
-    /// Its machine is being ended.
+    /// Its machine is being stopped.
     Destroying,
-    /// Nothing of it is left.
+    /// Everything of it is released.
     Destroyed,
-    /// Its machine could not be made, or ended by itself.
+    /// Its machine did not start, or ended by itself.
     Error,
 }
 
 impl State {
-    /// All of them, for tests and for schemas.
+    /// All states, for tests and for schemas.
     pub const ALL: [Self; 5] = [Self::Creating, Self::Running, Self::Destroying, Self::Destroyed, Self::Error];
 
-    /// The word that clients see.
+    /// Returns the name that clients see.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl State {
         }
     }
 
-    /// Where an event leads.
+    /// Returns the state after an event.
     ///
     /// # Errors
     /// [`Refusal`] if the event does not fit the state.
@@ -68,37 +68,37 @@ impl State {
     }
 }
 
-/// What can happen to an environment.
+/// An event in the life of an environment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Event {
     /// The machine's agent serves calls.
     Ready,
-    /// The machine did not start, or is gone without having been told to.
+    /// The machine did not start, or ended by itself.
     Failed,
-    /// A client, the idle time-out or the shutdown wants it gone.
+    /// A client, the idle timeout or the shutdown destroys it.
     DestroyRequested,
-    /// Everything that was held for it has been given back.
+    /// Everything that it held is released.
     Released,
 }
 
 impl Event {
-    /// All of them, for tests.
+    /// All events, for tests.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Failed, Self::DestroyRequested, Self::Released];
 }
 
 /// An event that does not fit the state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// It runs already.
-    #[error("the environment is running already")]
+    /// It is already running.
+    #[error("the environment is already running")]
     AlreadyRunning,
-    /// It failed, and only a destruction is left.
-    #[error("the environment has failed already")]
+    /// It failed, and can only be destroyed.
+    #[error("the environment has already failed")]
     AlreadyFailed,
-    /// It is on its way out.
+    /// It is being destroyed.
     #[error("the environment is being destroyed")]
     BeingDestroyed,
-    /// Nobody has asked for its destruction, so nothing can have been released.
+    /// Its destruction was not requested, so nothing can have been released.
     #[error("the environment is not being destroyed")]
     NotBeingDestroyed,
     /// It is destroyed.
@@ -112,9 +112,9 @@ mod tests {
 
     use super::*;
 
-    /// The table once more, a row a state and a column an event, so that a change has to be made twice.
+    /// Repeats the table, one row per state and one column per event, so that a change must be made twice.
     #[test]
-    fn every_pair_of_state_and_event_has_its_outcome() {
+    fn every_pair_of_state_and_event_has_an_outcome() {
         use Refusal::*;
         use State::*;
         #[rustfmt::skip]
@@ -144,9 +144,13 @@ mod tests {
         seen
     }
 
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        proptest::collection::vec(proptest::sample::select(&Event::ALL[..]), 0..64)
+    }
+
     proptest! {
         #[test]
-        fn gone_is_final(events in proptest::collection::vec(proptest::sample::select(&Event::ALL[..]), 0..64)) {
+        fn gone_is_final(events in events()) {
             let seen = walk(&events);
             if let Some(gone) = seen.iter().position(|state| *state == State::Destroyed) {
                 prop_assert!(seen[gone..].iter().all(|state| *state == State::Destroyed));
@@ -154,7 +158,7 @@ mod tests {
         }
 
         #[test]
-        fn what_failed_never_runs_again(events in proptest::collection::vec(proptest::sample::select(&Event::ALL[..]), 0..64)) {
+        fn failed_environment_never_runs_again(events in events()) {
             let seen = walk(&events);
             if let Some(failed) = seen.iter().position(|state| *state == State::Error) {
                 prop_assert!(!seen[failed..].contains(&State::Running));
@@ -162,10 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn a_destruction_and_a_release_end_any_life(
-            events in proptest::collection::vec(proptest::sample::select(&Event::ALL[..]), 0..64),
-        ) {
-            let mut events = events;
+        fn destroy_and_release_end_any_life(mut events in events()) {
             events.extend([Event::DestroyRequested, Event::Released]);
             prop_assert_eq!(walk(&events).pop(), Some(State::Destroyed));
         }

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a command has written lately, for somebody who watches it: both outputs in the order of their arrival, as text,
-//! in bounded memory. What came too fast is left out and counted; the result of the command is collected elsewhere.
+//! The latest output of a running command, for a client that watches it: both outputs in the order of their arrival, as
+//! text, in limited memory. Output that arrives too fast is dropped and counted. The command's result is collected
+//! elsewhere.
 
-use super::{ports::OutputStream, utf8::without_cut_start};
+use super::{command::OutputStream, utf8::without_cut_start};
 
 /// Collects output until it is taken.
 #[derive(Clone, Debug)]
@@ -15,18 +16,18 @@ pub struct LiveOutput {
     stderr: Cut,
 }
 
-/// The beginning of a character whose end has not arrived yet; at most three bytes.
+/// The beginning of a character whose end has not arrived; at most three bytes.
 #[derive(Clone, Debug, Default)]
 struct Cut(Vec<u8>);
 
 impl LiveOutput {
-    /// Keeps at most so many bytes of text: the latest.
+    /// Creates an empty buffer that keeps the latest `bytes_max` bytes of text.
     #[must_use]
     pub fn with_limit(bytes_max: usize) -> Self {
         Self { bytes_max, text: String::new(), left_out_bytes: 0, stdout: Cut::default(), stderr: Cut::default() }
     }
 
-    /// Takes the next bytes of one output.
+    /// Appends bytes of one output.
     pub fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
         let cut = match stream {
             OutputStream::Stdout => &mut self.stdout,
@@ -35,7 +36,7 @@ impl LiveOutput {
         let surplus = bytes.len().saturating_sub(self.bytes_max);
         let (skipped, bytes) = bytes.split_at(surplus);
         if surplus > 0 {
-            // Nothing from before these bytes can still be shown.
+            // These bytes fill the buffer, so everything before them is dropped.
             self.left_out_bytes += (self.text.len() + cut.0.len() + skipped.len()) as u64;
             self.text.clear();
             cut.0.clear();
@@ -48,13 +49,12 @@ impl LiveOutput {
         self.left_out_bytes += overflow as u64;
     }
 
-    /// Whether there is nothing to take.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// What arrived since the last time, if anything; a line in front says what was left out.
+    /// Takes the text that arrived since the last call. A first line counts the bytes that were dropped.
     pub fn take(&mut self) -> Option<String> {
         if self.text.is_empty() {
             return None;
@@ -68,7 +68,7 @@ impl LiveOutput {
 }
 
 impl Cut {
-    /// Appends what `bytes` completes; bytes that are no UTF-8 are replaced.
+    /// Appends the characters that `bytes` completes; invalid UTF-8 is replaced.
     fn decode(&mut self, bytes: &[u8], text: &mut String) {
         let joined = [std::mem::take(&mut self.0).as_slice(), bytes].concat();
         let mut chunks = joined.utf8_chunks().peekable();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_is_taken_once_and_in_the_order_of_arrival() {
+    fn output_is_taken_once_in_order_of_arrival() {
         let mut live = LiveOutput::with_limit(64);
         live.push(OutputStream::Stdout, b"one\n");
         live.push(OutputStream::Stderr, b"two\n");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_split_between_messages_arrives_whole_in_the_next() {
+    fn split_character_arrives_whole_with_its_second_part() {
         let mut live = LiveOutput::with_limit(64);
         live.push(OutputStream::Stdout, b"a\xe2\x82");
         live.push(OutputStream::Stderr, b"\xc3");
@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_replaced() {
+    fn invalid_utf8_is_replaced() {
         let mut live = LiveOutput::with_limit(64);
         live.push(OutputStream::Stdout, b"a\xff\xe2\x28b");
         assert_eq!(live.take().unwrap(), "a\u{fffd}\u{fffd}(b");
     }
 
     #[test]
-    fn what_comes_too_fast_is_left_out_and_counted() {
+    fn output_that_is_too_fast_is_dropped_and_counted() {
         let mut live = LiveOutput::with_limit(4);
         live.push(OutputStream::Stdout, b"abc");
         live.push(OutputStream::Stdout, b"de");
@@ -132,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn memory_is_bounded_whatever_arrives(
+        fn memory_is_limited(
             chunks in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any::<u8>(), 0..40)), 0..20),
             bytes_max in 1usize..16,
         ) {
@@ -145,7 +145,10 @@ mod tests {
         }
 
         #[test]
-        fn text_in_any_pieces_arrives_as_it_was(text in "\\PC{0,60}", cuts in proptest::collection::vec(0usize..4, 0..200)) {
+        fn text_in_pieces_arrives_unchanged(
+            text in "\\PC{0,60}",
+            cuts in proptest::collection::vec(0usize..4, 0..200),
+        ) {
             let mut live = LiveOutput::with_limit(4096);
             let (mut rest, mut seen) = (text.as_bytes(), String::new());
             for cut in cuts {

@@ -1,19 +1,22 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What is kept of a command's output: the first bytes and the last, and which range between them was lost.
+//! A command's output, limited in size: its first and last bytes, and the range that was lost between them.
 
 use std::collections::VecDeque;
 
-use super::utf8::{without_cut_end, without_cut_start};
+use super::{
+    guest_path::GuestPath,
+    utf8::{without_cut_end, without_cut_start},
+};
 
-/// Kept of the start of an output. With the end's share, a call holds at most 1 MiB for its two outputs, and a client
-/// gets no more than it can show.
+/// Maximum bytes kept from the start of an output. Together with the tail, a call holds at most 1 MiB for its two
+/// outputs, which is as much as a client can show.
 pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
 
-/// Kept of the end of an output, where programs say why they failed.
+/// Maximum bytes kept from the end of an output, where programs say why they failed.
 pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
 
-/// A longer output loses its middle.
+/// The size in bytes above which an output loses its middle.
 pub const OUTPUT_BYTES_MAX: u64 = (OUTPUT_HEAD_BYTES_MAX + OUTPUT_TAIL_BYTES_MAX) as u64;
 
 /// Collects one output of a command in bounded memory.
@@ -33,13 +36,13 @@ impl Default for OutputWindow {
 }
 
 impl OutputWindow {
-    /// A window that keeps so many bytes of the start and of the end.
+    /// Creates a window that keeps at most `head_max` bytes of the start and `tail_max` bytes of the end.
     #[must_use]
     pub fn with_limits(head_max: usize, tail_max: usize) -> Self {
         Self { head_max, tail_max, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
     }
 
-    /// Takes the next bytes.
+    /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.total_bytes = self.total_bytes.saturating_add(bytes.len() as u64);
         let (head, rest) = bytes.split_at(bytes.len().min(self.head_max - self.head.len()));
@@ -51,16 +54,16 @@ impl OutputWindow {
         self.tail.extend(rest);
     }
 
-    /// The text of what was kept, and the range of bytes that was lost.
+    /// Returns the kept bytes as text, and the range of bytes that was lost.
     ///
-    /// Bytes that are no UTF-8 are replaced; a character that was cut at the edge of the lost range counts as lost.
+    /// Invalid UTF-8 is replaced. A character that the lost range cuts in two counts as lost.
     #[must_use]
     pub fn finish(self) -> Output {
         let Self { head, tail, total_bytes, .. } = self;
         let tail = Vec::from(tail);
         if head.len() as u64 + tail.len() as u64 == total_bytes {
             let whole = [head, tail].concat();
-            return Output { text: String::from_utf8_lossy(&whole).into_owned(), lost: None };
+            return Output { text: String::from_utf8_lossy(&whole).into_owned(), lost: None, file: None };
         }
         let head = without_cut_end(&head);
         let tail = without_cut_start(&tail);
@@ -73,20 +76,33 @@ impl OutputWindow {
             lost.to,
             String::from_utf8_lossy(tail)
         );
-        Output { text, lost: Some(lost) }
+        Output { text, lost: Some(lost), file: None }
     }
 }
 
-/// A command's output as a client gets it.
+/// One output of a command, as a client gets it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Output {
-    /// The text; where bytes were lost, a line says so in their place.
+    /// The text; a line marks the place of lost bytes.
     pub text: String,
     /// The bytes that were lost, if any.
     pub lost: Option<LostRange>,
+    /// The file in the guest that holds the output, if that was long.
+    pub file: Option<OutputFile>,
 }
 
-/// A range of bytes, from `from` up to but not including `to`.
+/// A long output that the agent kept in a file in the guest. The agent deletes it when later commands need the space.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutputFile {
+    /// Its path in the guest.
+    pub path: GuestPath,
+    /// Bytes of the output that it holds, from the start.
+    pub bytes: u64,
+    /// Whether it holds the whole output.
+    pub complete: bool,
+}
+
+/// A half-open range of bytes: `from` is included, `to` is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LostRange {
     /// Offset of the first lost byte.
@@ -108,25 +124,25 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_kept_whole() {
-        assert_eq!(collect(4, 4, &[b"12", b"345678"]), Output { text: "12345678".to_owned(), lost: None });
+    fn short_output_is_kept_whole() {
+        assert_eq!(collect(4, 4, &[b"12", b"345678"]), Output { text: "12345678".to_owned(), lost: None, file: None });
     }
 
     #[test]
-    fn what_does_not_fit_is_told_in_numbers() {
+    fn long_output_names_the_lost_range() {
         let output = collect(4, 4, &[b"abcdefghij", b"klm"]);
         assert_eq!(output.lost, Some(LostRange { from: 4, to: 9 }));
         assert_eq!(output.text, "abcd\n[5 bytes left out here: 4 to 9 of 13]\njklm");
     }
 
     #[test]
-    fn a_character_split_between_chunks_stays_whole() {
+    fn character_split_between_chunks_stays_whole() {
         let euro = "€".as_bytes();
         assert_eq!(collect(8, 8, &[&euro[..1], &euro[1..2], &euro[2..]]).text, "€");
     }
 
     #[test]
-    fn a_character_cut_at_the_edge_is_lost_and_not_mangled() {
+    fn character_cut_at_the_edge_counts_as_lost() {
         let output = collect(4, 4, &["a€€xxxx€€b".as_bytes()]);
         assert_eq!(output.text, "a€\n[10 bytes left out here: 4 to 14 of 18]\n€b");
         let output = collect(3, 2, &["a€€xxxx€€b".as_bytes()]);
@@ -134,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_replaced() {
+    fn invalid_utf8_is_replaced() {
         assert_eq!(collect(8, 8, &[b"a\xffb"]).text, "a\u{fffd}b");
         assert_eq!(collect(2, 2, &[b"\xff\xff\xff\xff\xff\xff"]).lost, Some(LostRange { from: 2, to: 4 }));
     }
 
     proptest! {
         #[test]
-        fn memory_is_bounded_and_no_byte_is_unaccounted(
+        fn memory_is_limited_and_every_byte_is_accounted_for(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
             head_max in 0usize..16,
             tail_max in 0usize..16,
@@ -156,7 +172,9 @@ mod tests {
             let lost = window.finish().lost;
             match lost {
                 None => prop_assert_eq!(kept, total),
-                Some(range) => prop_assert!(range.from < range.to && range.to <= total && total - kept <= range.to - range.from),
+                Some(LostRange { from, to }) => {
+                    prop_assert!(from < to && to <= total && total - kept <= to - from);
+                }
             }
         }
     }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The names of packages that a client wants installed.
 //!
-//! One grammar serves all package managers. What it is for is not to know each manager's rules, but to let nothing
-//! through that a manager takes for an option, a URL or a path.
+//! One grammar serves all package managers. It does not enforce each manager's rules; it rejects everything that a
+//! manager could take for an option, a URL or a path.
 //!
 //! ```text
 //! package   = name [extras] [versions] | scoped
@@ -18,18 +18,18 @@
 
 use std::{fmt, str::FromStr};
 
-/// More in one call is more likely a mistake than a wish, and keeps the command line far below the kernel's limit.
+/// Maximum packages in one call. More are probably a mistake; the limit keeps the command line far below the kernel's.
 pub const PACKAGES_MAX: usize = 100;
 
-/// No package index known allows names this long, versions included.
+/// Maximum bytes of a name, version included. No known package index allows longer ones.
 pub const PACKAGE_NAME_BYTES_MAX: usize = 256;
 
-/// The name of one package, perhaps with extras and a version.
+/// The name of one package, optionally with extras and a version.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PackageName(String);
 
 impl PackageName {
-    /// As the client wrote it.
+    /// Returns the name as the client wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,10 +57,10 @@ impl FromStr for PackageName {
     }
 }
 
-/// Reads the names in a client's list, which white space separates. One bad name refuses them all.
+/// Parses a client's list of names separated by white space. One invalid name rejects the whole list.
 ///
 /// # Errors
-/// [`PackagesFault`] says which name is wrong, or that there are none or too many.
+/// [`PackagesFault`]: an invalid name, no name or too many names.
 pub fn parse_packages(list: &str) -> Result<Vec<PackageName>, PackagesFault> {
     let count = list.split_whitespace().count();
     if count > PACKAGES_MAX {
@@ -70,28 +70,28 @@ pub fn parse_packages(list: &str) -> Result<Vec<PackageName>, PackagesFault> {
     if names.is_empty() { Err(PackagesFault::None) } else { Ok(names) }
 }
 
-/// Why a list of packages is refused.
+/// Why a list of packages is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PackagesFault {
-    /// The list has no name.
-    #[error("no package is named; give one or more names separated by white space")]
+    /// An empty list.
+    #[error("must not be empty; must be one or more names separated by white space")]
     None,
-    /// The list has too many.
-    #[error("{count} packages are named; at most {PACKAGES_MAX} can be installed in one call")]
+    /// Too many names.
+    #[error("{count} packages are too many; must be at most {PACKAGES_MAX} in one call")]
     TooMany {
-        /// How many.
+        /// Their number.
         count: usize,
     },
-    /// A name is too long.
-    #[error("a package name has {bytes} bytes; at most {PACKAGE_NAME_BYTES_MAX} are allowed")]
+    /// A name above the limit.
+    #[error("a name of {bytes} bytes is too long; must be at most {PACKAGE_NAME_BYTES_MAX} bytes")]
     NameTooLong {
         /// Its length.
         bytes: usize,
     },
     /// A name does not follow the grammar.
     #[error(
-        "\"{name}\" is not a package name; right are for example requests, numpy==2.1, \"pandas[excel]>=2,<3\", \
-         lodash@4 and @types/node, but no options, URLs or paths; nothing was installed"
+        "invalid package name \"{name}\"; must be like requests, numpy==2.1, \"pandas[excel]>=2,<3\", lodash@4 or \
+         @types/node, without options, URLs or paths; nothing was installed"
     )]
     BadName {
         /// The name, escaped.
@@ -99,7 +99,7 @@ pub enum PackagesFault {
     },
 }
 
-// Each of these takes its part off the front and returns the rest, or nothing if the part is not there.
+// Each of these parses its part at the front and returns the rest, or `None` if the part is missing.
 
 fn plain(text: &str) -> Option<&str> {
     let mut rest = name(text)?;
@@ -126,7 +126,7 @@ fn constraints(text: &str) -> Option<&str> {
         if !(1..=2).contains(&(rest.len() - after_operator.len())) {
             return None;
         }
-        // The version takes the comma before a further operator with it.
+        // The version includes the comma before a further operator.
         rest = version(after_operator)?;
         if !rest.starts_with(is_operator) {
             return Some(rest);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_versions_scopes_and_extras_are_taken() {
+    fn accepts_versions_scopes_and_extras() {
         for name in [
             "requests",
             "numpy==2.1.0",
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn options_urls_paths_and_shell_are_refused() {
+    fn rejects_options_urls_paths_and_shell() {
         for name in [
             "-e",
             "--index-url=https://x",
@@ -237,17 +237,17 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_name_refuses_all() {
+    fn one_invalid_name_rejects_all() {
         assert_eq!(names("requests -e numpy"), Err(PackagesFault::BadName { name: "-e".to_owned() }));
     }
 
     #[test]
-    fn white_space_of_any_kind_separates() {
+    fn splits_at_any_white_space() {
         assert_eq!(names(" a\tb\n\n c "), Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
     }
 
     #[test]
-    fn the_limits_hold() {
+    fn rejects_lists_and_names_beyond_the_limits() {
         assert_eq!(names(" \n "), Err(PackagesFault::None));
         assert_eq!(names(&"a ".repeat(PACKAGES_MAX)).unwrap().len(), PACKAGES_MAX);
         assert_eq!(names(&"a ".repeat(101)), Err(PackagesFault::TooMany { count: 101 }));
@@ -256,7 +256,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_name_can_be_taken_for_an_option_a_path_or_a_url(text in "[-a@/:.=<>\\[\\],+~^$ ]{1,12}") {
+        fn valid_names_are_never_options_paths_or_urls(text in "[-a@/:.=<>\\[\\],+~^$ ]{1,12}") {
             for name in parse_packages(&text).unwrap_or_default() {
                 let name = name.as_str();
                 prop_assert!(!name.starts_with(['-', '.', '/', '~']));

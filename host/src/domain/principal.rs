@@ -1,28 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The caller, by the name that the operator has for it.
+//! Principals: the callers, by the operator's names for them.
 
 use std::{fmt, str::FromStr};
 
-/// Who owns environments. Owners neither see nor touch each other's.
+/// An owner of environments. Owners cannot see or use each other's environments.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Principal(String);
 
 impl Principal {
-    /// The one that every caller is on a server without tokens.
+    /// Returns the principal of every caller on a server without tokens.
     #[must_use]
     pub fn anonymous() -> Self {
         Self("anonymous".to_owned())
     }
 
-    /// The one that started the server and talks to it over its standard input and output.
+    /// Returns the principal of a client on standard input and output, which started the server.
     #[must_use]
     pub fn local() -> Self {
         Self("local".to_owned())
     }
 }
 
-/// Long enough for the name of a person or a service, short enough for a line of the log.
+/// Maximum characters of a name: enough for a person or a service, short enough for a line of the log.
 pub const PRINCIPAL_CHARS_MAX: usize = 64;
 
 impl FromStr for Principal {
@@ -35,9 +35,9 @@ impl FromStr for Principal {
     }
 }
 
-/// The text does not name a principal.
+/// An invalid name of a principal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a name has 1 to {PRINCIPAL_CHARS_MAX} letters, digits, dots, dashes, underscores and at signs")]
+#[error("a name must have 1 to {PRINCIPAL_CHARS_MAX} letters, digits, dots, dashes, underscores and at signs")]
 pub struct PrincipalFault;
 
 impl fmt::Display for Principal {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn principals_have_plain_names() {
+    fn rejects_invalid_names() {
         assert_eq!("ada@example.org".parse::<Principal>().unwrap().to_string(), "ada@example.org");
         for name in ["", "a b", "a\n", "ä", &"a".repeat(65)] {
             assert_eq!(name.parse::<Principal>(), Err(PrincipalFault), "{name}");

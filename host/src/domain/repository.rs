@@ -1,27 +1,23 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The environments that there are, in memory, and how many there can be.
+//! The environments in memory, and the slots that limit their number.
 //!
-//! It hands out copies: changing one changes nothing here. A slot stands for one machine; it is taken before anything
-//! is made for the machine and falls back when its holder lets go of it, so the count is exact and a create that fails
-//! leaves no trace. An environment whose machine has failed holds no slot, but stays to be seen until it is destroyed.
+//! The repository returns copies: changing one changes nothing here. A slot stands for one machine. It is taken before
+//! anything is created for the machine and is free again when its holder drops it, so the count is exact and a failed
+//! create leaves no trace. A failed environment holds no slot, but stays visible until it is destroyed.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
 };
 
-use super::{
-    environment::{Environment, EnvironmentId},
-    lifecycle::State,
-    principal::Principal,
-};
+use super::{environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal};
 use crate::mutex::lock;
 
-/// How many destroyed environments are remembered, so that a late call hears what became of its environment.
+/// Maximum destroyed environments remembered, so that a late call learns why its environment was destroyed.
 pub const DESTROYED_REMEMBERED_MAX: usize = 256;
 
-/// The environments of all owners, by creation.
+/// The environments of all owners, oldest first.
 #[derive(Debug)]
 pub struct Repository {
     inner: Mutex<Inner>,
@@ -44,41 +40,41 @@ struct Destroyed {
 /// Why an environment was destroyed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DestroyReason {
-    /// A client asked for it.
+    /// A client requested it.
     Requested,
-    /// Nobody called it for as long as it may idle.
+    /// It reached its idle timeout.
     Idle,
-    /// Its client was gone before it had been made, or its machine could not be made.
+    /// Its machine did not start, or its client left before that.
     NeverReady,
-    /// Its machine had failed, and so had more machines after it than are kept to be seen.
+    /// Evicted: only the newest failed environments are kept.
     Failed,
-    /// The server ends.
+    /// The server shut down.
     Shutdown,
 }
 
-/// What is known about an id.
+/// The result of looking up an id.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Found {
     /// A copy of the environment.
     Known(Box<Environment>),
-    /// It was destroyed, not long ago.
+    /// The environment was destroyed recently.
     Destroyed(DestroyReason),
-    /// Nothing, at least nothing that this owner may hear of.
+    /// The owner has no environment with this id.
     Unknown,
 }
 
 impl Repository {
-    /// An empty one, with room for `environments_max` machines.
+    /// Creates an empty repository with `environments_max` slots.
     #[must_use]
     pub fn new(environments_max: usize) -> Self {
         let slots = Arc::new(Slots { max: environments_max, taken: Mutex::new(0) });
         Self { inner: Mutex::default(), slots }
     }
 
-    /// Takes a slot for one machine.
+    /// Reserves a slot for one machine.
     ///
     /// # Errors
-    /// [`CapacityFault`] if all are taken.
+    /// [`CapacityFault`] if all slots are taken.
     pub fn reserve(&self) -> Result<Slot, CapacityFault> {
         let mut taken = lock(&self.slots.taken);
         if *taken >= self.slots.max {
@@ -88,7 +84,7 @@ impl Repository {
         Ok(Slot(Arc::clone(&self.slots)))
     }
 
-    /// Adds an environment, or replaces what was known of it.
+    /// Adds or replaces an environment.
     pub fn save(&self, environment: Environment) {
         let mut inner = lock(&self.inner);
         match inner.environments.iter_mut().find(|known| known.id == environment.id) {
@@ -97,7 +93,7 @@ impl Repository {
         }
     }
 
-    /// Forgets an environment but for its id and why it went.
+    /// Removes an environment; remembers its id, owner and reason.
     pub fn remove(&self, id: EnvironmentId, reason: DestroyReason) {
         let mut inner = lock(&self.inner);
         let Some(position) = inner.environments.iter().position(|known| known.id == id) else { return };
@@ -108,7 +104,7 @@ impl Repository {
         inner.destroyed.push_back(Destroyed { id, owner, reason });
     }
 
-    /// Looks an id up among an owner's environments.
+    /// Looks up an id among an owner's environments.
     #[must_use]
     pub fn find(&self, owner: &Principal, id: EnvironmentId) -> Found {
         let inner = lock(&self.inner);
@@ -119,13 +115,13 @@ impl Repository {
         destroyed.map_or(Found::Unknown, |destroyed| Found::Destroyed(destroyed.reason))
     }
 
-    /// An owner's environments, oldest first.
+    /// Returns an owner's environments, oldest first.
     #[must_use]
     pub fn list(&self, owner: &Principal) -> Vec<Environment> {
         lock(&self.inner).environments.iter().filter(|known| known.owner == *owner).cloned().collect()
     }
 
-    /// The oldest of the failed environments, if there are more than there can be machines.
+    /// Returns the oldest failed environment if there are more failed environments than slots.
     #[must_use]
     pub fn surplus_failed(&self) -> Option<EnvironmentId> {
         let inner = lock(&self.inner);
@@ -135,7 +131,7 @@ impl Repository {
     }
 }
 
-/// Room for one machine; it falls back when this is dropped.
+/// The reservation of one machine; dropping it frees the slot.
 #[derive(Debug)]
 pub struct Slot(Arc<Slots>);
 
@@ -152,14 +148,14 @@ impl Drop for Slot {
     }
 }
 
-/// There is no room for another machine.
+/// All slots are taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "all {environments_max} environments that this server can have are in use; destroy one with destroy_environment, \
-     or wait until one has been idle for its time"
+    "all {environments_max} environments of this server are in use, its maximum; destroy one with \
+     destroy_environment, or wait until one reaches its idle timeout"
 )]
 pub struct CapacityFault {
-    /// How many there can be.
+    /// The number of slots.
     pub environments_max: usize,
 }
 
@@ -202,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_out_is_a_copy() {
+    fn returns_copies() {
         let repository = Repository::new(1);
         let saved = environment("one");
         repository.save(saved.clone());
@@ -212,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_ordered_by_creation() {
+    fn list_is_ordered_by_creation() {
         let repository = Repository::new(3);
         let mut all = ["b", "a", "c"].map(environment);
         all.iter().for_each(|one| repository.save(one.clone()));
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destroyed_environment_is_remembered_for_a_while() {
+    fn destroyed_environments_are_remembered_up_to_a_limit() {
         let repository = Repository::new(1);
         let owner = Principal::anonymous();
         let first = environment("first");
@@ -238,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_environments_do_not_pile_up() {
+    fn oldest_failed_environment_is_surplus() {
         let repository = Repository::new(2);
         let failed = ["a", "b", "c"].map(|name| {
             let mut one = environment(name);

@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Runtimes, and which of a guest's programs run their code and install their packages.
+//! Runtimes, and the choice of the programs that run their code and install their packages.
 //!
-//! The order is: what the operator has set, then what the guest has, then an error that names what it lacks.
+//! The operator's command comes first, then the guest's own programs; if the guest has none, an error names them.
 
 use std::{fmt, str::FromStr};
 
 use super::{
+    capabilities::Capabilities,
+    command::{Command, Script, User},
+    guest_path::SANDBOX_HOME,
     package_name::PackageName,
-    ports::{Capabilities, User},
 };
 
-/// The home of the user that runs a client's code in every guest.
-pub const SANDBOX_HOME: &str = "/home/sandbox";
-
-/// What an environment is made for; a piece of code can name another one, if the guest has its interpreter.
+/// The default language and package manager of an environment. Code in another language runs if the guest has its
+/// interpreter.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Runtime {
     /// Python 3 and pip.
@@ -26,10 +26,10 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// All of them, in the order in which clients see them.
+    /// All runtimes, in the order in which clients see them.
     pub const ALL: [Self; 3] = [Self::Python, Self::Node, Self::Shell];
 
-    /// The word that clients use.
+    /// Returns the name that clients use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Runtime {
         }
     }
 
-    /// The extension of its code files, without the dot.
+    /// Returns the extension of its code files, without the dot.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
@@ -49,17 +49,17 @@ impl Runtime {
         }
     }
 
-    /// The interpreters that can run its code, best first.
+    /// Its interpreters, best first.
     fn interpreters(self) -> &'static [&'static str] {
         match self {
             Self::Python => &["python3"],
             Self::Node => &["node"],
-            // Whoever writes a script without naming a shell mostly means this one.
+            // Most scripts that name no shell are written for bash.
             Self::Shell => &["bash", "sh"],
         }
     }
 
-    /// The package managers that can serve it, best first.
+    /// Its package managers, best first.
     fn installers(self) -> &'static [Installer] {
         match self {
             Self::Python => &[Installer::Pip],
@@ -68,7 +68,7 @@ impl Runtime {
         }
     }
 
-    /// Picks what runs its code.
+    /// Chooses the command that runs its code.
     ///
     /// # Errors
     /// [`RuntimeFault::NoInterpreter`] if neither the operator nor the guest has one.
@@ -86,7 +86,7 @@ impl Runtime {
             .ok_or(RuntimeFault::NoInterpreter { runtime: self, wanted: self.interpreters().join(" or ") })
     }
 
-    /// Picks what installs its packages.
+    /// Chooses the package manager for its packages.
     ///
     /// # Errors
     /// [`RuntimeFault::NoInstaller`] if neither the operator nor the guest has one.
@@ -109,19 +109,19 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// One of something for each runtime.
+/// One value for each runtime.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ByRuntime<T> {
-    /// [`Runtime::Python`]'s.
+    /// For [`Runtime::Python`].
     pub python: T,
-    /// [`Runtime::Node`]'s.
+    /// For [`Runtime::Node`].
     pub node: T,
-    /// [`Runtime::Shell`]'s.
+    /// For [`Runtime::Shell`].
     pub shell: T,
 }
 
 impl<T> ByRuntime<T> {
-    /// The one of a runtime.
+    /// Returns the value of a runtime.
     pub fn of(&self, runtime: Runtime) -> &T {
         match runtime {
             Runtime::Python => &self.python,
@@ -131,50 +131,37 @@ impl<T> ByRuntime<T> {
     }
 }
 
-/// What installs packages in a guest.
+/// A package manager in a guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Installer {
-    /// Python's, in a virtual environment where the system's Python is managed externally (PEP 668).
+    /// pip, in a virtual environment where the system's Python is managed externally (PEP 668).
     Pip,
-    /// Node's, into the home's `node_modules`.
+    /// npm, into `node_modules` in the home.
     Npm,
-    /// Alpine's.
+    /// Of Alpine.
     Apk,
-    /// Debian's.
+    /// Of Debian.
     AptGet,
-    /// Fedora's.
+    /// Of Fedora.
     Dnf,
-    /// Older Red Hat's.
+    /// Of older Red Hat versions.
     Yum,
-    /// SUSE's.
+    /// Of SUSE.
     Zypper,
-    /// What the operator has set.
+    /// The operator's command.
     Operator {
-        /// The command; packages are added to its end.
+        /// The command; package names are appended to it.
         command: CommandLine,
-        /// Who runs it.
+        /// The user that runs it.
         user: User,
     },
 }
 
-/// One command of an installation.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InstallStep {
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// Code that the program gets as a file, with the file's extension.
-    pub script: Option<(&'static str, String)>,
-    /// Variables that it needs.
-    pub env: Vec<(String, String)>,
-    /// Who runs it.
-    pub user: User,
-}
-
-/// Makes or picks the Python that packages go into, and runs pip there.
+/// A script that chooses or creates the Python environment for the packages, and runs pip in it.
 const PIP_SCRIPT: &str = include_str!("runtime/pip_install.py");
 
 impl Installer {
-    /// The programs that the guest must have for it. pip is run as a module of a Python, so that it is the right one's.
+    /// The programs that it needs in the guest. pip runs as a module of Python, so that it installs for that Python.
     fn programs(&self) -> &'static [&'static str] {
         match self {
             Self::Pip => &["python3"],
@@ -188,19 +175,21 @@ impl Installer {
         }
     }
 
-    /// The command that installs the packages; or one before that, and it, to be run only if the first worked.
+    /// Returns the command that installs the packages, or two commands, of which the second needs the success of the
+    /// first.
     #[must_use]
-    pub fn steps(&self, packages: &[PackageName]) -> (InstallStep, Option<InstallStep>) {
+    pub fn steps(&self, packages: &[PackageName]) -> (Command, Option<Command>) {
         let as_root = |words: &[&str]| step(words, packages, User::Root);
         let only = match self {
             Self::Pip => {
-                // The grammar of package names leaves nothing that would need an escape in a Python string.
+                // The grammar of package names allows nothing that needs an escape in a Python string.
                 let names: Vec<_> = packages.iter().map(|name| format!("\"{name}\"")).collect();
-                InstallStep {
+                let code = format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")).into_bytes();
+                Command {
                     argv: vec!["python3".to_owned()],
-                    script: Some(("py", format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")))),
+                    script: Some(Script { extension: "py", code }),
                     env: vec![variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")],
-                    user: User::Sandbox,
+                    ..Command::default()
                 }
             }
             Self::Npm => {
@@ -208,11 +197,11 @@ impl Installer {
             }
             Self::Apk => as_root(&["apk", "add", "--no-cache"]),
             Self::AptGet => {
-                // Images are shipped without package lists, so nothing would be found before an update.
+                // Images come without package lists, so apt-get finds no package before an update.
                 let update = step(&["apt-get", "update", "-q"], &[], User::Root);
                 let install = as_root(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
                 let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
-                let [update, install] = [update, install].map(|step| InstallStep { env: vec![quiet.clone()], ..step });
+                let [update, install] = [update, install].map(|step| Command { env: vec![quiet.clone()], ..step });
                 return (update, Some(install));
             }
             Self::Dnf => as_root(&["dnf", "install", "-y"]),
@@ -227,22 +216,22 @@ impl Installer {
     }
 }
 
-fn step(words: &[&str], packages: &[PackageName], user: User) -> InstallStep {
+fn step(words: &[&str], packages: &[PackageName], user: User) -> Command {
     let names = packages.iter().map(PackageName::as_str);
     let argv = words.iter().copied().chain(names).map(str::to_owned).collect();
-    InstallStep { argv, script: None, env: Vec::new(), user }
+    Command { argv, user, ..Command::default() }
 }
 
 fn variable(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-/// A command that the operator has set: an absolute path and plain arguments, without a shell's quotes.
+/// A command from the operator's settings: an absolute path and plain arguments, without a shell's quotes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CommandLine(Vec<String>);
 
 impl CommandLine {
-    /// The program and its arguments.
+    /// Returns the program and its arguments.
     #[must_use]
     pub fn words(&self) -> &[String] {
         &self.0
@@ -263,15 +252,16 @@ impl FromStr for CommandLine {
     }
 }
 
-/// A text is no command.
+/// An invalid command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandLineFault {
-    /// It does not start with a path from the root.
-    #[error("a command starts with an absolute path, such as /usr/bin/python3")]
+    /// Its program is not an absolute path.
+    #[error("must start with an absolute path, such as /usr/bin/python3")]
     NotAbsolute,
-    /// It has what only a shell would understand.
+    /// It has a character that only a shell would interpret.
     #[error(
-        "a command is a path and plain arguments separated by blanks; no shell reads it, so \"{character}\" has no meaning"
+        "must be a path and plain arguments separated by blanks; no shell interprets it, so \"{character}\" is not \
+         allowed"
     )]
     NotPlain {
         /// The first such character, escaped.
@@ -279,23 +269,23 @@ pub enum CommandLineFault {
     },
 }
 
-/// A runtime cannot be served.
+/// A guest lacks a program for a runtime.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RuntimeFault {
-    /// Its code cannot be run.
-    #[error("this environment cannot run {runtime} code: its image has no {wanted}")]
+    /// No interpreter.
+    #[error("failed to run {runtime} code: {wanted} not found in the image")]
     NoInterpreter {
         /// The runtime.
         runtime: Runtime,
-        /// What was looked for.
+        /// The programs that would do, as "bash or sh".
         wanted: String,
     },
-    /// Its packages cannot be installed.
-    #[error("this environment cannot install packages for {runtime}: its image has no {wanted}")]
+    /// No package manager.
+    #[error("failed to install packages for {runtime}: {wanted} not found in the image")]
     NoInstaller {
         /// The runtime.
         runtime: Runtime,
-        /// What was looked for.
+        /// The programs that would do, as "bash or sh".
         wanted: String,
     },
 }
@@ -314,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_command_comes_before_the_guests() {
+    fn operator_command_comes_before_guest_programs() {
         let command: CommandLine = "/opt/py/bin/python -u".parse().unwrap();
         let chosen = Runtime::Python.interpreter(Some(&command), &guest(&["python3"]));
         assert_eq!(chosen, Ok(words("/opt/py/bin/python -u")));
@@ -322,24 +312,24 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_script_runs_in_bash_where_there_is_one() {
+    fn shell_script_prefers_bash() {
         assert_eq!(Runtime::Shell.interpreter(None, &guest(&["sh", "bash"])), Ok(words("bash")));
         assert_eq!(Runtime::Shell.interpreter(None, &guest(&["sh"])), Ok(words("sh")));
     }
 
     #[test]
-    fn what_the_guest_lacks_is_named() {
+    fn missing_programs_are_named() {
         let fault = Runtime::Node.interpreter(None, &guest(&["python3"])).unwrap_err();
-        assert_eq!(fault.to_string(), "this environment cannot run node code: its image has no node");
+        assert_eq!(fault.to_string(), "failed to run node code: node not found in the image");
         let fault = Runtime::Shell.installer(None, &guest(&["pip"])).unwrap_err();
         assert_eq!(
             fault.to_string(),
-            "this environment cannot install packages for shell: its image has no apk or apt-get or dnf or yum or zypper"
+            "failed to install packages for shell: apk or apt-get or dnf or yum or zypper not found in the image"
         );
     }
 
     #[test]
-    fn the_systems_manager_runs_as_root_and_pip_and_npm_do_not() {
+    fn system_package_managers_run_as_root() {
         let packages = parse_packages("a b==1").unwrap();
         for (installer, argv) in [
             (Installer::Npm, "npm install --prefix /home/sandbox --no-audit --no-fund a b==1"),
@@ -358,16 +348,16 @@ mod tests {
     }
 
     #[test]
-    fn pip_gets_its_packages_as_python_strings() {
+    fn pip_script_gets_packages_as_python_strings() {
         let (step, None) = Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap()) else { panic!("one step") };
-        let (extension, code) = step.script.unwrap();
-        assert_eq!(extension, "py");
-        assert_eq!(code.lines().next(), Some("PACKAGES = [\"a[x]>=1,<2\", \"b\"]"));
+        let script = step.script.unwrap();
+        assert_eq!(script.extension, "py");
+        assert!(script.code.starts_with(b"PACKAGES = [\"a[x]>=1,<2\", \"b\"]\n"));
         assert_eq!(step.user, User::Sandbox);
     }
 
     #[test]
-    fn an_operators_command_has_no_shell_in_it() {
+    fn rejects_shell_syntax_in_operator_commands() {
         assert_eq!("python3".parse::<CommandLine>(), Err(CommandLineFault::NotAbsolute));
         assert_eq!("".parse::<CommandLine>(), Err(CommandLineFault::NotAbsolute));
         for text in ["/bin/sh -c 'x'", "/a;b", "/a $HOME", "/a\nb", "/a|b"] {

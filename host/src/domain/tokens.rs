@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The bearer tokens that callers show, and whom each of them stands for.
+//! Bearer tokens, and the principal of each.
 //!
-//! A token is one line: a name, and behind it the token itself or `sha256:` and its digest in hexadecimal digits. Only
-//! digests are kept, so no dump of memory, log or error holds a token for longer than it takes to read it. A digest
-//! without salt or stretching is enough, because tokens are drawn at random and long: there is nothing to guess.
+//! Each line of the list has a name, and then either the token or `sha256:` and its digest in hexadecimal. Only digests
+//! are kept, so no memory dump, log or error contains a token after the list is parsed. A digest without salt or
+//! stretching is enough, because tokens are long and random and cannot be guessed.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::principal::{Principal, PrincipalFault};
 
-/// Shorter ones could be guessed: 16 characters of base64 are 96 bits.
+/// Minimum characters of a token; shorter ones could be guessed. 16 characters of base64 are 96 bits.
 pub const TOKEN_CHARS_MIN: usize = 16;
 
-/// Longer ones are no tokens, and each one that is shown is hashed.
+/// Maximum characters of a token; each presented token is hashed.
 pub const TOKEN_CHARS_MAX: usize = 1024;
 
-/// Each token that is shown is compared with all of them.
+/// Maximum tokens; each presented token is compared with all of them.
 pub const TOKENS_MAX: usize = 1024;
 
-/// What stands in front of a digest.
+/// The prefix of a digest.
 const DIGEST_MARK: &str = "sha256:";
 
 type TokenDigest = [u8; 32];
@@ -38,11 +38,10 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads a list, in which empty lines and those with `#` in front mean nothing. A principal may have several
-    /// tokens.
+    /// Parses a list of tokens; ignores empty lines and lines that start with `#`. A principal may have several tokens.
     ///
     /// # Errors
-    /// [`TokensFault`] names the line and never shows what it holds.
+    /// [`TokensFault`] names the line and never quotes it.
     pub fn parse(text: &str) -> Result<Self, TokensFault> {
         let mut tokens: Vec<(TokenDigest, Principal)> = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -71,24 +70,24 @@ impl Tokens {
         if tokens.is_empty() { Err(TokensFault::None) } else { Ok(Self(tokens)) }
     }
 
-    /// Whom a token stands for. How long the look-up takes depends on how many tokens there are, and on nothing else of
-    /// them.
+    /// Returns the principal of a token. The time of the lookup depends only on the number of tokens, not on their
+    /// content.
     #[must_use]
-    pub fn principal(&self, shown: &str) -> Option<&Principal> {
-        if shown.len() > TOKEN_CHARS_MAX {
+    pub fn principal(&self, token: &str) -> Option<&Principal> {
+        if token.len() > TOKEN_CHARS_MAX {
             return None;
         }
-        let shown = digest(shown);
+        let presented = digest(token);
         let mut found = u32::MAX;
         for (index, (known, _)) in (0_u32..).zip(&self.0) {
-            let same: Choice = known.ct_eq(&shown);
+            let same: Choice = known.ct_eq(&presented);
             found.conditional_assign(&index, same);
         }
         self.0.get(usize::try_from(found).ok()?).map(|(_, principal)| principal)
     }
 }
 
-/// What RFC 6750 lets a bearer token consist of.
+/// Whether a text is a bearer token (RFC 6750) of a valid length.
 fn is_token(text: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
@@ -110,48 +109,49 @@ fn parse_digest(digits: &str) -> Option<TokenDigest> {
     Some(digest)
 }
 
-/// A list of tokens that is none.
+/// An invalid list of tokens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokensFault {
-    /// Not two words.
-    #[error("line {line_number} is not a name and a token with a space between them")]
+    /// A line without exactly two words.
+    #[error("line {line_number} must be a name and a token, separated by a space")]
     Words {
         /// From 1.
         line_number: usize,
     },
-    /// The name cannot be one.
-    #[error("line {line_number} begins with something else than a name")]
+    /// An invalid name.
+    #[error("line {line_number} starts with an invalid name")]
     Name {
         /// From 1.
         line_number: usize,
-        /// What a name is.
+        /// The rule for names.
         source: PrincipalFault,
     },
-    /// The token cannot be one.
+    /// An invalid token.
     #[error(
-        "line {line_number} has no token: one has {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} letters, digits and any of -._~+/="
+        "line {line_number} has an invalid token; must be {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} letters, digits or \
+         any of -._~+/="
     )]
     Token {
         /// From 1.
         line_number: usize,
     },
-    /// The digest cannot be one.
-    #[error("line {line_number} has no digest: {DIGEST_MARK} is followed by 64 hexadecimal digits")]
+    /// An invalid digest.
+    #[error("line {line_number} has an invalid digest; must be {DIGEST_MARK} and 64 hexadecimal digits")]
     Digest {
         /// From 1.
         line_number: usize,
     },
-    /// The token is on an earlier line, too.
+    /// A token that is on an earlier line as well.
     #[error("line {line_number} repeats a token of an earlier line")]
     Twice {
         /// From 1.
         line_number: usize,
     },
-    /// More than can be compared with each request.
-    #[error("there are more than {TOKENS_MAX} tokens")]
+    /// More tokens than the limit.
+    #[error("too many tokens; must be at most {TOKENS_MAX}")]
     TooMany,
-    /// None at all.
-    #[error("there is no token in it")]
+    /// An empty list.
+    #[error("no token found")]
     None,
 }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stands_for_the_name_in_front_of_it() {
+    fn token_belongs_to_the_name_on_its_line() {
         let hashed = digest(BOB).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let text = format!("# who may\n\nada {ADA}\n bob\tsha256:{hashed}\nada another-of-her-tokens\n");
         let tokens = Tokens::parse(&text).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_says_where_and_never_what() {
+    fn faults_name_the_line_and_never_quote_it() {
         let line_number = 1;
         for (text, fault) in [
             ("ada", TokensFault::Words { line_number }),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_shows_names_only() {
+    fn debug_shows_names_only() {
         let tokens = Tokens::parse(&format!("ada {ADA}")).unwrap();
         assert_eq!(format!("{tokens:?}"), "[Principal(\"ada\")]");
     }

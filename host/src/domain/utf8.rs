@@ -1,18 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Pieces of text whose edges may lie in the middle of a character.
+//! Pieces of text that may start or end in the middle of a character.
 
-/// The longest UTF-8 character less its first byte.
+/// Maximum bytes of a UTF-8 character after its first.
 const CONTINUATION_BYTES_MAX: usize = 3;
 
-/// The bytes without the rest of a character that began before them.
+/// Strips the rest of a character that started before these bytes.
 #[must_use]
 pub fn without_cut_start(bytes: &[u8]) -> &[u8] {
     let cut = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(|byte| !is_character_start(**byte)).count();
     bytes.split_at(cut).1
 }
 
-/// The bytes without a character that is unfinished at their end; what is wrong elsewhere is their writer's.
+/// Strips an unfinished character at the end; invalid UTF-8 elsewhere stays.
 #[must_use]
 pub fn without_cut_end(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().rposition(|byte| is_character_start(*byte)).unwrap_or(bytes.len());
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_a_character_is_cut_off_at_the_start() {
+    fn strips_the_rest_of_a_character_at_the_start() {
         assert_eq!(without_cut_start(b"\x82\xaca"), b"a");
         assert_eq!(without_cut_start("€a".as_bytes()), "€a".as_bytes());
         assert_eq!(without_cut_start(b"\x80\x80\x80\x80"), b"\x80");
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_character_is_cut_off_at_the_end() {
+    fn strips_an_unfinished_character_at_the_end() {
         assert_eq!(without_cut_end(b"a\xe2\x82"), b"a");
         assert_eq!(without_cut_end("a€".as_bytes()), "a€".as_bytes());
         assert_eq!(without_cut_end(b"\xe2\x82a"), b"\xe2\x82a");

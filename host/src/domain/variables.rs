@@ -1,19 +1,19 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The environment variables that a caller gives its command, checked for what no command could be started with.
+//! Environment variables for a command, checked for what would keep it from starting.
 
 use std::collections::BTreeMap;
 
-/// Most variables of one command. Programs are configured with a few dozen at the most.
+/// Maximum variables of one command. Programs use a few dozen at most.
 pub const VARIABLES_MAX: usize = 256;
 
-/// Names and values of one command's variables, in bytes: with its arguments they travel in one message of 128 KiB.
+/// Maximum total bytes of names and values; with the arguments they must fit one message of 128 KiB.
 pub const VARIABLES_BYTES_MAX: usize = 64 * 1024;
 
-/// Part of an unfit name that is shown to its sender, in characters.
+/// Maximum characters of an invalid name that an error quotes.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// Variables that a command can be started with. None of them decides which program that is.
+/// Valid variables for a command. None of them affects which program runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Variables(Vec<(String, String)>);
 
@@ -21,7 +21,7 @@ impl Variables {
     /// Checks variables that a client sent.
     ///
     /// # Errors
-    /// [`VariablesFault`] says which rule they break.
+    /// [`VariablesFault`] names the broken rule.
     pub fn parse(variables: BTreeMap<String, String>) -> Result<Self, VariablesFault> {
         if variables.len() > VARIABLES_MAX {
             return Err(VariablesFault::TooMany { count: variables.len() });
@@ -44,48 +44,48 @@ impl Variables {
         Ok(Self(variables.into_iter().collect()))
     }
 
-    /// Name and value of each.
+    /// Returns the names and values.
     #[must_use]
     pub fn into_pairs(self) -> Vec<(String, String)> {
         self.0
     }
 }
 
-/// POSIX, "Environment Variable Definition": what every shell can refer to.
+/// Whether a text is a name that every shell can refer to (POSIX, "Environment Variable Definition").
 fn is_name(name: &str) -> bool {
     let mut characters = name.chars();
     characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
         && characters.all(|other| other.is_ascii_alphanumeric() || other == '_')
 }
 
-/// Why variables cannot be set.
+/// Why variables are invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum VariablesFault {
-    /// More than the limit.
-    #[error("{count} variables are too many; the maximum is {VARIABLES_MAX}")]
+    /// More variables than the limit.
+    #[error("{count} variables are too many; must be at most {VARIABLES_MAX}")]
     TooMany {
-        /// How many there are.
+        /// Their number.
         count: usize,
     },
-    /// Longer than the limit.
+    /// More bytes than the limit.
     #[error(
-        "{bytes} bytes of names and values are too many; the maximum is {VARIABLES_BYTES_MAX}; use stdin or a file"
+        "{bytes} bytes of names and values are too many; must be at most {VARIABLES_BYTES_MAX}; use stdin or a file"
     )]
     TooLong {
         /// Their length.
         bytes: usize,
     },
-    /// No name.
-    #[error("{name:?} cannot name a variable; a name has letters, digits and _ and does not begin with a digit")]
+    /// An invalid name.
+    #[error("invalid name {name:?}; must be letters, digits and _, and must not start with a digit")]
     Name {
         /// Its beginning.
         name: String,
     },
-    /// The call's own program is found with it.
-    #[error("PATH cannot be set, as the interpreter is found with it; set it in the code for what that starts")]
+    /// `PATH`, with which the interpreter is found.
+    #[error("PATH must not be set, because the interpreter is found with it; set it in the code instead")]
     Path,
-    /// No variable can hold a NUL.
-    #[error("the value of {name} holds a NUL character; no variable can")]
+    /// A NUL character in a value.
+    #[error("the value of {name} must not contain NUL characters")]
     Nul {
         /// The variable.
         name: String,
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_kept_with_any_text_in_them() {
+    fn keeps_any_text_in_values() {
         let pairs = [("HOME", "/tmp"), ("_x1", "a=b\n\"ä\""), ("empty", "")];
         let owned: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert_eq!(parse(&pairs), Ok(owned));
     }
 
     #[test]
-    fn variables_that_no_command_can_have_are_refused_with_their_reason() {
+    fn rejects_invalid_variables() {
         for name in ["", "1x", "a b", "a=b", "ä", "a\0", "a-b"] {
             assert_eq!(parse(&[(name, "")]), Err(VariablesFault::Name { name: name.to_owned() }));
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_bounded_in_number_and_size() {
+    fn variables_are_limited_in_number_and_size() {
         let names: Vec<_> = (0..=VARIABLES_MAX).map(|number| format!("V{number}")).collect();
         let pairs: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
         assert_eq!(parse(&pairs), Err(VariablesFault::TooMany { count: VARIABLES_MAX + 1 }));

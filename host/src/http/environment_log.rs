@@ -20,12 +20,13 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{environment::EnvironmentId, principal::Principal},
+    domain::{environment_id::EnvironmentId, principal::Principal},
     error_code::ErrorCode,
     mcp::rfc3339,
     service::{
-        environments::{EnvironmentLog, Environments},
+        environments::Environments,
         fault::{ArgumentFault, CallerFault},
+        journal::EnvironmentLog,
     },
 };
 

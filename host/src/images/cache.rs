@@ -49,7 +49,7 @@ pub use self::{
 };
 use self::{folder::Cache, jobs::Jobs, prepare::Preparer};
 use crate::{
-    domain::{image::ImageRef, ports::Stage},
+    domain::{image::ImageRef, stage::Stage},
     images::registry::{Registries, RegistrySettings},
 };
 

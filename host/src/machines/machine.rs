@@ -10,13 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{console::ConsoleTail, owner::End};
 use crate::{
     agent::AgentClient,
-    domain::{
-        guest_path::GuestPath,
-        ports::{
-            CallFault, Capabilities, Command, Ended, FileContent, FileRange, Listing, Machine, OutputStream,
-            PortFuture, Writing,
-        },
-    },
+    domain::machine::{Agent, Machine, PortFuture},
     mutex::lock,
     printable,
 };
@@ -48,44 +42,8 @@ impl Vm {
 }
 
 impl Machine for Vm {
-    fn capabilities(&self) -> &Capabilities {
-        self.agent.capabilities()
-    }
-
-    fn exec<'a>(
-        &'a self,
-        command: Command,
-        cancelled: PortFuture<'a, ()>,
-        on_output: &'a mut (dyn FnMut(OutputStream, &[u8]) + Send),
-    ) -> PortFuture<'a, Result<Ended, CallFault>> {
-        Box::pin(self.agent.exec(command, cancelled, on_output))
-    }
-
-    fn write_file<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        content: &'a [u8],
-        how: Writing,
-    ) -> PortFuture<'a, Result<u64, CallFault>> {
-        Box::pin(self.agent.write_file(path, content, how))
-    }
-
-    fn read_file<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        range: Option<FileRange>,
-        bytes_max: u64,
-    ) -> PortFuture<'a, Result<FileContent, CallFault>> {
-        Box::pin(self.agent.read_file(path, range, bytes_max))
-    }
-
-    fn list_files<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        entries_max: u32,
-        recursive: bool,
-    ) -> PortFuture<'a, Result<Listing, CallFault>> {
-        Box::pin(self.agent.list_files(path, entries_max, recursive))
+    fn agent(&self) -> &dyn Agent {
+        &*self.agent
     }
 
     fn console(&self) -> Vec<String> {

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     agent::{self, AgentClient, ConnectFault, Patience},
-    domain::ports::{Stage, StartFault},
+    domain::{machine::StartFault, stage::Stage},
     images::cache::Lease,
     machines::disks::{DiskFault, Disks},
     network::Guest,

@@ -7,7 +7,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    domain::{environment::EnvironmentId, guest_path::GuestPath, runtime::Runtime},
+    domain::{environment_id::EnvironmentId, guest_path::GuestPath, runtime::Runtime},
     service::fault::ArgumentFault,
 };
 

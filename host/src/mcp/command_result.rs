@@ -5,12 +5,9 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{
-    domain::{
-        output::LostRange,
-        ports::{EndCause, OutputFile},
-    },
-    service::execution::Executed,
+use crate::domain::{
+    command::{EndCause, Executed},
+    output::{LostRange, Output},
 };
 
 /// The end of a command and its output. Keys for unusual events are absent where those did not happen.
@@ -70,30 +67,30 @@ struct Lost {
 
 impl<'a> CommandResult<'a> {
     pub(super) fn of(executed: &'a Executed) -> Self {
-        let Executed { ended, stdout, stderr, hint } = executed;
+        let Executed { stdout, stderr, hint, .. } = executed;
         Self {
-            cancelled: ended.cause == EndCause::Cancelled,
-            duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
-            exit_code: ended.exit_code,
+            cancelled: executed.cause == EndCause::Cancelled,
+            duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
+            exit_code: executed.exit_code,
             hint: hint.as_deref(),
-            out_of_memory: ended.cause == EndCause::OutOfMemory,
-            signal: ended.signal,
+            out_of_memory: executed.cause == EndCause::OutOfMemory,
+            signal: executed.signal,
             stderr: &stderr.text,
-            stderr_file: ended.stderr_file.as_ref().map(|file| file.path.as_str()),
-            stderr_file_bytes: truncated_size(ended.stderr_file.as_ref()),
+            stderr_file: stderr.file.as_ref().map(|file| file.path.as_str()),
+            stderr_file_bytes: truncated_size(stderr),
             stderr_lost: stderr.lost.map(lost),
             stdout: &stdout.text,
-            stdout_file: ended.stdout_file.as_ref().map(|file| file.path.as_str()),
-            stdout_file_bytes: truncated_size(ended.stdout_file.as_ref()),
+            stdout_file: stdout.file.as_ref().map(|file| file.path.as_str()),
+            stdout_file_bytes: truncated_size(stdout),
             stdout_lost: stdout.lost.map(lost),
-            timed_out: ended.cause == EndCause::TimedOut,
+            timed_out: executed.cause == EndCause::TimedOut,
         }
     }
 }
 
 /// The size of a file that could not hold its whole output.
-fn truncated_size(file: Option<&OutputFile>) -> Option<u64> {
-    file.filter(|file| !file.complete).map(|file| file.bytes)
+fn truncated_size(output: &Output) -> Option<u64> {
+    output.file.as_ref().filter(|file| !file.complete).map(|file| file.bytes)
 }
 
 fn lost(LostRange { from, to }: LostRange) -> Lost {

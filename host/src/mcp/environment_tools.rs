@@ -20,10 +20,11 @@ use super::{
 use crate::{
     config::duration,
     domain::{
+        capabilities::AgentOrigin,
         egress::Policy,
         environment::{Environment, EnvironmentName, NewEnvironment},
-        ports::{AgentOrigin, Stage},
         runtime::Runtime,
+        stage::Stage,
     },
     service::fault::ArgumentFault,
 };
@@ -179,7 +180,7 @@ impl Services {
             progress.stage(at, Some(STAGES), message);
         };
         // Dropping the create undoes it.
-        let create = self.environments.create(new, Box::new(stages));
+        let create = self.environments.create(new, stages);
         let (environment, agent_origin) = context.unless_cancelled(create).await?;
         results::object(&Created {
             agent_origin: origin(agent_origin),

@@ -19,9 +19,12 @@ use super::{
     tool::ServedTool,
 };
 use crate::{
-    domain::variables::Variables,
+    domain::{
+        command::{Command, Executed},
+        variables::Variables,
+    },
     service::{
-        execution::{Code, Executed, Watcher},
+        execution::Watcher,
         fault::{ArgumentFault, Fault},
     },
 };
@@ -98,26 +101,27 @@ impl Services {
     async fn execute(&self, arguments: ExecuteArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
         let working_directory = arguments.working_directory.map(|path| parse_path("working_directory", path));
-        let code = Code {
-            language: arguments.language.map(Into::into),
-            text: arguments.code,
-            timeout_s: arguments.timeout_seconds,
-            stdin: arguments.stdin.unwrap_or_default(),
+        let variables = Variables::parse(arguments.environment.unwrap_or_default());
+        let command = Command {
+            stdin: arguments.stdin.unwrap_or_default().into_bytes(),
             working_directory: working_directory.transpose()?,
-            variables: Variables::parse(arguments.environment.unwrap_or_default()).map_err(ArgumentFault::Variables)?,
+            env: variables.map_err(ArgumentFault::Variables)?.into_pairs(),
+            timeout: self.execution.timeout(arguments.timeout_seconds)?,
+            ..Command::default()
         };
+        let language = arguments.language.map(Into::into);
         context.progress.stage(0.0, None, "running the code");
-        let hear = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
-        let watcher = Watcher { cancelled: &context.cancelled, hear: &hear };
-        let outcome = self.execution.execute(&context.owner, id, code, watcher).await;
+        let on_output = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
+        let watcher = Watcher { cancelled: &context.cancelled, on_output: &on_output };
+        let outcome = self.execution.execute(&context.owner, id, language, arguments.code, command, watcher).await;
         self.command_result(outcome, context).await
     }
 
     async fn install_packages(&self, arguments: InstallArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
         context.progress.stage(0.0, None, "installing the packages");
-        let hear = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
-        let watcher = Watcher { cancelled: &context.cancelled, hear: &hear };
+        let on_output = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
+        let watcher = Watcher { cancelled: &context.cancelled, on_output: &on_output };
         let outcome = self.execution.install_packages(&context.owner, id, &arguments.packages, watcher).await;
         self.command_result(outcome, context).await
     }

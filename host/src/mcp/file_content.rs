@@ -12,9 +12,9 @@ use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResourceContents};
 use serde_json::json;
 
 use crate::domain::{
+    file::{FileContent, FileRange},
     guest_path::GuestPath,
-    ports::{FileContent, FileRange},
-    runtime::SANDBOX_HOME,
+    guest_path::SANDBOX_HOME,
     utf8::without_cut_start,
 };
 

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     domain::{
-        ports::{Entry, FileRange, LISTING_NAMES_BYTES_MAX, Writing},
-        runtime::SANDBOX_HOME,
+        file::{Entry, FileRange, LISTING_NAMES_BYTES_MAX, Writing},
+        guest_path::SANDBOX_HOME,
     },
     service::{
         fault::ArgumentFault,

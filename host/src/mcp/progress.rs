@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{live_output::LiveOutput, ports::OutputStream},
+    domain::{command::OutputStream, live_output::LiveOutput},
     mutex::lock,
 };
 

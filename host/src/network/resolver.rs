@@ -66,7 +66,7 @@ async fn look_up(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
     }
     let mut granted = guest.granted();
     let now = Instant::now();
-    told.iter().for_each(|address| granted.give(name, *address, now));
+    told.iter().for_each(|address| granted.grant(name, *address, now));
     (Code::NoError, told.into_iter().map(super::as_guests_see_it).collect())
 }
 

@@ -1,15 +1,43 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The task that owns one environment: it starts its machine, hears what is asked of it, and ends it.
+//! The task that owns one environment, from its creation until everything of it is released.
+//!
+//! # States
+//!
+//! A driver runs through three phases. Each one is a loop over the events that can happen in it; the environment's
+//! state (see [`lifecycle`](crate::domain::lifecycle)) is in parentheses.
 //!
 //! ```text
-//!   boot ──machine──▶ serve ──destroy, idle──▶ release ──▶ (forgotten, slot free, waiters told)
-//!     │                 │  machine gone: stop it, free the slot, stay to be seen
-//!     └─ failed, caller gone, destroy ────────────▲
+//!   boot (creating) ──machine ready──▶ serve (running) ──destroy, idle, caller left──▶ release (destroying) ──▶ end
+//!     │   │                              │    ▲                                              ▲
+//!     │   │                              │    │ machine ended: stop it, free the slot,       │
+//!     │   │                              └────┘ go on serving as a failed environment (error)│
+//!     │   └─destroy, caller left: cancel the start; if the machine was ready all the same ───┤
+//!     └─start failed or cancelled: end                                                       │
 //! ```
 //!
-//! Nothing else writes the environment's state; the repository gets a copy after every change. When this task ends, for
-//! whatever reason, the environment is forgotten and its slot is free.
+//! - **boot**: [`Machines::start`] runs. Begin requests are refused. A destroy request, or a caller that left, cancels
+//!   the start; the driver still waits for the start to end, because until then a machine may exist.
+//! - **serve**: calls begin and end. The phase lasts until the environment is to be destroyed. A machine that ends by
+//!   itself does not end the phase: its owner can still see the failed environment and read its log.
+//! - **release**: the machine is stopped. Begin requests are refused, further destroy requests wait for the same end.
+//!
+//! # Ownership
+//!
+//! - The driver is the only writer of its [`Environment`]. After every change it saves a copy in the
+//!   [`Registry`], from which everything else reads.
+//! - The driver holds the [`Slot`] of its machine. It frees the slot once the machine is stopped, never before, so
+//!   there are never more machines than slots.
+//! - Everyone else holds an `mpsc::Sender<Request>`. A [`Call`] holds the machine, and a permit for the message with
+//!   which it reports its end. Calls do not block a destroy: stopping the machine ends them.
+//! - The caller of the create holds the guard of `abandoned` until it has the result, so a create that is dropped at
+//!   any time leaves nothing behind.
+//!
+//! # The end
+//!
+//! However the task ends, by return, panic or abort, dropping the [`Driver`] frees the slot, removes the environment
+//! from the registry, and then wakes those who wait for its destruction. In this order: a client that sees the
+//! destruction, or a failed create, can use the slot at once.
 
 use std::{future::pending, sync::Arc};
 
@@ -20,63 +48,23 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    environments::{EnvironmentLog, Registry},
-    journal::Journal,
+    journal::{EnvironmentLog, Journal},
     refusals::Refusals,
+    registry::Registry,
+    request::{Call, Request},
 };
 use crate::{
     causes::chain,
     domain::{
-        environment::{CallRefusal, Environment},
+        capabilities::AgentOrigin,
+        environment::{CALLS_MAX, CallRefusal, Environment},
         lifecycle::{Event, State},
-        ports::{AgentOrigin, Machine, MachineSpec, Machines, Stage, StartFault},
+        machine::{Machine, MachineSpec, Machines, StartFault},
         repository::{DestroyReason, Slot},
     },
 };
 
-/// Requests that can wait for one driver; whoever sends more waits itself.
-pub(super) const REQUESTS_MAX: usize = 16;
-
-/// What can be asked of a driver.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// Begin a call, which the shutdown waits for.
-    Begin(TaskTrackerToken, oneshot::Sender<Result<Call, CallRefusal>>),
-    /// Destroy the environment; the answer comes when nothing of it is left.
-    Destroy(DestroyReason, oneshot::Sender<()>),
-    /// Destroy it if it has been idle for its time.
-    Expire,
-}
-
-/// A call that runs in an environment. The environment does not idle until this is dropped, and the shutdown waits for
-/// it.
-pub(super) struct Call {
-    /// The machine to call.
-    pub(super) machine: Arc<dyn Machine>,
-    /// The environment as it was when the call began.
-    pub(super) environment: Environment,
-    /// What the environment was refused of the network, which goes on being counted.
-    pub(super) refusals: Arc<Refusals>,
-    ended: Option<mpsc::OwnedPermit<()>>,
-    _counted: TaskTrackerToken,
-}
-
-impl std::fmt::Debug for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").field("environment", &self.environment.id).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        // The room for this message was reserved when the call began, so it is never lost.
-        if let Some(ended) = self.ended.take() {
-            ended.send(());
-        }
-    }
-}
-
-/// What a driver starts with.
+/// One environment, and all that its driver needs.
 pub(super) struct Driver {
     pub(super) environment: Environment,
     pub(super) spec: MachineSpec,
@@ -85,9 +73,10 @@ pub(super) struct Driver {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) journal: Arc<Journal>,
-    /// Cancelled when the caller that wants the environment is gone before it has heard of it.
+    /// Cancelled when the caller of the create leaves before it has the result.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
+    /// Callers that wait for the destruction.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
 
@@ -99,37 +88,30 @@ impl Drop for Driver {
             tracing::error!(environment = %self.environment.id, "the task of an environment panicked");
         }
         for waiter in self.waiters.drain(..) {
-            // Who asked may have gone meanwhile.
+            // The waiter may have left.
             let _ = waiter.send(());
         }
     }
 }
 
 impl Driver {
-    /// Drives the environment to its end. `ready` hears whether its machine started.
+    /// Runs the environment to its end. `ready` gets the outcome of the start.
     pub(super) async fn run(
         mut self,
         machines: Arc<dyn Machines>,
-        stages: Box<dyn Fn(Stage) + Send + Sync>,
         ready: oneshot::Sender<Result<(Environment, AgentOrigin), StartFault>>,
     ) {
-        let journal = Arc::clone(&self.journal);
-        let noted = move |stage| {
-            journal.note_stage(stage);
-            stages(stage);
-        };
-        let booted = self.boot(&*machines, &noted).await;
-        drop(noted);
-        match booted {
+        match self.boot(&*machines).await {
             Boot::Started(machine) => {
-                let agent_origin = machine.capabilities().agent_origin;
+                let capabilities = machine.agent().capabilities();
+                let agent_origin = capabilities.agent_origin;
                 self.environment.agent_origin = Some(agent_origin);
                 self.journal.set_machine(&machine);
                 self.journal.note("running");
                 self.apply(Event::Ready);
-                // If the caller is gone, `abandoned` is cancelled, and serving ends at once.
+                // If the caller has left, `abandoned` is cancelled, and serving ends at once.
                 let _ = ready.send(Ok((self.environment.clone(), agent_origin)));
-                tracing::info!(agent = machine.capabilities().agent_build, "environment is running");
+                tracing::info!(agent = capabilities.agent_build, "environment is running");
                 self.serve(&machine).await;
                 self.release(&*machine).await;
             }
@@ -139,35 +121,36 @@ impl Driver {
                 self.apply(Event::DestroyRequested);
                 self.apply(Event::Released);
                 self.registry.remember_failed_start(self.log(fault.console.clone()));
+                // The slot is free before the caller sees the failure.
                 drop(self);
-                // Only now: whoever hears of the failure finds the slot free.
                 let _ = ready.send(Err(fault));
                 return;
             }
-            Boot::Unwanted(Some(machine)) => self.release(&*machine).await,
-            Boot::Unwanted(None) => self.apply(Event::Released),
+            Boot::Cancelled(Some(machine)) => self.release(&*machine).await,
+            Boot::Cancelled(None) => self.apply(Event::Released),
         }
         tracing::info!(reason = ?self.reason, "environment is destroyed");
     }
 
-    /// Starts the machine, or has its start given up if nobody wants it any more. Until the start has come to its end
-    /// either way, the machine may be there, and its slot is taken.
-    async fn boot(&mut self, machines: &dyn Machines, stages: &(dyn Fn(Stage) + Send + Sync)) -> Boot {
-        let spec = self.spec.clone();
-        let unwanted = CancellationToken::new();
+    /// Starts the machine, or cancels its start when the environment is destroyed or abandoned meanwhile. Returns only
+    /// once the start has ended either way: until then the machine may exist, and needs its slot.
+    async fn boot(&mut self, machines: &dyn Machines) -> Boot {
+        let (spec, journal) = (self.spec.clone(), Arc::clone(&self.journal));
+        let publish = |stage| journal.note_stage(stage);
+        let cancelled = CancellationToken::new();
         let abandoned = self.abandoned.clone();
-        let mut start = machines.start(&spec, stages, Box::pin(unwanted.cancelled()));
-        let mut more = true;
+        let mut start = machines.start(&spec, &publish, Box::pin(cancelled.cancelled()));
+        let mut open = true;
         loop {
-            let wanted = !unwanted.is_cancelled();
+            let wanted = !cancelled.is_cancelled();
             tokio::select! {
                 outcome = &mut start => return match outcome {
-                    outcome if !wanted => Boot::Unwanted(outcome.ok()),
+                    outcome if !wanted => Boot::Cancelled(outcome.ok()),
                     Ok(machine) => Boot::Started(machine),
                     Err(fault) => Boot::Failed(fault),
                 },
-                () = abandoned.cancelled(), if wanted => self.give_up(&unwanted),
-                request = self.requests.recv(), if more => match request {
+                () = abandoned.cancelled(), if wanted => self.cancel(&cancelled),
+                request = self.requests.recv(), if open => match request {
                     Some(Request::Begin(_, reply)) => {
                         let _ = reply.send(Err(CallRefusal::NotRunning { state: self.environment.state() }));
                     }
@@ -175,27 +158,27 @@ impl Driver {
                         self.waiters.push(waiter);
                         if wanted {
                             self.reason = reason;
-                            self.give_up(&unwanted);
+                            self.cancel(&cancelled);
                         }
                     }
                     Some(Request::Expire) => {}
                     None => {
-                        more = false;
-                        self.give_up(&unwanted);
+                        open = false;
+                        self.cancel(&cancelled);
                     }
                 },
             }
         }
     }
 
-    fn give_up(&mut self, unwanted: &CancellationToken) {
+    fn cancel(&mut self, start: &CancellationToken) {
         self.apply(Event::DestroyRequested);
-        unwanted.cancel();
+        start.cancel();
     }
 
     /// Answers requests until the environment is to be destroyed.
     async fn serve(&mut self, machine: &Arc<dyn Machine>) {
-        let (call_ended, mut calls_ended) = mpsc::channel(crate::domain::environment::CALLS_MAX);
+        let (call_ended, mut calls_ended) = mpsc::channel(CALLS_MAX);
         loop {
             let runs = self.environment.state() == State::Running;
             let gone = async { if runs { machine.gone().await } else { pending().await } };
@@ -203,7 +186,7 @@ impl Driver {
                 request = self.requests.recv() => match request {
                     Some(Request::Begin(counted, reply)) => {
                         let call = self.begin(machine, &call_ended, counted);
-                        // If nobody waits for the call any more, dropping it ends it.
+                        // If the caller has left, the call is dropped here, which ends it.
                         let _ = reply.send(call);
                     }
                     Some(Request::Destroy(reason, waiter)) => {
@@ -224,7 +207,7 @@ impl Driver {
                     self.save();
                 }
                 reason = gone => {
-                    tracing::error!(reason, "machine of an environment is gone");
+                    tracing::error!(reason, "the machine of an environment ended");
                     machine.stop().await;
                     self.journal.note(&format!("the machine is gone: {reason}"));
                     self.apply(Event::Failed);
@@ -257,22 +240,22 @@ impl Driver {
         })
     }
 
-    /// Ends the machine, while requests hear that it is too late for them.
+    /// Stops the machine and refuses calls meanwhile.
     async fn release(&mut self, machine: &dyn Machine) {
         self.apply(Event::DestroyRequested);
         self.journal.note("being destroyed");
         let mut stop = machine.stop();
-        let mut more = true;
+        let mut open = true;
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                request = self.requests.recv(), if more => match request {
+                request = self.requests.recv(), if open => match request {
                     Some(Request::Begin(_, reply)) => {
                         let _ = reply.send(Err(CallRefusal::NotRunning { state: State::Destroying }));
                     }
                     Some(Request::Destroy(_, waiter)) => self.waiters.push(waiter),
                     Some(Request::Expire) => {}
-                    None => more = false,
+                    None => open = false,
                 },
             }
         }
@@ -301,14 +284,15 @@ impl Driver {
     }
 }
 
+/// The outcome of a start.
 enum Boot {
     Started(Arc<dyn Machine>),
     Failed(StartFault),
-    /// With the machine if it was ready all the same.
-    Unwanted(Option<Arc<dyn Machine>>),
+    /// With the machine, if it became ready before the cancellation took effect.
+    Cancelled(Option<Arc<dyn Machine>>),
 }
 
-/// The runtime's clock, so that tests can move it.
+/// The runtime's clock, which tests can move.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }

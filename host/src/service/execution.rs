@@ -3,47 +3,44 @@
 //! Runs code and installs packages in environments.
 //!
 //! Code travels as a file and is run by an interpreter, never through a shell. The agent in the guest enforces the
-//! time-outs; that no call waits for ever for a guest which answers nothing is the adapter's care.
+//! timeouts; the agent's client limits the wait for a guest that never answers.
 
-mod outcome;
-mod program;
+mod outputs;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::outcome::Outputs;
-pub use self::{outcome::Executed, program::Program};
+use self::outputs::Outputs;
 use super::{
-    driver::Call,
     environments::Environments,
-    fault::{ArgumentFault, CallerFault, Fault, ServerFault},
-    log_limit,
+    fault::{ArgumentFault, CallerFault, Fault},
+    guest_answer::await_guest,
+    request::Call,
 };
 use crate::domain::{
-    environment::EnvironmentId,
+    command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
+    environment_id::EnvironmentId,
     guest_path::GuestPath,
     output::OUTPUT_BYTES_MAX,
     package_name::parse_packages,
-    ports::{CallFault, Command, CommandLimits, EndCause, Ended, OutputStream, Script, User},
     principal::Principal,
-    runtime::{ByRuntime, CommandLine, InstallStep, Runtime},
-    variables::Variables,
+    runtime::{ByRuntime, CommandLine, Runtime},
 };
 use crate::telemetry::STAGES;
 
-/// The largest piece of code in one call.
+/// Maximum bytes of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
 
-/// The largest stdin of one call: as much as a file.
+/// Maximum bytes of stdin in one call: the same as for a file.
 pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-/// What to do with more than that.
+/// The advice for larger inputs.
 const TO_FILES: &str = "; put data into files with write_file";
 
-/// The operator's commands for one runtime, in place of what the guest has.
+/// The operator's commands for one runtime; they replace the guest's own.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OperatorCommands {
     /// Runs code.
@@ -52,18 +49,18 @@ pub struct OperatorCommands {
     pub install: Option<CommandLine>,
 }
 
-/// How long commands may run, and what runs them.
+/// Timeouts, limits and programs for commands.
 #[derive(Clone, Debug)]
 pub struct ExecutionRules {
-    /// For code whose caller says nothing.
+    /// The default timeout of code.
     pub exec_timeout_default: Duration,
-    /// The most that a caller can ask for.
+    /// The longest timeout that a caller can ask for.
     pub exec_timeout_max: Duration,
-    /// For an installation.
+    /// The timeout of an installation.
     pub install_timeout: Duration,
-    /// What one command and all that it starts may use.
+    /// Resource limits of one command and everything it starts.
     pub limits: CommandLimits,
-    /// By runtime.
+    /// The operator's commands.
     pub commands: ByRuntime<OperatorCommands>,
 }
 
@@ -74,30 +71,13 @@ pub struct Execution {
     rules: ExecutionRules,
 }
 
-/// Code that a client wants run.
-#[derive(Clone, Debug)]
-pub struct Code {
-    /// The environment's own if absent.
-    pub language: Option<Runtime>,
-    /// The program text.
-    pub text: String,
-    /// The default if absent, zero or negative.
-    pub timeout_s: Option<f64>,
-    /// What it reads from its standard input.
-    pub stdin: String,
-    /// Where it starts; the image's own working directory if absent, else the home.
-    pub working_directory: Option<GuestPath>,
-    /// What its environment has besides.
-    pub variables: Variables,
-}
-
-/// Who waits for a command.
+/// The caller that waits for a command.
 #[derive(Clone, Copy)]
 pub struct Watcher<'a> {
-    /// Cancelled when nobody waits any more.
+    /// Cancelled when the caller stops waiting.
     pub cancelled: &'a CancellationToken,
-    /// Hears the output as it arrives. It must not block.
-    pub hear: &'a (dyn Fn(OutputStream, &[u8]) + Send + Sync),
+    /// Called with the output as it arrives. It must not block.
+    pub on_output: &'a (dyn Fn(OutputStream, &[u8]) + Send + Sync),
 }
 
 impl std::fmt::Debug for Watcher<'_> {
@@ -107,51 +87,65 @@ impl std::fmt::Debug for Watcher<'_> {
 }
 
 impl Execution {
-    /// Commands for these environments, under these rules.
     #[must_use]
     pub fn new(environments: Arc<Environments>, rules: ExecutionRules) -> Self {
         Self { environments, rules }
     }
 
-    /// Runs a piece of code to its end. A failing exit code is a result, not a fault.
+    /// Runs a piece of code in the language's interpreter, or in that of the environment's runtime. `command` has its
+    /// standard input, variables, working directory and timeout. A failing exit code is a result, not a fault.
     ///
     /// # Errors
-    /// [`CallerFault::TimedOut`] and [`CallerFault::Cancelled`] once everything that it started is dead; and what
-    /// stands against the call in the first place.
+    /// Invalid arguments, an environment that takes no calls, and [`CallerFault::TimedOut`] and
+    /// [`CallerFault::Cancelled`] once every process of the call is dead.
     pub async fn execute(
         &self,
         owner: &Principal,
         id: EnvironmentId,
-        code: Code,
+        language: Option<Runtime>,
+        code: String,
+        command: Command,
         watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
-        let limit = self.exec_timeout(code.timeout_s)?;
-        if code.text.is_empty() {
+        if code.is_empty() {
             return Err(ArgumentFault::NoCode.into());
         }
-        check_size("code", code.text.len(), CODE_BYTES_MAX, TO_FILES)?;
-        check_size("stdin", code.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
+        ArgumentFault::check_size("code", code.len(), CODE_BYTES_MAX, TO_FILES)?;
+        ArgumentFault::check_size("stdin", command.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
         let call = self.environments.begin(owner, id).await?;
-        let runtime = code.language.unwrap_or(call.environment.runtime);
-        let operator = self.rules.commands.of(runtime).exec.as_ref();
-        let argv = runtime.interpreter(operator, call.machine.capabilities()).map_err(CallerFault::Runtime)?;
-        let command = Command {
-            argv,
-            script: Some(Script { extension: runtime.extension(), code: code.text.into_bytes() }),
-            stdin: code.stdin.into_bytes(),
-            env: code.variables.into_pairs(),
-            working_directory: code.working_directory,
-            user: User::Sandbox,
-            timeout: limit,
-            limits: self.rules.limits,
-            keep_output_above_bytes: OUTPUT_BYTES_MAX,
-        };
+        let runtime = language.unwrap_or(call.environment.runtime);
+        let script = Some(Script { extension: runtime.extension(), code: code.into_bytes() });
+        let (argv, timeout) = (self.interpreter(runtime, &call)?, command.timeout);
+        let command = Command { argv, script, user: User::Sandbox, ..command };
         let mut outputs = Outputs::new(&call.refusals);
-        let ended = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
-        outputs.into_result(ended, limit)
+        let executed = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
+        outputs.into_result(executed, timeout)
     }
 
-    /// Installs packages with what the environment's runtime installs them with, and reports what that says.
+    /// Runs a file of the environment in the interpreter of its runtime, whatever the result; only the watcher gets the
+    /// output. `command` has the program's arguments, standard input, variables and timeout.
+    ///
+    /// # Errors
+    /// An environment that takes no calls, and a machine that ends during the call.
+    pub async fn run_program(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        path: &GuestPath,
+        command: Command,
+        watcher: Watcher<'_>,
+    ) -> Result<Executed, Fault> {
+        let call = self.environments.begin(owner, id).await?;
+        let mut argv = self.interpreter(call.environment.runtime, &call)?;
+        argv.push(path.as_str().to_owned());
+        argv.extend(command.argv);
+        // A relative path starts at the home.
+        let working_directory = Some(GuestPath::home());
+        let command = Command { argv, working_directory, user: User::Sandbox, ..command };
+        self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals), "run the program").await
+    }
+
+    /// Installs packages with the package manager of the environment's runtime.
     ///
     /// # Errors
     /// As [`Execution::execute`]; a package manager that fails is a result.
@@ -166,31 +160,26 @@ impl Execution {
         let call = self.environments.begin(owner, id).await?;
         let runtime = call.environment.runtime;
         let operator = self.rules.commands.of(runtime).install.as_ref();
-        let installer = runtime.installer(operator, call.machine.capabilities()).map_err(CallerFault::Runtime)?;
-        let limit = self.rules.install_timeout;
+        let guest = call.machine.agent().capabilities();
+        let (first, then) = runtime.installer(operator, guest).map_err(CallerFault::Runtime)?.steps(&packages);
+        let timeout = self.rules.install_timeout;
         let start = Instant::now();
         let mut outputs = Outputs::new(&call.refusals);
-        let command = |step: InstallStep| Command {
-            argv: step.argv,
-            script: step.script.map(|(extension, code)| Script { extension, code: code.into_bytes() }),
-            stdin: Vec::new(),
-            env: step.env,
-            // An image's own folder may hold what a package manager takes for its business.
+        let timed = |step: Command| Command {
+            // A package manager may take files in the image's own working directory for a project.
             working_directory: Some(GuestPath::home()),
-            user: step.user,
-            timeout: limit.saturating_sub(start.elapsed()),
-            limits: self.rules.limits,
-            keep_output_above_bytes: OUTPUT_BYTES_MAX,
+            timeout: timeout.saturating_sub(start.elapsed()),
+            ..step
         };
         let operation = "install the packages";
-        let (first, then) = installer.steps(&packages);
-        let mut ended = self.run(owner, &call, command(first), watcher, &mut outputs, operation).await?;
-        if let Some(step) = then.filter(|_| ended.exit_code == 0 && ended.cause == EndCause::Exited) {
-            ended = self.run(owner, &call, command(step), watcher, &mut outputs, operation).await?;
+        let mut executed = self.run(owner, &call, timed(first), watcher, &mut outputs, operation).await?;
+        if let Some(step) = then.filter(|_| executed.exit_code == 0 && executed.cause == EndCause::Exited) {
+            executed = self.run(owner, &call, timed(step), watcher, &mut outputs, operation).await?;
         }
-        outputs.into_result(Ended { duration: start.elapsed(), ..ended }, limit)
+        outputs.into_result(Executed { duration: start.elapsed(), ..executed }, timeout)
     }
 
+    /// Runs a command under this server's limits.
     async fn run(
         &self,
         owner: &Principal,
@@ -199,60 +188,32 @@ impl Execution {
         watcher: Watcher<'_>,
         outputs: &mut Outputs,
         operation: &'static str,
-    ) -> Result<Ended, Fault> {
+    ) -> Result<Executed, Fault> {
+        let command = Command { limits: self.rules.limits, keep_output_above_bytes: OUTPUT_BYTES_MAX, ..command };
         let mut on_output = |stream, bytes: &[u8]| {
             outputs.push(stream, bytes);
-            (watcher.hear)(stream, bytes);
+            (watcher.on_output)(stream, bytes);
         };
-        let running = call.machine.exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
+        let running = call.machine.agent().exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
         let guest = tracing::debug_span!(target: STAGES, "guest", operation);
         await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
     }
 
-    fn exec_timeout(&self, asked_s: Option<f64>) -> Result<Duration, ArgumentFault> {
-        let max = self.rules.exec_timeout_max;
-        match asked_s {
-            Some(seconds) if seconds > max.as_secs_f64() => {
-                Err(ArgumentFault::AboveMaximum { name: "timeout_seconds", value: seconds, max: max.as_secs_f64() })
-            }
+    fn interpreter(&self, runtime: Runtime, call: &Call) -> Result<Vec<String>, CallerFault> {
+        let operator = self.rules.commands.of(runtime).exec.as_ref();
+        runtime.interpreter(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)
+    }
+
+    /// The timeout of code, in the seconds that a caller asked for; by default, and for zero or less, the server's own.
+    ///
+    /// # Errors
+    /// [`ArgumentFault::AboveMaximum`].
+    pub fn timeout(&self, seconds: Option<f64>) -> Result<Duration, ArgumentFault> {
+        let max = self.rules.exec_timeout_max.as_secs_f64();
+        match seconds {
+            Some(value) if value > max => Err(ArgumentFault::AboveMaximum { name: "timeout_seconds", value, max }),
             Some(seconds) if seconds > 0.0 => Ok(Duration::from_secs_f64(seconds)),
             Some(_) | None => Ok(self.rules.exec_timeout_default),
         }
     }
-}
-
-/// Waits for a guest's answer, and says what it means if there is none.
-pub(super) async fn await_guest<T>(
-    environments: &Environments,
-    owner: &Principal,
-    call: &Call,
-    operation: &'static str,
-    answer: impl Future<Output = Result<T, CallFault>>,
-) -> Result<T, Fault> {
-    let id = call.environment.id;
-    match answer.await {
-        Ok(answer) => Ok(answer),
-        Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),
-        Err(CallFault::Gone { reason }) => {
-            if let Some(left_out) = log_limit::admitted(id) {
-                tracing::warn!(environment = %id, operation, reason, left_out, "machine went away under a call");
-            }
-            Err(environments.why_gone_under_call(owner, id))
-        }
-        // An environment that is being ended breaks off its calls in the middle of a message.
-        Err(CallFault::Protocol { .. }) if !environments.is_running(owner, id) => {
-            Err(environments.why_gone_under_call(owner, id))
-        }
-        Err(source @ CallFault::Protocol { .. }) => Err(ServerFault::Call { operation, id, source }.into()),
-    }
-}
-
-/// Whether an argument fits one call.
-pub(super) fn check_size(
-    name: &'static str,
-    bytes: usize,
-    bytes_max: usize,
-    advice: &'static str,
-) -> Result<(), ArgumentFault> {
-    if bytes > bytes_max { Err(ArgumentFault::TooLarge { name, bytes, bytes_max, advice }) } else { Ok(()) }
 }

@@ -1,126 +1,128 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Why a service did not do what it was asked: for a reason that the caller can mend, or because the server failed.
+//! Why a request failed: for a reason that the caller can fix, or because the server failed.
+
+mod argument;
 
 use std::time::Duration;
 
-use super::execution::Executed;
+pub use self::argument::ArgumentFault;
 use crate::domain::{
-    egress::PolicyFault,
-    environment::{CALLS_MAX, EnvironmentId, EnvironmentIdFault, NameFault},
-    guest_path::GuestPathFault,
+    call_fault::{CallFault, RefusalKind},
+    command::Executed,
+    environment::CALLS_MAX,
+    environment_id::EnvironmentId,
     lifecycle::State,
-    package_name::PackagesFault,
-    ports::{CallFault, RefusalKind, StartFault},
+    machine::StartFault,
     repository::{CapacityFault, DestroyReason},
     runtime::RuntimeFault,
-    variables::VariablesFault,
 };
 use crate::error_code::ErrorCode;
 
-/// A request that was not fulfilled.
+/// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The caller can do something about it.
+    /// The caller can fix it.
     #[error(transparent)]
     Caller(#[from] CallerFault),
-    /// Only the operator can.
+    /// Only the operator can fix it.
     #[error(transparent)]
     Server(#[from] ServerFault),
 }
 
-/// What the caller can mend. Each text says what was wrong and what would be right.
+/// A fault that the caller can fix. Each text says what is wrong and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum CallerFault {
-    /// An argument breaks a rule.
+    /// An invalid argument.
     #[error("{0}")]
     Argument(ArgumentFault),
-    /// No such environment, at least none of this caller.
-    #[error("there is no environment {id}; list_environments tells which there are")]
+    /// The caller has no environment with this id.
+    #[error("environment {id} not found; list_environments returns the ids of yours")]
     UnknownEnvironment {
-        /// The id that was asked for.
+        /// The requested id.
         id: EnvironmentId,
     },
-    /// There was one.
+    /// The environment was destroyed before the call.
     #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
     DestroyedEnvironment {
-        /// The id that was asked for.
+        /// The requested id.
         id: EnvironmentId,
-        /// Why it went.
+        /// The reason.
         reason: DestroyReason,
     },
-    /// It went while the call ran.
+    /// The environment was destroyed during the call.
     #[error(
-        "environment {id} was destroyed while the call ran, and all that the call had started ended with it; create a new \
-         one with create_environment"
+        "environment {id} was destroyed during the call, and every process of the call was killed; create a new one \
+         with create_environment"
     )]
     DestroyedUnderCall {
-        /// The id that was asked for.
+        /// The requested id.
         id: EnvironmentId,
     },
-    /// There is one, but it takes no calls.
+    /// The environment takes no calls.
     #[error("environment {id} is not running: {}", hint(*state))]
     NotRunning {
-        /// The id that was asked for.
+        /// The requested id.
         id: EnvironmentId,
-        /// Where it stands.
+        /// Its state.
         state: State,
     },
-    /// There is no room for another one.
+    /// All slots for environments are taken.
     #[error(transparent)]
     Capacity(#[from] CapacityFault),
-    /// It has enough to do.
-    #[error("environment {id} has {CALLS_MAX} calls running already; wait until one has ended")]
+    /// The environment has reached its limit of calls.
+    #[error("environment {id} already runs {CALLS_MAX} calls, its maximum; retry when one has ended")]
     Busy {
-        /// The id that was asked for.
+        /// The requested id.
         id: EnvironmentId,
     },
-    /// The caller, or the server, has enough to do.
-    #[error("{whose} {calls_max} calls running already; wait until one has ended")]
+    /// The caller, or the server, has reached its limit of calls.
+    #[error("{whose} {calls_max} calls running, the maximum; retry when one has ended")]
     TooManyCalls {
-        /// Who has them.
+        /// The caller or the server, as the subject with its verb.
         whose: &'static str,
-        /// As many as there may be.
+        /// The limit.
         calls_max: usize,
     },
-    /// The answers of other calls take all the room.
-    #[error("there is no room for the result, as too many others are still being read; read them, or call again")]
+    /// Unread results of other calls fill the buffer.
+    #[error("too many unread results are buffered; read them or retry")]
     ResultsUnread,
-    /// Its image lacks what was asked for.
+    /// The image lacks an interpreter or a package manager.
     #[error(transparent)]
     Runtime(RuntimeFault),
-    /// A command took too long.
+    /// A command reached its timeout.
     #[error(
-        "the time-out of {} s has passed, and everything that the call had started was stopped{executed}",
-        after.as_secs_f64()
+        "the call reached its timeout of {} s, and all its processes were killed{}",
+        after.as_secs_f64(),
+        so_far(Some(executed.as_ref()))
     )]
     TimedOut {
-        /// The time-out.
+        /// The timeout.
         after: Duration,
-        /// How it ended, and what it had written until then.
+        /// The result, with the output until then.
         executed: Box<Executed>,
     },
     /// The caller cancelled the call.
-    #[error("the call was cancelled, and everything that it had started was stopped{}", so_far(executed.as_deref()))]
+    #[error("the call was cancelled, and all its processes were killed{}", so_far(executed.as_deref()))]
     Cancelled {
-        /// If it ran a command: how that ended, and what it had written until then.
+        /// The result of its command, with the output until then; `None` if none had started.
         executed: Option<Box<Executed>>,
     },
-    /// The guest's kernel, or the agent, said no.
+    /// The guest's kernel or the agent refused.
     #[error("{message}")]
     Guest {
-        /// What kind of no.
+        /// The kind of refusal.
         kind: RefusalKind,
-        /// The agent's sentence.
+        /// The agent's message.
         message: String,
     },
-    /// The server is on its way out.
-    #[error("the server is shutting down and takes no new calls")]
+    /// The server is shutting down.
+    #[error("the server is shutting down; retry when it is back")]
     ShuttingDown,
 }
 
 impl CallerFault {
-    /// The kind of fault, for programs.
+    /// The code for programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -140,30 +142,23 @@ impl CallerFault {
         }
     }
 
-    /// The command that was stopped, if one was.
+    /// The result of the command that was stopped, if there was one.
     #[must_use]
     pub fn executed(&self) -> Option<&Executed> {
-        match self {
-            Self::TimedOut { executed, .. } => Some(executed),
-            Self::Cancelled { executed } => executed.as_deref(),
-            Self::Argument(_)
-            | Self::UnknownEnvironment { .. }
-            | Self::DestroyedEnvironment { .. }
-            | Self::DestroyedUnderCall { .. }
-            | Self::NotRunning { .. }
-            | Self::Capacity(_)
-            | Self::Busy { .. }
-            | Self::TooManyCalls { .. }
-            | Self::ResultsUnread
-            | Self::Runtime(_)
-            | Self::Guest { .. }
-            | Self::ShuttingDown => None,
+        if let Self::TimedOut { executed, .. } = self {
+            return Some(executed);
         }
+        if let Self::Cancelled { executed } = self { executed.as_deref() } else { None }
     }
 }
 
+/// The outputs of a command that was stopped, as the end of the sentence that says why.
 fn so_far(executed: Option<&Executed>) -> String {
-    executed.map(ToString::to_string).unwrap_or_default()
+    let Some(executed) = executed else { return String::new() };
+    let outputs = [("stdout", &executed.stdout), ("stderr", &executed.stderr)];
+    let written = outputs.into_iter().filter(|(_, output)| !output.text.is_empty());
+    let outputs = written.map(|(name, output)| format!("\n{name} until then:\n{}", output.text));
+    outputs.chain(executed.hint.iter().map(|hint| format!("\n{hint}"))).collect()
 }
 
 fn refusal_code(kind: RefusalKind) -> ErrorCode {
@@ -185,139 +180,53 @@ fn refusal_code(kind: RefusalKind) -> ErrorCode {
 fn because(reason: DestroyReason) -> &'static str {
     match reason {
         DestroyReason::Requested => "",
-        DestroyReason::Idle => " because nobody had used it for its idle time-out",
+        DestroyReason::Idle => " because it reached its idle timeout",
         DestroyReason::NeverReady => " before it was ready",
-        DestroyReason::Failed => " because its machine had failed",
+        DestroyReason::Failed => " because its machine failed",
         DestroyReason::Shutdown => " because the server is shutting down",
     }
 }
 
 fn hint(state: State) -> &'static str {
     match state {
-        State::Creating => "it is still being created; wait until list_environments says running",
-        State::Running => "it has only just started; try again",
+        State::Creating => "it is being created; wait until list_environments shows it as running",
+        State::Running => "it has just started; retry",
         State::Destroying | State::Destroyed => "it is being destroyed; create a new one with create_environment",
-        State::Error => "its machine has failed; destroy it and create a new one",
+        State::Error => "its machine failed; destroy it and create a new one",
     }
 }
 
-/// An argument that breaks a rule.
-#[derive(Debug, thiserror::Error)]
-pub enum ArgumentFault {
-    /// An id that is none.
-    #[error("environment_id: {0}")]
-    Id(EnvironmentIdFault),
-    /// A network policy that is none.
-    #[error("network: {0}")]
-    Network(PolicyFault),
-    /// A name that is none.
-    #[error("name: {0}")]
-    Name(NameFault),
-    /// A path that is none.
-    #[error("{name}: {source}")]
-    Path {
-        /// The argument.
-        name: &'static str,
-        /// What is wrong with it.
-        source: GuestPathFault,
-    },
-    /// Variables that are none.
-    #[error("environment: {0}")]
-    Variables(VariablesFault),
-    /// Packages that are none.
-    #[error("packages: {0}")]
-    Packages(PackagesFault),
-    /// A number out of its range.
-    #[error("{name}: {value} is too much; the maximum is {max}")]
-    AboveMaximum {
-        /// The argument.
-        name: &'static str,
-        /// What it was.
-        value: f64,
-        /// What it may be.
-        max: f64,
-    },
-    /// A number that is no whole one in its range.
-    #[error("{name}: {value} does not do; give a whole number from {min} to {max}")]
-    NotWhole {
-        /// The argument.
-        name: &'static str,
-        /// What it was.
-        value: f64,
-        /// The least that it may be.
-        min: u64,
-        /// The most that it may be.
-        max: u64,
-    },
-    /// Permissions that are none.
-    #[error("mode: that is no file mode; give up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
-    Mode,
-    /// Base64 that is none.
-    #[error("content: that is no base64: {reason}; leave encoding out for text")]
-    Base64 {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Nothing to run.
-    #[error("code: there is none; give the program text to run")]
-    NoCode,
-    /// Too much in one piece.
-    #[error("{name}: {bytes} bytes are too many; the maximum for one call is {bytes_max}{}", advice)]
-    TooLarge {
-        /// The argument.
-        name: &'static str,
-        /// Its size.
-        bytes: usize,
-        /// What it may be.
-        bytes_max: usize,
-        /// What to do instead.
-        advice: &'static str,
-    },
-}
-
-impl From<ArgumentFault> for CallerFault {
-    fn from(fault: ArgumentFault) -> Self {
-        Self::Argument(fault)
-    }
-}
-
-impl From<ArgumentFault> for Fault {
-    fn from(fault: ArgumentFault) -> Self {
-        Self::Caller(CallerFault::Argument(fault))
-    }
-}
-
-/// What only the operator can mend.
+/// A fault that only the operator can fix.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerFault {
-    /// The machine could not be started.
+    /// The machine did not start.
     #[error("failed to create environment {id}")]
     Start {
-        /// The environment that it was for.
+        /// Its environment.
         id: EnvironmentId,
-        /// The stage and its cause.
+        /// The stage that failed, with the cause.
         source: StartFault,
     },
     /// The guest's agent broke the protocol, or the link to it.
     #[error("failed to {operation} in environment {id}")]
     Call {
-        /// What was tried.
+        /// The operation, as "run the code".
         operation: &'static str,
-        /// Where.
+        /// The environment.
         id: EnvironmentId,
-        /// What happened.
+        /// The cause.
         source: CallFault,
     },
-    /// The task that owns the environment is gone without a word: a defect.
+    /// The task that owns the environment ended without an answer, which is a defect.
     #[error("failed to reach the task that owns environment {id}")]
     Unowned {
-        /// Which environment.
+        /// The environment.
         id: EnvironmentId,
     },
 }
 
 impl ServerFault {
-    /// The kind of fault, for programs.
+    /// The code for programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use super::{
     environments::Environments,
-    execution::{await_guest, check_size},
-    fault::Fault,
+    fault::{ArgumentFault, Fault},
+    guest_answer::await_guest,
 };
 use crate::domain::{
-    environment::EnvironmentId,
+    environment_id::EnvironmentId,
+    file::{FileContent, FileRange, Listing, Writing},
     guest_path::GuestPath,
-    ports::{FileContent, FileRange, Listing, Writing},
     principal::Principal,
 };
 
-/// The largest file that one call writes or reads.
+/// Maximum bytes that one call writes or reads.
 pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-/// More entries than this are of no use to a client, and their names would fill megabytes.
+/// Maximum entries of one listing. More are of no use to a client, and their names would fill megabytes.
 pub const ENTRIES_MAX: u32 = 10_000;
 
 /// The files of these environments.
@@ -29,16 +29,15 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// The files of these environments.
     #[must_use]
     pub fn new(environments: Arc<Environments>) -> Self {
         Self { environments }
     }
 
-    /// Writes a file, or adds to one, making the folders above it; returns the bytes written.
+    /// Writes a file, or appends to one, and creates its parent folders; returns the number of bytes written.
     ///
     /// # Errors
-    /// Content above [`FILE_BYTES_MAX`], and what the guest says against it.
+    /// Content above [`FILE_BYTES_MAX`], and the guest's refusal.
     pub async fn write(
         &self,
         owner: &Principal,
@@ -47,17 +46,17 @@ impl Filesystem {
         content: &[u8],
         how: Writing,
     ) -> Result<u64, Fault> {
-        let in_parts = "; write it in parts with append, or make it with execute";
-        check_size("content", content.len(), FILE_BYTES_MAX, in_parts)?;
+        let advice = "; write it in parts with append, or create it with execute";
+        ArgumentFault::check_size("content", content.len(), FILE_BYTES_MAX, advice)?;
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.machine.write_file(path, content, how);
+        let answer = call.machine.agent().write_file(path, content, how);
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
-    /// Reads a whole file of at most [`FILE_BYTES_MAX`], or such a part of one.
+    /// Reads a file, or a part of one; at most [`FILE_BYTES_MAX`] of either.
     ///
     /// # Errors
-    /// What the guest says against it: no such file, a folder, too large.
+    /// The guest's refusal: file not found, a folder, too large.
     pub async fn read(
         &self,
         owner: &Principal,
@@ -66,14 +65,14 @@ impl Filesystem {
         range: Option<FileRange>,
     ) -> Result<FileContent, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.machine.read_file(path, range, FILE_BYTES_MAX as u64);
+        let answer = call.machine.agent().read_file(path, range, FILE_BYTES_MAX as u64);
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
-    /// Lists a folder, or with `recursive` all that is below it: at most [`ENTRIES_MAX`] entries by name.
+    /// Lists at most [`ENTRIES_MAX`] entries of a folder by name; with `recursive`, those of its subfolders as well.
     ///
     /// # Errors
-    /// What the guest says against it.
+    /// The guest's refusal.
     pub async fn list(
         &self,
         owner: &Principal,
@@ -82,7 +81,7 @@ impl Filesystem {
         recursive: bool,
     ) -> Result<Listing, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.machine.list_files(path, ENTRIES_MAX, recursive);
+        let answer = call.machine.agent().list_files(path, ENTRIES_MAX, recursive);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

@@ -1,84 +1,99 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What happened to one environment, for its owner to read. It lives in memory as long as the environment does.
+//! The events of one environment, for its owner to read. They live in memory as long as the environment does.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex, Weak},
     time::SystemTime,
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    domain::ports::{Machine, Stage},
+    domain::{egress::Refused, environment::Environment, machine::Machine, stage::Stage},
     mutex::lock,
 };
 
-/// A life has fewer than ten; more are none that a person reads.
+/// Maximum events of one environment. A life has fewer than ten.
 const EVENTS_MAX: usize = 32;
-/// Characters of an event: a sentence with its cause.
+/// Maximum characters of an event: a sentence with its cause.
 const EVENT_CHARS_MAX: usize = 500;
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Event {
-    /// When.
+    /// Its time.
     pub at: SystemTime,
-    /// What, in a sentence without control characters.
+    /// A sentence without control characters.
     pub what: String,
 }
 
-/// The events of one environment, and the way to its machine's console.
-#[derive(Default)]
-pub(super) struct Journal(Mutex<Inner>);
+/// The log of one environment.
+#[derive(Clone, Debug)]
+pub struct EnvironmentLog {
+    /// The environment as it is now.
+    pub environment: Environment,
+    /// Its events, oldest first.
+    pub events: Vec<Event>,
+    /// The last lines of its machine's console.
+    pub console: Vec<String>,
+    /// The number of connections and names that its network policy refused.
+    pub refused: u64,
+    /// The latest of these.
+    pub refused_last: Option<Refused>,
+}
 
+/// The events of one environment, the stage of its start, and a handle to its machine's console.
 #[derive(Default)]
-struct Inner {
-    events: Vec<Event>,
-    stage: Option<&'static str>,
-    /// Who reads must not keep the machine.
-    machine: Option<Weak<dyn Machine>>,
+pub(super) struct Journal {
+    stages: watch::Sender<Option<Stage>>,
+    events: Mutex<Vec<Event>>,
+    /// Weak, so that a reader does not keep the machine.
+    machine: Mutex<Option<Weak<dyn Machine>>>,
 }
 
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Journal").field("events", &self.lock().events).finish_non_exhaustive()
+        f.debug_struct("Journal").field("events", &self.events()).finish_non_exhaustive()
     }
 }
 
 impl Journal {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.0)
+    /// Subscribes to the stages of the start.
+    pub(super) fn stages(&self) -> watch::Receiver<Option<Stage>> {
+        self.stages.subscribe()
     }
 
-    /// Notes an event; what is above the limits is left out.
+    /// Notes an event; drops what exceeds the limits.
     pub(super) fn note(&self, what: &str) {
         let what = what.chars().filter(|letter| !letter.is_control()).take(EVENT_CHARS_MAX).collect();
-        let mut inner = self.lock();
-        if inner.events.len() < EVENTS_MAX {
-            inner.events.push(Event { at: SystemTime::now(), what });
+        let mut events = lock(&self.events);
+        if events.len() < EVENTS_MAX {
+            events.push(Event { at: SystemTime::now(), what });
         }
     }
 
-    /// Notes that a stage of the start begins; it may be told many times how far it is.
+    /// Publishes a stage of the start, and notes it once however often its progress is reported.
     pub(super) fn note_stage(&self, stage: Stage) {
         let what = stage.describe();
-        if self.lock().stage.replace(what) != Some(what) {
+        if self.stages.send_replace(Some(stage)).is_none_or(|before| before.describe() != what) {
             self.note(what);
         }
     }
 
-    /// Remembers whose console is to be read.
+    /// Sets the machine whose console can be read.
     pub(super) fn set_machine(&self, machine: &Arc<dyn Machine>) {
-        self.lock().machine = Some(Arc::downgrade(machine));
+        *lock(&self.machine) = Some(Arc::downgrade(machine));
     }
 
-    /// Everything that happened, oldest first.
+    /// Returns all events, oldest first.
     pub(super) fn events(&self) -> Vec<Event> {
-        self.lock().events.clone()
+        lock(&self.events).clone()
     }
 
-    /// The last that the machine printed, while there is one.
+    /// Returns the last lines of the machine's console, as long as the machine exists.
     pub(super) fn console(&self) -> Vec<String> {
-        let machine = self.lock().machine.as_ref().and_then(Weak::upgrade);
+        let machine = lock(&self.machine).as_ref().and_then(Weak::upgrade);
         machine.map(|machine| machine.console()).unwrap_or_default()
     }
 }
@@ -86,10 +101,10 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ports::Amount;
+    use crate::domain::stage::Amount;
 
     #[test]
-    fn a_stage_is_noted_once_however_often_it_tells_how_far_it_is() {
+    fn stage_is_noted_once_however_often_its_progress_is_reported() {
         let journal = Journal::default();
         journal.note_stage(Stage::Image);
         for done in 0..1000 {
@@ -101,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_bounded_in_events_and_in_their_length() {
+    fn journal_limits_events_and_their_length() {
         let journal = Journal::default();
         for _ in 0..1000 {
             journal.note(&"a\nb\x1b".repeat(1000));

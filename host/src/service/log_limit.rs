@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Bounds the lines that one environment can put into the log: a guest that spoils every call would fill the disk.
+//! Limits the log lines of one environment: a guest that breaks every call could otherwise fill the disk.
 
 use std::{
     collections::HashMap,
@@ -8,27 +8,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::environment::EnvironmentId, mutex::lock};
+use crate::{domain::environment_id::EnvironmentId, mutex::lock};
 
-/// Lines at once: what a person reads of one failure.
+/// Lines at once: as many as a person reads about one failure.
 const LINES_BURST: u32 = 20;
 
-/// After that one line each so long.
+/// The interval of further lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Environments that are kept count of. One beyond that starts afresh, so the bound is never below a server's capacity.
+/// Environments with a counter. One more resets all counters, so the limit must not be below a server's capacity.
 const ENVIRONMENTS_MAX: usize = 1024;
 
-/// The lines of this process, which has one log.
+/// The counters of this process, which has one log.
 static LINES: LazyLock<LogLimit> = LazyLock::new(LogLimit::default);
 
-/// Whether this environment may write a line now: then the number of lines that were left out since its last one, to be
-/// told in it.
+/// Returns the number of lines left out since the last one if this environment may write a line now, else `None`. The
+/// line should mention that number.
 pub(crate) fn admitted(id: EnvironmentId) -> Option<u64> {
     LINES.admit(id, Instant::now())
 }
 
-/// How many lines each environment may still write.
+/// The lines that each environment may still write.
 #[derive(Debug, Default)]
 struct LogLimit(Mutex<HashMap<EnvironmentId, Lines>>);
 
@@ -71,12 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_environment_s_lines_run_out_and_come_back_and_are_counted() {
+    fn log_lines_of_one_environment_are_limited_and_counted() {
         let limit = LogLimit::default();
         let (noisy, calm, start) = (EnvironmentId::random(), EnvironmentId::random(), Instant::now());
         let admitted: Vec<_> = (0..1000).filter_map(|_| limit.admit(noisy, start)).collect();
         assert_eq!(admitted, [0; 20]);
-        assert_eq!(limit.admit(calm, start), Some(0), "another environment has lines of its own");
+        assert_eq!(limit.admit(calm, start), Some(0), "another environment has its own lines");
         let later = start + Duration::from_secs(61);
         assert_eq!([(); 3].map(|()| limit.admit(noisy, later)), [Some(980), Some(0), None]);
     }

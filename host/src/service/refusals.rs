@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What one environment was refused of the network: counted, and told to the operator, but not without end.
+//! Network refusals of one environment: counted, and logged for the operator within the log limit.
 
 use std::sync::{
     Mutex,
@@ -9,7 +9,7 @@ use std::sync::{
 
 use super::log_limit;
 use crate::{
-    domain::{egress::Refused, environment::EnvironmentId},
+    domain::{egress::Refused, environment_id::EnvironmentId},
     mutex::lock,
 };
 
@@ -26,20 +26,19 @@ impl Refusals {
         Self { id, count: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
-    pub(crate) fn hear(&self, refused: &Refused) {
+    pub(crate) fn note(&self, refused: &Refused) {
         self.count.fetch_add(1, Relaxed);
         if let Some(left_out) = log_limit::admitted(self.id) {
-            tracing::warn!(environment = %self.id, destination = %refused, left_out, "the network policy refused a guest");
+            let environment = self.id;
+            tracing::warn!(%environment, destination = %refused, left_out, "the network policy refused a guest");
         }
         *lock(&self.last) = Some(refused.clone());
     }
 
-    /// How many there were.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Relaxed)
     }
 
-    /// The latest one.
     #[must_use]
     pub(crate) fn last(&self) -> Option<Refused> {
         lock(&self.last).clone()

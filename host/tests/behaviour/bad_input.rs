@@ -2,13 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Errors of invalid input. One that the caller can fix is a tool result, a failure of the server a protocol error.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use serde_json::{Value, json};
 use waggle::http;
 
-use crate::{
-    machines::PANIC_FILE,
-    served::{Served, UNKNOWN_ID, serve, serve_trouble, settings},
-};
+use crate::served::{Served, UNKNOWN_ID, serve, serve_trouble, settings};
 
 async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str, message: &str) {
     let shown = arguments.to_string().chars().take(200).collect::<String>();
@@ -54,60 +53,56 @@ async fn rejects_values_out_of_range_with_their_limits() {
         (
             "create_environment",
             json!({"runtime": "python", "timeout_minutes": 61}),
-            "timeout_minutes: 61 is too much; the maximum is 60",
+            "timeout_minutes: 61 is too large; must be at most 60",
         ),
         (
             "create_environment",
             json!({"runtime": "python", "name": "a\nb"}),
-            "name: the name holds a control character, such as a line break",
+            "name: must not contain control characters, such as line breaks",
         ),
         (
             "execute",
             json!({"environment_id": "python-1", "code": "1"}),
-            "environment_id: that is not an environment id; one looks like 123e4567-e89b-42d3-a456-426614174000",
+            "environment_id: invalid id; must look like 123e4567-e89b-42d3-a456-426614174000",
         ),
         (
             "execute",
             json!({"environment_id": UNKNOWN_ID, "code": "1", "timeout_seconds": 300.5}),
-            "timeout_seconds: 300.5 is too much; the maximum is 300",
+            "timeout_seconds: 300.5 is too large; must be at most 300",
         ),
-        (
-            "execute",
-            json!({"environment_id": UNKNOWN_ID, "code": ""}),
-            "code: there is none; give the program text to run",
-        ),
+        ("execute", json!({"environment_id": UNKNOWN_ID, "code": ""}), "code must not be empty"),
         (
             "execute",
             json!({"environment_id": UNKNOWN_ID, "code": "x".repeat(512_001)}),
-            "code: 512001 bytes are too many; the maximum for one call is 512000; put data into files with write_file",
+            "code: 512001 bytes are too many; must be at most 512000 bytes in one call; put data into files with write_file",
         ),
         (
             "write_file",
             json!({"environment_id": UNKNOWN_ID, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
-            "content: 10485761 bytes are too many; the maximum for one call is 10485760; write it in parts with append, or make it \
+            "content: 10485761 bytes are too many; must be at most 10485760 bytes in one call; write it in parts with append, or create it \
              with execute",
         ),
         (
             "read_file",
             json!({"environment_id": UNKNOWN_ID, "path": "a\0b"}),
-            "path: the path holds a NUL character at byte 1; no file name can",
+            "path: must not contain NUL characters; the first is at byte 1",
         ),
         (
             "read_file",
             json!({"environment_id": UNKNOWN_ID, "path": ""}),
-            "path: the path is empty; give an absolute one, or one relative to /home/sandbox",
+            "path: must not be empty; must be absolute, or relative to /home/sandbox",
         ),
         (
             "install_packages",
             json!({"environment_id": UNKNOWN_ID, "packages": "  "}),
-            "packages: no package is named; give one or more names separated by white space",
+            "packages: must not be empty; must be one or more names separated by white space",
         ),
     ] {
         check(&served, tool, arguments, "invalid_argument", message).await;
     }
     let (text, _) =
         served.refused("install_packages", json!({"environment_id": UNKNOWN_ID, "packages": "jq --index-url=x"})).await;
-    assert!(text.starts_with("packages: \"--index-url=x\" is not a package name"), "{text}");
+    assert!(text.starts_with("packages: invalid package name \"--index-url=x\""), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,22 +111,20 @@ async fn rejects_invalid_stdin_variables_and_folders() {
     for (arguments, message) in [
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "stdin": "x".repeat(10 * 1024 * 1024 + 1)}),
-            "stdin: 10485761 bytes are too many; the maximum for one call is 10485760; put data into files with \
+            "stdin: 10485761 bytes are too many; must be at most 10485760 bytes in one call; put data into files with \
              write_file",
         ),
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"PATH": "/bin"}}),
-            "environment: PATH cannot be set, as the interpreter is found with it; set it in the code for what that \
-             starts",
+            "environment: PATH must not be set, because the interpreter is found with it; set it in the code instead",
         ),
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"A=B": "c"}}),
-            "environment: \"A=B\" cannot name a variable; a name has letters, digits and _ and does not begin with a \
-             digit",
+            "environment: invalid name \"A=B\"; must be letters, digits and _, and must not start with a digit",
         ),
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "working_directory": ""}),
-            "working_directory: the path is empty; give an absolute one, or one relative to /home/sandbox",
+            "working_directory: must not be empty; must be absolute, or relative to /home/sandbox",
         ),
     ] {
         check(&served, "execute", arguments, "invalid_argument", message).await;
@@ -155,12 +148,12 @@ async fn unknown_and_destroyed_environments_have_different_errors() {
             arguments["environment_id"] = json!(id);
             arguments
         };
-        let unknown = format!("there is no environment {UNKNOWN_ID}; list_environments tells which there are");
+        let unknown = format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of yours");
         check(&served, tool, with(UNKNOWN_ID), "environment_not_found", &unknown).await;
         let destroyed = format!("environment {id} has been destroyed; create a new one with create_environment");
         check(&served, tool, with(&id), "environment_destroyed", &destroyed).await;
     }
-    let unknown = format!("there is no environment {UNKNOWN_ID}; list_environments tells which there are");
+    let unknown = format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of yours");
     check(&served, "destroy_environment", json!({"environment_id": UNKNOWN_ID}), "environment_not_found", &unknown)
         .await;
 }
@@ -191,8 +184,8 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     for _ in 0..10 {
         ids.push(served.create("shell").await);
     }
-    let full = "all 10 environments that this server can have are in use; destroy one with destroy_environment, or wait \
-                until one has been idle for its time";
+    let full = "all 10 environments of this server are in use, its maximum; destroy one with destroy_environment, or wait \
+                until one reaches its idle timeout";
     check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
     served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
     served.create("shell").await;
@@ -214,7 +207,8 @@ async fn server_failure_is_a_protocol_error_with_its_cause() {
 async fn panic_is_a_protocol_error_and_affects_nothing_else() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
-    let write = json!({"environment_id": id, "path": PANIC_FILE, "content": ""});
+    served.faults.panics.store(true, SeqCst);
+    let write = json!({"environment_id": id, "path": "x", "content": ""});
     let (code, text) = served.failed("write_file", write).await;
     assert_eq!((code, text.as_str()), (-32603, "write_file panicked; see the server's log"));
     let executed = served.call("execute", json!({"environment_id": id, "code": "echo well"})).await;

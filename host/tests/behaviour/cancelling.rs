@@ -132,7 +132,7 @@ async fn destroying_an_environment_fails_its_running_calls() {
     let since = Instant::now();
     let ((text, kind), leader) = tokio::join!(execute, destroy);
     let expected = format!(
-        "environment {id} was destroyed while the call ran, and all that the call had started ended with it; create a new \
+        "environment {id} was destroyed during the call, and every process of the call was killed; create a new \
          one with create_environment"
     );
     assert_eq!((text, kind.as_str()), (expected, "environment_destroyed"));

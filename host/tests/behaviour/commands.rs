@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a command is started with, and what its result says.
+//! The start of commands, and their results.
 
 use serde_json::{Value, json};
 
@@ -15,21 +15,26 @@ async fn run(served: &Served, code: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_gets_its_stdin_variables_and_folder() {
+async fn command_gets_its_stdin_variables_and_folder() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     served.call("write_file", json!({"environment_id": id, "path": "work/here", "content": ""})).await;
     let code = "ls; wc -c; printf '%s|%s' \"$GREETING\" \"$USER\"";
-    let arguments = json!({"environment_id": id, "code": code, "stdin": "x".repeat(3_000_000), "working_directory": "work",
-        "environment": {"GREETING": "grüß\n\"dich\"", "USER": "somebody"}});
+    let arguments = json!({
+        "environment_id": id,
+        "code": code,
+        "stdin": "x".repeat(3_000_000),
+        "working_directory": "work",
+        "environment": {"GREETING": "grüß\n\"dich\"", "USER": "somebody"},
+    });
     let executed = served.call("execute", arguments).await;
     assert_eq!(executed["stdout"], "here\n3000000\ngrüß\n\"dich\"|somebody");
     let executed = served.call("execute", json!({"environment_id": id, "code": "cat; echo \"[$GREETING]\""})).await;
-    assert_eq!(executed["stdout"], "[]\n", "the next call has nothing of the last one");
+    assert_eq!(executed["stdout"], "[]\n", "variables do not carry over to the next call");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_not_there_is_named() {
+async fn missing_working_directory_is_named() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let arguments = json!({"environment_id": id, "code": "true", "working_directory": "nowhere"});
@@ -39,7 +44,7 @@ async fn a_folder_that_is_not_there_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_is_told_by_its_number() {
+async fn signal_is_reported_by_number() {
     let served = serve(&[]).await;
     let executed = run(&served, "echo out; kill -SEGV $$").await;
     assert_eq!(
@@ -51,7 +56,7 @@ async fn a_signal_is_told_by_its_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_without_anything_special_has_no_more_keys_than_ever() {
+async fn ordinary_result_has_only_the_ordinary_keys() {
     let served = serve(&[]).await;
     let executed = run(&served, "exit 3").await;
     let keys: Vec<_> = executed.as_object().unwrap().keys().map(String::as_str).collect();
@@ -59,7 +64,7 @@ async fn a_result_without_anything_special_has_no_more_keys_than_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
+async fn timeout_kills_the_code_and_returns_its_output() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "echo before; echo oops >&2; sleep 100; echo after";
@@ -68,7 +73,7 @@ async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
     assert_eq!(result.is_error, Some(true));
     assert_eq!(
         result.content[0].as_text().unwrap().text,
-        "the time-out of 0.5 s has passed, and everything that the call had started was stopped\n\
+        "the call reached its timeout of 0.5 s, and all its processes were killed\n\
          stdout until then:\nbefore\n\nstderr until then:\noops\n"
     );
     let object = result.structured_content.unwrap();
@@ -88,7 +93,7 @@ async fn a_time_out_stops_the_code_and_tells_what_it_came_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_install_that_takes_too_long_is_stopped_by_a_time_out_of_its_own() {
+async fn install_has_its_own_timeout() {
     let served = serve(&["--runtime-shell-install-command", "/bin/sh install.sh", "--install-timeout", "500ms"]).await;
     let id = served.create("shell").await;
     let install = json!({"environment_id": id, "path": "install.sh", "content": "echo \"unpacking $1\"; sleep 100"});
@@ -97,13 +102,13 @@ async fn an_install_that_takes_too_long_is_stopped_by_a_time_out_of_its_own() {
     let object = result.structured_content.unwrap();
     assert_eq!(object["error"]["code"], "timed_out");
     assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(9)));
-    // It is not that of code.
+    // The timeout of code is longer.
     let executed = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo awake"})).await;
     assert_eq!(executed["stdout"], "awake\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_output_loses_its_middle_and_says_which() {
+async fn long_output_loses_its_middle() {
     let served = serve(&[]).await;
     let executed = run(&served, "head -c 1000000 /dev/zero | tr '\\0' x; echo end").await;
     assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 1_000_004 - END_BYTES}));
@@ -113,9 +118,9 @@ async fn a_long_output_loses_its_middle_and_says_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_output_is_cut_between_characters() {
+async fn long_output_is_cut_between_characters() {
     let served = serve(&[]).await;
-    // Three bytes each: no power of two lies between two of them.
+    // Each has three bytes, so a limit that is a power of two never falls between two of them.
     let executed = run(&served, "printf '%0.s€' $(seq 300000)").await;
     let lost = &executed["stdout_lost"];
     assert_eq!(*lost, json!({"from": END_BYTES / 3 * 3, "to": 900_000 - END_BYTES / 3 * 3}));
@@ -125,7 +130,7 @@ async fn a_long_output_is_cut_between_characters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_output_that_is_no_text_is_counted_in_its_own_bytes() {
+async fn long_binary_output_is_counted_in_its_own_bytes() {
     let served = serve(&[]).await;
     let executed = run(&served, "head -c 600000 /dev/zero | tr '\\0' '\\377'").await;
     assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 600_000 - END_BYTES}));

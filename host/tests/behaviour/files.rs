@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files in parts and in base64, with modes, and listed with all that is below a folder.
+//! Files in parts and in base64, modes, and recursive listings.
 
 use serde_json::{Value, json};
 
 use crate::served::{Served, serve};
 
-/// The blocks of a result as text, and what it says of the part.
+/// Reads a file; returns the text blocks of the result, and its description of the part.
 async fn read(served: &Served, arguments: Value) -> (Vec<String>, Option<Value>) {
     let result = served.raw("read_file", arguments).await.unwrap();
     assert_eq!((result.is_error, result.structured_content), (Some(false), None));
@@ -15,7 +15,7 @@ async fn read(served: &Served, arguments: Value) -> (Vec<String>, Option<Value>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_read_in_parts_is_the_text() {
+async fn text_read_in_parts_is_complete() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let text = "grüße, 世界, and 🐝s\n".repeat(40);
@@ -40,14 +40,14 @@ async fn a_text_read_in_parts_is_the_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_in_base64_go_both_ways_exactly() {
+async fn base64_preserves_all_bytes() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     // All bytes from 0 to 255.
-    let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZHSElKS0xNTk9Q\
-                  UVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn+AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6Ch\
-                  oqOkpaanqKmqq6ytrq+wsbKztLW2t7i5uru8vb6/wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t/g4eLj5OXm5+jp6uvs7e7v8PHy\
-                  8/T19vf4+fr7/P3+/w==";
+    let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZH\
+                  SElKS0xNTk9QUVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn+AgYKDhIWGh4iJiouMjY6P\
+                  kJGSk5SVlpeYmZqbnJ2en6ChoqOkpaanqKmqq6ytrq+wsbKztLW2t7i5uru8vb6/wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX\
+                  2Nna29zd3t/g4eLj5OXm5+jp6uvs7e7v8PHy8/T19vf4+fr7/P3+/w==";
     let write = json!({"environment_id": id, "path": "all", "content": base64, "encoding": "base64"});
     assert_eq!(served.call("write_file", write).await["bytes_written"], 256);
     let (blocks, part) = read(&served, json!({"environment_id": id, "path": "all", "encoding": "base64"})).await;
@@ -59,7 +59,7 @@ async fn bytes_in_base64_go_both_ways_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_added_to_and_gets_its_mode() {
+async fn write_appends_and_sets_the_mode() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let write = |content: &str, extra: Value| {
@@ -80,7 +80,7 @@ async fn a_file_is_added_to_and_gets_its_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_is_listed_with_all_below_it_whatever_the_names() {
+async fn recursive_listing_includes_names_that_are_not_utf8() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "mkdir -p a/b; echo 1 >a/b/c; ln -s / a/up; touch \"a/$(printf 'x\\377')\"";
@@ -95,7 +95,7 @@ async fn a_folder_is_listed_with_all_below_it_whatever_the_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_long_output_lost_is_read_on_in_its_file() {
+async fn lost_output_can_be_read_from_its_file() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let executed = served.call("execute", json!({"environment_id": id, "code": "seq 200000"})).await;
@@ -111,7 +111,7 @@ async fn what_a_long_output_lost_is_read_on_in_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_output_beyond_what_is_kept_says_how_much_its_file_has() {
+async fn truncated_output_file_reports_its_size() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "seq 1000000000 | head -c 70000000; seq 200000 >&2";
@@ -125,7 +125,7 @@ async fn an_output_beyond_what_is_kept_says_how_much_its_file_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_above_the_limit_is_read_in_parts() {
+async fn file_above_the_limit_is_read_in_parts() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "head -c 12000000 /dev/zero | tr '\\0' x >big; printf end >>big";
@@ -138,26 +138,26 @@ async fn a_file_above_the_limit_is_read_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_means_no_file_is_refused() {
+async fn rejects_invalid_file_arguments() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     for (tool, extra, message) in [
         (
             "write_file",
             json!({"content": "", "mode": "rw-r--r--"}),
-            "mode: that is no file mode; give up to four octal digits in quotes, such as \"0644\" or \"0755\"",
+            "mode: invalid file mode; must be up to four octal digits in quotes, such as \"0644\" or \"0755\"",
         ),
         (
             "write_file",
             json!({"content": "no base64!", "encoding": "base64"}),
-            "content: that is no base64: Invalid symbol 33, offset 8.; leave encoding out for text",
+            "content: invalid base64: Invalid symbol 33, offset 8.; leave encoding out for text",
         ),
-        ("read_file", json!({"offset": -1}), "offset: -1 does not do; give a whole number from 0 to 9007199254740992"),
-        ("read_file", json!({"limit": 0.5}), "limit: 0.5 does not do; give a whole number from 1 to 10485760"),
+        ("read_file", json!({"offset": -1}), "offset: -1 is invalid; must be an integer from 0 to 9007199254740992"),
+        ("read_file", json!({"limit": 0.5}), "limit: 0.5 is invalid; must be an integer from 1 to 10485760"),
         (
             "read_file",
             json!({"limit": 10_485_761}),
-            "limit: 10485761 does not do; give a whole number from 1 to 10485760",
+            "limit: 10485761 is invalid; must be an integer from 1 to 10485760",
         ),
     ] {
         let mut arguments = json!({"environment_id": id, "path": "file"});

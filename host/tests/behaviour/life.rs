@@ -1,17 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How environments end: by request, by themselves, by neglect, with the server, or before they began.
+//! The ends of environments: on request, by a crash, when idle, at a shutdown, or during creation.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use rmcp::model::{CallToolRequestParams, ClientRequest, Request};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{
-    machines::CRASH_FILE,
-    served::{Served, serve, serve_trouble, until},
-};
+use crate::served::{Served, serve, serve_trouble, until};
 
 async fn statuses(served: &Served) -> Vec<String> {
     let listed = served.call("list_environments", json!({})).await;
@@ -19,7 +16,7 @@ async fn statuses(served: &Served) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_that_fails_counts_for_nothing() {
+async fn failed_create_takes_no_slot() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     for _ in 0..5 {
         served.failed("create_environment", json!({"runtime": "node"})).await;
@@ -30,7 +27,7 @@ async fn a_create_that_fails_counts_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_whose_caller_goes_away_is_undone() {
+async fn cancelled_create_is_undone() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     let params = CallToolRequestParams::new("create_environment")
         .with_arguments(json!({"runtime": "shell"}).as_object().unwrap().clone());
@@ -46,7 +43,7 @@ async fn a_create_whose_caller_goes_away_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_whose_caller_goes_away_holds_its_place_until_its_machine_is_gone() {
+async fn cancelled_create_holds_its_slot_until_the_machine_is_gone() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     let held = served.may_end.lock().await;
     let params = CallToolRequestParams::new("create_environment")
@@ -67,7 +64,7 @@ async fn a_create_whose_caller_goes_away_holds_its_place_until_its_machine_is_go
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_environment_can_be_destroyed_while_it_is_created() {
+async fn environment_can_be_destroyed_during_its_creation() {
     let served = serve_trouble(&[]).await;
     let create = served.refused("create_environment", json!({"runtime": "shell"}));
     let destroy = async {
@@ -84,7 +81,7 @@ async fn an_environment_can_be_destroyed_while_it_is_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_environment_goes_and_a_busy_one_stays() {
+async fn idle_environment_is_destroyed_and_a_busy_one_stays() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
     // A third of a second.
     let short = json!({"runtime": "shell", "timeout_minutes": 0.005});
@@ -94,11 +91,11 @@ async fn an_idle_environment_goes_and_a_busy_one_stays() {
     served.until_alive(0).await;
     let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
     assert_eq!(kind, "environment_destroyed");
-    assert!(text.contains("because nobody had used it for its idle time-out"), "{text}");
+    assert!(text.contains("because it reached its idle timeout"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
+async fn shutdown_waits_for_calls_and_destroys_every_environment() {
     let mut served = serve(&[]).await;
     let id = served.create("shell").await;
     served.create("python").await;
@@ -121,14 +118,15 @@ async fn a_shutdown_lets_calls_end_and_destroys_every_environment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_crashes_is_seen_as_an_error_and_holds_no_slot() {
+async fn crashed_environment_has_status_error_and_holds_no_slot() {
     let served = serve(&["--max-environments", "1"]).await;
     let id = served.create("shell").await;
-    // The caller can mend it, whether the call hears of the crash before the server does or after it.
-    served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
+    // The caller gets a tool error whether the call or the server notices the crash first.
+    served.faults.crashes.store(true, SeqCst);
+    served.refused("write_file", json!({"environment_id": id, "path": "x", "content": ""})).await;
     until("the crash is seen", async || statuses(&served).await == ["error"]).await;
     let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
-    let hint = format!("environment {id} is not running: its machine has failed; destroy it and create a new one");
+    let hint = format!("environment {id} is not running: its machine failed; destroy it and create a new one");
     assert_eq!((text, kind.as_str()), (hint, "environment_not_running"));
 
     served.create("shell").await;

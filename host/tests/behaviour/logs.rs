@@ -1,15 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What happened to an environment, as its owner is told beside the tools.
+//! Logs of environments, which their owners read over HTTP.
+
+use std::sync::atomic::Ordering::SeqCst;
 
 use serde_json::{Value, json};
 
 use crate::{
-    machines::{CONSOLE, CRASH_FILE},
+    machines::CONSOLE,
     served::{ADA, BOB, Served, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
-/// The status and the text of the answer to a request for a log.
+/// Requests a log; returns the status and the text of the response.
 async fn ask(served: &Served, id: &str, headers: &[(&str, &str)]) -> (u16, String) {
     let url = served.url.replace("/mcp", &format!("/environments/{id}/log"));
     let client = reqwest::Client::new();
@@ -29,7 +31,7 @@ fn events(log: &Value) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_says_what_happened_and_why_a_machine_failed() {
+async fn log_has_events_and_the_cause_of_a_crash() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let born = ["preparing the image", "making the disks", "booting the machine", "running"];
@@ -39,7 +41,8 @@ async fn a_log_says_what_happened_and_why_a_machine_failed() {
     assert_eq!(first["console"], json!([CONSOLE]));
     assert!(first["events"][0]["at"].as_str().unwrap() <= first["events"][3]["at"].as_str().unwrap());
 
-    served.refused("write_file", json!({"environment_id": id, "path": CRASH_FILE, "content": ""})).await;
+    served.faults.crashes.store(true, SeqCst);
+    served.refused("write_file", json!({"environment_id": id, "path": "x", "content": ""})).await;
     until("the crash is seen", async || log(&served, &id).await["status"] == "error").await;
     let failed = log(&served, &id).await;
     assert_eq!(events(&failed)[..4], born);
@@ -53,14 +56,14 @@ async fn a_log_says_what_happened_and_why_a_machine_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_says_why_a_start_failed_when_nothing_else_of_it_is_left() {
+async fn log_has_the_cause_of_a_failed_start() {
     let served = serve_trouble(&[]).await;
     let (_, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
     let id = text.split([' ', ':']).find(|word| word.len() == UNKNOWN_ID.len()).unwrap();
     let failed = log(&served, id).await;
     assert_eq!(events(&failed), ["preparing the image", "failed while preparing the image: blob sha256:00 is missing"]);
     assert_eq!((&failed["status"], &failed["console"]), (&json!("destroyed"), &json!([CONSOLE])));
-    // There is room for so many.
+    // The server keeps 32 logs of failed starts.
     for _ in 0..32 {
         served.failed("create_environment", json!({"runtime": "node"})).await;
     }
@@ -68,9 +71,9 @@ async fn a_log_says_why_a_start_failed_when_nothing_else_of_it_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_shows_what_a_start_is_at() {
+async fn log_has_the_stage_of_a_running_start() {
     let served = serve_trouble(&[]).await;
-    // It boots for ever; the log is asked for meanwhile.
+    // This machine never finishes booting.
     let create = served.raw("create_environment", json!({"runtime": "shell"}));
     let look = async {
         served.until_alive(1).await;
@@ -87,7 +90,7 @@ async fn a_log_shows_what_a_start_is_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_its_owner_s_alone() {
+async fn only_the_owner_can_read_a_log() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
     let token = |token: &str| format!("Bearer {token}");
@@ -100,7 +103,7 @@ async fn a_log_is_its_owner_s_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_not_for_pages_that_a_browser_was_lured_to() {
+async fn log_rejects_foreign_hosts_and_origins() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     for header in [("host", "evil.example"), ("host", "localhost.evil.example"), ("origin", "http://evil.example")] {
@@ -113,11 +116,11 @@ async fn a_log_is_not_for_pages_that_a_browser_was_lured_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_reads_a_log_does_not_keep_an_environment() {
+async fn reading_a_log_does_not_extend_the_idle_timeout() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
     let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
     let id = made["environment_id"].as_str().unwrap();
-    // Its 600 ms pass although it is looked at all the time.
+    // Its 600 ms pass although its log is read all the time.
     until("it is gone", async || ask(&served, id, &[]).await.0 != 200).await;
     assert_eq!(ask(&served, id, &[]).await.0, 410);
     assert_eq!(served.machines_alive(), 0);

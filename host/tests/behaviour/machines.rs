@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::symlink,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -17,42 +17,43 @@ use tokio::task::JoinHandle;
 use waggle::{
     agent::{self, AgentClient, Patience},
     domain::{
-        guest_path::GuestPath,
-        ports::{
-            CallFault, Capabilities, Command, Ended, FileContent, FileRange, Listing, Machine, MachineSpec, Machines,
-            OutputStream, PortFuture, Stage, StartFault, Writing,
-        },
+        machine::{Agent, Machine, MachineSpec, Machines, PortFuture, StartFault},
+        stage::Stage,
     },
 };
 use waggle_protocol::Origin;
 
-/// An image that no machine starts from.
+/// An image that fails to start.
 pub(crate) const BROKEN: &str = "oci:/broken";
 
-/// An image whose machines boot for ever.
+/// An image that never finishes booting.
 pub(crate) const ENDLESS: &str = "oci:/endless";
 
-/// A file whose writing panics, as a defect of the host would.
-pub(crate) const PANIC_FILE: &str = "/defect";
-
-/// A file whose writing ends the machine, as a crash of its kernel would.
-pub(crate) const CRASH_FILE: &str = "/crash";
-
-/// What a machine without a console has on it.
+/// The console of every machine here.
 pub(crate) const CONSOLE: &str = "a console's line";
 
-/// A pipe's room; small enough that a file does not fit.
+/// Buffer of a pipe; too small for a large file.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Starts agents, and counts what is left of them.
+/// Starts agents, and counts those that are left.
 #[derive(Debug, Default)]
 pub(crate) struct InProcess {
     pub(crate) alive: Arc<AtomicUsize>,
-    /// While this is held, a machine whose start was given up does not end.
+    /// While this is held, a machine whose start was cancelled does not end.
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) faults: Arc<Faults>,
 }
 
-/// Counts one machine for as long as anything of it is there.
+/// Faults of the next call, set by a test.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// It panics, as a defect of the host would.
+    pub(crate) panics: AtomicBool,
+    /// The machine ends, as it would when its kernel crashes.
+    pub(crate) crashes: AtomicBool,
+}
+
+/// Counts one machine until everything of it is released.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
@@ -94,7 +95,7 @@ impl Machines for InProcess {
             if spec.image.to_string() == ENDLESS {
                 cancelled.await;
                 let _end = self.may_end.lock().await;
-                let source = io::Error::other("given up");
+                let source = io::Error::other("cancelled");
                 return Err(StartFault { stage: Stage::Boot, console: Vec::new(), source: source.into() });
             }
             let guest = Guest {
@@ -106,7 +107,7 @@ impl Machines for InProcess {
             };
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             let serving = tokio::spawn(async move {
-                // How it ends is what the host's end of the link hears.
+                // The host's end of the link sees how it ends.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
             let agent = agent::connect(near, Patience::default()).await.map_err(|source| StartFault {
@@ -114,7 +115,8 @@ impl Machines for InProcess {
                 console: Vec::new(),
                 source: source.into(),
             })?;
-            Ok(Arc::new(InProcessMachine { agent, serving, _root: root, _alive: alive }) as Arc<dyn Machine>)
+            let faults = Arc::clone(&self.faults);
+            Ok(Arc::new(InProcessMachine { agent, serving, faults, _root: root, _alive: alive }) as Arc<dyn Machine>)
         })
     }
 }
@@ -122,6 +124,7 @@ impl Machines for InProcess {
 struct InProcessMachine {
     agent: AgentClient,
     serving: JoinHandle<()>,
+    faults: Arc<Faults>,
     _root: TempDir,
     _alive: Alive,
 }
@@ -133,50 +136,12 @@ impl Drop for InProcessMachine {
 }
 
 impl Machine for InProcessMachine {
-    fn capabilities(&self) -> &Capabilities {
-        self.agent.capabilities()
-    }
-
-    fn exec<'a>(
-        &'a self,
-        command: Command,
-        cancelled: PortFuture<'a, ()>,
-        on_output: &'a mut (dyn FnMut(OutputStream, &[u8]) + Send),
-    ) -> PortFuture<'a, Result<Ended, CallFault>> {
-        Box::pin(self.agent.exec(command, cancelled, on_output))
-    }
-
-    fn write_file<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        content: &'a [u8],
-        how: Writing,
-    ) -> PortFuture<'a, Result<u64, CallFault>> {
-        Box::pin(async move {
-            assert_ne!(path.as_str(), PANIC_FILE, "a defect, as asked for");
-            if path.as_str() == CRASH_FILE {
-                self.serving.abort();
-            }
-            self.agent.write_file(path, content, how).await
-        })
-    }
-
-    fn read_file<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        range: Option<FileRange>,
-        bytes_max: u64,
-    ) -> PortFuture<'a, Result<FileContent, CallFault>> {
-        Box::pin(self.agent.read_file(path, range, bytes_max))
-    }
-
-    fn list_files<'a>(
-        &'a self,
-        path: &'a GuestPath,
-        entries_max: u32,
-        recursive: bool,
-    ) -> PortFuture<'a, Result<Listing, CallFault>> {
-        Box::pin(self.agent.list_files(path, entries_max, recursive))
+    fn agent(&self) -> &dyn Agent {
+        assert!(!self.faults.panics.swap(false, Ordering::SeqCst), "a defect, as the test asked for");
+        if self.faults.crashes.swap(false, Ordering::SeqCst) {
+            self.serving.abort();
+        }
+        &self.agent
     }
 
     fn console(&self) -> Vec<String> {

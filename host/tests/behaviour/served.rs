@@ -31,7 +31,7 @@ use waggle::{
     server::Waggle,
 };
 
-use crate::machines::{BROKEN, ENDLESS, InProcess};
+use crate::machines::{BROKEN, ENDLESS, Faults, InProcess};
 
 /// The longest wait for an event before a test fails.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +49,7 @@ pub(crate) struct Served {
     pub(crate) url: String,
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) faults: Arc<Faults>,
     pub(crate) client: RunningService<RoleClient, Listener>,
     pub(crate) reports: Reports,
 }
@@ -112,6 +113,7 @@ async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) 
     let machines = InProcess::default();
     let alive = Arc::clone(&machines.alive);
     let may_end = Arc::clone(&machines.may_end);
+    let faults = Arc::clone(&machines.faults);
     let listener = http::bind(settings.listen_addr).await.unwrap();
     let check = http::Check { name: "machines", look: Box::new(|| Ok(())) };
     let mut waggle = Waggle::start(&settings, images, Arc::new(machines));
@@ -119,7 +121,7 @@ async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) 
     let address = waggle.listen(listener, guarded.then_some(receiver), vec![check]).unwrap();
     let url = format!("http://{address}/mcp");
     let (client, reports) = connect_as(&url, guarded.then_some(ADA)).await;
-    Served { waggle: Some(waggle), tokens, url, alive, may_end, client, reports }
+    Served { waggle: Some(waggle), tokens, url, alive, may_end, faults, client, reports }
 }
 
 pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Reports) {

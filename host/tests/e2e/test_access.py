@@ -62,7 +62,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
             async with ada.environment("shell") as made:
                 assert (await ada.call("list_environments"))["count"] == 1
                 assert (await bob.call("list_environments"))["count"] == 0
-                assert "there is no environment" in await bob.refusal(
+                assert "not found; list_environments" in await bob.refusal(
                     "execute", environment_id=made["environment_id"], code="true"
                 )
     # An invalid file changes nothing, and a valid one takes effect at once.

@@ -223,7 +223,7 @@ async def test_an_environment_with_a_fork_bomb_answers_and_can_be_destroyed(serv
         assert (alive["stdout"], time.monotonic() - started < ANSWER_S) == ("alive\n", True)
         await tools.call("destroy_environment", environment_id=one)
         ended = await running
-        assert ended.is_error and "was destroyed while the call ran" in ended.content[0].text
+        assert ended.is_error and "was destroyed during the call" in ended.content[0].text
         server.assert_nothing_left()
 
 

@@ -67,4 +67,4 @@ async def test_a_rule_opens_what_it_says_and_an_environment_can_only_narrow_it(s
             assert await probe(tools, made, targets) == {f"{HOST} {port}": "refused", f"{HOST} {shut}": "refused"}
             await tools.call("destroy_environment", environment_id=made["environment_id"])
         wrong = await tools.raw("create_environment", runtime="python", network="forbid all")
-        assert 'network: "forbid all" is no rule' in wrong.content[0].text
+        assert 'network: invalid rule "forbid all"' in wrong.content[0].text

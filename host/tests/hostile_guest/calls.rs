@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use waggle::{
     causes::chain,
-    domain::ports::{CallFault, FileRange, RefusalKind, Writing},
+    domain::{
+        call_fault::{CallFault, RefusalKind},
+        file::{FileRange, Writing},
+    },
 };
 use waggle_protocol::{Fault, FaultKind, Reply, reply::Entry};
 
@@ -33,7 +36,7 @@ async fn read_answered(bytes: &[u8]) -> String {
 /// What a command comes to with this guest, when its caller cancels it after so long.
 async fn exec(host: &waggle::agent::AgentClient, cancel_after: Duration, stdin: Vec<u8>, guest: impl Future) -> String {
     let cancelled = Box::pin(tokio::time::sleep(cancel_after));
-    let command = waggle::domain::ports::Command { stdin, ..command() };
+    let command = waggle::domain::command::Command { stdin, ..command() };
     let mut ignore = |_, _: &[u8]| {};
     tokio::select! {
         ended = host.exec(command, cancelled, &mut ignore) => chain(&ended.unwrap_err()),

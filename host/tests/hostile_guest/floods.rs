@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use waggle::{
     agent::Patience,
     causes::chain,
-    domain::ports::{Command, Writing},
+    domain::{command::Command, file::Writing},
 };
 use waggle_protocol::{
     CALLS_MAX, Reply,

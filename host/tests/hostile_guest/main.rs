@@ -15,8 +15,8 @@ use std::{future::Future, sync::LazyLock, time::Duration};
 
 use tokio::sync::Mutex;
 use waggle::domain::{
+    command::{Command, CommandLimits, User},
     guest_path::GuestPath,
-    ports::{Command, CommandLimits, User},
 };
 
 /// What a hostile guest may cost the host, in bytes.

@@ -15,7 +15,7 @@ use waggle::{
     causes::chain,
     domain::{
         image::ImageRef,
-        ports::{Amount, Stage},
+        stage::{Amount, Stage},
     },
     images::cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
 };

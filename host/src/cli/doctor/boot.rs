@@ -13,11 +13,13 @@ use crate::{
     cli::{advice::next_step, open_machines, serve::image_is_there, signals::End},
     config::{Folders, Settings},
     domain::{
+        command::Command,
         egress::{Egress, Network},
-        environment::EnvironmentId,
+        environment_id::EnvironmentId,
         image::ImageRef,
-        ports::{Command, CommandLimits, MachineSpec, Machines as _, Stage, User},
+        machine::{MachineSpec, Machines as _},
         runtime::ByRuntime,
+        stage::Stage,
     },
     mutex::lock,
 };
@@ -86,7 +88,7 @@ async fn life(
         Ok(machine) => {
             stages.begin("command", "running a command");
             let never = Box::pin(std::future::pending());
-            machine.exec(nothing(), never, &mut |_, _| {}).await.map(drop).map_err(Into::into)
+            machine.agent().exec(nothing(), never, &mut |_, _| {}).await.map(drop).map_err(Into::into)
         }
         Err(_) => Ok(()),
     };
@@ -97,17 +99,7 @@ async fn life(
 }
 
 fn nothing() -> Command {
-    Command {
-        argv: vec!["true".to_owned()],
-        script: None,
-        stdin: Vec::new(),
-        env: Vec::new(),
-        working_directory: None,
-        user: User::Sandbox,
-        timeout: COMMAND_MAX,
-        limits: CommandLimits::default(),
-        keep_output_above_bytes: 0,
-    }
+    Command { argv: vec!["true".to_owned()], timeout: COMMAND_MAX, ..Command::default() }
 }
 
 fn name(stage: Stage) -> &'static str {

@@ -1,41 +1,41 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What an address is, after the IANA registries of special-purpose addresses.
+//! Kinds of addresses, by the IANA registries of special-purpose addresses.
 //!
-//! Some IPv6 addresses stand for IPv4 ones: who allows or refuses the one has to see the other.
+//! Some IPv6 addresses contain IPv4 addresses; a policy must check the IPv4 address as well.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What kind of place an address is.
+/// The kind of an address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// Anyone's on the internet.
+    /// On the public internet.
     Public,
-    /// Somebody's own network: private, shared, unique local, and what documents and benchmarks use.
+    /// In a private network: private, shared, unique local, documentation and benchmark addresses.
     Private,
-    /// The machine itself or its wire, the metadata of clouds, everyone at once, or nothing that could be dialled.
+    /// Loopback, link-local, cloud metadata, multicast, broadcast, or not an address of a host.
     Special,
 }
 
-/// Where clouds have their machines' metadata, and with it credentials, beside the link-local addresses: Azure's, which
-/// is a public one, Alibaba's and Oracle's.
+/// Metadata services of clouds, which hand out credentials, other than the link-local ones: of Azure (a public
+/// address), Alibaba and Oracle.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
-/// The same of IPv6, beside Amazon's: Google's, Oracle's and Scaleway's.
+/// IPv6 metadata services other than the one of Amazon: of Google, Oracle and Scaleway.
 const METADATA_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
     Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
 
-/// IPv6 forms that are dialled as the IPv4 address in them become that address; all others stay.
+/// Converts IPv4-mapped IPv6 addresses to their IPv4 address; returns all others unchanged.
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// What kind of place it is. An address that stands for another is no better than that.
+/// Returns the kind of an address. For an address that contains others, the most restricted kind counts.
 #[must_use]
 pub fn kind(address: IpAddr) -> Kind {
     match canonical(address) {
@@ -62,29 +62,29 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
 
 fn kind_v6(address: Ipv6Addr) -> Kind {
     match address.segments() {
-        // NAT64's well-known prefix; the address within was looked at.
+        // NAT64's well-known prefix; `kind` checks the embedded address.
         [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Kind::Public,
         [0x64, 0xff9b, 1, ..] => Kind::Private,
         // Protocol assignments with Teredo and benchmarks, 6to4, documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2002, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Kind::Private,
         [0x2000..=0x3fff, ..] => Kind::Public,
-        // Amazon's services of the machine itself: metadata, names, time.
+        // Instance services of Amazon: metadata, names, time.
         [0xfd00, 0xec2, ..] => Kind::Special,
         _ if METADATA_V6.contains(&address) => Kind::Special,
-        // Unique local, and the site-local ones before them.
+        // Unique local, and the older site-local.
         [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Kind::Private,
         _ => Kind::Special,
     }
 }
 
-/// The IPv4 addresses that an IPv6 address leads to, by mapping, NAT64, 6to4 or Teredo.
+/// Returns the IPv4 addresses embedded in an IPv6 address by mapping, NAT64, 6to4 or Teredo.
 pub(super) fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [a, b, c, d, _, _, g, h] = address.segments();
     let of = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     let found = match (a, b, c, d) {
         (0, 0, 0, 0) | (0x64, 0xff9b, ..) => [of(g, h), None],
         (0x2002, ..) => [of(b, c), None],
-        // The server, and the client with its bits turned over.
+        // The server, and the client with its bits inverted.
         (0x2001, 0, ..) => [of(c, d), of(!g, !h)],
         _ => [None, None],
     };

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What one environment was told about names: which addresses it was given under which, and until when it may use them.
+//! The addresses that one environment received for host names, and their expiry.
 
 use core::net::IpAddr;
 use std::{
@@ -10,17 +10,17 @@ use std::{
 
 use super::{DomainName, canonical};
 
-/// Seconds that an answer may be kept, as answers tell it: the system's resolver does not say how long its own may be.
+/// The TTL of answers in seconds. The system's resolver does not report the TTL of its own answers.
 pub const ANSWER_TTL_S: u32 = 60;
 
-/// How long an address counts as given under its name: as long as the answer may be kept, and as long again for a
-/// program that asked at the last moment and tries several addresses.
+/// The lifetime of a grant: the TTL, and the same again for a program that used the answer at the last moment and tries
+/// several addresses.
 const HELD: Duration = Duration::from_secs(2 * ANSWER_TTL_S as u64);
 
-/// Addresses under names that one environment can have; a new one takes the place of the oldest.
+/// Maximum grants of one environment; a new one evicts the oldest.
 const GRANTS_MAX: usize = 1024;
 
-/// The memory of one environment; see the module.
+/// The grants of one environment.
 #[derive(Debug, Default)]
 pub struct Granted(VecDeque<Grant>);
 
@@ -32,8 +32,8 @@ struct Grant {
 }
 
 impl Granted {
-    /// Notes that the environment was told so.
-    pub fn give(&mut self, name: &DomainName, address: IpAddr, now: Instant) {
+    /// Records that the environment received an address for a name.
+    pub fn grant(&mut self, name: &DomainName, address: IpAddr, now: Instant) {
         let address = canonical(address);
         self.0.retain(|grant| grant.until > now && !(grant.address == address && grant.name == *name));
         if self.0.len() >= GRANTS_MAX {
@@ -42,7 +42,7 @@ impl Granted {
         self.0.push_back(Grant { address, name: name.clone(), until: now + HELD });
     }
 
-    /// The names under which the environment may use an address now, the latest first.
+    /// Returns the names for which the environment may use an address now, latest first.
     #[must_use]
     pub fn names(&self, address: IpAddr, now: Instant) -> Vec<DomainName> {
         let address = canonical(address);
@@ -60,11 +60,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_known_by_its_names_until_their_time_is_over() {
+    fn address_keeps_its_names_until_they_expire() {
         let (mut granted, start) = (Granted::default(), Instant::now());
         let address: IpAddr = [192, 0, 2, 1].into();
-        granted.give(&name("a.example"), address, start);
-        granted.give(&name("b.example"), address, start + Duration::from_secs(60));
+        granted.grant(&name("a.example"), address, start);
+        granted.grant(&name("b.example"), address, start + Duration::from_secs(60));
         let names = |seconds| granted.names(address, start + Duration::from_secs(seconds));
         assert_eq!(names(119), [name("b.example"), name("a.example")]);
         assert_eq!(names(120), [name("b.example")]);
@@ -75,10 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_names_is_bounded_and_forgets_the_oldest() {
+    fn grants_are_limited_and_the_oldest_is_evicted() {
         let (mut granted, now) = (Granted::default(), Instant::now());
         for number in 0..10_000 {
-            granted.give(&name(&format!("n{number}.example")), [10, 0, 0, 1].into(), now);
+            granted.grant(&name(&format!("n{number}.example")), [10, 0, 0, 1].into(), now);
         }
         let names = granted.names([10, 0, 0, 1].into(), now);
         assert_eq!((names.len(), names[0].as_str()), (GRANTS_MAX, "n9999.example"));

@@ -1,21 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Names of hosts, as guests ask for them and as rules have them.
+//! Host names in lookups of guests and in rules.
 
 use std::{fmt, str::FromStr};
 
-/// Characters of a name, without the dot at its end (RFC 1035).
+/// Maximum characters of a name, without the final dot (RFC 1035).
 const NAME_CHARS_MAX: usize = 253;
 
-/// Characters of one label (RFC 1035).
+/// Maximum characters of one label (RFC 1035).
 const LABEL_CHARS_MAX: usize = 63;
 
-/// A name of the domain name system: small letters, no dot at the end, and nothing that could be read as an address.
+/// A DNS name in lower case, without a final dot, that cannot be parsed as an address.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct DomainName(Box<str>);
 
 impl DomainName {
-    /// The name as a text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -44,7 +43,7 @@ impl FromStr for DomainName {
         if !name.split('.').all(fits) {
             return Err(DomainNameFault::Label);
         }
-        // Resolvers read a last label of this kind as a number, and the whole as an address.
+        // Resolvers parse a last label that starts with a digit as a number, and the name as an address.
         let last = name.rsplit('.').next().unwrap_or_default();
         if last.starts_with(|first: char| first.is_ascii_digit()) {
             return Err(DomainNameFault::Address);
@@ -53,23 +52,23 @@ impl FromStr for DomainName {
     }
 }
 
-/// A text is no name of a host.
+/// An invalid host name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DomainNameFault {
-    /// Empty, or too long.
-    #[error("a name has 1 to {NAME_CHARS_MAX} characters, and this has {bytes}")]
+    /// Empty or too long.
+    #[error("a name must have 1 to {NAME_CHARS_MAX} characters, not {bytes}")]
     Length {
         /// Its length.
         bytes: usize,
     },
-    /// A part between dots is not what it can be.
+    /// An invalid part between dots.
     #[error(
-        "between the dots of a name are 1 to {LABEL_CHARS_MAX} letters, digits and hyphens (an international name is \
-         written as xn--…)"
+        "a name must have 1 to {LABEL_CHARS_MAX} letters, digits and hyphens between dots (international names start \
+         with xn--)"
     )]
     Label,
-    /// It could be read as an address.
-    #[error("the last part of a name does not begin with a digit, and an IPv4 address has four numbers")]
+    /// A name that could be parsed as an address.
+    #[error("the last part of a name must not start with a digit, and an IPv4 address must have four numbers")]
     Address,
 }
 

@@ -1,27 +1,27 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest was refused, for whoever counts it and tells the operator.
+//! Refusals by the network policy, for the log and the counters.
 
 use core::net::IpAddr;
 use std::fmt;
 
 use super::DomainName;
 
-/// One refusal for the policy's sake.
+/// A connection or name that the policy refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refused {
     /// A connection.
     Flow {
-        /// Where it should have gone.
+        /// The destination address.
         address: IpAddr,
-        /// The port there.
+        /// The destination port.
         port: u16,
-        /// The name that the environment has for the address, if it has one.
+        /// The name for which the environment received the address, if any.
         name: Option<DomainName>,
     },
-    /// A name that was not looked up, or that leads nowhere allowed.
+    /// A name that was not looked up, or has no allowed address.
     Name {
-        /// Which.
+        /// The name.
         name: DomainName,
     },
 }

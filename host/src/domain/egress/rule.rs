@@ -16,22 +16,22 @@ use super::{
 pub(super) struct Rule {
     pub(super) allows: bool,
     pub(super) target: Target,
-    /// All of them if there are none.
+    /// All ports if `None`.
     pub(super) ports: Option<RangeInclusive<u16>>,
 }
 
-/// What a rule is about.
+/// The destinations that a rule covers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Target {
-    /// The public internet, less the host's own addresses.
+    /// The public internet, without the host's own addresses.
     Public,
-    /// Addresses that begin alike.
+    /// A range of addresses.
     Range(Range),
-    /// Addresses that the environment was given under a name.
+    /// Addresses that the environment received for a name.
     Name(NamePattern),
 }
 
-/// Addresses that begin alike, in canonical form.
+/// A range of addresses with a common prefix, in canonical form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Range {
     first: IpAddr,
@@ -43,22 +43,22 @@ impl Rule {
         self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }
 
-    /// Whether it is about the destination, whatever the port.
+    /// Whether the rule covers the destination, regardless of the port.
     pub(super) fn matches(&self, to: &Destination<'_>) -> bool {
         match &self.target {
             Target::Public => kind(to.address) == Kind::Public && !to.is_hosts_own,
             Target::Range(range) if self.allows => range.holds(to.address),
             Target::Range(range) => range.holds(to.address) || range.holds_within(to.address),
             Target::Name(pattern) => {
-                to.names.iter().any(|name| pattern.matches(name)) && (!self.allows || leads(pattern, to))
+                to.names.iter().any(|name| pattern.matches(name)) && (!self.allows || name_may_allow(pattern, to))
             }
         }
     }
 }
 
-/// Whether an address may be allowed for its name's sake. Whoever owns a name decides where it leads, so it never leads
-/// to the host itself or to cloud metadata, and to a private network only where the rule has the very name.
-fn leads(pattern: &NamePattern, to: &Destination<'_>) -> bool {
+/// Whether a rule for a name may allow an address. The owner of a name decides its addresses, so a name never allows
+/// the host itself or cloud metadata, and a private network only if the rule has exactly this name.
+fn name_may_allow(pattern: &NamePattern, to: &Destination<'_>) -> bool {
     match (kind(to.address), pattern) {
         _ if to.is_hosts_own => false,
         (Kind::Public, _) | (Kind::Private, NamePattern::Exact(_)) => true,
@@ -99,7 +99,7 @@ impl FromStr for Rule {
             Some(_) => return Err(RuleFault::Words),
             None => (true, text),
         };
-        // An IPv6 address has colons of its own; with a port it stands in brackets.
+        // An IPv6 address contains colons; with a port it is in brackets.
         if !rest.starts_with('[') && rest.matches(':').count() > 1 {
             return Ok(Self { allows, target: Target::Range(rest.parse()?), ports: None });
         }
@@ -157,7 +157,7 @@ impl FromStr for Range {
 }
 
 impl Range {
-    /// Whether nothing is set behind the prefix: who writes 10.1.2.3/8 may mean something else.
+    /// Whether all bits after the prefix are zero; 10.1.2.3/8 is probably a mistake.
     fn is_exact(&self) -> bool {
         let behind = match self.first {
             IpAddr::V4(first) => first.to_bits().checked_shl(u32::from(self.prefix_bits)).map(u128::from),
@@ -195,34 +195,34 @@ impl fmt::Display for Range {
     }
 }
 
-/// A text is no rule.
+/// An invalid rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RuleFault {
-    /// The first of several words is none that a rule begins with.
-    #[error("a rule is [allow|deny] TARGET[:PORT], where TARGET is a name, *.name, an address or a range, or `public`")]
+    /// Several words, of which the first is neither `allow` nor `deny`.
+    #[error("must be [allow|deny] TARGET[:PORT], where TARGET is a name, *.name, an address, a range, or `public`")]
     Words,
-    /// What looks like an address is none.
-    #[error("that is no IP address or range; an IPv6 one with a port is written as [2001:db8::/32]:443")]
+    /// An invalid address.
+    #[error("invalid IP address or range; IPv6 with a port must be like [2001:db8::/32]:443")]
     Address,
-    /// A prefix that the address cannot have.
-    #[error("a prefix has 0 to {most} bits here")]
+    /// An invalid prefix length.
+    #[error("the prefix must have 0 to {most} bits")]
     Prefix {
-        /// As many as the address has.
+        /// The bits of the address.
         most: u8,
     },
-    /// Bits behind the prefix.
-    #[error("the address has bits set behind its first {prefix_bits}")]
+    /// Bits set after the prefix.
+    #[error("the bits after the first {prefix_bits} must be zero")]
     HostBits {
-        /// The prefix.
+        /// The prefix length.
         prefix_bits: u8,
     },
-    /// No port.
-    #[error("a port is a number from 1 to 65535, or two of them as 8000-8100")]
+    /// An invalid port.
+    #[error("a port must be a number from 1 to 65535, or a range like 8000-8100")]
     Port,
-    /// No name.
+    /// An invalid name.
     #[error("{source}")]
     Name {
-        /// What is wrong.
+        /// The error.
         source: DomainNameFault,
     },
 }

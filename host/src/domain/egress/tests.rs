@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Which destinations policies allow, by example.
+//! Policies and the destinations that they allow.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn check(policy: &str, address: &str, port: u16, name: Option<&str>, expected: b
 }
 
 #[test]
-fn public_is_the_internet_and_nothing_else() {
+fn public_policy_allows_only_the_internet() {
     for address in ["1.1.1.1", "151.101.0.223", "172.15.0.1", "172.32.0.1", "100.63.0.1", "100.128.0.1", "2606:4700::1"]
     {
         check("public", address, 443, None, true);
@@ -72,7 +72,7 @@ fn public_is_the_internet_and_nothing_else() {
 }
 
 #[test]
-fn an_ipv6_form_of_an_ipv4_address_is_no_way_around() {
+fn ipv6_forms_of_ipv4_addresses_do_not_bypass_the_policy() {
     for inside in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1", "0.0.0.0"] {
         let octets = inside.parse::<core::net::Ipv4Addr>().unwrap().octets();
         let [high, low] = [[octets[0], octets[1]], [octets[2], octets[3]]].map(u16::from_be_bytes);
@@ -95,14 +95,14 @@ fn an_ipv6_form_of_an_ipv4_address_is_no_way_around() {
 }
 
 #[test]
-fn the_host_s_own_addresses_are_not_public() {
+fn host_addresses_are_not_public() {
     let own = Destination { is_hosts_own: true, ..to("1.1.1.1", 80, &[]) };
     assert!(!egress("public").allows(&own));
     assert!(egress("1.1.1.1").allows(&own));
 }
 
 #[test]
-fn a_name_does_not_lead_to_the_host_itself() {
+fn name_never_leads_to_the_host() {
     let names = ["a.corp.example".parse().unwrap()];
     for address in ["1.1.1.1", "10.0.0.1", "fd00::1", "127.0.0.1"] {
         let own = Destination { is_hosts_own: true, ..to(address, 80, &names) };
@@ -114,7 +114,7 @@ fn a_name_does_not_lead_to_the_host_itself() {
 }
 
 #[test]
-fn a_name_does_not_lead_to_a_cloud_s_metadata_and_a_rule_for_the_address_does() {
+fn name_never_leads_to_cloud_metadata() {
     for address in [
         "169.254.169.254",
         "168.63.129.16",
@@ -136,7 +136,7 @@ fn a_name_does_not_lead_to_a_cloud_s_metadata_and_a_rule_for_the_address_does() 
 }
 
 #[test]
-fn of_the_names_of_an_address_the_one_that_is_allowed_is_asked_for() {
+fn proxy_gets_an_allowed_name_of_the_address() {
     let names = ["b.example", "a.example"].map(|name| name.parse().unwrap());
     for (policy, port, expected) in [
         ("a.example:443, b.example:80", 443, Some("a.example")),
@@ -153,7 +153,7 @@ fn of_the_names_of_an_address_the_one_that_is_allowed_is_asked_for() {
 }
 
 #[test]
-fn the_first_rule_that_matches_decides() {
+fn first_matching_rule_decides() {
     check("deny 1.1.1.1, public", "1.1.1.1", 443, None, false);
     check("public, deny 1.1.1.1", "1.1.1.1", 443, None, true);
     check("10.0.0.0/8", "10.200.0.1", 1, None, true);
@@ -175,7 +175,7 @@ fn the_first_rule_that_matches_decides() {
 }
 
 #[test]
-fn a_name_allows_only_what_was_given_under_it() {
+fn name_allows_only_its_own_addresses() {
     check("index.example:443", "151.101.0.223", 443, Some("index.example"), true);
     check("index.example:443", "151.101.0.223", 80, Some("index.example"), false);
     check("index.example:443", "151.101.0.223", 443, None, false);
@@ -191,7 +191,7 @@ fn a_name_allows_only_what_was_given_under_it() {
 }
 
 #[test]
-fn a_name_leads_to_private_networks_only_where_a_rule_has_it_and_to_loopback_never() {
+fn name_leads_to_private_networks_only_with_an_exact_rule() {
     for (address, public, exact, under) in [
         ("1.1.1.1", true, true, true),
         ("10.0.0.1", false, true, false),
@@ -212,7 +212,7 @@ fn a_name_leads_to_private_networks_only_where_a_rule_has_it_and_to_loopback_nev
 }
 
 #[test]
-fn an_environment_s_policy_can_only_narrow() {
+fn environment_policy_only_narrows() {
     let both = |server: &str, own: &str| Egress::new(policy(server), Some(policy(own)));
     let name: DomainName = "intranet.example".parse().unwrap();
     let names = [name.clone()];
@@ -226,7 +226,7 @@ fn an_environment_s_policy_can_only_narrow() {
 }
 
 #[test]
-fn a_name_is_looked_up_only_where_it_could_lead_somewhere() {
+fn name_is_looked_up_only_if_an_address_could_be_allowed() {
     let check = |policy: &str, name: &str, expected: bool| {
         assert_eq!(egress(policy).looks_up(&name.parse().unwrap()), expected, "{policy}: {name}");
     };
@@ -242,7 +242,7 @@ fn a_name_is_looked_up_only_where_it_could_lead_somewhere() {
 }
 
 #[test]
-fn what_no_port_can_reach_is_known_in_advance() {
+fn address_without_an_allowed_port_is_known() {
     let check = |policy: &str, address: &str, expected: bool| {
         assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");
     };
@@ -254,11 +254,12 @@ fn what_no_port_can_reach_is_known_in_advance() {
 }
 
 #[test]
-fn a_policy_is_written_as_it_is_read() {
+fn policy_survives_a_round_trip() {
     for text in [
         "none",
         "public",
-        "index.example:443, *.files.example:443, deny public:25, 10.0.0.0/8, [fd00::/8]:1-9, 2001:db8::1, deny 192.0.2.1",
+        "index.example:443, *.files.example:443, deny public:25, 10.0.0.0/8, [fd00::/8]:1-9, 2001:db8::1",
+        "2001:db8::1, deny 192.0.2.1",
     ] {
         assert_eq!(policy(text).to_string(), text);
     }
@@ -266,23 +267,23 @@ fn a_policy_is_written_as_it_is_read() {
 }
 
 #[test]
-fn what_is_no_policy_is_refused_with_what_would_be_right() {
+fn rejects_invalid_policies() {
     for (text, expected) in [
-        ("", "it is empty; write `none`"),
-        (" , ", "it is empty"),
-        ("forbid public", "\"forbid public\" is no rule: a rule is [allow|deny] TARGET"),
-        ("10.0.0", "no IP address or range"),
-        ("10.0.0.0/33", "a prefix has 0 to 32 bits here"),
-        ("10.0.0.1/8", "the address has bits set behind its first 8"),
-        ("fd00::1/8", "the address has bits set behind its first 8"),
-        ("index.example:0", "a port is a number from 1 to 65535"),
-        ("index.example:443-80", "a port is a number"),
-        ("index.example:", "a port is a number"),
+        ("", "must not be empty; must be `none`"),
+        (" , ", "must not be empty"),
+        ("forbid public", "invalid rule \"forbid public\": must be [allow|deny] TARGET"),
+        ("10.0.0", "invalid IP address or range"),
+        ("10.0.0.0/33", "the prefix must have 0 to 32 bits"),
+        ("10.0.0.1/8", "the bits after the first 8 must be zero"),
+        ("fd00::1/8", "the bits after the first 8 must be zero"),
+        ("index.example:0", "a port must be a number from 1 to 65535"),
+        ("index.example:443-80", "a port must be a number"),
+        ("index.example:", "a port must be a number"),
         ("*", "letters, digits and hyphens"),
         ("*.*.org", "letters, digits and hyphens"),
-        ("exa mple.org", "a rule is [allow|deny] TARGET"),
-        ("http://index.example", "a port is a number"),
-        ("a.0x7f", "does not begin with a digit"),
+        ("exa mple.org", "must be [allow|deny] TARGET"),
+        ("http://index.example", "a port must be a number"),
+        ("a.0x7f", "must not start with a digit"),
         ("-x.example", "letters, digits and hyphens"),
     ] {
         let fault = text.parse::<Policy>().unwrap_err().to_string();

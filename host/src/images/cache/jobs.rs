@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::{fault::PrepareFault, prepare::PreparedImage, progress::StageSender, pull::Resolve};
 use crate::{
-    domain::{image::ImageRef, ports::Stage},
+    domain::{image::ImageRef, stage::Stage},
     mutex::lock,
 };
 

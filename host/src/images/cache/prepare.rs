@@ -16,7 +16,7 @@ use super::{
     pull::{Puller, Resolve},
 };
 use crate::{
-    domain::{image::ImageRef, ports::Stage},
+    domain::{image::ImageRef, stage::Stage},
     images::{
         merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
         registry::Registries,

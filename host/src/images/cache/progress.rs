@@ -9,7 +9,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::domain::ports::{Amount, Stage};
+use crate::domain::stage::{Amount, Stage};
 
 /// Fast enough for a progress bar.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     domain::{
         image::{ImageRef, RegistryRef},
-        ports::Stage,
+        stage::Stage,
     },
     images::{
         merge::{EXPANDED_BYTES_MAX, FoundImage, PlatformSearch, SearchStep, layout_fault},

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    domain::ports::OutputStream,
+    domain::command::OutputStream,
     mcp::{errors::Failure, execution_tools::RESULT_BYTES_MAX},
     service::fault::CallerFault,
 };

@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The stages of a machine's start, and the progress within one.
+
+use std::fmt;
+
+/// The stages of a start, in their order.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Stage {
+    /// Looking up the image.
+    Image,
+    /// Pulling missing parts of the image from its registry.
+    Pull(Amount),
+    /// Merging the image's layers, unless that was done before.
+    Merge(Amount),
+    /// Making the scratch disk and the initial root.
+    Disks,
+    /// Booting the virtual machine.
+    Boot,
+}
+
+impl Stage {
+    /// Describes the stage to a person, as "preparing the image".
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Image => "preparing the image",
+            Self::Pull(_) => "pulling the image",
+            Self::Merge(_) => "merging the image's layers",
+            Self::Disks => "making the disks",
+            Self::Boot => "booting the machine",
+        }
+    }
+
+    /// The progress within the stage, where it is known.
+    #[must_use]
+    pub fn amount(self) -> Option<Amount> {
+        match self {
+            Self::Pull(amount) | Self::Merge(amount) => Some(amount),
+            Self::Image | Self::Disks | Self::Boot => None,
+        }
+    }
+}
+
+/// Progress in bytes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Amount {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in total.
+    pub total: u64,
+}
+
+impl Amount {
+    /// The done share of the total, from 0 to 1.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        let thousandths = u128::from(self.done) * 1000 / u128::from(self.total.max(1));
+        f64::from(u16::try_from(thousandths).unwrap_or(1000).min(1000)) / 1000.0
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MB: u64 = 1_000_000;
+        let tenths = |bytes: u64| (bytes / MB, bytes % MB / (MB / 10));
+        let ((done, done_tenths), (total, total_tenths)) = (tenths(self.done), tenths(self.total));
+        write!(f, "{done}.{done_tenths} of {total}.{total_tenths} MB")
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Collects the outputs of a command while it runs, and makes its result.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    domain::{
+        command::{EndCause, Executed, OutputStream},
+        output::{Output, OutputWindow},
+    },
+    service::{
+        fault::{CallerFault, Fault},
+        refusals::Refusals,
+    },
+};
+
+/// The outputs of a command, and the network refusals counted before it.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    stdout: OutputWindow,
+    stderr: OutputWindow,
+    refusals: Arc<Refusals>,
+    refused_before: u64,
+}
+
+impl Outputs {
+    /// Creates empty outputs, before the command starts.
+    pub(super) fn new(refusals: &Arc<Refusals>) -> Self {
+        Self {
+            stdout: OutputWindow::default(),
+            stderr: OutputWindow::default(),
+            refusals: Arc::clone(refusals),
+            refused_before: refusals.count(),
+        }
+    }
+
+    pub(super) fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
+        match stream {
+            OutputStream::Stdout => self.stdout.push(bytes),
+            OutputStream::Stderr => self.stderr.push(bytes),
+        }
+    }
+
+    /// Adds the outputs to the result; a command that was stopped is a fault.
+    pub(super) fn into_result(self, executed: Executed, timeout: Duration) -> Result<Executed, Fault> {
+        let executed = Executed {
+            hint: self.hint(),
+            stdout: Output { file: executed.stdout.file, ..self.stdout.finish() },
+            stderr: Output { file: executed.stderr.file, ..self.stderr.finish() },
+            ..executed
+        };
+        match executed.cause {
+            EndCause::Exited | EndCause::OutOfMemory => Ok(executed),
+            EndCause::TimedOut => Err(CallerFault::TimedOut { after: timeout, executed: Box::new(executed) }.into()),
+            EndCause::Cancelled => Err(CallerFault::Cancelled { executed: Some(Box::new(executed)) }.into()),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let count = self.refusals.count().saturating_sub(self.refused_before);
+        let last = self.refusals.last().filter(|_| count > 0)?;
+        Some(format!(
+            "the network policy refused {count} connections or names during this call, the latest: {last}; the \
+             server's operator and the network argument of create_environment decide what is allowed"
+        ))
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The environments of this server, the handles of their drivers, and the logs of failed starts.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
+
+use super::{
+    journal::{EnvironmentLog, Journal},
+    refusals::Refusals,
+    request::Request,
+};
+use crate::{
+    domain::{
+        environment_id::EnvironmentId,
+        principal::Principal,
+        repository::{DestroyReason, Repository},
+    },
+    mutex::lock,
+};
+
+/// Logs of failed starts that are kept; each holds a screenful of lines. Above this, the principal with the most logs
+/// loses its oldest.
+const FAILED_STARTS_MAX: usize = 32;
+
+/// The environments, and the handles of the drivers that own them.
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) repository: Repository,
+    drivers: Mutex<Drivers>,
+    failed_starts: Mutex<VecDeque<EnvironmentLog>>,
+}
+
+/// The handles of all drivers.
+#[derive(Debug, Default)]
+pub(super) struct Drivers {
+    /// Set by a shutdown: no new driver and no new call.
+    pub(super) closing: bool,
+    pub(super) handles: HashMap<EnvironmentId, Handle>,
+}
+
+/// The handle of one driver.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) task: AbortHandle,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) journal: Arc<Journal>,
+}
+
+impl Registry {
+    pub(super) fn new(environments_max: usize) -> Self {
+        let repository = Repository::new(environments_max);
+        Self { repository, drivers: Mutex::default(), failed_starts: Mutex::default() }
+    }
+
+    pub(super) fn drivers(&self) -> MutexGuard<'_, Drivers> {
+        lock(&self.drivers)
+    }
+
+    pub(super) fn handle(&self, id: EnvironmentId) -> Option<Handle> {
+        self.drivers().handles.get(&id).cloned()
+    }
+
+    /// Forgets an environment whose driver ends.
+    pub(super) fn forget(&self, id: EnvironmentId, reason: DestroyReason) {
+        self.repository.remove(id, reason);
+        self.drivers().handles.remove(&id);
+    }
+
+    /// Keeps the log of an environment whose machine did not start; nothing else of it is left to look at.
+    pub(super) fn remember_failed_start(&self, log: EnvironmentLog) {
+        let mut failed = lock(&self.failed_starts);
+        failed.push_back(log);
+        if failed.len() > FAILED_STARTS_MAX {
+            let of = |owner: &Principal| failed.iter().filter(|log| log.environment.owner == *owner).count();
+            let most = failed.iter().map(|log| of(&log.environment.owner)).max();
+            let surplus = failed.iter().position(|log| Some(of(&log.environment.owner)) == most);
+            surplus.and_then(|place| failed.remove(place));
+        }
+    }
+
+    pub(super) fn failed_start(&self, owner: &Principal, id: EnvironmentId) -> Option<EnvironmentLog> {
+        let failed = lock(&self.failed_starts);
+        failed.iter().find(|log| log.environment.id == id && log.environment.owner == *owner).cloned()
+    }
+
+    /// Destroys the oldest failed environment if there are too many. Drivers call this when their machine fails.
+    pub(super) fn expire_surplus_failed(&self) {
+        let Some(handle) = self.repository.surplus_failed().and_then(|id| self.handle(id)) else { return };
+        let (waiter, _) = oneshot::channel();
+        // A driver with a full queue is asked again when the next machine fails, or expires when it is idle.
+        let _ = handle.requests.try_send(Request::Destroy(DestroyReason::Failed, waiter));
+    }
+}
