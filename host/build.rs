@@ -1,12 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tells the compiler where the guest agent is, which `machines::agent_binary` embeds, and what `waggle version`
-//! prints.
+//! Finds the guest agent and the firmware to embed, and the commit and the build date for `waggle version`.
 //!
-//! It does not build the agent: that is a static binary with a profile and a target folder of its own
-//! (`./taskw agent`). Without it an empty file is embedded, so that a plain `cargo build` or `cargo test` works on a
-//! fresh clone. The same holds for libkrun's firmware, which is 21 MB: it is embedded where `WAGGLE_EMBED_FIRMWARE`
-//! names it.
+//! It does not build the agent, a static binary with a profile and a target folder of its own (`./taskw agent`). If the
+//! agent is missing, an empty file is embedded, so that plain `cargo build` and `cargo test` work on a fresh clone.
+//! libkrun's firmware, which is 21 MB, is embedded only if `WAGGLE_EMBED_FIRMWARE` names it.
 
 use std::{env, error::Error, ffi::OsStr, fs, path::PathBuf, process::Command};
 
@@ -16,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     firmware()?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
-    // Git writes this log with each commit. A build for development need not be made again for that.
+    // Git changes this log with each commit. Only release builds are repeated for it.
     let log = answer("git", &["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]);
     if let Some(log) = log.filter(|_| env::var("PROFILE").is_ok_and(|profile| profile == "release")) {
         println!("cargo::rerun-if-changed={log}");
@@ -37,7 +35,7 @@ fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
     if let Some(chosen) = env::var_os("WAGGLE_AGENT") {
         let chosen = workspace.join(chosen);
         if !chosen.is_file() {
-            return Err(format!("WAGGLE_AGENT names {}, which is not a file", chosen.display()).into());
+            return Err(format!("WAGGLE_AGENT must name a file, not {}", chosen.display()).into());
         }
         println!("cargo::rerun-if-changed={}", chosen.display());
         return Ok(chosen);
@@ -48,7 +46,7 @@ fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
         println!("cargo::rerun-if-changed={}", built.display());
         return Ok(built);
     }
-    // Cargo takes a watched path that does not exist for one that always changes, so watch a folder that does.
+    // Cargo treats a missing watched path as always changed, so watch the folder.
     fs::create_dir_all(&folder)?;
     println!("cargo::rerun-if-changed={}", folder.display());
     let empty = PathBuf::from(env::var("OUT_DIR")?).join("no-agent");
@@ -56,7 +54,7 @@ fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
     Ok(empty)
 }
 
-/// Compresses the firmware to embed: `WAGGLE_EMBED_FIRMWARE`, relative to the workspace, is the file or its folder.
+/// Compresses the firmware to embed. `WAGGLE_EMBED_FIRMWARE` is the file or its folder, relative to the workspace.
 fn firmware() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=WAGGLE_EMBED_FIRMWARE");
     let packed = PathBuf::from(env::var("OUT_DIR")?).join("firmware.gz");
@@ -70,9 +68,10 @@ fn firmware() -> Result<(), Box<dyn Error>> {
             println!("cargo::rerun-if-changed={}", library.display());
             let content = fs::read(&library)?;
             bytes = content.len();
-            name = library.file_name().and_then(OsStr::to_str).ok_or("a firmware's name is text")?.to_owned();
-            let path = library.to_str().ok_or("a firmware's path is text")?;
-            let digest = answer("sha256sum", &[path]).ok_or("failed to run sha256sum, which is in coreutils")?;
+            name =
+                library.file_name().and_then(OsStr::to_str).ok_or("the name of the firmware must be UTF-8")?.to_owned();
+            let path = library.to_str().ok_or("the path of the firmware must be UTF-8")?;
+            let digest = answer("sha256sum", &[path]).ok_or("failed to run sha256sum; install coreutils")?;
             sha256 = digest.split(' ').next().unwrap_or_default().to_owned();
             let gzip = Command::new("gzip").args(["--best", "--no-name", "--stdout", path]).output()?;
             if !gzip.status.success() {
@@ -88,7 +87,7 @@ fn firmware() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The file itself, or the one library that a folder holds.
+/// Returns the file itself, or the library in a folder.
 fn library(path: PathBuf) -> Result<PathBuf, Box<dyn Error>> {
     if !path.is_dir() {
         return Ok(path);
@@ -96,10 +95,10 @@ fn library(path: PathBuf) -> Result<PathBuf, Box<dyn Error>> {
     let mut entries = fs::read_dir(&path)?.flatten().map(|entry| entry.path());
     let is_library =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libkrunfw.so.5"));
-    entries.find(is_library).ok_or_else(|| format!("{} holds no libkrunfw.so.5", path.display()).into())
+    entries.find(is_library).ok_or_else(|| format!("found no libkrunfw.so.5 in {}", path.display()).into())
 }
 
-/// What a command printed, or nothing where it is missing or fails: a source archive has no git.
+/// Returns the output of a command, or `None` if it is missing or fails, as git does in a source archive.
 fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())

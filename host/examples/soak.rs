@@ -1,17 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! 64 clients of both dialects, some of which take tasks, call a server for five minutes, and look at every answer:
-//! nothing may be lost, and the server must not grow.
+//! 64 clients of both protocol versions, some of which support tasks, call a server for five minutes and check every
+//! response: none may be lost, and the server's memory must not grow.
 //!
-//! `soak [SECONDS]`; a shorter run looks at the answers alone. The server is the one of the example `conformance`, in a
-//! process of its own: real agents without machines, since no machine of a developer carries 64 busy guests. Its memory
-//! is the agents', too.
+//! `soak [SECONDS]`; a shorter run only checks the responses. The server is the example `conformance`, in a process of
+//! its own: real agents without machines, since few machines of developers can run 64 busy guests. Its memory includes
+//! the agents'.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    reason = "it ends where an answer is not what it should be, and prints what it saw"
+    reason = "it ends at a wrong response, and prints its figures"
 )]
 
 use std::{
@@ -33,25 +33,25 @@ use tokio::{task::JoinSet, time::Instant};
 const CLIENTS: u64 = 64;
 const ENVIRONMENTS: usize = 8;
 
-/// Minutes, of which the first is compared with the last.
+/// Length in minutes; the memory of the last one is compared with that of the first.
 const MINUTES: u32 = 5;
 
-/// What the last one may use of the memory of the first.
+/// Limit of the memory in the last minute, relative to the first.
 const GROWTH_MAX: f64 = 1.1;
 
-/// Calls of one connection; the next ones come over a new one, with a new session in the dialect that has them.
+/// Calls per connection; the next ones use a new connection, and a new session where the protocol version has sessions.
 const CALLS_PER_CONNECTION: u64 = 200;
 
-/// A client that takes tasks has one long call in so many rounds.
+/// Rounds from one long call to the next of a client that supports tasks.
 const ROUNDS_PER_TASK: u64 = 8;
 
-/// Between two questions how far a task is.
+/// Interval of the polls for a task.
 const POLL: Duration = Duration::from_millis(200);
 
-/// A client of one of the dialects.
+/// A client of one of the protocol versions.
 enum Caller {
     Session(RunningService<RoleClient, ()>),
-    Stateless { url: String, http: Client, takes_tasks: bool },
+    Stateless { url: String, http: Client, supports_tasks: bool },
 }
 
 impl Caller {
@@ -60,7 +60,7 @@ impl Caller {
             let transport = rmcp::transport::StreamableHttpClientTransport::from_uri(url);
             return Self::Session(().serve(transport).await.unwrap());
         }
-        Self::Stateless { url: url.to_owned(), http: Client::new(), takes_tasks: number % 4 == 1 }
+        Self::Stateless { url: url.to_owned(), http: Client::new(), supports_tasks: number % 4 == 1 }
     }
 
     async fn call(&self, tool: &'static str, arguments: Value) -> Value {
@@ -70,14 +70,16 @@ impl Caller {
                 let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
                 serde_json::to_value(call.await.unwrap()).unwrap()
             }
-            Self::Stateless { .. } => self.ask("tools/call", tool, json!({"name": tool, "arguments": arguments})).await,
+            Self::Stateless { .. } => {
+                self.request("tools/call", tool, json!({"name": tool, "arguments": arguments})).await
+            }
         }
     }
 
-    /// Asks in the stateless dialect.
-    async fn ask(&self, method: &str, name: &str, mut params: Value) -> Value {
-        let Self::Stateless { url, http, takes_tasks } = self else { panic!("a session was asked without one") };
-        let extensions = if *takes_tasks { json!({"io.modelcontextprotocol/tasks": {}}) } else { json!({}) };
+    /// Sends a request of the stateless protocol version.
+    async fn request(&self, method: &str, name: &str, mut params: Value) -> Value {
+        let Self::Stateless { url, http, supports_tasks } = self else { panic!("a stateless request in a session") };
+        let extensions = if *supports_tasks { json!({"io.modelcontextprotocol/tasks": {}}) } else { json!({}) };
         params["_meta"] = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": {"extensions": extensions},
@@ -91,8 +93,8 @@ impl Caller {
         answer["result"].take()
     }
 
-    /// A call that takes long enough to be a task if there is room for one: how that ended. Every other one is
-    /// cancelled.
+    /// Makes a call that is long enough to become a task, if the server has capacity for one, and checks its end. Every
+    /// other task is cancelled.
     async fn long_call(&self, id: &str, turn: u64, tasks: &AtomicU64) {
         let arguments = json!({"environment_id": id, "code": "sleep 3; echo well", "language": "shell"});
         let answer = self.call("execute", arguments).await;
@@ -104,12 +106,12 @@ impl Caller {
         let task = answer["taskId"].as_str().unwrap();
         let cancelled = turn.is_multiple_of(2 * ROUNDS_PER_TASK);
         if cancelled {
-            self.ask("tasks/cancel", task, json!({"taskId": task})).await;
+            self.request("tasks/cancel", task, json!({"taskId": task})).await;
         }
         let ended = loop {
-            let told = self.ask("tasks/get", task, json!({"taskId": task})).await;
-            if told["status"] != "working" {
-                break told;
+            let state = self.request("tasks/get", task, json!({"taskId": task})).await;
+            if state["status"] != "working" {
+                break state;
             }
             tokio::time::sleep(POLL).await;
         };
@@ -119,8 +121,8 @@ impl Caller {
         }
     }
 
-    fn takes_tasks(&self) -> bool {
-        matches!(self, Self::Stateless { takes_tasks: true, .. })
+    fn supports_tasks(&self) -> bool {
+        matches!(self, Self::Stateless { supports_tasks: true, .. })
     }
 
     async fn close(self) {
@@ -130,13 +132,13 @@ impl Caller {
     }
 }
 
-/// Sizes of all kinds in each minute, or its memory could not be compared with that of another.
+/// Sizes that vary within each minute in the same way, so that the memory of two minutes is comparable.
 fn scattered(turn: u64, below: u64) -> u64 {
-    // A large prime goes through all of them before one comes again.
+    // Multiples of a large prime visit all sizes before one repeats.
     turn.wrapping_mul(104_729) % below
 }
 
-/// One round of calls whose answers are known.
+/// One round of calls with known results.
 async fn round(caller: &Caller, id: &str, number: u64, turn: u64) {
     let path = format!("client-{number}/file");
     let content = format!("{number} {turn} ").repeat(usize::try_from(scattered(turn, 500)).unwrap() + 1);
@@ -155,7 +157,7 @@ async fn round(caller: &Caller, id: &str, number: u64, turn: u64) {
     assert_eq!(listed["structuredContent"]["count"], ENVIRONMENTS, "{listed}");
 }
 
-/// What was done.
+/// Counters of all clients.
 #[derive(Default)]
 struct Done {
     calls: AtomicU64,
@@ -169,7 +171,7 @@ async fn client(url: String, ids: Arc<Vec<String>>, number: u64, until: Instant,
         let caller = Caller::connect(&url, number).await;
         for _ in 0..CALLS_PER_CONNECTION / 5 {
             round(&caller, id, number, turn).await;
-            if caller.takes_tasks() && turn.is_multiple_of(ROUNDS_PER_TASK) {
+            if caller.supports_tasks() && turn.is_multiple_of(ROUNDS_PER_TASK) {
                 caller.long_call(id, turn, &done.tasks).await;
             }
             turn += 1;
@@ -190,7 +192,7 @@ fn resident_kib(server: &Child) -> u64 {
 
 #[tokio::main]
 async fn main() {
-    // Clients of registries need one, and these are built like them.
+    // The HTTP client is built without a provider of its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let seconds = std::env::args().nth(1).map_or(u64::from(MINUTES) * 60, |seconds| seconds.parse().unwrap());
     let program = std::env::current_exe().unwrap().with_file_name("conformance");
@@ -211,7 +213,7 @@ async fn main() {
     for number in 0..CLIENTS {
         clients.spawn(client(url.clone(), Arc::clone(&ids), number, until, Arc::clone(&done)));
     }
-    // The mean of each fifth of the time.
+    // The mean memory of each fifth of the time.
     let part = Duration::from_secs(seconds) / MINUTES;
     let mut means = Vec::new();
     for index in 1..=MINUTES {
@@ -237,7 +239,7 @@ async fn main() {
     let growth = *means.last().unwrap() as f64 / means[0] as f64;
     let [calls, tasks] = [&done.calls, &done.tasks].map(|count| count.load(Ordering::Relaxed));
     println!("{calls} calls and {tasks} tasks, none lost; memory of the last part is {growth:.2} of the first's");
-    assert!(tasks > 0, "no call was long enough to be a task");
-    // In less than a minute the buffers of so many clients have not come to their size yet.
-    assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "it has grown");
+    assert!(tasks > 0, "no call became a task");
+    // In less than a minute the buffers of the clients have not reached their full size.
+    assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "the memory has grown by {growth:.2}");
 }

@@ -1,22 +1,22 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of a machine's call link: one stream a call, and a clock that keeps the guest's right.
+//! The host's end of a machine's call link: one stream per call, and a task that keeps the guest's clock set.
 //!
-//! Everything that comes out of the link was written by a hostile guest. Lengths and counts are checked against what
-//! the call allows, text is made printable, and no call waits longer than its own limit: the agent enforces deadlines,
-//! but a guest may have replaced the agent.
+//! Everything on the link comes from a hostile guest. Lengths and counts are checked against the call's limits, text is
+//! made printable, and each call has a timeout of its own: the agent enforces deadlines, but a guest may have replaced
+//! the agent.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "a reply that has no place in a call is the same fault, whatever it is"
-)]
+#![expect(clippy::wildcard_enum_match_arm, reason = "each unexpected reply is the same fault")]
 
 mod call;
 mod fault;
-mod patience;
 mod port;
+mod timeouts;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    error::Error,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
 use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
 
-pub use self::patience::Patience;
+pub use self::timeouts::Timeouts;
 use self::{call::Call, fault::AgentFault};
 use crate::{
     domain::{
@@ -42,46 +42,46 @@ use crate::{
     printable,
 };
 
-/// What an agent may send is what its caller counts with.
-const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the protocol and the port differ");
+// The agent may send as much as the caller expects.
+const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the limits of the protocol and the port differ");
 
-/// Most of what an agent says of its build, in bytes: it goes to the log, and a name and a version are shorter.
+/// Limit of the agent's build string, in bytes: it goes to the log, and a name and a version are shorter.
 const BUILD_BYTES_MAX: usize = 200;
 
-/// Most of one output that is kept in a file in the guest, in bytes: sixteen such files still leave room on the disk.
+/// Limit of one output's file in the guest, in bytes: sixteen such files still leave space on the disk.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// No agent was found on the other end of a connection.
+/// A connection to the guest agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectFault {
-    /// The two could not agree on a link.
+    /// Host and agent did not agree on a link.
     #[error("failed to greet the guest agent")]
     Greet {
-        /// What came in the way.
+        /// The handshake's error.
         source: GreetFault,
     },
     /// The agent's hello did not arrive.
     #[error("failed to read the guest agent's hello")]
     Hello {
-        /// What came in the way.
+        /// The receiver's error.
         source: ReceiveFault,
     },
-    /// The agent left before it said hello.
-    #[error("the guest agent left before it said hello")]
+    /// The agent closed the connection before its hello.
+    #[error("the guest agent closed the connection before its hello")]
     Left,
-    /// The agent took too long over it.
-    #[error("the guest agent did not say hello within {} s", within.as_secs_f32())]
+    /// The hello timed out.
+    #[error("the guest agent sent no hello within {} s", within.as_secs_f32())]
     Silent {
-        /// How long was waited.
+        /// The timeout.
         within: Duration,
     },
     /// The hello is too long, or holds control characters.
-    #[error("the guest agent's hello breaks the protocol's limits")]
+    #[error("the guest agent's hello exceeds the limits of the protocol")]
     Excessive,
     /// The welcome could not be sent.
     #[error("failed to welcome the guest agent")]
     Welcome {
-        /// What came in the way.
+        /// The sender's error.
         source: SendFault,
     },
 }
@@ -91,29 +91,29 @@ pub enum ConnectFault {
 pub struct AgentClient {
     link: Opener,
     capabilities: Capabilities,
-    /// One permit a call; more callers than that wait their turn.
+    /// One permit per call; further callers wait.
     calls: Semaphore,
-    patience: Patience,
+    timeouts: Timeouts,
     clock: AbortHandle,
-    /// Cancelled when the agent has left too many settings of the clock unanswered.
+    /// Cancelled when too many clock settings in a row had no reply.
     silent: CancellationToken,
 }
 
-/// Greets the agent on a fresh connection, reads its hello, and starts the link.
+/// Greets the agent on a new connection, reads its hello, and starts the link.
 ///
 /// # Errors
 /// [`ConnectFault`].
-pub async fn connect<S>(stream: S, patience: Patience) -> Result<AgentClient, ConnectFault>
+pub async fn connect<S>(stream: S, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let within = patience.hello;
+    let within = timeouts.hello;
     let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
     let link = Opener::start(stream, Link::Call);
     let silent = CancellationToken::new();
-    let clock = tokio::spawn(keep_clock(link.clone(), patience, silent.clone())).abort_handle();
+    let clock = tokio::spawn(keep_clock(link.clone(), timeouts, silent.clone())).abort_handle();
     let calls = Semaphore::new(CALLS_MAX);
-    Ok(AgentClient { link, capabilities: capabilities(hello), calls, patience, clock, silent })
+    Ok(AgentClient { link, capabilities: capabilities(hello), calls, timeouts, clock, silent })
 }
 
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
@@ -130,7 +130,7 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, H
 }
 
 impl AgentClient {
-    /// What the agent said of itself and of the guest.
+    /// The agent's own description of itself and of the guest.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -170,7 +170,7 @@ impl AgentClient {
             keep: request::Keep { above_bytes: command.keep_output_above_bytes, bytes_max: KEPT_OUTPUT_BYTES_MAX },
         });
         let code = script.map_or(&[][..], |script| &script.code);
-        let within = command.timeout.saturating_add(self.patience.deadline_grace);
+        let within = command.timeout.saturating_add(self.timeouts.deadline_grace);
         let call = self.call(request, [code, &command.stdin], within);
         call.make(&self.link, cancelled, |reply| match reply {
             Reply::Stdout(bytes) => {
@@ -195,7 +195,7 @@ impl AgentClient {
         let _permit = self.permit().await?;
         let path = path.as_str().to_owned();
         let request = Request::WriteFile { path, bytes: content.len() as u64, mode: how.mode, append: how.append };
-        let call = self.call(request, [content, &[]], self.patience.file);
+        let call = self.call(request, [content, &[]], self.timeouts.file);
         call.make(&self.link, never(), |reply| match reply {
             Reply::Written { bytes } => Ok(Some(bytes)),
             other => Err(fault::unexpected(&other)),
@@ -218,11 +218,11 @@ impl AgentClient {
         let request = Request::ReadFile { path: path.as_str().to_owned(), range: part, bytes_max };
         let most = range.map_or(bytes_max, |range| range.limit.min(bytes_max));
         let mut bytes = Vec::new();
-        let call = self.call(request, [&[], &[]], self.patience.file);
+        let call = self.call(request, [&[], &[]], self.timeouts.file);
         let file_size = call
             .make(&self.link, never(), |reply| match reply {
                 Reply::Data(data) if (bytes.len() + data.len()) as u64 <= most => {
-                    make_room(&mut bytes, data.len(), most);
+                    reserve(&mut bytes, data.len(), most);
                     bytes.extend_from_slice(data);
                     Ok(None)
                 }
@@ -243,7 +243,7 @@ impl AgentClient {
         let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max, recursive };
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes_left = LISTING_BYTES_MAX;
-        let call = self.call(request, [&[], &[]], self.patience.file);
+        let call = self.call(request, [&[], &[]], self.timeouts.file);
         let truncated = call
             .make(&self.link, never(), |reply| match reply {
                 Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
@@ -262,29 +262,29 @@ impl AgentClient {
         Ok(Listing { entries, truncated })
     }
 
-    /// Asks the agent to write everything to the disks and end the machine. An agent that does not answer within a few
-    /// seconds, or at all, is not waited for.
+    /// Asks the agent to write everything to the disks and end the machine. The wait for its confirmation has a timeout
+    /// of a few seconds.
     pub async fn power_off(&self) {
-        if let Err(fault) = control(&self.link, Request::PowerOff, self.patience).await {
-            tracing::debug!(error = &fault as &dyn std::error::Error, "the agent did not confirm the power-off");
+        if let Err(fault) = control(&self.link, Request::PowerOff, self.timeouts).await {
+            tracing::debug!(error = &fault as &dyn Error, "the agent did not confirm the power-off");
         }
     }
 
-    /// Resolves when the link has ended, or the agent does not answer any more; says how.
+    /// Waits until the link has ended or the agent no longer responds; returns the reason.
     pub async fn closed(&self) -> String {
         tokio::select! {
             ended = self.link.ended() => ended.to_string(),
-            () = self.silent.cancelled() => "the agent does not answer any more".to_owned(),
+            () = self.silent.cancelled() => "the agent no longer responds".to_owned(),
         }
     }
 
     fn call<'a>(&self, request: Request, body: [&'a [u8]; 2], within: Duration) -> Call<'a> {
-        Call { request, body, within, cancel_within: self.patience.cancel }
+        Call { request, body, within, cancel_within: self.timeouts.cancel }
     }
 
     async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallFault> {
         let permit = self.calls.acquire().await;
-        permit.map_err(|_closed| CallFault::Gone { reason: "no more calls are taken".to_owned() })
+        permit.map_err(|_closed| CallFault::Gone { reason: "the link takes no more calls".to_owned() })
     }
 }
 
@@ -294,17 +294,17 @@ impl Drop for AgentClient {
     }
 }
 
-/// Sets the guest's clock again and again, which also tells whether the agent still answers.
-async fn keep_clock(link: Opener, patience: Patience, silent: CancellationToken) {
-    let mut ticks = interval(patience.clock_interval);
+/// Sets the guest's clock at an interval, which also shows whether the agent still responds.
+async fn keep_clock(link: Opener, timeouts: Timeouts, silent: CancellationToken) {
+    let mut ticks = interval(timeouts.clock_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is immediate, and the welcome has just brought the time.
+    // The first tick is immediate, and the welcome has just set the clock.
     ticks.tick().await;
     let mut unanswered = 0;
-    while unanswered < patience.unanswered_max {
+    while unanswered < timeouts.unanswered_max {
         ticks.tick().await;
-        match control(&link, Request::SetClock { unix_ns: unix_ns() }, patience).await {
-            // An agent that is busy has answered.
+        match control(&link, Request::SetClock { unix_ns: unix_ns() }, timeouts).await {
+            // A refusal is a response, too.
             Ok(()) | Err(CallFault::Refused { .. }) => unanswered = 0,
             Err(CallFault::Gone { .. }) => return,
             Err(CallFault::Protocol { .. }) => unanswered += 1,
@@ -313,8 +313,8 @@ async fn keep_clock(link: Opener, patience: Patience, silent: CancellationToken)
     silent.cancel();
 }
 
-async fn control(link: &Opener, request: Request, patience: Patience) -> Result<(), CallFault> {
-    let call = Call { request, body: [&[], &[]], within: patience.control, cancel_within: patience.cancel };
+async fn control(link: &Opener, request: Request, timeouts: Timeouts) -> Result<(), CallFault> {
+    let call = Call { request, body: [&[], &[]], within: timeouts.control, cancel_within: timeouts.cancel };
     call.make(link, never(), |reply| match reply {
         Reply::Done => Ok(Some(())),
         other => Err(fault::unexpected(&other)),
@@ -322,8 +322,8 @@ async fn control(link: &Opener, request: Request, patience: Patience) -> Result<
     .await
 }
 
-/// Makes room for `more` bytes, by doubling, but never beyond the `most` that there can be.
-fn make_room(bytes: &mut Vec<u8>, more: usize, most: u64) {
+/// Reserves space for `more` bytes by doubling, but never beyond `most`.
+fn reserve(bytes: &mut Vec<u8>, more: usize, most: u64) {
     let needed = bytes.len() + more;
     if needed > bytes.capacity() {
         let most = usize::try_from(most).unwrap_or(usize::MAX);

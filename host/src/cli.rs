@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a person types: the command line, and what each command does.
+//! The command line, and a module for each command.
 
 mod advice;
 mod announce;
 mod doctor;
+mod exit_codes;
 mod images;
 mod manual;
-mod misplaced;
+mod masking;
 mod open_machines;
 mod progress;
 mod quantities;
@@ -39,17 +40,14 @@ pub use self::{
     run::RunArguments,
 };
 use crate::{
-    config::{self, ImageArguments, Lookup, Settings, process_variable, with_variables},
+    config::{self, ImageArguments, Lookup, Settings, with_variables},
     error_code, mcp, telemetry,
 };
 
-/// What still blocks in the end is left to end with the process after this.
+/// Timeout of a shutdown for blocking work; the rest ends with the process.
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
-/// What a shell says of a command that was killed for its time, as timeout(1) does.
-const TIMED_OUT: u8 = 124;
-
-/// What `waggle run` logs if `RUST_LOG` says nothing: its stderr is the program's.
+/// The log filter of `waggle run`, whose standard error belongs to the program.
 const RUN_LOG: &str = "error";
 
 const SERVE_HELP: &str = "\
@@ -59,7 +57,7 @@ Examples:
   waggle serve --listen-addr 0.0.0.0:8080 --auth-tokens-file tokens --allowed-hosts waggle.example
   waggle serve --stdio
 
-Every flag is also a variable, as its [env: ...] says; a flag comes before it. `waggle doctor` says what is missing.";
+Each flag has a variable, shown as [env: ...]; the flag takes precedence. `waggle doctor` lists what is missing.";
 
 const IMAGE_HELP: &str = "\
 Examples:
@@ -69,7 +67,7 @@ Examples:
   waggle image rm python:3.13-slim
   waggle image prune --image-cache-max-mb 4096
 
-Credentials come from where `docker login` and `podman login` put them.";
+Credentials are those of `docker login` and `podman login`.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -77,76 +75,76 @@ Examples:
   waggle completions zsh > ~/.zfunc/_waggle, with ~/.zfunc in fpath
   waggle completions fish > ~/.config/fish/completions/waggle.fish
 
-The Debian package brings them.";
+The Debian package installs them.";
 
-/// The commands that take settings.
+/// Commands with settings.
 const WITH_SETTINGS: [&str; 4] = ["serve", "doctor", "image", "run"];
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "waggle", about = "Isolated Linux machines for AI agents, over MCP", version, max_term_width = 120)]
 pub struct CommandArguments {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the binary can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the tools over HTTP, or over standard input and output
+    /// Serve MCP over HTTP, or over standard input and output
     #[command(after_help = SERVE_HELP)]
     Serve(Box<Settings>),
-    /// Run a program in a machine of its own, without a server, and pass its exit code on
+    /// Run a program in a machine of its own, without a server, and exit with its exit code
     Run(Box<RunArguments>),
     /// List the environments of a running server
     Ps(PsArguments),
     /// Run a command in an environment of a running server
     Exec(ExecArguments),
-    /// Say what happened to an environment of a running server, and what its machine printed
+    /// Show the events and the console of an environment of a running server
     Logs(LogsArguments),
-    /// Say what this host has for machines and what it lacks, and boot one
+    /// Check whether machines can run on this host, and boot one
     Doctor(Box<DoctorArguments>),
     /// Pull, list and remove images
     #[command(after_help = IMAGE_HELP)]
     Image(ImageArguments),
-    /// Print version, commit and build date, and what travels in this program
+    /// Print version, commit and build date, and the embedded agent and firmware
     Version,
-    /// Print the licences of this program, and of what travels in it
+    /// Print the licences of this program and of the embedded firmware
     Licences,
-    /// Print what completes this command line in a shell
+    /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
-    /// Write the manual's pages, for packages
+    /// Write the manual pages, for packages
     #[command(hide = true)]
     Man {
-        /// Folder to write them to
+        /// Folder for the pages
         folder: PathBuf,
     },
-    /// Print what is generated from the program
+    /// Print a page that is generated from the program
     #[command(hide = true)]
     Gen {
-        /// Which of it
-        what: Generated,
+        /// The page
+        page: Generated,
     },
 }
 
-/// What can be generated.
+/// The generated pages.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Generated {
-    /// The page of settings, in Markdown
+    /// The settings, in Markdown
     Settings,
     /// The tools with their schemas, in JSON
     Tools,
-    /// The page of error codes, in Markdown
+    /// The error codes, in Markdown
     Errors,
 }
 
 impl Command {
-    /// The settings of a command that has some.
+    /// The settings of the command, if it has any.
     fn settings(&self) -> Option<&Settings> {
         match self {
             Self::Serve(settings) => Some(settings),
@@ -158,16 +156,16 @@ impl Command {
     }
 }
 
-/// Reads the command line and the variables.
+/// Parses the command line and the variables.
 ///
 /// # Errors
-/// clap's, which also carries the answers to `--help` and `--version`.
+/// clap's error, which also carries the output of `--help` and `--version`.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: Lookup<'_>,
 ) -> Result<CommandArguments, clap::Error> {
     let command = command_line(variable);
-    let matches = command.clone().try_get_matches_from(arguments).map_err(misplaced::without_credentials)?;
+    let matches = command.clone().try_get_matches_from(arguments).map_err(masking::mask_credentials)?;
     let arguments = CommandArguments::from_arg_matches(&matches)?;
     if let Some(settings) = arguments.command.settings() {
         settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
@@ -175,13 +173,13 @@ pub fn parse(
     Ok(arguments)
 }
 
-/// The whole command line; settings have their variables' values as defaults.
+/// Builds the command line, with the variables' values as the defaults of the settings.
 fn command_line(variable: Lookup<'_>) -> clap::Command {
     let whole = CommandArguments::command();
     let command = WITH_SETTINGS
         .iter()
         .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
-    // Their own arguments are few; the settings are for those who ask for all.
+    // These commands have few arguments of their own; only --help also shows the settings.
     ["doctor", "run"].iter().fold(command, |command, name| command.mut_subcommand(name, hide_settings))
 }
 
@@ -191,18 +189,18 @@ fn hide_settings(command: clap::Command) -> clap::Command {
     names.into_iter().fold(command, |command, name| command.mut_arg(name, |argument| argument.hide_short_help(true)))
 }
 
-/// Does what the command line says.
+/// Runs the command.
 ///
 /// # Errors
-/// What went wrong, for a person to read.
+/// The command's error, for a person to read.
 pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
     match arguments.command {
         Command::Serve(settings) => {
-            telemetry::start(log_filter().as_deref())?;
+            telemetry::start(telemetry::SERVER_FILTER)?;
             wait_for(serve::serve(&settings))?;
         }
         Command::Run(arguments) => {
-            telemetry::start(Some(log_filter().as_deref().unwrap_or(RUN_LOG)))?;
+            telemetry::start(RUN_LOG)?;
             return wait_for(run::run(*arguments));
         }
         Command::Ps(arguments) => return wait_for(remote::ps(&arguments)),
@@ -214,24 +212,20 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Man { folder } => manual::write_pages(command_line(&|_| None), &folder)?,
         Command::Version => version::print(&mut io::stdout())?,
         Command::Licences => version::print_licences(&mut io::stdout())?,
-        Command::Gen { what: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
-        Command::Gen { what: Generated::Errors } => io::stdout().write_all(error_code::page().as_bytes())?,
-        Command::Gen { what: Generated::Tools } => {
+        Command::Gen { page: Generated::Settings } => io::stdout().write_all(config::settings_page().as_bytes())?,
+        Command::Gen { page: Generated::Errors } => io::stdout().write_all(error_code::page().as_bytes())?,
+        Command::Gen { page: Generated::Tools } => {
             writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&mcp::tools())?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn log_filter() -> Option<String> {
-    process_variable("RUST_LOG").and_then(|filter| filter.into_string().ok()).filter(|filter| !filter.is_empty())
-}
-
-/// Runs one of the commands that wait for more than one thing at a time.
+/// Runs an asynchronous command.
 fn wait_for<T>(command: impl Future<Output = Result<T, Box<dyn Error>>>) -> Result<T, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(command);
-    // A merge of an image or a full disk can keep a blocking thread for minutes.
+    let result = runtime.block_on(command);
+    // The merge of an image or a full disk can occupy a blocking thread for minutes.
     runtime.shutdown_timeout(BLOCKING_END);
-    done
+    result
 }

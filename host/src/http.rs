@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The HTTP server: `/mcp`, `/environments/ID/log`, `/healthz`, `/readyz`.
 //!
-//! It knows how requests come in and how the server stops taking them; what they mean is the tools' matter.
+//! It accepts connections, authenticates requests, limits what they take, and shuts down; the tools are in `mcp`.
 
 mod answer;
 mod authentication;
@@ -32,9 +32,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-pub use self::authentication::TokensNow;
+pub use self::authentication::CurrentTokens;
 use self::{
-    answer::Holding,
+    answer::HoldingBody,
     authentication::authenticate,
     bodies::Bodies,
     environment_log::{Logs, log},
@@ -42,18 +42,18 @@ use self::{
 };
 use crate::{domain::principal::Principal, mcp, service::environments::Environments, telemetry::STAGES};
 
-/// Answers that are being written when the server stops get that long; a client that does not read gets no longer.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Timeout of a shutdown for responses in progress; a client that does not read must not delay it longer.
+const LAST_RESPONSES_MAX: Duration = Duration::from_secs(2);
 
-/// The type of every body that a client sends.
+/// The content type of each request's body.
 const JSON: &[u8] = b"application/json";
 
-/// One thing that has to be right for the server to do its work.
+/// A condition of the server's readiness.
 pub struct Check {
-    /// What `/readyz` calls it.
+    /// The name in the response of `/readyz`.
     pub name: &'static str,
-    /// Looks; the error is for the operator. It must not block for long.
-    pub look: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Checks the condition without blocking for long; the error is for the operator.
+    pub run: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Check {
@@ -62,36 +62,36 @@ impl std::fmt::Debug for Check {
     }
 }
 
-/// Takes the address.
+/// Binds a listener.
 ///
 /// # Errors
-/// [`BindFault`], most often because another program has it.
+/// [`BindFault`], most often because another program uses the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindFault> {
     TcpListener::bind(address).await.map_err(|source| BindFault { address, source })
 }
 
-/// A server that runs.
+/// A running HTTP server.
 #[derive(Debug)]
 pub struct Server {
     accept: CancellationToken,
-    answers: CancellationToken,
+    responses: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// Whom a server lets in.
+/// The rules for who may use a server.
 #[derive(Debug)]
 pub struct Entrance {
-    /// Who may call the tools.
-    pub tokens: TokensNow,
-    /// How many connections there can be at once.
+    /// The tokens of the callers.
+    pub tokens: CurrentTokens,
+    /// Limit of concurrent connections.
     pub connections_max: usize,
-    /// The names under which the server is reached.
+    /// The host names by which clients may address the server.
     pub hosts: Vec<String>,
 }
 
 impl Server {
-    /// Serves the tools, and what happened to the environments, on the listener. `answers` is the token that ends every
-    /// open answer of `endpoint`.
+    /// Serves the tools and the logs of the environments on the listener. Cancelling `responses` ends each open
+    /// response of `endpoint`.
     #[must_use]
     pub fn start<H: mcp::ServerHandler>(
         listener: TcpListener,
@@ -99,31 +99,31 @@ impl Server {
         environments: Arc<Environments>,
         entrance: Entrance,
         checks: Vec<Check>,
-        answers: CancellationToken,
+        responses: CancellationToken,
     ) -> Self {
         let accept = CancellationToken::new();
         let logs = Logs { environments, hosts: entrance.hosts };
         let router = router(endpoint, logs, entrance.tokens, checks);
         let task = tokio::spawn(connections::serve(listener, router, entrance.connections_max, accept.clone()));
-        Self { accept, answers, task }
+        Self { accept, responses, task }
     }
 
-    /// Takes no new connections; those that are there go on.
+    /// Accepts no further connections; the open ones continue.
     pub fn stop_accepting(&self) {
         self.accept.cancel();
     }
 
-    /// Lets the answers that are ready go out, ends the streams that would stay open for ever, and returns.
+    /// Waits for the responses in progress, and ends the streams that never end by themselves.
     pub async fn finish(mut self) {
         self.accept.cancel();
-        // A stream for notifications never ends by itself; a reply is out as soon as its client reads it.
-        if timeout(LAST_ANSWERS / 2, &mut self.task).await.is_ok() {
+        // A stream of notifications never ends by itself; a reply ends as soon as its client reads it.
+        if timeout(LAST_RESPONSES_MAX / 2, &mut self.task).await.is_ok() {
             return;
         }
-        self.answers.cancel();
+        self.responses.cancel();
         tokio::select! {
             _ = &mut self.task => {}
-            () = sleep(LAST_ANSWERS / 2) => self.task.abort(),
+            () = sleep(LAST_RESPONSES_MAX / 2) => self.task.abort(),
         }
     }
 }
@@ -131,7 +131,7 @@ impl Server {
 fn router<H: mcp::ServerHandler>(
     endpoint: mcp::Endpoint<H>,
     logs: Logs,
-    tokens: TokensNow,
+    tokens: CurrentTokens,
     checks: Vec<Check>,
 ) -> Router {
     let tools = Router::new()
@@ -172,44 +172,43 @@ async fn answer<H: mcp::ServerHandler>(
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, kept.clone(), endpoint.handle(request)).await {
-        // This is how rmcp answers JSON that is no message, too.
+        // rmcp answers JSON that is not a message with this status, too.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
-        Ok(answer) => answer.map(|answer| Body::new(Holding::new(Body::new(answer), kept))),
+        Ok(answer) => answer.map(|answer| Body::new(HoldingBody::new(Body::new(answer), kept))),
         Err(refusal) => refuse_session(refusal),
     }
 }
 
 async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {
-    let outcomes: Vec<_> = checks.iter().map(|check| (check.name, (check.look)())).collect();
-    let all_right = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+    let outcomes: Vec<_> = checks.iter().map(|check| (check.name, (check.run)())).collect();
+    let ready = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
     let shown: Map<String, Value> = outcomes
         .into_iter()
         .map(|(name, outcome)| (name.to_owned(), outcome.map_or_else(Value::from, |()| Value::from("ok"))))
         .collect();
-    let (code, status) =
-        if all_right { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    let (code, status) = if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     (code, Json(json!({"status": status, "checks": shown})))
 }
 
-/// The address cannot be had.
+/// A listener could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to listen on {address}{}", another(source))]
+#[error("failed to listen on {address}{}", remedy(source))]
 pub struct BindFault {
     /// The address.
     pub address: SocketAddr,
-    /// What the system says.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// What to do about an address that cannot be had.
-fn another(fault: &io::Error) -> &'static str {
+/// The reason and the remedy of the errors that a setting can avoid.
+fn remedy(fault: &io::Error) -> &'static str {
     let kind = fault.kind();
     if kind == io::ErrorKind::AddrInUse {
-        "; another program has it, perhaps a waggle that runs already; --listen-addr or WAGGLE_LISTEN_ADDR takes another"
+        "; another program uses this address, perhaps waggle; set another one with --listen-addr or WAGGLE_LISTEN_ADDR"
     } else if kind == io::ErrorKind::PermissionDenied {
-        "; ports below 1024 are the system's; --listen-addr or WAGGLE_LISTEN_ADDR takes another, such as 127.0.0.1:8080"
+        "; ports below 1024 are reserved; set another one with --listen-addr or WAGGLE_LISTEN_ADDR"
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        "; this machine has no such address; --listen-addr or WAGGLE_LISTEN_ADDR takes another, such as 127.0.0.1:8080"
+        "; this machine does not have this address; set another one with --listen-addr or WAGGLE_LISTEN_ADDR"
     } else {
         ""
     }

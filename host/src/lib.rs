@@ -1,9 +1,58 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host side of waggle: an MCP server that gives AI agents their own isolated Linux machines.
+//! The host side of waggle: an MCP server that gives AI agents their own isolated Linux microVMs.
 //!
-//! `cli` is what a person types, and puts the rest together. The layers are `mcp` and `http` over `service` over
-//! `domain`; `machines`, `images`, `network` and `agent` are what the domain's ports are made of on a real host.
+//! ```text
+//!                cli                   parses the command line and wires everything together
+//!                 │
+//!             http, mcp                the tools and the protocol, over HTTP or standard streams
+//!                 │
+//!              service                 owns the environments; runs commands and file calls in them
+//!                 │
+//!              domain                  states, rules and ports; no I/O and no clock
+//!                 ▲
+//!                 │ implements the ports
+//!             machines                 starts microVMs with libkrun or QEMU
+//!      ┌──────────┼──────────┐
+//!   images     network     agent       images to disks; guests' connections; calls to the guest agent
+//!      └──────────┼──────────┘
+//!               files                  the server's own files
+//! ```
+//!
+//! Imports point down only, apart from `machines`, which implements the ports of `domain`.
+//!
+//! Read these first:
+//!
+//! 1. [`server`]: a server built from its settings and from something that starts machines, and its shutdown
+//! 2. [`mcp`]: the tools, from a request's arguments to its result
+//! 3. [`service::environments`]: creating, finding, using and destroying environments
+//! 4. [`domain::lifecycle`]: the states of an environment, as a table
+//! 5. [`machines`]: the microVMs, and the processes that run them
+//!
+//! A server over standard input and output, with machines of any kind:
+//!
+//! ```no_run
+//! use std::{error::Error, sync::Arc};
+//!
+//! use waggle::{
+//!     cli::{self, Command},
+//!     config::{self, process_variable},
+//!     domain::machine::Machines,
+//!     mcp,
+//!     server::Waggle,
+//! };
+//!
+//! async fn serve(machines: Arc<dyn Machines>) -> Result<(), Box<dyn Error>> {
+//!     let arguments = cli::parse(["waggle", "serve", "--stdio"].map(Into::into), &process_variable)?;
+//!     let Command::Serve(settings) = arguments.command else { unreachable!("the command line says serve") };
+//!     let images = config::images(&settings, &settings.folders(&process_variable)?.data, &|_| false)?;
+//!     let server = Waggle::start(&settings, images, machines);
+//!     let (input, output) = mcp::standard_streams();
+//!     server.converse(input, output).await?;
+//!     server.shut_down().await;
+//!     Ok(())
+//! }
+//! ```
 
 pub mod agent;
 mod budget;

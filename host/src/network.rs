@@ -1,16 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of a machine's egress link: the guest asks, the policy decides, the host dials.
+//! The host's end of a machine's egress link: the guest requests, the policy decides, the host dials.
 //!
 //! ```text
-//!  Gateway            what all machines share: the proxy, places for flows and look-ups
-//!    └─ Guest         one machine: its policy, the names it was given
+//!  Gateway            shared by all machines: the proxy, permits for flows and lookups
+//!    └─ Guest         one machine: its policy, the addresses it was given under names
 //!         └─ serve    one link: a task for each stream that the guest opens
 //! ```
 //!
-//! Everything that comes over the link was written by a hostile guest. Frames, flows, look-ups and names are counted
-//! and bounded, each stream is read all the time, and a guest that breaks a rule loses its link with all its flows,
-//! which end with a reset.
+//! Everything on the link comes from a hostile guest. Frames, flows, lookups and names have limits, each stream is read
+//! at all times, and a guest that breaks a rule loses its link with all its flows, which end with a reset.
 
 pub mod ca_bundle;
 mod descriptors;
@@ -50,84 +49,84 @@ use crate::{
     mutex::lock,
 };
 
-/// How long a guest may take over its greeting.
+/// Timeout of a guest's greeting.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
-/// Flows of a machine at a time whose connections have as large buffers as the host's kernel finds good, which is some
-/// megabytes where the other end is fast and far. Those of further ones are small.
-const ROOMY_FLOWS_MAX: usize = 8;
+/// Flows per machine whose connections get buffers as large as the host's kernel chooses: some megabytes for a fast,
+/// distant peer. Further flows get small ones.
+const LARGE_BUFFER_FLOWS_MAX: usize = 8;
 
-/// Look-ups that the system works on for all machines: each holds a thread for as long as it takes, which a name server
-/// that does not answer makes half a minute. A machine has one of the first, so that the others always find some free,
-/// and so many of the rest.
+/// Concurrent lookups of all machines: each occupies a thread, for half a minute where a name server does not respond.
+/// Each machine may use one of the first pool, so slow lookups of some machines never block all others, and a few of
+/// the extra pool.
 const FIRST_LOOKUPS_MAX: usize = 32;
-const FURTHER_LOOKUPS_MAX: usize = 32;
-const FURTHER_LOOKUPS_EACH_MAX: usize = 7;
+const EXTRA_LOOKUPS_MAX: usize = 32;
+const EXTRA_LOOKUPS_PER_MACHINE_MAX: usize = 7;
 
-/// An address anyone on the IPv6 internet has a way to; nothing is sent there.
-const SOMEWHERE_V6: (&str, u16) = ("2000::1", 53);
+/// A destination on the IPv6 internet, to find out whether there is a route; nothing is sent to it.
+const IPV6_PROBE: (&str, u16) = ("2000::1", 53);
 
-/// What all machines of a server share of its network.
+/// The part of a server's network that all its machines share.
 #[derive(Debug)]
 pub struct Gateway {
     proxy: Option<Proxy>,
-    /// One place a flow; each has a descriptor.
+    /// One permit per flow; each flow holds a descriptor.
     flows: Arc<Semaphore>,
     lookups: Lookups,
     ipv6: bool,
 }
 
 impl Gateway {
-    /// A gateway with so many flows at a time, by way of the proxy if there is one.
+    /// Creates a gateway with a limit of concurrent flows, which go through the proxy if there is one.
     #[must_use]
     pub fn new(proxy: Option<Proxy>, flows_max: usize) -> Self {
-        let lookups = Lookups::new(FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_MAX);
-        Self { proxy, flows: Arc::new(Semaphore::new(flows_max)), lookups, ipv6: reaches_ipv6() }
+        let lookups = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
+        Self { proxy, flows: Arc::new(Semaphore::new(flows_max)), lookups, ipv6: has_ipv6_route() }
     }
 
-    /// Whether the host has a way to the IPv6 internet.
+    /// Whether the host has a route to the IPv6 internet.
     #[must_use]
     pub fn ipv6(&self) -> bool {
         self.ipv6
     }
 }
 
-// Connecting a datagram socket looks up the way and sends nothing.
-fn reaches_ipv6() -> bool {
-    UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(SOMEWHERE_V6)).is_ok()
+// Connecting a datagram socket looks up the route and sends nothing.
+fn has_ipv6_route() -> bool {
+    UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(IPV6_PROBE)).is_ok()
 }
 
-/// Places for look-ups.
+/// Permits for lookups, of one machine or of all together.
 #[derive(Debug)]
 struct Lookups {
     first: Arc<Semaphore>,
-    further: Arc<Semaphore>,
+    extra: Arc<Semaphore>,
 }
 
 impl Lookups {
-    fn new(first: usize, further: usize) -> Self {
-        Self { first: Arc::new(Semaphore::new(first)), further: Arc::new(Semaphore::new(further)) }
+    fn new(first: usize, extra: usize) -> Self {
+        Self { first: Arc::new(Semaphore::new(first)), extra: Arc::new(Semaphore::new(extra)) }
     }
 }
 
-/// One machine, as its egress link is served.
+/// The state of one machine's egress link, kept from one connection of the link to the next.
 #[derive(Debug)]
 pub struct Guest {
     network: Network,
     gateway: Arc<Gateway>,
     granted: Mutex<Granted>,
     lookups: Lookups,
-    roomy: Semaphore,
+    large_buffers: Semaphore,
     pool: GrantPool,
 }
 
 impl Guest {
-    /// A machine that has not asked for anything yet.
+    /// Creates the state of a machine that has not requested anything yet.
     #[must_use]
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
-        let lookups = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
-        let roomy = Semaphore::new(ROOMY_FLOWS_MAX);
-        Self { network, gateway, granted: Mutex::default(), lookups, roomy, pool: GrantPool::default() }
+        let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
+        let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
+        Self { network, gateway, granted: Mutex::default(), lookups, large_buffers, pool: GrantPool::default() }
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {
@@ -139,54 +138,54 @@ impl Guest {
     }
 }
 
-/// Why a link is no more.
+/// The reason why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
-    /// Nobody can be waited for.
-    #[error("failed to wait for the guest")]
+    /// The listener failed.
+    #[error("failed to accept the guest's connection")]
     Accept {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The two could not agree on a link.
+    /// Host and guest did not agree on a link.
     #[error("failed to greet the guest")]
     Greet {
-        /// What came in the way.
+        /// The handshake's error.
         source: GreetFault,
     },
-    /// The guest took too long over it.
+    /// The greeting timed out.
     #[error("the guest did not greet within {} s", within.as_secs())]
     Silent {
-        /// How long was waited.
+        /// The timeout.
         within: Duration,
     },
     /// The link ended.
     #[error("the link ended")]
     Link {
-        /// How.
+        /// The reason.
         source: LinkFault,
     },
-    /// The guest broke the rules of a flow.
+    /// The guest broke a rule of a flow.
     #[error("the guest broke the rules of a flow")]
     Flow {
-        /// Which.
+        /// The rule.
         source: FlowBreach,
     },
-    /// The guest asked for what is no request.
-    #[error("the guest sent what is no request")]
+    /// The guest sent an invalid request.
+    #[error("the guest sent an invalid request")]
     Request {
-        /// What was wrong.
+        /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
     /// A flow's task panicked.
-    #[error("the task of a flow is lost")]
+    #[error("the task of a flow panicked")]
     Task {
-        /// What was caught.
+        /// The panic.
         source: JoinError,
     },
 }
 
-/// Serves a link until it ends, and with it every flow. Dropping the future ends them too.
+/// Serves a link until it ends; its flows end with it. Dropping the future ends the link.
 pub async fn serve<S>(mut stream: S, guest: Arc<Guest>) -> ServeFault
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -216,21 +215,21 @@ where
     }
 }
 
-/// The host's address that a guest means.
-fn as_the_host_sees_it(address: IpAddr) -> IpAddr {
+/// The host's address behind an address that a guest dials.
+fn to_host_address(address: IpAddr) -> IpAddr {
     if address == HOST_ADDRESS { Ipv4Addr::LOCALHOST.into() } else { address }
 }
 
-/// The address under which guests dial one of the host's.
-fn as_guests_see_it(address: IpAddr) -> IpAddr {
+/// The address at which guests reach one of the host's.
+fn to_guest_address(address: IpAddr) -> IpAddr {
     if address == Ipv4Addr::LOCALHOST { HOST_ADDRESS.into() } else { address }
 }
 
-/// The host's own addresses, as they are at the moment. Where the host can't say, each may be one.
+/// The addresses of the host's interfaces, or `None` if they are unknown; then each address may be the host's.
 #[derive(Debug)]
-struct HostsOwn(Option<Vec<IpAddr>>);
+struct HostAddresses(Option<Vec<IpAddr>>);
 
-impl HostsOwn {
+impl HostAddresses {
     fn now() -> Self {
         let address = |own: nix::sys::socket::SockaddrStorage| {
             let v4 = own.as_sockaddr_in().map(|own| own.ip().into());
@@ -240,7 +239,7 @@ impl HostsOwn {
         Self(interfaces.map(|all| all.filter_map(|interface| address(interface.address?)).collect()))
     }
 
-    fn holds(&self, address: IpAddr) -> bool {
+    fn contains(&self, address: IpAddr) -> bool {
         self.0.as_ref().is_none_or(|own| own.contains(&address))
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Access, Settings},
     domain::{image::ImageRef, machine::Machines, runtime::ByRuntime},
-    http::{Check, Entrance, Server, TokensNow},
+    http::{Check, CurrentTokens, Entrance, Server},
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
     service::{
@@ -74,8 +74,13 @@ impl Waggle {
     /// Serves the tools over HTTP; returns the address.
     ///
     /// # Errors
-    /// The system cannot tell the listener's address.
-    pub fn listen(&mut self, listener: TcpListener, tokens: TokensNow, checks: Vec<Check>) -> io::Result<SocketAddr> {
+    /// What the system says if it does not know the listener's address.
+    pub fn listen(
+        &mut self,
+        listener: TcpListener,
+        tokens: CurrentTokens,
+        checks: Vec<Check>,
+    ) -> io::Result<SocketAddr> {
         self.listen_with(self.tools.clone(), listener, tokens, checks)
     }
 
@@ -87,7 +92,7 @@ impl Waggle {
         &mut self,
         handler: H,
         listener: TcpListener,
-        tokens: TokensNow,
+        tokens: CurrentTokens,
         checks: Vec<Check>,
     ) -> io::Result<SocketAddr>
     where

@@ -17,19 +17,20 @@ use tracing_subscriber::{
 /// it `begin` (until its environment takes it), `guest` (until its machine has answered) and `result` (writing that).
 pub const STAGES: &str = "waggle::stages";
 
-/// What is logged if `RUST_LOG` says nothing. rmcp calls a cancelled call an error and every protocol error a warning;
-/// ours say what is worth saying about them.
-const DEFAULT_FILTER: &str = "info,rmcp=error,rmcp::service=off";
+/// The server's filter where `RUST_LOG` is unset. rmcp logs a cancelled call as an error and every protocol error as a
+/// warning; waggle logs those that matter itself.
+pub const SERVER_FILTER: &str = "info,rmcp=error,rmcp::service=off";
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process with the filter in `RUST_LOG`, or `default` where that is unset or empty.
 ///
 /// # Errors
-/// [`TelemetryFault`] if the filter does not parse or logging has been started before.
-pub fn start(filter: Option<&str>) -> Result<(), TelemetryFault> {
-    let text = filter.filter(|text| !text.is_empty()).unwrap_or(DEFAULT_FILTER);
+/// [`TelemetryFault`] if the filter is invalid or logging has been started before.
+pub fn start(default: &str) -> Result<(), TelemetryFault> {
+    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = filter.unwrap_or_else(|| default.to_owned());
     let filter = EnvFilter::builder()
-        .parse(text)
-        .map_err(|source| TelemetryFault::Filter { filter: text.to_owned(), source: source.into() })?;
+        .parse(&filter)
+        .map_err(|source| TelemetryFault::Filter { filter, source: source.into() })?;
     let ansi = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
     let stages = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_span_events(FmtSpan::CLOSE);
@@ -41,18 +42,18 @@ pub fn start(filter: Option<&str>) -> Result<(), TelemetryFault> {
 /// Logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryFault {
-    /// `RUST_LOG` is wrong.
-    #[error("failed to read the log filter \"{filter}\" of RUST_LOG")]
+    /// The filter is invalid.
+    #[error("invalid log filter \"{filter}\" in RUST_LOG")]
     Filter {
         /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Started twice.
+    /// Logging has been started before.
     #[error("failed to start the log")]
     Start {
-        /// What stood against it.
+        /// The subscriber's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's client and the real guest agent, on the two ends of a socket pair: every call, and every end of one.
+//! The host's client and the real guest agent on the two ends of a socket pair: each kind of call, and each way it
+//! ends.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -15,7 +16,7 @@ use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use waggle::{
-    agent::{self, AgentClient, Patience},
+    agent::{self, AgentClient, Timeouts},
     domain::{
         call_fault::{CallFault, RefusalKind},
         command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
@@ -26,7 +27,7 @@ use waggle::{
 };
 use waggle_protocol::Origin;
 
-/// How long a stuck test waits before it says so.
+/// Timeout of a stuck test.
 const STUCK: Duration = Duration::from_secs(30);
 
 struct Machine {
@@ -49,7 +50,7 @@ async fn machine() -> Machine {
     };
     let (near, far) = UnixStream::pair().unwrap();
     let serving = tokio::spawn(guest_agent::serve(far, guest, || {}));
-    let agent = timeout(STUCK, agent::connect(near, Patience::default())).await.unwrap().unwrap();
+    let agent = timeout(STUCK, agent::connect(near, Timeouts::default())).await.unwrap().unwrap();
     Machine { agent, root, serving }
 }
 
@@ -108,7 +109,7 @@ fn refusal(fault: CallFault) -> (RefusalKind, String) {
 }
 
 #[tokio::test]
-async fn code_runs_from_a_file_that_is_gone_afterwards() {
+async fn code_runs_from_a_file_that_is_removed_afterwards() {
     let machine = machine().await;
     let code = "echo $GREETING; echo oops >&2; pwd; echo $0; exit 3";
     let (ended, outcome) = run(&machine, shell(code)).await;
@@ -125,7 +126,7 @@ async fn code_runs_from_a_file_that_is_gone_afterwards() {
 }
 
 #[tokio::test]
-async fn a_long_output_is_kept_whole_in_a_file_of_its_user() {
+async fn long_output_is_kept_in_a_file_of_its_user() {
     let machine = machine().await;
     let (ended, outcome) = run(&machine, shell("seq 1 300000; head -c 100000 /dev/zero >&2")).await;
     let file = ended.stdout.file.unwrap();
@@ -138,7 +139,7 @@ async fn a_long_output_is_kept_whole_in_a_file_of_its_user() {
 }
 
 #[tokio::test]
-async fn a_cancelled_flood_ends_and_leaves_what_was_sent_of_it_in_the_file() {
+async fn cancelled_output_leaves_the_part_that_was_sent_in_the_file() {
     let machine = machine().await;
     let flood = shell("yes | head -c 2000000; touch started; exec yes");
     let (ended, outcome) = run_until(&machine, flood, Box::pin(machine.has_started())).await;
@@ -152,7 +153,7 @@ async fn a_cancelled_flood_ends_and_leaves_what_was_sent_of_it_in_the_file() {
 }
 
 #[tokio::test]
-async fn old_kept_outputs_go_first() {
+async fn oldest_kept_outputs_are_removed_first() {
     let machine = machine().await;
     for _ in 0..20 {
         run(&machine, shell("head -c 100001 /dev/zero")).await;
@@ -161,7 +162,7 @@ async fn old_kept_outputs_go_first() {
 }
 
 #[tokio::test]
-async fn stdin_arrives_whole_and_in_the_folder_that_was_asked_for() {
+async fn stdin_arrives_complete_in_the_requested_folder() {
     let machine = machine().await;
     fs::create_dir(machine.root.path().join("home/sandbox/work")).unwrap();
     let stdin: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[0]).collect();
@@ -173,7 +174,7 @@ async fn stdin_arrives_whole_and_in_the_folder_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn stdin_that_nobody_reads_does_not_hold_up_a_cancel() {
+async fn unread_stdin_does_not_delay_a_cancel() {
     let machine = machine().await;
     let command = Command { stdin: vec![0; 4_000_000], ..shell("touch started; sleep 1000") };
     let (ended, _) = run_until(&machine, command, Box::pin(machine.has_started())).await;
@@ -181,7 +182,7 @@ async fn stdin_that_nobody_reads_does_not_hold_up_a_cancel() {
 }
 
 #[tokio::test]
-async fn a_cancel_before_all_of_stdin_has_arrived_is_confirmed_too() {
+async fn cancel_before_the_end_of_stdin_is_confirmed() {
     let machine = machine().await;
     let command = Command { stdin: vec![0; 4_000_000], ..shell("sleep 1000") };
     let (ended, _) = run_until(&machine, command, Box::pin(std::future::ready(()))).await;
@@ -189,14 +190,14 @@ async fn a_cancel_before_all_of_stdin_has_arrived_is_confirmed_too() {
 }
 
 #[tokio::test]
-async fn a_signal_is_told_as_128_and_its_number() {
+async fn signal_is_reported_as_128_plus_its_number() {
     let machine = machine().await;
     let (ended, _) = run(&machine, shell("kill -TERM $$")).await;
     assert_eq!((ended.exit_code, ended.signal, ended.cause), (143, Some(15), EndCause::Exited));
 }
 
 #[tokio::test]
-async fn a_deadline_kills_children_that_ignore_signals_too() {
+async fn deadline_kills_children_that_ignore_signals() {
     let machine = machine().await;
     let mut command = shell("trap '' TERM INT HUP; (trap '' TERM; echo child; sleep 1000) & echo parent; wait");
     command.timeout = Duration::from_millis(500);
@@ -206,7 +207,7 @@ async fn a_deadline_kills_children_that_ignore_signals_too() {
 }
 
 #[tokio::test]
-async fn a_command_is_over_although_a_background_child_holds_its_pipes() {
+async fn command_ends_although_a_background_child_holds_its_pipes() {
     let machine = machine().await;
     let started = std::time::Instant::now();
     let (ended, outcome) = run(&machine, shell("sleep 5 & echo last; exit 0")).await;
@@ -244,7 +245,7 @@ async fn dropping_a_call_ends_its_command() {
 }
 
 #[tokio::test]
-async fn a_missing_program_is_named() {
+async fn error_for_a_missing_program_names_it() {
     let machine = machine().await;
     let command = Command { argv: vec!["no-such-program".to_owned()], script: None, ..shell("") };
     let mut ignore = |_, _: &[u8]| {};
@@ -255,7 +256,7 @@ async fn a_missing_program_is_named() {
 }
 
 #[tokio::test]
-async fn a_file_comes_back_byte_for_byte() {
+async fn file_is_read_back_byte_for_byte() {
     let machine = machine().await;
     let content: Vec<u8> = (0..3_000_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
     let place = path("deep/er/data.bin");
@@ -271,7 +272,7 @@ async fn a_file_comes_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_file_is_read_in_parts_that_fit_together() {
+async fn file_is_read_in_consecutive_parts() {
     let machine = machine().await;
     let content: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
     machine.agent.write_file(&path("data"), &content, Writing::default()).await.unwrap();
@@ -292,7 +293,7 @@ async fn a_file_is_read_in_parts_that_fit_together() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_kernel_makes_up_is_read_to_its_end() {
+async fn file_of_procfs_is_read_to_its_end() {
     let machine = machine().await;
     let proc = machine.root.path().join("proc-copy");
     fs::create_dir(&proc).unwrap();
@@ -305,7 +306,7 @@ async fn a_file_that_the_kernel_makes_up_is_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_file_is_replaced_at_once_and_keeps_its_mode() {
+async fn file_is_replaced_atomically_and_keeps_its_mode() {
     let machine = machine().await;
     let home = machine.root.path().join("home/sandbox");
     fs::write(home.join("script"), "old").unwrap();
@@ -316,7 +317,11 @@ async fn a_file_is_replaced_at_once_and_keeps_its_mode() {
     assert_eq!(fs::read(home.join("script")).unwrap(), b"new");
     assert_eq!(fs::metadata(home.join("script")).unwrap().permissions().mode() & 0o7777, 0o751);
     assert!(fs::symlink_metadata(home.join("link")).unwrap().is_symlink());
-    assert_eq!(std::io::read_to_string(reader).unwrap(), "old", "whoever had it open still has the old one");
+    assert_eq!(
+        std::io::read_to_string(reader).unwrap(),
+        "old",
+        "a reader that had it open still reads the old content"
+    );
     let how = Writing { mode: Some(0o600), append: false };
     machine.agent.write_file(&path("script"), b"newer", how).await.unwrap();
     assert_eq!(fs::metadata(home.join("script")).unwrap().permissions().mode() & 0o7777, 0o600);
@@ -324,7 +329,7 @@ async fn a_file_is_replaced_at_once_and_keeps_its_mode() {
 }
 
 #[tokio::test]
-async fn a_file_with_two_names_keeps_both() {
+async fn hard_linked_file_keeps_both_names() {
     let machine = machine().await;
     let home = machine.root.path().join("home/sandbox");
     fs::write(home.join("one"), "old").unwrap();
@@ -334,7 +339,7 @@ async fn a_file_with_two_names_keeps_both() {
 }
 
 #[tokio::test]
-async fn content_is_added_behind_what_is_there() {
+async fn append_adds_to_the_end_of_a_file() {
     let machine = machine().await;
     let how = Writing { mode: None, append: true };
     for part in ["one ", "two ", "three"] {
@@ -344,7 +349,7 @@ async fn content_is_added_behind_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_write_to_a_full_disk_leaves_the_old_content() {
+async fn write_to_a_full_disk_keeps_the_old_content() {
     let machine = machine().await;
     let small = machine.root.path().join("small");
     fs::create_dir(&small).unwrap();
@@ -354,7 +359,7 @@ async fn a_write_to_a_full_disk_leaves_the_old_content() {
     machine.agent.write_file(&place, b"old", Writing::default()).await.unwrap();
     let fault = machine.agent.write_file(&place, &vec![1; 2_000_000], Writing::default()).await.unwrap_err();
     let (content, names) = (fs::read(small.join("file")).unwrap(), fs::read_dir(&small).unwrap().count());
-    // The agent may still be closing what it had open.
+    // The agent may still hold the file open.
     nix::mount::umount2(&small, nix::mount::MntFlags::MNT_DETACH).unwrap();
     let (kind, message) = refusal(fault);
     assert_eq!(kind, RefusalKind::NoSpace, "{message}");
@@ -362,7 +367,7 @@ async fn a_write_to_a_full_disk_leaves_the_old_content() {
 }
 
 #[tokio::test]
-async fn a_listing_goes_below_and_has_names_that_are_not_utf_8() {
+async fn listing_is_recursive_and_has_names_that_are_not_utf_8() {
     use std::os::unix::ffi::OsStrExt;
     let machine = machine().await;
     let home = machine.root.path().join("home/sandbox");
@@ -379,7 +384,7 @@ async fn a_listing_goes_below_and_has_names_that_are_not_utf_8() {
 }
 
 #[tokio::test]
-async fn each_wrong_file_has_an_answer_of_its_own() {
+async fn each_kind_of_unusable_file_has_its_own_error() {
     let machine = machine().await;
     let home = machine.root.path().join("home/sandbox");
     fs::create_dir(home.join("folder")).unwrap();
@@ -409,7 +414,7 @@ async fn each_wrong_file_has_an_answer_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_link_that_leads_out_stays_inside_the_root() {
+async fn symlink_never_leaves_the_root() {
     let machine = machine().await;
     let home = machine.root.path().join("home/sandbox");
     std::os::unix::fs::symlink("/etc/hostname", home.join("out")).unwrap();
@@ -421,7 +426,7 @@ async fn a_link_that_leads_out_stays_inside_the_root() {
 }
 
 #[tokio::test]
-async fn a_folder_is_listed_in_order_and_no_further_than_asked() {
+async fn folder_is_listed_in_order_up_to_the_limit() {
     let machine = machine().await;
     for at in 0..600 {
         fs::write(machine.root.path().join(format!("home/sandbox/{at:03}")), b"x").unwrap();
@@ -436,7 +441,7 @@ async fn a_folder_is_listed_in_order_and_no_further_than_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_calls_share_the_link() {
+async fn concurrent_calls_share_the_link() {
     let machine = machine().await;
     let mut calls = Vec::new();
     for _ in 0..100 {
@@ -448,7 +453,7 @@ async fn many_calls_share_the_link() {
 }
 
 #[tokio::test]
-async fn a_power_off_ends_the_serving() {
+async fn power_off_ends_the_agent() {
     let machine = machine().await;
     machine.agent.power_off().await;
     timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap();
@@ -456,7 +461,7 @@ async fn a_power_off_ends_the_serving() {
 }
 
 #[tokio::test]
-async fn a_power_off_is_heard_while_as_many_calls_run_as_may() {
+async fn power_off_works_at_the_limit_of_calls() {
     let machine = machine().await;
     let running = (0..waggle_protocol::CALLS_MAX).map(|_| async {
         let mut ignore = |_, _: &[u8]| {};
@@ -478,13 +483,13 @@ async fn a_power_off_is_heard_while_as_many_calls_run_as_may() {
 }
 
 #[tokio::test]
-async fn an_agent_of_another_version_is_refused_with_both_versions_named() {
+async fn error_for_another_version_names_both_versions() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (near, mut far) = UnixStream::pair().unwrap();
     let mut preamble = waggle_protocol::handshake::preamble(waggle_protocol::Link::Call);
     preamble[8] = 99;
     far.write_all(&preamble).await.unwrap();
-    let fault = agent::connect(near, Patience::default()).await.unwrap_err();
+    let fault = agent::connect(near, Timeouts::default()).await.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
     assert_eq!(source, "peer has protocol version 99; must be 1");
     let mut answer = [0; 16];

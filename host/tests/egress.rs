@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of the egress link, as an honest guest meets it: real sockets on both sides of it, and no machine.
+//! The host's end of the egress link with an honest guest: real sockets on both sides, and no machine.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed step is a failed test")]
 
 #[path = "machines/log.rs"]
@@ -28,10 +28,10 @@ use waggle_protocol::{
     egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, Flow, FlowReply, HOST_ADDRESS, Refusal},
 };
 
-/// How long a stuck test waits before it says so.
+/// Timeout of a stuck test.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// A guest's end of a link, and what the host says of it.
+/// A guest's end of a link, and the refusals that the host reports.
 struct Rig {
     link: Opener,
     served: JoinHandle<ServeFault>,
@@ -44,10 +44,10 @@ async fn rig(policy: &str) -> Rig {
 
 async fn rig_by(policy: &str, gateway: Gateway) -> Rig {
     let refused: Arc<Mutex<Vec<String>>> = Arc::default();
-    let heard = Arc::clone(&refused);
+    let reported = Arc::clone(&refused);
     let network = Network {
         egress: Egress::new(policy.parse().unwrap(), None),
-        on_refusal: Arc::new(move |refused| heard.lock().unwrap().push(refused.to_string())),
+        on_refusal: Arc::new(move |refused| reported.lock().unwrap().push(refused.to_string())),
     };
     let (near, mut far) = UnixStream::pair().unwrap();
     let served = tokio::spawn(serve(near, Arc::new(Guest::new(network, Arc::new(gateway)))));
@@ -62,14 +62,14 @@ impl Rig {
         stream
     }
 
-    /// The flow, if there is one.
+    /// Opens a flow, or returns the refusal.
     async fn connect(&self, address: IpAddr, port: u16) -> Result<Stream, Refusal> {
         let mut stream = self.ask(&EgressRequest::Connect { address: Address::from(address), port }).await;
         let mut reader = FrameReader::new(&mut stream);
         match timeout(STUCK, reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
             FlowReply::Connected => Ok(stream),
             FlowReply::Refused { reason } => Err(reason),
-            FlowReply::Answer { .. } => panic!("nobody asked for a name"),
+            FlowReply::Answer { .. } => panic!("an answer to a connect"),
         }
     }
 
@@ -77,7 +77,7 @@ impl Rig {
         self.connect(address.parse().unwrap(), port).await.err()
     }
 
-    /// The code of the answer, and its IPv4 addresses.
+    /// Resolves a name; returns the code of the answer and its IPv4 addresses.
     async fn resolve(&self, name: &str) -> (u8, Vec<IpAddr>) {
         let mut message = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
@@ -107,7 +107,7 @@ async fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Says something, ends, and takes everything that comes back.
+/// Sends a question, ends its direction, and returns everything that comes back.
 async fn exchange(stream: &mut Stream, question: &[u8]) -> Vec<u8> {
     let (read, write) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
@@ -133,7 +133,7 @@ async fn answer_one(listener: &TcpListener) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_rule_opens_one_port_of_the_host_s_loopback() {
+async fn rule_opens_one_port_of_the_host_loopback() {
     let ((listener, port), (_other, shut)) = (listen().await, listen().await);
     let rig = rig(&format!("127.0.0.1:{port}")).await;
     let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_rule_opens_one_port_of_the_host_s_loopback() {
 }
 
 #[tokio::test]
-async fn the_public_policy_leads_to_no_place_near_the_host() {
+async fn public_policy_reaches_nothing_near_the_host() {
     let (_listener, port) = listen().await;
     let rig = rig("public").await;
     let mut own: Vec<String> = nix::ifaddrs::getifaddrs()
@@ -182,7 +182,7 @@ async fn the_public_policy_leads_to_no_place_near_the_host() {
 }
 
 #[tokio::test]
-async fn every_address_allowed_is_still_none_of_the_guest_s_own_ones() {
+async fn rule_for_all_addresses_excludes_the_own_addresses_of_a_guest() {
     let (_listener, port) = listen().await;
     let rig = rig("deny 127.0.0.0/8, 0.0.0.0/0, ::/0").await;
     for address in ["10.0.77.1", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1", "127.0.0.1", "::ffff:0.0.0.0"] {
@@ -191,7 +191,7 @@ async fn every_address_allowed_is_still_none_of_the_guest_s_own_ones() {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_to_loopback_leads_nowhere_unless_the_address_is_allowed() {
+async fn name_resolves_to_loopback_only_if_the_address_is_allowed() {
     for policy in ["public", "localhost", "*.invalid", "10.0.0.0/8"] {
         let rig = rig(policy).await;
         assert_eq!(rig.resolve("localhost").await, (3, vec![]), "{policy}");
@@ -206,10 +206,10 @@ async fn a_name_that_leads_to_loopback_leads_nowhere_unless_the_address_is_allow
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_there_is_told_so_and_one_that_is_not_allowed_is_not_asked_for() {
+async fn unknown_name_is_reported_and_a_denied_one_is_not_looked_up() {
     let rig = rig("nobody.invalid, 192.0.2.0/24").await;
     let (code, addresses) = rig.resolve("nobody.invalid").await;
-    // A host without a resolver of its own can't say for sure.
+    // A host without a name server reports a failure.
     assert!(matches!(code, 2 | 3) && addresses.is_empty(), "{code}");
     assert_eq!(rig.refusals(), [""; 0]);
     let narrow = self::rig("index.example").await;
@@ -218,7 +218,7 @@ async fn a_name_that_is_not_there_is_told_so_and_one_that_is_not_allowed_is_not_
 }
 
 #[tokio::test]
-async fn who_does_not_answer_is_told_apart_from_who_refuses() {
+async fn refused_connection_differs_from_a_denied_one() {
     let (listener, port) = listen().await;
     drop(listener);
     let rig = rig("127.0.0.1").await;
@@ -227,7 +227,7 @@ async fn who_does_not_answer_is_told_apart_from_who_refuses() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_machine_resets_its_flows() {
+async fn end_of_a_machine_resets_its_flows() {
     let (listener, port) = listen().await;
     let rig = rig("127.0.0.1").await;
     let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
@@ -239,7 +239,7 @@ async fn the_end_of_a_machine_resets_its_flows() {
     assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// The timer that the kernel runs for a connection to `port`, and when it goes off (`proc_pid_net_tcp`, proc(5)).
+/// The kernel's timer of a connection to `port`, and its remaining time (`proc_pid_net_tcp`, proc(5)).
 fn timer_of(port: u16) -> Option<(String, u64)> {
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&format!("0100007F:{port:04X}")))?;
@@ -248,7 +248,7 @@ fn timer_of(port: u16) -> Option<(String, u64)> {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_silent_is_asked_within_a_minute_whether_it_is_there() {
+async fn silent_peer_is_probed_within_a_minute() {
     const KEEPALIVE: &str = "02";
     let (listener, port) = listen().await;
     let rig = rig("127.0.0.1").await;
@@ -256,7 +256,7 @@ async fn a_peer_that_is_silent_is_asked_within_a_minute_whether_it_is_there() {
     let (mut server, _) = listener.accept().await.unwrap();
     FrameWriter::new(&mut flow).send(&Flow::Data(b"bee")).await.unwrap();
     server.read_exact(&mut [0; 3]).await.unwrap();
-    // Once what was sent is acknowledged, the only timer is that for silence.
+    // Once everything is acknowledged, the only timer left is the one of keepalive.
     let silence = async {
         loop {
             match timer_of(port) {
@@ -266,12 +266,12 @@ async fn a_peer_that_is_silent_is_asked_within_a_minute_whether_it_is_there() {
         }
     };
     let ticks = timeout(STUCK, silence).await.unwrap();
-    // The kernel tells times in hundredths of a second.
+    // The kernel reports hundredths of a second.
     assert!((1..=60 * 100).contains(&ticks), "{ticks}");
 }
 
 #[tokio::test]
-async fn more_flows_than_the_host_has_room_for_are_refused_as_such() {
+async fn flows_beyond_the_limit_are_refused_as_busy() {
     let (_listener, port) = listen().await;
     let rig = rig_by("127.0.0.1", Gateway::new(None, 2)).await;
     let mut flows = Vec::new();
@@ -283,7 +283,7 @@ async fn more_flows_than_the_host_has_room_for_are_refused_as_such() {
     timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
 }
 
-/// Bytes that the host takes for a server that reads none.
+/// The number of bytes that the host accepts for a server that does not read.
 async fn taken(flow: &mut Stream) -> usize {
     let (read, write) = tokio::io::split(flow);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
@@ -294,10 +294,10 @@ async fn taken(flow: &mut Stream) -> usize {
             (credit, taken) = (credit - 4096, taken + 4096);
         }
         match timeout(Duration::from_millis(500), reader.receive::<Flow<'_>>()).await {
-            Ok(heard) => match heard.unwrap().unwrap() {
+            Ok(received) => match received.unwrap().unwrap() {
                 Flow::Credit { bytes } => credit += bytes as usize,
                 other @ (Flow::Data(_) | Flow::End | Flow::Reset) => {
-                    panic!("{other:?} from a server that says nothing")
+                    panic!("{other:?} from a server that sends nothing")
                 }
             },
             Err(_full) => return taken,
@@ -306,7 +306,7 @@ async fn taken(flow: &mut Stream) -> usize {
 }
 
 #[tokio::test]
-async fn the_kernel_keeps_little_of_a_machine_s_further_flows() {
+async fn further_flows_of_a_machine_get_small_buffers() {
     let (_listener, port) = listen().await;
     let rig = rig("127.0.0.1").await;
     let mut flows = Vec::new();
@@ -316,12 +316,12 @@ async fn the_kernel_keeps_little_of_a_machine_s_further_flows() {
     let (first, last) = (taken(&mut flows[0]).await, taken(&mut flows[8]).await);
     assert!(first > 1024 * 1024 && last < 1024 * 1024, "{first}, {last}");
     flows.remove(0);
-    // The place of a flow that has ended is another's.
+    // The permit of a flow that has ended goes to another one.
     let next = async { while taken(&mut rig.connect(HOST_ADDRESS.into(), port).await.unwrap()).await < 1024 * 1024 {} };
     timeout(STUCK, next).await.unwrap();
 }
 
-/// A proxy for one connection: its request, and the connection behind it.
+/// Accepts one connection as a proxy; returns the request, and the connection.
 async fn proxied(listener: &TcpListener, answer: &str) -> (String, TcpStream) {
     let (mut proxy, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();
@@ -333,7 +333,7 @@ async fn proxied(listener: &TcpListener, answer: &str) -> (String, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_proxy_is_asked_to_connect_and_carries_the_flow() {
+async fn proxy_connects_and_carries_the_flow() {
     let (listener, port) = listen().await;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let proxy: Proxy = format!("http://bee:honey@{address}").parse().unwrap();
@@ -357,7 +357,7 @@ async fn a_proxy_is_asked_to_connect_and_carries_the_flow() {
 }
 
 #[tokio::test]
-async fn a_proxy_password_is_in_no_log_whatever_is_logged() {
+async fn logs_never_contain_the_proxy_password() {
     let written = log::capture(tracing::Level::TRACE);
     let (listener, port) = listen().await;
     let proxy: Proxy = format!("http://bee:honey@127.0.0.1:{port}").parse().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The real program with a password in its settings: nothing that it prints holds the password, whatever is wrong.
+//! The real program with a password in its settings: nothing that it prints contains the password, whatever the error.
 #![expect(clippy::unwrap_used, reason = "a test ends where its preparation fails")]
 
 use std::{
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const PASSWORD: &str = "honey-in-the-pot";
 
-/// `bee` and the password, as they travel.
+/// `bee` and the password as they are sent: in Base64.
 const CREDENTIALS: &str = "YmVlOmhvbmV5LWluLXRoZS1wb3Q=";
 
 /// A registry's token.
@@ -30,7 +30,7 @@ const VALID: &str = "http://bee:honey-in-the-pot@127.0.0.1:3128";
 /// An environment's id.
 const ID: &str = "123e4567-e89b-42d3-a456-426614174000";
 
-/// URLs that no proxy setting takes, each with a password in it.
+/// Invalid URLs of a proxy, each with the password in it.
 const INVALID: [&str; 7] = [
     "https://bee:honey-in-the-pot@h:3128",
     "http://bee:honey-in-the-pot@h",
@@ -41,7 +41,7 @@ const INVALID: [&str; 7] = [
     "http://h:honey-in-the-pot",
 ];
 
-/// The commands that take the setting.
+/// The commands that have the setting.
 const COMMANDS: [&[&str]; 3] = [&["serve"], &["doctor"], &["run", "python", "script.py"]];
 
 /// A home folder for the program.
@@ -61,7 +61,7 @@ impl Host {
         command
     }
 
-    /// Writes a file of the mode that secrets need.
+    /// Writes a file with the mode that a file of secrets must have.
     fn file(&self, content: &str) -> PathBuf {
         let path = self.folder.path().join("proxy");
         fs::write(&path, content).unwrap();
@@ -70,7 +70,7 @@ impl Host {
     }
 }
 
-/// All that a command prints, once it has ended.
+/// Runs a command to its end; returns everything that it prints, which must contain no secret.
 fn printed(command: &mut Command) -> (Output, String) {
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -87,7 +87,7 @@ fn refused(command: &mut Command, expected: &str) {
 }
 
 #[test]
-fn an_invalid_proxy_is_refused_without_its_password() {
+fn error_for_an_invalid_proxy_hides_its_password() {
     let host = Host::new();
     for arguments in COMMANDS {
         for url in INVALID {
@@ -100,7 +100,7 @@ fn an_invalid_proxy_is_refused_without_its_password() {
 }
 
 #[test]
-fn an_invalid_proxy_file_is_refused_by_its_path() {
+fn error_for_an_invalid_proxy_file_names_its_path() {
     let host = Host::new();
     for url in INVALID {
         let path = host.file(url);
@@ -114,7 +114,7 @@ fn an_invalid_proxy_file_is_refused_by_its_path() {
 }
 
 #[test]
-fn two_settings_for_the_proxy_are_refused_by_both_names() {
+fn error_for_two_proxy_settings_names_both() {
     let host = Host::new();
     let path = host.file(VALID);
     for arguments in COMMANDS {
@@ -126,7 +126,7 @@ fn two_settings_for_the_proxy_are_refused_by_both_names() {
 }
 
 #[test]
-fn a_misplaced_proxy_is_refused_without_its_password() {
+fn error_for_a_misplaced_proxy_hides_its_password() {
     let host = Host::new();
     for arguments in [
         &["serve", "--egress-proxy", VALID, "--egress-proxy", VALID][..],
@@ -144,7 +144,7 @@ fn a_misplaced_proxy_is_refused_without_its_password() {
 }
 
 #[test]
-fn no_help_shows_the_value_of_the_proxy() {
+fn help_never_shows_the_proxy() {
     let host = Host::new();
     let pages = host.folder.path().join("pages");
     let man = ["man", pages.to_str().unwrap()];
@@ -175,7 +175,7 @@ fn texts(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn no_error_shows_what_a_server_is_asked_with() {
+fn errors_never_show_the_credentials_for_a_server() {
     let host = Host::new();
     let remote = |url, command: &[&str]| {
         let mut asking = host.command(&command[..1]);
@@ -191,7 +191,7 @@ fn no_error_shows_what_a_server_is_asked_with() {
 }
 
 #[test]
-fn no_log_of_a_pull_shows_a_password_or_a_token() {
+fn logs_of_a_pull_never_show_passwords_or_tokens() {
     let host = Host::new();
     let registry = Answering::start(|head, address| match head.split(' ').nth(1) {
         Some("/v2/") => format!("401 No\r\nWWW-Authenticate: Bearer realm=\"http://{address}/token\"\r\n\r\n"),
@@ -210,7 +210,7 @@ fn no_log_of_a_pull_shows_a_password_or_a_token() {
 }
 
 #[test]
-fn no_log_shows_the_password_of_the_proxy_that_images_come_through() {
+fn logs_never_show_the_password_of_the_pull_proxy() {
     let host = Host::new();
     let proxy = Answering::start(|_head, _address| "407 No\r\n\r\n".to_owned());
     let url = format!("http://bee:{PASSWORD}@{}", proxy.address);
@@ -220,7 +220,7 @@ fn no_log_shows_the_password_of_the_proxy_that_images_come_through() {
     assert!(heads.iter().any(|head| head.contains(&format!("Basic {CREDENTIALS}"))), "{heads:?}");
 }
 
-/// A server that answers each request by its head, and keeps the heads.
+/// A server that answers each request by its head, and collects the heads.
 struct Answering {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -231,7 +231,7 @@ impl Answering {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, heads) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
         let kept = Arc::clone(&heads);
-        // It ends with the process of the tests.
+        // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();

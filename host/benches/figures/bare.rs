@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The floor: waggle's own QEMU command line with an init that says that it runs and then moves bytes over one vsock
-//! connection, with nothing in between (`guest-agent/examples/raw_vsock.rs`).
+//! The lower bound: waggle's own QEMU command line with an init that reports its start and then moves bytes over one
+//! vsock connection, and nothing in between (`guest-agent/examples/raw_vsock.rs`).
 
 use std::{
     ffi::OsStr,
@@ -24,12 +24,12 @@ use crate::{
     stats::timed,
 };
 
-/// As `raw_vsock.rs` has them.
+/// The same values as in `raw_vsock.rs`.
 const PORT: u32 = 1026;
 const SEND: u8 = b's';
 const TAKE: u8 = b't';
 
-/// What the raw link needs; a kernel may have some built in.
+/// Modules that the raw link needs; a kernel may have some built in.
 const MODULES: [&str; 6] = [
     "virtio_ring",
     "virtio",
@@ -39,14 +39,14 @@ const MODULES: [&str; 6] = [
     "vmw_vsock_virtio_transport",
 ];
 
-/// A bare machine's parts: made once.
+/// The initial root of bare machines, built once.
 pub(crate) struct Bare {
     initial_root: Vec<u8>,
 }
 
-/// One that runs.
+/// A bare machine that runs.
 pub(crate) struct Running {
-    /// From QEMU's start to init's first words.
+    /// Time from QEMU's start to init's first words.
     pub(crate) init: Duration,
     link: UnixStream,
     _programs: [Child; 2],
@@ -59,7 +59,7 @@ impl Bare {
         Self { initial_root: cpio::initial_root(&static_example("raw_vsock"), &modules) }
     }
 
-    /// Starts one in `folder` with the command line `line` of one of waggle's machines.
+    /// Starts a machine in `folder` with the command line of one of waggle's machines.
     pub(crate) async fn start(&self, line: &[String], folder: &Path) -> Running {
         fs::write(folder.join("initramfs"), &self.initial_root).unwrap();
         let listener = UnixListener::bind(folder.join(format!("link_{PORT}"))).unwrap();
@@ -83,7 +83,7 @@ impl Bare {
 }
 
 impl Running {
-    /// Has the guest send that much; the time is from the order to the last byte.
+    /// Receives that many bytes from the guest; returns the time from the order to the last byte.
     pub(crate) async fn up(&mut self, bytes: usize) -> Duration {
         let mut content = Vec::with_capacity(bytes);
         let (link, limit) = (&mut self.link, bytes as u64);
@@ -96,7 +96,7 @@ impl Running {
         time
     }
 
-    /// Sends the guest that much; the time ends when it says that it has all of it.
+    /// Sends the content to the guest; returns the time until it confirms the last byte.
     pub(crate) async fn down(&mut self, content: &[u8]) -> Duration {
         let work = async {
             order(&mut self.link, TAKE, content.len()).await;
@@ -106,7 +106,7 @@ impl Running {
         timed(work).await.0
     }
 
-    /// One byte there and one back.
+    /// Sends one byte and receives one.
     pub(crate) async fn round_trip(&mut self) -> Duration {
         self.down(&[]).await
     }
@@ -124,7 +124,7 @@ fn quiet(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     command
 }
 
-// The scratch disk is the other machine's, and its vsock device came by a descriptor.
+// The scratch disk is the other machine's, and its vsock device was passed as a descriptor.
 fn without_run_folder(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = arguments.iter().peekable();

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What waggle adds to a bare machine: to its boot, to a command's own time, to the transport of bytes.
+//! The cost of waggle over a bare machine: for its boot, for a command, and for moving bytes.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::json;
 use waggle::domain::{
@@ -14,16 +14,15 @@ use waggle::domain::{
 
 use crate::{
     bare::Bare,
-    places::{image, qemu_in},
+    places::{image, qemu_in, root},
     served::{Served, Site},
     stats::{Samples, rate, rounds, timed},
 };
 
-/// Boots of either kind, in turn.
+/// Boots of each kind, in turn.
 const BOOTS: usize = 9;
-/// Calls whose time is measured.
 const CALLS: usize = 100;
-/// Files moved, and of which size.
+/// Files moved in each direction, and the size of each.
 const FILES: usize = 15;
 const FILE_BYTES: usize = 8 << 20;
 
@@ -46,12 +45,12 @@ struct Figures {
     write_mcp: Samples,
 }
 
-/// Measures, and writes its part of the page.
+/// Measures everything and returns the table.
 pub(crate) async fn measure() -> String {
     let site = Site::open().await;
     let mut figures = Figures::default();
     let bare = Bare::new();
-    // The first one prepares the image.
+    // The first start prepares the image.
     site.start(&image("shell")).await.stop().await;
     boots(&site, &bare, &mut figures).await;
     calls(&site, &bare, &mut figures).await;
@@ -108,8 +107,8 @@ fn path() -> GuestPath {
     GuestPath::parse("file").unwrap()
 }
 
-/// A command, without a script's file.
-pub(crate) fn command(argv: &[&str]) -> Command {
+/// A command without a script's file.
+fn command(argv: &[&str]) -> Command {
     Command {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         script: None,
@@ -123,8 +122,8 @@ pub(crate) fn command(argv: &[&str]) -> Command {
     }
 }
 
-/// The time of the whole call, and what the agent measured from spawn to exit.
-pub(crate) async fn run_true(machine: &dyn Machine) -> (Duration, Duration) {
+/// Runs `true`; returns the time of the whole call, and the agent's time from spawn to exit.
+async fn run_true(machine: &dyn Machine) -> (Duration, Duration) {
     let mut ignore = |_stream, _bytes: &[u8]| {};
     let call = machine.agent().exec(command(&["/bin/true"]), Box::pin(std::future::pending()), &mut ignore);
     let (total, ended) = timed(call).await;
@@ -167,19 +166,21 @@ impl Figures {
     fn page(&self) -> String {
         let median = |samples: &Samples| samples.median();
         let (up, down) = (median(&self.raw_up), median(&self.raw_down));
+        let agent_bytes = fs::metadata(root().join("target/agent/waggle-agent")).unwrap().len();
         format!(
             "
 | what | figure | against | aim |
 | --- | --- | --- | --- |
 | start to ready | {:.0} ms | {:.2} × the {:.0} ms from QEMU's start to init on a bare machine | 1.3 |
 | `create_environment` over MCP, image prepared | {:.0} ms | | |
-| `execute` of `true` over MCP, less spawn to exit | {:.1} ms (p99 {:.1}) | one vsock round trip takes {:.2} ms | under 5 ms |
+| `execute` of `true` over MCP, less spawn to exit | {:.1} ms (p99 {:.1}) | vsock round trip: {:.2} ms | under 5 ms |
 | the same without MCP, and without a script's file | {:.1} ms of {:.1} | | |
 | write of one byte, and read | {:.1} ms, {:.1} ms | | |
 | write of 8 MiB | {:.0} MiB/s | {:.0} % of {down:.0} MiB/s raw | 80 % |
 | read of 8 MiB | {:.0} MiB/s | {:.0} % of {up:.0} MiB/s raw | 80 % |
 | `write_file` of 8 MiB over MCP | {:.0} MiB/s | {:.0} % of raw | |
 | `read_file` of 8 MiB over MCP | {:.0} MiB/s | {:.0} % of raw | |
+| binary of the guest agent | {:.2} MiB | | at most 2 MiB |
 ",
             median(&self.ready),
             median(&self.ready) / median(&self.init),
@@ -200,6 +201,7 @@ impl Figures {
             100.0 * median(&self.write_mcp) / down,
             median(&self.read_mcp),
             100.0 * median(&self.read_mcp) / up,
+            agent_bytes as f64 / f64::from(1 << 20),
         )
     }
 }

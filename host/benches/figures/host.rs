@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a run ran on.
+//! The processors of the machine that a run is on.
 
 use std::fs;
 
-/// How many processors of which model.
+/// The number of processors and their model.
 pub(crate) fn processors() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": an unknown processor");

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where the tasks put what the figures need, and the processes of the machines that run.
+//! Paths of programs and images that the tasks prepare, and the processes of running machines.
 
 use std::{
     env, fs,
@@ -10,12 +10,11 @@ use std::{
 
 use waggle::domain::image::ImageRef;
 
-/// The work tree.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A program in `PATH`, or among those that the tasks install.
+/// Finds a program in `PATH` or among those that the tasks install.
 pub(crate) fn program(name: &str) -> PathBuf {
     let search = env::var_os("PATH").unwrap_or_default();
     let installed = [root().join("target/tools/bin"), "/usr/sbin".into()];
@@ -28,7 +27,7 @@ pub(crate) fn kernel() -> PathBuf {
     root().join("target/kernel")
 }
 
-/// One of the images that the tasks build.
+/// The reference of an image that the tasks build.
 pub(crate) fn image(name: &str) -> ImageRef {
     format!("oci:{}", root().join("target/images").join(name).display()).parse().unwrap()
 }

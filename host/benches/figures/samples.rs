@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// What was measured, in the order in which it came.
+/// Samples in the order of measurement.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -18,7 +18,7 @@ impl Samples {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
-    /// The smallest sample that `percent` of all do not exceed.
+    /// The smallest sample that `percent` of all samples do not exceed.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

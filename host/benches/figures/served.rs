@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What starts machines, and the server on top of it with a client that keeps its connection.
+//! Machines, and a server on them with a client that keeps its connection.
 
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
@@ -31,10 +31,10 @@ use waggle::{
 
 use crate::places::{kernel, program};
 
-/// A boot takes 3 s under emulation; one that has not come by then hangs.
+/// Boot timeout; a boot takes 3 s under emulation.
 const BOOT_MAX: Duration = Duration::from_secs(60);
 
-/// Machines, in a data folder of their own.
+/// A source of machines with a data folder of its own.
 pub(crate) struct Site {
     folder: TempDir,
     pub(crate) vms: Arc<Vms>,
@@ -42,7 +42,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn open() -> Self {
-        // Sockets below it have long paths, of which Linux takes 107 bytes.
+        // Sockets below it have long paths, and Linux limits them to 107 bytes.
         let folder = tempfile::Builder::new().prefix("wb-").tempdir_in("/tmp").unwrap();
         let settings = VmSettings {
             data_dir: folder.path().to_owned(),
@@ -116,6 +116,6 @@ impl Served {
 fn settings() -> Settings {
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
     let command = cli::parse(words, &|_variable| None).unwrap().command;
-    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    let Command::Serve(settings) = command else { panic!("{command:?} instead of serve") };
     *settings
 }

@@ -1,29 +1,29 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How figures come about.
+//! Timing, rates, and the number of rounds.
 
 use std::time::{Duration, Instant};
 
 pub(crate) use crate::samples::Samples;
 
-/// Runs `work` and tells how long it took.
+/// Runs `work` and returns the time it took with its result.
 pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     let started = Instant::now();
     let outcome = work.await;
     (started.elapsed(), outcome)
 }
 
-/// MiB/s.
+/// The rate in MiB/s.
 pub(crate) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 20) / time.as_secs_f64()
 }
 
-/// Whether this run only takes a look.
+/// Whether `--quick` asks for fewer rounds and no page.
 pub(crate) fn is_quick() -> bool {
     std::env::args().any(|word| word == "--quick")
 }
 
-/// How often to measure.
+/// The number of rounds: `usual`, or a fifth of it with `--quick`.
 pub(crate) fn rounds(usual: usize) -> usize {
     if is_quick() { usual.div_ceil(5) } else { usual }
 }

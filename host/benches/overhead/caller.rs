@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A client that does as little as a client can: one request, one answer, over a connection that it keeps.
+//! A minimal client: one request and one response at a time, over a kept connection.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const SESSION_VERSION: &str = "2025-11-25";
 const STATELESS_VERSION: &str = "2026-07-28";
 
-/// How requests are made.
+/// The protocol version of the requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Dialect {
     Plain,
@@ -28,7 +28,7 @@ impl Dialect {
     }
 }
 
-/// A client with a connection, and a session where the dialect has them, of its own.
+/// A client with its own connection, and its own session if the protocol version has sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     http: Client,
@@ -68,7 +68,7 @@ impl Caller {
         }
     }
 
-    /// Calls a tool: how long that took, and the answer as it came.
+    /// Calls a tool; returns the time it took, and the body of the response.
     pub(crate) async fn call(&self, tool: &str, arguments: &Value) -> (Duration, String) {
         let meta = match self.dialect {
             Dialect::Stateless => json!({

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The cheapest call there is, to each server in turn.
+//! The cheapest call, to each server in turn.
 
 use std::time::{Duration, Instant};
 
@@ -14,24 +14,24 @@ use crate::{
 
 const TOOL: &str = "list_environments";
 
-/// How many call at once.
+/// Numbers of concurrent clients.
 const CLIENTS: [usize; 2] = [1, 32];
 
-/// The index of the server that answers without MCP.
+/// The index of the server without MCP.
 const AXUM: usize = 0;
 
-/// How long each server is called at a stretch, and how often that comes around.
+/// The length of one server's turn, and the number of turns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     pub(crate) stretch: Duration,
     pub(crate) rounds: u32,
 }
 
-/// One server, in one dialect.
+/// One server, in one protocol version.
 pub(crate) struct Contestant {
     name: &'static str,
     dialect: Dialect,
-    /// The index of the server of the same dialect that is compared with.
+    /// The index of the bare server with the same protocol version.
     rival: usize,
     callers: Vec<Caller>,
 }
@@ -43,7 +43,7 @@ struct Outcome {
     time: Duration,
 }
 
-/// Bare axum, and bare rmcp and waggle in both dialects.
+/// Connects to bare axum, and to bare rmcp and waggle in both protocol versions.
 pub(crate) async fn contestants(axum: &str, rmcp: &str, waggle: &str) -> Vec<Contestant> {
     let mut contestants = Vec::new();
     for (name, url, dialect, rival) in [
@@ -62,7 +62,7 @@ pub(crate) async fn contestants(axum: &str, rmcp: &str, waggle: &str) -> Vec<Con
     contestants
 }
 
-/// Measures, and writes its table.
+/// Measures all servers and returns the table.
 pub(crate) async fn measure(contestants: &[Contestant], turns: Turns) -> String {
     let mut table = "
 | server | dialect | clients | p50 ms | p99 ms | calls/s | p50 against bare axum | against bare rmcp |
@@ -71,7 +71,7 @@ pub(crate) async fn measure(contestants: &[Contestant], turns: Turns) -> String 
     .to_owned();
     for clients in CLIENTS {
         let mut outcomes: Vec<Outcome> = contestants.iter().map(|_| Outcome::default()).collect();
-        // The machine is shared and its speed varies, so all have their share of each minute.
+        // The machine is shared and its speed varies, so the servers take turns within each minute.
         for _ in 0..turns.rounds {
             for (contestant, outcome) in contestants.iter().zip(&mut outcomes) {
                 stretch(&contestant.callers[..clients], turns.stretch, outcome).await;

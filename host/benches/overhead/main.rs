@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/overhead.md: what a tool call costs over bare axum and over bare rmcp, in both
-//! dialects, and where the time of an `execute` goes. `./taskw bench-overhead` starts it; with `--quick` it writes
-//! nothing.
+//! The figures of docs/benchmarks/overhead.md: the cost of a tool call over bare axum and bare rmcp, in both protocol
+//! versions, and the stages of an `execute`. `./taskw bench-overhead` starts it; with `--quick` it writes nothing.
 //!
-//! Server and clients share a process and its processors; the tool is the cheapest that there is on either side, so
-//! what is left is the way there and back.
+//! Server and clients share a process and its processors. The tool is the cheapest on each side, so the round trip
+//! dominates.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -35,19 +34,19 @@ const PAGE: &str = "../docs/benchmarks/overhead.md";
 const FOOT: &str = "
 ## What the numbers mean
 
-- Bare axum reads JSON and writes JSON, without MCP. Bare rmcp has a handler that answers with a constant, behind axum as
-  in waggle. waggle is what users have, tokens aside: limits of connections, bodies, sessions and calls, principals,
-  arguments checked, the result as text and as structured content.
-- In the dialect with sessions an answer is a stream of events; in the stateless one it is a document.
-- Server and clients share the processors, so the clients' work is in the figures, too.
-- The stages are those that `RUST_LOG=info,waggle::stages=debug` logs, of one client without sessions; each row is the median of
-  its own, so the rows need not add up to the first one. The agent is the real one, in this process instead of in a
-  machine: what a machine adds to `guest` is in [calls.md](calls.md).
+- Bare axum reads JSON and writes JSON, without MCP. Bare rmcp has a handler that returns a constant, behind axum as in
+  waggle. waggle is the product without tokens: limits of connections, bodies, sessions and calls, principals, checked
+  arguments, the result as text and as structured content.
+- In the protocol version with sessions a response is a stream of events; in the stateless one it is a document.
+- Server and clients share the processors, so the figures include the clients' work.
+- The stages are those that `RUST_LOG=info,waggle::stages=debug` logs, of one client without sessions; each row is a
+  median of its own, so the rows need not add up to the first one. The agent is the real one, in this process instead
+  of a machine: [calls.md](calls.md) shows what a machine adds to `guest`.
 ";
 
 #[tokio::main]
 async fn main() {
-    // Clients of registries need one, and these are built like them.
+    // The HTTP client is built without a provider of its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let quick = std::env::args().any(|word| word == "--quick");
     let (turns, calls) = if quick {
@@ -58,9 +57,11 @@ async fn main() {
     let (waggle, url) = servers::waggle().await;
     let contestants = contest::contestants(&servers::axum().await, &servers::rmcp().await, &url).await;
     let mut page = format!(
-        "# What a call costs\n\n`./taskw bench-overhead` measures all of this and writes this page; \
-         `./taskw bench-overhead -- --quick` takes a look and writes nothing.\n\nThis run: {}. \
-         The servers were called in turn, half a second each time, because the machine is shared and its speed varies.\n\n## A call that does nothing\n",
+        "# What a call costs\n\n\
+         `./taskw bench-overhead` measures all of this and writes this page; with `-- --quick` it measures less and\n\
+         writes nothing.\n\n\
+         This run: {}. The servers were called in turn, half a second each time, because the machine is\n\
+         shared and its speed varies.\n\n## A call that does nothing\n",
         host::processors()
     );
     page += &contest::measure(&contestants, turns).await;

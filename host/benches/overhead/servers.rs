@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The servers that are compared: axum alone, rmcp alone behind it, and waggle with the real agent in this process.
+//! The compared servers: axum alone, rmcp behind axum, and waggle with the real agent in this process.
 
 use std::{ffi::OsString, sync::Arc};
 
@@ -23,7 +23,7 @@ use waggle::{
 
 use crate::machines::InProcess;
 
-/// Answers every call with what `list_environments` says on an empty server.
+/// A handler that responds to every call with the result of `list_environments` on an empty server.
 #[derive(Clone)]
 struct Bare;
 
@@ -69,7 +69,7 @@ pub(crate) async fn rmcp() -> String {
 
 pub(crate) async fn waggle() -> (Waggle, String) {
     let words = ["waggle", "serve"].map(OsString::from);
-    let Command::Serve(settings) = cli::parse(words, &|_| None).unwrap().command else { panic!("serve was asked for") };
+    let Command::Serve(settings) = cli::parse(words, &|_| None).unwrap().command else { panic!("not serve") };
     let image = || "oci:/in-process".parse::<ImageRef>().unwrap();
     let images = ByRuntime { python: image(), node: image(), shell: image() };
     let mut waggle = Waggle::start(&settings, images, Arc::new(InProcess::default()));

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where the time of an `execute` goes, by the spans that an operator can switch on.
+//! The stages of an `execute`, measured by the spans that an operator can enable.
 
 use std::{
     collections::HashMap,
@@ -27,15 +27,15 @@ use crate::{
 /// The spans of one call.
 const SPANS: [&str; 6] = ["request", "body", "call", "begin", "guest", "result"];
 
-/// What the stages are, in the order of the table, and what is in each.
+/// The stages in the order of the table, and their contents.
 const ROWS: [(&str, &str); 8] = [
-    ("round trip", "all that the client waits for"),
-    ("outside `request`", "the client, the connection, and the answer's way back"),
+    ("round trip", "everything that the client waits for"),
+    ("outside `request`", "the client, the connection, and the response's way back"),
     ("`body`", "reading the request's body"),
     ("rest of `request`", "HTTP and rmcp: routing, JSON, the way to the handler and back"),
-    ("rest of `call`", "arguments, admission, the command's making"),
+    ("rest of `call`", "arguments, admission, building the command"),
     ("`begin`", "until the environment takes the call"),
-    ("`guest`", "until its agent has answered: link, script, spawn, the command, its outputs"),
+    ("`guest`", "until its agent has responded: link, script, spawn, the command, its outputs"),
     ("`result`", "writing the result as text and as structured content"),
 ];
 
@@ -44,7 +44,7 @@ const ROWS: [(&str, &str); 8] = [
 struct Ended(Arc<Mutex<HashMap<&'static str, Duration>>>);
 
 impl Ended {
-    /// The times of a call that has been answered. rmcp may still hold its request's span for a moment.
+    /// Returns the times of a call after its response. rmcp may still hold the request's span for a moment.
     async fn take(&self) -> [Duration; SPANS.len()] {
         while !self.is_whole() {
             tokio::task::yield_now().await;
@@ -70,7 +70,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ended {
     }
 }
 
-/// Measures, and writes its table. From here on the spans are on.
+/// Measures the stages and returns the table. The spans stay enabled afterwards.
 pub(crate) async fn measure(url: &str, calls: usize) -> String {
     let ended = Ended::default();
     let stages = ended.clone().with_filter(filter_fn(|what| what.is_span() && what.target() == STAGES));
@@ -78,7 +78,7 @@ pub(crate) async fn measure(url: &str, calls: usize) -> String {
     let caller = Caller::connect(url, Dialect::Stateless).await;
     let made: Value =
         serde_json::from_str(&caller.call("create_environment", &json!({"runtime": "shell"})).await.1).unwrap();
-    // A create has fewer stages; once its request is over, none of them comes any more.
+    // A create has fewer stages; the end of its request is the last one.
     while ended.0.lock().unwrap().remove("request").is_none() {
         tokio::task::yield_now().await;
     }

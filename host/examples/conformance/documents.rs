@@ -8,20 +8,17 @@ use rmcp::{
 };
 use serde_json::{Value, from_value, json};
 
-use crate::rounds;
+use crate::messages::{complete, question};
 
-/// One red pixel.
+/// An image of one red pixel.
 pub(crate) const PNG: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
 
-/// Marks a result as one that is complete, as the newest dialect wants it; rmcp takes the mark off for older ones.
-pub(crate) fn complete(mut result: Value) -> Value {
-    result["resultType"] = "complete".into();
-    result
-}
-
 pub(crate) fn resources() -> Value {
-    let resource = |name: &str, kind: &str| json!({"uri": format!("test://{name}"), "name": name, "description": "For the suite.", "mimeType": kind});
+    let resource = |name: &str, kind: &str| {
+        let uri = format!("test://{name}");
+        json!({"uri": uri, "name": name, "description": "For the suite.", "mimeType": kind})
+    };
     complete(json!({"resources": [
         resource("static-text", "text/plain"),
         resource("static-binary", "image/png"),
@@ -102,13 +99,13 @@ pub(crate) fn prompt(request: &GetPromptRequestParams) -> Result<GetPromptRespon
             match answers.get("user_context").and_then(|answer| answer["content"]["context"].as_str()) {
                 Some(context) => vec![text(&format!("The context is {context}."))],
                 None => {
-                    let question = rounds::question("What context should the prompt use?", "context", "string");
-                    let asked = json!({"resultType": "input_required", "inputRequests": {"user_context": question}});
+                    let context = question("What context should the prompt use?", "context", "string");
+                    let asked = json!({"resultType": "input_required", "inputRequests": {"user_context": context}});
                     return Ok(GetPromptResponse::InputRequired(from_value(asked).unwrap()));
                 }
             }
         }
-        _ => return Err(ErrorData::invalid_params("there is no such prompt", None)),
+        _ => return Err(ErrorData::invalid_params("unknown prompt", None)),
     };
     let messages: Vec<_> = blocks.into_iter().map(|block| json!({"role": "user", "content": block})).collect();
     Ok(GetPromptResponse::Complete(from_value(complete(json!({"messages": messages}))).unwrap()))

@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Our tools, and beside them what the conformance suite asks a server to have.
-
-use std::sync::{Arc, Mutex};
+//! Waggle's tools, and the fixtures that the conformance suite requires of a server.
 
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -10,40 +8,28 @@ use rmcp::{
         CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
         CompletionInfo, GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, ServerNotification,
-        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
-        UpdateTaskParams,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, SetLevelRequestParams,
+        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams, UpdateTaskParams,
     },
-    service::{RequestContext, SubscriptionContext, SubscriptionSink},
+    service::{RequestContext, SubscriptionContext},
     task_manager::TaskManager,
 };
 use serde_json::{from_value, json};
 use waggle::mcp::Tools;
 
-use crate::{documents, jobs, rounds, tools};
+use crate::{documents, jobs, listeners::Listeners, rounds, tools};
 
 /// The handler of the suite's server.
 #[derive(Clone)]
 pub(crate) struct Fixtures {
     tools: Tools,
     jobs: TaskManager,
-    listeners: Arc<Mutex<Vec<SubscriptionSink>>>,
+    listeners: Listeners,
 }
 
 impl Fixtures {
     pub(crate) fn new(tools: Tools) -> Self {
-        Self { tools, jobs: TaskManager::new(), listeners: Arc::default() }
-    }
-
-    /// Tells all who listen that a list has changed, and forgets those who do no longer.
-    pub(crate) async fn announce(&self, what: &str) {
-        let method = format!("notifications/{what}/list_changed");
-        let note: ServerNotification = from_value(json!({"method": method})).unwrap();
-        let listeners = self.listeners.lock().unwrap().clone();
-        for listener in listeners {
-            // One that is gone, or did not ask for this, is no failure.
-            let _ = listener.send(note.clone()).await;
-        }
+        Self { tools, jobs: TaskManager::new(), listeners: Listeners::default() }
     }
 }
 
@@ -92,7 +78,7 @@ impl ServerHandler for Fixtures {
             return jobs::call(&self.jobs, request, context).await;
         }
         if tools::has(&request.name) {
-            return tools::call(self, request, context).await;
+            return tools::call(&self.listeners, request, context).await;
         }
         self.tools.call_tool(request, context).await
     }
@@ -155,7 +141,7 @@ impl ServerHandler for Fixtures {
             Some(contents) => Ok(ReadResourceResponse::Complete(from_value(contents).unwrap())),
             None => {
                 let data = json!({"uri": request.uri});
-                Err(ErrorData::invalid_params("there is no such resource", Some(data)))
+                Err(ErrorData::invalid_params("unknown resource", Some(data)))
             }
         }
     }
@@ -213,9 +199,7 @@ impl ServerHandler for Fixtures {
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        self.listeners.lock().unwrap().push(context.sink().clone());
-        context.cancelled().await;
-        self.listeners.lock().unwrap().retain(|listener| listener.id() != context.sink().id());
+        self.listeners.hold(context).await;
         Ok(())
     }
 }

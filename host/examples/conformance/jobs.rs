@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that answer with tasks, some of which ask for more while they run. Ours ask nothing, so these are
-//! kept by rmcp's own manager of tasks.
+//! The suite's tools that run as tasks, some of which request input meanwhile. Waggle's tasks request none, so rmcp's
+//! own task manager holds these.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use rmcp::{
 use serde_json::{Value, from_value, json};
 use tokio::time::sleep;
 
-use crate::rounds;
+use crate::messages::question;
 
 const NAMES: [&str; 7] = [
     "greet",
@@ -29,7 +29,7 @@ const NAMES: [&str; 7] = [
     "test_tool_with_task",
 ];
 
-/// What a job that fails takes.
+/// Time that a failing job takes.
 const FAILING: Duration = Duration::from_secs(1);
 
 pub(crate) fn has(name: &str) -> bool {
@@ -66,8 +66,8 @@ pub(crate) async fn call(
             return Ok(said("computed").into());
         }
         "test_tool_with_task" if request.input_responses.is_none() => {
-            let question = rounds::question("What is your name?", "name", "string");
-            let asked = json!({"resultType": "input_required", "inputRequests": {"user_name": question}});
+            let name = question("What is your name?", "name", "string");
+            let asked = json!({"resultType": "input_required", "inputRequests": {"user_name": name}});
             return Ok(CallToolResponse::InputRequired(from_value(asked).unwrap()));
         }
         _ if !takes_tasks => {
@@ -81,7 +81,7 @@ pub(crate) async fn call(
     let name = request.name;
     let task = jobs.spawn(TaskOptions::new().with_poll_interval_ms(100), |job| {
         Box::pin(async move {
-            let confirm = || from_value(rounds::question("Are you sure?", "confirm", "boolean")).unwrap();
+            let confirm = || from_value(question("Are you sure?", "confirm", "boolean")).unwrap();
             match &*name {
                 "slow_compute" => tokio::select! {
                     () = sleep(seconds) => Ok(said("computed")),

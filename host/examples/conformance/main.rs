@@ -1,24 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A server for the official conformance suite, and for whoever wants a server without machines: our tools and the
-//! suite's fixtures behind the same HTTP stack as ever, with environments that are the real agent in this process.
+//! A server without machines, for the official conformance suite and other tests: waggle's tools and the suite's
+//! fixtures behind the product's HTTP server, with environments that are the real agent in this process.
 //!
-//! `conformance [FLAGS of waggle serve]` prints its address and serves until its input ends. It is no part of the
-//! product.
+//! `conformance [FLAGS of waggle serve]` prints its address and serves until the end of its input.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    reason = "it serves tests, which see what it says before it ends"
+    reason = "it serves tests, which see its output"
 )]
-#![expect(deprecated, reason = "the suite asks for what older dialects have, too")]
+#![expect(deprecated, reason = "the suite also tests older protocol versions")]
 
 mod documents;
 mod fixtures;
 mod jobs;
+mod listeners;
 #[path = "../../tests/behaviour/machines.rs"]
 mod machines;
+mod messages;
 mod rounds;
 mod tools;
 
@@ -35,18 +36,18 @@ use waggle::{
 
 use crate::{fixtures::Fixtures, machines::InProcess};
 
-/// As the server's program has it: the soak looks at this process's memory.
+/// The allocator of the product, since the soak test measures this process's memory.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() {
-    telemetry::start(std::env::var("RUST_LOG").ok().as_deref()).unwrap();
+    telemetry::start(telemetry::SERVER_FILTER).unwrap();
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
     let words = words.into_iter().chain(std::env::args_os().skip(1));
     let settings = match cli::parse(words, &|_| None) {
         Ok(CommandArguments { command: Command::Serve(settings) }) => *settings,
-        other => panic!("flags of serve were expected: {other:?}"),
+        other => panic!("expected flags of waggle serve: {other:?}"),
     };
     let image = || "oci:/in-process".parse::<ImageRef>().unwrap();
     let images = ByRuntime { python: image(), node: image(), shell: image() };

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that ask the client for more before they answer: each round returns questions, and the next one
-//! comes with the answers and a sealed state.
+//! The suite's tools that request input from the client: each round returns questions, and the next call has the
+//! answers and a sealed state.
 
 use rmcp::{
     ErrorData, RoleServer,
@@ -11,7 +11,7 @@ use rmcp::{
 use serde_json::{Value, from_value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::documents::complete;
+use crate::messages::{complete, question};
 
 pub(crate) const NAMES: &[&str] = &[
     "test_input_required_result_elicitation",
@@ -28,15 +28,6 @@ pub(crate) fn has(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// A form with one field.
-pub(crate) fn question(message: &str, field: &str, kind: &str) -> Value {
-    let schema = json!({"type": "object", "properties": {field: {"type": kind}}, "required": [field]});
-    json!({
-        "method": "elicitation/create",
-        "params": {"mode": "form", "message": message, "requestedSchema": schema},
-    })
-}
-
 fn sampling(prompt: &str) -> Value {
     let messages = json!([{"role": "user", "content": {"type": "text", "text": prompt}}]);
     json!({"method": "sampling/createMessage", "params": {"messages": messages, "maxTokens": 100}})
@@ -46,7 +37,7 @@ fn roots() -> Value {
     json!({"method": "roots/list", "params": {}})
 }
 
-/// A round's number, and what only this server can have written behind it.
+/// A round's number with a seal that only this server can compute.
 fn seal(round: u32) -> String {
     let key = "a key that protects nothing real";
     format!("{round}-{:x}", Sha256::digest(format!("{key}{round}")))
@@ -59,7 +50,7 @@ pub(crate) fn call(
     let round = match request.request_state.as_deref() {
         Some(sealed) => {
             let ours = (0..=2).find(|round| seal(*round) == sealed);
-            ours.ok_or_else(|| ErrorData::invalid_params("the request state is not one of ours", None))?
+            ours.ok_or_else(|| ErrorData::invalid_params("invalid request state", None))?
         }
         None => 0,
     };

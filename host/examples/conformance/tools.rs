@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that answer in one round.
+//! The suite's tools that respond in one round.
 
 use std::time::Duration;
 
@@ -16,15 +16,16 @@ use serde_json::{Value, from_value, json};
 use tokio::time::sleep;
 
 use crate::{
-    documents::{PNG, complete},
-    fixtures::Fixtures,
+    documents::PNG,
+    listeners::Listeners,
+    messages::{complete, question},
     rounds,
 };
 
-/// Half a silent sample.
+/// A silent sound.
 const WAV: &str = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 
-/// The pause between two steps that the suite asks for.
+/// The pause between two steps, as the suite requires.
 const STEP: Duration = Duration::from_millis(50);
 
 const PLAIN: [&str; 16] = [
@@ -74,7 +75,7 @@ pub(crate) fn list() -> Vec<Tool> {
 }
 
 pub(crate) async fn call(
-    fixtures: &Fixtures,
+    listeners: &Listeners,
     request: CallToolRequestParams,
     context: RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, ErrorData> {
@@ -112,16 +113,16 @@ pub(crate) async fn call(
             return Err(ErrorData::missing_required_client_capability(needed));
         }
         "test_streaming_elicitation" => {
-            let question = rounds::question("What is your name?", "name", "string");
-            let asked = json!({"resultType": "input_required", "inputRequests": {"user_name": question}});
+            let name = question("What is your name?", "name", "string");
+            let asked = json!({"resultType": "input_required", "inputRequests": {"user_name": name}});
             return Ok(CallToolResponse::InputRequired(from_value(asked).unwrap()));
         }
         "test_trigger_tool_change" => {
-            fixtures.announce("tools").await;
+            listeners.announce("tools").await;
             json!([text("told")])
         }
         "test_trigger_prompt_change" => {
-            fixtures.announce("prompts").await;
+            listeners.announce("prompts").await;
             json!([text("told")])
         }
         _ => json!([text("done")]),
@@ -148,7 +149,7 @@ async fn progress(context: &RequestContext<RoleServer>) -> Value {
     json!([text("Progress was told.")])
 }
 
-/// Clients of the stateless dialect ask for a level with each request that they want told about.
+/// Clients of the stateless protocol version request log messages by a level in each request.
 async fn log(context: &RequestContext<RoleServer>) -> Value {
     let modern = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
     for line in ["Tool execution started", "Tool processing data", "Tool execution completed"] {
@@ -179,7 +180,7 @@ async fn elicit(
     Ok(json!([text(&format!("{heading}: action={}, content={}", answer["action"], answer["content"]))]))
 }
 
-/// Asks the client, in the dialect in which a server can.
+/// Sends a request to the client, which only older protocol versions allow.
 async fn ask(context: &RequestContext<RoleServer>, method: &str, params: Value) -> Result<Value, ErrorData> {
     let request: ServerRequest = from_value(json!({"method": method, "params": params}))
         .map_err(|fault| ErrorData::internal_error(fault.to_string(), None))?;

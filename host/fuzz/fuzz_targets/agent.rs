@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent, while a host says anything at all: it stops serving when the link ends, and touches nothing but its
-//! root. Nothing runs meanwhile: the kernel refuses this process every `execve`.
+//! The guest agent with a host that sends arbitrary bytes: it stops serving when the link ends, and changes nothing
+//! outside its root. It runs no commands, since a seccomp filter makes each `execve` fail.
 #![no_main]
 
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock, time::Duration};
@@ -23,10 +23,10 @@ const EXEC: [i64; 2] = [59, 322];
 /// EPERM.
 const NOT_PERMITTED: u32 = 1;
 
-/// No input takes the agent so long.
+/// Timeout of a stuck agent; no input takes that long.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// In the folder above the root; still there after every input.
+/// A file in the folder above the root, which must be unchanged after each input.
 const OUTSIDE: &str = "outside";
 
 static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
@@ -36,8 +36,8 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
     let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
     seccompiler::apply_filter_all_threads(&filter).expect("the filter is in force");
     let started = std::process::Command::new("/bin/true").status();
-    assert!(started.is_err(), "commands could run on this machine");
-    // In memory where there is such a place: each input makes a root.
+    assert!(started.is_err(), "commands could run on this host");
+    // In memory if possible, since each input creates a root.
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     fs::write(place.path().join(OUTSIDE), OUTSIDE).expect("a file");
     place
@@ -47,14 +47,14 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
 fuzz_target!(|input: &[u8]| {
-    // The filter comes before the first thread.
+    // The filter must be installed before the first thread starts.
     let place = PLACE.path();
     let Some((how, rest)) = input.split_first() else { return };
     let bytes = match how % 4 {
         0 => rest.to_vec(),
         1 => [greeting(), rest.to_vec()].concat(),
-        _ => match waggle_fuzz::speech::<Request>(&mut Unstructured::new(rest)) {
-            Ok(speech) => [greeting(), speech].concat(),
+        _ => match waggle_fuzz::traffic::<Request>(&mut Unstructured::new(rest)) {
+            Ok(traffic) => [greeting(), traffic].concat(),
             Err(_used_up) => return,
         },
     };
@@ -84,25 +84,25 @@ async fn serve(place: &Path, bytes: &[u8]) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let host = async {
         let (mut reading, mut writing) = tokio::io::split(near);
-        let hears = async {
+        let reads = async {
             let mut sink = [0; 4096];
             while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
         };
-        let talks = async {
+        let writes = async {
             let _written = writing.write_all(bytes).await;
-            // Some answers are on their way.
+            // Let the agent respond.
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::select! {
-            () = hears => {}
-            () = talks => {}
+            () = reads => {}
+            () = writes => {}
         }
     };
     let both = async { tokio::join!(guest_agent::serve(far, guest, || {}), host) };
     let (served, ()) = tokio::time::timeout(STUCK, both).await.expect("the agent is stuck");
     drop(served.map_err(|fault| fault.to_string()));
-    // A worker that is still at it finds its root gone, and every input finds the same root.
+    // Each input begins with an empty root, also if a worker of the last one is still running.
     let _removed = fs::remove_dir_all(&root);
 }

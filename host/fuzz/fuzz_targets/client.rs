@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's client, while a hostile guest says anything at all: every call ends, with an answer or an error, and no
-//! answer has more than was asked for. Time stands still unless everyone waits, so that time-outs cost nothing.
+//! The host's client with a guest that sends arbitrary bytes: each call ends with a result or an error, and no result
+//! exceeds the requested size. The clock is paused and advances only when all tasks wait, so timeouts take no time.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};
@@ -10,7 +10,7 @@ use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
-    agent::{self, AgentClient, Patience},
+    agent::{self, AgentClient, Timeouts},
     domain::{
         guest_path::GuestPath,
         command::{Command, CommandLimits, User}, file::Writing,
@@ -18,13 +18,13 @@ use waggle_fuzz::{
 };
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 
-/// What a read asks for, in bytes.
+/// Requested size of a read, in bytes.
 const READ_BYTES_MAX: u64 = 1000;
 
-/// What a listing asks for.
+/// Requested number of entries of a listing.
 const ENTRIES_MAX: u32 = 20;
 
-/// Everything has ended by then, by its own time-out.
+/// Timeout of a stuck client; all timeouts under test are shorter.
 const STUCK: Duration = Duration::from_secs(24 * 60 * 60);
 
 fuzz_target!(|input: &[u8]| {
@@ -32,8 +32,8 @@ fuzz_target!(|input: &[u8]| {
     let bytes = match how % 4 {
         0 => rest.to_vec(),
         1 => [greeting(), rest.to_vec()].concat(),
-        _ => match fuzz_speech(rest) {
-            Some(speech) => [greeting(), speech].concat(),
+        _ => match replies(rest) {
+            Some(traffic) => [greeting(), traffic].concat(),
             None => return,
         },
     };
@@ -43,8 +43,8 @@ fuzz_target!(|input: &[u8]| {
     });
 });
 
-fn fuzz_speech(input: &[u8]) -> Option<Vec<u8>> {
-    waggle_fuzz::speech::<Reply<'_>>(&mut Unstructured::new(input)).ok()
+fn replies(input: &[u8]) -> Option<Vec<u8>> {
+    waggle_fuzz::traffic::<Reply<'_>>(&mut Unstructured::new(input)).ok()
 }
 
 fn greeting() -> Vec<u8> {
@@ -56,8 +56,8 @@ fn greeting() -> Vec<u8> {
 
 async fn link(bytes: &[u8]) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::join!(waggle_fuzz::say(far, bytes), async {
-        if let Ok(host) = agent::connect(near, Patience::default()).await {
+    tokio::join!(waggle_fuzz::send(far, bytes), async {
+        if let Ok(host) = agent::connect(near, Timeouts::default()).await {
             calls(&host).await;
         }
     });

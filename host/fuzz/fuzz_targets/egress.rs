@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of the egress link, while a hostile guest says anything at all: the link ends, and nothing is
-//! dialled or looked up but what the policy has. Time stands still unless everyone waits, so that time-outs cost
-//! nothing.
+//! The host's end of the egress link with a guest that sends arbitrary bytes: the link ends, and the host dials and
+//! looks up only what the policy allows. The clock is paused and advances only when all tasks wait, so timeouts take no
+//! time.
 #![no_main]
 
 use std::{
@@ -25,10 +25,10 @@ use waggle_protocol::{
     frame, handshake,
 };
 
-/// The link has ended by then, by its own time-outs.
+/// Timeout of a stuck link; all timeouts under test are shorter.
 const STUCK: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A server on loopback that sends back what it gets, on a thread of its own: the only one that the policy allows.
+/// The port of an echo server on loopback: the only destination that the policy allows.
 static ECHO: LazyLock<u16> = LazyLock::new(|| {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -52,13 +52,13 @@ fuzz_target!(|input: &[u8]| {
     let mut bytes = if *how == 0 { Vec::new() } else { handshake::preamble(Link::Egress).to_vec() };
     match how % 4 {
         0 | 1 => bytes.extend_from_slice(rest),
-        2 => bytes.extend(speech::<EgressRequest<'_>>(rest)),
+        2 => bytes.extend(traffic::<EgressRequest<'_>>(rest)),
         _ => {
-            // Flows that have begun, on all the streams that the speech may be on.
+            // Begin flows on the streams that the traffic may use.
             for stream in [1, 3, 5, 7] {
                 bytes.extend(connect(stream));
             }
-            bytes.extend(speech::<Flow<'_>>(rest));
+            bytes.extend(traffic::<Flow<'_>>(rest));
         }
     }
     let runtime: Runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
@@ -67,11 +67,11 @@ fuzz_target!(|input: &[u8]| {
     });
 });
 
-fn speech<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8]) -> Vec<u8> {
-    waggle_fuzz::speech::<M>(&mut Unstructured::new(input)).unwrap_or_default()
+fn traffic<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8]) -> Vec<u8> {
+    waggle_fuzz::traffic::<M>(&mut Unstructured::new(input)).unwrap_or_default()
 }
 
-/// A frame of yamux's that opens a stream with a request for the echo.
+/// Builds a yamux frame that opens a stream with a request for the echo server.
 fn connect(stream: u8) -> Vec<u8> {
     let mut request = Vec::new();
     let address = Address::V4(HOST_ADDRESS.octets());
@@ -86,6 +86,6 @@ async fn link(bytes: &[u8]) {
     let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
     let network = Network { egress: Egress::new(policy, None), on_refusal };
     let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));
-    let ((), ended) = tokio::join!(waggle_fuzz::say(far, bytes), network::serve(near, host));
+    let ((), ended) = tokio::join!(waggle_fuzz::send(far, bytes), network::serve(near, host));
     drop(ended.to_string());
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What comes over a link, as a fuzzer makes it up: frames of yamux's with messages in them, whole, cut and spoilt.
+//! Generated traffic of a link: yamux frames with messages in them, complete, truncated and corrupted.
 
-#![expect(dead_code, reason = "of the host's modules only some parts are under test")]
+#![expect(dead_code, reason = "only parts of the host's modules are under test")]
 
 #[path = "../../src/domain"]
 pub mod domain {
@@ -54,84 +54,84 @@ use arbitrary::{Arbitrary, Unstructured};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use waggle_protocol::frame;
 
-/// Streams that a fuzzer speaks on; few, so that it hits those that are open.
+/// Highest id of a generated stream; low, so that the ids hit open streams.
 const STREAMS: u32 = 8;
 
-/// One thing that a side says.
+/// One piece of traffic.
 #[derive(Debug)]
-enum Word {
+enum Piece {
     /// A message in its frame, on a stream.
     Message { stream: u32, flags: u16, bytes: Vec<u8> },
-    /// Anything, on a stream.
+    /// Arbitrary bytes on a stream.
     Data { stream: u32, flags: u16, bytes: Vec<u8> },
-    /// A frame of yamux's that has no body.
+    /// A yamux frame without a body.
     Bare { kind: u8, stream: u32, flags: u16, length: u32 },
-    /// Anything.
+    /// Arbitrary bytes.
     Raw(Vec<u8>),
 }
 
-/// Makes up the bytes of one side that sends messages of the type `M`.
+/// Generates the bytes of a peer that sends messages of the type `M`.
 ///
 /// # Errors
 /// The input is used up.
-pub fn speech<'a, M>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<u8>>
+pub fn traffic<'a, M>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<u8>>
 where
     M: Arbitrary<'a> + serde::Serialize,
 {
     let mut bytes = Vec::new();
     while !input.is_empty() && bytes.len() < 1 << 20 {
-        word::<M>(input)?.append_to(&mut bytes);
+        piece::<M>(input)?.append_to(&mut bytes);
     }
     Ok(bytes)
 }
 
-/// Says its piece while it listens, then leaves.
-pub async fn say(stream: DuplexStream, bytes: &[u8]) {
+/// Sends the bytes and discards what comes back, then closes the stream.
+pub async fn send(stream: DuplexStream, bytes: &[u8]) {
     let (mut reading, mut writing) = tokio::io::split(stream);
-    let hears = async {
+    let reads = async {
         let mut sink = [0; 4096];
         while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
     };
-    let talks = async {
-        // A pause after each piece lets the host answer, and open streams of its own.
-        for piece in bytes.chunks(256) {
+    let writes = async {
+        // A pause after each part lets the host respond, and open streams of its own.
+        for part in bytes.chunks(256) {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if writing.write_all(piece).await.is_err() {
+            if writing.write_all(part).await.is_err() {
                 return;
             }
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
     tokio::select! {
-        () = hears => {}
-        () = talks => {}
+        () = reads => {}
+        () = writes => {}
     }
 }
 
-fn word<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) -> arbitrary::Result<Word> {
+fn piece<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) -> arbitrary::Result<Piece> {
     let stream = input.int_in_range(0..=STREAMS)?;
-    // The flags of the beginning of a stream, its receipt, its end and its reset, each now and then.
+    // Half of the frames have arbitrary flags: SYN, ACK, FIN and RST.
     let flags = if input.ratio(1, 2)? { 0 } else { input.int_in_range(0..=15)? };
     Ok(match input.int_in_range(0..=9)? {
         0..=5 => {
             let mut bytes = Vec::new();
-            // What does not fit a frame is no message.
+            // A message that does not fit a frame is left out.
             drop(frame::encode(&M::arbitrary(input)?, &mut bytes));
-            Word::Message { stream, flags, bytes }
+            Piece::Message { stream, flags, bytes }
         }
-        6 => Word::Data { stream, flags, bytes: Vec::arbitrary(input)? },
-        7 | 8 => Word::Bare { kind: input.int_in_range(0..=4)?, stream, flags, length: u32::arbitrary(input)? },
-        _ => Word::Raw(Vec::arbitrary(input)?),
+        6 => Piece::Data { stream, flags, bytes: Vec::arbitrary(input)? },
+        7 | 8 => Piece::Bare { kind: input.int_in_range(0..=4)?, stream, flags, length: u32::arbitrary(input)? },
+        _ => Piece::Raw(Vec::arbitrary(input)?),
     })
 }
 
-impl Word {
+impl Piece {
     fn append_to(&self, all: &mut Vec<u8>) {
         match self {
             Self::Message { stream, flags, bytes } | Self::Data { stream, flags, bytes } => {
-                for piece in bytes.chunks(16 * 1024) {
-                    all.extend(header(0, *flags, *stream, u32::try_from(piece.len()).unwrap_or(0)));
-                    all.extend_from_slice(piece);
+                for part in bytes.chunks(16 * 1024) {
+                    all.extend(header(0, *flags, *stream, u32::try_from(part.len()).unwrap_or(0)));
+                    all.extend_from_slice(part);
                 }
             }
             Self::Bare { kind, stream, flags, length } => all.extend(header(*kind, *flags, *stream, *length)),

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! One call: a stream, the request and its body one way, replies the other way until the last.
+//! One call on a stream of its own: the request and its body to the agent, replies back until the last one.
 
 use std::{future::pending, time::Duration};
 
@@ -21,25 +21,25 @@ use crate::{
     printable,
 };
 
-/// When a call is cut, how long its link's own end is waited for, since it says more.
+/// Time to wait for the end of the link after a call was cut off, since the link's error says more.
 const LINK_END_MAX: Duration = Duration::from_millis(300);
 
-/// What a call sends, and how long it may take.
+/// A call to send, and its timeouts.
 pub(super) struct Call<'a> {
     /// The first message.
     pub(super) request: Request,
-    /// Follow it in chunks, one after the other.
+    /// The parts of the body, sent in chunks after the request.
     pub(super) body: [&'a [u8]; 2],
-    /// The call fails when this has passed: the agent should have answered long before.
+    /// Timeout of the whole call; the agent should respond long before.
     pub(super) within: Duration,
-    /// A call that was cancelled fails when this has passed since.
+    /// Timeout from the cancel to the last reply.
     pub(super) cancel_within: Duration,
 }
 
 impl Call<'_> {
-    /// Makes the call. `on_reply` gets each reply and says what the call comes to once it knows. When `cancelled`
-    /// resolves, the agent is told, and its last reply awaited. Dropping the future resets the stream, upon which the
-    /// agent ends the work.
+    /// Makes the call. `on_reply` gets each reply and returns the result at the last one. When `cancelled` resolves,
+    /// the agent is asked to cancel, and its last reply is awaited. Dropping the future resets the stream, and the
+    /// agent then ends the work.
     pub(super) async fn make<T>(
         self,
         link: &Opener,
@@ -54,22 +54,23 @@ impl Call<'_> {
         let made = async {
             let mut writer = FrameWriter::new(write);
             tokio::select! {
-                // A call that is cancelled from the start is begun all the same: a cancel is no first message.
+                // A call that is cancelled from the start still sends its request, as a cancel cannot be the first
+                // message.
                 biased;
                 received = &mut receiving => return received,
                 () = self.send(&mut writer) => {}
                 () = cancelled => {}
             }
-            // What of the body was under way goes first; a guest that does not take it hears of no cancel.
-            let told = async {
-                // A stream that broke has an end for the reader as well.
-                let _told = writer.send(&Input::Cancel).await;
+            // A chunk in transit goes first; a guest that does not read it gets no cancel.
+            let cancel = async {
+                // A broken stream ends for the reader as well, which reports it.
+                let _sent = writer.send(&Input::Cancel).await;
                 pending().await
             };
             let last = async {
                 tokio::select! {
                     received = &mut receiving => received,
-                    never = told => never,
+                    never = cancel => never,
                 }
             };
             let ended = timeout(self.cancel_within, last).await;
@@ -79,8 +80,7 @@ impl Call<'_> {
         made.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.within }.into()))
     }
 
-    /// Sends the request and its body, and never resolves. A stream that does not take it all has an answer, or an end,
-    /// waiting on its other side.
+    /// Sends the request and its body, and never resolves. If the stream fails, the reader gets a reply or the end.
     async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>) {
         let body = async {
             writer.send(&self.request).await?;
@@ -114,7 +114,7 @@ async fn receive<T>(
     }
 }
 
-/// Why a call was cut: with a machine that dies its calls end, and which of the two is seen first is chance.
+/// The reason why a call was cut off: when a machine dies, its calls may end before its link or after it.
 async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
     match timeout(LINK_END_MAX, link.ended()).await {
         Ok(ended) => CallFault::Gone { reason: ended.to_string() },
@@ -122,7 +122,7 @@ async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
     }
 }
 
-/// Converts a command's end; the outputs have arrived before it.
+/// Converts the end of a command into the domain's type. The outputs have arrived before it.
 pub(super) fn executed(exited: reply::Exited) -> Executed {
     let (exit_code, signal) = match exited.status {
         reply::Status::Code(code) => (i32::from(code), None),
@@ -135,7 +135,7 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
         reply::Cause::Memory => EndCause::OutOfMemory,
     };
     let output = |file: Option<reply::OutputFile>| {
-        // The path is the guest's word: one that is none is as good as no file.
+        // The path comes from the guest; an invalid one counts as no file.
         let file = file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
             Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
         });
@@ -152,7 +152,7 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
     }
 }
 
-/// A folder's entry, in the domain's words.
+/// Converts an entry of a folder into the domain's type.
 pub(super) fn entry(entry: reply::Entry) -> Entry {
     let (name, raw_name) = match String::from_utf8(entry.name) {
         Ok(name) => (name, None),

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What can go wrong with a call, apart from what the guest's kernel says.
+//! Errors of a call: the agent's breaches of the protocol, and its refusals.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use crate::{
     printable,
 };
 
-/// The agent does not do as the protocol says.
+/// The agent broke the protocol.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AgentFault {
-    /// A reply did not arrive whole.
+    /// A reply is incomplete or invalid.
     #[error("failed to read a reply")]
     Receive {
-        /// What came in the way.
+        /// The receiver's error.
         source: ReceiveFault,
     },
     /// The stream ended before the last reply.
-    #[error("the call was cut before its last reply")]
+    #[error("the stream of the call ended before its last reply")]
     Cut,
-    /// A reply that has no place in this call.
-    #[error("a reply of the kind {found} has no place in this call")]
+    /// The reply does not belong to this kind of call.
+    #[error("received an unexpected reply of the kind {found}")]
     Unexpected {
-        /// Its kind.
+        /// The reply's kind.
         found: &'static str,
     },
-    /// More than the call asked for.
-    #[error("more than {max} {what} came")]
+    /// The agent sent more than the call asked for.
+    #[error("received more than {max} {what}")]
     TooMuch {
-        /// Of what.
+        /// The unit, as `bytes of a file`.
         what: &'static str,
-        /// The most that was asked for.
+        /// The limit of the call.
         max: u64,
     },
-    /// Nothing came in time.
+    /// The call timed out.
     #[error("no last reply within {} s", within.as_secs_f32())]
     Silent {
-        /// How long was waited.
+        /// The timeout.
         within: Duration,
     },
 }
@@ -52,7 +52,7 @@ impl From<AgentFault> for CallFault {
     }
 }
 
-/// A reply that has no place in its call.
+/// The fault of an unexpected reply.
 pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
     let found = match reply {
         Reply::Stdout(_) => "stdout",
@@ -69,7 +69,7 @@ pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
     AgentFault::Unexpected { found }
 }
 
-/// The agent's refusal, in the domain's words and with text that is safe to show.
+/// Converts the agent's refusal into the domain's type, with text that is safe to print.
 pub(super) fn refused(fault: &Fault) -> CallFault {
     let kind = match fault.kind {
         FaultKind::NotFound => RefusalKind::NotFound,

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a person can do next about a command that failed, where the failure alone does not say so.
+//! Hints for a failed command, where its error does not already contain one.
 
 use std::{error::Error, io, iter::successors, sync::Arc};
 
@@ -12,27 +12,27 @@ use crate::{
     machines::OpenFault,
 };
 
-const LACKS: &str = "`waggle doctor` says all that machines need here, and how to get what is missing";
-const NO_ROOM: &str = "make room (`waggle image prune --all` removes images that are not in use), or name folders on \
-                       another disk by WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR";
-const NO_REGISTRY: &str = "without a registry: `./taskw images` in waggle's source tree builds images, and \
-                           WAGGLE_IMAGE_PYTHON, WAGGLE_IMAGE_NODE and WAGGLE_IMAGE_SHELL name them";
-const NO_LAYOUT: &str = "`./taskw images` in waggle's source tree builds images, `skopeo copy docker://IMAGE \
-                         oci:FOLDER:latest` fetches one; `waggle doctor` says which images there are";
+const LACKS: &str = "`waggle doctor` lists everything that machines need on this host, and how to install it";
+const DISK_FULL: &str = "free disk space (`waggle image prune --all` removes images that are not in use), or set \
+                       WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR to folders on another disk";
+const NO_REGISTRY: &str = "without a registry: build images with `./taskw images` in waggle's source tree, and set \
+                           WAGGLE_IMAGE_PYTHON, WAGGLE_IMAGE_NODE and WAGGLE_IMAGE_SHELL to them";
+const NO_LAYOUT: &str = "build images with `./taskw images` in waggle's source tree, or fetch one with `skopeo copy \
+                         docker://IMAGE oci:FOLDER:latest`; `waggle doctor` lists the images that exist";
 
-/// The next step, if there is one that helps.
+/// Returns a hint for the error, if there is one.
 #[must_use]
 pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     let causes: Vec<_> = successors(Some(fault), |fault| (*fault).source()).collect();
     let is_missing =
         |cause: &&(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
-    // In whatever way it is told: mkfs.ext4 says it in words.
+    // By its text, since mkfs.ext4 reports it only as text.
     if chain(fault).contains(Errno::ENOSPC.desc()) {
-        Some(NO_ROOM)
+        Some(DISK_FULL)
     } else if causes.iter().any(|cause| cause.is::<OpenFault>()) {
         Some(LACKS)
     } else {
-        match causes.iter().find_map(|cause| preparing(&**cause))? {
+        match causes.iter().find_map(|cause| prepare_fault(&**cause))? {
             PrepareFault::Pull { source, .. } => is_unreachable(source).then_some(NO_REGISTRY),
             PrepareFault::Image(_) => causes.iter().any(is_missing).then_some(NO_LAYOUT),
             PrepareFault::TooLarge { .. }
@@ -43,8 +43,8 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
-/// Those that wait for one image share the fault.
-fn preparing<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a PrepareFault> {
+/// The fault of an image, which is shared if several environments wait for it.
+fn prepare_fault<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a PrepareFault> {
     cause.downcast_ref::<Arc<PrepareFault>>().map(AsRef::as_ref).or_else(|| cause.downcast_ref())
 }
 
@@ -64,11 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn a_next_step_is_found_however_deep_its_cause_is() {
+    fn finds_the_hint_for_a_nested_cause() {
         let deep = |source: Box<dyn Error + Send + Sync>| next_step(&Start { source: Box::new(Start { source }) });
         assert_eq!(deep(Box::new(OpenFault::NoAgent)), Some(LACKS));
-        assert_eq!(deep(Box::new(io::Error::from(Errno::ENOSPC))), Some(NO_ROOM));
-        assert_eq!(deep("mkfs.ext4: No space left on device while writing".into()), Some(NO_ROOM));
+        assert_eq!(deep(Box::new(io::Error::from(Errno::ENOSPC))), Some(DISK_FULL));
+        assert_eq!(deep("mkfs.ext4: No space left on device while writing".into()), Some(DISK_FULL));
         assert_eq!(deep(Box::new(io::Error::from(Errno::ENOENT))), None);
         let elsewhere = PrepareFault::Image(ImageFault::NotLocal { image: "python".into() });
         assert_eq!(deep(Box::new(Arc::new(elsewhere))), None);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a person who starts the server sees once it listens.
+//! The message that the server prints once it listens.
 
 use std::{
     io::{self, Write as _},
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::domain::{image::ImageRef, runtime::ByRuntime};
 
-/// Prints the endpoint, the images, the back end and a `.mcp.json` to paste.
+/// Prints the endpoint, the back end, the images and a `.mcp.json` to paste.
 pub(super) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backend: &str) -> io::Result<()> {
     let endpoint = format!("http://{}/mcp", reachable(address));
     let snippet = json!({"mcpServers": {"waggle": {"type": "http", "url": endpoint}}});
@@ -25,7 +25,7 @@ pub(super) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backen
     out.flush()
 }
 
-/// An address that a client on this machine can use.
+/// The address for clients on this machine.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle doctor`: says what this host has for machines, what it lacks and how to mend it, and boots one.
+//! `waggle doctor`: checks whether machines can run on this host, shows how to fix what is missing, and boots one.
 
 mod boot;
 mod checks;
-mod mend;
-mod place;
+mod fix;
 mod report;
+mod resources;
 
 use std::{
     error::Error,
@@ -16,11 +16,11 @@ use std::{
 
 use clap::Args;
 
-use self::{boot::Boot, checks::Check, report::Report};
+use self::{boot::Boot, report::Report};
 use super::terminal::{Palette, Spinner};
-use crate::config::{self, Folders, Settings, process_variable};
+use crate::config::{self, Settings, process_variable};
 
-/// What the doctor is asked.
+/// The arguments of `waggle doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -28,36 +28,36 @@ Examples:
   waggle doctor --no-boot --json | jq '.checks[] | select(.state != \"ok\")'
   waggle doctor --backend krun
 
-The exit code is 0 where machines run and 1 where they do not. It takes the settings of `waggle serve`: --help has them.")]
+The exit code is 0 if machines can run here, otherwise 1. --help lists the settings, as for `waggle serve`.")]
 pub struct DoctorArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Only look; boot no machine
+    /// Only check; boot no machine
     #[arg(long)]
     pub no_boot: bool,
-    /// As the server would have them.
+    /// The settings, as for `waggle serve`.
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Looks, boots, and prints; success is a host on which machines run.
+/// Checks the host, boots a machine, and prints the report; returns success if machines can run here.
 ///
 /// # Errors
-/// If there is no place to look, or nobody to print to.
+/// The folders are unknown, or the output is closed.
 pub(super) async fn doctor(arguments: &DoctorArguments) -> Result<ExitCode, Box<dyn Error>> {
     let settings = &arguments.settings;
-    let folders = Folders::of(settings, &process_variable)?;
+    let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let spinner = Spinner::start();
-    spinner.say("looking at this host");
+    spinner.show("checking this host");
     let (backend, checks) = checks::all(settings, &folders, &images).await;
     let boot = if arguments.no_boot {
-        Boot::NotTried("not asked for".to_owned())
-    } else if let Some(check) = checks.iter().find(|check| check.stands_in_the_way()) {
-        Boot::NotTried(format!("{} has to be mended first", check.name))
+        Boot::Skipped("--no-boot".to_owned())
+    } else if let Some(check) = checks.iter().find(|check| check.is_blocking()) {
+        Boot::Skipped(format!("fix {} first", check.name))
     } else {
-        boot::boot(settings, &folders, &images, &|stage| spinner.say(stage)).await
+        boot::boot(settings, &folders, &images, &|stage| spinner.show(stage)).await
     };
     drop(spinner);
     let report = Report { backend, checks, boot };

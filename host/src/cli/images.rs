@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle image`: pulls, lists and removes images, also while servers run on the same cache.
+//! `waggle image`: pulls, lists and removes images. Servers may use the same cache at the same time.
 
 use std::{
     error::Error,
@@ -8,9 +8,8 @@ use std::{
 };
 
 use super::{
-    log_filter,
     open_machines::open_images,
-    progress::Told,
+    progress::PullProgress,
     quantities::{age, bytes},
 };
 use crate::{
@@ -22,20 +21,20 @@ use crate::{
 use serde_json::json;
 use tokio::signal::ctrl_c;
 
-/// Letters of a digest that `ls` shows; enough to tell images apart, and to name one.
+/// Length of the digests in `ls`; enough to name an image uniquely.
 const DIGEST_CHARS: usize = 12;
 
-/// Warnings are for people here; whoever wants more sets `RUST_LOG`.
+/// The log filter where `RUST_LOG` is unset.
 const LOG_FILTER: &str = "warn";
 
-/// The command was ended by a person.
+/// The user interrupted the command.
 #[derive(Debug, thiserror::Error)]
-#[error("it was interrupted; what has been pulled whole is kept")]
+#[error("interrupted; completely pulled layers are kept")]
 struct Interrupted;
 
-/// Does what the command line says.
+/// Runs a command of `waggle image`.
 pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
-    telemetry::start(Some(log_filter().as_deref().unwrap_or(LOG_FILTER)))?;
+    telemetry::start(LOG_FILTER)?;
     let store = open_images(arguments.store.store(&process_variable)?)?;
     let mut out = io::stdout().lock();
     match &arguments.command {
@@ -47,7 +46,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
                     _ = ctrl_c() => Err(Interrupted.into()),
                 }
             });
-            // The merge has been told to stop, and does so at its next piece.
+            // The merge stops at its next piece.
             drop(runtime);
             pulled
         }
@@ -56,22 +55,22 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
         ImageCommand::Rm { images, json } => remove(&store, images, *json, &mut out),
         ImageCommand::Prune { all, json } => {
             let rules = if *all { EvictionRules::EVERYTHING } else { arguments.store.rules() };
-            tell_dropped(store.prune(&rules), *json, &mut out)
+            print_removed(store.prune(&rules), *json, &mut out)
         }
     }
 }
 
 async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     for image in images {
-        let told = Told::new(image.to_string());
-        let prepared = store.prepare_with(image, Resolve::Always, &|stage| told.hear(stage)).await;
-        told.end();
+        let progress = PullProgress::new(image.to_string());
+        let prepared = store.prepare_with(image, Resolve::Always, &|stage| progress.report(stage)).await;
+        progress.finish();
         prepared?;
         let listed = store.inspect(&image.to_string())?;
         if json {
             writeln!(out, "{}", serde_json::to_string(&listed)?)?;
         } else {
-            writeln!(out, "{image} is here: {}, {}", listed.digest, bytes(listed.merged_bytes))?;
+            writeln!(out, "pulled {image}: {}, {}", listed.digest, bytes(listed.merged_bytes))?;
         }
         out.flush()?;
     }
@@ -93,7 +92,7 @@ fn list(all: &[CachedImage], json: bool, out: &mut impl Write) -> Result<(), Box
                 size(listed.pulled_bytes),
                 listed.resolved_unix_s.map_or_else(|| "-".to_owned(), age),
                 age(listed.used_unix_s),
-                users(&listed.users),
+                holders(&listed.users),
             ]);
         }
     }
@@ -104,7 +103,7 @@ fn refs(listed: &CachedImage) -> Vec<&str> {
     listed.references.iter().map(String::as_str).collect()
 }
 
-/// The hexadecimal beginning of a digest.
+/// The beginning of a digest, without its algorithm.
 fn short(digest: &str) -> String {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.chars().take(DIGEST_CHARS).collect()
@@ -114,15 +113,15 @@ fn size(size: u64) -> String {
     if size == 0 { "-".to_owned() } else { bytes(size) }
 }
 
-fn users(users: &[LeaseHolder]) -> String {
-    let told = |user: &LeaseHolder| match user.uses {
-        1 => format!("process {}", user.pid),
-        uses => format!("process {} ({uses} times)", user.pid),
+fn holders(holders: &[LeaseHolder]) -> String {
+    let describe = |holder: &LeaseHolder| match holder.uses {
+        1 => format!("process {}", holder.pid),
+        uses => format!("process {} ({uses} times)", holder.pid),
     };
-    if users.is_empty() { "-".to_owned() } else { users.iter().map(told).collect::<Vec<_>>().join(", ") }
+    if holders.is_empty() { "-".to_owned() } else { holders.iter().map(describe).collect::<Vec<_>>().join(", ") }
 }
 
-/// Columns as wide as their widest cell.
+/// Writes rows in columns as wide as their widest cell.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let mut widths = [0; COLUMNS];
     for row in rows {
@@ -148,7 +147,7 @@ fn inspect(listed: &CachedImage, json: bool, out: &mut impl Write) -> Result<(),
         ["layers".to_owned(), size(listed.pulled_bytes)],
         ["pulled".to_owned(), listed.resolved_unix_s.map_or_else(|| "-".to_owned(), age)],
         ["used".to_owned(), age(listed.used_unix_s)],
-        ["in use by".to_owned(), users(&listed.users)],
+        ["in use by".to_owned(), holders(&listed.users)],
     ];
     table(&rows, out)
 }
@@ -158,13 +157,13 @@ fn remove(store: &ImageStore, images: &[String], json: bool, out: &mut impl Writ
     for image in images {
         sum += store.remove(image)?;
     }
-    tell_dropped(sum, json, out)
+    print_removed(sum, json, out)
 }
 
-fn tell_dropped(dropped: Removed, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+fn print_removed(removed: Removed, json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     if json {
-        return Ok(writeln!(out, "{}", json!(dropped))?);
+        return Ok(writeln!(out, "{}", json!(removed))?);
     }
-    let Removed { images, files, bytes: freed } = dropped;
+    let Removed { images, files, bytes: freed } = removed;
     Ok(writeln!(out, "removed {images} images and {files} other files, {}", bytes(freed))?)
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What makes machines, put together from the settings.
+//! Opens the image store and the machines as the settings say.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
@@ -16,16 +16,19 @@ use crate::{
     network::{Gateway, ca_bundle, flows_max},
 };
 
-/// A folder of the server's does not do.
+/// A folder of the server could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FolderFault {
-    #[error("failed to use the data folder {}; --data-dir or WAGGLE_DATA_DIR names another one", path.display())]
+    #[error("failed to use the data folder {}; set another one with --data-dir or WAGGLE_DATA_DIR", path.display())]
     Data { path: PathBuf, source: DiskFault },
-    #[error("failed to use the image folder {}; --image-cache-dir or WAGGLE_IMAGE_CACHE_DIR names another one", path.display())]
+    #[error(
+        "failed to use the image folder {}; set another one with --image-cache-dir or WAGGLE_IMAGE_CACHE_DIR",
+        path.display()
+    )]
     Images { path: PathBuf, source: PrepareFault },
 }
 
-/// Opens the folder of images; it waits for the locks of other processes.
+/// Opens the image store; waits for the locks of other processes.
 ///
 /// # Errors
 /// [`FolderFault::Images`].
@@ -34,10 +37,10 @@ pub(super) fn open_images(settings: ImageStoreSettings) -> Result<ImageStore, Fo
     ImageStore::with_settings(settings).map_err(|source| FolderFault::Images { path, source })
 }
 
-/// Opens what machines are made from and with, as the settings have it.
+/// Opens the machines and the image store.
 ///
 /// # Errors
-/// What is missing or broken; each says what to do.
+/// The first thing that is missing or broken; each error says what to do.
 pub(super) async fn open(
     settings: &Settings,
     folders: &Folders,
@@ -51,13 +54,12 @@ pub(super) async fn open(
     let disks = spawn_blocking(move || Disks::open(&data).map_err(|source| FolderFault::Data { path: data, source }));
     let disks = disks.await??;
     let vms = machines::Vms::open(vm_settings, Arc::clone(&images), disks).await?;
-    // Better now than by the first environment; what runs machines is the larger thing to lack.
+    // Checked now rather than at the first environment; last, as a missing hypervisor is the more important error.
     disks::mkfs_version().await?;
     Ok((vms, images))
 }
 
-/// The settings that concern machines, in the words of what makes them; all but the certificates and the proxy, which
-/// may be in files.
+/// The settings of machines without the certificates and the proxy, which may be in files.
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::VmSettings {
     machines::VmSettings {
         data_dir: folders.data.clone(),

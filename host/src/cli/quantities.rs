@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sizes and ages as people read them.
+//! Sizes and ages for people to read.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Bytes in the decimal units that registries and disks are sold by: `48.3 MB`.
+/// Formats a number of bytes in decimal units, as registries do: `48.3 MB`.
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {
         return format!("{bytes} B");
     }
-    // In tenths of the unit.
+    // Counted in tenths of the unit.
     let (mut tenths, mut unit) = (bytes / 100, "kB");
     for larger in UNITS.iter().skip(1) {
         if tenths < 10_000 {
@@ -21,7 +21,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// How long ago that was: `5 minutes ago`.
+/// Formats the time since then: `5 minutes ago`.
 pub(super) fn age(unix_s: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     since(now.saturating_sub(unix_s))
@@ -43,16 +43,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ages_are_told_as_people_do() {
-        for (size, told) in
+    fn sizes_and_ages_are_readable() {
+        for (size, expected) in
             [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (48_349_999, "48.3 MB"), (999_999, "999.9 kB")]
         {
-            assert_eq!(bytes(size), told);
+            assert_eq!(bytes(size), expected);
         }
         assert_eq!(bytes(1_500_000_000), "1.5 GB");
         assert_eq!(bytes(u64::MAX), "18446744.0 TB");
-        for (seconds, told) in [(5, "just now"), (60, "1 minute ago"), (7200, "2 hours ago"), (86_400, "1 day ago")] {
-            assert_eq!(since(seconds), told);
+        for (seconds, expected) in [(5, "just now"), (60, "1 minute ago"), (7200, "2 hours ago"), (86_400, "1 day ago")]
+        {
+            assert_eq!(since(seconds), expected);
         }
     }
 }

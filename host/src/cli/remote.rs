@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The commands that talk to a running server: one request each, over HTTP.
+//! The commands for a running server: `ps`, `exec` and `logs`, each with one HTTP request.
 
 mod server;
 
@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 
 pub use self::server::ServerArguments;
 use self::server::{RemoteFault, call, get};
-use super::TIMED_OUT;
+use super::exit_codes::TIMED_OUT;
 use crate::{domain::environment_id::EnvironmentId, error_code::ErrorCode, printable};
 
-/// For the server's part of a call, above the command's own time.
+/// Added to a command's timeout for the server's part of the call.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
-/// Of the answer to a call that runs nothing.
+/// Timeout of a request that runs no command, and the default timeout of one that does.
 const QUICK_SECONDS: u64 = 30;
 
-/// Which environments.
+/// The arguments of `waggle ps`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -32,48 +32,49 @@ Examples:
   WAGGLE_TOKEN=$TOKEN waggle ps --url https://waggle.example/mcp
   waggle ps --json | jq -r '.environments[].environment_id'")]
 pub struct PsArguments {
-    /// Which server.
+    /// The server.
     #[command(flatten)]
     pub server: ServerArguments,
 }
 
-/// What to run where.
+/// The arguments of `waggle exec`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   waggle exec 123e4567-e89b-42d3-a456-426614174000 -- ls -l
   waggle exec $ID --timeout 120 -- sh -c 'make && ./test'
 
-The image's shell runs it, without input; what it prints is shown when it has ended. The exit code is the command's; 124 \
-means that its time was over, 1 that it did not run.")]
+The image's shell runs the command, without input; its output is shown at its end. The exit code is the command's; 124 \
+means that it timed out, 1 that it did not run.")]
 pub struct ExecArguments {
     /// The environment, as `waggle ps` lists it
     pub environment_id: String,
     /// The command, with its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
-    /// Seconds that it may take; at most the server's longest time-out, 300 unless it is set
-    #[arg(long, default_value_t = QUICK_SECONDS, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Timeout in seconds; at most the server's longest timeout, by default 300
+    #[arg(long, default_value_t = QUICK_SECONDS, value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
-    /// Which server.
+    /// The server.
     #[command(flatten)]
     pub server: ServerArguments,
 }
 
-/// Whose log.
+/// The arguments of `waggle logs`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   waggle logs 123e4567-e89b-42d3-a456-426614174000
   waggle logs $ID --json | jq -r .status
 
-It has what happened to the environment and the last that its machine printed on its console, also when the machine has \
-failed. It is there as long as `waggle ps` lists the environment, and a while for those whose machine did not start. What \
-commands print is theirs: their callers have it.")]
+Shows the events of the environment and the end of its machine's console, also after the machine has failed. The log \
+is kept as long as `waggle ps` lists the environment, and for a while if its machine did not start. It does not \
+contain the output of commands, which only their callers get.")]
 pub struct LogsArguments {
     /// The environment, as `waggle ps` lists it
     pub environment_id: String,
-    /// Which server.
+    /// The server.
     #[command(flatten)]
     pub server: ServerArguments,
 }
@@ -81,7 +82,7 @@ pub struct LogsArguments {
 /// Lists environments.
 ///
 /// # Errors
-/// If the server cannot be reached, or refuses.
+/// The server is unreachable, or refuses.
 pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Error>> {
     let listed = call(&arguments.server, "list_environments", json!({}), Duration::from_secs(QUICK_SECONDS)).await?;
     let mut out = io::stdout().lock();
@@ -101,10 +102,10 @@ pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Erro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command, and passes its output and exit code on.
+/// Runs a command, prints its output, and returns its exit code.
 ///
 /// # Errors
-/// If the server cannot be reached, or refuses.
+/// The server is unreachable, or refuses.
 pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn Error>> {
     let code = format!("exec {}", arguments.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
     let call_arguments = json!({
@@ -113,8 +114,8 @@ pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn 
         "code": code,
         "timeout_seconds": arguments.timeout,
     });
-    let patience = Duration::from_secs(arguments.timeout).saturating_add(ANSWER_MARGIN);
-    let ran = match call(&arguments.server, "execute", call_arguments, patience).await {
+    let timeout = Duration::from_secs(arguments.timeout).saturating_add(ANSWER_MARGIN);
+    let ran = match call(&arguments.server, "execute", call_arguments, timeout).await {
         Err(RemoteFault::Refused { code, message }) if code == ErrorCode::TimedOut.as_str() => {
             writeln!(io::stderr(), "waggle: {message}")?;
             return Ok(TIMED_OUT.into());
@@ -132,10 +133,10 @@ pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn 
     Ok(exit_code.unwrap_or(u8::MAX).into())
 }
 
-/// Prints what happened to an environment, and its console.
+/// Prints the log of an environment.
 ///
 /// # Errors
-/// If the server cannot be reached, or refuses.
+/// The server is unreachable, or refuses.
 pub(super) async fn logs(arguments: &LogsArguments) -> Result<ExitCode, Box<dyn Error>> {
     let id: EnvironmentId = arguments.environment_id.parse()?;
     let log = get(&arguments.server, &format!("environments/{id}/log"), Duration::from_secs(QUICK_SECONDS)).await?;
@@ -158,7 +159,7 @@ fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
     if let Some(count @ 1..) = log.get("egress_refused").and_then(Value::as_u64) {
         writeln!(
             out,
-            "\nthe network policy refused {count}; the last was {}",
+            "\nthe network policy refused {count}, the last one to {}",
             plain(text(log, "egress_refused_last"))
         )?;
     }
@@ -169,12 +170,12 @@ fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
     console.try_for_each(|line| writeln!(out, "  {}", plain(line)))
 }
 
-/// The text without what would move a cursor: whoever answered may be no server of ours.
+/// Escapes control characters, since the server may not be ours.
 fn plain(text: &str) -> String {
     printable::letters(text).collect()
 }
 
-/// One word of a shell, whatever is in it.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -188,14 +189,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_stays_one_word_whatever_is_in_it() {
+    fn quoted_word_stays_one_word() {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's $HOME; rm *"), r"'it'\''s $HOME; rm *'");
         assert_eq!(quoted(""), "''");
     }
 
     #[test]
-    fn a_log_is_told_without_what_would_move_a_cursor() {
+    fn printed_log_has_no_control_characters() {
         let log = json!({
             "environment_id": "1", "runtime": "shell", "status": "error", "name": "n\u{1b}[2J", "image": "oci:/x",
             "events": [{"at": "2026-01-02T03:04:05Z", "what": "the machine is gone: \rit panicked"}],
@@ -208,7 +209,7 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "1  shell  error  n\\u{1b}[2J\nimage oci:/x\n\n\
              2026-01-02T03:04:05Z  the machine is gone: \\u{d}it panicked\n\n\
-             the network policy refused 2; the last was 192.0.2.1:80\n\n\
+             the network policy refused 2, the last one to 192.0.2.1:80\n\n\
              console:\n  Kernel panic\n  \\u{202e}x\n"
         );
         let mut nothing = Vec::new();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle run`: one program in one environment that lives as long as it does. It needs no server: the machine is this
-//! process's own, made by the same services as a server's.
+//! `waggle run`: one program in an environment of its own, which is destroyed at its end. It needs no server: this
+//! process owns the machine, through the same services as a server.
 
 use std::{
     error::Error,
@@ -20,9 +20,14 @@ use clap::{
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{TIMED_OUT, open_machines, signals::End, terminal::Spinner};
+use super::{
+    exit_codes::{BROKEN_PIPE, TIMED_OUT},
+    open_machines,
+    signals::ShutdownSignals,
+    terminal::Spinner,
+};
 use crate::{
-    config::{self, Folders, Settings, duration, process_variable},
+    config::{self, Settings, duration, process_variable},
     domain::{
         command::{Command, EndCause, Executed, OutputStream},
         environment::NewEnvironment,
@@ -41,14 +46,12 @@ use crate::{
     },
 };
 
-/// Nothing of a run that ended needs time to drain; its machine is destroyed within this.
+/// Timeout for destroying the machine.
 const RELEASE: Duration = Duration::from_secs(10);
-/// What a shell says of a command whose reader went away: 128 and SIGPIPE.
-const NOBODY_READS: u8 = 141;
-/// The environment has no other call, so its idle time never counts.
+/// Idle timeout, which never passes, as the program's call runs all the time.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 
-/// What to run.
+/// The arguments of `waggle run`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   waggle run python script.py
@@ -56,58 +59,57 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
   echo 'console.log(1 + 1)' | waggle run node
   waggle run shell build.sh --timeout 10m && echo built
 
-The machine lives as long as the program, and needs no server. Of this machine's files only FILE is in there; -i hands \
-standard input on. The exit code is the program's; 124 means that its time \
-was over, 1 that there was no machine for it.")]
+The machine is destroyed when the program ends; no server is needed. Of this host's files the machine gets only FILE; \
+-i passes standard input on. The exit code is the program's; 124 means that it timed out, 1 that it did not run.")]
 pub struct RunArguments {
-    /// What runs the program
+    /// Runtime of the program
     #[arg(value_parser = runtime_parser())]
     pub runtime: Runtime,
-    /// The program; - or nothing reads it from standard input
+    /// File with the program [default: standard input, also as -]
     pub file: Option<PathBuf>,
-    /// What the program is given
+    /// Arguments for the program
     #[arg(last = true)]
     pub arguments: Vec<String>,
-    /// Image to run it in [default: the runtime's]
+    /// Image of the machine [default: the runtime's]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<ImageRef>,
-    /// The program is killed after this
+    /// Time after which the program is killed
     #[arg(long, default_value = "1h", value_parser = duration::parse, value_name = "DURATION")]
     pub timeout: Duration,
-    /// Hand standard input on to the program; it is read to its end first
+    /// Pass standard input to the program; it is read to its end first
     #[arg(long, short)]
     pub interactive: bool,
-    /// As the server would have them.
+    /// The settings, as for `waggle serve`.
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Names them all to whoever asks for help, or has a shell complete the command.
+/// A parser whose possible values appear in the help and in completions.
 fn runtime_parser() -> impl TypedValueParser<Value = Runtime> {
-    let unknown = || "there are python, node and shell".to_owned();
+    let unknown = || "must be python, node or shell".to_owned();
     let find = move |name: String| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name).ok_or_else(unknown);
     PossibleValuesParser::new(Runtime::ALL.map(Runtime::name)).try_map(find)
 }
 
-/// Makes an environment, runs the program in it, and destroys it.
+/// Creates an environment, runs the program in it, and destroys it.
 ///
 /// # Errors
-/// What kept the program from running.
+/// The reason why the program did not run.
 pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let mut end = End::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let reading = arguments.clone();
-    // Standard input may be a terminal at which nobody types.
+    // Standard input may be a terminal, and reading it may block without end.
     let (name, code, stdin) = tokio::select! {
         read = spawn_blocking(move || read(&reading)) => read??,
-        code = end.exit_code() => return Ok(code.into()),
+        code = signals.exit_code() => return Ok(code.into()),
     };
     let settings = &arguments.settings;
-    let folders = Folders::of(settings, &process_variable)?;
+    let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let spinner = Spinner::start();
     let vms = tokio::select! {
         opened = open_machines::open(settings, &folders) => Arc::new(opened?.0),
-        code = end.exit_code() => return Ok(code.into()),
+        code = signals.exit_code() => return Ok(code.into()),
     };
     let environments = Arc::new(Environments::new(
         Arc::<_>::clone(&vms) as _,
@@ -126,11 +128,11 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
     let path = GuestPath::parse(&name)?;
     let command = Command { argv: arguments.arguments, stdin, timeout: arguments.timeout, ..Command::default() };
     let execution = Execution::new(Arc::clone(&environments), server::execution_rules(settings));
-    // A task of its own: its output may wait for a reader, and a signal must be heard meanwhile.
+    // A task of its own, as its output may block, and a signal must still be handled.
     let mut life = tokio::spawn(live(Arc::clone(&environments), execution, new, (path, code), command, spinner));
     let outcome = tokio::select! {
         lived = &mut life => Some(lived),
-        code = end.exit_code() => {
+        code = signals.exit_code() => {
             life.abort();
             environments.shut_down(Duration::ZERO, RELEASE).await;
             vms.close().await;
@@ -154,18 +156,18 @@ async fn live(
     spinner: Spinner,
 ) -> Result<Option<Executed>, Fault> {
     let owner = new.owner.clone();
-    let (made, _) = environments.create(new, |stage| spinner.say(stage.describe())).await?;
+    let (made, _) = environments.create(new, |stage| spinner.show(stage.describe())).await?;
     let files = Filesystem::new(environments);
     files.write(&owner, made.id, &path, &code, Writing::default()).await?;
-    // What the program writes must not run into the spinner.
+    // The program's output must not mix with the spinner.
     spinner.clear();
     let unread = CancellationToken::new();
-    let hear = |stream, bytes: &[u8]| {
+    let on_output = |stream, bytes: &[u8]| {
         if block_in_place(|| write(stream, bytes)).is_err() {
             unread.cancel();
         }
     };
-    let watcher = Watcher { cancelled: &unread, on_output: &hear };
+    let watcher = Watcher { cancelled: &unread, on_output: &on_output };
     let executed = execution.run_program(&owner, made.id, &path, command, watcher).await?;
     Ok(if unread.is_cancelled() { None } else { Some(executed) })
 }
@@ -181,7 +183,7 @@ fn write(stream: OutputStream, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// The program's name in the guest, its text, and what it reads from its standard input.
+/// Reads the program and its input; returns the program's name in the guest, its code, and its standard input.
 fn read(arguments: &RunArguments) -> Result<(String, Vec<u8>, Vec<u8>), ReadFault> {
     let bytes_max = FILE_BYTES_MAX as u64;
     let take = |what: &Path, from: &mut dyn Read| {
@@ -207,32 +209,36 @@ fn read(arguments: &RunArguments) -> Result<(String, Vec<u8>, Vec<u8>), ReadFaul
     }
 }
 
-/// The program or its input cannot be read.
+/// The program or its input could not be read.
 #[derive(Debug, thiserror::Error)]
 enum ReadFault {
     #[error("failed to read {}", what.display())]
     Read { what: PathBuf, source: io::Error },
-    #[error("{} is above {} MiB; put data into the image, or fetch it from the program", what.display(), FILE_BYTES_MAX >> 20)]
+    #[error(
+        "{} must have at most {} MiB; put larger data into the image, or download it in the program",
+        what.display(),
+        FILE_BYTES_MAX >> 20
+    )]
     TooLarge { what: PathBuf },
-    #[error("standard input is either the program or its input; name the program's file to use --interactive")]
+    #[error("standard input cannot be both the program and its input; with --interactive, name the program's file")]
     Twice,
 }
 
-/// The exit code that tells how the program ended, if anybody saw it.
+/// The exit code for the end of the program, or for output without a reader.
 fn status(executed: &Option<Executed>) -> ExitCode {
-    let Some(executed) = executed else { return NOBODY_READS.into() };
+    let Some(executed) = executed else { return BROKEN_PIPE.into() };
     let own = u8::try_from(executed.exit_code).unwrap_or(u8::MAX);
-    let say = |what: &str| drop(writeln!(io::stderr(), "waggle: {what}"));
+    let report = |reason: &str| drop(writeln!(io::stderr(), "waggle: {reason}"));
     match executed.cause {
         EndCause::Exited => own.into(),
         EndCause::TimedOut => {
-            say("the program's time was over; --timeout gives it more");
+            report("the program timed out; set a longer --timeout");
             TIMED_OUT.into()
         }
         EndCause::OutOfMemory => {
-            say("the program needed more memory than the machine has; WAGGLE_DEFAULT_MEMORY_MB gives it more");
+            report("the program ran out of memory; set a larger WAGGLE_DEFAULT_MEMORY_MB");
             own.into()
         }
-        EndCause::Cancelled => NOBODY_READS.into(),
+        EndCause::Cancelled => BROKEN_PIPE.into(),
     }
 }

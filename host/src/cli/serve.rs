@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle serve`: reads what there is, builds the server, serves, and ends it when it is told to.
+//! `waggle serve`: builds the server from its settings, serves, and shuts it down on a signal.
 
 use std::{
     error::Error,
@@ -12,10 +12,9 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 
-use super::{announce, open_machines, signals::End, token_reader::TokenReader};
+use super::{announce, open_machines, signals::ShutdownSignals, token_reader::TokenReader};
 use crate::{
-    causes::chain,
-    config::{self, Folders, PullImages, Settings, process_variable},
+    config::{self, PullImages, Settings, process_variable},
     domain::{image::ImageRef, runtime::ByRuntime},
     http::{self, Check},
     images::cache::{ImageStore, Resolve},
@@ -24,42 +23,42 @@ use crate::{
     server::Waggle,
 };
 
-/// What the environments have not ended by themselves in the server's own time is ended within this.
+/// Timeout for ending the machines that are left after the server's own shutdown.
 const MACHINES_CLOSE: Duration = Duration::from_secs(3);
 
-/// Serves until a signal says to end, or the input of a server that speaks to its starter ends.
+/// Serves until a signal, or with --stdio until the end of the input.
 ///
 /// # Errors
-/// What stands in the way of a start; each says what to do.
+/// The reason why the server could not start; each error says what to do.
 pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     for warning in config::warnings(&process_variable) {
         tracing::warn!("{warning}");
     }
     let tokens = settings.access.auth_tokens_file.clone().map(TokenReader::open).transpose()?;
-    // A second server on the same address must not touch the first one's folders.
+    // Bound first, so that a second server on the same address does not touch the folders of the first.
     let listener = match settings.access.stdio {
         true => None,
         false => Some(http::bind(settings.listen_addr).await?),
     };
-    let mut end = End::new()?;
-    let folders = Folders::of(settings, &process_variable)?;
+    let mut signals = ShutdownSignals::new()?;
+    let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let (machines, store) = tokio::select! {
         opened = open_machines::open(settings, &folders) => opened?,
-        () = end.wanted() => return Ok(()),
+        () = signals.received() => return Ok(()),
     };
     let machines = Arc::new(machines);
     let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
     let served = match listener {
         Some(listener) => {
             let checks = checks(&images, machines.kernel().to_owned());
-            let address = server.listen(listener, tokens.as_ref().map(TokenReader::now), checks)?;
+            let address = server.listen(listener, tokens.as_ref().map(TokenReader::current), checks)?;
             let backend = machines.backend().to_string();
             announce::announce(address, &images, &backend)?;
-            tell_system(&[NotifyState::Ready, NotifyState::Status(&format!("serves MCP on {address}; {backend}"))]);
+            notify_systemd(&[NotifyState::Ready, NotifyState::Status(&format!("serving MCP on {address}; {backend}"))]);
             tokio::select! {
-                () = end.wanted() => {}
-                () = look_after(&store, &images, settings.pull_images) => {}
+                () = signals.received() => {}
+                () = maintain_images(&store, &images, settings.pull_images) => {}
             }
             Ok(())
         }
@@ -67,29 +66,29 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
             let (input, output) = mcp::standard_streams();
             tokio::select! {
                 spoken = server.converse(input, output) => spoken,
-                () = end.wanted() => Ok(()),
-                () = look_after(&store, &images, settings.pull_images) => Ok(()),
+                () = signals.received() => Ok(()),
+                () = maintain_images(&store, &images, settings.pull_images) => Ok(()),
             }
         }
     };
     tracing::info!("shutting down");
-    tell_system(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
     server.shut_down().await;
     if timeout(MACHINES_CLOSE, machines.close()).await.is_err() {
-        tracing::error!("machines have not ended in time");
+        tracing::error!("timed out ending the machines");
     }
     Ok(served?)
 }
 
-/// Tells systemd how the server is, where that has started it (sd_notify(3)).
-fn tell_system(state: &[NotifyState<'_>]) {
+/// Reports the server's state to systemd, if systemd has started it (sd_notify(3)).
+fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "systemd could not be told how the server is");
+        tracing::warn!(error = &error as &dyn Error, "failed to report the state to systemd");
     }
 }
 
-/// Pulls images if they are to be there before anybody asks for them, and removes old ones, for ever.
-async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
+/// Pulls the images at the start if the settings say so, and removes old ones until it is dropped.
+async fn maintain_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
     let pull = async {
         if when == PullImages::OnDemand {
             return;
@@ -99,8 +98,7 @@ async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: Pull
             match store.prepare_with(image, Resolve::Always, &|_| {}).await {
                 Ok(_) => tracing::info!(image = name, "an image is ready"),
                 Err(fault) => {
-                    let error = chain(&*fault);
-                    tracing::warn!(image = name, error, "an image could not be pulled at the start");
+                    tracing::warn!(image = name, error = &*fault as &dyn Error, "failed to pull an image at the start");
                 }
             }
         }
@@ -108,28 +106,28 @@ async fn look_after(store: &ImageStore, images: &ByRuntime<ImageRef>, when: Pull
     tokio::join!(pull, store.evict_regularly());
 }
 
-/// What `/readyz` looks at. The back end was found to work at the start, or there would be no server.
+/// The checks of `/readyz`. The back end was checked at the start.
 fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
     let images = [images.python.clone(), images.node.clone(), images.shell.clone()];
     vec![
-        Check { name: "images", look: Box::new(move || images.iter().try_for_each(image_is_there)) },
-        Check { name: "kernel", look: Box::new(move || is_there(&kernel)) },
+        Check { name: "images", run: Box::new(move || images.iter().try_for_each(check_image)) },
+        Check { name: "kernel", run: Box::new(move || check_exists(&kernel)) },
     ]
 }
 
-/// Whether an environment could be made of the image.
+/// Checks whether the image exists, as far as this is known without pulling it.
 ///
 /// # Errors
-/// What is missing.
-pub(super) fn image_is_there(image: &ImageRef) -> Result<(), String> {
+/// The path that is missing.
+pub(super) fn check_image(image: &ImageRef) -> Result<(), String> {
     match image {
-        ImageRef::Layout(layout) => is_there(&layout.path().join("oci-layout")),
-        ImageRef::Archive(archive) => is_there(archive.path()),
-        // It is in the cache, or can be pulled, or cannot: whoever creates an environment hears which.
+        ImageRef::Layout(layout) => check_exists(&layout.path().join("oci-layout")),
+        ImageRef::Archive(archive) => check_exists(archive.path()),
+        // It may have to be pulled, which only the creation of an environment can find out.
         ImageRef::Registry(_) => Ok(()),
     }
 }
 
-fn is_there(path: &Path) -> Result<(), String> {
+fn check_exists(path: &Path) -> Result<(), String> {
     path.metadata().map(|_| ()).map_err(|fault| format!("failed to find {}: {fault}", path.display()))
 }

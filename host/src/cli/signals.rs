@@ -1,37 +1,39 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The signals by which a person or the system ends this program in good order.
+//! The signals that end this program in order.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::exit_codes::{INTERRUPTED, TERMINATED};
+
 /// SIGINT and SIGTERM.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct ShutdownSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl End {
-    /// Takes both from now on; they end nothing by themselves any more.
+impl ShutdownSignals {
+    /// Handles both from now on; they no longer end the process by themselves.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Resolves at the first of them, with what a shell would make of a command that it ends: 128 and its number.
+    /// Waits for the first of them; returns the exit code, which is 128 plus the signal's number.
     pub(super) async fn exit_code(&mut self) -> u8 {
         tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
         }
     }
 
-    /// Resolves at the first of them.
-    pub(super) async fn wanted(&mut self) {
+    /// Waits for the first of them.
+    pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What a terminal shows besides plain text: colours, and a sign that something is going on. A pipe gets neither.
+//! Colours and a spinner, for terminals only.
 
 use std::{
     ffi::OsString,
@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Lookup;
 
-/// Between two pictures of a spinner.
+/// Interval of the spinner's frames.
 const SPINNER_STEP: Duration = Duration::from_millis(100);
 
 /// Colours of the terminal's own palette, by their SGR numbers (ECMA-48).
@@ -26,19 +26,19 @@ pub(super) enum Colour {
     Yellow = 33,
 }
 
-/// Whether text is coloured.
+/// Colours text, or leaves it plain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Palette {
     coloured: bool,
 }
 
 impl Palette {
-    /// Colours if the output is a terminal that can, and nobody has said no by `NO_COLOR` (no-color.org).
+    /// Enables colours if the output is a terminal that supports them and `NO_COLOR` is unset (no-color.org).
     pub(super) fn of(output: &impl IsTerminal, variable: Lookup<'_>) -> Self {
         Self { coloured: output.is_terminal() && may_colour(variable) }
     }
 
-    /// The text in a colour, as it is to be printed.
+    /// Formats the text in a colour.
     pub(super) fn paint(self, colour: Colour, text: &str) -> impl fmt::Display {
         fmt::from_fn(move |f| match self.coloured {
             true => write!(f, "\x1b[{}m{text}\x1b[0m", colour as u8),
@@ -52,12 +52,12 @@ fn may_colour(variable: Lookup<'_>) -> bool {
     !is_set("NO_COLOR") && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A line on the terminal that says what is going on, and is gone afterwards.
+/// A line on the terminal that shows the current step and disappears at the end.
 #[derive(Debug)]
 pub(super) struct Spinner(ProgressBar);
 
 impl Spinner {
-    /// Shown on stderr if that is a terminal, else nowhere.
+    /// Starts a spinner on standard error if that is a terminal.
     pub(super) fn start() -> Self {
         if !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
@@ -70,12 +70,12 @@ impl Spinner {
         Self(bar)
     }
 
-    /// What is going on now.
-    pub(super) fn say(&self, what: &str) {
-        self.0.set_message(what.to_owned());
+    /// Shows the current step.
+    pub(super) fn show(&self, step: &str) {
+        self.0.set_message(step.to_owned());
     }
 
-    /// Takes the line away for good.
+    /// Removes the line.
     pub(super) fn clear(&self) {
         self.0.finish_and_clear();
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_for_terminals_whose_owner_wants_them() {
+    fn colours_need_a_terminal_that_allows_them() {
         let with = |set: &'static str| move |name: &str| (name == set).then(|| OsString::from("1"));
         assert!(may_colour(&with("TERM")));
         assert!(!may_colour(&with("NO_COLOR")));

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps the tokens of a file, and reads it again on SIGHUP. A file that does not do then leaves those that there were.
+//! Reads the tokens from a file, at the start and again on SIGHUP. If the file is then invalid, the old tokens stay.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
@@ -10,9 +10,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{causes::chain, domain::tokens::Tokens, files::token_file};
+use crate::{domain::tokens::Tokens, files::token_file};
 
-/// The tokens, for as long as it is held.
+/// The reader of the tokens. Dropping it stops the reloads.
 #[derive(Debug)]
 pub(super) struct TokenReader {
     tokens: watch::Receiver<Arc<Tokens>>,
@@ -20,10 +20,10 @@ pub(super) struct TokenReader {
 }
 
 impl TokenReader {
-    /// Reads the file for the first time.
+    /// Reads the file, and begins to watch for SIGHUP.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The error of the file.
     pub(super) fn open(file: PathBuf) -> Result<Self, Box<dyn Error>> {
         let (sender, tokens) = watch::channel(Arc::new(token_file::read(&file)?));
         let mut hangup = signal(SignalKind::hangup())?;
@@ -31,18 +31,20 @@ impl TokenReader {
             while hangup.recv().await.is_some() {
                 match token_file::read(&file) {
                     Ok(tokens) => {
-                        tracing::info!(?tokens, "the tokens were read again");
+                        tracing::info!(?tokens, "reloaded the tokens");
                         sender.send_replace(Arc::new(tokens));
                     }
-                    Err(fault) => tracing::error!(fault = chain(&fault), "the tokens stay as they were"),
+                    Err(fault) => {
+                        tracing::error!(error = &fault as &dyn Error, "failed to reload the tokens; the old ones stay")
+                    }
                 }
             }
         });
         Ok(Self { tokens, reading })
     }
 
-    /// The tokens as they are at any time.
-    pub(super) fn now(&self) -> watch::Receiver<Arc<Tokens>> {
+    /// A receiver of the current tokens.
+    pub(super) fn current(&self) -> watch::Receiver<Arc<Tokens>> {
         self.tokens.clone()
     }
 }

@@ -1,25 +1,22 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle version` and `waggle licences`: what this program is, what travels in it, and under which terms.
+//! `waggle version` and `waggle licences`: the program with its embedded parts, and their licences.
 
 use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    machines::agent_binary,
-    machines::{FIRMWARE_ABI, firmware_binary},
-};
+use crate::machines::{FIRMWARE_ABI, agent_binary, firmware_binary};
 
 const OWN: &str = include_str!("../../../LICENSE");
-/// The firmware is other people's work; whoever hands it on has to hand on these.
+/// The licences that must accompany the firmware.
 const FIRMWARE: [&str; 3] = [
     include_str!("../../../images/firmware/NOTICE"),
     include_str!("../../../images/firmware/LGPL-2.1.txt"),
     include_str!("../../../images/firmware/GPL-2.0.txt"),
 ];
 
-/// The program, the agent and the firmware in it.
+/// Prints the version of the program, of the agent and of the firmware.
 pub(super) fn print(out: &mut impl Write) -> io::Result<()> {
     let (commit, date) = (env!("WAGGLE_COMMIT"), env!("WAGGLE_BUILD_DATE"));
     writeln!(out, "waggle {} (commit {commit}, built {date})", env!("CARGO_PKG_VERSION"))?;
@@ -28,7 +25,7 @@ pub(super) fn print(out: &mut impl Write) -> io::Result<()> {
             let digest = format!("{:x}", Sha256::digest(agent));
             writeln!(out, "guest agent   {} bytes, protocol {}, sha256 {digest}", agent.len(), agent_binary::PROTOCOL)?;
         }
-        None => writeln!(out, "guest agent   none in this build")?,
+        None => writeln!(out, "guest agent   not in this build")?,
     }
     match firmware_binary::embedded() {
         Some(firmware) => {
@@ -39,11 +36,11 @@ pub(super) fn print(out: &mut impl Write) -> io::Result<()> {
                 firmware.sha256
             )
         }
-        None => writeln!(out, "firmware      none in this build; libkrunfw is looked for on the host"),
+        None => writeln!(out, "firmware      not in this build; libkrunfw must be on the host"),
     }
 }
 
-/// The texts that go with this program.
+/// Prints the licences of the program and of its embedded parts.
 pub(super) fn print_licences(out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "waggle\n\n{OWN}")?;
     if firmware_binary::embedded().is_some() {

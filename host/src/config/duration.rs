@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Durations as Go writes them: `30s`, `2m`, `1h30m`, `1.5h`, `250ms`.
+//! Durations in Go's format: `30s`, `2m`, `1h30m`, `1.5h`, `250ms`.
 
 use std::time::Duration;
 
-/// Go's units with their nanoseconds, longest name first where one begins another.
+/// Go's units and their lengths in nanoseconds.
 const UNITS: [(&str, f64); 7] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// More than a year is a mistake, and keeps sums with the clock from overflowing.
+/// Upper bound: more than a year is a mistake, and this keeps sums with the clock from overflowing.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Reads a duration above zero.
+/// Parses a duration above zero.
 ///
 /// # Errors
-/// [`DurationFault`] says what a duration looks like.
+/// [`DurationFault`] describes a valid duration.
 pub fn parse(text: &str) -> Result<Duration, DurationFault> {
     let mut nanoseconds = 0.0;
     let mut rest = text;
@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationFault> {
     if duration > DURATION_MAX { Err(DurationFault::TooLong) } else { Ok(duration) }
 }
 
-/// Writes a duration as Go's `String` does, to the millisecond: `30m0s`, `1h0m0s`, `1.5s`, `250ms`.
+/// Formats a duration like Go's `String`, to the millisecond: `30m0s`, `1h0m0s`, `1.5s`, `250ms`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let (seconds, milliseconds) = (duration.as_secs(), duration.subsec_millis());
@@ -50,14 +50,14 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
-/// A text is no duration.
+/// An invalid duration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DurationFault {
-    /// It does not look like one, or is zero.
-    #[error("a duration is a number above zero with a unit, such as 30s, 5m or 1h30m")]
+    /// The text is malformed, or the duration is zero.
+    #[error("must be a number above zero with a unit, such as 30s, 5m or 1h30m")]
     Malformed,
-    /// It is beyond reason.
-    #[error("a duration has at most 366 days")]
+    /// The duration exceeds the upper bound.
+    #[error("must be at most 366 days")]
     TooLong,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_and_write_as_go_does() {
+    fn durations_have_the_format_of_go() {
         for (text, seconds, written) in [
             ("30s", 30.0, "30s"),
             ("5m", 300.0, "5m0s"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn rejects_invalid_durations() {
         for text in ["", "30", "s", "-5s", "5 s", "1d", "0s", "1..5s", "5S", "1h30", "ms", "+5s", "infs", "1e3s"] {
             assert_eq!(parse(text), Err(DurationFault::Malformed), "{text}");
         }

@@ -1,12 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Where images come from and how long they stay: what `waggle serve` and `waggle image` have in common.
+//! The settings of the image store, and the command line of `waggle image`.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{FoldersFault, Lookup, anchored, duration, xdg};
+use super::{
+    duration,
+    folders::{FoldersFault, absolute, xdg},
+    variables::Lookup,
+};
 use crate::{
     domain::image::ImageRef,
     images::{
@@ -18,18 +22,18 @@ use crate::{
 /// The settings of the image store.
 #[derive(Args, Clone, Debug)]
 pub struct ImageSettings {
-    /// Folder for images that have been pulled and prepared [default: the XDG cache folder, waggle/images/]
+    /// Folder for pulled and prepared images [default: the XDG cache folder, waggle/images/]
     #[arg(long, global = true, value_name = "FOLDER")]
     pub image_cache_dir: Option<PathBuf>,
-    /// Images that nobody has used for so long are deleted
+    /// Time without use after which an image is removed
     #[arg(long, global = true, default_value = "168h", value_parser = duration::parse, value_name = "DURATION")]
     pub image_cache_max_age: Duration,
-    /// Most room that images take, in MiB; beyond it those go that were used longest ago, but none that is in use
+    /// Size limit of all images, in MiB; above it the least recently used ones are removed, except those in use
     /// [default: no limit]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..), value_name = "MIB")]
     pub image_cache_max_mb: Option<u32>,
-    /// Registries that may be spoken to without TLS, as HOST or HOST:PORT, separated by commas; those on this machine
-    /// may in any case
+    /// Registries that may be used without TLS, as HOST or HOST:PORT, separated by commas; those on this machine always
+    /// may
     #[arg(long, global = true, default_value = "", value_name = "REGISTRIES", hide_default_value = true)]
     pub insecure_registries: PlainHosts,
 }
@@ -37,62 +41,62 @@ pub struct ImageSettings {
 /// The command line of `waggle image`.
 #[derive(Args, Clone, Debug)]
 pub struct ImageArguments {
-    /// The settings of the image store.
+    /// The image store.
     #[command(flatten)]
     pub store: ImageSettings,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: ImageCommand,
 }
 
-/// What can be done with images.
+/// The commands of `waggle image`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Pull images and make them ready, and ask again what their tags mean
+    /// Pull and prepare images, and resolve their tags again
     Pull {
-        /// Such as python:3.13, ghcr.io/owner/name:1.0, oci:FOLDER
+        /// References, such as python:3.13, ghcr.io/owner/name:1.0 or oci:FOLDER
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<ImageRef>,
-        /// One JSON object an image
+        /// Print a JSON object per image
         #[arg(long)]
         json: bool,
     },
-    /// List the images that are here
+    /// List the images in the cache
     Ls {
-        /// A JSON array
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Say everything about an image
+    /// Show the details of an image
     Inspect {
-        /// Its reference, or its digest or the beginning of that
+        /// Reference, digest, or the beginning of a digest
         #[arg(value_name = "IMAGE")]
         image: String,
-        /// A JSON object
+        /// Print a JSON object
         #[arg(long)]
         json: bool,
     },
     /// Remove images that are not in use
     Rm {
-        /// References, which are forgotten, or digests, whose images go with all their names
+        /// References, which are removed, or digests, whose images are removed with all their references
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
-        /// A JSON object
+        /// Print a JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Remove images that are too old or too many, and what no image needs
+    /// Remove images above the limits of age and size, and files that no image needs
     Prune {
-        /// Everything that is not in use
+        /// Remove everything that is not in use
         #[arg(long)]
         all: bool,
-        /// A JSON object
+        /// Print a JSON object
         #[arg(long)]
         json: bool,
     },
 }
 
-/// When images are pulled.
+/// The time when images are pulled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum PullImages {
     /// By the first environment that needs one
@@ -102,26 +106,26 @@ pub enum PullImages {
 }
 
 impl ImageSettings {
-    /// The folder, by the XDG base directory specification where the settings are silent.
+    /// The folder, by the XDG base directory specification where it is not set.
     ///
     /// # Errors
-    /// [`FoldersFault`] if neither a setting nor the user's home says where.
+    /// [`FoldersFault`] if neither a setting nor the user's home names a folder.
     pub fn folder(&self, variable: Lookup<'_>) -> Result<PathBuf, FoldersFault> {
         let by_default = || xdg(variable, "XDG_CACHE_HOME", ".cache").map(|base| base.join("waggle/images"));
         let folder = self.image_cache_dir.clone().or_else(by_default);
-        anchored("IMAGE_CACHE_DIR", folder.ok_or(FoldersFault::Unset { setting: "IMAGE_CACHE_DIR" })?)
+        absolute("IMAGE_CACHE_DIR", folder.ok_or(FoldersFault::Unset { setting: "IMAGE_CACHE_DIR" })?)
     }
 
-    /// What the image store needs to know.
+    /// The settings in the form that the image store takes.
     ///
     /// # Errors
-    /// [`FoldersFault`] if nothing says where images are kept.
+    /// [`FoldersFault`] if the folder is unknown.
     pub fn store(&self, variable: Lookup<'_>) -> Result<ImageStoreSettings, FoldersFault> {
         let registries = RegistrySettings { plain: self.insecure_registries.clone(), auth_files: auth_files(variable) };
         Ok(ImageStoreSettings { cache_dir: self.folder(variable)?, registries, rules: self.rules() })
     }
 
-    /// When images go.
+    /// The rules for the removal of images.
     #[must_use]
     pub fn rules(&self) -> EvictionRules {
         let bytes_max = self.image_cache_max_mb.map(|mib| u64::from(mib) * 1024 * 1024);
@@ -129,7 +133,7 @@ impl ImageSettings {
     }
 }
 
-/// Where podman, then docker, keep credentials (containers-auth.json(5), and docker's `config.json`).
+/// The files in which podman, then docker, keep credentials (containers-auth.json(5), and docker's `config.json`).
 fn auth_files(variable: Lookup<'_>) -> Vec<PathBuf> {
     let folder = |name: &str| variable(name).map(PathBuf::from);
     let podman = match folder("REGISTRY_AUTH_FILE") {
@@ -150,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_where_podman_and_docker_keep_them() {
+    fn finds_the_credentials_of_podman_and_docker() {
         let look = |known: &[(&str, &str)]| {
             let known: Vec<_> = known.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
             let files =

@@ -8,12 +8,12 @@ use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 
 use crate::causes::chain;
 
-/// A parser whose error says what is wrong without repeating the value; the errors of clap's parsers repeat it.
+/// A parser whose error does not repeat the value, as the errors of clap's parsers do.
 #[derive(Debug)]
 pub struct SecretParser<T>(PhantomData<fn() -> T>);
 
 impl<T> SecretParser<T> {
-    /// The parser. It calls [`FromStr`], whose error must not repeat the text either.
+    /// The parser. It calls [`FromStr`], whose error must not repeat the value either.
     pub const NEW: Self = Self(PhantomData);
 }
 
@@ -32,7 +32,7 @@ where
     fn parse_ref(&self, command: &Command, argument: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
         let parsed = match value.to_str() {
             Some(text) => text.parse().map_err(|fault| chain(&fault)),
-            None => Err("it must be UTF-8".to_owned()),
+            None => Err("must be UTF-8".to_owned()),
         };
         parsed.map_err(|reason| {
             let name = argument.map(ToString::to_string).unwrap_or_default();

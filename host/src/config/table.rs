@@ -1,36 +1,32 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The page of settings for the documentation.
+//! The documentation's page of settings.
 
-use clap::Args as _;
-
-use super::{Settings, variable_name};
+use super::variables::variable_name;
 
 const HEAD: &str = "\
 # Configuration
 
-`waggle serve` takes each setting as a flag or as an environment variable; the flag wins. So do `waggle run` and `waggle
-doctor`; `waggle image` takes those about images. An invalid value stops the start with a message. Durations are written as
-`30s`, `5m` or `1h30m`. This page is generated from the program.
+`waggle serve` takes each setting as a flag or as an environment variable; the flag takes precedence. So do `waggle run`
+and `waggle doctor`; `waggle image` takes the settings of the image store. An invalid value is an error at the start.
+Durations are written as `30s`, `5m` or `1h30m`. This page is generated from the program.
 
-| variable | flag | default | what it is |
+| variable | flag | default | meaning |
 |---|---|---|---|
 ";
 
 const FOOT: &str = "
-Other variables that count:
+Other variables:
 
-- `RUST_LOG`: what is logged, as `info,waggle::egress=debug`; `info` if unset
-- `NO_COLOR`: no colours, whatever the terminal
-- `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: where podman and docker keep the credentials of registries
-- `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY`: which certificates are trusted and which proxy is asked where images are pulled
-- `WAGGLE_TOKEN`: the token that `waggle ps`, `exec` and `logs` send; their `--url` names another server than this machine's
+- `RUST_LOG`: the log's filter, such as `info,waggle::network=debug`; `info` if unset
+- `NO_COLOR`: disables colours
+- `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: the places of podman's and docker's credentials for registries
+- `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY`: the trusted certificates and the proxy for pulling images
+- `WAGGLE_TOKEN`: the token that `waggle ps`, `exec` and `logs` send; their `--url` names a server on another machine
 ";
 
-/// The settings as a Markdown page: a table with one row each, in the order of `--help`.
-#[must_use]
-pub fn settings_page() -> String {
-    let settings = Settings::augment_args(clap::Command::new("serve"));
+/// A Markdown page with a table that has a row for each setting of the command, in the order of `--help`.
+pub(super) fn page(settings: &clap::Command) -> String {
     let rows = settings.get_arguments().filter_map(|argument| {
         let flag = argument.get_long()?;
         let (help, default) = split_default(&argument.get_help()?.to_string());
@@ -46,7 +42,7 @@ pub fn settings_page() -> String {
     std::iter::once(HEAD.to_owned()).chain(rows).chain([FOOT.to_owned()]).collect()
 }
 
-/// A default that depends on where the server runs stands in the help.
+/// Splits the help from a default that depends on the host, which is part of the help's text.
 fn split_default(help: &str) -> (String, String) {
     match help.split_once(" [default: ") {
         Some((help, default)) => (help.to_owned(), default.trim_end_matches(']').to_owned()),

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Settings are read from flags, variables and defaults, in this order.
+//! Tests of the settings: flags, variables and defaults, in this order of precedence.
+
+use std::ffi::OsString;
 
 use super::*;
 use crate::cli::{Command, parse};
@@ -9,12 +11,12 @@ fn read(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, String> 
     let arguments = ["waggle", "serve"].iter().chain(flags).map(OsString::from);
     let lookup = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
     let command = parse(arguments, &lookup).map_err(|fault| fault.to_string())?.command;
-    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    let Command::Serve(settings) = command else { panic!("{command:?} instead of serve") };
     Ok(*settings)
 }
 
 #[test]
-fn the_defaults_are_the_documented_ones() {
+fn defaults_are_as_documented() {
     let settings = read(&[], &[]).unwrap();
     assert_eq!(settings.listen_addr, "127.0.0.1:8080".parse().unwrap());
     assert_eq!((settings.max_environments, settings.default_cpus, settings.default_memory_mb), (10, 1, 512));
@@ -33,14 +35,14 @@ fn the_defaults_are_the_documented_ones() {
 }
 
 #[test]
-fn a_flag_comes_before_its_variable_and_that_before_the_default() {
+fn flag_takes_precedence_over_its_variable_and_that_over_the_default() {
     let variables = [("WAGGLE_MAX_ENVIRONMENTS", "3"), ("WAGGLE_BOOT_TIMEOUT", "90s")];
     let settings = read(&["--max-environments", "4"], &variables).unwrap();
     assert_eq!((settings.max_environments, settings.boot_timeout.as_secs()), (4, 90));
 }
 
 #[test]
-fn an_invalid_value_is_refused_with_its_name() {
+fn error_for_an_invalid_value_names_its_flag() {
     for (variable, value, flag) in [
         ("WAGGLE_LISTEN_ADDR", "nowhere", "--listen-addr"),
         ("WAGGLE_LISTEN_ADDR", "localhost2:1", "--listen-addr"),
@@ -70,7 +72,7 @@ fn settings_hide_the_credentials_of_the_proxy() {
 }
 
 #[test]
-fn an_invalid_proxy_is_refused_by_its_flag_and_reason() {
+fn error_for_an_invalid_proxy_names_flag_and_reason() {
     for (value, reason) in [
         ("https://bee:honey@h:1", "it does not begin with http://"),
         ("http://bee:honey@h", "its port is missing"),
@@ -86,7 +88,7 @@ fn an_invalid_proxy_is_refused_by_its_flag_and_reason() {
 }
 
 #[test]
-fn each_back_end_has_its_name() {
+fn each_back_end_has_a_name() {
     use WantedBackend::{Auto, Krun, Qemu};
 
     for (name, backend) in [("auto", Auto), ("krun", Krun), ("qemu", Qemu)] {
@@ -95,14 +97,14 @@ fn each_back_end_has_its_name() {
 }
 
 #[test]
-fn gos_short_addresses_are_understood() {
+fn accepts_the_short_addresses_of_go() {
     let open = ["--listen-addr", ":80", "--auth-tokens-file", "tokens"];
     assert_eq!(read(&open, &[]).unwrap().listen_addr, "0.0.0.0:80".parse().unwrap());
     assert_eq!(read(&["--listen-addr", "localhost:1"], &[]).unwrap().listen_addr, "127.0.0.1:1".parse().unwrap());
 }
 
 #[test]
-fn a_server_without_tokens_stays_on_the_loopback_address() {
+fn server_without_tokens_listens_only_on_loopback() {
     for address in ["127.0.0.1:80", "[::1]:80", "127.1.2.3:80"] {
         assert!(read(&["--listen-addr", address], &[]).is_ok(), "{address}");
     }
@@ -125,42 +127,42 @@ fn allowed_hosts_are_separated_by_commas() {
 }
 
 #[test]
-fn a_retired_setting_gives_a_warning() {
+fn retired_setting_causes_a_warning() {
     let lookup = |name: &str| (name == "WAGGLE_SSH_PORT_BASE").then(|| OsString::from("2222"));
     assert_eq!(
         warnings(&lookup),
-        ["WAGGLE_SSH_PORT_BASE has no meaning any more; there is no SSH and no helper program to find"]
+        ["WAGGLE_SSH_PORT_BASE no longer has an effect: waggle uses neither SSH nor helper programs"]
     );
 }
 
 #[test]
-fn folders_follow_the_settings_then_xdg_then_the_home() {
+fn folders_come_from_settings_then_xdg_then_home() {
     let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/u"));
     let settings = read(&[], &[]).unwrap();
-    let folders = Folders::of(&settings, &home).unwrap();
+    let folders = settings.folders(&home).unwrap();
     assert_eq!(folders.data, Path::new("/home/u/.local/share/waggle"));
     assert_eq!(folders.images, Path::new("/home/u/.cache/waggle/images"));
     assert_eq!(folders.kernel, Path::new("/home/u/.local/share/waggle/kernel"));
 
     let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| OsString::from("/d"));
     let settings = read(&["--image-cache-dir", "/i", "--kernel", "/k"], &[]).unwrap();
-    let folders = Folders::of(&settings, &xdg).unwrap();
+    let folders = settings.folders(&xdg).unwrap();
     assert_eq!(folders, Folders { data: "/d/waggle".into(), images: "/i".into(), kernel: "/k".into() });
 
-    let fault = Folders::of(&read(&[], &[]).unwrap(), &|_| None).unwrap_err();
+    let fault = read(&[], &[]).unwrap().folders(&|_| None).unwrap_err();
     assert!(matches!(fault, FoldersFault::Unset { setting: "DATA_DIR" }), "{fault}");
 }
 
 #[test]
-fn relative_folders_are_taken_from_where_the_server_starts() {
+fn relative_folders_start_at_the_working_folder() {
     let settings = read(&["--data-dir", "d", "--image-cache-dir", "i", "--kernel", "k"], &[]).unwrap();
     let here = std::env::current_dir().unwrap();
-    let folders = Folders::of(&settings, &|_| None).unwrap();
+    let folders = settings.folders(&|_| None).unwrap();
     assert_eq!(folders, Folders { data: here.join("d"), images: here.join("i"), kernel: here.join("k") });
 }
 
 #[test]
-fn an_image_that_is_not_set_is_the_projects_own_where_it_has_been_built() {
+fn default_image_is_the_own_one_of_the_project_if_built() {
     let settings = read(&[], &[("WAGGLE_IMAGE_SHELL", "oci:/x:latest")]).unwrap();
     let images = images(&settings, Path::new("/d"), &|folder| folder == Path::new("/d/images/python")).unwrap();
     assert_eq!(images.python.to_string(), "oci:/d/images/python");
@@ -169,7 +171,7 @@ fn an_image_that_is_not_set_is_the_projects_own_where_it_has_been_built() {
 }
 
 #[test]
-fn the_help_names_every_variable() {
+fn help_names_every_variable() {
     // Long lines are wrapped.
     let help = read(&["--help"], &[]).unwrap_err().split_whitespace().collect::<Vec<_>>().join(" ");
     for row in settings_page().lines().filter(|line| line.starts_with("| `")) {

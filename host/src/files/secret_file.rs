@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads a file of secrets, if only its owner can.
+//! Reads a file of secrets, provided that only its owner has access.
 
 use std::{
     fs::OpenOptions,
@@ -17,7 +17,7 @@ const OTHERS: u32 = 0o077;
 /// Reads the text of a file that belongs to the server's user or to root.
 ///
 /// # Errors
-/// [`SecretFileFault`] shows nothing of what the file holds.
+/// [`SecretFileFault`] never shows the file's content.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<SecretString, SecretFileFault> {
     // Opening a pipe must not wait for a writer.
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
@@ -41,36 +41,34 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<SecretString, SecretFi
     }
 }
 
-/// A file of secrets cannot be read, or cannot be trusted.
+/// A file of secrets could not be read, or other users have access to it.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileFault {
-    /// It is absent, or its permissions exclude the server.
-    #[error("failed to open it; it must be a file of the server's user with mode 0600")]
+    /// The file does not exist, or its permissions exclude the server.
+    #[error("failed to open the file; it must belong to the server's user and have mode 0600")]
     Open {
         /// The system's error.
         source: io::Error,
     },
     /// A folder, a pipe or a device.
-    #[error("it must be a regular file")]
+    #[error("the file must be a regular file")]
     NotAFile,
     /// Other users could read or change it.
-    #[error(
-        "its mode is {mode:04o} and its owner is user {owner}; it must be a file of the server's user with mode 0600"
-    )]
+    #[error("the file has mode {mode:04o} and user {owner}; it must belong to the server's user and have mode 0600")]
     Exposed {
         /// The file's permissions.
         mode: u32,
         /// The owner's id.
         owner: u32,
     },
-    /// Larger than any file of this kind; another one was named by mistake.
-    #[error("it must have at most {bytes_max} bytes")]
+    /// The file is larger than any of its kind, so it is probably the wrong one.
+    #[error("the file must have at most {bytes_max} bytes")]
     TooLarge {
         /// The limit.
         bytes_max: u64,
     },
     /// The disk failed, or the content is not UTF-8.
-    #[error("failed to read it as text")]
+    #[error("failed to read the file as UTF-8 text")]
     Read {
         /// The system's error.
         source: io::Error,
@@ -89,7 +87,7 @@ mod tests {
     const BYTES_MAX: u64 = 64;
 
     #[test]
-    fn a_secret_file_must_be_its_owners_alone() {
+    fn secret_file_must_be_private_to_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         fs::write(&path, "honey\n").unwrap();
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_file_must_be_a_small_text_file() {
+    fn secret_file_must_be_a_small_text_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, content: &[u8]| {
             let path = folder.path().join(name);
@@ -115,11 +113,14 @@ mod tests {
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
         for (path, expected) in [
-            (folder.path().join("absent"), "failed to open it; it must be a file of the server's user with mode 0600"),
-            (folder.path().to_owned(), "it must be a regular file"),
-            (pipe, "it must be a regular file"),
-            (file("large", &[b'#'; 65]), "it must have at most 64 bytes"),
-            (file("binary", &[b'h', 0xff]), "failed to read it as text"),
+            (
+                folder.path().join("absent"),
+                "failed to open the file; it must belong to the server's user and have mode 0600",
+            ),
+            (folder.path().to_owned(), "the file must be a regular file"),
+            (pipe, "the file must be a regular file"),
+            (file("large", &[b'#'; 65]), "the file must have at most 64 bytes"),
+            (file("binary", &[b'h', 0xff]), "failed to read the file as UTF-8 text"),
         ] {
             assert_eq!(read(&path, BYTES_MAX).unwrap_err().to_string(), expected, "{}", path.display());
         }

@@ -9,36 +9,36 @@ use secrecy::ExposeSecret as _;
 use super::secret_file::{self, SecretFileFault};
 use crate::domain::tokens::{Tokens, TokensFault};
 
-/// A thousand long tokens fit; a larger file is another one that was named by mistake.
+/// Limit of the file's size, in bytes: a thousand long tokens fit. A larger file is probably the wrong one.
 const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
-/// Reads a list of tokens from a file of the server's own user, or of root.
+/// Reads the tokens in a file that belongs to the server's user or to root.
 ///
 /// # Errors
-/// [`TokenFileFault`] names the file, and shows nothing of what is in it.
+/// [`TokenFileFault`] names the file and never shows its content.
 pub fn read(path: &Path) -> Result<Tokens, TokenFileFault> {
     let text = secret_file::read(path, FILE_BYTES_MAX);
     let text = text.map_err(|source| TokenFileFault::Read { path: path.to_owned(), source })?;
     Tokens::parse(text.expose_secret()).map_err(|source| TokenFileFault::Content { path: path.to_owned(), source })
 }
 
-/// The tokens cannot be had.
+/// The tokens could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileFault {
-    /// The file cannot be read, or others could read or change it.
-    #[error("failed to read the tokens in {}, a file with a line NAME TOKEN for each caller", path.display())]
+    /// The file is unreadable, or other users have access to it.
+    #[error("failed to read the tokens in {}; the file must have a line NAME TOKEN for each caller", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The reason.
         source: SecretFileFault,
     },
-    /// It holds something else.
-    #[error("failed to read the tokens in {}", path.display())]
+    /// The content is invalid.
+    #[error("invalid tokens in {}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// The line and the reason.
         source: TokensFault,
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! An answer's body, which holds what its request has taken until it has been written.
+//! A response body that holds the memory reservations of its request until it has been written.
 
 use std::{
     pin::Pin,
@@ -10,26 +10,26 @@ use std::{
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Handed out at a time. The connection takes the next piece when most of the ones before it are written, so what is
-/// held goes when the client has read all but a little.
+/// Size of a piece. The connection takes the next one when most of the earlier ones are written, so the reservations
+/// are released when the client has read almost everything.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// A body, and what it holds.
-pub(super) struct Holding<H> {
+/// A body, and a value that is dropped with it.
+pub(super) struct HoldingBody<H> {
     body: Body,
-    /// Of what the body gave out, not handed on yet.
+    /// The part of the body's last frame that has not been passed on.
     rest: Bytes,
     _held: H,
 }
 
-impl<H> Holding<H> {
-    /// This body, and with it `held`.
+impl<H> HoldingBody<H> {
+    /// Wraps a body; `held` is dropped with it.
     pub(super) fn new(body: Body, held: H) -> Self {
         Self { body, rest: Bytes::new(), _held: held }
     }
 }
 
-impl<H: Unpin> HttpBody for Holding<H> {
+impl<H: Unpin> HttpBody for HoldingBody<H> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -74,10 +74,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_answer_goes_out_in_pieces_and_holds_on_to_the_last() {
+    async fn large_response_is_sent_in_pieces_and_holds_until_the_last() {
         let whole = vec![b'x'; 3 * PIECE_BYTES - 1];
         let held = Arc::new(());
-        let body = Body::new(Holding::new(Body::from(whole.clone()), Arc::clone(&held)));
+        let body = Body::new(HoldingBody::new(Body::from(whole.clone()), Arc::clone(&held)));
         assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
         let mut pieces = body.into_data_stream();
         let mut seen = Vec::new();

@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the bodies of requests, each of them within a size and a time, and all of them together within a budget of
-//! memory.
+//! Reads the bodies of requests: each has a limit of size and time, and all together a budget of memory.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +12,7 @@ use axum::{
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::refusal::{refuse, too_intricate};
+use super::refusal::{refuse, too_complex};
 use crate::{
     budget::{Budget, Reservation},
     domain::principal::Principal,
@@ -21,23 +20,23 @@ use crate::{
     mcp::REQUEST_BODY_BYTES_MAX,
 };
 
-/// Of all requests that are being read or answered: fifteen of the largest, and a little.
+/// Memory for all requests that are being read or answered: fifteen of the largest, and some small ones.
 const BUDGET_BYTES: usize = 16 * REQUEST_BODY_BYTES_MAX;
 
-/// A body has that long to arrive: the largest, over a slow line.
+/// Timeout of a body: the largest one over a slow connection.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
-/// What the budget has no room for waits that long.
+/// Timeout of a reservation in the budget.
 const ROOM_TIME: Duration = Duration::from_secs(10);
 
-/// Of a body that is too large, so much is read for nothing.
+/// Bytes of a too large body that are read and discarded.
 const DISCARDED_BYTES_MAX: usize = 4 * REQUEST_BODY_BYTES_MAX;
 
-/// Commas, brackets and braces in one body, outside of its strings. A call has a few for each of its arguments and its
-/// variables; each takes a hundred times its own size in memory, several times over, when the message is made out.
+/// Limit of the commas, brackets and braces in one body, outside of strings. A call has a few per argument and
+/// variable. Each takes a hundred times its own size in memory, several times over, when the message is parsed.
 const MARKS_MAX: usize = 10_000;
 
-/// The budget.
+/// The budget and the timeouts of bodies.
 #[derive(Clone, Debug)]
 pub(super) struct Bodies {
     budget: Arc<Budget>,
@@ -50,10 +49,10 @@ impl Bodies {
         Self { budget: Arc::new(Budget::new(BUDGET_BYTES)), body_time: BODY_TIME, room_time: ROOM_TIME }
     }
 
-    /// A body, and its share of the budget.
+    /// Reads a body; returns it with its reservation in the budget.
     ///
     /// # Errors
-    /// The answer to a request whose body is too large, too slow, too intricate, or one too many.
+    /// The response to a body that is too large, too slow, too complex, or beyond the budget.
     pub(super) async fn read(&self, owner: &Principal, body: Body) -> Result<(Bytes, Reservation), Response> {
         let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if announced.is_some_and(|bytes| bytes > REQUEST_BODY_BYTES_MAX) {
@@ -62,22 +61,22 @@ impl Bodies {
         }
         let room = self.budget.reserve(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
         let Ok(mut room) = timeout(self.room_time, room).await else {
-            return Err(too_slow("there is no room for the body, as other requests are being read"));
+            return Err(too_slow("timed out waiting for memory; too many other requests are being read"));
         };
         match timeout(self.body_time, to_bytes(body, REQUEST_BODY_BYTES_MAX)).await {
-            Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_intricate(MARKS_MAX)),
+            Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
             Ok(Ok(bytes)) => {
                 room.shrink(bytes.len());
                 Ok((bytes, room))
             }
-            // The connection broke, and nobody reads this; or the body was longer than any may be.
+            // The body is too long; or the connection broke, and nothing reads this response.
             Ok(Err(_)) => Err(too_large()),
-            Err(_) => Err(too_slow("the body did not arrive in time")),
+            Err(_) => Err(too_slow("timed out reading the body")),
         }
     }
 }
 
-/// Whether JSON has more values than so many commas, brackets and braces tell apart.
+/// Whether JSON has more than `marks_max` commas, brackets and braces outside of strings.
 fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
     let (mut marks, mut in_string, mut escaped) = (0, false, false);
     for byte in json {
@@ -92,7 +91,7 @@ fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
     marks > marks_max
 }
 
-/// Reads a body for nothing: most clients only look at an answer when they have sent all of their request.
+/// Reads and discards a body: most clients read the response only after they have sent the whole request.
 async fn discard(body: Body) {
     let mut left = DISCARDED_BYTES_MAX;
     let mut pieces = body.into_data_stream();
@@ -103,7 +102,7 @@ async fn discard(body: Body) {
 }
 
 fn too_large() -> Response {
-    let message = format!("the body is larger than {REQUEST_BODY_BYTES_MAX} bytes");
+    let message = format!("the body must have at most {REQUEST_BODY_BYTES_MAX} bytes");
     refuse(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::RequestTooLarge, &message)
 }
 
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_does_not_end_is_given_up() {
+    async fn endless_body_times_out() {
         let bodies = impatient();
         let first = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) });
         let body = Body::from_stream(first.chain(stream::pending()));
@@ -137,12 +136,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_bodies_share_one_budget_and_one_caller_has_no_more_than_half() {
+    async fn bodies_share_one_budget_and_one_caller_gets_at_most_half() {
         let bodies = impatient();
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
         let announced = || Body::from(vec![b'x'; REQUEST_BODY_BYTES_MAX]);
         let mut held = Vec::new();
-        // Each takes one piece more than its bytes do, so one less than half of the budget has room.
+        // Each reserves one piece more than its bytes, so one fewer than half of the budget fits.
         for owner in [&ada, &bob] {
             for _ in 0..7 {
                 held.push(bodies.read(owner, announced()).await.unwrap());
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_without_a_length_takes_what_it_turns_out_to_need() {
+    async fn body_without_a_length_reserves_its_actual_size() {
         let bodies = impatient();
         let pieces = || [Ok::<_, std::io::Error>(Bytes::from_static(b"ab")), Ok(Bytes::from_static(b"cd"))];
         let mut held = Vec::new();
@@ -170,12 +169,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_of_very_many_values_is_refused_before_it_is_made_out() {
+    async fn body_with_too_many_values_is_rejected_before_parsing() {
         let bodies = Bodies::new();
         let list = |values: usize| Body::from(format!("[{}0]", "0,".repeat(values - 1)));
         assert!(bodies.read(&ada(), list(MARKS_MAX)).await.is_ok());
         assert_eq!(bodies.read(&ada(), list(MARKS_MAX + 1)).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
-        // What stands in a string is text, whatever it looks like.
+        // Marks within a string do not count.
         let text = format!("[\"{}\"]", "[,\\\\\\\"".repeat(MARKS_MAX));
         assert!(bodies.read(&ada(), Body::from(text)).await.is_ok());
     }

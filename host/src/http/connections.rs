@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Takes connections, up to so many, and ends those that send no request or read no answer.
+//! Accepts connections up to a limit, and ends those that send no request or do not read the response.
 
-use std::{io::Write as _, net::Shutdown, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, io::Write as _, net::Shutdown, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -19,49 +19,49 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    refusal::no_room,
+    refusal::too_many_connections,
     stall::{STALL, Unstalled},
 };
 
-/// From the begin of a connection, or the end of an answer, to the end of the next request's head. Clients that keep a
-/// connection for later keep it for less.
+/// Timeout from the start of a connection, or the end of a response, to the end of the next request's head. Clients
+/// keep idle connections for less.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
-/// What is accepted when the process has no descriptor left is accepted again after this.
+/// Pause after a failed accept, as when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves until it is told to stop, and then until the last connection is done.
+/// Accepts connections until `stop`, and then waits for the last one to end.
 pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(connections_max));
+    let permits = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match Arc::clone(&room).try_acquire_owned() {
-                    Ok(place) => {
-                        connections.spawn(connection(stream, router.clone(), stop.clone(), place));
+                Ok((stream, _)) => match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        connections.spawn(connection(stream, router.clone(), stop.clone(), permit));
                     }
-                    Err(_) => turn_away(stream),
+                    Err(_) => reject(stream),
                 },
                 Err(fault) => {
-                    tracing::warn!(%fault, "failed to accept a connection");
+                    tracing::warn!(error = &fault as &dyn Error, "failed to accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(ended) = connections.join_next() => note(ended),
+            Some(ended) = connections.join_next() => log_panic(ended),
             () = stop.cancelled() => break,
         }
     }
     drop(listener);
     while let Some(ended) = connections.join_next().await {
-        note(ended);
+        log_panic(ended);
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
-    // Without this, every event of a stream waits for the acknowledgement of the one before it.
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit) {
+    // Otherwise each event of a stream waits for the acknowledgement of the previous one.
     if let Err(fault) = stream.set_nodelay(true) {
-        tracing::debug!(%fault, "failed to set TCP_NODELAY");
+        tracing::debug!(error = &fault as &dyn Error, "failed to set TCP_NODELAY");
     }
     let service = TowerToHyperService::new(router);
     let io = TokioIo::new(Unstalled::new(stream, STALL));
@@ -76,21 +76,21 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, 
         }
     };
     if let Err(fault) = outcome {
-        tracing::debug!(%fault, "a connection ended badly");
+        tracing::debug!(error = &fault as &dyn Error, "a connection failed");
     }
 }
 
-/// Says that there is no room, without waiting for anything.
-fn turn_away(stream: TcpStream) {
-    tracing::debug!("a connection was turned away");
+/// Rejects a connection above the limit, without waiting for the client.
+fn reject(stream: TcpStream) {
+    tracing::debug!("rejected a connection; the limit is reached");
     if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(no_room().as_bytes());
+        let _ = stream.write(too_many_connections().as_bytes());
         let _ = stream.shutdown(Shutdown::Write);
     }
 }
 
-fn note(ended: Result<(), tokio::task::JoinError>) {
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(fault) = ended {
-        tracing::error!(%fault, "the task of a connection ended badly");
+        tracing::error!(error = &fault as &dyn Error, "the task of a connection panicked");
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `GET /environments/ID/log`: what happened to an environment, and the last that its machine printed, for its owner.
+//! `GET /environments/ID/log`: the events of an environment and the end of its machine's console, for its owner.
 //!
-//! It is for people (`waggle logs`), not for models, so it is no tool. A page that a browser was lured to gets nothing
-//! of it: whoever comes by a name that is not the server's, or from another page, is turned away.
+//! It is for people (`waggle logs`), not for models, and therefore not a tool. Requests that a web page makes are
+//! rejected: those with an Origin, and those to a host name that is not the server's (DNS rebinding).
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ use crate::{
     },
 };
 
-/// Whose logs there are, and the names under which the server is reached.
+/// The environments, and the host names by which clients may address the server.
 #[derive(Debug)]
 pub(super) struct Logs {
     pub(super) environments: Arc<Environments>,
     pub(super) hosts: Vec<String>,
 }
 
-/// Answers with the log, or with why there is none.
+/// Responds with the log, or with the reason for which there is none.
 pub(super) async fn log(
     State(logs): State<Arc<Logs>>,
     Extension(principal): Extension<Principal>,
@@ -45,8 +45,8 @@ pub(super) async fn log(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if headers.contains_key(ORIGIN) || !is_reached_by_name(&uri, &headers, &logs.hosts) {
-        return (StatusCode::FORBIDDEN, "Forbidden: this is for programs that reach the server by its name")
+    if headers.contains_key(ORIGIN) || !names_allowed_host(&uri, &headers, &logs.hosts) {
+        return (StatusCode::FORBIDDEN, "Forbidden: requests must name an allowed host and have no Origin")
             .into_response();
     }
     let found = match id.parse::<EnvironmentId>() {
@@ -54,12 +54,12 @@ pub(super) async fn log(
         Err(fault) => Err(CallerFault::Argument(ArgumentFault::Id(fault))),
     };
     match found {
-        Ok(log) => Json(shown(&log)).into_response(),
+        Ok(log) => Json(json_of(&log)).into_response(),
         Err(fault) => refused(&fault),
     }
 }
 
-fn shown(log: &EnvironmentLog) -> Value {
+fn json_of(log: &EnvironmentLog) -> Value {
     let EnvironmentLog { environment, events, console, refused, refused_last } = log;
     let events: Vec<_> = events.iter().map(|event| json!({"at": rfc3339(event.at), "what": event.what})).collect();
     json!({
@@ -89,8 +89,8 @@ fn refused(fault: &CallerFault) -> Response {
     (status, Json(json!({"error": error}))).into_response()
 }
 
-/// Whether the request names one of these hosts, which are names, or names with a port, as `/mcp` has them.
-fn is_reached_by_name(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+/// Whether the request names one of these hosts; each is a name, or a name with a port, as for `/mcp`.
+fn names_allowed_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let named = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let Some(authority) = uri.authority().cloned().or(named) else { return false };
     let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -104,18 +104,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_reached_by_the_names_that_it_has() {
+    fn only_allowed_hosts_are_accepted() {
         let hosts = ["localhost", "::1", "waggle.example:8443"].map(str::to_owned);
-        let reached = |host: &'static str| {
+        let accepted = |host: &'static str| {
             let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
-            is_reached_by_name(&Uri::from_static("/"), &headers, &hosts)
+            names_allowed_host(&Uri::from_static("/"), &headers, &hosts)
         };
         for host in ["localhost", "LocalHost:8080", "[::1]:8080", "[::1]", "waggle.example:8443"] {
-            assert!(reached(host), "{host}");
+            assert!(accepted(host), "{host}");
         }
         for host in ["", "evil.example", "localhost.evil.example", "waggle.example", "waggle.example:80", "a b"] {
-            assert!(!reached(host), "{host}");
+            assert!(!accepted(host), "{host}");
         }
-        assert!(!is_reached_by_name(&Uri::from_static("/"), &HeaderMap::new(), &hosts));
+        assert!(!names_allowed_host(&Uri::from_static("/"), &HeaderMap::new(), &hosts));
     }
 }

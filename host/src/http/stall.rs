@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A connection whose peer takes nothing of what it is sent for too long is over: nobody else should pay for the
-//! answers that it does not read.
+//! A write timeout for connections: a peer that reads nothing for too long loses its connection, so that its unread
+//! responses do not take memory from others.
 
 use std::{
     io,
@@ -15,24 +15,24 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A reader that takes a single byte within this time may go on. Networks come back within less.
+/// Timeout of a write without progress; a single byte counts as progress. Network outages are mostly shorter.
 pub(super) const STALL: Duration = Duration::from_secs(60);
 
-/// A stream that gives up on a peer that does not read.
+/// A stream whose writes time out if the peer does not read.
 pub(super) struct Unstalled<S> {
     stream: S,
     stall: Duration,
-    /// Since when nothing could be written.
+    /// The timer of the current write, if it is blocked.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Unstalled<S> {
-    /// A stream whose peer may read nothing for so long.
+    /// Wraps a stream; its writes fail after `stall` without progress.
     pub(super) fn new(stream: S, stall: Duration) -> Self {
         Self { stream, stall, waiting: None }
     }
 
-    fn noting<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn timed<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.waiting = None;
             return outcome;
@@ -40,7 +40,7 @@ impl<S> Unstalled<S> {
         let stall = self.stall;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
 
@@ -57,7 +57,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.noting(context, outcome)
+        self.timed(context, outcome)
     }
 
     fn poll_write_vectored(
@@ -66,7 +66,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.noting(context, outcome)
+        self.timed(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -75,12 +75,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(context);
-        self.noting(context, outcome)
+        self.timed(context, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.noting(context, outcome)
+        self.timed(context, outcome)
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_reads_nothing_is_given_up() {
+    async fn peer_that_reads_nothing_times_out() {
         let (near, _far) = duplex(4);
         let start = Instant::now();
         let fault = Unstalled::new(near, STALL).write_all(b"more than fits").await.unwrap_err();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_reads_slowly_is_not() {
+    async fn peer_that_reads_slowly_does_not_time_out() {
         let (near, mut far) = duplex(1);
         let start = Instant::now();
         let reader = tokio::spawn(async move {

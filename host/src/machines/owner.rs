@@ -36,7 +36,7 @@ use super::{
     runner_process::{LastOutput, RunnerProcess, SpawnFault},
 };
 use crate::{
-    agent::{self, AgentClient, ConnectFault, Patience},
+    agent::{self, AgentClient, ConnectFault, Timeouts},
     domain::{machine::StartFault, stage::Stage},
     images::cache::Lease,
     machines::disks::{DiskFault, Disks},
@@ -283,7 +283,7 @@ async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
 
 async fn greet(listener: &UnixListener) -> Result<AgentClient, BootFault> {
     let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
-    agent::connect(stream, Patience::default()).await.map_err(|source| BootFault::Connect { source })
+    agent::connect(stream, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

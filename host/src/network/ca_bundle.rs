@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the operator's certificates for the guests, and takes nothing else of the file: guests must not see a key.
+//! Reads the operator's certificates for the guests. Everything else in the file is left out, and a private key is an
+//! error: guests must not see one.
 
 use std::{
     fs::File,
@@ -14,31 +15,31 @@ use waggle_protocol::boot::CA_BUNDLE_BYTES_MAX;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// A file with certificates does not do.
+/// A file with certificates could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaBundleFault {
-    /// It cannot be read.
+    /// The file is unreadable.
     #[error("failed to read the certificates in {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is not what it should be.
-    #[error("failed to find certificates in {}: {reason}", path.display())]
+    /// The content is invalid.
+    #[error("invalid certificates in {}: {reason}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
 }
 
-/// The certificates in a file, in PEM, one behind the other.
+/// Reads the certificates in a file, as concatenated PEM.
 ///
 /// # Errors
-/// [`CaBundleFault`] names the file and what is wrong with it.
+/// [`CaBundleFault`] names the file and the reason.
 pub fn read(path: &Path) -> Result<String, CaBundleFault> {
     let fault = |source| CaBundleFault::Read { path: path.to_owned(), source };
     let content = |reason| CaBundleFault::Content { path: path.to_owned(), reason };
@@ -46,29 +47,29 @@ pub fn read(path: &Path) -> Result<String, CaBundleFault> {
     let limit = CA_BUNDLE_BYTES_MAX as u64 + 1;
     File::open(path).map_err(fault)?.take(limit).read_to_end(&mut bytes).map_err(fault)?;
     if bytes.len() > CA_BUNDLE_BYTES_MAX {
-        return Err(content("it is larger than 1 MiB"));
+        return Err(content("the file must have at most 1 MiB"));
     }
     certificates(&String::from_utf8_lossy(&bytes)).map_err(content)
 }
 
 fn certificates(text: &str) -> Result<String, &'static str> {
     if text.contains("PRIVATE KEY-----") {
-        return Err("it holds a private key, which guests must not see");
+        return Err("the file contains a private key, which guests must not see");
     }
     let mut found = String::new();
     let mut rest = text;
     while let Some((_, behind)) = rest.split_once(BEGIN) {
-        let (body, behind) = behind.split_once(END).ok_or("a certificate in it has no end")?;
+        let (body, behind) = behind.split_once(END).ok_or("a certificate has no END line")?;
         let encoded: String = body.split_whitespace().collect();
-        let decoded = STANDARD.decode(&encoded).map_err(|_no_base64| "a certificate in it is not base64")?;
-        // DER has a sequence here.
+        let decoded = STANDARD.decode(&encoded).map_err(|_no_base64| "a certificate is not base64")?;
+        // A certificate begins with the tag of a sequence.
         if decoded.first() != Some(&0x30) {
-            return Err("what should be a certificate in it is none");
+            return Err("a certificate is not DER");
         }
         found.extend([BEGIN, body, END, "\n"]);
         rest = behind;
     }
-    if found.is_empty() { Err("there are none; they have to be in PEM") } else { Ok(found) }
+    if found.is_empty() { Err("found none; certificates must be in PEM") } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -76,19 +77,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_certificates_are_taken() {
+    fn takes_only_certificates() {
         let one = format!("{BEGIN}\nMAA=\n{END}\n");
         let file = format!("# comment\n{one}more text\n{one}");
         assert_eq!(certificates(&file).unwrap(), format!("{one}{one}"));
     }
 
     #[test]
-    fn what_is_no_bundle_is_refused() {
+    fn rejects_files_without_valid_certificates() {
         for (text, expected) in [
-            ("", "there are none"),
-            ("-----BEGIN CERTIFICATE-----\nMAA=", "has no end"),
+            ("", "found none"),
+            ("-----BEGIN CERTIFICATE-----\nMAA=", "no END line"),
             ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----", "not base64"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "none"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "not DER"),
             ("-----BEGIN RSA PRIVATE KEY-----", "private key"),
         ] {
             let reason = certificates(text).unwrap_err();

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Makes the host's connections for its guests, straight or by way of a proxy.
+//! Makes the host's connections for its guests, directly or through a proxy.
 
 use std::{
+    error::Error,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -15,23 +16,21 @@ use waggle_protocol::egress::Refusal;
 use super::proxy::{Proxy, ProxyFault};
 use crate::domain::egress::DomainName;
 
-/// How long the other end may take to answer; programs in guests have time-outs of their own, mostly shorter ones.
+/// Timeout of a connect; programs in guests have timeouts of their own, mostly shorter.
 const DIAL_MAX: Duration = Duration::from_secs(30);
 
-/// A connection on which nothing came for so long is asked whether it is still there, so often, and so many times: a
-/// peer that vanished is noticed after two minutes. One that answers may be silent for ever.
+/// TCP keepalive: a peer that vanished is noticed after two minutes. One that responds may be idle without limit.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// What the kernel keeps of a narrow connection in either direction, in bytes; it takes as much again for its own
-/// records.
-const NARROW_BUFFER_BYTES: usize = 128 * 1024;
+/// Size of a small kernel buffer per direction, in bytes; the kernel doubles it for its bookkeeping.
+const SMALL_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Connects to where a guest wants to go.
+/// Connects to a guest's destination. A proxy gets the name if there is one, as proxies decide by names.
 ///
 /// # Errors
-/// What the guest is told.
+/// The refusal to send to the guest.
 pub(super) async fn dial(
     address: IpAddr,
     port: u16,
@@ -40,13 +39,13 @@ pub(super) async fn dial(
 ) -> Result<TcpStream, Refusal> {
     let dialled = timeout(DIAL_MAX, async {
         match proxy {
-            // The host's own loopback is not to be had from a proxy.
+            // A proxy cannot reach the host's own loopback.
             Some(proxy) if !address.is_loopback() => {
                 let target = name.map_or_else(|| address.to_string(), ToString::to_string);
                 proxy.connect(&target, port, address.is_ipv6() && name.is_none()).await.map_err(|fault| match fault {
                     ProxyFault::Dial { source } => refusal(&source),
-                    ProxyFault::Answer { status } => Proxy::refusal(status),
-                    ProxyFault::NoAnswer => Refusal::Unreachable,
+                    ProxyFault::Status { status } => Proxy::refusal(status),
+                    ProxyFault::InvalidResponse => Refusal::Unreachable,
                 })
             }
             Some(_) | None => TcpStream::connect(SocketAddr::new(address, port)).await.map_err(|fault| refusal(&fault)),
@@ -57,7 +56,8 @@ pub(super) async fn dial(
     Ok(stream)
 }
 
-/// Until a flow has ended in order its end is a reset: a server must not take what a lost guest has sent for all of it.
+/// Sets the options of a new connection. It closes with a reset until [`end`]: a server must not mistake the data of a
+/// lost guest for complete.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
@@ -68,18 +68,18 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the kernel's buffers of a connection from growing: a guest with a server of its own could make each of
-/// hundreds grow to some megabytes by a quick reader, and then leave them full.
-pub(super) fn narrow(stream: &TcpStream) -> io::Result<()> {
-    sockopt::set_socket_send_buffer_size(stream, NARROW_BUFFER_BYTES)?;
-    sockopt::set_socket_recv_buffer_size(stream, NARROW_BUFFER_BYTES)?;
+/// Keeps the kernel's buffers of a connection from growing: with a server of its own, a guest could make hundreds grow
+/// to some megabytes each by reading fast, and then leave them full.
+pub(super) fn limit_buffers(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_send_buffer_size(stream, SMALL_BUFFER_BYTES)?;
+    sockopt::set_socket_recv_buffer_size(stream, SMALL_BUFFER_BYTES)?;
     Ok(())
 }
 
-/// Has a connection whose flow has ended in order close in order: what is on its way still arrives.
+/// Lets a connection whose flow ended in order close in order: data in transit still arrives.
 pub(super) fn end(stream: &TcpStream) {
     if let Err(fault) = sockopt::set_socket_linger(stream, None) {
-        tracing::debug!(error = &fault as &dyn std::error::Error, "a flow's connection ends with a reset");
+        tracing::debug!(error = &fault as &dyn Error, "failed to end a connection in order; it ends with a reset");
     }
 }
 

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Questions to the name service in the wire format of RFC 1035, and answers to them.
+//! DNS queries and answers in the wire format of RFC 1035.
 //!
-//! It reads one question and writes addresses, and nothing else: no compression in questions, no other records. An
-//! answer fits what every resolver takes over UDP. Answers have no EDNS in them, which says that there is none.
+//! Reads queries with one question and writes address records, nothing else: no compression in questions, no other
+//! records. An answer fits the 512 bytes that every resolver accepts over UDP. It has no EDNS record, which tells the
+//! resolver that EDNS is not supported.
 
 use std::net::IpAddr;
 
@@ -11,10 +12,10 @@ use waggle_protocol::egress::{DNS_ANSWER_BYTES_MAX, DNS_QUERY_BYTES_MAX};
 
 use crate::domain::egress::{ANSWER_TTL_S, DomainName};
 
-/// Bytes in front of the question.
+/// Length of a message's header, in bytes.
 const HEADER_BYTES: usize = 12;
 
-/// Bytes of a record of an answer in front of its address.
+/// Length of an answer's record without its address, in bytes.
 const RECORD_BYTES: usize = 12;
 
 /// Longest name on the wire, in bytes.
@@ -33,18 +34,18 @@ const TYPE_AAAA: u16 = 28;
 /// A pointer to the question's name.
 const QUESTION_NAME: [u8; 2] = [0xc0, 12];
 
-/// What came of a question.
+/// The response code of an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Code {
-    /// Here is what there is, which may be nothing.
+    /// The name exists; it may have no addresses of the requested family.
     NoError = 0,
-    /// That is no question.
+    /// The query is invalid.
     FormErr = 1,
-    /// The answer is not to be had just now.
+    /// The lookup failed; a retry may succeed.
     ServFail = 2,
-    /// There is no such name, as far as this guest is concerned.
+    /// The name does not exist, or not for this guest.
     NxDomain = 3,
-    /// That kind of question is not answered here.
+    /// The kind of query is not supported.
     NotImp = 4,
 }
 
@@ -53,25 +54,22 @@ pub(super) enum Code {
 pub(super) struct Question {
     id: u16,
     flags: u16,
-    /// As it came, to be repeated in the answer.
+    /// The question's bytes, which the answer repeats.
     wire: Vec<u8>,
-    /// The host, if the name can be one's.
+    /// The name, if it is valid as a host's.
     pub(super) name: Option<DomainName>,
-    /// Which addresses are wanted.
+    /// The family of the requested addresses.
     pub(super) family: Family,
 }
 
-/// A family of addresses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Family {
-    /// IPv4.
     V4,
-    /// IPv6.
     V6,
 }
 
 impl Family {
-    pub(super) fn holds(self, address: IpAddr) -> bool {
+    pub(super) fn contains(self, address: IpAddr) -> bool {
         match self {
             Self::V4 => address.is_ipv4(),
             Self::V6 => address.is_ipv6(),
@@ -79,10 +77,10 @@ impl Family {
     }
 }
 
-/// Reads one query.
+/// Parses a query.
 ///
 /// # Errors
-/// The answer to what is no question that is answered here; nothing if it is too broken for one.
+/// The answer to an invalid or unsupported query, or `None` if the message must not be answered.
 pub(super) fn read(message: &[u8]) -> Result<Question, Option<Vec<u8>>> {
     let Some((header, rest)) = message.split_first_chunk::<HEADER_BYTES>() else { return Err(None) };
     let [i0, i1, f0, f1, q0, q1, ..] = *header;
@@ -109,7 +107,8 @@ pub(super) fn read(message: &[u8]) -> Result<Question, Option<Vec<u8>>> {
     }
 }
 
-/// The labels in front of the empty one, and what follows that. A dot within a label is none between labels.
+/// Parses a name: returns its labels, and the bytes after the empty label that ends it. A label with a dot in it is
+/// invalid, since it would turn into two.
 fn labels(mut rest: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let (mut labels, before) = (Vec::new(), rest.len());
     loop {
@@ -127,7 +126,7 @@ fn labels(mut rest: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
 }
 
 impl Question {
-    /// The answer with those of the addresses that fit it; they are of the family that was asked for.
+    /// Builds the answer with as many of the addresses as fit; they must be of the requested family.
     pub(super) fn answer(&self, code: Code, addresses: &[IpAddr]) -> Vec<u8> {
         let mut records = Vec::new();
         let mut count: u16 = 0;
@@ -137,7 +136,7 @@ impl Question {
         }
         let [c0, c1] = count.to_be_bytes();
         let mut answer = head(self.id, self.flags, code, [c0, c1]).to_vec();
-        // One question.
+        // The count of questions, which the head leaves at zero.
         if let Some(count) = answer.get_mut(5) {
             *count = 1;
         }
@@ -146,7 +145,7 @@ impl Question {
         answer
     }
 
-    /// As many addresses as an answer has room for.
+    /// The number of addresses that fit an answer.
     pub(super) fn addresses_max(&self) -> usize {
         let record_bytes = RECORD_BYTES + if self.family == Family::V4 { 4 } else { 16 };
         DNS_ANSWER_BYTES_MAX.saturating_sub(HEADER_BYTES + self.wire.len()) / record_bytes
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_with_addresses() {
+    fn answers_hold_the_question_and_addresses() {
         let message = query(&["Index", "example"], TYPE_A);
         let question = read(&message).unwrap();
         assert_eq!((question.name.as_ref().unwrap().as_str(), question.family), ("index.example", Family::V4));
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_never_grows_beyond_what_udp_takes() {
+    fn answers_never_exceed_512_bytes() {
         let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)];
         let message = query(&labels.each_ref().map(String::as_str), TYPE_AAAA);
         let question = read(&message).unwrap();
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_told_so_or_passed_over() {
+    fn invalid_queries_get_an_error_or_no_answer() {
         let code = |message: &[u8]| read(message).unwrap_err().map(|answer| answer[3] & 15);
         assert_eq!(code(&query(&["a", "example"], 15)), Some(4), "mail exchangers");
         let plain = query(&["a"], TYPE_A);
@@ -232,7 +231,7 @@ mod tests {
         assert_eq!(code(&plain[..plain.len() - 1]), Some(1), "cut short");
         assert_eq!(code(&plain[..11]), None, "no header");
         let odd = read(&query(&["a b", "example"], TYPE_A)).unwrap();
-        assert_eq!(odd.name, None, "nobody's name");
+        assert_eq!(odd.name, None, "an invalid host name");
         let root = read(&query(&[], TYPE_A)).unwrap();
         assert_eq!(root.name, None, "the root");
     }

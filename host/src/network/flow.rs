@@ -1,8 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! One stream of the egress link: a request, and what comes of it.
+//! One stream of the egress link: the guest's request, and the flow or the answer that follows.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{WriteHalf, split},
@@ -13,39 +17,39 @@ use tokio::{
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowReply, Refusal};
 
-use super::{Guest, HostsOwn, ServeFault, as_the_host_sees_it, dial, resolver};
+use super::{Guest, HostAddresses, ServeFault, dial, resolver, to_host_address};
 use crate::domain::egress::{Destination, Refused, canonical};
 
-/// How long a guest may take over a request once it has opened a stream for it.
+/// Timeout from the opening of a stream to its whole request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 type Writer = FrameWriter<WriteHalf<Stream>>;
 
-/// Serves one stream to its end; a busy host refuses.
+/// Serves one stream to its end. The request is refused if the guest is `busy`, at its limit of flows.
 ///
 /// # Errors
-/// What the guest has broken; its link is to end.
+/// The rule that the guest broke; its link must end.
 pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
     let (read, write) = split(stream);
     let mut reader = FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX);
     let mut writer = FrameWriter::new(write);
-    // One that takes longer has its stream reset.
+    // After the timeout the stream is dropped, and so reset.
     let Ok(request) = timeout(REQUEST_MAX, reader.receive::<EgressRequest<'_>>()).await else { return Ok(()) };
-    let asked = match request {
-        Ok(Some(request)) => Asked::from(request),
+    let request = match request {
+        Ok(Some(request)) => Request::from(request),
         Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(()),
         Err(fault @ ReceiveFault::Frame { .. }) => return Err(ServeFault::Request { source: fault.into() }),
     };
     let begun = tokio::select! {
-        begun = begin(&guest, asked, busy, &mut writer) => begun,
-        // Before the flow has begun a guest can say nothing but that it does not want it any more.
-        heard = reader.receive::<Flow<'_>>() => return match heard {
+        begun = begin(&guest, request, busy, &mut writer) => begun,
+        // Before the flow begins, a guest may send nothing but a reset.
+        received = reader.receive::<Flow<'_>>() => return match received {
             Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
-            Ok(Some(_)) => Err(ServeFault::Request { source: "data on a flow that has not begun".into() }),
+            Ok(Some(_)) => Err(ServeFault::Request { source: "received data on a flow that has not begun".into() }),
             Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
         },
     };
-    let Some((mut connection, _places)) = begun else { return Ok(()) };
+    let Some((mut connection, _permits)) = begun else { return Ok(()) };
     match carry(&mut reader, &mut writer, &mut connection, &guest.pool).await {
         Ok(Ending::Ended) => dial::end(&connection),
         Ok(Ending::Reset) => {}
@@ -54,44 +58,40 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
     Ok(())
 }
 
-/// What a guest asks for.
-enum Asked {
-    Connect(Place),
-    Answer(Vec<u8>),
+/// A guest's request, independent of the reader's buffer.
+enum Request {
+    Connect(SocketAddr),
+    Resolve(Vec<u8>),
 }
 
-impl From<EgressRequest<'_>> for Asked {
+impl From<EgressRequest<'_>> for Request {
     fn from(request: EgressRequest<'_>) -> Self {
         match request {
-            EgressRequest::Connect { address, port } => {
-                Self::Connect(Place { address: canonical(address.into()), port })
-            }
-            EgressRequest::Resolve { message } => Self::Answer(message.to_vec()),
+            EgressRequest::Connect { address, port } => Self::Connect(SocketAddr::new(canonical(address.into()), port)),
+            EgressRequest::Resolve { message } => Self::Resolve(message.to_vec()),
         }
     }
 }
 
-/// Where a guest says that it wants to go.
-#[derive(Clone, Copy)]
-struct Place {
-    address: std::net::IpAddr,
-    port: u16,
+/// The permits that a flow holds.
+struct Permits<'a> {
+    _flow: SemaphorePermit<'a>,
+    large_buffers: Option<SemaphorePermit<'a>>,
 }
 
-/// What a flow has a part of.
-struct Places<'a> {
-    _all: SemaphorePermit<'a>,
-    roomy: Option<SemaphorePermit<'a>>,
-}
-
-/// Replies, unless a flow begins: then that is still to be told.
-async fn begin<'a>(guest: &'a Guest, asked: Asked, busy: bool, writer: &mut Writer) -> Option<(TcpStream, Places<'a>)> {
-    let reply = match asked {
+/// Handles a request: sends the reply to one that does not begin a flow, and queues the reply to one that does.
+async fn begin<'a>(
+    guest: &'a Guest,
+    request: Request,
+    busy: bool,
+    writer: &mut Writer,
+) -> Option<(TcpStream, Permits<'a>)> {
+    let reply = match request {
         _ if busy => Err(Refusal::Busy),
-        Asked::Answer(question) => resolver::answer(guest, &question).await.ok_or(Refusal::Policy),
-        Asked::Connect(place) => match connect(guest, place).await {
+        Request::Resolve(message) => resolver::answer(guest, &message).await.ok_or(Refusal::Policy),
+        Request::Connect(destination) => match connect(guest, destination).await {
             Ok(flow) => {
-                // The flow's carrier sends it, and reads meanwhile.
+                // `carry` sends it, and reads meanwhile.
                 writer.queue(&FlowReply::Connected).ok()?;
                 return Some(flow);
             }
@@ -102,30 +102,30 @@ async fn begin<'a>(guest: &'a Guest, asked: Asked, busy: bool, writer: &mut Writ
         Ok(message) => FlowReply::Answer { message },
         Err(reason) => FlowReply::Refused { reason: *reason },
     };
-    // A guest that does not take its reply has no use for it.
+    // The reply is of no use to a guest that does not read it.
     if writer.send(&reply).await.is_ok() {
         drop(writer.finish().await);
     }
     None
 }
 
-async fn connect(guest: &Guest, asked: Place) -> Result<(TcpStream, Places<'_>), Refusal> {
-    let (address, port) = (as_the_host_sees_it(asked.address), asked.port);
-    let names = guest.granted().names(address, std::time::Instant::now());
-    // These mean the guest itself. On the host they would mean the host, whatever the policy says of 127.0.0.1.
-    let means_itself = asked.address.is_loopback() || asked.address.is_unspecified();
-    let is_hosts_own = HostsOwn::now().holds(address);
+async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
+    let (address, port) = (to_host_address(requested.ip()), requested.port());
+    let names = guest.granted().names(address, Instant::now());
+    // In a guest these addresses are the guest itself; on the host they would be the host, whatever the policy allows.
+    let is_guest_itself = requested.ip().is_loopback() || requested.ip().is_unspecified();
+    let is_hosts_own = HostAddresses::now().contains(address);
     let to = Destination { address, port, names: &names, is_hosts_own };
-    if means_itself || port == 0 || !guest.network.egress.allows(&to) {
+    if is_guest_itself || port == 0 || !guest.network.egress.allows(&to) {
         guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });
         return Err(Refusal::Policy);
     }
-    let all = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
-    let places = Places { _all: all, roomy: guest.roomy.try_acquire().ok() };
+    let flow = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
+    let permits = Permits { _flow: flow, large_buffers: guest.large_buffers.try_acquire().ok() };
     let name = guest.network.egress.allowed_name(&to);
     let connection = dial::dial(address, port, name, guest.gateway.proxy.as_ref()).await?;
-    if places.roomy.is_none() {
-        dial::narrow(&connection).map_err(|_fault| Refusal::Busy)?;
+    if permits.large_buffers.is_none() {
+        dial::limit_buffers(&connection).map_err(|_fault| Refusal::Busy)?;
     }
-    Ok((connection, places))
+    Ok((connection, permits))
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! An HTTP proxy between the host and the internet, asked to CONNECT (RFC 9110, section 9.3.6).
+//! An HTTP proxy between the host and the internet, used by CONNECT (RFC 9110, section 9.3.6).
 //!
-//! A name goes to the proxy as a name, since that is what proxies decide by; so where it leads is the proxy's to know.
+//! A destination with a name is sent as the name, since proxies decide by names; the proxy then resolves it.
 
 use std::{io, str::FromStr};
 
@@ -14,8 +14,8 @@ use tokio::{
 };
 use waggle_protocol::egress::Refusal;
 
-/// Longest answer to CONNECT, in bytes.
-const ANSWER_BYTES_MAX: usize = 8 * 1024;
+/// Limit of the response's head, in bytes.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// An HTTP proxy.
 #[derive(Clone, Debug)]
@@ -67,19 +67,19 @@ pub enum ProxyUrlFault {
     Host,
 }
 
-/// The proxy made no connection.
+/// A connection through the proxy failed.
 #[derive(Debug)]
 pub(super) enum ProxyFault {
-    /// It cannot be reached.
+    /// The proxy is unreachable.
     Dial { source: io::Error },
-    /// It refused.
-    Answer { status: u16 },
-    /// It said nothing that could be understood.
-    NoAnswer,
+    /// The proxy refused with a status.
+    Status { status: u16 },
+    /// The response is not HTTP, or too long.
+    InvalidResponse,
 }
 
 impl Proxy {
-    /// Has the proxy connect to a host, a name or an address.
+    /// Connects through the proxy to a host, which is a name or an address; an IPv6 address needs `brackets`.
     pub(super) async fn connect(&self, target: &str, port: u16, brackets: bool) -> Result<TcpStream, ProxyFault> {
         let dial = |source| ProxyFault::Dial { source };
         let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(dial)?;
@@ -90,14 +90,14 @@ impl Proxy {
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(dial)?;
-        match answer(&mut stream).await {
+        match status(&mut stream).await {
             Some(200..=299) => Ok(stream),
-            Some(status) => Err(ProxyFault::Answer { status }),
-            None => Err(ProxyFault::NoAnswer),
+            Some(status) => Err(ProxyFault::Status { status }),
+            None => Err(ProxyFault::InvalidResponse),
         }
     }
 
-    /// What a guest is told where the proxy refused.
+    /// The refusal to send to a guest where the proxy refused.
     pub(super) fn refusal(status: u16) -> Refusal {
         match status {
             400..=499 => Refusal::Refused,
@@ -107,11 +107,11 @@ impl Proxy {
     }
 }
 
-/// Reads the head of the answer and not a byte more: what follows is the flow's.
-async fn answer(stream: &mut TcpStream) -> Option<u16> {
+/// Reads the response's head and not a byte more, since the flow's data follows; returns the status.
+async fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        if head.len() == ANSWER_BYTES_MAX {
+        if head.len() == HEAD_BYTES_MAX {
             return None;
         }
         head.push(stream.read_u8().await.ok()?);
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_a_host_a_port_and_credentials() {
+    fn proxy_url_has_a_host_a_port_and_credentials() {
         let proxy: Proxy = "http://bee:honey@proxy.example:3128/".parse().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 3128));
         assert_eq!(proxy.authorization.unwrap().expose_secret(), "Basic YmVlOmhvbmV5");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_url_is_refused_by_its_part() {
+    fn error_for_an_invalid_url_names_its_part() {
         for (text, expected) in [
             ("proxy:3128", ProxyUrlFault::Scheme),
             ("https://proxy:1", ProxyUrlFault::Scheme),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_hides_its_credentials() {
+    fn debug_output_hides_the_proxy_credentials() {
         let proxy: Proxy = "http://bee:honey@proxy.example:3128".parse().unwrap();
         let shown = format!("{proxy:?} {proxy:#?}");
         assert!(shown.contains("proxy.example") && shown.contains("REDACTED"), "{shown}");

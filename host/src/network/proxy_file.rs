@@ -9,13 +9,13 @@ use secrecy::ExposeSecret as _;
 use super::{Proxy, ProxyUrlFault};
 use crate::files::secret_file::{self, SecretFileFault};
 
-/// Size of the file, in bytes: more than any user, password and host take.
+/// Limit of the file's size, in bytes: more than any user, password and host take.
 const FILE_BYTES_MAX: u64 = 8 * 1024;
 
 /// Reads the URL in a file, which may end in a newline.
 ///
 /// # Errors
-/// [`ProxyFileFault`] names the file, and shows nothing of what is in it.
+/// [`ProxyFileFault`] names the file and never shows its content.
 pub fn read(path: &Path) -> Result<Proxy, ProxyFileFault> {
     let text = secret_file::read(path, FILE_BYTES_MAX);
     let text = text.map_err(|source| ProxyFileFault::Read { path: path.to_owned(), source })?;
@@ -23,10 +23,10 @@ pub fn read(path: &Path) -> Result<Proxy, ProxyFileFault> {
     url.parse().map_err(|source| ProxyFileFault::Content { path: path.to_owned(), source })
 }
 
-/// The file of the proxy cannot be used.
+/// The proxy's file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyFileFault {
-    /// It cannot be read, or others could read it.
+    /// The file is unreadable, or readable by other users.
     #[error("failed to read the URL of the egress proxy in {}", path.display())]
     Read {
         /// The file.
@@ -34,7 +34,7 @@ pub enum ProxyFileFault {
         /// The reason.
         source: SecretFileFault,
     },
-    /// It holds something else.
+    /// The content is not a URL of a proxy.
     #[error("invalid URL of the egress proxy in {}", path.display())]
     Content {
         /// The file.
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_holds_one_url_and_may_end_in_a_newline() {
+    fn file_contains_one_url_and_may_end_in_a_newline() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy");
         for (content, valid) in [

@@ -1,17 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Answers a guest's questions to the name service, with what the host's own resolver says.
+//! Answers a guest's DNS queries with the addresses that the host's own resolver finds.
 //!
-//! The system is asked as any program on the host would ask it, so that its hosts file, its name service switch and its
-//! private networks work. A guest is told only of addresses that it may reach, and remembered to have been told.
+//! Lookups go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private networks
+//! work as for any program on the host. A guest gets only addresses that it may reach; the host remembers them, since a
+//! rule for a name allows only these.
 
 use std::{
-    io,
-    net::{IpAddr, ToSocketAddrs as _},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
@@ -19,116 +20,131 @@ use tokio::{
 };
 
 use super::{
-    Guest, HostsOwn, Lookups,
+    Guest, HostAddresses, Lookups,
     dns::{self, Code, Family, Question},
 };
 use crate::domain::egress::{Destination, DomainName, Refused, canonical};
 
-/// How long the system may take over a name. Resolvers in guests ask again after five seconds, twice.
+/// Timeout of one lookup. Resolvers in guests retry twice, after five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
 
-/// Addresses of a name that are looked at; a name server can send thousands, and an answer has room for thirty.
+/// Limit of the addresses considered per name; a name server can send thousands, and an answer holds thirty.
 const ADDRESSES_MAX: usize = 64;
 
-/// How the system's message for a failure that may pass begins; its number does not come through.
-const PASSING: &str = "Temporary failure";
-
-/// The answer to one message, if it deserves one.
+/// Returns the answer to a message, or `None` for a message that must not be answered.
 pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
     let question = match dns::read(message) {
         Ok(question) => question,
         Err(answer) => return answer,
     };
-    let (code, addresses) = look_up(guest, &question).await;
+    let (code, addresses) = resolve(guest, &question).await;
     Some(question.answer(code, &addresses))
 }
 
-async fn look_up(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
+async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
     let Some(name) = &question.name else { return (Code::NxDomain, Vec::new()) };
     if !guest.network.egress.looks_up(name) {
         guest.refuse(&Refused::Name { name: name.clone() });
         return (Code::NxDomain, Vec::new());
     }
-    let wanted = match ask_system(guest, name, question.family).await {
+    let found = match look_up(guest, name, question.family).await {
         Ok(found) => found,
-        Err(fault) if fault.kind() == io::ErrorKind::TimedOut || fault.to_string().contains(PASSING) => {
-            return (Code::ServFail, Vec::new());
-        }
-        Err(_no_such_name) => return (Code::NxDomain, Vec::new()),
+        Err(code) => return (code, Vec::new()),
     };
-    let hosts_own = HostsOwn::now();
-    let led = wanted.iter().filter(|address| may_lead(guest, name, **address, &hosts_own));
-    // What is not told is not given either.
-    let told: Vec<_> = led.take(question.addresses_max()).copied().collect();
-    if told.is_empty() && !wanted.is_empty() {
+    let host = HostAddresses::now();
+    let allowed = found.iter().filter(|address| is_allowed(guest, name, **address, &host));
+    // An address that does not fit the answer is not granted either.
+    let answered: Vec<_> = allowed.take(question.addresses_max()).copied().collect();
+    if answered.is_empty() && !found.is_empty() {
         guest.refuse(&Refused::Name { name: name.clone() });
         return (Code::NxDomain, Vec::new());
     }
     let mut granted = guest.granted();
     let now = Instant::now();
-    told.iter().for_each(|address| granted.grant(name, *address, now));
-    (Code::NoError, told.into_iter().map(super::as_guests_see_it).collect())
+    answered.iter().for_each(|address| granted.grant(name, *address, now));
+    (Code::NoError, answered.into_iter().map(super::to_guest_address).collect())
 }
 
-/// Whether the guest may reach the address on some port, given that this name leads there.
-fn may_lead(guest: &Guest, name: &DomainName, address: IpAddr, hosts_own: &HostsOwn) -> bool {
+/// Whether the guest may reach this address of the name on some port.
+fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddresses) -> bool {
     let address = canonical(address);
-    // No guest can dial another loopback address of the host's than the one that has an address in guests.
-    if address.is_loopback() && super::as_guests_see_it(address) == address {
+    // Guests can reach only the one loopback address of the host that has an address in guests.
+    if address.is_loopback() && super::to_guest_address(address) == address {
         return false;
     }
-    let is_hosts_own = hosts_own.holds(address);
+    let is_hosts_own = host.contains(address);
     let names = std::slice::from_ref(name);
     guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
 }
 
-/// The name's addresses of a family, in the order in which the system would try them: no more than are looked at.
-async fn ask_system(guest: &Guest, name: &DomainName, family: Family) -> io::Result<Vec<IpAddr>> {
-    let waits = async {
-        let places = place(&guest.lookups, &guest.gateway.lookups).await?;
+/// Looks up the name's addresses of a family, in the system's order and at most [`ADDRESSES_MAX`]; the error is the
+/// code of the answer.
+async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec<IpAddr>, Code> {
+    let lookup = async {
+        let permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
         let name = name.clone();
-        // The system cannot be told to stop asking, so the places stay taken until it has.
-        let asking = spawn_blocking(move || {
-            let _places = places;
-            let found = (name.as_str(), 0).to_socket_addrs()?.map(|found| found.ip());
-            Ok(found.filter(|address| family.holds(*address)).take(ADDRESSES_MAX).collect())
+        // A lookup of the system cannot be cancelled, so it holds its permits until it returns.
+        let lookup = spawn_blocking(move || {
+            let _permits = permits;
+            // Without a socket type each address would come once per type.
+            let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+            let found = getaddrinfo(Some(name.as_str()), None, Some(hints)).map_err(|fault| code(fault.kind()))?;
+            let addresses = found.flatten().map(|found| found.sockaddr.ip());
+            Ok(addresses.filter(|address| family.contains(*address)).take(ADDRESSES_MAX).collect())
         });
-        asking.await.map_err(io::Error::other)?
+        lookup.await.unwrap_or(Err(Code::ServFail))
     };
-    timeout(LOOKUP_MAX, waits).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
 }
 
-/// One of the machine's own places, and one of all machines'.
-async fn place(own: &Lookups, all: &Lookups) -> io::Result<[OwnedSemaphorePermit; 2]> {
-    let permit = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
-    let permits = async |own, all| Ok([permit(own).await?, permit(all).await?]);
-    let taken: Result<_, AcquireError> = tokio::select! {
+/// The code of the answer to a failed lookup. A resolver caches NXDOMAIN, and programs take it as final, so everything
+/// but a definite "no such name" is SERVFAIL, the host's own lack of descriptors or memory included.
+fn code(fault: LookupErrorKind) -> Code {
+    let is_definite = matches!(fault, LookupErrorKind::NoName | LookupErrorKind::NoData);
+    if is_definite { Code::NxDomain } else { Code::ServFail }
+}
+
+/// Acquires one of the machine's permits, and one of the same pool of all machines.
+async fn acquire(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+    let permit = |pool: &Arc<Semaphore>| Arc::clone(pool).acquire_owned();
+    let both = async |machine, all| Ok([permit(machine).await?, permit(all).await?]);
+    tokio::select! {
         biased;
-        permits = permits(&own.first, &all.first) => permits,
-        permits = permits(&own.further, &all.further) => permits,
-    };
-    taken.map_err(io::Error::other)
+        permits = both(&machine.first, &all.first) => permits,
+        permits = both(&machine.extra, &all.extra) => permits,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use dns_lookup::LookupError;
+    use nix::libc;
+
     use super::{
-        super::{FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_EACH_MAX, FURTHER_LOOKUPS_MAX},
+        super::{EXTRA_LOOKUPS_MAX, EXTRA_LOOKUPS_PER_MACHINE_MAX, FIRST_LOOKUPS_MAX},
         *,
     };
 
+    #[test]
+    fn only_a_definite_no_such_name_is_nxdomain() {
+        let code = |fault| code(LookupError::new(fault).kind());
+        assert_eq!([libc::EAI_NONAME, libc::EAI_NODATA].map(code), [Code::NxDomain; 2]);
+        let others = [libc::EAI_AGAIN, libc::EAI_FAIL, libc::EAI_MEMORY, libc::EAI_SYSTEM, libc::EAI_FAMILY, -999];
+        assert_eq!(others.map(code), [Code::ServFail; 6]);
+    }
+
     #[tokio::test]
-    async fn machines_that_ask_what_nobody_answers_leave_a_place_for_another() {
-        let all = Lookups::new(FIRST_LOOKUPS_MAX, FURTHER_LOOKUPS_MAX);
+    async fn slow_lookups_leave_a_permit_for_other_machines() {
+        let all = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
         let mut taken = Vec::new();
         for _ in 0..8 {
-            let own = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
-            while let Ok(places) = timeout(Duration::from_millis(1), place(&own, &all)).await {
-                taken.push(places.unwrap());
+            let machine = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
+            while let Ok(permits) = timeout(Duration::from_millis(1), acquire(&machine, &all)).await {
+                taken.push(permits.unwrap());
             }
         }
         assert_eq!(taken.len(), 8 + 32);
-        let own = Lookups::new(1, FURTHER_LOOKUPS_EACH_MAX);
-        assert!(timeout(LOOKUP_MAX, place(&own, &all)).await.is_ok());
+        let machine = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
+        assert!(timeout(LOOKUP_MAX, acquire(&machine, &all)).await.is_ok());
     }
 }

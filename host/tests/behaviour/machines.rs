@@ -15,7 +15,7 @@ use guest_agent::{Guest, Work};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use waggle::{
-    agent::{self, AgentClient, Patience},
+    agent::{self, AgentClient, Timeouts},
     domain::{
         machine::{Agent, Machine, MachineSpec, Machines, PortFuture, StartFault},
         stage::Stage,
@@ -110,7 +110,7 @@ impl Machines for InProcess {
                 // The host's end of the link sees how it ends.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
-            let agent = agent::connect(near, Patience::default()).await.map_err(|source| StartFault {
+            let agent = agent::connect(near, Timeouts::default()).await.map_err(|source| StartFault {
                 stage: Stage::Boot,
                 console: Vec::new(),
                 source: source.into(),

@@ -67,8 +67,8 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
                 )
     # An invalid file changes nothing, and a valid one takes effect at once.
     for text, said, ada_s in [
-        (f"ada {ADA}\nnonsense\n", "the tokens stay as they were", 406),
-        (f"bob {BOB}\n", "the tokens were read again", 401),
+        (f"ada {ADA}\nnonsense\n", "failed to reload the tokens", 406),
+        (f"bob {BOB}\n", "reloaded the tokens", 401),
     ]:
         path.write_text(text)
         server.process.send_signal(signal.SIGHUP)

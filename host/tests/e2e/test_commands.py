@@ -59,7 +59,7 @@ def test_output_arrives_while_the_program_runs(serve, tmp_path):
         # The program has not ended: it sleeps for ten minutes.
         assert (first, process.poll()) == (b"first\n", None)
         assert process.wait(CALL_S) == 124
-        assert b"time was over" in process.stderr.read()
+        assert b"timed out" in process.stderr.read()
     finally:
         process.kill()
         process.wait()

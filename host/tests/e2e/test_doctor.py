@@ -55,7 +55,7 @@ def test_missing_requirements_are_reported_with_their_command(serve):
     # Without --no-boot, it reports the same and does not boot.
     code, printed = doctor(server, PATH="")
     assert code == 1
-    assert "no machine was booted: QEMU has to be mended first" in printed
+    assert "booted no machine: fix QEMU first" in printed
     assert "\x1b" not in printed
 
 
@@ -108,7 +108,7 @@ def test_an_image_in_a_registry_that_is_not_reached_is_told_with_what_to_do(serv
     code, printed = doctor(server, "--json")
     report = json.loads(printed)
     found = {check["name"]: check["found"] for check in report["checks"]}
-    assert found["image shell"] == "127.0.0.1:1/none/none:1, which has to be pulled"
+    assert found["image shell"] == "127.0.0.1:1/none/none:1, not pulled yet"
     assert (code, report["boot"]["state"]) == (1, "failed")
     assert "127.0.0.1:1" in report["boot"]["reason"] and "./taskw images" in report["boot"]["hint"]
     server.assert_nothing_left()
@@ -130,7 +130,7 @@ def test_a_terminal_has_colours_unless_they_are_refused(serve, no_colour, colour
 
 def test_a_terminal_is_told_what_is_going_on_and_left_clean(serve):
     shown = shown_on_terminal(serve(), "stderr")
-    assert b"looking at this host" in shown
+    assert b"checking this host" in shown
     # The line is cleared in the end (ECMA-48, EL), and nothing follows.
     assert shown.endswith(b"\x1b[2K"), shown[-80:]
 

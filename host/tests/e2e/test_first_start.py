@@ -134,9 +134,9 @@ def test_a_device_of_another_group_is_told_with_the_command(stranger):
 RUN = {
     "no registry": ("", {"WAGGLE_IMAGE_SHELL": "127.0.0.1:1/none/none:1"}, ["./taskw images", "WAGGLE_IMAGE_SHELL"]),
     "no layout": ("", {"WAGGLE_IMAGE_SHELL": "oci:HOME/none"}, ["HOME/none", "./taskw images", "skopeo copy"]),
-    "no room for disks": (FULL_DISK, {"WAGGLE_DATA_DIR": "HOME/full"}, ["No space left", "make room", "WAGGLE_DATA_DIR"]),
+    "no room for disks": (FULL_DISK, {"WAGGLE_DATA_DIR": "HOME/full"}, ["No space left", "free disk space", "WAGGLE_DATA_DIR"]),
     "no room for images": (
-        FULL_DISK, {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full"}, ["No space left", "make room", "WAGGLE_IMAGE_CACHE_DIR"]
+        FULL_DISK, {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full"}, ["No space left", "free disk space", "WAGGLE_IMAGE_CACHE_DIR"]
     ),
 }
 

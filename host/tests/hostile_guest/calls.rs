@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that answer a call wrongly, or not at all.
+//! Guests that reply to a call wrongly, or not at all.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use waggle_protocol::{Fault, FaultKind, Reply, reply::Entry};
 
 use crate::{
     bounded, command,
-    guest::{Guest, PATIENCE, framed, greeted},
+    guest::{Guest, TIMEOUTS, framed, greeted},
     path,
 };
 
-/// What a read of at most 1000 bytes comes to when the guest answers its stream with these bytes and then stalls.
+/// The error of a read of at most 1000 bytes when the guest sends these bytes on its stream and then stalls.
 async fn read_answered(bytes: &[u8]) -> String {
-    let (host, mut guest) = greeted(PATIENCE).await;
+    let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
         let stream = guest.call().await;
         guest.send(stream, bytes).await;
@@ -33,19 +33,19 @@ async fn read_answered(bytes: &[u8]) -> String {
     }
 }
 
-/// What a command comes to with this guest, when its caller cancels it after so long.
+/// The error of a command with this guest, cancelled by its caller after a time.
 async fn exec(host: &waggle::agent::AgentClient, cancel_after: Duration, stdin: Vec<u8>, guest: impl Future) -> String {
     let cancelled = Box::pin(tokio::time::sleep(cancel_after));
     let command = waggle::domain::command::Command { stdin, ..command() };
     let mut ignore = |_, _: &[u8]| {};
     tokio::select! {
         ended = host.exec(command, cancelled, &mut ignore) => chain(&ended.unwrap_err()),
-        _ = guest => panic!("this guest should go on for ever"),
+        _ = guest => panic!("this guest must not end"),
     }
 }
 
 #[tokio::test]
-async fn half_a_frame_and_then_nothing_is_given_up() {
+async fn half_a_frame_times_out() {
     bounded(async {
         let half = &framed(&Reply::Data(&[7; 500]))[..200];
         assert_eq!(read_answered(half).await, "failed to understand the guest agent: no last reply within 1 s");
@@ -55,7 +55,7 @@ async fn half_a_frame_and_then_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_reply_of_4_gib_is_refused_by_its_length() {
+async fn rejects_a_4_gib_reply_by_its_length() {
     bounded(async {
         let fault = read_answered(&[0xff; 4]).await;
         assert!(fault.ends_with("a frame of 4294967295 bytes is above the limit of 131072"), "{fault}");
@@ -64,12 +64,12 @@ async fn a_reply_of_4_gib_is_refused_by_its_length() {
 }
 
 #[tokio::test]
-async fn more_than_was_asked_for_is_refused() {
+async fn rejects_more_bytes_than_requested() {
     bounded(async {
         let fault = read_answered(&framed(&Reply::Data(&[7; 1001]))).await;
-        assert!(fault.ends_with("more than 1000 bytes of a file came"), "{fault}");
+        assert!(fault.ends_with("received more than 1000 bytes of a file"), "{fault}");
 
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let range = Some(FileRange { offset: 5, limit: 10 });
         let answering = async {
             let stream = guest.call().await;
@@ -78,7 +78,7 @@ async fn more_than_was_asked_for_is_refused() {
         };
         tokio::select! {
             read = host.read_file(path(), range, 1000) => {
-                assert!(chain(&read.unwrap_err()).ends_with("more than 10 bytes of a file came"));
+                assert!(chain(&read.unwrap_err()).ends_with("received more than 10 bytes of a file"));
             }
             never = answering => never,
         }
@@ -86,9 +86,9 @@ async fn more_than_was_asked_for_is_refused() {
     .await;
 }
 
-/// What a listing of at most `entries_max` comes to when the guest answers with this, for ever.
+/// The error of a listing of at most `entries_max` when the guest repeats these entries without end.
 async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
-    let (host, mut guest) = greeted(PATIENCE).await;
+    let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
         let stream = guest.call().await;
         guest.flood_stream(stream, &framed(&Reply::Entries(entries))).await;
@@ -101,34 +101,34 @@ async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
 }
 
 #[tokio::test]
-async fn a_listing_of_more_or_longer_names_than_asked_for_is_refused() {
+async fn rejects_a_listing_with_more_or_longer_names_than_requested() {
     bounded(async {
         let entry = |bytes| Entry { name: vec![b'n'; bytes], mode: 0, size: u64::MAX, modified_unix_s: i64::MIN };
         let fault = listing_answered(10, vec![entry(1); 11]).await;
-        assert!(fault.ends_with("more than 10 entries of a folder came"), "{fault}");
+        assert!(fault.ends_with("received more than 10 entries of a folder"), "{fault}");
         let fault = listing_answered(10_000, vec![entry(50_000)]).await;
-        assert!(fault.ends_with("more than 3145728 bytes of names came"), "{fault}");
+        assert!(fault.ends_with("received more than 3145728 bytes of names"), "{fault}");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_reply_of_another_call_is_refused() {
+async fn rejects_a_reply_of_another_call() {
     bounded(async {
         for (reply, kind) in
             [(Reply::Stdout(b"x"), "stdout"), (Reply::Done, "done"), (Reply::Entries(vec![]), "entries")]
         {
             let fault = read_answered(&framed(&reply)).await;
-            assert!(fault.ends_with(&format!("a reply of the kind {kind} has no place in this call")), "{fault}");
+            assert!(fault.ends_with(&format!("received an unexpected reply of the kind {kind}")), "{fault}");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_command_that_never_ends_is_given_up_after_its_deadline() {
+async fn endless_command_times_out_after_its_deadline() {
     bounded(async {
-        let (host, guest) = greeted(PATIENCE).await;
+        let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::MAX, Vec::new(), async { guest.stall().await }).await;
         assert_eq!(fault, "failed to understand the guest agent: no last reply within 1 s");
     })
@@ -136,23 +136,23 @@ async fn a_command_that_never_ends_is_given_up_after_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_cancel_that_is_never_confirmed_is_given_up() {
+async fn unconfirmed_cancel_times_out() {
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
-        let hears = async {
+        let (host, mut guest) = greeted(TIMEOUTS).await;
+        let reads = async {
             while guest.frame().await.is_some() {}
             guest.stall().await
         };
-        let fault = exec(&host, Duration::from_millis(100), Vec::new(), hears).await;
+        let fault = exec(&host, Duration::from_millis(100), Vec::new(), reads).await;
         assert_eq!(fault, "failed to understand the guest agent: no last reply within 0.5 s");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_cancel_that_the_guest_does_not_even_read_is_given_up_as_soon() {
+async fn unread_cancel_times_out_as_soon() {
     bounded(async {
-        let (host, guest) = greeted(PATIENCE).await;
+        let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::from_millis(100), vec![0; 1_000_000], guest.stall()).await;
         assert_eq!(fault, "failed to understand the guest agent: no last reply within 0.5 s");
     })
@@ -160,9 +160,9 @@ async fn a_cancel_that_the_guest_does_not_even_read_is_given_up_as_soon() {
 }
 
 #[tokio::test]
-async fn control_characters_in_a_fault_are_escaped_and_its_length_is_capped() {
+async fn fault_text_is_escaped_and_capped() {
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let message = format!("\x1b[2J\u{202e}{}", "x".repeat(100_000));
         let answering = async {
             let stream = guest.call().await;
@@ -183,12 +183,12 @@ async fn control_characters_in_a_fault_are_escaped_and_its_length_is_capped() {
 }
 
 #[tokio::test]
-async fn a_guest_that_answers_nothing_any_more_is_noticed_without_a_call() {
+async fn unresponsive_guest_is_detected_without_a_call() {
     bounded(async {
-        let patience = waggle::agent::Patience { clock_interval: Duration::from_millis(100), ..PATIENCE };
-        let (host, guest) = greeted(patience).await;
+        let timeouts = waggle::agent::Timeouts { clock_interval: Duration::from_millis(100), ..TIMEOUTS };
+        let (host, guest) = greeted(timeouts).await;
         let Guest { socket } = guest;
-        assert_eq!(host.closed().await, "the agent does not answer any more");
+        assert_eq!(host.closed().await, "the agent no longer responds");
         drop(socket);
     })
     .await;

@@ -1,10 +1,22 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that break the egress link's rules, or use them up, cost their own link and little memory.
+//! Guests that break the rules of the egress link, or use them up, lose their own link and cost little memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::ioctl_fionread,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixStream},
@@ -26,10 +38,10 @@ use crate::{
     guest::{self as wire, ACK, DATA, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, yamux},
 };
 
-/// A question for the address of `localhost`.
+/// A DNS query for the address of `localhost`.
 const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
 
-/// Flows that a guest may have.
+/// Limit of a guest's flows.
 const FLOWS: u32 = 256;
 
 struct Hostile {
@@ -38,9 +50,12 @@ struct Hostile {
 }
 
 async fn greeted() -> Hostile {
+    greeted_over(UnixStream::pair().unwrap()).await
+}
+
+async fn greeted_over((near, mut socket): (UnixStream, UnixStream)) -> Hostile {
     let network =
         Network { egress: Egress::new("127.0.0.1".parse().unwrap(), None), on_refusal: Arc::new(|_refused| {}) };
-    let (near, mut socket) = UnixStream::pair().unwrap();
     let guest = Guest::new(network, Arc::new(Gateway::new(None, 512)));
     let served = tokio::spawn(serve(near, Arc::new(guest)));
     socket.write_all(&handshake::preamble(Link::Egress)).await.unwrap();
@@ -49,23 +64,40 @@ async fn greeted() -> Hostile {
 }
 
 impl Hostile {
-    /// Opens a stream with these bytes in it.
+    /// Opens a stream with these bytes; returns false if the host has closed the link.
     async fn open(&mut self, stream: u32, bytes: &[u8]) -> bool {
         let mut frame = yamux(DATA, SYN, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
         frame.extend_from_slice(bytes);
         self.socket.write_all(&frame).await.is_ok()
     }
 
-    /// What the host grants next: bytes of the stream, and bytes of the flow on it.
-    async fn granted(&mut self) -> (usize, usize) {
-        let mut header = [0; 12];
+    /// Reads a frame: its header without the length, the length, and the body of one with data.
+    async fn frame(&mut self) -> ([u8; 8], usize, Vec<u8>) {
+        let mut header = [0; 8];
         self.socket.read_exact(&mut header).await.unwrap();
-        let length = u32::from_be_bytes(*header.last_chunk().unwrap()) as usize;
+        let length = self.socket.read_u32().await.unwrap() as usize;
+        let mut body = vec![0; if header[1] == DATA { length } else { 0 }];
+        self.socket.read_exact(&mut body).await.unwrap();
+        (header, length, body)
+    }
+
+    /// Reads until all flows have begun.
+    async fn all_connected(&mut self) {
+        let mut connected = BTreeSet::new();
+        while connected.len() < FLOWS as usize {
+            let (header, _, body) = self.frame().await;
+            if body.starts_with(&framed(&FlowReply::Connected)) {
+                connected.insert(u32::from_be_bytes(*header.last_chunk().unwrap()));
+            }
+        }
+    }
+
+    /// The host's next grant: bytes of the stream, and bytes of the flow on it.
+    async fn granted(&mut self) -> (usize, usize) {
+        let (header, length, body) = self.frame().await;
         if header[1] != DATA {
             return (if header[1] == WINDOW_UPDATE { length } else { 0 }, 0);
         }
-        let mut body = vec![0; length];
-        self.socket.read_exact(&mut body).await.unwrap();
         match frame::decode(&body[PREFIX_BYTES..]) {
             Ok(Flow::Credit { bytes }) => (0, bytes as usize),
             _ if body == framed(&FlowReply::Connected) => (0, FLOW_CREDIT_BYTES as usize),
@@ -80,6 +112,24 @@ impl Hostile {
     }
 }
 
+/// Whether the host has read everything that the guest sent, and can send no more since the guest does not read.
+fn is_blocked(host_end: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(host_end, PollFlags::OUT)];
+    let writable = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    ioctl_fionread(host_end).unwrap() == 0 && writable == 0
+}
+
+/// Waits until the host is blocked and takes no more of what servers send, of which `written` counts the bytes.
+async fn saturated(host_end: &OwnedFd, written: &AtomicUsize) {
+    let (mut before, mut unchanged) = (0, 0);
+    while unchanged < 20 {
+        sleep(Duration::from_millis(10)).await;
+        let now = written.load(Ordering::Relaxed);
+        unchanged = if is_blocked(host_end) && now == before { unchanged + 1 } else { 0 };
+        before = now;
+    }
+}
+
 fn connect(port: u16) -> Vec<u8> {
     framed(&EgressRequest::Connect { address: Address::V4(HOST_ADDRESS.octets()), port })
 }
@@ -89,7 +139,7 @@ async fn ten_thousand_streams_end_the_link() {
     bounded(async {
         let mut guest = greeted().await;
         for stream in 0..10_000 {
-            // A prefix and nothing behind it: the stream stays open.
+            // A prefix without its frame, so that the stream stays open.
             if !guest.open(2 * stream + 1, &[9]).await {
                 break;
             }
@@ -100,7 +150,7 @@ async fn ten_thousand_streams_end_the_link() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_ends_the_link() {
+async fn invalid_request_ends_the_link() {
     for (bytes, expected) in [
         (vec![0xff; 4], "received an invalid frame"),
         (vec![0, 0, 2, 0], "received an invalid frame"),
@@ -110,7 +160,7 @@ async fn what_is_no_request_ends_the_link() {
         bounded(async {
             let mut guest = greeted().await;
             guest.open(1, &bytes).await;
-            assert_eq!(guest.ended().await, format!("the guest sent what is no request: {expected}"));
+            assert_eq!(guest.ended().await, format!("the guest sent an invalid request: {expected}"));
         })
         .await;
     }
@@ -136,7 +186,7 @@ async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
         let ended = guest.ended().await;
         assert!(
             ended.starts_with("the guest broke the rules of a flow: received 8000 bytes")
-                || ended.starts_with("the guest sent what is no request: data on a flow"),
+                || ended.starts_with("the guest sent an invalid request: received data on a flow"),
             "{ended}"
         );
     })
@@ -144,31 +194,38 @@ async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guest_that_grants_everything_and_never_reads_costs_little() {
+async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
     bounded(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let written = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&written);
         let flooding = tokio::spawn(async move {
             let mut servers = tokio::task::JoinSet::new();
             loop {
                 let (mut server, _) = listener.accept().await.unwrap();
-                servers.spawn(async move { while server.write_all(&[7; 16 * 1024]).await.is_ok() {} });
+                let counted = Arc::clone(&counted);
+                servers.spawn(async move {
+                    while let Ok(bytes) = server.write(&[7; 16 * 1024]).await {
+                        counted.fetch_add(bytes, Ordering::Relaxed);
+                    }
+                });
             }
         });
-        let mut guest = greeted().await;
+        let pair = UnixStream::pair().unwrap();
+        let host_end = pair.0.as_fd().try_clone_to_owned().unwrap();
+        let mut guest = greeted_over(pair).await;
         for stream in (0..FLOWS).map(|number| 2 * number + 1) {
             guest.open(stream, &connect(port)).await;
             guest.socket.write_all(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await.unwrap();
         }
-        // The flows begin before they are granted more; the guest learns of none of it.
-        sleep(Duration::from_secs(2)).await;
+        // A grant before its flow has begun would end the link.
+        guest.all_connected().await;
         let grant = framed(&Flow::Credit { bytes: FLOW_CREDIT_BYTES_MAX - 8 * 1024 });
         for stream in (0..FLOWS).map(|number| 2 * number + 1) {
-            if guest.socket.write_all(&wire::in_stream(stream, &grant)).await.is_err() {
-                break;
-            }
+            guest.socket.write_all(&wire::in_stream(stream, &grant)).await.unwrap();
         }
-        sleep(Duration::from_secs(2)).await;
+        saturated(&host_end, &written).await;
         assert!(!guest.served.is_finished(), "the guest has broken no rule");
         guest.served.abort();
         flooding.abort();
@@ -176,7 +233,7 @@ async fn a_guest_that_grants_everything_and_never_reads_costs_little() {
     .await;
 }
 
-/// A flow whose server takes nothing and has ended, filled until the host has to keep some, and ended by the guest too.
+/// Opens a flow to a server that does not read and has ended, fills it until the host must buffer, and ends it.
 async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
     guest.open(stream, &connect(port)).await;
     let piece = wire::in_stream(stream, &framed(&Flow::Data(&[7; 4096])));
@@ -192,7 +249,7 @@ async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn single_bytes_behind_the_end_of_a_flow_end_the_link() {
+async fn data_after_the_end_of_a_flow_ends_the_link() {
     const FIN: u16 = 4;
     for (flags, expected) in [
         (0, "the guest broke the rules of a flow: received an invalid frame on a flow"),
@@ -234,19 +291,22 @@ async fn single_bytes_behind_the_end_of_a_flow_end_the_link() {
 }
 
 #[tokio::test]
-async fn data_behind_a_question_ends_the_link() {
+async fn data_after_a_query_ends_the_link() {
     bounded(async {
         let mut guest = greeted().await;
         let mut bytes = framed(&EgressRequest::Resolve { message: LOCALHOST });
         bytes.extend(framed(&Flow::Data(b"bee")));
         guest.open(1, &bytes).await;
-        assert_eq!(guest.ended().await, "the guest sent what is no request: data on a flow that has not begun");
+        assert_eq!(
+            guest.ended().await,
+            "the guest sent an invalid request: received data on a flow that has not begun"
+        );
     })
     .await;
 }
 
 #[tokio::test]
-async fn questions_without_end_wait_for_each_other() {
+async fn concurrent_queries_wait_for_each_other() {
     bounded(async {
         let guest = greeted().await;
         let ask = framed(&EgressRequest::Resolve { message: LOCALHOST });

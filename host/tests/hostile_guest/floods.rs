@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that send without end, or take nothing, or break the rules of the link.
+//! Guests that send without end, never read, or break the rules of the link.
 
 use std::{
     pin::pin,
@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use waggle::{
-    agent::Patience,
+    agent::Timeouts,
     causes::chain,
     domain::{command::Command, file::Writing},
 };
@@ -22,18 +22,18 @@ use waggle_protocol::{
 use crate::{
     bounded, command,
     guest::{
-        ACK, DATA, GO_AWAY, PATIENCE, PING, RST, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, greeted, greeted_narrowly,
+        ACK, DATA, GO_AWAY, PING, RST, SYN, TIMEOUTS, WINDOW_BYTES, WINDOW_UPDATE, framed, greeted, greeted_narrowly,
         in_stream, yamux,
     },
     path,
 };
 
-/// The reason that a link ends with, when the guest writes these bytes again and again and reads what comes.
+/// The reason for the end of a link when the guest writes these bytes repeatedly and reads everything.
 async fn ended_by(frames: &[u8]) -> String {
-    let (host, mut guest) = greeted(PATIENCE).await;
+    let (host, mut guest) = greeted(TIMEOUTS).await;
     let (mut reading, mut writing) = guest.socket.split();
-    let hears = async {
-        // A reader that can't keep up would hide the flood.
+    let reads = async {
+        // A guest that did not read would block the host and hide the flood.
         tokio::io::copy(&mut reading, &mut tokio::io::sink()).await.ok();
         std::future::pending().await
     };
@@ -43,13 +43,13 @@ async fn ended_by(frames: &[u8]) -> String {
     };
     tokio::select! {
         reason = host.closed() => reason,
-        never = hears => never,
+        never = reads => never,
         never = floods => never,
     }
 }
 
 #[tokio::test]
-async fn ten_thousand_streams_end_the_link_with_the_first() {
+async fn ten_thousand_streams_end_the_link_at_the_first() {
     bounded(async {
         let streams: Vec<u8> = (1..=10_000).flat_map(|id| yamux(WINDOW_UPDATE, SYN, 2 * id, 0)).collect();
         assert_eq!(ended_by(&streams).await, "peer opened a stream; only this side may open streams on this link");
@@ -67,7 +67,7 @@ async fn a_body_of_4_gib_ends_the_link() {
 }
 
 #[tokio::test]
-async fn frames_that_carry_nothing_end_the_link_when_they_flood_it() {
+async fn flood_of_empty_frames_ends_the_link() {
     bounded(async {
         let floods = [
             ("pings", yamux(PING, SYN, 0, 7)),
@@ -95,16 +95,16 @@ async fn breaking_the_rules_of_yamux_ends_the_link() {
 }
 
 #[tokio::test]
-async fn data_beyond_a_stream_s_window_ends_the_link() {
+async fn data_beyond_the_window_ends_the_link() {
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let mut ignore = |_, _: &[u8]| {};
         let mut call = pin!(host.exec(command(), Box::pin(std::future::pending()), &mut ignore));
         let stream = tokio::select! {
             ended = &mut call => panic!("{ended:?}"),
             stream = guest.call() => stream,
         };
-        // Nobody reads the stream from here on, so nobody grants more.
+        // The call is no longer polled, so the host does not read the stream and grants no credit.
         let floods = async {
             guest.write(&in_stream(stream, &[0; 65_536]).repeat(64)).await;
             guest.stall().await
@@ -118,13 +118,13 @@ async fn data_beyond_a_stream_s_window_ends_the_link() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pings_whose_answers_nobody_reads_are_given_up() {
+async fn guest_that_pings_and_never_reads_times_out() {
     bounded(async {
-        let patience = Patience { clock_interval: Duration::from_millis(100), ..PATIENCE };
-        let (host, mut guest) = greeted_narrowly(patience).await;
+        let timeouts = Timeouts { clock_interval: Duration::from_millis(100), ..TIMEOUTS };
+        let (host, mut guest) = greeted_narrowly(timeouts).await;
         let pings = yamux(PING, SYN, 0, 7).repeat(1000);
         tokio::select! {
-            reason = host.closed() => assert_eq!(reason, "the agent does not answer any more"),
+            reason = host.closed() => assert_eq!(reason, "the agent no longer responds"),
             () = async { guest.flood(&pings).await; std::future::pending().await } => {}
         }
     })
@@ -132,13 +132,13 @@ async fn pings_whose_answers_nobody_reads_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn output_without_end_stops_at_the_deadline() {
+async fn endless_output_stops_at_the_deadline() {
     for piece in [65_000, 1, 0] {
         bounded(async {
-            let (host, mut guest) = greeted(PATIENCE).await;
+            let (host, mut guest) = greeted(TIMEOUTS).await;
             let floods = tokio::spawn(async move {
                 let stream = guest.call().await;
-                // As many replies as go into one frame of yamux's.
+                // As many replies as fit one yamux frame.
                 let reply = framed(&Reply::Stdout(&vec![b'x'; piece]));
                 guest.flood_stream(stream, &reply.repeat((65_536 / reply.len()).max(1))).await;
             });
@@ -148,7 +148,7 @@ async fn output_without_end_stops_at_the_deadline() {
             let fault = chain(&ended.unwrap_err());
             assert!(fault.ends_with("no last reply within 1 s"), "{fault}");
             assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-            assert!(piece == 0 || bytes > 1000, "{bytes} bytes are no flood");
+            assert!(piece == 0 || bytes > 1000, "only {bytes} bytes arrived");
             floods.abort();
         })
         .await;
@@ -156,12 +156,12 @@ async fn output_without_end_stops_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn output_in_single_bytes_stays_small() {
+async fn output_in_single_bytes_uses_little_memory() {
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let floods = tokio::spawn(async move {
             let stream = guest.call().await;
-            // One long reply, each byte of it in a frame of yamux's own, up to the window's end.
+            // One long reply, each byte in a yamux frame of its own, up to the end of the window.
             let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
             frames.extend(in_stream(stream, &[0]));
             let single = in_stream(stream, &[1]);
@@ -181,10 +181,10 @@ async fn output_in_single_bytes_stays_small() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_calls_to_a_guest_that_grants_all_credit_and_stops_reading_stay_small() {
+async fn full_calls_to_a_guest_that_stops_reading_use_little_memory() {
     let content = vec![7; 10 * 1024 * 1024];
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let stalls = tokio::spawn(async move {
             let mut streams = Vec::new();
             for _ in 0..CALLS_MAX {
@@ -192,7 +192,7 @@ async fn full_calls_to_a_guest_that_grants_all_credit_and_stops_reading_stay_sma
                 streams.push(stream);
                 guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
             }
-            // It takes nothing any more, and sends all that the windows allow: replies that never end.
+            // It reads nothing more, and sends incomplete replies as far as the windows allow.
             let begun = 131_072_u32.to_le_bytes();
             for stream in streams {
                 let mut frames = in_stream(stream, &begun);
@@ -213,9 +213,9 @@ async fn full_calls_to_a_guest_that_grants_all_credit_and_stops_reading_stay_sma
 }
 
 #[tokio::test]
-async fn a_call_that_floods_does_not_starve_the_others() {
+async fn flooding_call_does_not_starve_others() {
     bounded(async {
-        let (host, mut guest) = greeted(PATIENCE).await;
+        let (host, mut guest) = greeted(TIMEOUTS).await;
         let answering = tokio::spawn(async move {
             let flooded = guest.call().await;
             let reply = framed(&Reply::Stdout(b"x"));

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that never get as far as a call.
+//! Guests that fail before the first call.
 
 use std::{error::Error, time::Duration};
 
@@ -10,23 +10,23 @@ use waggle_protocol::{Link, handshake};
 
 use crate::{
     bounded,
-    guest::{PATIENCE, framed, hello},
+    guest::{TIMEOUTS, framed, hello},
 };
 
-/// What comes of a guest whose first words are these, written with a pause after each piece, and that then stalls.
+/// The outcome of a guest that writes these pieces, with a pause after each, and then stalls.
 async fn connect(pieces: &[&[u8]], pause: Duration) -> Result<AgentClient, ConnectFault> {
     let (near, mut far) = UnixStream::pair().unwrap();
-    let talking = async {
+    let writing = async {
         for piece in pieces {
-            // The host may have left.
+            // The host may have closed the connection.
             let _written = far.write_all(piece).await;
             tokio::time::sleep(pause).await;
         }
         std::future::pending().await
     };
     tokio::select! {
-        connected = agent::connect(near, PATIENCE) => connected,
-        never = talking => never,
+        connected = agent::connect(near, TIMEOUTS) => connected,
+        never = writing => never,
     }
 }
 
@@ -35,10 +35,10 @@ fn cause(fault: &ConnectFault) -> String {
 }
 
 #[tokio::test]
-async fn a_guest_that_never_says_hello_is_given_up() {
+async fn guest_without_a_hello_times_out() {
     bounded(async {
         let fault = connect(&[], Duration::ZERO).await.unwrap_err();
-        assert_eq!(fault.to_string(), "the guest agent did not say hello within 0.5 s");
+        assert_eq!(fault.to_string(), "the guest agent sent no hello within 0.5 s");
         let fault = connect(&[&handshake::preamble(Link::Call)], Duration::ZERO).await.unwrap_err();
         assert!(matches!(fault, ConnectFault::Silent { .. }), "{fault}");
     })
@@ -46,7 +46,7 @@ async fn a_guest_that_never_says_hello_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_guest_that_says_hello_for_ever_is_given_up() {
+async fn endless_hello_times_out() {
     bounded(async {
         let mut words = handshake::preamble(Link::Call).to_vec();
         words.extend(framed(&hello(&"a".repeat(4000))));
@@ -58,7 +58,7 @@ async fn a_guest_that_says_hello_for_ever_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_hello_of_4_gib_is_refused_by_its_length() {
+async fn rejects_a_4_gib_hello_by_its_length() {
     bounded(async {
         let fault = connect(&[&handshake::preamble(Link::Call), &[0xff; 4]], Duration::ZERO).await.unwrap_err();
         assert!(matches!(fault, ConnectFault::Hello { .. }), "{fault}");
@@ -67,7 +67,7 @@ async fn a_hello_of_4_gib_is_refused_by_its_length() {
 }
 
 #[tokio::test]
-async fn a_hello_with_control_characters_or_of_nonsense_is_refused() {
+async fn rejects_an_invalid_hello() {
     bounded(async {
         let preamble = handshake::preamble(Link::Call);
         let fault = connect(&[&preamble, &framed(&hello("\x1b[2J"))], Duration::ZERO).await.unwrap_err();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A guest that says what it likes: yamux frames made by hand on a real socket.
+//! A guest that sends arbitrary bytes: yamux frames built by hand on a real socket.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
 };
-use waggle::agent::{self, AgentClient, Patience};
+use waggle::agent::{self, AgentClient, Timeouts};
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 
 pub(crate) const DATA: u8 = 0;
@@ -21,7 +21,7 @@ pub(crate) const ACK: u16 = 2;
 pub(crate) const RST: u16 = 8;
 
 /// Short enough that no test waits long, long enough for a loaded machine.
-pub(crate) const PATIENCE: Patience = Patience {
+pub(crate) const TIMEOUTS: Timeouts = Timeouts {
     hello: Duration::from_millis(500),
     clock_interval: Duration::from_secs(60),
     control: Duration::from_millis(300),
@@ -31,10 +31,10 @@ pub(crate) const PATIENCE: Patience = Patience {
     file: Duration::from_millis(1000),
 };
 
-/// What a stream may send before it is given credit, in bytes.
+/// Initial window of a stream, in bytes.
 pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
 
-/// A frame of the host's, less its body.
+/// The header of a frame from the host.
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) flags: u16,
@@ -43,7 +43,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Whether it opens a stream.
+    /// Whether the frame opens a stream.
     pub(crate) fn opens(&self) -> bool {
         self.kind == DATA && self.flags & SYN != 0
     }
@@ -54,19 +54,19 @@ pub(crate) struct Guest {
     pub(crate) socket: UnixStream,
 }
 
-/// A host and a guest that have greeted each other, as honest ones do.
-pub(crate) async fn greeted(patience: Patience) -> (AgentClient, Guest) {
-    greeted_over(UnixStream::pair().unwrap(), patience).await
+/// Returns a host and a guest after an honest greeting.
+pub(crate) async fn greeted(timeouts: Timeouts) -> (AgentClient, Guest) {
+    greeted_over(UnixStream::pair().unwrap(), timeouts).await
 }
 
-/// The same, with as little room as Linux gives for what the host sends.
-pub(crate) async fn greeted_narrowly(patience: Patience) -> (AgentClient, Guest) {
+/// The same, with the smallest send buffer of the host that Linux allows.
+pub(crate) async fn greeted_narrowly(timeouts: Timeouts) -> (AgentClient, Guest) {
     let pair = UnixStream::pair().unwrap();
     setsockopt(&pair.0, SndBuf, &0).unwrap();
-    greeted_over(pair, patience).await
+    greeted_over(pair, timeouts).await
 }
 
-async fn greeted_over((near, mut far): (UnixStream, UnixStream), patience: Patience) -> (AgentClient, Guest) {
+async fn greeted_over((near, mut far): (UnixStream, UnixStream), timeouts: Timeouts) -> (AgentClient, Guest) {
     let guest = tokio::spawn(async move {
         far.write_all(&handshake::preamble(Link::Call)).await.unwrap();
         far.write_all(&framed(&hello("hostile"))).await.unwrap();
@@ -76,7 +76,7 @@ async fn greeted_over((near, mut far): (UnixStream, UnixStream), patience: Patie
         far.read_exact(&mut welcome).await.unwrap();
         Guest { socket: far }
     });
-    let host = agent::connect(near, patience).await.unwrap();
+    let host = agent::connect(near, timeouts).await.unwrap();
     (host, guest.await.unwrap())
 }
 
@@ -84,14 +84,14 @@ pub(crate) fn hello(build: &str) -> Hello {
     Hello { origin: Origin::Host, build: build.to_owned(), programs: vec!["sh".to_owned()] }
 }
 
-/// A message in its frame.
+/// Encodes a message in its frame.
 pub(crate) fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::encode(message, &mut bytes).unwrap();
     bytes
 }
 
-/// A frame of yamux's.
+/// Builds the header of a yamux frame.
 pub(crate) fn yamux(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] {
     let mut header = [0; 12];
     header[1] = kind;
@@ -102,17 +102,17 @@ pub(crate) fn yamux(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] 
 }
 
 impl Guest {
-    /// Writes bytes; false if the host has closed the link.
+    /// Writes bytes; returns false if the host has closed the link.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
         self.socket.write_all(bytes).await.is_ok()
     }
 
-    /// Writes the same bytes again and again, until the host has closed the link.
+    /// Writes the same bytes repeatedly until the host closes the link.
     pub(crate) async fn flood(&mut self, bytes: &[u8]) {
         while self.write(bytes).await {}
     }
 
-    /// Waits for the host to open a stream, and takes the whole frame that does it.
+    /// Waits for the frame with which the host opens a stream; returns the stream.
     pub(crate) async fn call(&mut self) -> u32 {
         loop {
             let frame = self.frame().await.unwrap();
@@ -122,7 +122,7 @@ impl Guest {
         }
     }
 
-    /// Sends the same bytes on a stream again and again, as fast as the host gives credit for them.
+    /// Sends the same bytes on a stream repeatedly, as fast as the host grants credit.
     pub(crate) async fn flood_stream(&mut self, stream: u32, bytes: &[u8]) {
         let frame = in_stream(stream, bytes);
         let mut credit = WINDOW_BYTES;
@@ -141,7 +141,7 @@ impl Guest {
         }
     }
 
-    /// Takes the host's next frame, as long as the link lasts.
+    /// Reads the host's next frame, or `None` at the end of the link.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; 12];
         self.socket.read_exact(&mut header).await.ok()?;
@@ -164,13 +164,13 @@ impl Guest {
         self.send(stream, &framed(reply)).await
     }
 
-    /// Keeps the socket open and says nothing more.
+    /// Keeps the socket open and sends nothing more.
     pub(crate) async fn stall(self) -> ! {
         std::future::pending().await
     }
 }
 
-/// Bytes of a stream, in one frame of yamux's.
+/// Puts bytes of a stream into one yamux frame.
 pub(crate) fn in_stream(stream: u32, bytes: &[u8]) -> Vec<u8> {
     let mut frame = yamux(DATA, ACK, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
     frame.extend_from_slice(bytes);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Guests that lie, flood and stall, against the host's client over real sockets: each costs its caller an error within
-//! a time-out, and the host no more than 16 MiB meanwhile.
+//! a timeout, and the host at most 16 MiB.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod calls;
@@ -19,16 +19,16 @@ use waggle::domain::{
     guest_path::GuestPath,
 };
 
-/// What a hostile guest may cost the host, in bytes.
+/// Limit of the host's memory growth per test, in bytes.
 const GROWTH_MAX: usize = 16 * 1024 * 1024;
 
-/// How long any of these may take; each has a time-out of its own well below.
+/// Limit of each test's time; the timeouts under test are well below.
 const STUCK: Duration = Duration::from_secs(20);
 
 /// One test at a time, so that each measures its own memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Runs a test that must neither hang nor grow.
+/// Runs a test that must neither hang nor use much memory.
 async fn bounded(test: impl Future<Output = ()>) {
     let _alone = ALONE.lock().await;
     let growth = memory::Growth::from_here();

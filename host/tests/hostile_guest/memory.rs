@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Counts this test binary's memory: what is allocated, and the most that was since a test began.
-#![expect(unsafe_code, reason = "an allocator that counts has to be one")]
+//! Counts the allocated memory of this test binary, and its peak since a test began.
+#![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -16,7 +16,7 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
@@ -32,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What a test allocates at the most, from now on. One test at a time may measure.
+/// The growth of memory from a point in time on. Only one test at a time may measure.
 pub(crate) struct Growth {
     before: usize,
 }
@@ -44,7 +44,7 @@ impl Growth {
         Self { before }
     }
 
-    /// The most that was allocated above what was there in the beginning, in bytes.
+    /// The peak above the memory at the beginning, in bytes.
     pub(crate) fn most(&self) -> usize {
         MOST.load(Relaxed).saturating_sub(self.before)
     }

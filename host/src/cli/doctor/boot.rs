@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The proof: a machine that is booted, called and ended, with the time that each stage took.
+//! Boots a machine, runs a command in it and ends it, and measures each stage.
 
 use std::{
     error::Error,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     causes::chain,
-    cli::{advice::next_step, open_machines, serve::image_is_there, signals::End},
+    cli::{advice::next_step, open_machines, serve::check_image, signals::ShutdownSignals},
     config::{Folders, Settings},
     domain::{
         command::Command,
@@ -24,39 +24,39 @@ use crate::{
     mutex::lock,
 };
 
-/// A command that does nothing, on a machine that is emulated on a busy host.
+/// Timeout of a command that does nothing, in an emulated machine on a busy host.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 
-/// How the boot went.
+/// The outcome of the boot.
 #[derive(Clone, Debug)]
 pub(super) enum Boot {
-    /// All stages, in milliseconds.
-    Went(Vec<(&'static str, u128)>),
-    /// The stages that ended, why there are no more, and what can be done about it.
+    /// Success, with the stages in milliseconds.
+    Booted(Vec<(&'static str, u128)>),
+    /// Failure, with the stages that ended, the error, and a hint.
     Failed(Vec<(&'static str, u128)>, String, Option<&'static str>),
-    /// No machine was started.
-    NotTried(String),
+    /// No machine was started, with the reason.
+    Skipped(String),
 }
 
-/// Boots a machine of the first image that is there.
+/// Boots a machine of the first image that exists, preferably one on this host.
 pub(super) async fn boot(
     settings: &Settings,
     folders: &Folders,
     images: &ByRuntime<ImageRef>,
-    say: &(dyn Fn(&str) + Send + Sync),
+    show: &(dyn Fn(&str) + Send + Sync),
 ) -> Boot {
     let candidates = [&images.shell, &images.python, &images.node];
-    // One that is on this machine needs no network.
-    let on_this_machine = |image: &&&ImageRef| !matches!(image, ImageRef::Registry(_));
-    let there = candidates.into_iter().filter(|image| image_is_there(image).is_ok()).collect::<Vec<_>>();
-    let Some(image) = there.iter().find(on_this_machine).or(there.first()) else {
-        return Boot::NotTried("there is no image to boot".to_owned());
+    // An image on this host needs no network.
+    let on_this_host = |image: &&&ImageRef| !matches!(image, ImageRef::Registry(_));
+    let there = candidates.into_iter().filter(|image| check_image(image).is_ok()).collect::<Vec<_>>();
+    let Some(image) = there.iter().find(on_this_host).or(there.first()) else {
+        return Boot::Skipped("found no image to boot".to_owned());
     };
-    let stages = Stages { say, begun: Mutex::default() };
+    let stages = Stages { show, begun: Mutex::default() };
     let outcome = life(settings, folders, image, &stages).await;
     let took = stages.took();
     match outcome {
-        Ok(()) => Boot::Went(took),
+        Ok(()) => Boot::Booted(took),
         Err(fault) => Boot::Failed(took, chain(&*fault), next_step(&*fault)),
     }
 }
@@ -67,10 +67,10 @@ async fn life(
     image: &ImageRef,
     stages: &Stages<'_>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut end = End::new()?;
-    stages.begin("open", "opening what machines are made with");
+    let mut signals = ShutdownSignals::new()?;
+    stages.begin("open", "opening images and machines");
     let (machines, _images) = open_machines::open(settings, folders).await?;
-    // As most of the server's machines have it: a kernel that cannot carry one is to be found out here.
+    // Like most of the server's machines, to find a kernel without support for it.
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     let spec = MachineSpec {
@@ -82,8 +82,8 @@ async fn life(
         boot_timeout: settings.boot_timeout,
         network,
     };
-    let hear = |stage: Stage| stages.begin(name(stage), stage.describe());
-    let machine = machines.start(&spec, &hear, Box::pin(end.wanted())).await;
+    let on_stage = |stage: Stage| stages.begin(name(stage), stage.describe());
+    let machine = machines.start(&spec, &on_stage, Box::pin(signals.received())).await;
     let called = match &machine {
         Ok(machine) => {
             stages.begin("command", "running a command");
@@ -110,23 +110,23 @@ fn name(stage: Stage) -> &'static str {
     }
 }
 
-/// When each stage began.
+/// The stages with the times of their beginnings.
 struct Stages<'a> {
-    say: &'a (dyn Fn(&str) + Send + Sync),
+    show: &'a (dyn Fn(&str) + Send + Sync),
     begun: Mutex<Vec<(&'static str, Instant)>>,
 }
 
 impl Stages<'_> {
-    fn begin(&self, name: &'static str, what: &str) {
-        (self.say)(what);
+    fn begin(&self, name: &'static str, step: &str) {
+        (self.show)(step);
         let mut begun = lock(&self.begun);
-        // More words about the same stage do not begin it again.
+        // A further step of the same stage does not begin it again.
         if begun.last().is_none_or(|(last, _)| *last != name) {
             begun.push((name, Instant::now()));
         }
     }
 
-    /// Each stage lasted until the next one began, the last one until now.
+    /// The length of each stage: until the next one began, or until now.
     fn took(&self) -> Vec<(&'static str, u128)> {
         let begun = lock(&self.begun);
         let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);

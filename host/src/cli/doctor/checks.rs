@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the doctor looks at, by the same looks as the server's start takes.
+//! The doctor's checks, which are the same as those at the start of the server.
 
 use tokio::task::spawn_blocking;
 
 use super::{
-    mend::{Mend, mend},
-    place,
+    fix::{Fix, fix},
+    resources,
 };
 use crate::{
     causes::chain,
-    cli::{open_machines, serve::image_is_there},
+    cli::{open_machines, serve::check_image},
     config::{Folders, Settings},
     domain::{image::ImageRef, runtime::ByRuntime},
     images::cache::ImageStore,
@@ -20,33 +20,33 @@ use crate::{
     },
 };
 
-/// One thing that was looked at.
+/// A check and its outcome.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     pub(super) name: &'static str,
-    /// How it was found.
+    /// The outcome.
     pub(super) look: Look,
-    /// Whether machines cannot run here without it.
+    /// Whether machines need it on this host.
     pub(super) needed: bool,
-    /// What it is for.
+    /// The purpose of the thing checked.
     pub(super) why: &'static str,
-    /// What mends it, unless it works.
-    pub(super) mend: Option<Mend>,
+    /// The fix, unless it works.
+    pub(super) fix: Option<Fix>,
 }
 
 impl Check {
     fn new(name: &'static str, needed: bool, look: Look, why: &'static str) -> Self {
-        let mend = mend(name, &look);
-        Self { name, look, needed, why, mend }
+        let fix = fix(name, &look);
+        Self { name, look, needed, why, fix }
     }
 
-    /// No machine runs before this is mended.
-    pub(super) fn stands_in_the_way(&self) -> bool {
+    /// Whether no machine can run before this is fixed.
+    pub(super) fn is_blocking(&self) -> bool {
         self.needed && !matches!(self.look, Look::Works(_))
     }
 }
 
-/// Looks at everything; the first result is what runs machines here, or why nothing does.
+/// Runs all checks; the first result is the back end, or the reason why there is none.
 pub(super) async fn all(
     settings: &Settings,
     folders: &Folders,
@@ -61,58 +61,53 @@ pub(super) async fn all(
     };
     let backend = survey.backend.as_ref().map(ToString::to_string).map_err(Clone::clone);
     let mut checks = vec![
-        Check::new("guest agent", true, survey.agent, "it serves calls inside each machine"),
+        Check::new("guest agent", true, survey.agent, "runs the calls inside each machine"),
         Check::new(
             "KVM device",
             needs.kvm,
             survey.kvm_device,
-            "guests run on the processor by it, not in an emulation",
+            "lets guests run on the processor instead of an emulation",
         ),
-        Check::new("KVM guests", needs.kvm, survey.kvm, "a device that opens may still run no guest"),
-        Check::new(
-            "libkrunfw",
-            needs.firmware,
-            survey.firmware,
-            "it is the kernel of libkrun's guests, which start fastest",
-        ),
-        Check::new("QEMU", needs.qemu, survey.qemu, "it runs machines where libkrun does not"),
+        Check::new("KVM guests", needs.kvm, survey.kvm, "a device that opens may still fail to run a guest"),
+        Check::new("libkrunfw", needs.firmware, survey.firmware, "the kernel of libkrun's guests, which start fastest"),
+        Check::new("QEMU", needs.qemu, survey.qemu, "runs machines where libkrun cannot"),
         Check::new(
             "vhost-device-vsock",
             needs.qemu,
             survey.vhost_device_vsock,
-            "it gives QEMU's machines their socket",
+            "provides the socket of QEMU's machines",
         ),
-        Check::new("guest kernel", needs.qemu, survey.kernel, "it is the kernel of QEMU's guests"),
-        Check::new("mkfs.ext4", true, mkfs, "it makes the scratch disks"),
-        Check::new(
-            "user namespaces",
-            false,
-            survey.namespaces,
-            "they keep a guest that broke out from the server's files",
-        ),
+        Check::new("guest kernel", needs.qemu, survey.kernel, "the kernel of QEMU's guests"),
+        Check::new("mkfs.ext4", true, mkfs, "creates the scratch disks"),
+        Check::new("user namespaces", false, survey.namespaces, "keep an escaped guest away from the server's files"),
         Check::new(
             "control group",
             false,
-            place::control_group(),
-            "it can bound the memory and the time of all machines",
+            resources::control_group(),
+            "can limit the memory and processor time of all machines",
         ),
-        Check::new("memory", true, place::memory(settings.default_memory_mb), "each machine takes its own as it fills"),
+        Check::new(
+            "memory",
+            true,
+            resources::memory(settings.default_memory_mb),
+            "each machine takes its memory as it uses it",
+        ),
     ];
     checks.extend(folder_checks(folders).await);
     checks.extend(image_checks(images, &pulled(folders).await));
     (backend, checks)
 }
 
-/// Opening them is what the server does first; whether there is room, the first machine would find out.
+/// Checks whether the folders can be opened and have free space.
 async fn folder_checks(folders: &Folders) -> Vec<Check> {
     let (data, cache) = (folders.data.clone(), folders.images.clone());
     let looks = spawn_blocking(move || {
         let data_look = match Disks::open(&data) {
-            Ok(_) => place::room(&data),
+            Ok(_) => resources::free_space(&data),
             Err(fault) => Look::Broken(chain(&fault)),
         };
         let cache_look = match ImageStore::open(&cache) {
-            Ok(_) => place::room(&cache),
+            Ok(_) => resources::free_space(&cache),
             Err(fault) => Look::Broken(chain(&fault)),
         };
         (data_look, cache_look)
@@ -122,32 +117,32 @@ async fn folder_checks(folders: &Folders) -> Vec<Check> {
         (broken.clone(), broken)
     });
     vec![
-        Check::new("data folder", true, data, "it holds machines while they run, and their disks"),
-        Check::new("image folder", true, cache, "it holds images that have been prepared"),
+        Check::new("data folder", true, data, "holds running machines and their disks"),
+        Check::new("image folder", true, cache, "holds prepared images"),
     ]
 }
 
-/// The names of the images that are in the cache.
+/// The references of the images in the cache.
 async fn pulled(folders: &Folders) -> Vec<String> {
     let cache = folders.images.clone();
     let listed = spawn_blocking(move || ImageStore::open(&cache).map(|store| store.list()));
-    // A cache that does not open has been told.
+    // The check of the image folder reports a cache that does not open.
     let listed = listed.await.ok().and_then(Result::ok).unwrap_or_default();
     listed.into_iter().flat_map(|image| image.references).collect()
 }
 
-/// A runtime without an image is no environment of that kind; without any there is nothing to boot.
+/// Checks the image of each runtime. A single missing one disables only its runtime; machines need at least one.
 fn image_checks(images: &ByRuntime<ImageRef>, pulled: &[String]) -> Vec<Check> {
     let named = [("image python", &images.python), ("image node", &images.node), ("image shell", &images.shell)];
-    let looks = named.map(|(name, image)| (name, image, image_is_there(image)));
+    let looks = named.map(|(name, image)| (name, image, check_image(image)));
     let needed = looks.iter().all(|(_, _, look)| look.is_err());
     let checks = looks.map(|(name, image, look)| {
-        let name_it = || match image {
-            ImageRef::Registry(_) if !pulled.contains(&image.to_string()) => format!("{image}, which has to be pulled"),
+        let describe = || match image {
+            ImageRef::Registry(_) if !pulled.contains(&image.to_string()) => format!("{image}, not pulled yet"),
             ImageRef::Registry(_) | ImageRef::Layout(_) | ImageRef::Archive(_) => image.to_string(),
         };
-        let look = look.map_or_else(Look::Missing, |()| Look::Works(name_it()));
-        Check::new(name, needed, look, "environments with this runtime are made of it")
+        let look = look.map_or_else(Look::Missing, |()| Look::Works(describe()));
+        Check::new(name, needed, look, "the image of environments with this runtime")
     });
     checks.into()
 }

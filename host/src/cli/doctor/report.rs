@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the doctor found, as a table for people and as JSON for programs.
+//! The doctor's report, as a table for people and as JSON for programs.
 
 use std::{
     io::{self, Write},
@@ -9,35 +9,35 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Check, boot::Boot, mend::Mend};
+use super::{boot::Boot, checks::Check, fix::Fix};
 use crate::{
     cli::terminal::{Colour, Palette},
     machines::Look,
 };
 
-/// Everything that was found.
+/// The outcome of all checks and of the boot.
 #[derive(Clone, Debug)]
 pub(super) struct Report {
-    /// What runs machines here, and why; or why nothing does.
+    /// The back end and the reason for it, or the reason why there is none.
     pub(super) backend: Result<String, String>,
     pub(super) checks: Vec<Check>,
     pub(super) boot: Boot,
 }
 
 impl Report {
-    fn is_well(&self) -> bool {
-        !self.checks.iter().any(Check::stands_in_the_way) && !matches!(self.boot, Boot::Failed(..))
+    fn is_ok(&self) -> bool {
+        !self.checks.iter().any(Check::is_blocking) && !matches!(self.boot, Boot::Failed(..))
     }
 
-    /// Success is a host on which machines run.
+    /// Success if machines can run on this host.
     pub(super) fn exit_code(&self) -> ExitCode {
-        if self.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// For a person.
+    /// Prints the report for people.
     pub(super) fn print(&self, out: &mut impl Write, palette: Palette) -> io::Result<()> {
         for check in &self.checks {
-            let (state, found) = told(&check.look);
+            let (state, found) = state(&check.look);
             let colour = match (&check.look, check.needed) {
                 (Look::Works(_), _) => Colour::Green,
                 (Look::Missing(_) | Look::Broken(_), true) => Colour::Red,
@@ -45,18 +45,18 @@ impl Report {
             };
             let state = format!("{state:<8}");
             writeln!(out, "{} {:<19} {found}", palette.paint(colour, &state), check.name)?;
-            if let Some(mend) = &check.mend {
+            if let Some(fix) = &check.fix {
                 let need = if check.needed { "needed" } else { "not needed here" };
                 let why = format!("{need}: {}", check.why);
                 writeln!(out, "{:28} {}", "", palette.paint(Colour::Dim, &why))?;
-                for line in lines(mend) {
+                for line in lines(fix) {
                     writeln!(out, "{:28} {line}", "")?;
                 }
             }
         }
         match &self.backend {
-            Ok(backend) => writeln!(out, "\nmachines run by {backend}")?,
-            Err(fault) => writeln!(out, "\nnothing runs machines here: {fault}")?,
+            Ok(backend) => writeln!(out, "\nback end: {backend}")?,
+            Err(fault) => writeln!(out, "\nno back end works here: {fault}")?,
         }
         self.print_boot(out, palette)
     }
@@ -67,24 +67,24 @@ impl Report {
             stages.join(", ")
         };
         match &self.boot {
-            Boot::Went(took) => {
+            Boot::Booted(took) => {
                 writeln!(
                     out,
                     "{}: {}",
-                    palette.paint(Colour::Bold, "a machine booted, answered and ended"),
+                    palette.paint(Colour::Bold, "a machine booted, ran a command and ended"),
                     stages(took)
                 )
             }
             Boot::Failed(took, fault, step) => {
-                let fault = format!("no machine boots: {fault}");
+                let fault = format!("failed to boot a machine: {fault}");
                 writeln!(out, "{} ({})", palette.paint(Colour::Red, &fault), stages(took))?;
                 step.iter().try_for_each(|step| writeln!(out, "hint: {step}"))
             }
-            Boot::NotTried(why) => writeln!(out, "no machine was booted: {why}"),
+            Boot::Skipped(why) => writeln!(out, "booted no machine: {why}"),
         }
     }
 
-    /// For a program.
+    /// The report for programs.
     pub(super) fn json(&self) -> Value {
         let checks: Vec<_> = self.checks.iter().map(check_json).collect();
         let stages = |took: &[(&str, u128)]| {
@@ -93,33 +93,33 @@ impl Report {
             Value::Object(stages.collect())
         };
         let boot = match &self.boot {
-            Boot::Went(took) => json!({"state": "ok", "stages_ms": stages(took)}),
+            Boot::Booted(took) => json!({"state": "ok", "stages_ms": stages(took)}),
             Boot::Failed(took, fault, step) => {
                 json!({"state": "failed", "stages_ms": stages(took), "reason": fault, "hint": step})
             }
-            Boot::NotTried(why) => json!({"state": "not tried", "reason": why}),
+            Boot::Skipped(why) => json!({"state": "not tried", "reason": why}),
         };
         let backend = match &self.backend {
             Ok(backend) => json!({"chosen": backend}),
             Err(fault) => json!({"fault": fault}),
         };
-        json!({"ok": self.is_well(), "backend": backend, "checks": checks, "boot": boot})
+        json!({"ok": self.is_ok(), "backend": backend, "checks": checks, "boot": boot})
     }
 }
 
 fn check_json(check: &Check) -> Value {
-    let (state, found) = told(&check.look);
+    let (state, found) = state(&check.look);
     let mut value = json!({
         "name": check.name, "state": state, "found": found, "needed": check.needed, "why": check.why,
     });
-    if let (Some(mend), Some(object)) = (&check.mend, value.as_object_mut()) {
-        let mend = json!({"debian": mend.debian, "fedora": mend.fedora, "arch": mend.arch});
-        object.insert("mend".to_owned(), mend);
+    if let (Some(fix), Some(object)) = (&check.fix, value.as_object_mut()) {
+        let fix = json!({"debian": fix.debian, "fedora": fix.fedora, "arch": fix.arch});
+        object.insert("mend".to_owned(), fix);
     }
     value
 }
 
-fn told(look: &Look) -> (&'static str, &str) {
+fn state(look: &Look) -> (&'static str, &str) {
     match look {
         Look::Works(found) => ("ok", found),
         Look::Missing(found) => ("missing", found),
@@ -127,11 +127,11 @@ fn told(look: &Look) -> (&'static str, &str) {
     }
 }
 
-fn lines(mend: &Mend) -> Vec<String> {
-    if mend.debian == mend.fedora && mend.fedora == mend.arch {
-        return vec![format!("mend    {}", mend.debian)];
+fn lines(fix: &Fix) -> Vec<String> {
+    if fix.debian == fix.fedora && fix.fedora == fix.arch {
+        return vec![format!("fix     {}", fix.debian)];
     }
-    [("Debian", mend.debian), ("Fedora", mend.fedora), ("Arch", mend.arch)]
+    [("Debian", fix.debian), ("Fedora", fix.fedora), ("Arch", fix.arch)]
         .map(|(name, command)| format!("{name:<7} {command}"))
         .into()
 }
@@ -139,10 +139,10 @@ fn lines(mend: &Mend) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::mend::mend;
+    use crate::cli::doctor::fix::fix;
 
     fn check(name: &'static str, needed: bool, look: Look) -> Check {
-        Check { name, mend: mend(name, &look), look, needed, why: "does it" }
+        Check { name, fix: fix(name, &look), look, needed, why: "does it" }
     }
 
     fn report(needed: bool, boot: Boot) -> Report {
@@ -151,24 +151,24 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_well_unless_something_that_it_needs_does_not_work() {
-        assert!(report(false, Boot::Went(vec![])).is_well());
-        assert!(report(false, Boot::NotTried("not asked for".into())).is_well());
-        assert!(!report(true, Boot::NotTried("x".into())).is_well());
-        assert!(!report(false, Boot::Failed(vec![], "x".into(), None)).is_well());
+    fn host_is_ok_unless_something_needed_fails() {
+        assert!(report(false, Boot::Booted(vec![])).is_ok());
+        assert!(report(false, Boot::Skipped("--no-boot".into())).is_ok());
+        assert!(!report(true, Boot::Skipped("x".into())).is_ok());
+        assert!(!report(false, Boot::Failed(vec![], "x".into(), None)).is_ok());
     }
 
     #[test]
-    fn what_is_missing_has_its_command_for_each_distribution() {
+    fn missing_program_has_a_command_for_each_distribution() {
         let mut out = Vec::new();
-        report(true, Boot::NotTried("x".into()))
+        report(true, Boot::Skipped("x".into()))
             .print(&mut out, Palette::of(&tempfile::tempfile().unwrap(), &|_| None))
             .unwrap();
         let text = String::from_utf8(out).unwrap();
         for line in ["missing  mkfs.ext4", "needed: does it", "Debian  apt-get install e2fsprogs", "dnf", "pacman"] {
             assert!(text.contains(line), "{line}:\n{text}");
         }
-        let json = report(true, Boot::Went(vec![("boot", 12)])).json();
+        let json = report(true, Boot::Booted(vec![("boot", 12)])).json();
         assert_eq!(json["checks"][0]["mend"]["arch"], "pacman -S e2fsprogs");
         assert_eq!((&json["ok"], &json["boot"]["stages_ms"]["boot"]), (&json!(false), &json!(12)));
     }

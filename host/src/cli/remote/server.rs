@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Asks a running server: by a stateless MCP call, or for a page beside it.
+//! Requests to a running server: a stateless MCP call, or a page next to the endpoint.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 
 use crate::config::{SecretParser, process_variable};
 
-/// The dialect in which a call needs no session.
+/// The protocol version, in which a call needs no session.
 const PROTOCOL: &str = "2026-07-28";
-/// A server's answer holds at most two outputs' windows, or a list of environments; more is none of its.
+/// Limit of a response, in bytes: the largest holds two windows of output, or a list of environments.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Which server.
+
+/// The server of a command, and the form of its output.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArguments {
-    /// The server's endpoint; one that wants a token takes it from the variable WAGGLE_TOKEN
+    /// The server's endpoint; the bearer token, if it requires one, is read from the variable WAGGLE_TOKEN
     #[arg(
         long,
         default_value = "http://127.0.0.1:8080/mcp",
@@ -31,7 +32,7 @@ pub struct ServerArguments {
     pub json: bool,
 }
 
-/// A server's URL, which is shown without the user and the password that it may have.
+/// A server's URL. It is displayed without the user and the password.
 #[derive(Clone, Debug)]
 pub struct ServerUrl {
     whole: SecretString,
@@ -57,34 +58,34 @@ impl fmt::Display for ServerUrl {
 
 /// An invalid URL of a server. The error does not repeat it, since it may hold a password.
 #[derive(Debug, thiserror::Error)]
-#[error("it must be a URL such as http://127.0.0.1:8080/mcp")]
+#[error("must be a URL such as http://127.0.0.1:8080/mcp")]
 pub struct ServerUrlFault;
 
-/// A server did not do what it was asked.
+/// A request to a server failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RemoteFault {
-    #[error("failed to reach {url}; is `waggle serve` running there? --url names another server")]
+    #[error("failed to reach {url}; start `waggle serve` there, or name another server with --url")]
     Reach { url: String, source: reqwest::Error },
-    #[error("{url} wants a token, or another one: WAGGLE_TOKEN holds it")]
+    #[error("{url} rejected the token; set WAGGLE_TOKEN")]
     Token { url: String },
-    #[error("{url} does not go by this name; WAGGLE_ALLOWED_HOSTS of the server gives it names")]
+    #[error("the server at {url} rejects this host name; add it to WAGGLE_ALLOWED_HOSTS there")]
     Name { url: String },
-    #[error("{url} does not end in /mcp, as a server's endpoint does")]
+    #[error("{url} must end in /mcp")]
     Endpoint { url: String },
-    #[error("{url} answered with HTTP status {status}")]
+    #[error("{url} responded with HTTP status {status}")]
     Status { url: String, status: u16 },
-    #[error("{url} did not answer as an MCP server does")]
+    #[error("{url} did not respond like an MCP server")]
     Answer { url: String },
     #[error("{message}")]
     Refused { code: String, message: String },
 }
 
-/// Calls a tool and gives its structured result.
+/// Calls a tool and returns its structured result.
 pub(super) async fn call(
     server: &ServerArguments,
     tool: &str,
     arguments: Value,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Value, RemoteFault> {
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": PROTOCOL,
@@ -94,7 +95,7 @@ pub(super) async fn call(
     let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
     let request =
-        client(server, patience)?.post(server.url.whole.expose_secret()).header("content-type", "application/json");
+        client(server, timeout)?.post(server.url.whole.expose_secret()).header("content-type", "application/json");
     let request = request.header("accept", "application/json, text/event-stream");
     let request = request.header("mcp-protocol-version", PROTOCOL).header("mcp-method", "tools/call");
     let mut answer = send(server, request.header("mcp-name", tool).body(body.to_string())).await?;
@@ -105,31 +106,31 @@ pub(super) async fn call(
     result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: server.url.to_string() }))
 }
 
-/// Asks for a page beside the endpoint and gives its JSON.
-pub(super) async fn get(server: &ServerArguments, page: &str, patience: Duration) -> Result<Value, RemoteFault> {
+/// Requests a page next to the endpoint and returns its JSON.
+pub(super) async fn get(server: &ServerArguments, page: &str, timeout: Duration) -> Result<Value, RemoteFault> {
     let url = || server.url.to_string();
-    let Some(beside) = server.url.whole.expose_secret().strip_suffix("/mcp") else {
+    let Some(base) = server.url.whole.expose_secret().strip_suffix("/mcp") else {
         return Err(RemoteFault::Endpoint { url: url() });
     };
-    let mut answer = send(server, client(server, patience)?.get(format!("{beside}/{page}"))).await?;
+    let mut answer = send(server, client(server, timeout)?.get(format!("{base}/{page}"))).await?;
     let status = answer.status();
-    let told: Option<Value> = serde_json::from_slice(&read(server, &mut answer).await?).ok();
-    let said = |key| told.as_ref().and_then(|told| told.pointer(key)).and_then(Value::as_str).map(str::to_owned);
-    match (status.is_success(), said("/error/code"), said("/error/message")) {
-        (true, ..) => told.ok_or_else(|| RemoteFault::Answer { url: url() }),
+    let body: Option<Value> = serde_json::from_slice(&read(server, &mut answer).await?).ok();
+    let field = |key| body.as_ref().and_then(|body| body.pointer(key)).and_then(Value::as_str).map(str::to_owned);
+    match (status.is_success(), field("/error/code"), field("/error/message")) {
+        (true, ..) => body.ok_or_else(|| RemoteFault::Answer { url: url() }),
         (false, Some(code), Some(message)) => Err(RemoteFault::Refused { code, message }),
         (false, ..) => Err(RemoteFault::Status { url: url(), status: status.as_u16() }),
     }
 }
 
-fn client(server: &ServerArguments, patience: Duration) -> Result<Client, RemoteFault> {
-    // Whoever was first has chosen the same.
+fn client(server: &ServerArguments, timeout: Duration) -> Result<Client, RemoteFault> {
+    // If a provider is installed already, it is this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().no_proxy().timeout(patience).build();
+    let client = Client::builder().no_proxy().timeout(timeout).build();
     client.map_err(|source| RemoteFault::Reach { url: server.url.to_string(), source })
 }
 
-/// Sends a request with the token, if there is one.
+/// Sends a request with the token in WAGGLE_TOKEN, if it is set.
 async fn send(server: &ServerArguments, mut request: RequestBuilder) -> Result<Response, RemoteFault> {
     let token = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok());
     if let Some(token) = token.map(SecretString::from) {
@@ -156,7 +157,7 @@ async fn read(server: &ServerArguments, answer: &mut Response) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// What an answer holds, if it is one.
+/// Parses the response to a call, or returns `None` if it is not one.
 fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
     let answer: Value = serde_json::from_slice(bytes).ok()?;
     if let Some(fault) = answer.pointer("/error/message").and_then(Value::as_str) {
@@ -164,9 +165,9 @@ fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
     }
     let result = answer.get("result")?;
     if result.get("isError").and_then(Value::as_bool) == Some(true) {
-        let said = result.pointer("/content/0/text").and_then(Value::as_str)?;
+        let message = result.pointer("/content/0/text").and_then(Value::as_str)?;
         let code = result.pointer("/structuredContent/error/code").and_then(Value::as_str).unwrap_or_default();
-        return Some(Err(RemoteFault::Refused { code: code.to_owned(), message: said.to_owned() }));
+        return Some(Err(RemoteFault::Refused { code: code.to_owned(), message: message.to_owned() }));
     }
     result.get("structuredContent").cloned().map(Ok)
 }
@@ -176,21 +177,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_a_result_a_refusal_or_none_of_a_server() {
-        let told = |text: &str| match result(text.as_bytes()) {
+    fn response_is_a_result_a_refusal_or_invalid() {
+        let parsed = |text: &str| match result(text.as_bytes()) {
             None => "none".to_owned(),
             Some(Ok(value)) => value.to_string(),
             Some(Err(fault)) => fault.to_string(),
         };
-        assert_eq!(told(r#"{"result":{"structuredContent":{"count":0}}}"#), r#"{"count":0}"#);
-        assert_eq!(told(r#"{"result":{"isError":true,"content":[{"text":"no such"}]}}"#), "no such");
-        assert_eq!(told(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
+        assert_eq!(parsed(r#"{"result":{"structuredContent":{"count":0}}}"#), r#"{"count":0}"#);
+        assert_eq!(parsed(r#"{"result":{"isError":true,"content":[{"text":"no such"}]}}"#), "no such");
+        assert_eq!(parsed(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
         for nonsense in ["", "<html>", "{}", r#"{"result":{}}"#] {
-            assert_eq!(told(nonsense), "none");
+            assert_eq!(parsed(nonsense), "none");
         }
     }
+
     #[test]
-    fn a_url_is_shown_without_its_credentials() {
+    fn displayed_url_has_no_credentials() {
         for (text, expected) in [
             ("http://127.0.0.1:8080/mcp", "http://127.0.0.1:8080/mcp"),
             ("https://bee:honey@waggle.example/mcp", "https://waggle.example/mcp"),

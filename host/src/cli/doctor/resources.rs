@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How much room there is: disk, memory, and the control group that bounds both.
+//! Checks of the host's resources: disk space, memory, and the control group that limits machines.
 
 use std::{fs, path::Path};
 
@@ -8,33 +8,33 @@ use rustix::fs::{Access, access, statvfs};
 
 use crate::machines::{Look, control_group};
 
-/// Less is used up by one image, or by one machine that installs something, in MiB.
-const ROOM_MIN_MIB: u64 = 512;
-/// What bounds machines.
+/// Minimum of free disk space, in MiB; one image, or the packages that one machine installs, can take as much.
+const FREE_MIN_MIB: u64 = 512;
+/// Controllers that limit machines.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// The free space of a folder's file system.
-pub(super) fn room(folder: &Path) -> Look {
+/// Checks the free space of a folder's file system.
+pub(super) fn free_space(folder: &Path) -> Look {
     let found = match statvfs(folder) {
         Ok(found) => found,
         Err(fault) => return Look::Broken(format!("{}: {fault}", folder.display())),
     };
     let free_mib = found.f_bavail.saturating_mul(found.f_frsize) / (1024 * 1024);
     let text = format!("{free_mib} MiB free in {}", folder.display());
-    if free_mib < ROOM_MIN_MIB { Look::Broken(format!("only {text}")) } else { Look::Works(text) }
+    if free_mib < FREE_MIN_MIB { Look::Broken(format!("only {text}")) } else { Look::Works(text) }
 }
 
-/// The memory that is there for a machine of `machine_mib`.
+/// Checks whether the memory suffices for a machine of `machine_mib`.
 pub(super) fn memory(machine_mib: u32) -> Look {
-    let told = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    memory_look(&told, machine_mib)
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    memory_look(&meminfo, machine_mib)
 }
 
 fn memory_look(meminfo: &str, machine_mib: u32) -> Look {
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let available_kib = available.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
     match available_kib.map(|kib| kib / 1024) {
-        None => Look::Broken("/proc/meminfo does not say how much there is".to_owned()),
+        None => Look::Broken("found no MemAvailable in /proc/meminfo".to_owned()),
         Some(mib) if mib < u64::from(machine_mib) => {
             Look::Broken(format!("only {mib} MiB available, and each machine may use {machine_mib}"))
         }
@@ -42,13 +42,13 @@ fn memory_look(meminfo: &str, machine_mib: u32) -> Look {
     }
 }
 
-/// Whether this process's control group is its own to divide.
+/// Checks whether this process's control group is delegated to its user.
 pub(super) fn control_group() -> Look {
     let Some(folder) = control_group::own() else {
-        return Look::Missing("no control groups of version 2".to_owned());
+        return Look::Missing("found no control groups of version 2".to_owned());
     };
     let Ok(controllers) = fs::read_to_string(folder.join("cgroup.controllers")) else {
-        return Look::Missing(format!("{} is not to be seen from here", folder.display()));
+        return Look::Missing(format!("failed to read {}", folder.display()));
     };
     let lacking: Vec<_> =
         CONTROLLERS.into_iter().filter(|name| !controllers.split_whitespace().any(|there| there == *name)).collect();
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_enough_for_one_machine_or_not() {
+    fn memory_must_suffice_for_one_machine() {
         let meminfo = "MemTotal:  8000000 kB\nMemAvailable:     614400 kB\n";
         assert_eq!(memory_look(meminfo, 512), Look::Works("600 MiB available, 512 for each machine".into()));
         assert_eq!(
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_has_no_room() {
-        assert!(matches!(room(Path::new("/nowhere/at/all")), Look::Broken(text) if text.contains("/nowhere")));
+    fn missing_folder_is_broken() {
+        assert!(matches!(free_space(Path::new("/nowhere/at/all")), Look::Broken(text) if text.contains("/nowhere")));
     }
 }

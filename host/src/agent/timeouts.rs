@@ -1,30 +1,30 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! How long the host waits for a guest, for what.
+//! The timeouts of a call link.
 
 use std::time::Duration;
 
-/// The waits of one link. The default is for machines; tests take shorter ones.
+/// The timeouts of one link. The default is for machines; tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// From a connection to its hello. An agent that dials has both ready; emulation takes a second.
+pub struct Timeouts {
+    /// From a connection to the agent's hello. An agent that dials sends both at once; emulation takes a second.
     pub hello: Duration,
-    /// Between two settings of the guest's clock, which has nothing else to go by.
+    /// Interval of setting the guest's clock, which has no other source.
     pub clock_interval: Duration,
-    /// For an agent to confirm that the machine may go off, or that it took the time.
+    /// For the agent to confirm a power-off or a clock setting.
     pub control: Duration,
-    /// So many settings of the clock in a row that went unanswered end the link. A guest that swaps or is paused misses
+    /// Limit of consecutive clock settings without a reply; the link ends at it. A guest that swaps or is paused misses
     /// one or two.
     pub unanswered_max: u32,
-    /// Added to a command's own deadline before the host stops believing that the agent will end it.
+    /// Added to a command's own timeout before the host stops relying on the agent to end it.
     pub deadline_grace: Duration,
-    /// From a cancel to the last reply. Killing is a matter of milliseconds; output that is on its way comes first.
+    /// From a cancel to the last reply. Killing takes milliseconds; output in transit comes first.
     pub cancel: Duration,
     /// For a file call: ten mebibytes take a fraction of a second even under emulation, a full disk longer.
     pub file: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             hello: Duration::from_secs(30),

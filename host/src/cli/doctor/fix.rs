@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Fixes for failed checks, for three distributions.
+
+use crate::machines::Look;
+
+/// A fix, as a command for each distribution.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Fix {
+    pub(super) debian: &'static str,
+    pub(super) fedora: &'static str,
+    pub(super) arch: &'static str,
+}
+
+impl Fix {
+    const fn everywhere(command: &'static str) -> Self {
+        Self { debian: command, fedora: command, arch: command }
+    }
+}
+
+/// The fix for a check with this outcome.
+pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
+    let broken = match look {
+        Look::Works(_) => return None,
+        Look::Missing(_) => false,
+        Look::Broken(_) => true,
+    };
+    Some(match name {
+        "guest agent" => Fix::everywhere("./taskw build, in waggle's source tree"),
+        "KVM device" if broken => Fix::everywhere("usermod -aG kvm $USER, and log in again"),
+        "KVM device" => Fix::everywhere(
+            "modprobe kvm_intel or kvm_amd; enable virtualisation in the firmware, or nested virtualisation on the \
+             host of a virtual machine",
+        ),
+        "KVM guests" => Fix::everywhere("fix the KVM device; the host of a virtual machine must allow nested guests"),
+        "libkrunfw" => Fix {
+            debian: "apt-get install libkrunfw5 (Debian 14), or ./taskw firmware and WAGGLE_FIRMWARE",
+            fedora: "dnf install libkrunfw",
+            arch: "pacman -S libkrunfw",
+        },
+        "QEMU" => Fix {
+            debian: "apt-get install qemu-system-x86",
+            fedora: "dnf install qemu-system-x86-core",
+            arch: "pacman -S qemu-base",
+        },
+        "vhost-device-vsock" => Fix::everywhere("cargo install --locked vhost-device-vsock, into a folder in PATH"),
+        "guest kernel" => Fix {
+            debian: "./taskw kernel in waggle's source tree and WAGGLE_KERNEL=target/kernel, or with the package: \
+                     /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
+            fedora: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
+            arch: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
+        },
+        "mkfs.ext4" => {
+            Fix { debian: "apt-get install e2fsprogs", fedora: "dnf install e2fsprogs", arch: "pacman -S e2fsprogs" }
+        }
+        "user namespaces" => Fix {
+            debian: "sysctl -w kernel.unprivileged_userns_clone=1; on Ubuntu \
+                     kernel.apparmor_restrict_unprivileged_userns=0",
+            fedora: "sysctl -w user.max_user_namespaces=15000",
+            arch: "sysctl -w kernel.unprivileged_userns_clone=1",
+        },
+        "control group" => Fix::everywhere("systemd-run --user --scope -p Delegate=yes waggle serve, or the unit"),
+        "data folder" => {
+            Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_DATA_DIR")
+        }
+        "image folder" => {
+            Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_IMAGE_CACHE_DIR")
+        }
+        "memory" => Fix::everywhere("end other programs, or lower WAGGLE_DEFAULT_MEMORY_MB"),
+        "image python" => {
+            Fix::everywhere("./taskw images and WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image")
+        }
+        "image node" => {
+            Fix::everywhere("./taskw images and WAGGLE_IMAGE_NODE=oci:target/images/node, or set another image")
+        }
+        "image shell" => {
+            Fix::everywhere("./taskw images and WAGGLE_IMAGE_SHELL=oci:target/images/shell, or set another image")
+        }
+        _ => return None,
+    })
+}

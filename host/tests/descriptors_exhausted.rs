@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Name lookups of a host that has no file descriptor left. The limit is the whole process's, so this test has a
+//! process of its own.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
+
+use std::{sync::Arc, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{net::UnixStream, time::timeout};
+use waggle::{
+    domain::egress::{Egress, Network},
+    network::{Gateway, Guest, serve},
+};
+use waggle_link::{FrameReader, FrameWriter, Opener};
+use waggle_protocol::{
+    Link,
+    egress::{EgressRequest, FlowReply},
+};
+
+/// A query for the IPv4 addresses of `localhost`.
+const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
+
+/// Codes of an answer (RFC 1035, section 4.1.1).
+const NO_ERROR: u8 = 0;
+const SERVER_FAILURE: u8 = 2;
+
+async fn resolve(link: &Opener) -> u8 {
+    let mut stream = link.open().await.unwrap();
+    FrameWriter::new(&mut stream).send(&EgressRequest::Resolve { message: LOCALHOST }).await.unwrap();
+    let mut reader = FrameReader::new(&mut stream);
+    match timeout(Duration::from_secs(30), reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
+        FlowReply::Answer { message } => message[3] & 15,
+        other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("{other:?} in place of an answer"),
+    }
+}
+
+#[tokio::test]
+async fn lookup_without_descriptors_is_a_server_failure() {
+    let egress = Egress::new("127.0.0.1".parse().unwrap(), None);
+    let guest = Guest::new(Network { egress, on_refusal: Arc::new(|_| {}) }, Arc::new(Gateway::new(None, 512)));
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let served = tokio::spawn(serve(near, Arc::new(guest)));
+    waggle_link::send_preamble(&mut far, Link::Egress).await.unwrap();
+    let link = Opener::start(far, Link::Egress);
+
+    // At its first lookup glibc reads nsswitch.conf; if it cannot, it reports each name as unknown.
+    assert_eq!(resolve(&link).await, NO_ERROR);
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
+    let exhausted = resolve(&link).await;
+    setrlimit(Resource::Nofile, limit).unwrap();
+
+    assert_eq!((exhausted, resolve(&link).await), (SERVER_FAILURE, NO_ERROR));
+    served.abort();
+}
