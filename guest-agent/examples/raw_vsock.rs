@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The floor that waggle is measured against: an init that says that it runs, loads the modules of its initramfs, and
-//! moves bytes over one vsock connection with nothing in between. `host/benches/figures` starts it.
+//! The lower bound that waggle is compared with: an init that reports its start, loads the modules of its initramfs,
+//! and moves bytes over one plain vsock connection. `host/benches/figures` starts it.
 //!
-//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s` this sends that many bytes; after `t` it
-//! takes that many and answers with a dot.
+//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s`, this program sends that many bytes; after
+//! `t`, it receives that many and answers with a dot.
 #![expect(
     clippy::print_stdout,
     unsafe_code,
-    reason = "the console is how it says that it runs; nix has no option for vsock's buffers"
+    reason = "it reports its start on the console; nix has no option for vsock's buffers"
 )]
 
 use std::{
@@ -25,9 +25,9 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket},
 };
 
-/// As much as the agent gives to one write.
+/// Bytes of one write, as in the agent.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// As the agent sets it.
+/// The buffer size that the agent sets.
 const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 const HOST_CID: u32 = 2;
 const PORT: u32 = 1026;
@@ -41,31 +41,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let link = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
     connect(link.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT))?;
-    widen(&link)?;
+    enlarge_buffer(&link)?;
     let mut link = File::from(link);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let mut order = [0; 5];
         link.read_exact(&mut order)?;
-        let [what, bytes @ ..] = order;
+        let [kind, bytes @ ..] = order;
         let mut left = usize::try_from(u32::from_le_bytes(bytes))?;
         while left > 0 {
             let part = chunk.get_mut(..left.min(CHUNK_BYTES)).unwrap_or_default();
-            if what == b's' {
+            if kind == b's' {
                 link.write_all(part)?
             } else {
                 link.read_exact(part)?
             }
             left -= part.len();
         }
-        if what == b't' {
+        if kind == b't' {
             link.write_all(b".")?;
         }
     }
 }
 
-/// `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, then `_SIZE`.
-fn widen(link: &OwnedFd) -> io::Result<()> {
+/// Sets `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, then `_SIZE`.
+fn enlarge_buffer(link: &OwnedFd) -> io::Result<()> {
     let buffer_bytes = VSOCK_BUFFER_BYTES;
     for option in [2, 0] {
         let length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;

@@ -1,66 +1,80 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! One stream of the call link: reads the request, has the work done, ends the stream.
+//! One stream of the call link: reads the request, runs the call, ends the stream.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
-use tokio::{io, sync::mpsc, task::spawn_blocking};
-use waggle_link::{FrameReader, FrameWriter, SendFault, Stream};
-use waggle_protocol::{Fault, FaultKind, Reply, Request, TEXT_BYTES_MAX};
+use tokio::sync::mpsc;
+use waggle_link::{SendFault, Stream};
+use waggle_protocol::{FRAME_BYTES_MAX, FaultKind, Reply, Request, TEXT_BYTES_MAX};
 
-use crate::{clock, exec, files, guest::Served};
+use crate::{
+    command_settings::CommandSettings,
+    exec::Executor,
+    fault::fault,
+    files::Workers,
+    guest::Guest,
+    platform::Platform,
+    streams::{Writer, halves},
+    temporary::TemporaryFolder,
+};
 
-/// The two halves of a call's stream.
-pub(crate) type Reader = FrameReader<io::ReadHalf<Stream>>;
-pub(crate) type Writer = FrameWriter<io::WriteHalf<Stream>>;
+/// The services behind the calls.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) platform: Arc<Platform>,
+    pub(crate) settings: Arc<CommandSettings>,
+    executor: Executor,
+    workers: Workers,
+}
 
-/// Serves one call. If the agent is `busy`, one that makes work is refused. A stream that breaks ends the call's work;
-/// there is nobody left to tell.
-pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, busy: bool, power_off: mpsc::Sender<()>) {
-    let (read, write) = io::split(stream);
-    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+impl Services {
+    pub(crate) fn start(guest: Guest) -> io::Result<Self> {
+        let platform = Arc::new(Platform::start(guest.mode)?);
+        let temporary = TemporaryFolder::open(&guest.root, Arc::clone(&platform))?;
+        let workers = Workers::new(guest.root.clone(), Arc::clone(&platform))?;
+        let (root, env, working_directory) = (guest.root, guest.env, guest.working_directory);
+        let settings = Arc::new(CommandSettings { root, env, working_directory });
+        let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary);
+        Ok(Self { platform, settings, executor, workers })
+    }
+}
+
+/// Serves one call. If the agent is `busy`, a call that starts work is rejected. A broken stream ends the call without
+/// an answer.
+pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bool, power_off: mpsc::Sender<()>) {
+    let (mut reader, mut writer) = halves(stream, FRAME_BYTES_MAX);
     let request = match reader.receive::<Request>().await {
         Ok(Some(request)) => request,
         Ok(None) => return,
-        Err(fault) => {
-            let fault = Fault { kind: FaultKind::BadRequest, message: fault.to_string() };
-            return end(&mut writer, Reply::Fault(fault)).await;
+        Err(source) => {
+            return end(&mut writer, Reply::Fault(fault(FaultKind::BadRequest, source.to_string()))).await;
         }
     };
     if busy && !matches!(request, Request::SetClock { .. } | Request::PowerOff) {
-        let message = "as many calls run in this machine as may; wait for one to end".to_owned();
-        return end(&mut writer, Reply::Fault(Fault { kind: FaultKind::Busy, message })).await;
+        let message = "too many calls are running in this machine; wait for one to end";
+        return end(&mut writer, Reply::Fault(fault(FaultKind::Busy, message))).await;
     }
     match request {
         Request::Exec(request) => {
-            if let Some(last) = exec::run(&served, &request, &mut reader, &mut writer).await {
+            if let Some(last) = services.executor.run(&request, &mut reader, &mut writer).await {
                 end(&mut writer, last).await;
             }
         }
         Request::WriteFile { .. } | Request::ReadFile { .. } | Request::ListFiles { .. } => {
-            if let Some(fault) = files::relay(&served, &request, &mut reader, &mut writer).await {
+            if let Some(fault) = services.workers.relay(&request, &mut reader, &mut writer).await {
                 end(&mut writer, Reply::Fault(fault)).await;
             }
         }
         Request::SetClock { unix_ns } => {
-            let last = match served.room {
-                None => Reply::Done,
-                Some(_) => match clock::set(unix_ns) {
-                    Ok(()) => Reply::Done,
-                    Err(errno) => {
-                        let message = format!("failed to set the clock: {errno}");
-                        Reply::Fault(Fault { kind: FaultKind::Other, message })
-                    }
-                },
-            };
-            end(&mut writer, last).await;
+            let failed = |errno| Reply::Fault(fault(FaultKind::Other, format!("failed to set the clock: {errno}")));
+            let set = services.platform.set_clock(unix_ns);
+            end(&mut writer, set.map_or_else(failed, |()| Reply::Done)).await;
         }
         Request::PowerOff => {
-            if served.room.is_some() {
-                let _synced = spawn_blocking(nix::unistd::sync).await;
-            }
+            services.platform.sync().await;
             end(&mut writer, Reply::Done).await;
-            // A full queue means that somebody asked already.
+            // A full queue means that another call asked already.
             let _asked = power_off.try_send(());
         }
     }
@@ -69,7 +83,7 @@ pub(crate) async fn serve_call(stream: Stream, served: Arc<Served>, busy: bool, 
 /// Sends the last reply and ends the stream.
 async fn end(writer: &mut Writer, mut last: Reply<'_>) {
     if let Reply::Fault(fault) = &mut last {
-        // It may name a path, or a program, as long as the host likes.
+        // It may contain a path or a program's name, which have no shorter limit.
         fault.message.truncate(fault.message.floor_char_boundary(TEXT_BYTES_MAX));
     }
     let ended: Result<(), SendFault> = async {
@@ -77,6 +91,6 @@ async fn end(writer: &mut Writer, mut last: Reply<'_>) {
         writer.finish().await
     }
     .await;
-    // A host that is gone has reset the stream: the reply has no reader.
+    // The stream was reset by a host that is gone, so the reply has no reader.
     drop(ended);
 }

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Control groups (v2): one for the agent, with memory of its own, and one for the room, with a group a call below it.
+//! Control groups (v2): one for the agent, with reserved memory, and one for the sandbox, with one group per call.
 //!
 //! ```text
-//!   /sys/fs/cgroup/agent          the agent and its workers: memory.min, most of the processor
-//!   /sys/fs/cgroup/egress         the network's process: memory.max; its programs' traffic is counted to it
-//!   /sys/fs/cgroup/first          the room's first process, which starts and reaps: unbounded, most of the processor
-//!   /sys/fs/cgroup/room           all user work: memory.max, pids.max; the root that the room sees
-//!   /sys/fs/cgroup/room/calls/7   one call: its own memory.max and pids.max; killed as a whole
+//!   /sys/fs/cgroup/agent             the agent and its workers: memory.min, most of the processor
+//!   /sys/fs/cgroup/network           the network process: memory.max, which includes the data of connections
+//!   /sys/fs/cgroup/init              the sandbox's init process: unlimited, most of the processor
+//!   /sys/fs/cgroup/sandbox           all user work: memory.max, pids.max; the root that the sandbox sees
+//!   /sys/fs/cgroup/sandbox/calls/7   one call: its own memory.max and pids.max; killed as a whole
 //! ```
 //!
-//! Calls share the processor by call and not by process, so a fork bomb takes no more of it than any other call.
+//! The processor is shared by call and not by process, so a fork bomb gets no more of it than any other call.
 
 use std::{
     fs::{self, File},
@@ -27,111 +27,114 @@ use waggle_protocol::request::Limits;
 
 use crate::{console::report, mutex::lock, sys};
 
-/// Where the hierarchy is mounted.
+/// The mount point of the hierarchy.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Memory that user work leaves to the agent and the kernel, in bytes.
+/// Memory that user work can't use, for the agent and the kernel, in bytes.
 const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 
-/// Memory of the agent's that is not reclaimed, in bytes.
+/// Memory of the agent that the kernel does not reclaim, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The part of the machine's memory that its network may have: its process keeps under 16 MiB, and the kernel counts
-/// what is in flight on connections.
-const EGRESS_MEMORY_PART: u64 = 4;
+/// The machine's memory divided by this is the network's limit. Its process needs less than 16 MiB, and the kernel adds
+/// the data in flight on connections.
+const NETWORK_MEMORY_DIVISOR: u64 = 4;
 
-/// How willing the kernel is to end the network's process for want of memory: after all user work. It is started again.
-const EGRESS_OOM_SCORE: &str = "-900";
+/// Makes the OOM killer choose the network process only after all user work. PID 1 restarts it.
+const NETWORK_OOM_SCORE: &str = "-900";
 
-/// Processes and threads of all user work, where the kernel itself allows twice as many.
-const ROOM_PIDS_MAX: u64 = 8192;
+/// Most processes and threads of all user work; fewer if the kernel itself allows less than twice as many.
+const SANDBOX_PIDS_MAX: u64 = 8192;
 
-/// Weight of the agent, and of the room's first process, against all user work: the kernel's largest. Both work for
-/// moments only, and everything waits for them.
-const CPU_WEIGHT_MAX: u32 = 10_000;
+/// The weight of the agent and of the sandbox's init process against all user work: the kernel's largest. Both work
+/// only for moments, and everything waits for them.
+const CPU_WEIGHT_MAX: &str = "10000";
 
-/// The calls' place.
-const CALLS: &str = "/sys/fs/cgroup/room/calls";
+/// The group above those of the calls.
+const CALLS: &str = "/sys/fs/cgroup/sandbox/calls";
 
-/// Largest `cgroup.events`, in bytes: two short lines today.
+/// Largest `cgroup.events`, in bytes; today it has two short lines.
 const EVENTS_BYTES_MAX: usize = 512;
 
-/// Longest wait for killed processes to be gone. Ones that hang in the kernel, in a write to a slow disk for example,
-/// take longer: they are dead, and go when it lets them.
+/// Longest wait for killed processes to be gone. Processes that hang in the kernel, for example in a write to a slow
+/// disk, take longer: they are dead, and go when the kernel releases them.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
 
-/// Makes the groups, and moves this process into the agent's. The kernel's memory is told by `memory_bytes`.
+/// Creates the groups, and moves this process into the agent's. `memory_bytes` is the machine's memory.
 pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
-    let at = |path: &str| Path::new(MOUNT).join(path);
-    for folder in ["agent", "egress", "first", "room", "room/calls"] {
-        fs::create_dir_all(at(folder))?;
+    for folder in ["agent", "network", "init", "sandbox", "sandbox/calls"] {
+        fs::create_dir_all(Path::new(MOUNT).join(folder))?;
     }
-    fs::write(at("agent/cgroup.procs"), "0")?;
-    fs::write(at("cgroup.subtree_control"), "+memory +pids")?;
-    fs::write(at("agent/memory.min"), AGENT_MIN_BYTES.to_string())?;
-    fs::write(at("egress/memory.max"), (memory_bytes / EGRESS_MEMORY_PART).to_string())?;
-    fs::write(at("room/memory.max"), memory_bytes.saturating_sub(RESERVE_BYTES).to_string())?;
+    write("agent/cgroup.procs", "0")?;
+    write("cgroup.subtree_control", "+memory +pids")?;
+    write("agent/memory.min", &AGENT_MIN_BYTES.to_string())?;
+    write("network/memory.max", &(memory_bytes / NETWORK_MEMORY_DIVISOR).to_string())?;
+    write("sandbox/memory.max", &memory_bytes.saturating_sub(RESERVE_BYTES).to_string())?;
     let threads = fs::read_to_string("/proc/sys/kernel/threads-max")?;
     let threads: u64 = threads.trim().parse().map_err(io::Error::other)?;
-    fs::write(at("room/pids.max"), ROOM_PIDS_MAX.min(threads / 2).to_string())?;
-    if let Err(fault) = favour(&["agent", "first"]) {
-        report(&format!("calls share the processor by process, as the kernel does not do it by call: {fault}"));
+    write("sandbox/pids.max", &SANDBOX_PIDS_MAX.min(threads / 2).to_string())?;
+    if let Err(fault) = prioritize() {
+        report(&format!("the kernel can't share the processor by call, so calls share it by process: {fault}"));
     }
     Ok(())
 }
 
-/// Gives groups the most of the processor. Not every kernel can.
-fn favour(groups: &[&str]) -> io::Result<()> {
-    fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), "+cpu")?;
-    for group in groups {
-        fs::write(Path::new(MOUNT).join(group).join("cpu.weight"), CPU_WEIGHT_MAX.to_string())?;
+/// Writes to a file of the hierarchy.
+fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new(MOUNT).join(path), value)
+}
+
+/// Gives the agent and the sandbox's init process most of the processor. It fails in kernels without the cpu
+/// controller.
+fn prioritize() -> io::Result<()> {
+    write("cgroup.subtree_control", "+cpu")?;
+    write("agent/cpu.weight", CPU_WEIGHT_MAX)?;
+    write("init/cpu.weight", CPU_WEIGHT_MAX)
+}
+
+/// Moves the network process into its group. Called by that process.
+pub(crate) fn join_network() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", NETWORK_OOM_SCORE)?;
+    write("network/cgroup.procs", "0")
+}
+
+/// Moves this process into the sandbox's group, so that the cgroup namespace that it creates is rooted there.
+pub(crate) fn join_sandbox() -> io::Result<()> {
+    write("sandbox/cgroup.procs", "0")
+}
+
+/// Moves the sandbox's init process into its unlimited group. Called by that process.
+pub(crate) fn join_init() -> io::Result<()> {
+    write("init/cgroup.procs", "0")
+}
+
+/// Allows groups of calls below the sandbox's. The sandbox's own group must have no process left.
+pub(crate) fn delegate_to_calls() -> io::Result<()> {
+    for group in ["sandbox", "sandbox/calls"] {
+        let file = format!("{group}/cgroup.subtree_control");
+        write(&file, "+memory +pids")?;
+        // If the kernel can't, `set_up` has reported it.
+        let _shared = write(&file, "+cpu");
     }
     Ok(())
 }
 
-/// Moves this process, the network's, into its group.
-pub(crate) fn join_egress() -> io::Result<()> {
-    fs::write("/proc/self/oom_score_adj", EGRESS_OOM_SCORE)?;
-    fs::write(Path::new(MOUNT).join("egress/cgroup.procs"), "0")
-}
-
-/// Moves this process into the room's group, so that the namespace that it makes is rooted there.
-pub(crate) fn join_room() -> io::Result<()> {
-    fs::write(Path::new(MOUNT).join("room/cgroup.procs"), "0")
-}
-
-/// Moves this process, the room's first, to where nothing bounds it.
-pub(crate) fn leave_room() -> io::Result<()> {
-    fs::write(Path::new(MOUNT).join("first/cgroup.procs"), "0")
-}
-
-/// Makes groups of calls possible below the room's, once no process is in that one any more.
-pub(crate) fn open_room() -> io::Result<()> {
-    fs::write(Path::new(MOUNT).join("room/cgroup.subtree_control"), "+memory +pids")?;
-    fs::write(Path::new(CALLS).join("cgroup.subtree_control"), "+memory +pids")?;
-    for parent in [Path::new(MOUNT).join("room"), PathBuf::from(CALLS)] {
-        // Where the kernel can't, `set_up` has said so.
-        let _shared = fs::write(parent.join("cgroup.subtree_control"), "+cpu");
-    }
-    Ok(())
-}
-
-/// The groups of calls: makes them, and removes those that background processes of an ended call kept busy.
+/// Creates the groups of calls, and removes those that background processes of an ended call kept alive.
 #[derive(Debug, Default)]
 pub(crate) struct CallGroups {
-    left: Arc<Mutex<Vec<PathBuf>>>,
+    leftover: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl CallGroups {
-    /// Makes the group of call `number`, with limits.
+    /// Creates the group of call `number`, with limits.
     pub(crate) fn create(&self, number: u64, limits: Limits) -> io::Result<CallGroup> {
         self.sweep();
         let folder = Path::new(CALLS).join(number.to_string());
         fs::create_dir(&folder)?;
-        let group = CallGroup { folder, left: Arc::clone(&self.left) };
+        let group = CallGroup { folder, leftover: Arc::clone(&self.leftover), kill_on_drop: true };
         if let Some(bytes) = limits.memory_bytes {
             fs::write(group.file("memory.max"), bytes.to_string())?;
-            // One process of a call that is out of memory is not worth keeping without the others.
+            // If a call is out of memory, all its processes are killed together.
             fs::write(group.file("memory.oom.group"), "1")?;
         }
         if let Some(pids) = limits.pids {
@@ -140,39 +143,40 @@ impl CallGroups {
         Ok(group)
     }
 
-    /// Only groups of calls that are over: one of a call that is about to start is empty, too.
+    /// Removes leftover groups. Only those of ended calls, because the group of a call that is starting is empty, too.
     fn sweep(&self) {
-        let mut left = lock(&self.left);
-        left.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
+        let mut leftover = lock(&self.leftover);
+        leftover.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
     }
 }
 
-/// A call's group. Dropping it leaves the group to what still lives in it, and removes it if nothing does.
+/// A call's group. Dropping it kills everything in it, unless [`CallGroup::keep_on_drop`] was called, and removes the
+/// group when it is empty.
 #[derive(Debug)]
 pub(crate) struct CallGroup {
     folder: PathBuf,
-    left: Arc<Mutex<Vec<PathBuf>>>,
+    leftover: Arc<Mutex<Vec<PathBuf>>>,
+    kill_on_drop: bool,
 }
 
 impl CallGroup {
-    /// The group itself, for a command to be made in it.
+    /// Opens the group's folder, to fork a command into it.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.folder)?.into())
     }
 
-    /// Kills everything in the group, and resolves when nothing is left of it.
+    /// Kills everything in the group, and resolves when all of it is gone.
     pub(crate) async fn kill(&self) -> io::Result<()> {
         fs::write(self.file("cgroup.kill"), "1")?;
         timeout(EMPTY_MAX, self.empty()).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Kills everything in the group; nobody waits.
-    pub(crate) fn kill_and_forget(&self) {
-        // The group may be gone with the machine.
-        let _killed = fs::write(self.file("cgroup.kill"), "1");
+    /// Lets processes that are in the group when it is dropped live on.
+    pub(crate) fn keep_on_drop(&mut self) {
+        self.kill_on_drop = false;
     }
 
-    /// How often the kernel killed for want of memory in this group.
+    /// The number of processes in this group that the OOM killer killed.
     pub(crate) fn memory_kills(&self) -> u64 {
         fs::read_to_string(self.file("memory.events")).map_or(0, |text| field(&text, "oom_kill"))
     }
@@ -180,7 +184,7 @@ impl CallGroup {
     async fn empty(&self) -> io::Result<()> {
         let events = sys::watch(File::open(self.file("cgroup.events"))?.into(), Interest::PRIORITY)?;
         loop {
-            // Reading this very descriptor is what arms its next notification.
+            // Reading this descriptor arms its next notification.
             let mut text = [0; EVENTS_BYTES_MAX];
             let read = pread(events.get_ref(), &mut text, 0)?;
             let text = String::from_utf8_lossy(text.get(..read).unwrap_or_default());
@@ -198,14 +202,18 @@ impl CallGroup {
 
 impl Drop for CallGroup {
     fn drop(&mut self) {
+        if self.kill_on_drop {
+            // It fails if the group is gone with the machine.
+            let _killed = fs::write(self.file("cgroup.kill"), "1");
+        }
         if fs::remove_dir(&self.folder).is_err() {
-            // A process in the background lives on in it.
-            lock(&self.left).push(std::mem::take(&mut self.folder));
+            // A process in the background is still in it.
+            lock(&self.leftover).push(std::mem::take(&mut self.folder));
         }
     }
 }
 
-/// The number behind `name` in a file of `name number` lines; 0 if there is none.
+/// Returns the number after `name` in a file of `name number` lines; 0 if the name is missing.
 fn field(text: &str, name: &str) -> u64 {
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(value).unwrap_or(0)
@@ -216,7 +224,7 @@ mod tests {
     use super::field;
 
     #[test]
-    fn a_field_is_found_by_its_whole_name() {
+    fn field_matches_the_whole_name() {
         let text = "low 0\noom 4\noom_kill 2\n";
         assert_eq!((field(text, "oom"), field(text, "oom_kill"), field(text, "oom_group_kill")), (4, 2, 0));
     }

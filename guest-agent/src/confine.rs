@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Takes from a process, between fork and exec, what user work must not have.
+//! Removes the privileges of a process between fork and exec.
 //!
-//! In order: limits, the capability bounding set, the user, no_new_privs, the system call filter. Each can be switched
-//! off by the operator, one by one: the tests do, to see that each is what stops the thing that it is there to stop.
+//! In order: resource limits, the capability bounding set, the user, `no_new_privs`, the system call filter. The
+//! operator can switch each of them off; the tests do, to prove that each stops the attack that it is for.
 
 pub(crate) mod filter;
 
@@ -17,12 +17,12 @@ use nix::{
 };
 use waggle_protocol::{boot::Relaxed, request::User};
 
-use crate::guest::SANDBOX_ID;
+use crate::sandbox_user::SANDBOX_ID;
 
-/// Capabilities that the guest's root keeps in the room: those that package managers need to unpack and own files and
-/// to change users. Without `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`, `MKNOD` (a device node is
-/// a way to the disks) and all the rest.
-const ROOT_KEEPS: &[Capability] = &[
+/// Capabilities that the guest's root keeps in the sandbox: those that package managers need to unpack files, change
+/// their owners and change users. Not among them: `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`,
+/// `MKNOD` (a device node gives access to the disks) and all others.
+const ROOT_CAPABILITIES: &[Capability] = &[
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
@@ -37,10 +37,10 @@ const ROOT_KEEPS: &[Capability] = &[
     Capability::CAP_AUDIT_WRITE,
 ];
 
-/// Which defences are on.
+/// The defences that are on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Defences {
-    /// Namespaces of the room's own.
+    /// Namespaces of the sandbox's own.
     pub namespaces: bool,
     /// The capability bounding set.
     pub capabilities: bool,
@@ -51,31 +51,30 @@ pub struct Defences {
 }
 
 impl Defences {
-    /// Every one.
     pub const ALL: Self = Self { namespaces: true, capabilities: true, no_new_privileges: true, filter: true };
 
-    /// All that the operator has not switched off.
+    /// All defences that the operator has not switched off.
     #[must_use]
     pub fn all_but(relaxed: &Relaxed) -> Self {
         Self {
             namespaces: !relaxed.namespaces,
             capabilities: !relaxed.capabilities,
             no_new_privileges: !relaxed.no_new_privileges,
-            // A filter binds only a process that can gain nothing by executing a set-user-id program.
+            // The filter needs `no_new_privs`: a set-user-id program must not run with it.
             filter: !relaxed.filter && !relaxed.no_new_privileges,
         }
     }
 }
 
-/// The process's identity and rights become those of user work. It must be root, and have one thread.
+/// Gives this process the user and the privileges of user work. It must be root and have one thread.
 ///
 /// # Errors
-/// What could not be taken away; the process must not go on then.
+/// The kernel's error; the process must not go on then.
 pub(crate) fn confine(user: User, defences: Defences, open_files_max: u64) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, open_files_max, open_files_max)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     if defences.capabilities {
-        keep_capabilities(ROOT_KEEPS)?;
+        keep_capabilities(ROOT_CAPABILITIES)?;
     }
     match user {
         User::Sandbox => {

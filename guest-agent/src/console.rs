@@ -1,18 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The machine's console, the agent's only log. The host keeps the end of it.
+//! The machine's console, the agent's only log. The host keeps its last lines.
 
 use std::error::Error;
 
 use waggle_protocol::CONSOLE_PREFIX;
 
-/// One line to the console.
+/// Writes one line to the console.
 #[expect(clippy::print_stderr, reason = "it is the console")]
 pub fn report(line: &str) {
     eprintln!("{CONSOLE_PREFIX}{line}");
 }
 
-/// An error and what caused it, in one line.
+/// Formats an error and its causes as one line.
 pub(crate) fn with_cause(fault: &dyn Error) -> String {
     let mut line = fault.to_string();
     let mut cause = fault.source();

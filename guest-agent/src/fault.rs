@@ -1,13 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Turns what the guest's kernel said into a fault of the protocol.
+//! Builds the protocol's faults.
 
 use std::io;
 
 use nix::errno::Errno;
 use waggle_protocol::{Fault, FaultKind};
 
-/// A fault for an error of the guest's kernel, behind a sentence that says what was tried.
+pub(crate) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+    Fault { kind, message: message.into() }
+}
+
+/// Converts an error of the guest's kernel; `what` says what failed.
 pub(crate) fn fault_of(source: &io::Error, what: &str) -> Fault {
     let kind = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => FaultKind::NotFound,
@@ -20,5 +24,14 @@ pub(crate) fn fault_of(source: &io::Error, what: &str) -> Fault {
         Some(Errno::ENAMETOOLONG | Errno::ELOOP | Errno::EINVAL) => FaultKind::InvalidPath,
         _ => FaultKind::Other,
     };
-    Fault { kind, message: format!("{what}: {source}") }
+    fault(kind, format!("{what}: {source}"))
+}
+
+/// Checks an input against the bytes that the request announced and that are still missing.
+pub(crate) fn check_input(bytes: &[u8], missing: u64) -> Result<(), Fault> {
+    if (1..=missing).contains(&(bytes.len() as u64)) {
+        return Ok(());
+    }
+    let message = format!("invalid input of {} bytes: must have 1 to {missing}", bytes.len());
+    Err(fault(FaultKind::BadRequest, message))
 }

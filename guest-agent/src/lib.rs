@@ -2,33 +2,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest agent: serves the host's calls over one byte stream.
 //!
-//! [`serve`] takes any stream, so that the host's behaviour tests run this very code on an in-memory pipe. What only a
-//! machine has (PID 1, mounts, the vsock device, the `sandbox` user) is in the binary's modules [`boot`] and [`reaper`]
-//! and behind [`Work`].
+//! [`serve`] takes any stream, so that the host's behaviour tests run the same code on an in-memory pipe. The parts
+//! that need a machine (PID 1, mounts, the vsock device, the `sandbox` user) are in the modules [`boot`] and [`reaper`]
+//! and behind [`Mode::Sandbox`].
 //!
-//! The agent trusts the host. It does not trust what runs in the guest.
+//! The agent trusts the host. It does not trust the processes in the guest.
 
 pub mod boot;
 mod calls;
 mod cgroups;
-mod clock;
+mod command_settings;
 pub mod confine;
 pub mod console;
-pub mod dial;
-mod egress;
+mod dial;
 mod exec;
 mod fault;
 pub mod files;
 pub mod guest;
+mod mounts;
 mod mutex;
+mod network;
+mod platform;
 mod probe;
 pub mod reaper;
-pub mod room;
+pub mod sandbox;
+mod sandbox_user;
 mod serve;
+mod step;
+mod streams;
 mod sys;
 mod temporary;
 
-pub use guest::{Guest, Work};
+pub use guest::{Guest, Mode};
 pub use serve::{ServeFault, serve};
 
 /// musl's own allocator returns each large buffer to the kernel and asks for it again, which halves the speed of file

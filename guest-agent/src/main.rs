@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent's program: PID 1 of a machine, the agent that an image brings, or a file worker.
+//! The guest agent's program: PID 1 of a machine, the agent of an image, or a file worker.
 //!
 //! ```text
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
 //!   waggle-agent serve            as PID 1's child, from the image: serves; stdin holds the boot configuration,
-//!                                 stdout is the pipe on which it says that it was accepted
+//!                                 stdout is the pipe to which it writes when the host has accepted it
 //!   waggle-agent files ROOT       as the agent's child: serves the one call on its stdin
 //! ```
 
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         [command, root] if *command == files::WORKER => serve_files(Path::new(root)),
         _ if std::process::id() == 1 => boot::run(),
         _ => {
-            #[expect(clippy::print_stderr, reason = "the answer to a person who tries the program by hand")]
+            #[expect(clippy::print_stderr, reason = "for a person who starts the program by hand")]
             {
                 eprintln!("waggle-agent runs inside a machine, where the kernel starts it as PID 1");
             }

@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Takes a lock, a poisoned one, too: no code is meant to panic while it holds one, and what they guard is whole
-/// between any two statements, so a panic in one call is no reason to fail all others.
+/// Locks a mutex, even a poisoned one. The guarded values are consistent between any two statements, so a panic in one
+/// call must not make all others fail.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

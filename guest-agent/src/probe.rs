@@ -1,20 +1,19 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Looks for the programs that waggle may use. It asks the file system alone: nothing is run.
+//! Looks for the programs that waggle may use. It looks at the file system only and runs nothing.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use waggle_protocol::handshake::PROGRAMS;
 
-use crate::guest::Served;
-
-/// The names of those of [`PROGRAMS`] that are on the guest's search path.
-pub(crate) fn programs(served: &Served) -> Vec<String> {
-    let folders: Vec<_> = served.search_path().collect();
-    let found = |name: &str| {
-        folders.iter().any(|folder| {
-            fs::metadata(folder.join(name)).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
-    };
-    PROGRAMS.iter().filter(|name| found(name)).map(|name| (*name).to_owned()).collect()
+/// The names of those of [`PROGRAMS`] that are in one of the folders.
+pub(crate) fn programs(search_path: &[PathBuf]) -> Vec<String> {
+    let is_program =
+        |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+    let found = |name: &&&str| search_path.iter().any(|folder| is_program(&folder.join(name)));
+    PROGRAMS.iter().filter(found).map(|name| (*name).to_owned()).collect()
 }

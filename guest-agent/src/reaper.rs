@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 after the boot: reaps orphans, starts the network's process again should it end, and powers the machine off
-//! when the serving child is gone.
+//! PID 1 after the boot: reaps orphans, restarts the network process if it exits, and ends the machine when the serving
+//! child has exited.
 //!
-//! The child serves, PID 1 only reaps: so `waitpid(-1)` here never races a wait for one child there.
+//! The child serves and PID 1 only reaps, so `waitpid(-1)` here never competes with a wait for one child.
 
 use std::{
     fs::File,
@@ -21,22 +21,21 @@ use nix::{
     unistd::{Pid, sync},
 };
 
-use crate::{console::report, egress::Egress, sys};
+use crate::{console::report, network::GuestNetwork, sys};
 
-/// A child that serves, and the pipe on which it says that the host has accepted it.
+/// A serving child, and the pipe to which it writes when the host has accepted it.
 #[derive(Debug)]
 pub struct Serving {
-    /// The child.
     pub pid: Pid,
     /// The pipe's reading end, non-blocking.
     pub ready: OwnedFd,
 }
 
-/// Reaps until the serving child is gone. If it goes before the host has accepted it, `second` starts another, once.
-pub(crate) fn reap_until_gone(
+/// Reaps until the serving child has exited. If it exits before the host has accepted it, `second` starts another once.
+pub(crate) fn reap_until_exit(
     first: Serving,
-    second: Option<impl FnOnce(&mut Option<Egress>) -> nix::Result<Serving>>,
-    egress: &mut Option<Egress>,
+    second: Option<impl FnOnce(&mut Option<GuestNetwork>) -> nix::Result<Serving>>,
+    network: &mut Option<GuestNetwork>,
 ) {
     let mut serving = first;
     let mut second = second;
@@ -48,21 +47,23 @@ pub(crate) fn reap_until_gone(
         };
         let status = ExitStatus::from_raw(status);
         if pid != serving.pid {
-            if let Some(egress) = egress {
-                egress.heed(pid, status);
+            if let Some(network) = network {
+                network.on_exit(pid, status);
             }
             continue;
         }
         let accepted = was_accepted(&serving.ready);
         match second.take() {
             Some(start) if !accepted => {
-                report(&format!("the image's agent did not come up ({status}); the host's takes its place"));
-                match start(egress) {
+                report(&format!(
+                    "the image's agent exited before the host had accepted it ({status}); starting the host's"
+                ));
+                match start(network) {
                     Ok(started) => serving = started,
                     Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
                 }
             }
-            _ => return report(&format!("the agent is gone ({status})")),
+            _ => return report(&format!("the agent has exited ({status})")),
         }
     }
 }
@@ -72,8 +73,8 @@ fn was_accepted(ready: &OwnedFd) -> bool {
     matches!(File::from(pipe).read(&mut [0]), Ok(1))
 }
 
-/// Writes everything to the disks and ends the machine. A restart is what every back end takes for the end: a power-off
-/// leaves libkrun running.
+/// Writes everything to the disks and ends the machine. It reboots, because libkrun would keep running after a
+/// power-off.
 pub fn end_machine() {
     sync();
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: greet, say hello, then one task a call until the link ends.
+//! The agent's side of the call link: the greeting and the hello, then one task per call until the link ends.
 
 use std::{io, sync::Arc};
 
@@ -13,76 +13,63 @@ use waggle_link::{Acceptor, FrameReader, FrameWriter, GreetFault, LinkFault, Rec
 use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
 
 use crate::{
-    calls, clock,
+    calls::{self, Services},
     console::report,
-    guest::{Guest, Served},
+    guest::Guest,
     probe,
 };
 
-/// Calls at a time, those included that have answered and still clean up. The host keeps to half of it.
+/// Most calls at a time, including those that have answered and still clean up. The host runs at most half as many.
 const RUNNING_MAX: usize = 2 * CALLS_MAX;
 
-/// Why the agent stopped serving before it was told to.
+/// The reason why the agent stopped serving before the host asked for it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
-    /// The room that commands live in is of no use.
-    #[error("failed to enter the room")]
-    Room {
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The host refused the link, or is not there.
+    /// The sandbox, `/tmp` or the agent's own program is unusable.
+    #[error("failed to prepare the guest for calls")]
+    Prepare { source: io::Error },
+    /// The sandbox ended, so nothing can be started in this machine.
+    #[error("lost the sandbox")]
+    SandboxExited,
+    /// The host rejected the link, or is gone.
     #[error("failed to greet the host")]
-    Greet {
-        /// What came in the way.
-        source: GreetFault,
-    },
+    Greet { source: GreetFault },
     /// The hello could not be sent.
-    #[error("failed to say hello")]
-    Hello {
-        /// What came in the way.
-        source: SendFault,
-    },
-    /// The host did not answer the hello.
-    #[error("failed to hear the host's welcome")]
-    Welcome {
-        /// What came in the way; none if the host just left.
-        source: Option<ReceiveFault>,
-    },
+    #[error("failed to send the hello")]
+    Hello { source: SendFault },
+    /// The host did not answer the hello; `source` is `None` if it closed the stream.
+    #[error("failed to receive the host's welcome")]
+    Welcome { source: Option<ReceiveFault> },
     /// The link is gone.
     #[error("lost the link to the host")]
-    Link {
-        /// How it ended.
-        source: LinkFault,
-    },
+    Link { source: LinkFault },
 }
 
 /// Serves the host's calls on `stream` until the host asks to power off, or the link ends. `ready` runs once the host
-/// has accepted the agent. Calls that run when this returns, or is dropped, are ended.
+/// has accepted the agent. Running calls are ended when this returns or is dropped.
 ///
 /// # Errors
-/// [`ServeFault`] for anything but a power-off that was asked for.
+/// [`ServeFault`] for any end but a power-off.
 pub async fn serve<S>(mut stream: S, guest: Guest, ready: impl FnOnce()) -> Result<(), ServeFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let served = Served::enter(guest).map_err(|source| ServeFault::Room { source })?;
+    let origin = guest.origin;
+    let services = Services::start(guest).map_err(|source| ServeFault::Prepare { source })?;
     waggle_link::send_preamble(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
-    let hello = Hello { origin: served.origin, build: build(), programs: probe::programs(&served) };
+    let hello = Hello { origin, build: build(), programs: probe::programs(&services.settings.search_path()) };
     FrameWriter::new(&mut stream).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
     let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
-    if served.room.is_some()
-        && let Err(errno) = clock::set(welcome.unix_ns)
-    {
+    if let Err(errno) = services.platform.set_clock(welcome.unix_ns) {
         report(&format!("failed to set the clock: {errno}"));
     }
     ready();
-    accept_calls(Acceptor::start(stream, Link::Call), Arc::new(served)).await
+    accept_calls(Acceptor::start(stream, Link::Call), Arc::new(services)).await
 }
 
-async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), ServeFault> {
+async fn accept_calls(mut link: Acceptor, services: Arc<Services>) -> Result<(), ServeFault> {
     let mut running = JoinSet::new();
     let (power_off, mut asked) = mpsc::channel(1);
     loop {
@@ -90,24 +77,16 @@ async fn accept_calls(mut link: Acceptor, served: Arc<Served>) -> Result<(), Ser
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
                 let busy = running.len() >= RUNNING_MAX;
-                running.spawn(calls::serve_call(stream, Arc::clone(&served), busy, power_off.clone()));
+                running.spawn(calls::serve_call(stream, Arc::clone(&services), busy, power_off.clone()));
             }
             Some(ended) = running.join_next() => {
                 if let Err(fault) = ended {
-                    report(&format!("a call's task failed: {fault}"));
+                    report(&format!("the task of a call failed: {fault}"));
                 }
             }
             Some(()) = asked.recv() => return Ok(()),
-            // A machine in which nothing can be started is of no use to anyone.
-            () = room_gone(&served) => return Err(ServeFault::Room { source: io::ErrorKind::BrokenPipe.into() }),
+            () = services.platform.failed() => return Err(ServeFault::SandboxExited),
         }
-    }
-}
-
-async fn room_gone(served: &Served) {
-    match &served.room {
-        Some(room) => room.gone().await,
-        None => std::future::pending().await,
     }
 }
 

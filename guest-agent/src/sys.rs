@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's only unsafe code: what neither std nor nix offers behind a safe face.
+//! The agent's only unsafe code: system calls for which neither std nor nix has a safe wrapper.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each states why it is sound")]
 
 pub(crate) mod bpf;
@@ -32,21 +32,15 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// from musl's.
 const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
 
-/// Forks. Only for a process that has not started a thread.
-///
-/// # Errors
-/// What the kernel said: EAGAIN, ENOMEM.
+/// Forks. The calling process must not have started a thread.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
-    // SAFETY: the callers (PID 1, the serving child before its runtime, the room) have no second thread, so the child
-    // is a whole copy of a process in which no lock is held by another thread.
+    // SAFETY: the callers (PID 1, the serving child before its runtime, the sandbox's init) have no second thread, so
+    // the child is a whole copy of a process in which no lock is held by another thread.
     unsafe { fork() }
 }
 
-/// Forks, as above, with the child in another control group from its first moment on. A process that moves itself there
-/// waits for every fork in the machine that is under way, which under a fork bomb is for ever.
-///
-/// # Errors
-/// What the kernel said: EAGAIN, ENOMEM, or what stands against the group.
+/// Forks, as above, with the child in another control group from its start. A process that moves itself there waits for
+/// all running forks in the machine, which during a fork bomb never end.
 pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult> {
     // SAFETY: `clone_args` is plain data, for which all zeroes is a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -54,7 +48,7 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     arguments.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
     arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
     // SAFETY: the pointer and the size describe `arguments`, which outlives the call. Without a stack of its own and
-    // without shared memory the child is what `fork` makes; the room, which alone calls this, has no second thread.
+    // without shared memory the child is as from `fork`; the only caller, the sandbox's init, has no second thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     Ok(match libc::pid_t::try_from(Errno::result(pid)?).map_err(|_no_pid| Errno::EOVERFLOW)? {
         0 => ForkResult::Child,
@@ -62,27 +56,21 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     })
 }
 
-/// Takes over a descriptor that the kernel has just made for this process, as `SCM_RIGHTS` and `bpf` do.
+/// Takes ownership of a descriptor that the kernel has just created for this process, as `SCM_RIGHTS` and `bpf` do.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass descriptors that came out of `recvmsg` or `bpf` and are in nobody else's hands.
+    // SAFETY: the callers pass descriptors that came out of `recvmsg` or `bpf` and have no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Registers a descriptor with the runtime.
-///
-/// # Errors
-/// What the kernel said; some kinds of file can't be waited for.
+/// Registers a descriptor with the runtime. Fails for kinds of files that can't be polled.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives, and `AsyncFd` gives it back only when it
     // has deregistered it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
-/// Waits for any child, and gives its raw wait status. nix's own `waitpid` fails for a child that a real-time signal
-/// ended, after having reaped it.
-///
-/// # Errors
-/// What the kernel said.
+/// Waits for any child, and returns its raw wait status. nix's `waitpid` reaps a child that a real-time signal killed
+/// and then fails.
 pub(crate) fn wait_raw(flags: WaitPidFlag) -> nix::Result<Option<(Pid, libc::c_int)>> {
     let mut status = 0;
     // SAFETY: `status` outlives the call, which writes one int there.
@@ -90,19 +78,13 @@ pub(crate) fn wait_raw(flags: WaitPidFlag) -> nix::Result<Option<(Pid, libc::c_i
     Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
 }
 
-/// Gives SIGPIPE its default action back, which Rust's runtime has taken from it.
-///
-/// # Errors
-/// What the kernel said.
+/// Restores the default action of SIGPIPE, which Rust's runtime has changed.
 pub(crate) fn reset_sigpipe() -> nix::Result<()> {
-    // SAFETY: no handler is installed, only the default restored.
+    // SAFETY: it installs no handler, it only restores the default.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
 }
 
-/// Sets how much a vsock connection may have in flight towards this side, in bytes.
-///
-/// # Errors
-/// What the kernel said.
+/// Sets the limit of bytes in flight towards this side of a vsock connection.
 pub(crate) fn set_vsock_buffer(socket: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
         let length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
@@ -116,10 +98,6 @@ pub(crate) fn set_vsock_buffer(socket: BorrowedFd<'_>, bytes: u64) -> io::Result
     Ok(())
 }
 
-/// Sets the loopback device up.
-///
-/// # Errors
-/// What the kernel said.
 pub(crate) fn set_loopback_up() -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: `ifreq` is plain data, for which all zeroes is a valid value.

@@ -1,104 +1,117 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files that the agent makes in the guest's `/tmp`, named `waggle_<12 hex>.<extension>`: code to run, stdin, output to
-//! keep.
+//! Files that the agent creates in the guest's `/tmp`, named `waggle_<12 hex>.<extension>`: code to run, stdin, output
+//! to keep.
 //!
-//! The agent is root and `/tmp` is everyone's: files are made in the folder that was there before any user work, under
-//! names that nothing has, and no link is followed. Making and removing wait for the folder, which user work can hold
-//! up, so both are done off the runtime's thread.
+//! The agent is root, and every user can write to `/tmp`. The folder is therefore opened before any user work runs,
+//! names are unguessable and must be new, and links are not followed. User work can block the folder, so creating and
+//! removing files runs off the runtime's thread.
 
 use std::{
     fs::File,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
     sys::stat::Mode,
     unistd::{UnlinkatFlags, unlinkat},
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
 use waggle_protocol::request::User;
 
-use crate::guest::Served;
+use crate::platform::Platform;
 
-/// Only its user reads it: code and output may hold secrets.
+/// Permissions of the files: only their user reads them, because code and output may hold secrets.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-/// Longest extension, in bytes.
 const EXTENSION_BYTES_MAX: usize = 8;
 
-/// The folder, as the guest sees it.
-const FOLDER: &str = "/tmp";
-
-/// A file in `/tmp`. Dropping it removes it.
+/// The guest's `/tmp` as it was before any user work; a later folder of that name is not used.
 #[derive(Debug)]
-pub(crate) struct TemporaryFile {
-    file: File,
-    name: Name,
-    /// In the agent's view.
-    place: PathBuf,
+pub(crate) struct TemporaryFolder {
+    folder: OwnedFd,
+    /// Its path in the agent's view.
+    path: PathBuf,
+    platform: Arc<Platform>,
 }
 
-/// A name in `/tmp`. Dropping it removes what has it.
-#[derive(Debug)]
-pub(crate) struct Name {
-    tmp: Option<OwnedFd>,
-    name: String,
-}
+impl TemporaryFolder {
+    pub(crate) fn open(root: &Path, platform: Arc<Platform>) -> io::Result<Self> {
+        let path = root.join("tmp");
+        let folder = open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { folder, path, platform })
+    }
 
-impl TemporaryFile {
-    /// Makes an empty file that belongs to `user`.
-    pub(crate) async fn create(served: &Served, extension: &str, user: User) -> io::Result<Self> {
+    /// Creates an empty file that belongs to `user`.
+    pub(crate) async fn create(&self, extension: &str, user: User) -> io::Result<TemporaryFile> {
         if extension.is_empty()
             || extension.len() > EXTENSION_BYTES_MAX
             || !extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
         {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an extension is a few letters or digits"));
+            let text = format!("invalid file extension: must be 1 to {EXTENSION_BYTES_MAX} letters or digits");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let name = format!("waggle_{}.{extension}", random_hex()?);
-        let place = served.place(FOLDER).join(&name);
-        let tmp = served.tmp()?;
-        let made = spawn_blocking(move || create_in(tmp, name)).await.map_err(io::Error::other)?;
-        let (file, name) = made?;
-        let temporary = Self { file, name, place };
-        served.give(&temporary.file, user)?;
+        let path = self.path.join(&name);
+        let folder = self.folder.try_clone()?;
+        let (file, name) = spawn_blocking(move || create_in(folder, name)).await.map_err(io::Error::other)??;
+        let temporary = TemporaryFile { file, name, path };
+        self.platform.set_owner(&temporary.file, user)?;
         Ok(temporary)
     }
+}
 
-    /// The file, at its end.
+/// A file in `/tmp`. It is removed on drop.
+#[derive(Debug)]
+pub(crate) struct TemporaryFile {
+    file: File,
+    name: Name,
+    /// Its path in the agent's view.
+    path: PathBuf,
+}
+
+/// A name in `/tmp`. The file of that name is removed on drop.
+#[derive(Debug)]
+pub(crate) struct Name {
+    folder: Option<OwnedFd>,
+    name: String,
+}
+
+impl TemporaryFile {
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Where the file lies, in the agent's view.
-    pub(crate) fn place(&self) -> &Path {
-        &self.place
+    /// Its path in the agent's view.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Where the file lies, as the guest sees it.
+    /// Its path in the guest's view.
     pub(crate) fn guest_path(&self) -> String {
-        format!("{FOLDER}/{}", self.name.name)
+        format!("/tmp/{}", self.name.name)
     }
 
-    /// Lets the file stay until its name is dropped.
+    /// Closes the file; it stays until its name is dropped.
     pub(crate) fn into_name(self) -> Name {
         self.name
     }
 }
 
-fn create_in(tmp: OwnedFd, name: String) -> io::Result<(File, Name)> {
-    // An existing name, a link included, is refused rather than followed.
+fn create_in(folder: OwnedFd, name: String) -> io::Result<(File, Name)> {
+    // An existing name, even of a link, is an error and is not followed.
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    let file = openat2(&tmp, name.as_str(), OpenHow::new().flags(flags).mode(MODE).resolve(resolve))?;
-    Ok((file.into(), Name { tmp: Some(tmp), name }))
+    let file = openat2(&folder, name.as_str(), OpenHow::new().flags(flags).mode(MODE).resolve(resolve))?;
+    Ok((file.into(), Name { folder: Some(folder), name }))
 }
 
 impl Name {
-    /// Removes what has the name, and resolves when that is done.
+    /// Removes the file, and resolves when that is done.
     pub(crate) async fn remove(mut self) {
         if let Some(removal) = self.removal() {
             let _removed = spawn_blocking(removal).await;
@@ -106,10 +119,10 @@ impl Name {
     }
 
     fn removal(&mut self) -> Option<impl FnOnce() + use<>> {
-        let (tmp, name) = (self.tmp.take()?, std::mem::take(&mut self.name));
+        let (folder, name) = (self.folder.take()?, std::mem::take(&mut self.name));
         Some(move || {
             // The guest may have removed it itself.
-            let _removed = unlinkat(&tmp, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _removed = unlinkat(&folder, name.as_str(), UnlinkatFlags::NoRemoveDir);
         })
     }
 }
@@ -124,7 +137,7 @@ impl Drop for Name {
     }
 }
 
-/// Twelve hexadecimal digits that nobody can guess.
+/// Returns twelve unguessable hexadecimal digits.
 pub(crate) fn random_hex() -> io::Result<String> {
     let mut random = [0; 6];
     getrandom::fill(&mut random).map_err(io::Error::from)?;

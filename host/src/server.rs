@@ -74,7 +74,7 @@ impl Waggle {
     /// Serves the tools over HTTP; returns the address.
     ///
     /// # Errors
-    /// What the system says if it does not know the listener's address.
+    /// The system's error if it does not know the listener's address.
     pub fn listen(
         &mut self,
         listener: TcpListener,

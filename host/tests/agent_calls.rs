@@ -12,7 +12,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use futures_util::future::join_all;
-use guest_agent::{Guest, Work};
+use guest_agent::{Guest, Mode};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use waggle::{
@@ -44,7 +44,7 @@ async fn machine() -> Machine {
     let guest = Guest {
         origin: Origin::Host,
         root: root.path().to_owned(),
-        work: Work::Caller,
+        mode: Mode::Caller,
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         working_directory: None,
     };

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! An agent that runs as a process on this machine, and the calls that are timed.
+//! An agent that runs as a process on this machine, and the measured calls.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use waggle_protocol::{
     request::{Exec, Keep, Limits, User},
 };
 
-/// Folders of memory, so that no disk is measured.
+/// The parent of the agents' folders: in memory, so that no disk is measured.
 const MEMORY: &str = "/dev/shm";
 
 pub(crate) struct Agent {
@@ -50,7 +50,7 @@ impl Agent {
         Self { link: Opener::start(near, Link::Call), process, root }
     }
 
-    /// What the agent's process has used of the processors, without the commands that it started.
+    /// The processor time of the agent's process, without the commands that it started.
     pub(crate) fn processor_time(&self) -> Duration {
         let process = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         clock_getcpuclockid(process).and_then(ClockId::now).unwrap().into()
@@ -81,7 +81,7 @@ impl Agent {
         tokio::join!(send, receive).1
     }
 
-    /// Runs a command whose output has `bytes`.
+    /// Runs a command with an output of `bytes`.
     pub(crate) async fn run(&self, argv: &[&str], bytes: usize) {
         let request = Request::Exec(Exec {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
@@ -110,7 +110,7 @@ impl Agent {
         assert_eq!(read, bytes, "{path}");
     }
 
-    /// Lists a folder that has `entries`.
+    /// Lists a folder with `entries`.
     pub(crate) async fn list(&self, path: &str, entries: usize) {
         let entries_max = u32::try_from(entries).unwrap();
         let request = Request::ListFiles { path: path.to_owned(), entries_max, recursive: false };
@@ -118,7 +118,7 @@ impl Agent {
         assert_eq!(listed, entries, "{path}");
     }
 
-    /// Makes a folder of that many empty files in the agent's home.
+    /// Creates a folder with `entries` empty files in the agent's home.
     pub(crate) fn fill(&self, folder: &str, entries: usize) {
         let folder = self.root.path().join("home/sandbox").join(folder);
         fs::create_dir(&folder).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/libc.md: the agent as it is built, for musl, against the same agent built for glibc.
+//! The figures of docs/benchmarks/libc.md: the shipped agent, for musl, compared with the same agent for glibc.
 //! Both run as processes on this machine, and each call is made to one and then to the other.
 //! `./taskw bench-libc` starts it; `--quick` takes fewer samples and writes nothing.
 #![expect(
@@ -8,7 +8,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::cast_precision_loss,
-    reason = "a measurement ends where its preparation fails; it prints, and counts far below 2^52"
+    reason = "a measurement panics if its preparation fails, prints its results, and counts far below 2^52"
 )]
 
 mod agent;
@@ -22,7 +22,7 @@ use std::{
 
 use agent::Agent;
 
-/// Samples of a call that moves little, and of one that moves much.
+/// Samples of a call with little data, and of one with much data.
 const SMALL_SAMPLES: usize = 1000;
 const LARGE_SAMPLES: usize = 40;
 const LARGE_BYTES: usize = 64 << 20;
@@ -39,8 +39,8 @@ fn main() {
     }
 }
 
-/// Measures with one part in `fewer` of the samples, and returns the table.
-async fn measure(fewer: usize) -> String {
+/// Measures with the usual samples divided by `divisor`, and returns the table.
+async fn measure(divisor: usize) -> String {
     let programs = [build_for_musl(), build_for_glibc()];
     let sizes = programs.each_ref().map(|program| fs::metadata(program).unwrap().len() as f64 / 1024.0);
     let [musl, glibc] = programs;
@@ -48,7 +48,7 @@ async fn measure(fewer: usize) -> String {
     for agent in &agents {
         agent.fill("many", ENTRIES);
     }
-    let (small, large) = (SMALL_SAMPLES / fewer, LARGE_SAMPLES / fewer);
+    let (small, large) = (SMALL_SAMPLES / divisor, LARGE_SAMPLES / divisor);
     let content: Vec<u8> = (0..LARGE_BYTES).map(|at| at.to_le_bytes()[0]).collect();
     let head = format!("head -c {LARGE_BYTES} /dev/zero");
     let rows = [
@@ -77,13 +77,13 @@ struct Samples {
     processor_times: [Vec<f64>; 2],
 }
 
-fn row(what: &str, samples: Samples) -> String {
+fn row(name: &str, samples: Samples) -> String {
     let [musl, glibc] = samples.times.map(median);
-    let [musl_processor, glibc_processor] = samples.processor_times.map(median);
+    let [musl_cpu, glibc_cpu] = samples.processor_times.map(median);
     format!(
-        "| {what} | {musl:.2} ms | {glibc:.2} ms | {:.2} | {musl_processor:.2} ms | {glibc_processor:.2} ms | {:.2} |\n",
+        "| {name} | {musl:.2} ms | {glibc:.2} ms | {:.2} | {musl_cpu:.2} ms | {glibc_cpu:.2} ms | {:.2} |\n",
         glibc / musl,
-        glibc_processor / musl_processor,
+        glibc_cpu / musl_cpu,
     )
 }
 
@@ -146,7 +146,7 @@ fn processors() -> String {
 const HEAD: &str = "\
 # The agent's libc
 
-`./taskw bench-libc` measures this and writes this page; `./taskw bench-libc -- --quick` takes a look and writes nothing.
+`./taskw bench-libc` measures this and writes this page; with `-- --quick` it takes fewer samples and writes nothing.
 ";
 
 const TABLE_HEAD: &str = "\
@@ -157,13 +157,13 @@ const TABLE_HEAD: &str = "\
 const FOOT: &str = "
 ## What the numbers mean
 
-- Above 1, the agent for musl, which machines have, is the quicker one.
-- Both agents run as processes on this machine, without a machine of their own, without the sandbox and with a thread in
-  place of the file worker's process; files lie in memory. Each call is made to one agent and then to the other.
-- The processor time is that of the agent alone, without the commands that it starts. It depends less than the time of the
-  call on what else this machine does, and on which processors client and agent happen to run.
-- The agent for musl has the allocator `dlmalloc`. musl's own returns each large buffer to the kernel and asks for it
-  again, with which a read of 64 MiB took twice as long as with glibc.
-- Folders are read by the system call, because musl's `readdir` reads 2 KiB at a time. Its `memcpy` for x86_64 is slower
-  for a few bytes and for differently aligned sides, which is the rest of the difference.
+- A ratio above 1 means that the agent for musl, which machines use, is faster.
+- Both agents run as processes on this machine, without a virtual machine and its sandbox, and with a thread instead of
+  the file worker's process. Files are in memory. Each call is made to one agent and then to the other.
+- The processor time is the agent's, without the commands that it starts. It depends less than the time of the call on
+  the load of this machine, and on the processors that client and agent happen to run on.
+- The agent for musl uses the allocator `dlmalloc`. musl's own returns each large buffer to the kernel and requests it
+  again; a read of 64 MiB then took twice as long as with glibc.
+- Folders are read with the system call, because musl's `readdir` reads 2 KiB at a time. Its `memcpy` for x86_64 is
+  slower for a few bytes and for differently aligned sides, which explains the rest of the difference.
 ";

@@ -1,24 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Names the machine's name server in `/etc/resolv.conf`, which images leave to whoever runs them.
+//! Writes the machine's name server to `/etc/resolv.conf`, which images leave to their runtime.
 
-use std::{fs, io};
+use std::path::Path;
 
 use waggle_protocol::egress::HOST_ADDRESS;
 
-use super::{BootFault, Step};
+use super::replace::replace;
+use crate::step::StepFault;
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// Puts the machine's own file in the place of whatever the image has there: a link to a daemon's file, as a rule.
-pub(super) fn name_server() -> Result<(), BootFault> {
-    let write = || {
-        fs::create_dir_all("/etc")?;
-        match fs::remove_file(RESOLV_CONF) {
-            Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
-            Ok(()) | Err(_) => {}
-        }
-        fs::write(RESOLV_CONF, format!("nameserver {HOST_ADDRESS}\n"))
-    };
-    write().step(|| format!("write {RESOLV_CONF}"))
+/// Replaces the image's file, which is usually a link to the file of a daemon.
+pub(super) fn set_name_server() -> Result<(), StepFault> {
+    replace(Path::new("/etc/resolv.conf"), &format!("nameserver {HOST_ADDRESS}\n"))
 }

@@ -9,23 +9,25 @@ use std::{
     path::Path,
 };
 
-use super::{BootFault, Step};
-use crate::guest::{HOME, SANDBOX_ID, SANDBOX_NAME};
+use crate::{
+    sandbox_user::{HOME, SANDBOX_ID, SANDBOX_NAME},
+    step::{StepFault, WithStep},
+};
 
-/// Largest user or group file that is read, in bytes. An image with a larger one is left as it is.
+/// Largest user or group file that is changed, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Adds the user unless the number is taken: then the image's own user of that number is the sandbox user.
-pub(super) fn add_sandbox_user() -> Result<(), BootFault> {
+/// Adds the user, unless the image has a user with that id: then that one is the sandbox user.
+pub(super) fn add_sandbox_user() -> Result<(), StepFault> {
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let user = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:{SANDBOX_ID}::{HOME}:{shell}\n");
     let group = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:\n");
-    fs::create_dir_all("/etc").step(|| "make /etc".to_owned())?;
+    fs::create_dir_all("/etc").step(|| "create /etc".to_owned())?;
     for (path, line) in [("/etc/passwd", user), ("/etc/group", group)] {
         append_unless_taken(path, &line).step(|| format!("add {SANDBOX_NAME} to {path}"))?;
     }
-    fs::create_dir_all(HOME).step(|| format!("make {HOME}"))?;
-    chown(HOME, Some(SANDBOX_ID), Some(SANDBOX_ID)).step(|| format!("give {HOME} to {SANDBOX_NAME}"))
+    fs::create_dir_all(HOME).step(|| format!("create {HOME}"))?;
+    chown(HOME, Some(SANDBOX_ID), Some(SANDBOX_ID)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
 }
 
 fn append_unless_taken(path: &str, line: &str) -> io::Result<()> {
@@ -43,7 +45,7 @@ fn append_unless_taken(path: &str, line: &str) -> io::Result<()> {
     file.write_all(format!("{gap}{line}").as_bytes())
 }
 
-/// Whether an entry of a user or group file has the sandbox user's number: its third field in both.
+/// Whether an entry of a user or group file has the sandbox user's id, which is the third field in both.
 fn is_taken(text: &str) -> bool {
     text.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id == SANDBOX_ID.to_string()))
 }
@@ -53,7 +55,7 @@ mod tests {
     use super::is_taken;
 
     #[test]
-    fn a_taken_number_is_seen_in_either_file() {
+    fn taken_id_is_found_in_both_files() {
         assert!(is_taken("root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n"));
         assert!(is_taken("staff:x:50:\nnode:x:1000:"));
         assert!(!is_taken("a:x:100:1000::/:/bin/sh\nb:x:10000:1::/:/bin/sh\n"));

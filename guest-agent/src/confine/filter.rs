@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The system call filter of user work: what has no use for programs in a sandbox, or is a way to the kernel's rarely
-//! walked parts, is refused as not permitted.
+//! The system call filter of user work. System calls that programs in a sandbox do not need, or that lead to rarely
+//! used parts of the kernel, fail with `EPERM`.
 //!
-//! A list of what is forbidden rather than of what is allowed: agents run whatever programs they like, and a program
-//! that meets a missing call breaks in ways that nobody understands. The machine is the wall; this is the fence.
+//! It is a list of forbidden system calls, not of allowed ones: agents run any program, and a program that lacks a
+//! system call fails in ways that are hard to understand. The machine is the isolation boundary; the filter only
+//! protects parts of the guest's kernel.
 
 use std::sync::OnceLock;
 
@@ -17,15 +18,12 @@ use waggle_seccomp::{
 /// Compiles the filters, for this process and those that it forks.
 ///
 /// # Errors
-/// A rule that the compiler refuses.
+/// `EINVAL` for a rule that the compiler rejects.
 pub(crate) fn compile() -> nix::Result<()> {
     programs().map(drop)
 }
 
-/// Installs the filter on this thread, for good. Needs `no_new_privs` or root.
-///
-/// # Errors
-/// What the kernel said.
+/// Installs the filters on this thread; they can't be removed. Needs `no_new_privs` or root.
 pub(super) fn install() -> nix::Result<()> {
     for program in programs()? {
         apply_filter(program).map_err(|_fault| Errno::last())?;
@@ -38,7 +36,7 @@ fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
     PROGRAMS.get_or_init(|| forbidden().and_then(deny).ok()).as_ref().ok_or(Errno::EINVAL)
 }
 
-/// What is refused as not permitted.
+/// The rules for calls that fail with `EPERM`.
 fn forbidden() -> Result<Rules, BackendError> {
     let mut rules = any_arguments(FORBIDDEN);
     let vsock = u64::try_from(libc::AF_VSOCK).unwrap_or_default();
@@ -49,7 +47,7 @@ fn forbidden() -> Result<Rules, BackendError> {
     for call in [libc::SYS_unshare, libc::SYS_clone] {
         rules.insert(call, any_of([masked(0, new_user, new_user)?])?);
     }
-    // Limits of other processes, the room's first one among them: its user id is that of the guest's root.
+    // Limits of other processes, such as the sandbox's init process, which has the same user id as the guest's root.
     rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
     Ok(rules)
 }

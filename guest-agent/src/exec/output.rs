@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A command's two pipes: what arrives goes to the host as replies, each stream in its order.
+//! The two output pipes of a command. Their bytes go to the host as replies, each stream in its order.
 
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use nix::{fcntl::OFlag, unistd::pipe2};
@@ -16,33 +17,41 @@ use waggle_protocol::{
     request::{Keep, User},
 };
 
-use super::spool::Spool;
-use crate::{calls::Writer, guest::Served};
+use super::spool::{OutputFiles, Spool};
+use crate::{platform::Platform, streams::Writer};
 
-/// What a pipe can hold at most, in bytes: Linux's default for `/proc/sys/fs/pipe-max-size`.
+/// Most bytes that a pipe can hold: Linux's default for `/proc/sys/fs/pipe-max-size`.
 const PIPE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Stdout and stderr, each until it ends.
 pub(super) struct Output {
     stdout: Source,
     stderr: Source,
-    user: User,
 }
 
 impl Output {
-    /// Both pipes of a command of `user`'s, and their writing ends for it: stdout's, then stderr's.
-    pub(super) fn open(served: &Served, keep: Keep, user: User) -> io::Result<(Self, OwnedFd, OwnedFd)> {
-        let (stdout, stdout_end) = Source::open(Which::Stdout, keep)?;
-        let (stderr, stderr_end) = Source::open(Which::Stderr, keep)?;
-        for end in [&stdout_end, &stderr_end] {
-            served.give(end, user)?;
-        }
-        Ok((Self { stdout, stderr, user }, stdout_end, stderr_end))
+    /// Opens both pipes for a command of `user`. Also returns their writing ends for it: stdout's, then stderr's.
+    pub(super) fn open(
+        platform: &Platform,
+        files: &Arc<OutputFiles>,
+        keep: Keep,
+        user: User,
+    ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let open = |name, reply| {
+            let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+            platform.set_owner(&writing, user)?;
+            let pipe = Some(pipe::Receiver::from_owned_fd(reading)?);
+            let buffer = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
+            let spool = Spool::new(Arc::clone(files), keep, name, user);
+            Ok::<_, io::Error>((Source { pipe, reply, buffer, spool }, writing))
+        };
+        let (stdout, stdout_end) = open("stdout", |bytes| Reply::Stdout(bytes))?;
+        let (stderr, stderr_end) = open("stderr", |bytes| Reply::Stderr(bytes))?;
+        Ok((Self { stdout, stderr }, stdout_end, stderr_end))
     }
 
-    /// Sends what arrives, for ever; resolves only if it can't be sent. Dropping the future loses nothing: what was
-    /// read is in the writer and the spool by then, what was not is in the pipes.
-    pub(super) async fn stream(&mut self, served: &Served, writer: &mut Writer) {
+    /// Sends output as it arrives. Resolves only if it can't be sent. Dropping the future loses no bytes: they are in
+    /// the writer and the spool, or still in the pipes.
+    pub(super) async fn stream(&mut self, writer: &mut Writer) {
         loop {
             let sent = tokio::select! {
                 read = self.stdout.read() => self.stdout.pass_on(read, writer).await,
@@ -51,91 +60,66 @@ impl Output {
             if sent.is_err() {
                 return;
             }
-            self.stdout.spool.flush(served, self.user).await;
-            self.stderr.spool.flush(served, self.user).await;
+            self.stdout.spool.flush().await;
+            self.stderr.spool.flush().await;
         }
     }
 
-    /// Sends what the pipes hold now, and waits for no more.
-    pub(super) async fn drain(&mut self, served: &Served, writer: &mut Writer) -> Result<(), SendFault> {
+    /// Sends the bytes that the pipes hold now, without waiting for more.
+    pub(super) async fn drain(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
         for source in [&mut self.stdout, &mut self.stderr] {
-            // A child in the background may write faster than this reads: a full pipe is the most that there was.
+            // A child in the background may write faster than this reads; one full pipe is the most that was there.
             let mut left = PIPE_BYTES_MAX;
             while left > 0
                 && let Some(read) = source.read_now()
             {
                 left = left.saturating_sub(read);
                 source.pass_on(read, writer).await?;
-                source.spool.flush(served, self.user).await;
+                source.spool.flush().await;
             }
         }
         Ok(())
     }
 
-    /// Where each of the two can be read on, if it was long.
-    pub(super) async fn finish(self, served: &Served) -> (Option<OutputFile>, Option<OutputFile>) {
-        let stdout = self.stdout.spool.finish(served, self.user).await;
-        (stdout, self.stderr.spool.finish(served, self.user).await)
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Which {
-    Stdout,
-    Stderr,
-}
-
-impl Which {
-    fn extension(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
+    /// The files in which a long stdout and a long stderr were kept.
+    pub(super) async fn finish(self) -> (Option<OutputFile>, Option<OutputFile>) {
+        let stdout = self.stdout.spool.finish().await;
+        (stdout, self.stderr.spool.finish().await)
     }
 }
 
 struct Source {
     pipe: Option<pipe::Receiver>,
-    which: Which,
+    reply: fn(&[u8]) -> Reply<'_>,
     buffer: Box<[u8]>,
     spool: Spool,
 }
 
 impl Source {
-    fn open(which: Which, keep: Keep) -> io::Result<(Self, OwnedFd)> {
-        let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
-        let pipe = Some(pipe::Receiver::from_owned_fd(reading)?);
-        let buffer = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
-        Ok((Self { pipe, which, buffer, spool: Spool::new(keep, which.extension()) }, writing))
-    }
-
-    /// The length of what arrived, 0 once at the end; then it never resolves again.
+    /// Reads, and returns the number of bytes: 0 at the end, after which it does not resolve again.
     async fn read(&mut self) -> usize {
         match &mut self.pipe {
-            // A pipe that breaks is a pipe that ended.
+            // A broken pipe counts as its end.
             Some(pipe) => pipe.read(&mut self.buffer).await.unwrap_or(0),
             None => std::future::pending().await,
         }
     }
 
-    /// The length of what is there; `None` if nothing is. It asks the kernel itself: the runtime may not have heard of
-    /// the last bytes yet.
+    /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty. It asks the kernel itself,
+    /// because the runtime may not know of the last bytes yet.
     fn read_now(&mut self) -> Option<usize> {
         let pipe = self.pipe.as_ref()?;
         nix::unistd::read(pipe.as_fd(), &mut self.buffer).ok().filter(|read| *read > 0)
     }
 
-    /// Hands what was read to the spool and the writer.
+    /// Passes the first `read` bytes of the buffer to the spool and the writer.
     async fn pass_on(&mut self, read: usize, writer: &mut Writer) -> Result<(), SendFault> {
         let bytes = self.buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
             self.pipe = None;
             return Ok(());
         }
-        self.spool.take(bytes);
-        match self.which {
-            Which::Stdout => writer.send(&Reply::Stdout(bytes)).await,
-            Which::Stderr => writer.send(&Reply::Stderr(bytes)).await,
-        }
+        self.spool.push(bytes);
+        writer.send(&(self.reply)(bytes)).await
     }
 }

@@ -1,12 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A command that runs: in the room and in a control group of its own, or as the agent's own child where the agent
-//! works as its caller.
+//! A running command: in the sandbox and in a control group of its own, or as the agent's own child where the agent
+//! runs as its caller.
 
 use std::{
+    collections::BTreeMap,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::Path,
     process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,61 +23,133 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
-use waggle_protocol::{
-    Fault, FaultKind,
-    request::{Exec, User},
-};
+use waggle_protocol::{Fault, FaultKind, request::Exec};
 
 use crate::{
-    cgroups::CallGroup,
+    cgroups::{CallGroup, CallGroups},
+    command_settings::CommandSettings,
     console::report,
-    fault::fault_of,
-    guest::{HOME, Served},
-    room::{Room, Spawn, Started},
+    fault::{fault, fault_of},
+    platform::Platform,
+    sandbox::{Sandbox, Spawn, StartedCommand},
+    sandbox_user::HOME,
 };
 
-/// Open files of one process where the host names no limit: what most systems give.
+/// Most open files of one process if the host sets no limit: the usual default.
 const OPEN_FILES: u64 = 4096;
 
-/// Longest wait for word of a leader that was killed.
+/// Longest wait for the exit status of a leader that was killed.
 const REAPED_MAX: Duration = Duration::from_secs(1);
 
-/// A command and how it ended. Dropping it before it has ended kills it with all that it started.
-pub(super) struct Process {
-    means: Means,
-    status: Option<Result<ExitStatus, Fault>>,
-    over: bool,
+/// Starts commands.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    pub(super) platform: Arc<Platform>,
+    settings: Arc<CommandSettings>,
+    groups: CallGroups,
+    next_number: AtomicU64,
 }
 
-enum Means {
-    Room { started: Started, group: CallGroup },
+/// A command and its exit status. Dropping it before the command has ended kills everything that the command started.
+pub(super) struct Process {
+    handle: Handle,
+    status: Option<Result<ExitStatus, Fault>>,
+    finished: bool,
+}
+
+enum Handle {
+    Sandboxed { started: StartedCommand, group: CallGroup },
     Child { child: Child, leader: Option<Pid> },
 }
 
-impl Process {
+impl Launcher {
+    pub(super) fn new(platform: Arc<Platform>, settings: Arc<CommandSettings>) -> Self {
+        Self { platform, settings, groups: CallGroups::default(), next_number: AtomicU64::new(1) }
+    }
+
     /// Starts the command that `request` describes, with its stdin, stdout and stderr.
     pub(super) async fn start(
-        served: &Served,
+        &self,
         request: &Exec,
         script: Option<&Path>,
         stdio: [OwnedFd; 3],
-    ) -> Result<Self, Fault> {
-        let means = match &served.room {
-            Some(room) => start_in_room(room, served, request, script, stdio).await?,
-            None => start_child(served, request, script, stdio)?,
+    ) -> Result<Process, Fault> {
+        let handle = match &*self.platform {
+            Platform::Machine(sandbox) => self.start_in(sandbox, request, script, stdio).await?,
+            Platform::Caller => self.start_child(request, script, stdio)?,
         };
-        Ok(Self { means, status: None, over: false })
+        Ok(Process { handle, status: None, finished: false })
     }
 
-    /// Resolves when the command has exited; its status is kept.
+    async fn start_in(
+        &self,
+        sandbox: &Sandbox,
+        request: &Exec,
+        script: Option<&Path>,
+        [stdin, stdout, stderr]: [OwnedFd; 3],
+    ) -> Result<Handle, Fault> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let failed = |source| fault_of(&source, "failed to create the control group of the command");
+        let group = self.groups.create(number, request.limits).map_err(failed)?;
+        let cgroup = group.open().map_err(failed)?;
+        let mut argv = request.argv.clone();
+        argv.extend(script.map(|path| path.display().to_string()));
+        // Each name once: programs disagree on which of two values counts.
+        let env: BTreeMap<_, _> = self.settings.env(request.user).into_iter().chain(request.env.clone()).collect();
+        let spawn = Spawn {
+            number,
+            argv,
+            env: env.into_iter().collect(),
+            working_directories: self.working_directories(request),
+            user: request.user,
+            open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
+        };
+        let started = sandbox.start(&spawn, [stdin, stdout, stderr, cgroup]).await?;
+        Ok(Handle::Sandboxed { started, group })
+    }
+
+    fn start_child(
+        &self,
+        request: &Exec,
+        script: Option<&Path>,
+        [stdin, stdout, stderr]: [OwnedFd; 3],
+    ) -> Result<Handle, Fault> {
+        let (program, arguments) = request.argv.split_first().ok_or_else(no_program)?;
+        let mut command = Command::new(program);
+        command.args(arguments).args(script);
+        command.env_clear().envs(self.settings.env(request.user)).envs(request.env.iter().cloned());
+        // The system's error is the same for a missing program and a missing folder, so the folder is checked first.
+        let folders = self.working_directories(request);
+        let found = folders.iter().map(|folder| self.settings.agent_path(folder)).find(|folder| folder.is_dir());
+        let missing = || {
+            let message = format!("failed to enter the working directory {}: not found", folders.join(", "));
+            fault(FaultKind::NotFound, message)
+        };
+        command.current_dir(found.ok_or_else(missing)?);
+        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        command.process_group(0).kill_on_drop(true);
+        let child = command.spawn().map_err(|source| fault_of(&source, &format!("failed to start {program}")))?;
+        let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Ok(Handle::Child { child, leader })
+    }
+
+    /// The folders that a command may start in; it uses the first that it can enter. A relative one starts at the
+    /// home. The image's own folder is optional: it may have been deleted, or be closed to the user.
+    fn working_directories(&self, request: &Exec) -> Vec<String> {
+        match &request.working_directory {
+            None => self.settings.working_directory.as_deref().into_iter().chain([HOME]).map(str::to_owned).collect(),
+            Some(folder) => vec![Path::new(HOME).join(folder).display().to_string()],
+        }
+    }
+}
+
+impl Process {
+    /// Resolves when the command has exited, and keeps its status.
     pub(super) async fn exited(&mut self) {
         if self.status.is_none() {
-            self.status = Some(match &mut self.means {
-                Means::Room { started, .. } => match started.ended().await {
-                    Ok(status) => Ok(ExitStatus::from_raw(status)),
-                    Err(fault) => Err(fault_of(&fault.source, &fault.what)),
-                },
-                Means::Child { child, .. } => {
+            self.status = Some(match &mut self.handle {
+                Handle::Sandboxed { started, .. } => started.exited().await.map(ExitStatus::from_raw),
+                Handle::Child { child, .. } => {
                     child.wait().await.map_err(|source| fault_of(&source, "failed to wait for the command"))
                 }
             });
@@ -81,142 +158,56 @@ impl Process {
 
     /// Kills everything that the command started, and resolves when all of it is gone.
     pub(super) async fn kill(&mut self) {
-        match &self.means {
-            Means::Room { group, .. } => {
+        match &self.handle {
+            Handle::Sandboxed { group, .. } => {
                 if let Err(source) = group.kill().await {
-                    // What is killed is dead, though the kernel may hold on to it for a while.
+                    // A killed process is dead, but the kernel may keep it for a while.
                     report(&format!("a killed call is not gone yet: {source}"));
                 }
             }
-            Means::Child { leader, .. } => kill_session(*leader),
+            Handle::Child { leader, .. } => kill_process_group(*leader),
         }
-        // Its tracer can keep a dead leader from being reaped; it is dead all the same.
+        // The leader's tracer can keep it from being reaped, but it is dead.
         if timeout(REAPED_MAX, self.exited()).await.is_err() {
             self.status = Some(Ok(ExitStatus::from_raw(Signal::SIGKILL as i32)));
         }
     }
 
-    /// Takes the status. What the command left in the background may live on from here.
-    pub(super) fn leave(&mut self) -> Option<Result<ExitStatus, Fault>> {
-        self.over = true;
+    /// Takes the status. From here on, processes that the command left in the background may live on.
+    pub(super) fn take_status(&mut self) -> Option<Result<ExitStatus, Fault>> {
+        self.finished = true;
+        if let Handle::Sandboxed { group, .. } = &mut self.handle {
+            group.keep_on_drop();
+        }
         self.status.take()
     }
 
-    /// Whether the kernel killed something of the command's for want of memory.
+    /// Whether the kernel killed a process of the command because it was out of memory.
     pub(super) fn was_out_of_memory(&self) -> bool {
-        match &self.means {
-            Means::Room { group, .. } => group.memory_kills() > 0,
-            Means::Child { .. } => false,
+        match &self.handle {
+            Handle::Sandboxed { group, .. } => group.memory_kills() > 0,
+            Handle::Child { .. } => false,
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        match &self.means {
-            Means::Room { group, .. } => group.kill_and_forget(),
-            Means::Child { leader, .. } => kill_session(*leader),
+        if let Handle::Child { leader, .. } = &self.handle
+            && !self.finished
+        {
+            kill_process_group(*leader);
         }
     }
 }
 
-/// Kills a group that has no process yet to own it.
-struct KillOnDrop(Option<CallGroup>);
-
-impl KillOnDrop {
-    fn disarm(mut self) -> Result<CallGroup, Fault> {
-        let gone = || Fault { kind: FaultKind::Other, message: "the call has no control group".to_owned() };
-        self.0.take().ok_or_else(gone)
-    }
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(group) = &self.0 {
-            group.kill_and_forget();
-        }
-    }
-}
-
-fn kill_session(leader: Option<Pid>) {
+fn kill_process_group(leader: Option<Pid>) {
     if let Some(leader) = leader {
-        // A group that is gone already needs no signal.
+        // It fails if the group is gone already.
         let _signalled = killpg(leader, Signal::SIGKILL);
     }
 }
 
-async fn start_in_room(
-    room: &Room,
-    served: &Served,
-    request: &Exec,
-    script: Option<&Path>,
-    [stdin, stdout, stderr]: [OwnedFd; 3],
-) -> Result<Means, Fault> {
-    let number = served.next_number();
-    let failed = |source| fault_of(&source, "failed to make the command's control group");
-    let group = served.groups.create(number, request.limits).map_err(failed)?;
-    let cgroup = group.open().map_err(failed)?;
-    let mut argv = request.argv.clone();
-    argv.extend(script.map(|path| path.display().to_string()));
-    let mut env = served.command_env(request.user == User::Root);
-    env.extend(request.env.iter().cloned());
-    let spawn = Spawn {
-        number,
-        argv,
-        env: last_of_each_name(env),
-        working_directories: working_directories(served, request),
-        user: request.user,
-        open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
-    };
-    // Whatever comes to live in the group from here on is killed if nobody waits for the answer.
-    let guard = KillOnDrop(Some(group));
-    let started = room.start(&spawn, [stdin, stdout, stderr, cgroup]).await;
-    let started = started.map_err(|fault| fault_of(&fault.source, &fault.what))?;
-    Ok(Means::Room { started, group: guard.disarm()? })
-}
-
-fn start_child(
-    served: &Served,
-    request: &Exec,
-    script: Option<&Path>,
-    [stdin, stdout, stderr]: [OwnedFd; 3],
-) -> Result<Means, Fault> {
-    let (program, arguments) = request
-        .argv
-        .split_first()
-        .ok_or_else(|| Fault { kind: FaultKind::BadRequest, message: "a command needs a program".to_owned() })?;
-    let mut command = Command::new(program);
-    command.args(arguments).args(script);
-    command.env_clear().envs(served.command_env(request.user == User::Root)).envs(request.env.iter().cloned());
-    // What the system says of a missing program and of a missing folder is the same, so it is looked for before.
-    let folders = working_directories(served, request);
-    let found = folders.iter().map(|folder| served.place(folder)).find(|folder| folder.is_dir());
-    let missing = || Fault {
-        kind: FaultKind::NotFound,
-        message: format!("failed to enter the working directory {}: there is none", folders.join(", ")),
-    };
-    command.current_dir(found.ok_or_else(missing)?);
-    command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
-    command.process_group(0).kill_on_drop(true);
-    let child = command.spawn().map_err(|source| fault_of(&source, &format!("failed to start {program}")))?;
-    let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    Ok(Means::Child { child, leader })
-}
-
-/// The folders that a command may start in, the first that it can enter counts; a relative one is taken from the home.
-/// The image's own word is a wish: its folder may have gone since, or be closed to the user.
-fn working_directories(served: &Served, request: &Exec) -> Vec<String> {
-    match &request.working_directory {
-        None => served.working_directory().into_iter().chain([HOME]).map(str::to_owned).collect(),
-        Some(folder) => vec![Path::new(HOME).join(folder).display().to_string()],
-    }
-}
-
-/// A name that occurs twice would be in the environment twice, and programs disagree on which one counts.
-fn last_of_each_name(env: Vec<(String, String)>) -> Vec<(String, String)> {
-    let by_name: std::collections::BTreeMap<_, _> = env.into_iter().collect();
-    by_name.into_iter().collect()
+pub(super) fn no_program() -> Fault {
+    fault(FaultKind::BadRequest, "argv must name a program")
 }

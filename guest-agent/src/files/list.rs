@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Lists a folder, dot files included; folders below it too, if asked.
+//! Lists a folder, including dot files, and on request the folders below it.
 
 use std::{ffi::CStr, fs::File, io};
 
@@ -12,73 +12,73 @@ use rustix::fs::{AtFlags, RawDir, statat};
 use waggle_protocol::{Fault, LISTING_BYTES_MAX, Reply, reply::Entry};
 
 use super::{
-    path::{Place, View},
+    path::{FileRoot, TargetPath},
     wire::{StreamFault, Wire},
 };
 use crate::fault::fault_of;
 
-/// Bytes of names in one reply: together with the rest of their entries they fit a frame.
+/// Most bytes of names in one reply: with the rest of their entries they fit a frame.
 const BATCH_BYTES: usize = 16 * 1024;
 
-/// Entries in one reply.
+/// Most entries in one reply.
 const BATCH: usize = 256;
 
-/// Folders below each other that a recursive listing goes down, each an open file.
+/// Most levels of a recursive listing; each is an open file.
 pub(super) const DEPTH_MAX: usize = 32;
 
-/// Bytes of a folder that one system call reads. glibc's `readdir` takes as much; musl's takes a sixteenth of it,
-/// and is slower.
+/// Bytes of a folder that one system call reads: as many as with glibc's `readdir`. musl's reads a sixteenth of it and
+/// is slower.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Longest name of one entry, in bytes: the kernel's own limit.
+/// Longest name of an entry, in bytes: the kernel's own limit.
 const NAME_BYTES_MAX: usize = 255;
 
 /// Longest path of an entry, in bytes: the kernel's own limit.
 const PATH_BYTES_MAX: usize = 4096;
 
-/// Sends the folder's entries, at most `entries_max`. An entry that vanishes meanwhile is left out, and so is what lies
-/// in a folder that can't be read.
+/// Sends the folder's entries, at most `entries_max`. Entries that vanish meanwhile, and those in folders that can't be
+/// read, are left out.
 pub(super) fn folder(
     wire: &mut Wire,
-    view: &View,
+    root: &FileRoot,
     path: &str,
     entries_max: u32,
     recursive: bool,
 ) -> Result<Reply<'static>, Fault> {
-    let place = Place::new(view, path);
-    let failed = |source: io::Error| fault_of(&source, &format!("failed to list {}", place.named()));
-    let top = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
+    let target = TargetPath::new(root, path);
+    let failed = |source: io::Error| fault_of(&source, &format!("failed to list {}", target.named()));
+    let top = target.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
     let mut walk = Walk {
         wire,
         batch: Vec::new(),
         batch_bytes: 0,
-        left: entries_max,
+        entries_left: entries_max,
         bytes_left: LISTING_BYTES_MAX,
         full: false,
-        left_out: false,
+        too_deep: false,
         recursive,
     };
-    walk.folder(&top, &mut Vec::new(), 0).map_err(|fault| fault.of(failed))?;
+    walk.folder(&top, &mut Vec::new(), 0).map_err(|fault| fault.into_fault(failed))?;
     walk.flush()?;
-    Ok(Reply::ListEnd { truncated: walk.full || walk.left_out })
+    Ok(Reply::ListEnd { truncated: walk.full || walk.too_deep })
 }
 
 struct Walk<'a> {
     wire: &'a mut Wire,
     batch: Vec<Entry>,
     batch_bytes: usize,
-    left: u32,
-    /// Of names.
+    entries_left: u32,
+    /// Bytes of names.
     bytes_left: usize,
-    /// No more entries are wanted.
+    /// A limit of the listing was reached.
     full: bool,
-    /// Something lies too deep.
-    left_out: bool,
+    /// Entries below [`DEPTH_MAX`] were left out.
+    too_deep: bool,
     recursive: bool,
 }
 
 impl Walk<'_> {
-    /// Sends the entries of one folder, whose own path below the top is `above`.
+    /// Sends the entries of one folder, whose path below the top is `above`.
     fn folder(&mut self, folder: &File, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
         let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
@@ -89,7 +89,7 @@ impl Walk<'_> {
                 continue;
             }
             let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // It counts all the same, or a folder whose entries come and go would never end.
+                // It counts as well, or a folder whose entries come and go would never end.
                 self.bytes_left = self.bytes_left.saturating_sub(name.to_bytes().len());
                 self.full = self.bytes_left == 0;
                 if self.full {
@@ -123,24 +123,24 @@ impl Walk<'_> {
     fn below(&mut self, at: &File, name: &CStr, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
         above.push(b'/');
         if depth + 1 >= DEPTH_MAX || above.len() + NAME_BYTES_MAX > PATH_BYTES_MAX {
-            self.left_out = true;
+            self.too_deep = true;
             return Ok(());
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(at, name, flags, Mode::empty()) {
             Ok(folder) => self.folder(&folder.into(), above, depth + 1),
-            // Its entry has been sent; what is in it is not for this user to see, or it is gone.
+            // Its own entry has been sent. It is gone, or this user may not read it.
             Err(_unreadable) => Ok(()),
         }
     }
 
-    /// Adds an entry; false once there is no room for more.
+    /// Adds an entry; returns false if the listing is full.
     fn send(&mut self, entry: Entry) -> Result<bool, Fault> {
-        if self.left == 0 || self.bytes_left < entry.name.len() {
+        if self.entries_left == 0 || self.bytes_left < entry.name.len() {
             self.full = true;
             return Ok(false);
         }
-        self.left -= 1;
+        self.entries_left -= 1;
         self.bytes_left -= entry.name.len();
         self.batch_bytes += entry.name.len();
         self.batch.push(entry);

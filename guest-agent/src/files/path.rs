@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Opens what a path names, in one step and inside the root.
+//! Opens the file that a path names, in one step and inside the root.
 //!
-//! `openat2` resolves the whole path at once: there is no check that a swapped link could outrun. Links are followed,
-//! as seen from the root; the magic links of `/proc` are not.
+//! `openat2` resolves the whole path at once, so there is no check before which a link could be swapped. Links are
+//! followed, relative to the root; the magic links of `/proc` are not.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,69 +20,68 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 
-use crate::{guest::HOME, temporary::random_hex};
+use crate::{sandbox_user::HOME, temporary::random_hex};
 
-/// New folders' permissions.
+/// Permissions of new folders.
 const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
 
-/// Times that a path is resolved again because something was renamed meanwhile.
+/// Most attempts to resolve a path while folders on the way are being renamed.
 const MOVED_TRIES: u32 = 64;
 
-/// Times that making a file's parents is tried again because somebody removed one meanwhile.
+/// Most attempts to create the parents of a file while one of them is being removed.
 const TRIES: u32 = 8;
 
-/// What paths are seen through.
-pub(super) struct View {
-    /// The root of the file system that calls see.
+/// The root that paths are resolved in.
+pub(super) struct FileRoot {
     root: OwnedFd,
-    /// The worker's own `/proc/self/fd`: in the room's `/proc` it is not to be found.
+    /// The worker's own `/proc/self/fd`; the sandbox's `/proc` does not show this process.
     descriptors: OwnedFd,
 }
 
-impl View {
-    /// The file system at `root`, with descriptors as [`descriptors`] gave them.
-    pub(super) fn new(root: &Path, descriptors: OwnedFd) -> io::Result<Self> {
+impl FileRoot {
+    /// Opens the file system at `root`, with descriptors from [`descriptors`].
+    pub(super) fn open(root: &Path, descriptors: OwnedFd) -> io::Result<Self> {
         Ok(Self { root: open(root, FOLDER, Mode::empty())?, descriptors })
     }
 }
 
-/// How folders are opened to look things up from.
+/// Flags to open a folder from which paths are resolved.
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// This process's descriptors as a folder, in the `/proc` that it sees now.
+/// Opens this process's descriptors as a folder, in the `/proc` that it sees now.
 pub(super) fn descriptors() -> io::Result<OwnedFd> {
     Ok(open("/proc/self/fd", FOLDER, Mode::empty())?)
 }
 
-/// A path of one call.
-pub(super) struct Place<'a> {
-    view: &'a View,
-    /// What the caller named, relative to the root.
+/// The path of a call.
+pub(super) struct TargetPath<'a> {
+    root: &'a FileRoot,
+    /// Relative to the root.
     path: PathBuf,
-    /// What the caller named, for messages.
+    /// Absolute, for messages.
     named: String,
 }
 
-impl<'a> Place<'a> {
-    /// The place that `path` names: absolute, or relative to the home.
-    pub(super) fn new(view: &'a View, path: &str) -> Self {
+impl<'a> TargetPath<'a> {
+    /// `path` is absolute, or relative to the home.
+    pub(super) fn new(root: &'a FileRoot, path: &str) -> Self {
         let full = Path::new(HOME).join(path);
         let path = full.strip_prefix("/").unwrap_or(&full).to_path_buf();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
-        Self { view, path, named: full.display().to_string() }
+        Self { root, path, named: full.display().to_string() }
     }
 
-    /// What the caller named, as an absolute path.
+    /// The absolute path that the caller named.
     pub(super) fn named(&self) -> &str {
         &self.named
     }
 
-    /// Opens it. `O_NONBLOCK` keeps a pipe without a writer from holding the worker.
+    /// Opens it. `O_NONBLOCK` keeps a pipe without a writer from blocking the worker.
     pub(super) fn open(&self, flags: OFlag, mode: Mode) -> io::Result<File> {
         self.resolve(&self.path, flags | OFlag::O_NONBLOCK, mode).map(File::from)
     }
 
-    /// Makes the folders that lead to it.
+    /// Creates the folders that lead to it.
     pub(super) fn make_parents(&self) -> io::Result<()> {
         let parent = self.path.parent().unwrap_or(Path::new("."));
         for _ in 0..TRIES {
@@ -94,28 +93,28 @@ impl<'a> Place<'a> {
         Err(Errno::ENOENT.into())
     }
 
-    /// Where a file of this place's name would be made; only if nothing has the name yet, not even a link.
-    pub(super) fn spot_of_new(&self) -> io::Result<Spot> {
-        let name = self.path.file_name().ok_or(Errno::EISDIR)?.to_owned();
-        let folder =
-            self.folder(self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-        match fstatat(&folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => Ok(Spot { folder, name }),
+    /// The entry of a new file; an error if the name exists, even as a link.
+    pub(super) fn new_entry(&self) -> io::Result<FolderEntry> {
+        let entry = self.entry(&self.path)?;
+        match fstatat(&entry.folder, entry.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(entry),
             Err(errno) => Err(errno.into()),
             Ok(_) => Err(Errno::EEXIST.into()),
         }
     }
 
-    /// Where the file really lies, behind all links.
-    pub(super) fn spot_of_existing(&self) -> io::Result<Spot> {
+    /// The entry of the existing file, behind all links.
+    pub(super) fn existing_entry(&self) -> io::Result<FolderEntry> {
         let file = self.resolve(&self.path, OFlag::O_PATH, Mode::empty())?;
-        let seen = |fd: &OwnedFd| readlinkat(&self.view.descriptors, fd.as_raw_fd().to_string().as_str());
-        let (root, full) = (seen(&self.view.root)?, PathBuf::from(seen(&file)?));
-        let below = full.strip_prefix(Path::new(&root)).map_err(|_elsewhere| Errno::EXDEV)?;
-        let name = below.file_name().ok_or(Errno::EISDIR)?.to_owned();
-        let folder =
-            self.folder(below.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-        Ok(Spot { folder, name })
+        let path_of = |fd: &OwnedFd| readlinkat(&self.root.descriptors, fd.as_raw_fd().to_string().as_str());
+        let (root, full) = (path_of(&self.root.root)?, PathBuf::from(path_of(&file)?));
+        self.entry(full.strip_prefix(Path::new(&root)).map_err(|_elsewhere| Errno::EXDEV)?)
+    }
+
+    fn entry(&self, path: &Path) -> io::Result<FolderEntry> {
+        let name = path.file_name().ok_or(Errno::EISDIR)?.to_owned();
+        let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+        Ok(FolderEntry { folder: self.folder(parent.unwrap_or(Path::new(".")))?, name })
     }
 
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
@@ -147,8 +146,8 @@ impl<'a> Place<'a> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match openat2(&self.view.root, path, how) {
-                // The kernel could not rule out that a folder on the way was moved meanwhile.
+            match openat2(&self.root.root, path, how) {
+                // A folder on the way may have been moved meanwhile.
                 Err(Errno::EAGAIN) if tries < MOVED_TRIES => {}
                 opened => return Ok(opened?),
             }
@@ -157,13 +156,13 @@ impl<'a> Place<'a> {
 }
 
 /// A name in a folder.
-pub(super) struct Spot {
+pub(super) struct FolderEntry {
     folder: OwnedFd,
     name: OsString,
 }
 
-impl Spot {
-    /// A new file in the same folder, and its name.
+impl FolderEntry {
+    /// Creates a file in the same folder, and returns its name too.
     pub(super) fn temporary(&self) -> io::Result<(File, OsString)> {
         let name = OsString::from(format!(".waggle-{}", random_hex()?));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -171,14 +170,14 @@ impl Spot {
         Ok((file.into(), name))
     }
 
-    /// Gives the file that has the temporary name this spot's own.
-    pub(super) fn take_name(&self, temporary: &OsStr) -> io::Result<()> {
+    /// Renames a temporary file to this entry's name.
+    pub(super) fn replace_with(&self, temporary: &OsStr) -> io::Result<()> {
         Ok(renameat(&self.folder, temporary, &self.folder, self.name.as_os_str())?)
     }
 
     /// Removes a temporary file.
     pub(super) fn remove(&self, temporary: &OsStr) {
-        // It may have been removed by the user, whose folder this is.
+        // The user owns the folder and may have removed it.
         let _removed = unlinkat(&self.folder, temporary, UnlinkatFlags::NoRemoveDir);
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Writes a whole file, or adds to one.
+//! Writes a whole file, or appends to one.
 //!
-//! A file is replaced at once: the bytes go to a temporary file next to it, which then takes its name, so that a write
-//! that fails, for a full disk or a host that left, leaves the old content. Links are followed first; mode, owner and
-//! group stay, access control lists and extended attributes do not.
-//! Where a replacement would not be the same file (another owner, more names than one, a folder that takes no new
-//! file), it is written in place.
+//! A file is replaced in one step: the bytes go to a temporary file next to it, which is then renamed over it. A write
+//! that fails, because of a full disk or a host that left, keeps the old content. Links are followed first. Mode, owner
+//! and group stay; access control lists and extended attributes do not.
+//! If a replacement would not be the same file (another owner, several names, a folder in which no file can be
+//! created), the file is written in place.
 
 use std::{
     fs::{File, Metadata, Permissions},
@@ -22,113 +22,113 @@ use nix::{
 use waggle_protocol::{Fault, FaultKind, Reply};
 
 use super::{
-    path::{Place, Spot, View},
+    path::{FileRoot, FolderEntry, TargetPath},
     wire::Wire,
 };
-use crate::fault::fault_of;
+use crate::fault::{check_input, fault, fault_of};
 
 /// Permissions of a new file.
 const NEW_FILE_MODE: u32 = 0o644;
 
-/// What to write.
 #[derive(Clone, Copy)]
-pub(super) struct Writing {
+pub(super) struct Options {
     pub(super) bytes: u64,
     pub(super) mode: Option<u32>,
     pub(super) append: bool,
 }
 
-/// Takes the bytes that follow into the file, making it and its parents if need be.
-pub(super) fn file(wire: &mut Wire, view: &View, path: &str, writing: Writing) -> Result<Reply<'static>, Fault> {
-    let place = Place::new(view, path);
-    let failed = |source: io::Error| fault_of(&source, &format!("failed to write {}", place.named()));
-    place.make_parents().map_err(failed)?;
-    let old = existing(&place)?;
-    let mode = writing.mode.map(|mode| mode & 0o7777);
-    let spot = if writing.append { None } else { replaceable(&place, old.as_ref()) };
-    match spot {
-        Some(spot) => {
-            let (temporary, name) = match spot.temporary() {
-                Ok(made) => made,
-                // The folder takes no new file, but the file itself can be written.
-                Err(fault) if old.is_some() && denies(&fault) => return in_place(wire, &place, writing, mode),
-                Err(fault) => return Err(failed(fault)),
-            };
-            let filled = fill(wire, &temporary, writing.bytes, &failed).and_then(|()| {
-                let kept = old.as_ref().map_or(NEW_FILE_MODE, |meta| meta.mode() & 0o7777);
-                temporary.set_permissions(Permissions::from_mode(mode.unwrap_or(kept))).map_err(failed)?;
-                spot.take_name(&name).map_err(failed)
-            });
-            if filled.is_err() {
-                spot.remove(&name);
-            }
-            filled?;
-            Ok(Reply::Written { bytes: writing.bytes })
-        }
-        None => in_place(wire, &place, writing, mode),
+/// Writes the bytes that follow to the file, and creates it and its parents if they are missing.
+pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Options) -> Result<Reply<'static>, Fault> {
+    let target = TargetPath::new(root, path);
+    target.make_parents().map_err(|source| failed(&target, &source))?;
+    let old = existing(&target)?;
+    let mode = options.mode.map(|mode| mode & 0o7777);
+    let entry = if options.append { None } else { replaceable(&target, old.as_ref()) };
+    let Some(entry) = entry else { return in_place(wire, &target, options, mode) };
+    let (temporary, name) = match entry.temporary() {
+        Ok(created) => created,
+        // No file can be created in the folder, but the file itself can be written.
+        Err(source) if old.is_some() && is_denied(&source) => return in_place(wire, &target, options, mode),
+        Err(source) => return Err(failed(&target, &source)),
+    };
+    let filled = fill(wire, &temporary, options.bytes, &target).and_then(|()| {
+        let kept = old.as_ref().map_or(NEW_FILE_MODE, |meta| meta.mode() & 0o7777);
+        let permissions = Permissions::from_mode(mode.unwrap_or(kept));
+        let renamed = temporary.set_permissions(permissions).and_then(|()| entry.replace_with(&name));
+        renamed.map_err(|source| failed(&target, &source))
+    });
+    if filled.is_err() {
+        entry.remove(&name);
     }
+    filled?;
+    Ok(Reply::Written { bytes: options.bytes })
 }
 
-/// The file that is there, if it is one that can be written; only that is asked, nothing is changed.
-fn existing(place: &Place) -> Result<Option<Metadata>, Fault> {
-    let refuse = |kind, why: &str| Err(Fault { kind, message: format!("failed to write {}: {why}", place.named()) });
-    let failed = |source: &io::Error| fault_of(source, &format!("failed to write {}", place.named()));
-    match place.open(OFlag::O_WRONLY, Mode::empty()) {
+fn failed(target: &TargetPath, source: &io::Error) -> Fault {
+    fault_of(source, &format!("failed to write {}", target.named()))
+}
+
+fn not_regular(target: &TargetPath) -> Fault {
+    fault(FaultKind::NotRegular, format!("failed to write {}: it is not a regular file", target.named()))
+}
+
+/// Returns the metadata of the existing file, if it can be written. Changes nothing.
+fn existing(target: &TargetPath) -> Result<Option<Metadata>, Fault> {
+    match target.open(OFlag::O_WRONLY, Mode::empty()) {
         Ok(file) => {
-            let meta = file.metadata().map_err(|source| failed(&source))?;
-            if meta.is_file() { Ok(Some(meta)) } else { refuse(FaultKind::NotRegular, "it is not a regular file") }
+            let meta = file.metadata().map_err(|source| failed(target, &source))?;
+            if meta.is_file() { Ok(Some(meta)) } else { Err(not_regular(target)) }
         }
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
-        // A pipe that nobody reads.
-        Err(fault) if fault.raw_os_error() == Some(nix::libc::ENXIO) => {
-            refuse(FaultKind::NotRegular, "it is not a regular file")
-        }
-        Err(fault) => Err(failed(&fault)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A pipe without a reader.
+        Err(source) if source.raw_os_error() == Some(nix::libc::ENXIO) => Err(not_regular(target)),
+        Err(source) => Err(failed(target, &source)),
     }
 }
 
-/// Where a replacement goes, if it would be the same file to everyone.
-fn replaceable(place: &Place, old: Option<&Metadata>) -> Option<Spot> {
+/// The entry to replace, if the replacement would be the same file to everyone.
+fn replaceable(target: &TargetPath, old: Option<&Metadata>) -> Option<FolderEntry> {
     match old {
         Some(meta) if meta.nlink() > 1 => None,
         Some(meta) if (meta.uid(), meta.gid()) != (geteuid().as_raw(), getegid().as_raw()) => None,
-        Some(_) => place.spot_of_existing().ok(),
-        None => place.spot_of_new().ok(),
+        Some(_) => target.existing_entry().ok(),
+        None => target.new_entry().ok(),
     }
 }
 
-fn denies(fault: &io::Error) -> bool {
-    matches!(fault.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+fn is_denied(source: &io::Error) -> bool {
+    matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn in_place(wire: &mut Wire, place: &Place, writing: Writing, mode: Option<u32>) -> Result<Reply<'static>, Fault> {
-    let failed = |source: io::Error| fault_of(&source, &format!("failed to write {}", place.named()));
-    let how = if writing.append { OFlag::O_APPEND } else { OFlag::empty() };
+fn in_place(
+    wire: &mut Wire,
+    target: &TargetPath,
+    options: Options,
+    mode: Option<u32>,
+) -> Result<Reply<'static>, Fault> {
+    let failed = |source: io::Error| failed(target, &source);
+    let flags = if options.append { OFlag::O_APPEND } else { OFlag::empty() };
     let new = Mode::from_bits_truncate(mode.unwrap_or(NEW_FILE_MODE));
-    let file = place.open(OFlag::O_WRONLY | OFlag::O_CREAT | how, new).map_err(failed)?;
+    let file = target.open(OFlag::O_WRONLY | OFlag::O_CREAT | flags, new).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        let message = format!("failed to write {}: it is not a regular file", place.named());
-        return Err(Fault { kind: FaultKind::NotRegular, message });
+        return Err(not_regular(target));
     }
-    if !writing.append {
+    if !options.append {
         file.set_len(0).map_err(failed)?;
     }
-    fill(wire, &file, writing.bytes, &failed)?;
+    fill(wire, &file, options.bytes, target)?;
     if let Some(mode) = mode {
         file.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
     }
-    Ok(Reply::Written { bytes: writing.bytes })
+    Ok(Reply::Written { bytes: options.bytes })
 }
 
-fn fill(wire: &mut Wire, mut file: &File, bytes: u64, failed: &dyn Fn(io::Error) -> Fault) -> Result<(), Fault> {
+fn fill(wire: &mut Wire, mut file: &File, bytes: u64, target: &TargetPath) -> Result<(), Fault> {
     let mut missing = bytes;
     while missing > 0 {
         let data = wire.data()?;
-        if data.is_empty() || data.len() as u64 > missing {
-            let message = format!("an input of {} bytes came where 1 to {missing} were due", data.len());
-            return Err(Fault { kind: FaultKind::BadRequest, message });
-        }
-        file.write_all(data).map_err(failed)?;
+        check_input(data, missing)?;
+        file.write_all(data).map_err(|source| failed(target, &source))?;
         missing -= data.len() as u64;
     }
     Ok(())

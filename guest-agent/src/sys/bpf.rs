@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The four things that a socket look-up program needs of `bpf(2)`.
+//! The four commands of `bpf(2)` that a socket lookup program needs.
 //!
-//! Attributes are as the kernel's `include/uapi/linux/bpf.h` lays them out, as far as they are used: the kernel takes
-//! what is left out for zeroes.
+//! Attributes have the layout of the kernel's `include/uapi/linux/bpf.h`, up to the last field in use: the kernel takes
+//! omitted fields as zero.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
 
-/// What the verifier says about a program that it refuses is cut after so many bytes.
+/// Most bytes of the verifier's message about a program that it rejects; the rest is cut off.
 const VERIFIER_LOG_BYTES: usize = 16 * 1024;
 
 #[repr(C)]
@@ -67,20 +67,14 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Makes a map of sockets with the keys 0 to `entries` - 1.
-///
-/// # Errors
-/// What the kernel said.
+/// Creates a map of sockets with the keys 0 to `entries` - 1.
 pub(crate) fn make_socket_map(entries: u32) -> io::Result<OwnedFd> {
     let attributes = MapCreate { map_type: BPF_MAP_TYPE_SOCKMAP, key_bytes: 4, value_bytes: 8, entries };
-    // SAFETY: `MapCreate` holds no address.
+    // SAFETY: `MapCreate` contains no address.
     unsafe { call(BPF_MAP_CREATE, &attributes) }.map(own)
 }
 
-/// Puts a socket into a map; it leaves it when it is closed.
-///
-/// # Errors
-/// What the kernel said.
+/// Puts a socket into a map; the kernel removes it when it is closed.
 pub(crate) fn put_socket(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
     let value = u64::from(number(socket)?);
     let attributes = MapUpdate {
@@ -95,10 +89,8 @@ pub(crate) fn put_socket(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) 
     unsafe { call(BPF_MAP_UPDATE_ELEM, &attributes) }.map(drop)
 }
 
-/// Loads a socket look-up program; it may call nothing that asks for the GPL.
-///
-/// # Errors
-/// What the kernel said; the text of the verifier if it refused the program.
+/// Loads a socket lookup program; it must not call functions that require the GPL. The error contains the end of the
+/// verifier's message.
 pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; VERIFIER_LOG_BYTES];
     let license = c"Apache-2.0";
@@ -116,7 +108,7 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
         interface: 0,
         attach_type: BPF_SK_LOOKUP,
     };
-    // SAFETY: the addresses are of as many instructions as is said and of a text that ends in zero; both outlive the
+    // SAFETY: the addresses are of `instruction_count` instructions and of a text that ends in zero; both outlive the
     // call, which only reads them.
     if let Ok(program) = unsafe { call(BPF_PROG_LOAD, &attributes) } {
         return Ok(own(program));
@@ -124,7 +116,7 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     attributes.log_level = 1;
     attributes.log_bytes = u32::try_from(log.len()).map_err(io::Error::other)?;
     attributes.log = address(log.as_mut_ptr());
-    // SAFETY: as above; and the log is as long as is said and in nobody else's hands until the call is over.
+    // SAFETY: as above; the log has `log_bytes` bytes and is not used otherwise until the call is over.
     unsafe { call(BPF_PROG_LOAD, &attributes) }.map(own).map_err(|source| {
         let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let last = String::from_utf8_lossy(text).lines().rev().take(3).collect::<Vec<_>>().join("; ");
@@ -132,22 +124,19 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     })
 }
 
-/// Attaches a socket look-up program to a network namespace, for as long as the link is open somewhere.
-///
-/// # Errors
-/// What the kernel said.
+/// Attaches a socket lookup program to a network namespace, until the last copy of the returned descriptor is closed.
 pub(crate) fn link_sk_lookup(program: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let attributes =
         LinkCreate { program: number(program)?, target: number(namespace)?, attach_type: BPF_SK_LOOKUP, flags: 0 };
-    // SAFETY: `LinkCreate` holds no address.
+    // SAFETY: `LinkCreate` contains no address.
     unsafe { call(BPF_LINK_CREATE, &attributes) }.map(own)
 }
 
 /// # Safety
-/// `T` is the command's attributes, and every address in it is what the command takes it for.
+/// `T` must be the command's attributes, and every address in it must be valid for the command.
 unsafe fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
     let address: *const T = attributes;
-    // SAFETY: address and size describe `attributes`, which outlives the call; what it refers to is the caller's word.
+    // SAFETY: address and size describe `attributes`, which outlives the call; the caller vouches for its addresses.
     let result = Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, address, size_of::<T>()) })?;
     RawFd::try_from(result).map_err(io::Error::other)
 }

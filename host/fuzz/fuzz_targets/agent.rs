@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock, time::Duration};
 
 use arbitrary::Unstructured;
-use guest_agent::{Guest, Work};
+use guest_agent::{Guest, Mode};
 use libfuzzer_sys::fuzz_target;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use tempfile::TempDir;
@@ -77,7 +77,7 @@ async fn serve(place: &Path, bytes: &[u8]) {
     let guest = Guest {
         origin: Origin::Host,
         root: root.clone(),
-        work: Work::Caller,
+        mode: Mode::Caller,
         env: Vec::new(),
         working_directory: None,
     };

@@ -27,7 +27,11 @@ pub(super) struct Kernel {
 /// The kernel folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelFault {
-    #[error("failed to read the guests' kernel {}; `./taskw kernel` fetches one into target/kernel, `/usr/lib/waggle/fetch-kernel FOLDER` of the Debian package into a folder, and WAGGLE_KERNEL names the folder", path.display())]
+    #[error(
+        "failed to read the guests' kernel {}; `./taskw kernel` fetches one into target/kernel, \
+         `/usr/lib/waggle/fetch-kernel FOLDER` of the Debian package into a folder, and WAGGLE_KERNEL names the folder",
+        path.display()
+    )]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not a Linux kernel: an x86 bzImage has \"HdrS\" at offset 0x202", path.display())]
     NotAKernel { path: PathBuf },

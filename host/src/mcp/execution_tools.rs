@@ -71,10 +71,10 @@ pub(super) fn execute() -> ServedTool {
          exit code is a result, not an error. Each call is a process of its own, which starts in /home/sandbox unless \
          the image or working_directory says otherwise: files stay, variables do not. Only what is printed comes back, \
          so print what you want to see. Of a very long output (above 512 KiB) the middle is left out; stdout_file and \
-         stderr_file then name files with all of it, up to 64 MiB, for read_file with offset and limit; the environment \
-         keeps the last 16 of them. At the timeout everything that the call started is killed. For what takes longer, \
-         or has to go on (a server), start it in the background and return: `nohup ./server >server.log 2>&1 &` in a \
-         shell call lives until the environment ends; look at its log with later calls.",
+         stderr_file then name files with all of it, up to 64 MiB, for read_file with offset and limit; the \
+         environment keeps the last 16 of them. At the timeout everything that the call started is killed. For what \
+         takes longer, or has to go on (a server), start it in the background and return: `nohup ./server >server.log \
+         2>&1 &` in a shell call lives until the environment ends; look at its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )

@@ -74,13 +74,14 @@ async fn rejects_values_out_of_range_with_their_limits() {
         (
             "execute",
             json!({"environment_id": UNKNOWN_ID, "code": "x".repeat(512_001)}),
-            "code: 512001 bytes are too many; must be at most 512000 bytes in one call; put data into files with write_file",
+            "code: 512001 bytes are too many; must be at most 512000 bytes in one call; put data into files with \
+             write_file",
         ),
         (
             "write_file",
             json!({"environment_id": UNKNOWN_ID, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
-            "content: 10485761 bytes are too many; must be at most 10485760 bytes in one call; write it in parts with append, or create it \
-             with execute",
+            "content: 10485761 bytes are too many; must be at most 10485760 bytes in one call; write it in parts with \
+             append, or create it with execute",
         ),
         (
             "read_file",
@@ -184,8 +185,8 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     for _ in 0..10 {
         ids.push(served.create("shell").await);
     }
-    let full = "all 10 environments of this server are in use, its maximum; destroy one with destroy_environment, or wait \
-                until one reaches its idle timeout";
+    let full = "all 10 environments of this server are in use, its maximum; destroy one with destroy_environment, or \
+                wait until one reaches its idle timeout";
     check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
     served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
     served.create("shell").await;

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use guest_agent::{Guest, Work};
+use guest_agent::{Guest, Mode};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use waggle::{
@@ -101,7 +101,7 @@ impl Machines for InProcess {
             let guest = Guest {
                 origin: Origin::Host,
                 root: root.path().to_owned(),
-                work: Work::Caller,
+                mode: Mode::Caller,
                 env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
                 working_directory: None,
             };

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole host as an MCP client sees it, over real HTTP, with the real guest agent in-process as the machine.
 //!
-//! What only a machine has (the sandbox user, kills across process groups, package managers) is tested in machines.
+//! Things that only a machine has (the sandbox user, kills across process groups, package managers) are tested there.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod bad_input;

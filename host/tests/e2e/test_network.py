@@ -228,12 +228,12 @@ async def test_the_guests_root_cannot_change_the_routing(serve):
             assert (await one.run(user, bind)).startswith("refused: ")
 
 
-# As the guest's root that sees the agent: kills the only process in the control group `egress`.
+# As the guest's root that sees the agent: kills the only process in the control group `network`.
 KILL_THE_NETWORKS_PROCESS = """
 import signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
-        if open(f"/proc/{pid}/cgroup").read().strip().endswith("/egress"):
+        if open(f"/proc/{pid}/cgroup").read().strip().endswith("/network"):
             os.kill(int(pid), signal.SIGKILL)
             print("killed")
     except FileNotFoundError:

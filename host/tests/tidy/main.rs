@@ -13,6 +13,7 @@ mod guarantees;
 mod imports;
 mod rooms;
 mod secrets;
+mod words;
 
 use std::{
     fs,

@@ -140,7 +140,8 @@ fn a_forbidden_import_is_found() {
 
 #[test]
 fn a_word_in_another_room_is_found() {
-    let text = "use std::fs;\n// use rmcp::x\nlet now = axum::serve(\"rmcp::y\");\n#[cfg(test)]\nmod tests {\n tokio::spawn }\n";
+    let text = "use std::fs;\n// use rmcp::x\nlet now = axum::serve(\"rmcp::y\");\n\
+                #[cfg(test)]\nmod tests {\n tokio::spawn }\n";
     assert_eq!(
         out_of_place("host/src/domain/environment.rs", text),
         [

@@ -20,7 +20,8 @@ fn secrets_have_their_type() {
 
 #[test]
 fn a_bare_secret_is_found() {
-    let text = "struct S {\n    password: Option<String>,\n    realm: String,\n    pub token: SecretString,\n}\nToken(String),\n";
+    let text = "struct S {\n    password: Option<String>,\n    realm: String,\n    pub token: SecretString,\n}\n\
+                Token(String),\n";
     assert_eq!(bare_secrets(text).collect::<Vec<_>>(), ["password: Option<String>,", "Token(String),"]);
 }
 

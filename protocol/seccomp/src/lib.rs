@@ -139,8 +139,8 @@ pub fn allow(rules: Rules) -> Result<BpfProgram, BackendError> {
 
 /// Filters that permit all calls but these. The forbidden ones fail with `EPERM`.
 ///
-/// Install all three programs. `clone3` fails as if the kernel did not have it: its flags are in memory, which no filter
-/// can read, and libc falls back to `clone`.
+/// Install all three programs. `clone3` fails as if the kernel did not have it: its flags are in memory, which no
+/// filter can read, and libc falls back to `clone`.
 ///
 /// # Errors
 /// The rules are invalid.

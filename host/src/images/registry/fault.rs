@@ -23,9 +23,9 @@ pub enum RegistryFault {
     Address { registry: String },
     /// The registry does not respond.
     #[error(
-        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is needed, \
-         or copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE oci:DIR:latest) \
-         and name it as oci:DIR"
+        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is \
+         needed, or copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE \
+         oci:DIR:latest) and name it as oci:DIR"
     )]
     Unreachable { registry: String, source: reqwest::Error },
     /// The registry's certificate is not trusted.

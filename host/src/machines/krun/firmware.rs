@@ -26,8 +26,8 @@ const LIBRARY_FOLDERS: [&str; 6] =
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirmwareFault {
     #[error(
-        "{NAME} not found next to this program or in the system's library folders; fetch it with `./taskw firmware`, or \
-         set WAGGLE_FIRMWARE to the file or its folder"
+        "{NAME} not found next to this program or in the system's library folders; fetch it with `./taskw firmware`, \
+         or set WAGGLE_FIRMWARE to the file or its folder"
     )]
     Missing,
     /// The configured path has no libkrunfw.

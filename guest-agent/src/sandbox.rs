@@ -1,18 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The room that user work lives in: namespaces of its own, whose first process starts every command and reaps it.
+//! The sandbox that user work lives in: namespaces of its own, whose init process starts and reaps every command.
 //!
 //! ```text
-//!   serving agent ──seqpacket──▶ room (PID 1 of its namespaces, root, single-threaded)
+//!   serving agent ──seqpacket──▶ init (PID 1 of the sandbox's namespaces, root, single-threaded)
 //!                                  ├─ fork, confine, exec ─▶ command
-//!                                  └─ reaps commands and orphans, tells how each command ended
+//!                                  └─ reaps commands and orphans, reports how each command ended
 //! ```
 //!
-//! What runs in the room can neither see nor signal the agent. The room is forked before the agent starts a thread, so
-//! that each command is made by plain code between fork and exec.
+//! Processes in the sandbox can neither see nor signal the agent. The sandbox is forked before the agent starts a
+//! thread, so that the code between fork and exec is ordinary code.
 
 mod client;
-mod first;
+mod init;
 mod launch;
 mod message;
 mod namespaces;
@@ -30,7 +30,7 @@ use nix::{
     unistd::ForkResult,
 };
 
-pub(crate) use client::{Room, Started};
+pub(crate) use client::{Sandbox, StartedCommand};
 pub(crate) use message::Spawn;
 
 use crate::{
@@ -40,29 +40,29 @@ use crate::{
     sys,
 };
 
-/// The agent's end of a room that has been made, before there is a runtime to use it from.
+/// The agent's end of a sandbox that was forked before the agent has a runtime to use it from.
 #[derive(Debug)]
-pub struct Door {
+pub struct SandboxSpawner {
     socket: OwnedFd,
-    /// The room's mount namespace, for file workers.
+    /// The sandbox's mount namespace, for file workers.
     mounts: OwnedFd,
 }
 
-impl Door {
-    /// Makes the room. Only for a process that has not started a thread.
+impl SandboxSpawner {
+    /// Forks the sandbox. The calling process must not have started a thread.
     ///
     /// # Errors
-    /// What the kernel said; the room itself has said more on the console.
-    pub fn open(defences: Defences) -> io::Result<Self> {
+    /// The kernel's error; an error inside the sandbox is on the console.
+    pub fn fork(defences: Defences) -> io::Result<Self> {
         let (socket, inside) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match sys::fork_single_threaded()? {
             ForkResult::Parent { child } => {
                 drop(inside);
                 let ready = message::receive::<message::Ready>(socket.as_raw_fd(), &mut [0; message::READY_BYTES_MAX]);
-                // The process in the middle; the room itself is now PID 1's child.
+                // The intermediate process; the sandbox's init process is now PID 1's child.
                 waitpid(child, None)?;
                 let fds = ready?.map(|(message::Ready, fds)| fds);
-                cgroups::open_room()?;
+                cgroups::delegate_to_calls()?;
                 let mounts = fds.and_then(|fds| fds.into_iter().next()).ok_or(io::ErrorKind::BrokenPipe)?;
                 Ok(Self { socket, mounts })
             }
@@ -70,7 +70,7 @@ impl Door {
                 drop(socket);
                 let status = match namespaces::enter_and_fork(defences) {
                     Ok(ForkResult::Parent { .. }) => 0,
-                    Ok(ForkResult::Child) => first::live(&inside, defences),
+                    Ok(ForkResult::Child) => init::run(&inside, defences),
                     Err(fault) => {
                         report(&with_cause(&fault));
                         1

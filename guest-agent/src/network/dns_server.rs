@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's name service: takes questions over UDP and TCP, whichever server they were for, and has the host answer.
+//! The guest's DNS server: receives queries over UDP and TCP, to any server's address, and lets the host answer them.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -21,19 +21,18 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use waggle_link::{FrameReader, FrameWriter};
 use waggle_protocol::egress::{DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 
-use super::link::Carrier;
-use crate::console::report;
+use super::link::LinkHandle;
+use crate::{console::report, streams::halves};
 
-/// Longest wait for the host's answer, in which it asks the system's name service.
+/// Longest wait for the host's answer; it uses the system's resolver.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// A TCP connection without a question for so long is closed (RFC 7766, section 6.2.3).
+/// Longest idle time of a TCP connection before it is closed (RFC 7766, section 6.2.3).
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// After a socket failed, which the kernel's want of memory makes it do.
+/// Time to the next attempt after a socket failed because the kernel is out of memory.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Bytes of a message's header (RFC 1035, section 4.1.1).
@@ -43,43 +42,43 @@ const HEADER_BYTES: usize = 12;
 const SERVER_FAILURE: u8 = 2;
 const REFUSED: u8 = 5;
 
-/// Answers what arrives at `socket`, as many questions at a time as `slots` has permits. Never ends.
-pub(super) async fn answer_datagrams(socket: UdpSocket, carrier: Carrier, slots: Arc<Semaphore>) {
+/// Answers queries that arrive at `socket`, at most one per permit at a time. Never returns.
+pub(super) async fn answer_datagrams(socket: UdpSocket, link: LinkHandle, permits: Arc<Semaphore>) {
     let socket = Arc::new(socket);
     let mut answering = JoinSet::new();
     loop {
         while answering.try_join_next().is_some() {}
-        // Nobody closes the semaphore.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (query, asker) = match socket.async_io(Interest::READABLE, || receive(&socket)).await {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let (query, client) = match socket.async_io(Interest::READABLE, || receive(&socket)).await {
             Ok(received) => received,
             Err(fault) => {
-                report(&format!("failed to receive a question to the name service: {fault}"));
+                report(&format!("failed to receive a DNS query: {fault}"));
                 sleep(RETRY).await;
                 continue;
             }
         };
-        let (socket, carrier) = (Arc::clone(&socket), carrier.clone());
+        let (socket, link) = (Arc::clone(&socket), link.clone());
         answering.spawn(async move {
-            if let Some(answer) = ask(&carrier, &query).await {
-                // An asker that is gone needs no answer, and one that lost it asks again.
-                let _sent = socket.try_io(Interest::WRITABLE, || reply(&socket, &answer, &asker));
+            if let Some(answer) = resolve(&link, &query).await {
+                // A client that gets no answer repeats its query.
+                let _sent = socket.try_io(Interest::WRITABLE, || reply(&socket, &answer, &client));
             }
-            drop(slot);
+            drop(permit);
         });
     }
 }
 
-/// Answers questions on a connection, one after the other, until it ends or is idle.
-pub(super) async fn answer_stream(mut tcp: TcpStream, carrier: &Carrier, slots: &Semaphore) {
+/// Answers the queries of a connection, one after the other, until it ends or is idle.
+pub(super) async fn answer_stream(mut tcp: TcpStream, link: &LinkHandle, permits: &Semaphore) {
     let _ended: io::Result<()> = async {
         loop {
             let bytes = timeout(IDLE_MAX, tcp.read_u16()).await??;
             let mut query = vec![0; usize::from(bytes)];
             timeout(IDLE_MAX, tcp.read_exact(&mut query)).await??;
-            let slot = slots.acquire().await.map_err(io::Error::other)?;
-            let Some(answer) = ask(carrier, &query).await else { return Ok(()) };
-            drop(slot);
+            let permit = permits.acquire().await.map_err(io::Error::other)?;
+            let Some(answer) = resolve(link, &query).await else { return Ok(()) };
+            drop(permit);
             let mut message = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
             message.extend(answer);
             timeout(IDLE_MAX, tcp.write_all(&message)).await??;
@@ -88,14 +87,14 @@ pub(super) async fn answer_stream(mut tcp: TcpStream, carrier: &Carrier, slots: 
     .await;
 }
 
-/// The host's answer, or one that says why there is none. Nothing if what was asked is no question.
-async fn ask(carrier: &Carrier, query: &[u8]) -> Option<Vec<u8>> {
+/// Returns the host's answer, or an answer with an error code; `None` if the message is not a query.
+async fn resolve(link: &LinkHandle, query: &[u8]) -> Option<Vec<u8>> {
     if query.len() > DNS_QUERY_BYTES_MAX {
         return None;
     }
-    let asked = async {
-        let (read, write) = tokio::io::split(carrier.open().await.ok_or(SERVER_FAILURE)?);
-        let (mut reader, mut writer) = (FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX), FrameWriter::new(write));
+    let resolved = async {
+        let stream = link.open().await.ok_or(SERVER_FAILURE)?;
+        let (mut reader, mut writer) = halves(stream, EGRESS_FRAME_BYTES_MAX);
         let failed = |_fault| SERVER_FAILURE;
         writer.send(&EgressRequest::Resolve { message: query }).await.map_err(failed)?;
         let reply = reader.receive::<FlowReply<'_>>().await;
@@ -104,15 +103,15 @@ async fn ask(carrier: &Carrier, query: &[u8]) -> Option<Vec<u8>> {
             Ok(Some(FlowReply::Refused { reason: Refusal::Policy })) => Err(REFUSED),
             Ok(Some(FlowReply::Refused { .. } | FlowReply::Connected) | None) | Err(_) => Err(SERVER_FAILURE),
         };
-        // The answer is here; what becomes of the stream is the link's affair.
+        // The answer has arrived, so an error of the stream does not matter.
         let _finished = writer.finish().await;
         answer
     };
-    let answer = timeout(ANSWER_MAX, asked).await.unwrap_or(Err(SERVER_FAILURE));
+    let answer = timeout(ANSWER_MAX, resolved).await.unwrap_or(Err(SERVER_FAILURE));
     answer.map_or_else(|code| failure(query, code), Some)
 }
 
-/// An answer of nothing but the question and a response code.
+/// Builds an answer with only the question and a response code.
 fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     let [id0, id1, flags0, _, questions0, questions1, ..] = *query.first_chunk::<HEADER_BYTES>()?;
     const IS_RESPONSE: u8 = 0x80;
@@ -120,7 +119,7 @@ fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     if flags0 & IS_RESPONSE != 0 {
         return None;
     }
-    // Resolvers take an answer without their question for somebody else's.
+    // Resolvers reject an answer without their question.
     let question = if (questions0, questions1) == (0, 1) { question(query) } else { None };
     let count = u8::from(question.is_some());
     let mut answer = vec![id0, id1, flags0 | IS_RESPONSE, RECURSION_AVAILABLE | code, 0, count, 0, 0, 0, 0, 0, 0];
@@ -134,7 +133,7 @@ fn question(message: &[u8]) -> Option<&[u8]> {
     let mut at = HEADER_BYTES;
     loop {
         let label = usize::from(*message.get(at)?);
-        // The two upper bits say that it is no plain label, which a question needs not be.
+        // The two upper bits mark other forms than a plain label, which a question does not need.
         if label > 63 {
             return None;
         }
@@ -145,59 +144,59 @@ fn question(message: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Who asked, and at which address.
-struct Asker {
-    from: SockaddrStorage,
-    at: At,
+/// The client of a query, and the address to which it sent the query.
+struct Client {
+    address: SockaddrStorage,
+    server: PacketInfo,
 }
 
-enum At {
+enum PacketInfo {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
     Unknown,
 }
 
-fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, Asker)> {
+fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, Client)> {
     let mut query = vec![0; DNS_QUERY_BYTES_MAX + 1];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(&mut query)];
     let received =
         recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let mut at = At::Unknown;
+    let mut server = PacketInfo::Unknown;
     for message in received.cmsgs()? {
         if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
-            at = At::V4(info);
+            server = PacketInfo::V4(info);
         } else if let ControlMessageOwned::Ipv6PacketInfo(info) = message {
-            at = At::V6(info);
+            server = PacketInfo::V6(info);
         }
     }
-    let from = received.address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let address = received.address.ok_or(io::ErrorKind::AddrNotAvailable)?;
     let bytes = received.bytes;
     query.truncate(bytes);
-    Ok((query, Asker { from, at }))
+    Ok((query, Client { address, server }))
 }
 
-/// Answers from the very address that was asked, or the asker would not take it.
-fn reply(socket: &UdpSocket, answer: &[u8], asker: &Asker) -> io::Result<()> {
+/// Answers from the address that was queried, or the client would reject the answer.
+fn reply(socket: &UdpSocket, answer: &[u8], client: &Client) -> io::Result<()> {
     let (v4, v6);
-    let control = match asker.at {
-        At::V4(info) => {
+    let control = match client.server {
+        PacketInfo::V4(info) => {
             v4 = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
             vec![ControlMessage::Ipv4PacketInfo(&v4)]
         }
-        At::V6(info) => {
+        PacketInfo::V6(info) => {
             v6 = libc::in6_pktinfo { ipi6_ifindex: 0, ..info };
             vec![ControlMessage::Ipv6PacketInfo(&v6)]
         }
-        At::Unknown => Vec::new(),
+        PacketInfo::Unknown => Vec::new(),
     };
     let parts = [IoSlice::new(answer)];
-    sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&asker.from))?;
+    sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&client.address))?;
     Ok(())
 }
 
-/// Whether a connection to this address is one to a name server.
-pub(super) fn is_name_server(to: SocketAddr) -> bool {
+/// Whether the address is one of a DNS server.
+pub(super) fn is_dns_server(to: SocketAddr) -> bool {
     to.port() == waggle_protocol::egress::DNS_PORT
 }
 
@@ -209,13 +208,13 @@ mod tests {
         b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\x01\x07example\x03org\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
 
     #[test]
-    fn a_failure_repeats_the_question_and_nothing_else() {
+    fn failure_repeats_only_the_question() {
         let answer = failure(QUERY, SERVER_FAILURE).unwrap();
         assert_eq!(answer, b"\x12\x34\x81\x82\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01");
     }
 
     #[test]
-    fn what_is_no_question_is_not_answered_and_what_is_cut_has_none_to_repeat() {
+    fn failure_ignores_other_messages_and_repeats_no_cut_question() {
         assert_eq!(failure(b"", REFUSED), None);
         assert_eq!(failure(&QUERY[..11], REFUSED), None);
         assert_eq!(failure(b"\x12\x34\x81\x20\0\x01\0\0\0\0\0\x01", REFUSED), None);

@@ -1,25 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's network, which has no card: every connection ends in this machine, and is carried over the egress link.
+//! The guest's network. There is no card: every connection ends in this machine and is carried over the egress link.
 //!
 //! ```text
 //!   program ── connect 192.0.2.7:443 ──▶ route: every address is local
-//!                                          │ sk_lookup program: which socket is it for?
+//!                                          │ sk_lookup program: selects the socket
 //!                                          ▼
-//!                          egress process: listener, name service ── one stream a flow ──▶ host
+//!                         network process: listener, DNS server ── one stream per flow ──▶ host
 //! ```
 //!
-//! PID 1 makes routes, sockets and program, and keeps a hold on them; a process of its own carries the flows, outside
-//! the room and apart from the agent that serves calls. Whatever that process comes to, calls go on, it is started
-//! again, and no connection meanwhile takes another way. It never decides what is allowed: the host does.
+//! PID 1 sets up routes, sockets and program, and keeps them open. A separate process carries the flows, outside the
+//! sandbox and apart from the agent that serves calls. If that process exits, calls go on, PID 1 restarts it, and
+//! connections wait meanwhile instead of taking another route. It has no policy: the host decides.
 //!
-//! Not carried: UDP other than DNS, whose senders hear at once that nobody listens, and ICMP, for which programs in the
-//! room may open no socket.
+//! Not carried: UDP other than DNS, which fails at once because no socket listens, and ICMP, for which programs in the
+//! sandbox may not open a socket.
 
+mod dns_server;
 mod flow;
 mod link;
-mod names;
-mod program;
+mod lookup_program;
 mod route;
 mod serve;
 mod sockets;
@@ -38,29 +38,29 @@ use waggle_protocol::{
 
 use self::sockets::Sockets;
 use crate::{
-    boot::{BootFault, Step},
     cgroups,
     console::report,
+    step::{StepFault, WithStep},
     sys,
 };
 
-/// Before the process is started once more, so that one that ends at once costs the machine little.
+/// Time before the process is restarted, so that one that exits at once does not load the machine.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// Starts of the process before it is given up: something is wrong with this machine.
+/// Most starts of the process; a machine that needs more has a permanent fault.
 const STARTS_MAX: u32 = 100;
 
-/// The network that PID 1 has made.
+/// The network that PID 1 has set up.
 #[derive(Debug)]
-pub(crate) struct Egress {
+pub(crate) struct GuestNetwork {
     sockets: Sockets,
     starts: u32,
     process: Option<Pid>,
 }
 
-impl Egress {
-    /// Makes every address local, and steers what goes to them. Needs root, and the loopback device to be up.
-    pub(crate) fn open(network: Network) -> Result<Self, BootFault> {
+impl GuestNetwork {
+    /// Makes every address local, and steers connections to them. Needs root, and the loopback device must be up.
+    pub(crate) fn open(network: Network) -> Result<Self, StepFault> {
         let v6 = network.ipv6.then_some(GUEST_ADDRESS_V6.into());
         for own in [Some(GUEST_ADDRESS.into()), v6].into_iter().flatten() {
             route::add_address(own).step(|| format!("give the machine the address {own}"))?;
@@ -70,14 +70,14 @@ impl Egress {
         Ok(Self { sockets, starts: 0, process: None })
     }
 
-    /// Starts the process that carries the flows. Only for a process that has no second thread.
+    /// Starts the process that carries the flows. The calling process must not have a second thread.
     pub(crate) fn start(&mut self) {
         self.starts += 1;
-        let again = self.starts > 1;
+        let is_restart = self.starts > 1;
         self.process = match sys::fork_single_threaded() {
             Ok(ForkResult::Parent { child }) => Some(child),
             Ok(ForkResult::Child) => {
-                if again {
+                if is_restart {
                     sleep(RESTART);
                 }
                 if let Err(source) = self.carry() {
@@ -87,16 +87,16 @@ impl Egress {
                 std::process::exit(1)
             }
             Err(errno) => {
-                report(&format!("failed to start the network's process: {errno}"));
+                report(&format!("failed to start the network process: {errno}"));
                 None
             }
         };
     }
 
-    /// Hears that a child of PID 1 is gone. If it was the network's, another takes its place.
-    pub(crate) fn heed(&mut self, gone: Pid, status: ExitStatus) {
-        if self.process == Some(gone) {
-            report(&format!("the network's process is gone ({status}), start {} of {STARTS_MAX}", self.starts));
+    /// Handles the exit of a child of PID 1: restarts the network process if it was that.
+    pub(crate) fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
+        if self.process == Some(pid) {
+            report(&format!("the network process has exited ({status}), start {} of {STARTS_MAX}", self.starts));
             self.process = None;
             if self.starts < STARTS_MAX {
                 self.start();
@@ -105,16 +105,16 @@ impl Egress {
     }
 
     fn carry(&self) -> io::Result<()> {
-        cgroups::join_egress()?;
+        cgroups::join_network()?;
         let sockets = self.sockets.try_clone()?;
-        give_up_rights()?;
+        drop_privileges()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(serve::carry_all(sockets, link::keep_up))
     }
 }
 
-/// Whoever takes this process over by what a program or the host sends has no rights of root's.
-fn give_up_rights() -> io::Result<()> {
+/// Drops all capabilities, because this process reads data that programs and the host send.
+fn drop_privileges() -> io::Result<()> {
     set_no_new_privs()?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).map_err(io::Error::other)?;

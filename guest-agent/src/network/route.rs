@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Makes every address local (AnyIP): addresses and routes of the loopback device, by rtnetlink.
+//! Makes every address local (AnyIP) by addresses and routes of the loopback device, through rtnetlink.
 //!
 //! The same as `ip address add OWN dev lo` and `ip route add local default dev lo src OWN table main`.
 
@@ -12,10 +12,10 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket},
 };
 
-/// Largest answer of the kernel to one request, in bytes: an error, with the request behind it.
+/// Largest answer of the kernel to one request, in bytes: an error and a copy of the request.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// Bytes of `struct nlmsghdr`, and where its parts lie.
+/// Bytes of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
 
 /// `IFA_FLAGS`, from the kernel's `include/uapi/linux/if_addr.h`.
@@ -29,7 +29,7 @@ pub(super) fn add_address(own: IpAddr) -> io::Result<()> {
     message.extend(loopback()?.to_ne_bytes());
     attribute(&mut message, libc::IFA_LOCAL, &octets)?;
     attribute(&mut message, libc::IFA_ADDRESS, &octets)?;
-    // Nobody else is there who could have it.
+    // No other machine could have it, so the kernel need not look for duplicates.
     attribute(&mut message, IFA_FLAGS, &libc::IFA_F_NODAD.to_ne_bytes())?;
     request(libc::RTM_NEWADDR, &message)
 }
@@ -58,7 +58,7 @@ fn loopback() -> io::Result<u32> {
     Ok(if_nametoindex("lo")?)
 }
 
-/// Appends an attribute. Values here are multiples of four bytes, so nothing has to be filled up.
+/// Appends an attribute. All values here are multiples of four bytes, so none needs padding.
 fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) -> io::Result<()> {
     let bytes = u16::try_from(4 + value.len()).map_err(io::Error::other)?;
     message.extend(bytes.to_ne_bytes());
@@ -67,21 +67,21 @@ fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends one request, and waits for the kernel's answer to it. What is there already is fine.
+/// Sends one request, and waits for the kernel's answer. An entry that exists already is not an error.
 fn request(kind: u16, body: &[u8]) -> io::Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let bytes = u32::try_from(HEADER_BYTES + body.len()).map_err(io::Error::other)?;
     let mut message = bytes.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend(u16::try_from(flags).map_err(io::Error::other)?.to_ne_bytes());
-    // Sequence number and port: one request a socket needs neither.
+    // Sequence number and port: a socket with one request needs neither.
     message.extend([0; 8]);
     message.extend(body);
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = [0; ANSWER_BYTES_MAX];
     let read = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // The error's number, negative, follows the header of an answer.
+    // The negative error number follows the header of the answer.
     let number = answer.get(HEADER_BYTES..read).and_then(<[u8]>::first_chunk);
     match number.map(|number| i32::from_ne_bytes(*number)) {
         Some(0) => Ok(()),

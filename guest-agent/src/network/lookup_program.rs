@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The program that the kernel asks which socket a new connection is for, and how it is written down.
+//! The BPF program with which the kernel selects the socket of a new connection, and a small assembler for it.
 //!
 //! ```text
-//!   to 127.0.0.0/8, ::1, or the machine's own address    whatever socket listens there
+//!   to 127.0.0.0/8, ::1, or the machine's own address    the program's own socket, if one listens
 //!   TCP, anywhere else                                   the agent's listener
-//!   UDP to port 53, anywhere else                        the agent's resolver
-//!   UDP, anywhere else                                   none: the sender hears that nobody listens
+//!   UDP to port 53, anywhere else                        the agent's DNS server
+//!   UDP, anywhere else                                   none: the sender gets an error
 //! ```
 //!
-//! The kernel asks only for connections that no established socket takes. A program in the guest can neither see this
-//! one nor take it away: that needs capabilities which nothing in the room has.
+//! The kernel runs it only for packets that no established socket takes. Processes in the sandbox can neither see nor
+//! remove it, because they lack the capabilities.
 
 use std::{
     collections::HashMap,
@@ -31,27 +31,27 @@ pub(super) const DNS_V6: u32 = 3;
 /// Entries of the map of sockets.
 pub(super) const SOCKETS: u32 = 4;
 
-/// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is where a connection goes to. Addresses lie there
-/// as on the wire, the port in this machine's order.
+/// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is the destination of a connection. Addresses are
+/// in network byte order, the port is in this machine's.
 const FAMILY: i16 = 8;
 const PROTOCOL: i16 = 12;
 const LOCAL_V4: i16 = 40;
 const LOCAL_V6: [i16; 4] = [44, 48, 52, 56];
 const LOCAL_PORT: i16 = 60;
 
-/// The kernel's functions that programs call by number.
+/// Numbers of the kernel functions that the program calls.
 const MAP_LOOKUP_ELEM: i32 = 1;
 const SK_RELEASE: i32 = 86;
 const SK_ASSIGN: i32 = 124;
 
-/// What the program returns.
+/// Results of the program.
 const SK_DROP: i32 = 0;
 const SK_PASS: i32 = 1;
 
-/// The whole program. `map` has the sockets under the keys above; those of a family that is not carried are missing
-/// there, and what would go to them is refused.
+/// Returns the instructions. `map` has the sockets under the keys above; those of a family that is not carried are
+/// missing, and connections to them are refused.
 pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -> io::Result<Vec<u64>> {
-    let mut program = Program::default();
+    let mut program = Assembler::default();
     // Registers: 6 the context, 7 the key; 1 to 5 are scratch.
     program.add(MOV_REGISTER, 6, 1, 0, 0);
     program.add(LOAD_WORD, 2, 6, FAMILY, 0);
@@ -116,13 +116,13 @@ pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -
     program.finish()
 }
 
-/// Four bytes of an address as a program finds them in a word.
+/// Converts four bytes of an address to the word that the program loads.
 fn wire_word(bytes: &[u8]) -> i32 {
     bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
-/// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons are of 32 bits,
-/// but for the one with null, by which the verifier sees that an address was checked.
+/// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons have 32 bits,
+/// except the one with null, by which the verifier sees that an address was checked.
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x63;
 const LOAD_MAP: u8 = 0x18;
@@ -137,10 +137,10 @@ const JUMP_IF_NULL: u8 = 0x15;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// The pseudo register that says that a map is named by its descriptor.
+/// The pseudo register that marks a map's descriptor.
 const MAP_BY_DESCRIPTOR: u8 = 1;
 
-/// Places that jumps go to.
+/// Targets of jumps.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Label {
     V4,
@@ -152,15 +152,15 @@ enum Label {
     Drop,
 }
 
-/// A program as it is written, with jumps to places that are yet to come.
+/// A program under construction, with jumps to labels that come later.
 #[derive(Debug, Default)]
-struct Program {
+struct Assembler {
     code: Vec<[u8; 8]>,
     jumps: Vec<(usize, Label)>,
-    places: HashMap<Label, usize>,
+    targets: HashMap<Label, usize>,
 }
 
-impl Program {
+impl Assembler {
     fn add(&mut self, operation: u8, destination: u8, source: u8, offset: i16, immediate: i32) {
         let [o0, o1] = offset.to_ne_bytes();
         let [i0, i1, i2, i3] = immediate.to_ne_bytes();
@@ -173,16 +173,16 @@ impl Program {
     }
 
     fn mark(&mut self, label: Label) {
-        self.places.insert(label, self.code.len());
+        self.targets.insert(label, self.code.len());
     }
 
-    /// The instructions as the kernel takes them, every jump with its distance.
+    /// Returns the instructions, with the distance of each jump.
     fn finish(mut self) -> io::Result<Vec<u64>> {
         for (at, label) in self.jumps {
-            let place = self.places.get(&label).copied().unwrap_or(at);
-            // A distance counts from the instruction behind the jump.
-            let distance = place.checked_sub(at + 1).and_then(|distance| i16::try_from(distance).ok());
-            let distance = distance.ok_or_else(|| io::Error::other(format!("no way to {label:?}")))?;
+            let target = self.targets.get(&label).copied().unwrap_or(at);
+            // A distance counts from the instruction after the jump.
+            let distance = target.checked_sub(at + 1).and_then(|distance| i16::try_from(distance).ok());
+            let distance = distance.ok_or_else(|| io::Error::other(format!("label {label:?} must follow its jump")))?;
             if let Some([_, _, o0, o1, ..]) = self.code.get_mut(at) {
                 [*o0, *o1] = distance.to_ne_bytes();
             }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_jump_has_a_place_within_the_program() {
+    fn jumps_stay_within_the_program() {
         let map = std::fs::File::open("/dev/null").unwrap();
         let code = program(map.as_fd(), Ipv4Addr::new(10, 0, 77, 2), Ipv6Addr::LOCALHOST).unwrap();
         for (at, instruction) in code.iter().enumerate() {
@@ -211,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_backwards_or_to_nowhere_is_refused() {
-        let mut program = Program::default();
+    fn assembler_rejects_jumps_without_a_later_label() {
+        let mut program = Assembler::default();
         program.jump(JUMP, 0, 0, Label::Drop);
-        assert_eq!(program.finish().unwrap_err().to_string(), "no way to Drop");
+        assert_eq!(program.finish().unwrap_err().to_string(), "label Drop must follow its jump");
     }
 }

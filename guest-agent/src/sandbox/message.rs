@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent and its room say to each other: one postcard message a packet. Both ends are the same program.
+//! Messages between the agent and the sandbox's init process: one postcard message per packet. Both ends are the same
+//! program.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -11,50 +12,49 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_protocol::{FRAME_BYTES_MAX, frame, request::User};
 
-/// Largest packet, in bytes: a request of the host's with its arguments and environment, and some room.
+/// Largest packet, in bytes: a request of the host with its arguments and environment, and some more.
 pub(super) const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
 
-/// Descriptors that come with a [`Spawn`]: stdin, stdout, stderr, and the folder of its cgroup.
+/// Number of descriptors that come with a [`Spawn`]: stdin, stdout, stderr, and the folder of its cgroup.
 pub(super) const SPAWN_FDS: usize = 4;
 
 /// Largest packet of [`Ready`], in bytes.
 pub(super) const READY_BYTES_MAX: usize = 16;
 
-/// From the room, once: it is made. Its mount namespace comes along.
+/// Sent once by the sandbox when it is set up, together with its mount namespace.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 
-/// To the room: start a command.
+/// Asks the sandbox to start a command.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Spawn {
-    /// Chosen by the agent, in every message about this command.
+    /// The number of the command in all messages.
     pub(crate) number: u64,
     /// Program and arguments.
     pub(crate) argv: Vec<String>,
     /// The whole environment.
     pub(crate) env: Vec<(String, String)>,
-    /// Where it starts: the first of these that lets it in.
+    /// The command starts in the first of these folders that it may enter.
     pub(crate) working_directories: Vec<String>,
-    /// Who runs it.
     pub(crate) user: User,
-    /// Most open files of one of its processes.
+    /// Most open files of each of its processes.
     pub(crate) open_files_max: u64,
 }
 
-/// From the room: the one word about a command.
+/// The only report about a command, sent by the sandbox.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(super) enum Told {
-    /// The command could not be started; this step failed with this error number of the kernel's.
-    Failed { number: u64, step: Step, errno: i32 },
-    /// The command has ended, with a wait status.
-    Ended { number: u64, status: i32 },
+pub(super) enum CommandReport {
+    /// The command could not be started; `errno` is the kernel's error number.
+    Failed { number: u64, step: SpawnStep, errno: i32 },
+    /// The command has exited, with a raw wait status.
+    Exited { number: u64, status: i32 },
 }
 
-/// Steps between fork and exec.
+/// Steps from fork to exec.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[repr(u8)]
-pub(super) enum Step {
-    /// Forking into the call's cgroup, and whatever has no step of its own.
+pub(super) enum SpawnStep {
+    /// Forking into the call's cgroup, and everything that has no step of its own.
     Fork,
     /// Dropping privileges.
     Confine,
@@ -64,8 +64,8 @@ pub(super) enum Step {
     Exec,
 }
 
-impl Step {
-    /// From the byte that a child writes.
+impl SpawnStep {
+    /// Converts the byte that a child writes.
     pub(super) fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Confine,
@@ -78,7 +78,7 @@ impl Step {
 
 /// Sends one packet with descriptors.
 pub(super) fn send<T: Serialize>(socket: RawFd, message: &T, fds: &[RawFd]) -> io::Result<()> {
-    // A packet without bytes would look like the end; a byte in front of all of them keeps it apart.
+    // An empty packet would look like the end, so every packet starts with a byte of its own.
     let bytes = postcard::to_extend(message, vec![0]).map_err(io::Error::other)?;
     if bytes.len() > PACKET_BYTES_MAX {
         return Err(nix::errno::Errno::E2BIG.into());

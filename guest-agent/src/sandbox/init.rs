@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The room's first process: starts commands as the agent asks, and reaps them and every orphan of the room.
+//! The sandbox's init process: starts commands as the agent asks, and reaps them and every orphan.
 
 use std::{
     collections::HashMap,
@@ -25,8 +25,8 @@ use nix::{
 };
 
 use super::{
-    launch::{self, Fate},
-    message::{self, PACKET_BYTES_MAX, Ready, Spawn, Told},
+    launch::{self, ErrorPipe},
+    message::{self, CommandReport, PACKET_BYTES_MAX, Ready, Spawn},
 };
 use crate::{
     confine::{Defences, filter},
@@ -34,30 +34,30 @@ use crate::{
     sys,
 };
 
-/// Between two tries to tell the agent something, for want of memory.
-const TELL_RETRY: Duration = Duration::from_millis(20);
+/// Time between two attempts to send a report while the kernel is out of memory.
+const SEND_RETRY: Duration = Duration::from_millis(20);
 
-/// Tries before the room gives up, and with it the machine: 10 s.
-const TELL_TRIES: u32 = 500;
+/// Most attempts before the sandbox fails, and with it the machine: 10 s of them.
+const SEND_TRIES: u32 = 500;
 
-/// Children reaped before the socket is looked at again: children may die as fast as they are reaped.
+/// Most children reaped before the socket is checked again, because children may die as fast as they are reaped.
 const REAPED_AT_ONCE: usize = 256;
 
-/// Lives until the agent closes its end; the exit status says whether that is what happened.
-pub(super) fn live(socket: &OwnedFd, defences: Defences) -> i32 {
+/// Runs until the agent closes its end. Returns the exit status: 0 if that is the reason.
+pub(super) fn run(socket: &OwnedFd, defences: Defences) -> i32 {
     match serve(socket, defences) {
         Ok(()) => 0,
         Err(source) => {
-            report(&format!("the room failed: {source}"));
+            report(&format!("the sandbox failed: {source}"));
             1
         }
     }
 }
 
 fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
-    // A child is a copy of this process until it has exec'd: nobody may trace it.
+    // A child is a copy of this process until its exec, so no process may trace it.
     set_dumpable(false)?;
-    // Compiled here once, every child has the filters ready.
+    // Children inherit the compiled filters.
     if defences.filter {
         filter::compile()?;
     }
@@ -72,36 +72,36 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     let mut more_to_reap = false;
     loop {
-        let patience = if more_to_reap { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let timeout = if more_to_reap { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut waits =
             [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, patience) {
+        match poll(&mut waits, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         }
-        let [asked, died] = waits.map(|wait| wait.any().unwrap_or(false));
+        let [requested, died] = waits.map(|wait| wait.any().unwrap_or(false));
         if died {
             while signals.read_signal()?.is_some() {}
         }
         if died || more_to_reap {
             more_to_reap = reap(socket, &mut commands)?;
         }
-        if asked {
+        if requested {
             let Some((spawn, fds)) = message::receive::<Spawn>(socket.as_raw_fd(), &mut buffer)? else { return Ok(()) };
             let number = spawn.number;
             match launch::launch(&spawn, fds, defences) {
-                Ok((pid, fate)) => {
-                    commands.insert(pid, (number, fate));
+                Ok((pid, errors)) => {
+                    commands.insert(pid, (number, errors));
                 }
-                Err((step, errno)) => tell(socket, Told::Failed { number, step, errno: errno as i32 })?,
+                Err((step, errno)) => send(socket, CommandReport::Failed { number, step, errno: errno as i32 })?,
             }
         }
     }
 }
 
-/// Reaps children that have died, and tells of those that are commands. Returns whether there may be more.
-fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Result<bool> {
+/// Reaps children that have died, and reports those that are commands. Returns whether there may be more.
+fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::Result<bool> {
     for _ in 0..REAPED_AT_ONCE {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
             Ok(Some(ended)) => ended,
@@ -109,30 +109,30 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, Fate)>) -> io::Resul
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
-        // A child that made this process its tracer is told to have stopped; it goes on all the same.
+        // The stop of a child that made this process its tracer; it continues by itself.
         if libc::WIFSTOPPED(status) || libc::WIFCONTINUED(status) {
             continue;
         }
-        if let Some((number, fate)) = commands.remove(&pid) {
-            let told = match fate.fault() {
-                Some((step, errno)) => Told::Failed { number, step, errno: errno as i32 },
-                None => Told::Ended { number, status },
+        if let Some((number, errors)) = commands.remove(&pid) {
+            let report = match errors.read() {
+                Some((step, errno)) => CommandReport::Failed { number, step, errno: errno as i32 },
+                None => CommandReport::Exited { number, status },
             };
-            tell(socket, told)?;
+            send(socket, report)?;
         }
     }
     Ok(true)
 }
 
-/// Tells the agent. A kernel that is short of memory is asked again: the word is owed, and the memory comes back when
-/// what took it is killed.
-fn tell(socket: &OwnedFd, told: Told) -> io::Result<()> {
+/// Sends a report to the agent. Retries while the kernel is out of memory, because the agent waits for the report and
+/// memory becomes free when the processes that took it are killed.
+fn send(socket: &OwnedFd, report: CommandReport) -> io::Result<()> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match message::send(socket.as_raw_fd(), &told, &[]) {
-            Err(fault) if tries < TELL_TRIES && matches!(fault.kind(), io::ErrorKind::OutOfMemory) => {
-                thread::sleep(TELL_RETRY);
+        match message::send(socket.as_raw_fd(), &report, &[]) {
+            Err(fault) if tries < SEND_TRIES && matches!(fault.kind(), io::ErrorKind::OutOfMemory) => {
+                thread::sleep(SEND_RETRY);
             }
             sent => return sent,
         }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Takes the connections that are steered to this process, as many at a time as the link carries.
+//! Accepts the connections that are steered to this process, as many at a time as the link carries.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,59 +14,58 @@ use waggle_link::{GrantPool, Opener};
 use waggle_protocol::egress::{FLOWS_MAX, GUEST_ADDRESS, GUEST_ADDRESS_V6};
 
 use super::{
-    flow,
-    link::{self, Carrier},
-    names,
+    dns_server, flow,
+    link::{self, LinkHandle},
     sockets::{Sockets, reset},
 };
 use crate::console::report;
 
-/// Questions to the name service at a time; more wait.
-const QUESTIONS_MAX: usize = 32;
+/// Most DNS queries at a time; further ones wait.
+const QUERIES_MAX: usize = 32;
 
-/// Connections at a time: with the questions, as many as the host takes.
-const CONNECTIONS_MAX: usize = FLOWS_MAX - QUESTIONS_MAX;
+/// Most connections at a time: with the queries, as many as the host accepts.
+const CONNECTIONS_MAX: usize = FLOWS_MAX - QUERIES_MAX;
 
-/// How long none of the connections may have ended before further ones are reset instead of waiting.
+/// Longest time in which no connection ends before further ones are reset instead of waiting.
 const FULL_MAX: Duration = Duration::from_secs(5);
 
-/// After the kernel failed to give a connection, for want of memory or descriptors.
+/// Time to the next attempt after the kernel ran out of memory or descriptors for a connection.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Carries everything that arrives at the sockets, with a link that `keep_up` keeps. Never ends, unless the sockets are
-/// of no use.
+/// Carries everything that arrives at the sockets, over the link that `keep_up` keeps up. Returns only if a socket
+/// fails.
 pub(super) async fn carry_all<F: Future<Output = ()>>(
     sockets: Sockets,
     keep_up: impl FnOnce(watch::Sender<Option<Opener>>) -> F,
 ) -> io::Result<()> {
-    let (link, carrier) = link::carrier();
+    let (sender, link) = link::handle();
     let shared = Shared {
-        carrier,
+        link,
         pool: Arc::default(),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+        queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     };
     let mut tasks = JoinSet::new();
     for listener in sockets.listeners {
         tasks.spawn(accept(TcpListener::from_std(listener)?, shared.clone()));
     }
-    for resolver in sockets.resolvers {
-        let socket = UdpSocket::from_std(resolver)?;
-        tasks.spawn(names::answer_datagrams(socket, shared.carrier.clone(), Arc::clone(&shared.questions)));
+    for socket in sockets.dns_sockets {
+        let socket = UdpSocket::from_std(socket)?;
+        tasks.spawn(dns_server::answer_datagrams(socket, shared.link.clone(), Arc::clone(&shared.queries)));
     }
     tokio::select! {
-        () = keep_up(link) => Ok(()),
-        // They never end by themselves.
+        () = keep_up(sender) => Ok(()),
+        // A task ends only if it panics.
         ended = tasks.join_next() => ended.map_or(Ok(()), |ended| ended.map_err(io::Error::other)),
     }
 }
 
 #[derive(Clone, Debug)]
 struct Shared {
-    carrier: Carrier,
+    link: LinkHandle,
     pool: Arc<GrantPool>,
     connections: Arc<Semaphore>,
-    questions: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
 }
 
 async fn accept(listener: TcpListener, shared: Shared) {
@@ -82,17 +81,17 @@ async fn accept(listener: TcpListener, shared: Shared) {
                 continue;
             }
         };
-        // Where the program meant to go. Whoever dials this very listener means nothing.
+        // The address that the program connected to. The listener's own is not a destination.
         let Some(to) = tcp.local_addr().ok().filter(|to| !is_own(*to)) else {
             reset(tcp);
             continue;
         };
-        match slot(&shared.connections, &mut full_since).await {
-            Some(slot) => {
+        match permit(&shared.connections, &mut full_since).await {
+            Some(permit) => {
                 let shared = shared.clone();
                 flows.spawn(async move {
                     serve(tcp, to, &shared).await;
-                    drop(slot);
+                    drop(permit);
                 });
             }
             None => reset(tcp),
@@ -100,23 +99,23 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-/// A place for one more connection, waited for as long as some end now and then.
-async fn slot(connections: &Arc<Semaphore>, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(slot) = Arc::clone(connections).try_acquire_owned() {
+/// Waits for the permit of one more connection, as long as others end now and then.
+async fn permit(connections: &Arc<Semaphore>, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
         *full_since = None;
-        return Some(slot);
+        return Some(permit);
     }
     let since = *full_since.get_or_insert_with(Instant::now);
-    let slot = timeout_at(since + FULL_MAX, Arc::clone(connections).acquire_owned()).await.ok()?.ok()?;
+    let permit = timeout_at(since + FULL_MAX, Arc::clone(connections).acquire_owned()).await.ok()?.ok()?;
     *full_since = None;
-    Some(slot)
+    Some(permit)
 }
 
 async fn serve(tcp: TcpStream, to: SocketAddr, shared: &Shared) {
-    if names::is_name_server(to) {
-        names::answer_stream(tcp, &shared.carrier, &shared.questions).await;
+    if dns_server::is_dns_server(to) {
+        dns_server::answer_stream(tcp, &shared.link, &shared.queries).await;
     } else {
-        flow::carry(tcp, to, &shared.carrier, &shared.pool).await;
+        flow::carry(tcp, to, &shared.link, &shared.pool).await;
     }
 }
 

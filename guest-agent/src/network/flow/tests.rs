@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A program's connection, a flow and a real link; the host is this test.
+//! Tests with a program's connection, a flow and a real link; the test is the host.
 
 use std::io;
 
@@ -16,14 +16,14 @@ use waggle_protocol::{
 };
 
 use super::*;
-use crate::egress::{link, sockets::reset};
+use crate::network::{link, sockets::reset};
 
-/// Nothing here takes a second; what takes longer is stuck.
+/// No step takes a second; one that takes this long hangs.
 const STUCK: Duration = Duration::from_secs(10);
 
 const TO: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
 
-/// The program's end of a connection, the host's end of its flow, and what carries one to the other.
+/// The program's end of a connection, the host's end of its flow, and the task that carries one to the other.
 struct Carried {
     program: TcpStream,
     reader: Reader,
@@ -32,35 +32,35 @@ struct Carried {
     _link: Acceptor,
 }
 
-/// A flow whose request the host has read, and not answered.
-async fn asked() -> Carried {
+/// Opens a flow whose request the host has read but not answered.
+async fn requested() -> Carried {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let (up, carrier) = link::carrier();
-    up.send_replace(Some(Opener::start(ours, Link::Egress)));
+    let (sender, link) = link::handle();
+    sender.send_replace(Some(Opener::start(ours, Link::Egress)));
     let mut acceptor = Acceptor::start(theirs, Link::Egress);
     let carrying = tokio::spawn(async move {
-        carry(tcp, SocketAddr::from(TO), &carrier, &GrantPool::default()).await;
-        drop(up);
+        carry(tcp, SocketAddr::from(TO), &link, &GrantPool::default()).await;
+        drop(sender);
     });
-    let (read, write) = tokio::io::split(timeout(STUCK, acceptor.accept()).await.unwrap().unwrap());
-    let (mut reader, writer) = (FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX), FrameWriter::new(write));
+    let stream = timeout(STUCK, acceptor.accept()).await.unwrap().unwrap();
+    let (mut reader, writer) = halves(stream, EGRESS_FRAME_BYTES_MAX);
     let request = timeout(STUCK, reader.receive::<EgressRequest<'_>>()).await.unwrap().unwrap();
     assert_eq!(request, Some(EgressRequest::Connect { address: Address::V4(TO.0), port: TO.1 }));
     Carried { program, reader, writer, carrying, _link: acceptor }
 }
 
-/// A flow that the host has let begin.
-async fn begun() -> Carried {
-    let mut carried = asked().await;
+/// Opens a flow that the host has accepted.
+async fn connected() -> Carried {
+    let mut carried = requested().await;
     carried.writer.send(&FlowReply::Connected).await.unwrap();
     carried
 }
 
 impl Carried {
-    /// The next message, as an owned one.
+    /// Receives the next message.
     async fn next(&mut self) -> Option<Message> {
         let message = timeout(STUCK, self.reader.receive::<Flow<'_>>()).await.expect("a message").unwrap()?;
         Some(match message {
@@ -71,7 +71,7 @@ impl Carried {
         })
     }
 
-    async fn over(self) {
+    async fn ended(self) {
         timeout(STUCK, self.carrying).await.expect("the flow's end").unwrap();
     }
 }
@@ -89,8 +89,8 @@ fn was_reset<T: std::fmt::Debug>(result: io::Result<T>) {
 }
 
 #[tokio::test]
-async fn an_end_of_one_direction_leaves_the_other_open() {
-    let mut carried = begun().await;
+async fn end_of_one_direction_leaves_the_other_open() {
+    let mut carried = connected().await;
     carried.program.write_all(b"question").await.unwrap();
     carried.program.shutdown().await.unwrap();
     assert_eq!(carried.next().await, Some(Message::Data(b"question".to_vec())));
@@ -101,12 +101,12 @@ async fn an_end_of_one_direction_leaves_the_other_open() {
     carried.program.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer, b"answer");
     assert_eq!(carried.next().await, None, "the stream's clean end");
-    carried.over().await;
+    carried.ended().await;
 }
 
 #[tokio::test]
-async fn the_hosts_end_first_leaves_the_program_writing() {
-    let mut carried = begun().await;
+async fn program_can_write_after_the_end_of_the_host() {
+    let mut carried = connected().await;
     carried.writer.send(&Flow::End).await.unwrap();
     assert_eq!(carried.program.read(&mut [0]).await.unwrap(), 0);
     carried.program.write_all(b"more").await.unwrap();
@@ -114,56 +114,56 @@ async fn the_hosts_end_first_leaves_the_program_writing() {
     carried.program.shutdown().await.unwrap();
     assert_eq!(carried.next().await, Some(Message::End));
     assert_eq!(carried.next().await, None);
-    carried.over().await;
+    carried.ended().await;
 }
 
 #[tokio::test]
-async fn resets_are_carried_as_resets_both_ways() {
-    let mut carried = begun().await;
+async fn resets_are_carried_in_both_directions() {
+    let mut carried = connected().await;
     carried.writer.send(&Flow::Reset).await.unwrap();
     was_reset(carried.program.read(&mut [0]).await);
-    carried.over().await;
+    carried.ended().await;
 
-    let mut carried = begun().await;
+    let mut carried = connected().await;
     reset(std::mem::replace(&mut carried.program, loopback().await));
     assert_eq!(carried.next().await, Some(Message::Reset));
-    carried.over().await;
+    carried.ended().await;
 }
 
-/// Some connection to put in another's place.
+/// Opens a connection to put in another one's place.
 async fn loopback() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_and_a_refusal_are_resets_to_the_program() {
-    let Carried { mut program, reader, writer, carrying, _link } = begun().await;
+async fn cut_stream_and_refusal_are_resets_to_the_program() {
+    let Carried { mut program, reader, writer, carrying, _link } = connected().await;
     drop((reader, writer));
     was_reset(program.read(&mut [0]).await);
     timeout(STUCK, carrying).await.unwrap().unwrap();
 
-    let mut carried = asked().await;
+    let mut carried = requested().await;
     carried.writer.send(&FlowReply::Refused { reason: Refusal::Policy }).await.unwrap();
     was_reset(carried.program.read(&mut [0]).await);
-    carried.over().await;
+    carried.ended().await;
 }
 
 #[tokio::test]
-async fn a_program_that_goes_while_it_waits_leaves_nothing() {
-    let mut carried = asked().await;
+async fn stream_ends_if_the_program_leaves_before_the_answer() {
+    let mut carried = requested().await;
     reset(std::mem::replace(&mut carried.program, loopback().await));
     assert_eq!(carried.next().await, None);
-    carried.over().await;
+    carried.ended().await;
 }
 
 #[tokio::test]
-async fn a_program_that_goes_under_a_host_that_grants_nothing_is_noticed() {
-    let mut carried = begun().await;
+async fn reset_of_the_program_is_sent_without_credit() {
+    let mut carried = connected().await;
     let flood = vec![7; 1024 * 1024];
     let _some = carried.program.try_write(&flood).unwrap();
     assert_eq!(carried.next().await, Some(Message::Data(vec![7; FLOW_CREDIT_BYTES as usize])));
     reset(std::mem::replace(&mut carried.program, loopback().await));
     assert_eq!(carried.next().await, Some(Message::Reset), "no byte above the credit, and the reset");
-    carried.over().await;
+    carried.ended().await;
 }

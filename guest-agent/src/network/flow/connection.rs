@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A program's connection, which can be read and written while somebody else waits for it to break.
+//! The connection of a program, which can be read and written while another task waits for it to break.
 
 use std::{
     io,
@@ -15,26 +15,26 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::egress::sockets;
+use crate::network::sockets;
 
-/// The connection; a shared reference to it reads and writes.
+/// A connection; shared references to it read and write.
 #[derive(Debug)]
 pub(super) struct Connection(TcpStream);
 
 impl Connection {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        // What the host sends in small pieces is to arrive so; a connection that can't be told is carried all the same.
-        let _prompt = tcp.set_nodelay(true);
+        // Small pieces from the host must arrive at once; the connection works without the option, too.
+        let _set = tcp.set_nodelay(true);
         Self(tcp)
     }
 
-    /// Resolves when the program has reset the connection, whether or not anything reads or writes.
+    /// Resolves when the program has reset the connection, even if no task reads or writes.
     pub(super) async fn broken(&self) {
-        // It fails only together with the runtime.
+        // It fails only if the runtime is shut down.
         let _broken = self.0.ready(Interest::ERROR).await;
     }
 
-    /// Ends the connection so that the program hears of a reset.
+    /// Ends the connection with a reset.
     pub(super) fn reset(self) {
         sockets::reset(self.0);
     }

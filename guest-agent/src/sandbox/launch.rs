@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Makes one command: fork into the call's cgroup, confine, exec. A child that fails says at which step, through a pipe
-//! that exec closes. Nobody waits for it: what user work can hold up (an exec, a child that was stopped) must not hold
-//! up the room.
+//! Starts one command: forks into the call's cgroup, confines the child, executes the program. A child that fails
+//! reports the step through a pipe that exec closes. The init process does not wait for that, because user work can
+//! delay it (a slow exec, a stopped child) and must not delay the sandbox.
 
 use std::{
     convert::Infallible,
@@ -18,67 +18,71 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchdir, pipe2, read, setsid, write},
 };
 
-use super::message::{SPAWN_FDS, Spawn, Step};
+use super::message::{SPAWN_FDS, Spawn, SpawnStep};
 use crate::{
     confine::{Defences, confine},
     sys,
 };
 
-/// The reading end of the pipe through which a child says what failed; empty once it has exec'd.
+/// The reading end of the pipe through which a child reports an error before its exec.
 #[derive(Debug)]
-pub(super) struct Fate(OwnedFd);
+pub(super) struct ErrorPipe(OwnedFd);
 
-impl Fate {
-    /// The step that failed, and how; `None` if the command came to run, or was killed before.
-    pub(super) fn fault(&self) -> Option<(Step, Errno)> {
+impl ErrorPipe {
+    /// Reads the step that failed and its error; `None` if the program was executed, or the child was killed before.
+    pub(super) fn read(&self) -> Option<(SpawnStep, Errno)> {
         let mut fault = [0; 2];
         match read(&self.0, &mut fault) {
-            Ok(2) => Some((Step::from_byte(fault[0]), Errno::from_raw(fault[1].into()))),
+            Ok(2) => Some((SpawnStep::from_byte(fault[0]), Errno::from_raw(fault[1].into()))),
             Ok(_) | Err(_) => None,
         }
     }
 }
 
-/// Starts a command with its descriptors, in the order of [`SPAWN_FDS`]. Gives the step that failed, and how.
-pub(super) fn launch(spawn: &Spawn, fds: Vec<OwnedFd>, defences: Defences) -> Result<(Pid, Fate), (Step, Errno)> {
-    let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (Step::Fork, Errno::EBADMSG))?;
+/// Starts a command with its descriptors, in the order of [`SPAWN_FDS`]. An error contains the step that failed.
+pub(super) fn launch(
+    spawn: &Spawn,
+    fds: Vec<OwnedFd>,
+    defences: Defences,
+) -> Result<(Pid, ErrorPipe), (SpawnStep, Errno)> {
+    let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (SpawnStep::Fork, Errno::EBADMSG))?;
     let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let (fate, told) = pipe2(flags).map_err(|errno| (Step::Fork, errno))?;
+    let (errors, error_sender) = pipe2(flags).map_err(|errno| (SpawnStep::Fork, errno))?;
     let [stdin, stdout, stderr, cgroup] = &fds;
-    match sys::fork_into_cgroup(cgroup.as_fd()).map_err(|errno| (Step::Fork, errno))? {
+    match sys::fork_into_cgroup(cgroup.as_fd()).map_err(|errno| (SpawnStep::Fork, errno))? {
         ForkResult::Child => {
             let Err((step, errno)) = become_command(spawn, [stdin, stdout, stderr], defences);
             let number = u8::try_from(errno as i32).unwrap_or(u8::MAX);
-            let _told = write(&told, &[step as u8, number]);
-            #[expect(clippy::exit, reason = "a forked child must not return into the room's code")]
+            let _sent = write(&error_sender, &[step as u8, number]);
+            #[expect(clippy::exit, reason = "a forked child must not return into its parent's code")]
             std::process::exit(127)
         }
         ForkResult::Parent { child } => {
-            drop((told, fds));
-            Ok((child, Fate(fate)))
+            drop((error_sender, fds));
+            Ok((child, ErrorPipe(errors)))
         }
     }
 }
 
-fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Result<Infallible, (Step, Errno)> {
+fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Result<Infallible, (SpawnStep, Errno)> {
     let [stdin, stdout, stderr] = stdio;
     let at = |step| move |errno| (step, errno);
-    setsid().map_err(at(Step::Fork))?;
-    // The agent is protected from the OOM killer, and its children would inherit that.
+    setsid().map_err(at(SpawnStep::Fork))?;
+    // The agent is exempt from the OOM killer, and its children inherit that.
     let score = fs::write("/proc/self/oom_score_adj", "0");
-    score.map_err(|fault| (Step::Confine, Errno::from_raw(fault.raw_os_error().unwrap_or_default())))?;
+    score.map_err(|fault| (SpawnStep::Confine, Errno::from_raw(fault.raw_os_error().unwrap_or_default())))?;
     for dup in [dup2_stdin(stdin.as_fd()), dup2_stdout(stdout.as_fd()), dup2_stderr(stderr.as_fd())] {
-        dup.map_err(at(Step::Fork))?;
+        dup.map_err(at(SpawnStep::Fork))?;
     }
-    sys::reset_sigpipe().map_err(at(Step::Confine))?;
-    SigSet::empty().thread_set_mask().map_err(at(Step::Confine))?;
-    confine(spawn.user, defences, spawn.open_files_max).map_err(at(Step::Confine))?;
-    enter(&spawn.working_directories).map_err(at(Step::WorkingDirectory))?;
-    exec(spawn).map_err(at(Step::Exec))
+    sys::reset_sigpipe().map_err(at(SpawnStep::Confine))?;
+    SigSet::empty().thread_set_mask().map_err(at(SpawnStep::Confine))?;
+    confine(spawn.user, defences, spawn.open_files_max).map_err(at(SpawnStep::Confine))?;
+    enter(&spawn.working_directories).map_err(at(SpawnStep::WorkingDirectory))?;
+    exec(spawn).map_err(at(SpawnStep::Exec))
 }
 
-/// Makes the first of the folders that lets the user in the working directory. A path that leads through an open file
-/// (`/proc/self/fd/7`) is none: the call's cgroup is open here, and it lies outside of the room.
+/// Enters the first folder that the user may enter. Paths through an open file (`/proc/self/fd/7`) are rejected: the
+/// call's cgroup is open here, and it is outside the sandbox.
 fn enter(folders: &[String]) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -92,8 +96,8 @@ fn enter(folders: &[String]) -> Result<(), Errno> {
     entered
 }
 
-/// Executes the program: the one that a path names, else the first that the search path has. As `execvp` does it, but
-/// with the command's own search path, and without ever running a shell.
+/// Executes the program that a path names, or the first of that name on the search path. Like `execvp`, but with the
+/// command's own search path, and never through a shell.
 fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
     let text = |text: &str| CString::new(text).map_err(|_nul| Errno::EINVAL);
     let arguments: Vec<CString> = spawn.argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?;
@@ -108,7 +112,7 @@ fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
     for folder in search.split(':').filter(|folder| folder.starts_with('/')) {
         let Err(errno) = execve(&text(&format!("{folder}/{program}"))?, &arguments, &env);
         if errno == Errno::EACCES {
-            // Something is there that may not be executed; a later folder may still do.
+            // The file may not be executed; a later folder may have one that may.
             worst = errno;
         } else if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
             return Err(errno);

@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The switch to the machine's root, and the kernel's file systems before and after it.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    unistd::{chdir, chroot, dup2_stderr, dup2_stdin, dup2_stdout},
+};
+
+use super::disks::NEW_ROOT;
+use crate::{
+    cgroups,
+    mounts::{HARMLESS, make_dev, mount_kernel_fs},
+    step::{StepFault, WithStep},
+};
+
+/// Mounts the file systems that the boot itself needs, and opens the console.
+pub(super) fn mount_initial() -> Result<(), StepFault> {
+    // A kernel whose initial root is a file system, not an initramfs, may have mounted it already.
+    match mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, Some("mode=0755")) {
+        Ok(()) | Err(Errno::EBUSY) => {}
+        Err(errno) => return Err(errno).step(|| "mount devtmpfs at /dev".to_owned()),
+    }
+    mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
+    mount_kernel_fs("sysfs", "/sys", HARMLESS, "")?;
+    let console = fs::OpenOptions::new().read(true).write(true).open("/dev/console");
+    let console = console.step(|| "open /dev/console".to_owned())?;
+    for dup in [dup2_stdin(&console), dup2_stdout(&console), dup2_stderr(&console)] {
+        dup.step(|| "make the console stdin, stdout and stderr".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Makes the overlay the root. The initial root, with the agent in it, stays below it, hidden from all other processes.
+pub(super) fn switch_root() -> Result<(), StepFault> {
+    let step = || format!("make {NEW_ROOT} the root");
+    chdir(NEW_ROOT).step(step)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).step(step)?;
+    chroot(".").step(step)?;
+    chdir("/").step(step)
+}
+
+/// Mounts the file systems that programs in the machine expect.
+pub(super) fn mount_in_root() -> Result<(), StepFault> {
+    mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
+    mount_kernel_fs("sysfs", "/sys", HARMLESS | MsFlags::MS_RDONLY, "")?;
+    mount_kernel_fs("cgroup2", cgroups::MOUNT, HARMLESS, "")?;
+    make_dev()?;
+    mount_kernel_fs("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
+    let root_home = "/root";
+    fs::create_dir_all(root_home).step(|| format!("create {root_home}"))?;
+    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("close {root_home} to others"))?;
+    for folder in ["/tmp", "/var/tmp"] {
+        fs::create_dir_all(folder).step(|| format!("create {folder}"))?;
+        fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("open {folder} to everyone"))?;
+    }
+    Ok(())
+}

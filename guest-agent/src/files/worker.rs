@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The worker's side of a file call: becomes the sandbox user, and serves the call.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as Socket,
+    },
+    path::Path,
+};
+
+use nix::sched::{CloneFlags, setns};
+use waggle_protocol::{Fault, FaultKind, Reply, Request, request::User};
+
+use super::{list, path, path::FileRoot, read, wire::Wire, write};
+use crate::{
+    confine::{Defences, confine},
+    fault::{fault, fault_of},
+};
+
+/// The subcommand of the agent that makes it a worker.
+pub const WORKER: &str = "files";
+
+/// Most open files of a worker: one per level of a recursive listing, and some for everything else.
+const OPEN_FILES_MAX: u64 = list::DEPTH_MAX as u64 + 32;
+
+/// Serves the call on stdin, as the sandbox user and in the sandbox's mount namespace, which is stdout. The process
+/// starts as root in the machine's namespaces.
+///
+/// # Errors
+/// The kernel's, if the process could not become the sandbox user; it has not touched a file then.
+pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
+    let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let descriptors = path::descriptors()?;
+    setns(io::stdout().as_fd(), CloneFlags::CLONE_NEWNS)?;
+    confine(User::Sandbox, Defences::ALL, OPEN_FILES_MAX)?;
+    serve(socket, root, descriptors);
+    Ok(())
+}
+
+/// Serves the one call on `socket`, in the file system at `root`. `descriptors` must have been opened by this process,
+/// because it shows the descriptors of the process that opened it.
+pub(super) fn serve(socket: Socket, root: &Path, descriptors: OwnedFd) {
+    let mut wire = Wire::new(socket);
+    let last = FileRoot::open(root, descriptors)
+        .map_err(|source| fault_of(&source, "failed to open the root of the file system"))
+        .and_then(|root| wire.request().and_then(|request| answer(&mut wire, &root, request)));
+    let last = last.unwrap_or_else(Reply::Fault);
+    // It fails only if the host is gone.
+    drop(wire.reply(&last));
+    wire.close();
+}
+
+fn answer(wire: &mut Wire, root: &FileRoot, request: Request) -> Result<Reply<'static>, Fault> {
+    match request {
+        Request::WriteFile { path, bytes, mode, append } => {
+            write::file(wire, root, &path, write::Options { bytes, mode, append })
+        }
+        Request::ReadFile { path, range, bytes_max } => {
+            read::file(wire, root, &path, read::Options { range, bytes_max })
+        }
+        Request::ListFiles { path, entries_max, recursive } => list::folder(wire, root, &path, entries_max, recursive),
+        Request::Exec(_) | Request::SetClock { .. } | Request::PowerOff => {
+            Err(fault(FaultKind::BadRequest, "a file worker serves only file calls"))
+        }
+    }
+}

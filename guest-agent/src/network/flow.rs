@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! One TCP connection of a program, carried over a stream of the egress link.
+//!
+//! The kernel accepts it before the host has decided. A refusal, or any other error before the flow begins, is a reset
+//! to the program; none of the bytes that it wrote has left the machine then.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{net::TcpStream, time::timeout};
+use waggle_link::{Ending, GrantPool};
+use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowReply};
+
+use self::connection::Connection;
+use super::link::LinkHandle;
+use crate::streams::{Reader, Writer, halves};
+
+/// Longest wait for the host to connect; the host's own timeout is shorter.
+const CONNECT_MAX: Duration = Duration::from_secs(180);
+
+/// Longest wait to send a reset; dropping the stream without it has the same effect.
+const RESET_MAX: Duration = Duration::from_secs(5);
+
+/// Carries `tcp`, which a program opened to `to`, until both directions have ended or the flow breaks off.
+pub(super) async fn carry(tcp: TcpStream, to: SocketAddr, link: &LinkHandle, pool: &GrantPool) {
+    let connection = Connection::new(tcp);
+    let begun = tokio::select! {
+        begun = timeout(CONNECT_MAX, connect(to, link)) => begun.ok().flatten(),
+        // The program left while it waited.
+        () = connection.broken() => None,
+    };
+    let Some((mut reader, mut writer)) = begun else { return connection.reset() };
+    let mut tcp = &connection;
+    let ending = tokio::select! {
+        biased;
+        ending = waggle_link::carry(&mut reader, &mut writer, &mut tcp, pool) => Some(ending.unwrap_or(Ending::Reset)),
+        // The host must be informed even if neither direction moves.
+        () = connection.broken() => None,
+    };
+    if ending.is_none() {
+        let reset = async {
+            writer.send(&Flow::Reset).await?;
+            writer.finish().await
+        };
+        let _sent = timeout(RESET_MAX, reset).await;
+    }
+    if ending != Some(Ending::Ended) {
+        connection.reset();
+    }
+}
+
+async fn connect(to: SocketAddr, link: &LinkHandle) -> Option<(Reader, Writer)> {
+    let (mut reader, mut writer) = halves(link.open().await?, EGRESS_FRAME_BYTES_MAX);
+    let request = EgressRequest::Connect { address: to.ip().to_canonical().into(), port: to.port() };
+    writer.send(&request).await.ok()?;
+    match reader.receive::<FlowReply<'_>>().await {
+        Ok(Some(FlowReply::Connected)) => Some((reader, writer)),
+        Ok(Some(FlowReply::Refused { .. } | FlowReply::Answer { .. }) | None) | Err(_) => None,
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's side of the sandbox: starts commands and receives how they ended.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{Arc, Mutex},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    libc::c_int,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{oneshot, watch},
+    task::AbortHandle,
+};
+use waggle_protocol::{Fault, FaultKind};
+
+use super::{
+    SandboxSpawner,
+    message::{self, CommandReport, SPAWN_FDS, Spawn, SpawnStep},
+};
+use crate::{
+    console::report,
+    fault::{fault, fault_of},
+    mutex::lock,
+    sys,
+};
+
+/// A sandbox in use. Dropping it ends the sandbox with everything in it.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    commands: Commands,
+    listener: AbortHandle,
+    mounts: OwnedFd,
+    exited: watch::Receiver<bool>,
+}
+
+/// The receivers of the report about each command, from the sending of its packet until the report.
+type Commands = Arc<Mutex<HashMap<u64, oneshot::Sender<CommandReport>>>>;
+
+/// Largest packet of a [`CommandReport`], in bytes.
+const REPORT_BYTES_MAX: usize = 64;
+
+/// A command that the sandbox was asked to start.
+#[derive(Debug)]
+pub(crate) struct StartedCommand {
+    report: oneshot::Receiver<CommandReport>,
+    program: String,
+}
+
+impl Sandbox {
+    /// Starts to listen to the sandbox. Must run in a runtime.
+    pub(crate) fn connect(spawner: SandboxSpawner) -> io::Result<Self> {
+        fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
+        let commands = Commands::default();
+        let (exited_sender, exited) = watch::channel(false);
+        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), exited_sender)).abort_handle();
+        Ok(Self { socket, commands, listener, mounts: spawner.mounts, exited })
+    }
+
+    /// The sandbox's mount namespace.
+    pub(crate) fn mounts(&self) -> io::Result<OwnedFd> {
+        self.mounts.try_clone()
+    }
+
+    /// Asks the sandbox to start a command, with the descriptors of its stdin, stdout, stderr and cgroup. A failure to
+    /// start is reported when the command's process has exited.
+    pub(crate) async fn start(&self, spawn: &Spawn, fds: [OwnedFd; SPAWN_FDS]) -> Result<StartedCommand, Fault> {
+        let lost = |source: io::Error| fault_of(&source, "failed to send a command to the sandbox");
+        let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
+        let (sender, report) = oneshot::channel();
+        let mut sender = Some(sender);
+        let send = |socket: &OwnedFd| {
+            // The lock keeps the listener from handling the report before the command is in the table.
+            let mut commands = lock(&self.commands);
+            message::send(socket.as_raw_fd(), spawn, &raw)?;
+            if let Some(sender) = sender.take() {
+                commands.insert(spawn.number, sender);
+            }
+            Ok(())
+        };
+        self.socket.async_io(Interest::WRITABLE, send).await.map_err(lost)?;
+        Ok(StartedCommand { report, program: spawn.argv.first().cloned().unwrap_or_default() })
+    }
+
+    /// Resolves when the sandbox has exited, so that nothing more can be started.
+    pub(crate) async fn exited(&self) {
+        let mut exited = self.exited.clone();
+        // The sender is dropped only together with the listener.
+        let _exited = exited.wait_for(|exited| *exited).await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl StartedCommand {
+    /// Resolves to the command's raw wait status when it has exited.
+    pub(crate) async fn exited(&mut self) -> Result<c_int, Fault> {
+        match (&mut self.report).await {
+            Ok(CommandReport::Exited { status, .. }) => Ok(status),
+            Ok(CommandReport::Failed { step, errno, .. }) => {
+                Err(fault_of(&io::Error::from_raw_os_error(errno), &failed_step(step, &self.program)))
+            }
+            Err(_sandbox_exited) => {
+                Err(fault(FaultKind::Other, format!("lost the sandbox that {} ran in", self.program)))
+            }
+        }
+    }
+}
+
+/// Passes on the sandbox's reports until it exits; then the calls that still wait get an error.
+async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, exited: watch::Sender<bool>) {
+    let mut buffer = [0; REPORT_BYTES_MAX];
+    loop {
+        let receive = |socket: &OwnedFd| message::receive::<CommandReport>(socket.as_raw_fd(), &mut buffer);
+        let command = match socket.async_io(Interest::READABLE, receive).await {
+            Ok(Some((command, _no_fds))) => command,
+            Ok(None) => break report("the sandbox has exited"),
+            Err(source) => break report(&format!("failed to receive from the sandbox: {source}")),
+        };
+        let (CommandReport::Failed { number, .. } | CommandReport::Exited { number, .. }) = command;
+        let waiting = lock(&commands).remove(&number);
+        // Its call may be over.
+        let _received = waiting.map(|waiting| waiting.send(command));
+    }
+    lock(&commands).clear();
+    exited.send_replace(true);
+}
+
+fn failed_step(step: SpawnStep, program: &str) -> String {
+    match step {
+        SpawnStep::Fork => format!("failed to create a process for {program}"),
+        SpawnStep::Confine => format!("failed to confine {program}"),
+        SpawnStep::WorkingDirectory => format!("failed to enter the working directory of {program}"),
+        SpawnStep::Exec => format!("failed to start {program}"),
+    }
+}

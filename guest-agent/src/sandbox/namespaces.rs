@@ -1,0 +1,87 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Creates the sandbox's namespaces (pid, mount, cgroup, ipc, uts) and mounts its file systems.
+
+use std::{fs, os::fd::AsFd};
+
+use nix::{
+    fcntl::{OFlag, open},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::stat::Mode,
+    unistd::{ForkResult, fchdir, pivot_root},
+};
+
+use crate::{
+    cgroups,
+    confine::Defences,
+    mounts::{HARMLESS, make_dev, mount_kernel_fs},
+    step::{StepFault, WithStep},
+    sys,
+};
+
+/// Enters new namespaces and forks: the child is their init process.
+pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault> {
+    cgroups::join_sandbox().step(|| "join the sandbox's cgroup".to_owned())?;
+    if defences.namespaces {
+        let new = CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP;
+        unshare(new).step(|| "create the sandbox's namespaces".to_owned())?;
+    }
+    let forked = sys::fork_single_threaded().step(|| "fork the sandbox's init process".to_owned())?;
+    if forked.is_child() {
+        // The limits of user work do not apply to init, or it could not start the command that ends that work.
+        cgroups::join_init().step(|| "leave the sandbox's cgroup".to_owned())?;
+        if defences.namespaces {
+            mount_sandbox()?;
+        }
+    }
+    Ok(forked)
+}
+
+/// Gives the sandbox the machine's root, with no mount below it, and kernel file systems that show only the sandbox.
+fn mount_sandbox() -> Result<(), StepFault> {
+    let step = || "make the sandbox's mounts private".to_owned();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).step(step)?;
+    leave_initial_root().step(|| "leave the initial root behind".to_owned())?;
+    // A /dev of its own: the agent opens files in the machine's, so processes in the sandbox must not change that.
+    for folder in ["/proc", "/sys", "/dev"] {
+        umount2(folder, MntFlags::MNT_DETACH).step(|| format!("unmount the machine's {folder}"))?;
+    }
+    let read_only = HARMLESS | MsFlags::MS_RDONLY;
+    mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
+    mount_kernel_fs("sysfs", "/sys", read_only, "")?;
+    make_dev()?;
+    // Otherwise shared memory without an attached process would stay allocated and charged.
+    fs::write("/proc/sys/kernel/shm_rmid_forced", "1").step(|| "limit shared memory".to_owned())?;
+    mount_kernel_fs("cgroup2", cgroups::MOUNT, read_only, "")?;
+    protect_proc()
+}
+
+/// Binds the root over itself and pivots onto it, so that there is no mount below the sandbox's root to escape to.
+fn leave_initial_root() -> nix::Result<()> {
+    mount(Some("/"), "/", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    // This process is still in the root below the bind; "/.." leads to the bind.
+    let root = open("/..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    fchdir(root.as_fd())?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)
+}
+
+/// Makes files read-only that the sandbox's root could write because of its user id.
+fn protect_proc() -> Result<(), StepFault> {
+    for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/1"] {
+        if fs::metadata(path).is_err() {
+            continue;
+        }
+        let step = || format!("make {path} read-only");
+        mount(Some(path), path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).step(step)?;
+        let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let flags = again | HARMLESS;
+        mount(None::<&str>, path, None::<&str>, flags, None::<&str>).step(step)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The user that calls run as.
+
+/// The sandbox user's home, inside the root.
+pub(crate) const HOME: &str = "/home/sandbox";
+
+/// User id and group id of the sandbox user.
+pub(crate) const SANDBOX_ID: u32 = 1000;
+
+pub(crate) const SANDBOX_NAME: &str = "sandbox";
