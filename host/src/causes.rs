@@ -2,9 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Errors with their causes, for logs and messages.
 
-use std::error::Error;
+use std::{borrow::Cow, error::Error};
 
-/// Formats an error and its causes on one line, outermost first.
+/// Characters that end a URL in a message.
+const URL_ENDS: [char; 5] = ['"', '\'', '`', '<', '>'];
+
+/// The credentials in the description of a URL's form, which are not masked.
+const PLACEHOLDER: &str = "USER:PASSWORD";
+
+/// Formats an error and its causes on one line, outermost first, with the credentials of URLs masked.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -14,5 +20,46 @@ pub fn chain(error: &dyn Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    mask_credentials(&text).into_owned()
+}
+
+/// Masks the user and the password of each URL in a text: errors repeat values, and a URL may be in the wrong setting.
+#[must_use]
+pub fn mask_credentials(text: &str) -> Cow<'_, str> {
+    let (mut masked, mut rest, mut found) = (String::new(), text, false);
+    while let Some(scheme) = rest.find("://") {
+        let (before, after) = rest.split_at(scheme + 3);
+        masked.push_str(before);
+        let end = after.find(|next: char| next.is_whitespace() || URL_ENDS.contains(&next)).unwrap_or(after.len());
+        // A password that is not escaped may contain a slash or an @.
+        rest = match after.split_at(end).0.rfind('@') {
+            Some(at) if after.split_at(at).0 != PLACEHOLDER => {
+                masked.push_str("...");
+                found = true;
+                after.split_at(at).1
+            }
+            _ => after,
+        };
+    }
+    masked.push_str(rest);
+    if found { Cow::Owned(masked) } else { Cow::Borrowed(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_the_credentials_of_each_url_and_keeps_the_hosts() {
+        for (text, expected) in [
+            ("http://bee:honey@h:1/x", "http://...@h:1/x"),
+            ("http://bee:ho/n@ey@h:1", "http://...@h:1"),
+            ("'http://b:h@i:1' or \"ftp://b:h@j\" at k", "'http://...@i:1' or \"ftp://...@j\" at k"),
+            ("must be http://USER:PASSWORD@HOST:PORT", "must be http://USER:PASSWORD@HOST:PORT"),
+            ("http://h:1/x and a@b", "http://h:1/x and a@b"),
+            ("python@sha256:0", "python@sha256:0"),
+        ] {
+            assert_eq!(mask_credentials(text), expected);
+        }
+    }
 }

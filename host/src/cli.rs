@@ -8,7 +8,6 @@ mod doctor;
 mod exit_codes;
 mod images;
 mod manual;
-mod masking;
 mod open_machines;
 mod progress;
 mod quantities;
@@ -21,6 +20,7 @@ mod token_reader;
 mod version;
 
 use std::{
+    borrow::Cow,
     error::Error,
     ffi::OsString,
     future::Future,
@@ -40,14 +40,15 @@ pub use self::{
     run::RunArguments,
 };
 use crate::{
+    causes::mask_credentials,
     config::{self, ImageArguments, Lookup, Settings, with_variables},
     error_code, mcp, telemetry,
 };
 
-/// Timeout of a shutdown for blocking work; the rest ends with the process.
+/// Timeout for blocking tasks when the runtime shuts down. Tasks that exceed this timeout end with the process.
 const BLOCKING_END: Duration = Duration::from_secs(1);
 
-/// The log filter of `waggle run`, whose standard error belongs to the program.
+/// The log filter of `waggle run`. Standard error is for the program's output, so the command logs only errors.
 const RUN_LOG: &str = "error";
 
 const SERVE_HELP: &str = "\
@@ -144,7 +145,7 @@ pub enum Generated {
 }
 
 impl Command {
-    /// The settings of the command, if it has any.
+    /// Returns the settings of `waggle serve` if the command has them.
     fn settings(&self) -> Option<&Settings> {
         match self {
             Self::Serve(settings) => Some(settings),
@@ -159,18 +160,30 @@ impl Command {
 /// Parses the command line and the variables.
 ///
 /// # Errors
-/// clap's error, which also carries the output of `--help` and `--version`.
+/// clap's error. The output of `--help` and `--version` is also returned as an error.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: Lookup<'_>,
 ) -> Result<CommandArguments, clap::Error> {
     let command = command_line(variable);
-    let matches = command.clone().try_get_matches_from(arguments).map_err(masking::mask_credentials)?;
+    let matches = command.clone().try_get_matches_from(arguments).map_err(without_credentials)?;
     let arguments = CommandArguments::from_arg_matches(&matches)?;
     if let Some(settings) = arguments.command.settings() {
         settings.check().map_err(|fault| command.clone().error(clap::error::ErrorKind::ValueValidation, fault))?;
     }
     Ok(arguments)
+}
+
+/// Masks the credentials of URLs in clap's error, which repeats invalid and misplaced values.
+fn without_credentials(fault: clap::Error) -> clap::Error {
+    let text = fault.render().to_string();
+    match mask_credentials(&text) {
+        Cow::Owned(masked) if fault.use_stderr() => {
+            clap::Error::raw(fault.kind(), masked.trim_start_matches("error: "))
+        }
+        // The help and the version repeat no value.
+        Cow::Borrowed(_) | Cow::Owned(_) => fault,
+    }
 }
 
 /// Builds the command line, with the variables' values as the defaults of the settings.
@@ -179,7 +192,7 @@ fn command_line(variable: Lookup<'_>) -> clap::Command {
     let command = WITH_SETTINGS
         .iter()
         .fold(whole, |command, name| command.mut_subcommand(name, |command| with_variables(command, variable)));
-    // These commands have few arguments of their own; only --help also shows the settings.
+    // For these commands -h shows only their own few arguments; --help also shows the settings.
     ["doctor", "run"].iter().fold(command, |command, name| command.mut_subcommand(name, hide_settings))
 }
 
@@ -225,7 +238,7 @@ pub fn run(arguments: CommandArguments) -> Result<ExitCode, Box<dyn Error>> {
 fn wait_for<T>(command: impl Future<Output = Result<T, Box<dyn Error>>>) -> Result<T, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(command);
-    // The merge of an image or a full disk can occupy a blocking thread for minutes.
+    // A blocking thread can be busy for minutes, for example with the merge of an image.
     runtime.shutdown_timeout(BLOCKING_END);
     result
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The real program with a password in its settings: nothing that it prints contains the password, whatever the error.
+//! The real program with a password in its settings: its output never contains the password, whatever the error.
 #![expect(clippy::unwrap_used, reason = "a test ends where its preparation fails")]
 
 use std::{
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const PASSWORD: &str = "honey-in-the-pot";
 
-/// `bee` and the password as they are sent: in Base64.
+/// The user name `bee` and the password, in Base64 as they are sent.
 const CREDENTIALS: &str = "YmVlOmhvbmV5LWluLXRoZS1wb3Q=";
 
 /// A registry's token.
@@ -41,7 +41,7 @@ const INVALID: [&str; 7] = [
     "http://h:honey-in-the-pot",
 ];
 
-/// The commands that have the setting.
+/// The commands that have the proxy setting.
 const COMMANDS: [&[&str]; 3] = [&["serve"], &["doctor"], &["run", "python", "script.py"]];
 
 /// A home folder for the program.
@@ -70,7 +70,7 @@ impl Host {
     }
 }
 
-/// Runs a command to its end; returns everything that it prints, which must contain no secret.
+/// Runs a command to its end. Returns everything that the command prints, which must contain no secret.
 fn printed(command: &mut Command) -> (Output, String) {
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -136,10 +136,21 @@ fn error_for_a_misplaced_proxy_hides_its_password() {
         &["serve", "--stdio=http://bee:honey-in-the-pot@h:1"],
         &["serve", "--", VALID],
         &["serve", "--listen-addr", VALID],
+        &["serve", "--egress", VALID],
+        &["serve", "--image-python", VALID],
+        &["serve", "--image-python", "docker://bee:honey-in-the-pot@h/x"],
         &["ps", VALID],
         &[VALID],
     ] {
         refused(&mut host.command(arguments), "error: ");
+    }
+}
+
+#[test]
+fn error_for_a_file_that_is_a_url_hides_its_password() {
+    let host = Host::new();
+    for setting in ["EGRESS_PROXY_FILE", "CA_BUNDLE", "AUTH_TOKENS_FILE"] {
+        refused(host.command(&["serve"]).env(format!("WAGGLE_{setting}"), VALID), "http://...@127.0.0.1:3128");
     }
 }
 
@@ -220,7 +231,7 @@ fn logs_never_show_the_password_of_the_pull_proxy() {
     assert!(heads.iter().any(|head| head.contains(&format!("Basic {CREDENTIALS}"))), "{heads:?}");
 }
 
-/// A server that answers each request by its head, and collects the heads.
+/// A server that chooses each answer by the head of the request, and collects the heads.
 struct Answering {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
