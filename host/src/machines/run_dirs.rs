@@ -86,7 +86,7 @@ impl RunDirs {
         let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
         let sweep_lock = sweep_lock.map_err(fault("lock", &run))?;
         flock(&sweep_lock, FlockOperation::LockExclusive).map_err(|errno| fault("lock", &run)(errno.into()))?;
-        sweep(&run, Instant::now() + SWEEP_MAX)?;
+        sweep(&run, SWEEP_MAX)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
         // It gets its final name when it has its marker: a half-created folder is replaced by the next server.
@@ -167,13 +167,23 @@ fn set_aside(run: &Path, path: &Path) -> Result<PathBuf, RunDirFault> {
 
 /// Removes the folders of dead servers and those that were set aside before. A folder that cannot be removed does not
 /// keep the server from starting.
-fn sweep(run: &Path, deadline: Instant) -> Result<(), RunDirFault> {
+fn sweep(run: &Path, within: Duration) -> Result<(), RunDirFault> {
     // The folder is absent until a removal fails. Listed first, so that what this sweep sets aside is left to the next.
     let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
-    for server in folders_in(run)?.iter().filter(|folder| is_server_folder(folder)) {
-        if let Err(fault) = sweep_server(run, server, deadline) {
-            tracing::warn!(error = &fault as &dyn Error, "failed to remove the folder of a dead server");
+    let mut dead = folders_in(run)?;
+    dead.retain(|folder| is_server_folder(folder));
+    let runners_end = Instant::now() + RUNNER_END_MAX;
+    dead.retain(|server| match wait_for_runners(server, runners_end) {
+        Ok(is_dead) => is_dead,
+        Err(fault) => {
+            tracing::warn!(error = &fault as &dyn Error, "failed to check the folder of a server");
+            false
         }
+    });
+    let deadline = Instant::now() + within;
+    for server in dead {
+        tracing::info!(folder = %server.display(), "removing the folder of a dead server");
+        remove_or_set_aside(run, &server, deadline);
     }
     for folder in set_aside {
         if let Err(fault) = remove_until(&folder, deadline) {
@@ -189,19 +199,17 @@ fn is_server_folder(folder: &Path) -> bool {
     name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARKER).is_file()
 }
 
-fn sweep_server(run: &Path, server: &Path, deadline: Instant) -> Result<(), RunDirFault> {
+/// Waits until the runners of a dead server have ended, or for this long; false if the server is alive.
+fn wait_for_runners(server: &Path, until: Instant) -> Result<bool, RunDirFault> {
     if is_locked(server).map_err(fault("check", server))? {
-        return Ok(());
+        return Ok(false);
     }
-    tracing::info!(folder = %server.display(), "removing the folder of a dead server");
-    let runners_end = Instant::now() + RUNNER_END_MAX;
     for machine in folders_in(server)? {
-        while is_locked(&machine).unwrap_or(false) && Instant::now() < runners_end {
+        while is_locked(&machine).unwrap_or(false) && Instant::now() < until {
             thread::sleep(RUNNER_CHECK_INTERVAL);
         }
     }
-    remove_or_set_aside(run, server, deadline);
-    Ok(())
+    Ok(true)
 }
 
 fn folders_in(path: &Path) -> Result<Vec<PathBuf>, RunDirFault> {
@@ -267,7 +275,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), data.path().join(FOLDER)).unwrap();
-        assert!(RunDirs::open(data.path()).is_err());
+        let fault = crate::causes::chain(&RunDirs::open(data.path()).unwrap_err());
+        assert!(fault.contains("symbolic links are not followed"), "{fault}");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
@@ -323,12 +332,12 @@ mod tests {
         let left = left_behind(data.path());
         fs::write(left.join("scratch"), b"x").unwrap();
         let run = data.path().join(FOLDER).canonicalize().unwrap();
-        sweep(&run, Instant::now()).unwrap();
+        sweep(&run, Duration::ZERO).unwrap();
         assert!(!left.exists());
         let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap();
         assert_eq!(set_aside.len(), 1);
         assert!(set_aside[0].join("machine/scratch").exists());
-        sweep(&run, Instant::now()).unwrap();
+        sweep(&run, Duration::ZERO).unwrap();
         assert_eq!(folders_in(&run.join(SET_ASIDE)).unwrap(), set_aside);
         let _server = RunDirs::open(data.path()).unwrap();
         assert_eq!(folders_in(&run.join(SET_ASIDE)).unwrap(), Vec::<PathBuf>::new());
