@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent with a host that sends arbitrary bytes: it stops serving when the link ends, and changes nothing
-//! outside its root. It runs no commands, since a seccomp filter makes each `execve` fail.
+//! The guest agent with a host that sends arbitrary bytes. The agent must stop serving when the link ends, and must
+//! change nothing outside its root. No command runs, because a seccomp filter makes each `execve` fail.
 #![no_main]
 
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock, time::Duration};
@@ -20,13 +20,13 @@ use waggle_protocol::{Link, Origin, Request, Welcome, frame, handshake};
 /// System calls that start another program: `execve` and `execveat` on x86_64.
 const EXEC: [i64; 2] = [59, 322];
 
-/// EPERM.
+/// The value of `EPERM`.
 const NOT_PERMITTED: u32 = 1;
 
-/// Timeout of a stuck agent; no input takes that long.
+/// Timeout of a stuck agent; no input needs this long.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// A file in the folder above the root, which must be unchanged after each input.
+/// A file in the folder above the root. The file must be unchanged after each input.
 const OUTSIDE: &str = "outside";
 
 static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
@@ -37,7 +37,7 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
     seccompiler::apply_filter_all_threads(&filter).expect("the filter is in force");
     let started = std::process::Command::new("/bin/true").status();
     assert!(started.is_err(), "commands could run on this host");
-    // In memory if possible, since each input creates a root.
+    // Use memory if possible, because each input creates a root.
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     fs::write(place.path().join(OUTSIDE), OUTSIDE).expect("a file");
     place
@@ -70,17 +70,13 @@ fn greeting() -> Vec<u8> {
 }
 
 async fn serve(place: &Path, bytes: &[u8]) {
-    let root = place.join("root");
+    // A root of its own for each input: a worker of an earlier input may still write to the earlier root.
+    let folder = tempfile::tempdir_in(place).expect("a folder");
+    let root = folder.path().join("root");
     for folder in ["home/sandbox", "tmp"] {
         fs::create_dir_all(root.join(folder)).expect("a folder");
     }
-    let guest = Guest {
-        origin: Origin::Host,
-        root: root.clone(),
-        mode: Mode::Caller,
-        env: Vec::new(),
-        working_directory: None,
-    };
+    let guest = Guest { origin: Origin::Host, root, mode: Mode::Caller, env: Vec::new(), working_directory: None };
     let (near, far) = tokio::io::duplex(64 * 1024);
     let host = async {
         let (mut reading, mut writing) = tokio::io::split(near);
@@ -103,6 +99,4 @@ async fn serve(place: &Path, bytes: &[u8]) {
     let both = async { tokio::join!(guest_agent::serve(far, guest, || {}), host) };
     let (served, ()) = tokio::time::timeout(STUCK, both).await.expect("the agent is stuck");
     drop(served.map_err(|fault| fault.to_string()));
-    // Each input begins with an empty root, also if a worker of the last one is still running.
-    let _removed = fs::remove_dir_all(&root);
 }

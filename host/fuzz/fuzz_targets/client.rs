@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's client with a guest that sends arbitrary bytes: each call ends with a result or an error, and no result
-//! exceeds the requested size. The clock is paused and advances only when all tasks wait, so timeouts take no time.
+//! The host's client with a guest that sends arbitrary bytes. Each call must end with a result or an error, and no
+//! result may exceed the requested size. The clock is paused and advances only when all tasks wait, so timeouts cost no
+//! real time.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};
@@ -12,8 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 use waggle_fuzz::{
     agent::{self, AgentClient, Timeouts},
     domain::{
+        command::{Command, CommandLimits, User},
+        file::Writing,
         guest_path::GuestPath,
-        command::{Command, CommandLimits, User}, file::Writing,
     },
 };
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's end of the egress link with a guest that sends arbitrary bytes: the link ends, and the host dials and
-//! looks up only what the policy allows. The clock is paused and advances only when all tasks wait, so timeouts take no
-//! time.
+//! The host's side of the egress link with a guest that sends arbitrary bytes. The link must end, and the host may dial
+//! and resolve only what the policy allows. The clock is paused and advances only when all tasks wait, so timeouts cost
+//! no real time.
 #![no_main]
 
 use std::{

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Merges hostile layers, of raw bytes or of generated entries: the result is an EROFS image or an error, and no other
-//! file stays on the disk.
+//! Merges hostile layers that consist of raw bytes or of generated entries. The result must be an EROFS image or an
+//! error, and no other file may stay on the disk.
 #![no_main]
 
 use std::{fs, path::Path, sync::LazyLock};
@@ -23,7 +23,7 @@ struct Workspace {
 }
 
 static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| {
-    // In memory if possible: each input writes and syncs several files.
+    // Use memory if possible, because each input writes and syncs several files.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let merged = Merged::open(&folder.path().join("cache")).expect("a cache");
     Workspace { folder, merged }

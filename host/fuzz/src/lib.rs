@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Generated traffic of a link: yamux frames with messages in them, complete, truncated and corrupted.
+//! Generated traffic of a link: yamux frames that contain messages. Frames and messages may be truncated or corrupted.
 
 #![expect(dead_code, reason = "only parts of the host's modules are under test")]
 
@@ -54,7 +54,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use waggle_protocol::frame;
 
-/// Highest id of a generated stream; low, so that the ids hit open streams.
+/// Highest id of a generated stream. It is low, so that the ids often match open streams.
 const STREAMS: u32 = 8;
 
 /// One piece of traffic.
@@ -85,7 +85,7 @@ where
     Ok(bytes)
 }
 
-/// Sends the bytes and discards what comes back, then closes the stream.
+/// Sends the bytes, discards the responses, and closes the stream.
 pub async fn send(stream: DuplexStream, bytes: &[u8]) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reads = async {
@@ -93,7 +93,7 @@ pub async fn send(stream: DuplexStream, bytes: &[u8]) {
         while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
     };
     let writes = async {
-        // A pause after each part lets the host respond, and open streams of its own.
+        // A pause after each part gives the host time to respond and to open streams.
         for part in bytes.chunks(256) {
             tokio::time::sleep(Duration::from_millis(1)).await;
             if writing.write_all(part).await.is_err() {
@@ -115,7 +115,7 @@ fn piece<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) 
     Ok(match input.int_in_range(0..=9)? {
         0..=5 => {
             let mut bytes = Vec::new();
-            // A message that does not fit a frame is left out.
+            // A message that does not fit into a frame is omitted.
             drop(frame::encode(&M::arbitrary(input)?, &mut bytes));
             Piece::Message { stream, flags, bytes }
         }
