@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Finds the guest agent and the firmware to embed, and the commit and the build date for `waggle version`.
 //!
-//! It does not build the agent, a static binary with a profile and a target folder of its own (`./taskw agent`). If the
-//! agent is missing, an empty file is embedded, so that plain `cargo build` and `cargo test` work on a fresh clone.
-//! libkrun's firmware, which is 21 MB, is embedded only if `WAGGLE_EMBED_FIRMWARE` names it.
+//! The script does not build the agent; `./taskw agent` does. If the agent is missing, the script embeds an empty file,
+//! so `cargo build` and `cargo test` work on a fresh clone. The script embeds libkrun's firmware (21 MB) only if
+//! `WAGGLE_EMBED_FIRMWARE` is set to its path.
 
 use std::{env, error::Error, ffi::OsStr, fs, path::PathBuf, process::Command};
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     firmware()?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
-    // Git changes this log with each commit. Only release builds are repeated for it.
+    // Git changes this log with each commit. Only release builds rerun the script for each commit.
     let log = answer("git", &["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]);
     if let Some(log) = log.filter(|_| env::var("PROFILE").is_ok_and(|profile| profile == "release")) {
         println!("cargo::rerun-if-changed={log}");
@@ -54,7 +54,8 @@ fn agent_file() -> Result<PathBuf, Box<dyn Error>> {
     Ok(empty)
 }
 
-/// Compresses the firmware to embed. `WAGGLE_EMBED_FIRMWARE` is the file or its folder, relative to the workspace.
+/// Compresses the firmware to embed. `WAGGLE_EMBED_FIRMWARE` is the path of the file or its folder, relative to the
+/// workspace.
 fn firmware() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=WAGGLE_EMBED_FIRMWARE");
     let packed = PathBuf::from(env::var("OUT_DIR")?).join("firmware.gz");
@@ -87,7 +88,7 @@ fn firmware() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the file itself, or the library in a folder.
+/// Returns `path` if it is a file, or the firmware's library in the folder `path`.
 fn library(path: PathBuf) -> Result<PathBuf, Box<dyn Error>> {
     if !path.is_dir() {
         return Ok(path);
@@ -98,7 +99,8 @@ fn library(path: PathBuf) -> Result<PathBuf, Box<dyn Error>> {
     entries.find(is_library).ok_or_else(|| format!("found no libkrunfw.so.5 in {}", path.display()).into())
 }
 
-/// Returns the output of a command, or `None` if it is missing or fails, as git does in a source archive.
+/// Returns the output of a command, or `None` if the command is missing or fails. For example, git fails in a source
+/// archive.
 fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The lower bound that waggle is compared with: an init that reports its start, loads the modules of its initramfs,
-//! and moves bytes over one plain vsock connection. `host/benches/figures` starts it.
+//! The baseline for waggle's benchmarks: an init program that reports its start, loads the modules of its initramfs,
+//! and transfers bytes over one plain vsock connection. `host/benches/figures` starts this program.
 //!
-//! The host sends orders: `s` or `t` and a little-endian `u32`. After `s`, this program sends that many bytes; after
-//! `t`, it receives that many and answers with a dot.
+//! Each order of the host is the byte `s` or `t` and a little-endian `u32`. After `s`, this program sends that number
+//! of bytes. After `t`, it receives that number of bytes and answers with a dot.
 #![expect(
     clippy::print_stdout,
     unsafe_code,
@@ -25,9 +25,9 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket},
 };
 
-/// Bytes of one write, as in the agent.
+/// Size of a write in bytes, the same as in the agent.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// The buffer size that the agent sets.
+/// The agent's buffer size.
 const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 const HOST_CID: u32 = 2;
 const PORT: u32 = 1026;
@@ -70,7 +70,7 @@ fn enlarge_buffer(link: &OwnedFd) -> io::Result<()> {
     for option in [2, 0] {
         let length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
         let bytes = (&raw const buffer_bytes).cast();
-        // SAFETY: the pointer and the length describe `buffer_bytes`, which the kernel only reads.
+        // SAFETY: pointer and length describe `buffer_bytes`, which outlives the call; the kernel only reads it.
         let result = unsafe { libc::setsockopt(link.as_raw_fd(), libc::AF_VSOCK, option, bytes, length) };
         if result != 0 {
             return Err(io::Error::last_os_error());

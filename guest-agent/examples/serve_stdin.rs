@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent without a machine, for benchmarks: serves the socket on stdin, in the folder that the argument names.
+//! The agent without a machine, for benchmarks: serves the socket at stdin, in the folder that the argument names.
 
 use std::{env, error::Error, io, os::fd::AsFd, os::unix::net::UnixStream as Socket};
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     socket.set_nonblocking(true)?;
     let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
     let guest = Guest { origin: Origin::Host, root, mode: Mode::Caller, env, working_directory: None };
-    // One thread, as in a machine.
+    // The runtime has one thread, as in a machine.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { Ok(serve(UnixStream::from_std(socket)?, guest, || {}).await?) })
 }

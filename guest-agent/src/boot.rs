@@ -1,15 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1's way from the kernel to a serving agent.
+//! The boot of PID 1: from the kernel's start of the program to a serving agent.
 //!
 //! ```text
 //!   kernel ─▶ PID 1, in the initial root
 //!              modules, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
-//!              fork ─▶ child: the image's agent if it fits, else this one; connects to the host and serves
+//!              fork ─▶ child: the image's agent if configured, else this one; connects to the host and serves
 //!              reap until the child has exited, then end the machine
 //! ```
 //!
-//! PID 1 stays single-threaded. A boot that fails reports the reason on the console and ends the machine.
+//! PID 1 stays single-threaded. If the boot fails, PID 1 reports the reason on the console and ends the machine.
 
 mod certificates;
 mod disks;
@@ -35,7 +35,8 @@ use crate::{
     sys,
 };
 
-/// Most descriptors that the processes of one user may watch with epoll: practically no limit, as memory limits them.
+/// Limit of the descriptors that one user may watch with epoll: practically unlimited, because memory is the real
+/// limit.
 const EPOLL_WATCHES_MAX: &str = "100000000";
 
 /// Runs PID 1. Returns only if the machine could not be ended.
@@ -55,7 +56,7 @@ pub fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Sets up the machine's file system and everything in it that does not serve calls.
+/// Sets up the machine except for the serving child.
 fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     root::mount_initial()?;
     let bytes = fs::read(BOOT_CONFIG_PATH).step(|| format!("read {BOOT_CONFIG_PATH}"))?;
@@ -68,7 +69,7 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     protect_agent().step(|| "set up the control groups".to_owned())?;
     hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
-    // The image's own variables about certificates come later in the list, so they win.
+    // The image's own certificate variables follow in the list and override these.
     config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);
     let mut network = config.network.map(GuestNetwork::open).transpose()?;
     if let Some(network) = &mut network {
@@ -78,10 +79,10 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     Ok((config, network))
 }
 
-/// Keeps the agent working when user work takes all memory; the serving child inherits this process's settings.
+/// Keeps the agent running when user work uses up all memory. The serving child inherits the OOM score.
 fn protect_agent() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
-    // All processes of root share one limit; the agent's watches must not fail because a call of root's used it up.
+    // All processes of root share one epoll limit. A call as root must not use up the watches that the agent needs.
     fs::write("/proc/sys/fs/epoll/max_user_watches", EPOLL_WATCHES_MAX)?;
     cgroups::set_up(sysinfo()?.ram_total())
 }

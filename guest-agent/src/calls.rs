@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! One stream of the call link: reads the request, runs the call, ends the stream.
+//! Serves one stream of the call link: reads the request, runs the call, ends the stream.
 
 use std::{io, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     temporary::TemporaryFolder,
 };
 
-/// The services behind the calls.
+/// The services that run the calls.
 #[derive(Debug)]
 pub(crate) struct Services {
     pub(crate) platform: Arc<Platform>,
@@ -40,8 +40,8 @@ impl Services {
     }
 }
 
-/// Serves one call. If the agent is `busy`, a call that starts work is rejected. A broken stream ends the call without
-/// an answer.
+/// Serves one call. If the agent is `busy`, rejects every request except `SetClock` and `PowerOff`. If the stream
+/// breaks, the call ends without an answer.
 pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bool, power_off: mpsc::Sender<()>) {
     let (mut reader, mut writer) = halves(stream, FRAME_BYTES_MAX);
     let request = match reader.receive::<Request>().await {
@@ -74,7 +74,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
         Request::PowerOff => {
             services.platform.sync().await;
             end(&mut writer, Reply::Done).await;
-            // A full queue means that another call asked already.
+            // If the queue is full, another call has requested the power-off already.
             let _asked = power_off.try_send(());
         }
     }
@@ -83,7 +83,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
 /// Sends the last reply and ends the stream.
 async fn end(writer: &mut Writer, mut last: Reply<'_>) {
     if let Reply::Fault(fault) = &mut last {
-        // It may contain a path or a program's name, which have no shorter limit.
+        // The message may contain a path or a program's name, and their own limits are higher.
         fault.message.truncate(fault.message.floor_char_boundary(TEXT_BYTES_MAX));
     }
     let ended: Result<(), SendFault> = async {
@@ -91,6 +91,6 @@ async fn end(writer: &mut Writer, mut last: Reply<'_>) {
         writer.finish().await
     }
     .await;
-    // The stream was reset by a host that is gone, so the reply has no reader.
+    // An error means that the host is gone, so no reader is left for the reply.
     drop(ended);
 }

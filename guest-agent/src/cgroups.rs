@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Control groups (v2): one for the agent, with reserved memory, and one for the sandbox, with one group per call.
+//! Control groups (v2): one each for the agent, the network process and the sandbox's init process, and one per call.
 //!
 //! ```text
-//!   /sys/fs/cgroup/agent             the agent and its workers: memory.min, most of the processor
+//!   /sys/fs/cgroup/agent             the agent and its workers: memory.min, the highest cpu.weight
 //!   /sys/fs/cgroup/network           the network process: memory.max, which includes the data of connections
-//!   /sys/fs/cgroup/init              the sandbox's init process: unlimited, most of the processor
-//!   /sys/fs/cgroup/sandbox           all user work: memory.max, pids.max; the root that the sandbox sees
-//!   /sys/fs/cgroup/sandbox/calls/7   one call: its own memory.max and pids.max; killed as a whole
+//!   /sys/fs/cgroup/init              the sandbox's init process: no limits, the highest cpu.weight
+//!   /sys/fs/cgroup/sandbox           all user work: memory.max, pids.max; root of the sandbox's cgroup namespace
+//!   /sys/fs/cgroup/sandbox/calls/7   one call: optional memory.max and pids.max; all processes are killed together
 //! ```
 //!
-//! The processor is shared by call and not by process, so a fork bomb gets no more of it than any other call.
+//! Every call has the same share of the processor, so a fork bomb gets no more than any other call.
 
 use std::{
     fs::{self, File},
@@ -30,37 +30,36 @@ use crate::{console::report, mutex::lock, sys};
 /// The mount point of the hierarchy.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Memory that user work can't use, for the agent and the kernel, in bytes.
+/// Memory reserved for the agent and the kernel, in bytes. User work can't use this memory.
 const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 
-/// Memory of the agent that the kernel does not reclaim, in bytes.
+/// Memory of the agent that the kernel never reclaims, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The machine's memory divided by this is the network's limit. Its process needs less than 16 MiB, and the kernel adds
-/// the data in flight on connections.
+/// Divisor of the machine's memory that gives the network group's limit. The network process needs less than 16 MiB,
+/// and the kernel charges the data in flight on connections to the same group.
 const NETWORK_MEMORY_DIVISOR: u64 = 4;
 
-/// Makes the OOM killer choose the network process only after all user work. PID 1 restarts it.
+/// OOM score adjustment of the network process: the OOM killer chooses the process only after all user work.
 const NETWORK_OOM_SCORE: &str = "-900";
 
-/// Most processes and threads of all user work; fewer if the kernel itself allows less than twice as many.
+/// Maximum number of processes and threads of all user work. Half of the kernel's own limit applies if it is lower.
 const SANDBOX_PIDS_MAX: u64 = 8192;
 
-/// The weight of the agent and of the sandbox's init process against all user work: the kernel's largest. Both work
-/// only for moments, and everything waits for them.
+/// Processor weight of the agent and of the sandbox's init process: the kernel's maximum. Both run only for moments,
+/// and all calls wait for them.
 const CPU_WEIGHT_MAX: &str = "10000";
 
-/// The group above those of the calls.
+/// The parent of the calls' groups.
 const CALLS: &str = "/sys/fs/cgroup/sandbox/calls";
 
-/// Largest `cgroup.events`, in bytes; today it has two short lines.
+/// Buffer size for `cgroup.events`, in bytes; today the file has two short lines.
 const EVENTS_BYTES_MAX: usize = 512;
 
-/// Longest wait for killed processes to be gone. Processes that hang in the kernel, for example in a write to a slow
-/// disk, take longer: they are dead, and go when the kernel releases them.
+/// Timeout for killed processes to exit. Processes that hang in the kernel, for example in a disk write, need longer.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
 
-/// Creates the groups, and moves this process into the agent's. `memory_bytes` is the machine's memory.
+/// Creates the groups, and moves this process into the agent's group. `memory_bytes` is the machine's memory.
 pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
     for folder in ["agent", "network", "init", "sandbox", "sandbox/calls"] {
         fs::create_dir_all(Path::new(MOUNT).join(folder))?;
@@ -84,49 +83,48 @@ fn write(path: &str, value: &str) -> io::Result<()> {
     fs::write(Path::new(MOUNT).join(path), value)
 }
 
-/// Gives the agent and the sandbox's init process most of the processor. It fails in kernels without the cpu
-/// controller.
+/// Gives the agent and the sandbox's init process priority for the processor. Fails without the cpu controller.
 fn prioritize() -> io::Result<()> {
     write("cgroup.subtree_control", "+cpu")?;
     write("agent/cpu.weight", CPU_WEIGHT_MAX)?;
     write("init/cpu.weight", CPU_WEIGHT_MAX)
 }
 
-/// Moves the network process into its group. Called by that process.
+/// Moves the network process into the network group. The network process itself must call this.
 pub(crate) fn join_network() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", NETWORK_OOM_SCORE)?;
     write("network/cgroup.procs", "0")
 }
 
-/// Moves this process into the sandbox's group, so that the cgroup namespace that it creates is rooted there.
+/// Moves this process into the sandbox's group. That group becomes the root of a cgroup namespace created afterwards.
 pub(crate) fn join_sandbox() -> io::Result<()> {
     write("sandbox/cgroup.procs", "0")
 }
 
-/// Moves the sandbox's init process into its unlimited group. Called by that process.
+/// Moves the sandbox's init process into the unlimited `init` group. The init process itself must call this.
 pub(crate) fn join_init() -> io::Result<()> {
     write("init/cgroup.procs", "0")
 }
 
-/// Allows groups of calls below the sandbox's. The sandbox's own group must have no process left.
+/// Enables the controllers for the calls' groups. The sandbox's own group must contain no process.
 pub(crate) fn delegate_to_calls() -> io::Result<()> {
     for group in ["sandbox", "sandbox/calls"] {
         let file = format!("{group}/cgroup.subtree_control");
         write(&file, "+memory +pids")?;
-        // If the kernel can't, `set_up` has reported it.
+        // `set_up` has already reported a kernel without the cpu controller.
         let _shared = write(&file, "+cpu");
     }
     Ok(())
 }
 
-/// Creates the groups of calls, and removes those that background processes of an ended call kept alive.
+/// Creates the calls' groups. If background processes outlive their call, its group is removed later.
 #[derive(Debug, Default)]
 pub(crate) struct CallGroups {
     leftover: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl CallGroups {
-    /// Creates the group of call `number`, with limits.
+    /// Creates the group of call `number`, and sets its limits.
     pub(crate) fn create(&self, number: u64, limits: Limits) -> io::Result<CallGroup> {
         self.sweep();
         let folder = Path::new(CALLS).join(number.to_string());
@@ -134,7 +132,7 @@ impl CallGroups {
         let group = CallGroup { folder, leftover: Arc::clone(&self.leftover), kill_on_drop: true };
         if let Some(bytes) = limits.memory_bytes {
             fs::write(group.file("memory.max"), bytes.to_string())?;
-            // If a call is out of memory, all its processes are killed together.
+            // If the call runs out of memory, the kernel kills all its processes together.
             fs::write(group.file("memory.oom.group"), "1")?;
         }
         if let Some(pids) = limits.pids {
@@ -143,15 +141,16 @@ impl CallGroups {
         Ok(group)
     }
 
-    /// Removes leftover groups. Only those of ended calls, because the group of a call that is starting is empty, too.
+    /// Removes the groups of ended calls that are empty now. Starting calls also have empty groups, but are not in the
+    /// list.
     fn sweep(&self) {
         let mut leftover = lock(&self.leftover);
         leftover.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
     }
 }
 
-/// A call's group. Dropping it kills everything in it, unless [`CallGroup::keep_on_drop`] was called, and removes the
-/// group when it is empty.
+/// A call's group. Dropping it kills all processes in the group, unless [`CallGroup::keep_on_drop`] was called. The
+/// group is removed once it is empty.
 #[derive(Debug)]
 pub(crate) struct CallGroup {
     folder: PathBuf,
@@ -165,18 +164,18 @@ impl CallGroup {
         Ok(File::open(&self.folder)?.into())
     }
 
-    /// Kills everything in the group, and resolves when all of it is gone.
+    /// Kills all processes in the group, and resolves when they have exited.
     pub(crate) async fn kill(&self) -> io::Result<()> {
         fs::write(self.file("cgroup.kill"), "1")?;
         timeout(EMPTY_MAX, self.empty()).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Lets processes that are in the group when it is dropped live on.
+    /// Lets the group's processes continue to run when this value is dropped.
     pub(crate) fn keep_on_drop(&mut self) {
         self.kill_on_drop = false;
     }
 
-    /// The number of processes in this group that the OOM killer killed.
+    /// Returns the number of processes of this group that the OOM killer killed.
     pub(crate) fn memory_kills(&self) -> u64 {
         fs::read_to_string(self.file("memory.events")).map_or(0, |text| field(&text, "oom_kill"))
     }
@@ -184,7 +183,7 @@ impl CallGroup {
     async fn empty(&self) -> io::Result<()> {
         let events = sys::watch(File::open(self.file("cgroup.events"))?.into(), Interest::PRIORITY)?;
         loop {
-            // Reading this descriptor arms its next notification.
+            // Each read of the file enables the next notification.
             let mut text = [0; EVENTS_BYTES_MAX];
             let read = pread(events.get_ref(), &mut text, 0)?;
             let text = String::from_utf8_lossy(text.get(..read).unwrap_or_default());
@@ -203,17 +202,17 @@ impl CallGroup {
 impl Drop for CallGroup {
     fn drop(&mut self) {
         if self.kill_on_drop {
-            // It fails if the group is gone with the machine.
+            // The write fails if the group no longer exists.
             let _killed = fs::write(self.file("cgroup.kill"), "1");
         }
         if fs::remove_dir(&self.folder).is_err() {
-            // A process in the background is still in it.
+            // A background process is still in the group.
             lock(&self.leftover).push(std::mem::take(&mut self.folder));
         }
     }
 }
 
-/// Returns the number after `name` in a file of `name number` lines; 0 if the name is missing.
+/// Returns the number after `name` in a text with one `name number` per line; 0 if the name is missing.
 fn field(text: &str, name: &str) -> u64 {
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(value).unwrap_or(0)

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Settings that all commands share: the image's environment and working directory, and the root that paths lie in.
+//! Settings of all commands: the image's environment and working directory, and the root of all paths.
 
 use std::path::PathBuf;
 
@@ -8,33 +8,33 @@ use waggle_protocol::request::User;
 
 use crate::sandbox_user::{HOME, SANDBOX_NAME};
 
-/// The search path of images that set none: the one that the OCI runtimes use.
+/// The search path for images that set none: the default of the OCI runtimes.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Folders of the home that precede the image's search path for the sandbox user, so that packages that waggle
-/// installed are found, and the Python of its virtual environment is the one that runs.
+/// Folders in the home that precede the image's search path for the sandbox user. They contain packages that waggle
+/// installed, and the Python of the virtual environment.
 const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
 
-/// The folder of the home in which Node looks for installed modules.
+/// The folder in the home where Node looks for installed modules.
 const HOME_NODE_PATH: &str = "node_modules";
 
 #[derive(Debug)]
 pub(crate) struct CommandSettings {
-    /// The file system that calls see.
+    /// The root of the file system that calls use.
     pub(crate) root: PathBuf,
     /// The image's environment variables.
     pub(crate) env: Vec<(String, String)>,
-    /// The folder in which the image wants commands to start.
+    /// The image's working directory for commands.
     pub(crate) working_directory: Option<String>,
 }
 
 impl CommandSettings {
-    /// The agent's own path to a path of the guest.
+    /// Converts a path of the guest to the agent's path of the same file.
     pub(crate) fn agent_path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// The environment of every command of `user`; a call's own variables override it.
+    /// Returns the environment of a command of `user`. The call's own variables override the returned ones.
     pub(crate) fn env(&self, user: User) -> Vec<(String, String)> {
         let (name, home) = match user {
             User::Sandbox => (SANDBOX_NAME, HOME),
@@ -51,7 +51,7 @@ impl CommandSettings {
         env
     }
 
-    /// The folders of the image's search path.
+    /// Returns the folders of the image's search path, as paths of the agent.
     pub(crate) fn search_path(&self) -> Vec<PathBuf> {
         self.path().split(':').filter(|folder| folder.starts_with('/')).map(|folder| self.agent_path(folder)).collect()
     }

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Removes the privileges of a process between fork and exec.
+//! Drops the privileges of a process between fork and exec.
 //!
-//! In order: resource limits, the capability bounding set, the user, `no_new_privs`, the system call filter. The
-//! operator can switch each of them off; the tests do, to prove that each stops the attack that it is for.
+//! The order is: resource limits, the capability bounding set, the user, `no_new_privs`, the system call filter. The
+//! operator can switch off the capability, `no_new_privs` and filter defences. The tests do so to prove which attack
+//! each of them stops.
 
 pub(crate) mod filter;
 
@@ -19,9 +20,9 @@ use waggle_protocol::{boot::Relaxed, request::User};
 
 use crate::sandbox_user::SANDBOX_ID;
 
-/// Capabilities that the guest's root keeps in the sandbox: those that package managers need to unpack files, change
-/// their owners and change users. Not among them: `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO`,
-/// `MKNOD` (a device node gives access to the disks) and all others.
+/// Capabilities of the guest's root in the sandbox. Package managers need them to unpack files, to change owners and to
+/// change users. All others are dropped, including `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO` and
+/// `MKNOD` (a device node would give access to the disks).
 const ROOT_CAPABILITIES: &[Capability] = &[
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -37,39 +38,39 @@ const ROOT_CAPABILITIES: &[Capability] = &[
     Capability::CAP_AUDIT_WRITE,
 ];
 
-/// The defences that are on.
+/// The enabled defences.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Defences {
-    /// Namespaces of the sandbox's own.
+    /// Separate namespaces for the sandbox.
     pub namespaces: bool,
-    /// The capability bounding set.
+    /// Dropping all capabilities except `ROOT_CAPABILITIES`.
     pub capabilities: bool,
-    /// `no_new_privs`: set-user-id programs gain nothing.
+    /// `no_new_privs`: set-user-id programs gain no privileges.
     pub no_new_privileges: bool,
-    /// The system call filter.
     pub filter: bool,
 }
 
 impl Defences {
     pub const ALL: Self = Self { namespaces: true, capabilities: true, no_new_privileges: true, filter: true };
 
-    /// All defences that the operator has not switched off.
+    /// Returns all defences that the operator has not switched off.
     #[must_use]
     pub fn all_but(relaxed: &Relaxed) -> Self {
         Self {
             namespaces: !relaxed.namespaces,
             capabilities: !relaxed.capabilities,
             no_new_privileges: !relaxed.no_new_privileges,
-            // The filter needs `no_new_privs`: a set-user-id program must not run with it.
+            // The filter needs `no_new_privs`, because a set-user-id program must not run under the filter.
             filter: !relaxed.filter && !relaxed.no_new_privileges,
         }
     }
 }
 
-/// Gives this process the user and the privileges of user work. It must be root and have one thread.
+/// Switches this process to `user` and drops the privileges that user work must not have. The process must be root and
+/// have only one thread.
 ///
 /// # Errors
-/// The kernel's error; the process must not go on then.
+/// The kernel's error; the process must then exit.
 pub(crate) fn confine(user: User, defences: Defences, open_files_max: u64) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, open_files_max, open_files_max)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
@@ -100,7 +101,7 @@ fn keep_capabilities(kept: &[Capability]) -> nix::Result<()> {
     for dropped in caps::runtime::thread_all_supported().difference(&kept) {
         caps::drop(None, CapSet::Bounding, *dropped).map_err(refused)?;
     }
-    // Ambient capabilities end with the inheritable ones.
+    // Clearing the inheritable capabilities also clears the ambient ones.
     caps::clear(None, CapSet::Inheritable).map_err(refused)?;
     caps::set(None, CapSet::Effective, &kept).map_err(refused)?;
     caps::set(None, CapSet::Permitted, &kept).map_err(refused)

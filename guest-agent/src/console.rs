@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The machine's console, the agent's only log. The host keeps its last lines.
+//! The machine's console, which is the agent's only log. The host stores the last lines of the console.
 
 use std::error::Error;
 

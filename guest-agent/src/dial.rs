@@ -9,15 +9,15 @@ use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 
 use crate::{console::report, sys};
 
-/// Most bytes in flight towards the guest on one connection. The kernel resets a connection that is flooded with small
-/// packets while its reader is slow; a buffer of this size prevents that.
+/// Limit of bytes in flight towards the guest on one connection. The kernel resets a connection if a sender floods it
+/// with small packets while its reader is slow. A buffer of this size prevents the reset.
 const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Time between two attempts. The host listens before the machine starts, so an attempt fails only until the host's
-/// vsock device is up.
+/// Delay between two attempts. The host listens before the machine starts, so attempts fail only until the vsock device
+/// is ready.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Most attempts: 5 s of them.
+/// Maximum number of attempts, over about 5 s.
 const TRIES: u32 = 250;
 
 /// Connects to a port of the host.

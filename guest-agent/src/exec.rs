@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Runs a command: streams its output, enforces its timeout, and ends it if the host cancels or disconnects.
+//! Runs a command: streams its output, enforces its timeout, and kills it if the host cancels or disconnects.
 //!
-//! A command that ends by itself is over at once, even if a child that it left in the background still holds its
-//! pipes: the bytes in the pipes are sent, and later ones are not awaited. A call that ends in any other way kills
-//! everything that it started, and is answered when all of it is gone.
+//! A command that exits ends its call at once, even if a background child still has its pipes open. Bytes already in
+//! the pipes are sent; later bytes are not. A timeout, a cancellation or a lost host instead kills everything that the
+//! command started. Any reply is sent after the kill.
 
 mod input;
 mod output;
@@ -39,10 +39,10 @@ use crate::{
     temporary::TemporaryFolder,
 };
 
-/// Longest timeout, in milliseconds: a day. The host's own limits are far below.
+/// Limit of a command's timeout, in milliseconds: a day. The host's own limits are far lower.
 const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
-/// The answer to a command that was cancelled before all its inputs had arrived.
+/// The answer for a command that was cancelled before all its inputs had arrived.
 const NEVER_STARTED: Exited =
     Exited { status: Status::Signal(9), cause: Cause::Cancelled, duration_us: 0, stdout_file: None, stderr_file: None };
 
@@ -61,8 +61,7 @@ impl Executor {
         Self { launcher: Launcher::new(platform, settings), outputs, temporary }
     }
 
-    /// Serves an `Exec` call up to its last reply, which it returns; `None` if the host is gone. Processes that the
-    /// command started never outlive a cancelled, timed-out or broken call.
+    /// Serves an `Exec` call, and returns its last reply for the caller to send; `None` if the host is gone.
     pub(crate) async fn run<'a>(&self, request: &Exec, reader: &mut Reader, writer: &mut Writer) -> Option<Reply<'a>> {
         if request.argv.is_empty() {
             return Some(Reply::Fault(process::no_program()));
@@ -80,12 +79,12 @@ impl Executor {
         };
         let timeout = Duration::from_millis(request.timeout_ms.min(TIMEOUT_MS_MAX));
         let (cause, host_gone) = tokio::select! {
-            // A command that ended in time counts as such, however late the agent notices.
+            // The exit is checked first, so a command that exited in time never counts as timed out.
             biased;
             () = process.exited() => (Cause::Itself, false),
             host_gone = cancelled(reader) => (Cause::Cancelled, host_gone),
             () = sleep(timeout) => (Cause::Deadline, false),
-            // Output can't be sent only if the host is gone.
+            // `stream` resolves only if the host is gone.
             () = output.stream(writer) => (Cause::Cancelled, true),
         };
         let exited = end(process, cause, started).await;
@@ -108,7 +107,7 @@ impl Executor {
     }
 }
 
-/// Kills the command and everything that it started, unless the command ended by itself.
+/// Kills everything that the command started, unless the command exited by itself. Returns how the command ended.
 async fn end(mut process: Process, cause: Cause, started: Instant) -> Result<Exited, Fault> {
     if cause != Cause::Itself {
         process.kill().await;
@@ -120,7 +119,7 @@ async fn end(mut process: Process, cause: Cause, started: Instant) -> Result<Exi
     Ok(Exited { status: status_of(status), cause, duration_us, stdout_file: None, stderr_file: None })
 }
 
-/// Resolves when the call must end early: with false if the host cancelled it, with true if the host is gone.
+/// Resolves when the call must end early: to false if the host cancelled it, to true if the host is gone.
 async fn cancelled(reader: &mut Reader) -> bool {
     loop {
         match reader.receive::<Input<'_>>().await {

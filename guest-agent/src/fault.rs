@@ -11,7 +11,7 @@ pub(crate) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
     Fault { kind, message: message.into() }
 }
 
-/// Converts an error of the guest's kernel; `what` says what failed.
+/// Converts an error of the guest's kernel. `what` describes the failed operation.
 pub(crate) fn fault_of(source: &io::Error, what: &str) -> Fault {
     let kind = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => FaultKind::NotFound,
@@ -27,7 +27,7 @@ pub(crate) fn fault_of(source: &io::Error, what: &str) -> Fault {
     fault(kind, format!("{what}: {source}"))
 }
 
-/// Checks an input against the bytes that the request announced and that are still missing.
+/// Checks that an input is not empty and has at most `missing` bytes, the rest of the size that the request announced.
 pub(crate) fn check_input(bytes: &[u8], missing: u64) -> Result<(), Fault> {
     if (1..=missing).contains(&(bytes.len() as u64)) {
         return Ok(());

@@ -1,14 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! File calls. A worker process serves each of them, and becomes the sandbox user before it reads a byte of the call.
+//! File calls. A separate worker process serves each call. The worker becomes the sandbox user before it reads a byte
+//! of the call.
 //!
 //! ```text
 //!   host ── call stream ── agent ── socket pair ── worker (waggle-agent files ROOT)
 //! ```
 //!
-//! The worker speaks the protocol on its socket: the agent sends it the request and then moves bytes both ways without
-//! parsing them. A thread that merely switched its user would still share the agent's memory. Where the agent runs as
-//! its caller, the same code runs on a thread, because there is no other user to become.
+//! The worker speaks the protocol on its socket. The agent sends the request to the worker, and then copies bytes in
+//! both directions without parsing them. A thread with another user would still share the agent's memory. With
+//! [`Mode::Caller`](crate::Mode::Caller), there is no other user, so the same code runs on a thread.
 
 mod list;
 mod path;

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest that an agent serves: the settings that its starter chooses.
+//! Settings of an agent, chosen by its caller.
 
 use std::path::PathBuf;
 
@@ -8,27 +8,24 @@ use waggle_protocol::Origin;
 
 use crate::sandbox::SandboxSpawner;
 
-/// Settings of one agent.
 #[derive(Debug)]
 pub struct Guest {
-    /// Where the agent came from.
     pub origin: Origin,
-    /// The file system that calls see: `/` in a machine, any folder elsewhere.
+    /// The root of the file system that calls use: `/` in a machine, any folder elsewhere.
     pub root: PathBuf,
-    /// The user that calls run as.
     pub mode: Mode,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
-    /// Absolute path of the folder in which the image wants commands to start.
+    /// The image's working directory for commands, as an absolute path.
     pub working_directory: Option<String>,
 }
 
-/// The user that calls run as, and where.
+/// The user of the calls, and whether a sandbox isolates them.
 #[derive(Debug)]
 pub enum Mode {
-    /// In a machine: the user `sandbox`, or the guest's root if a call asks for it, in a sandbox. The agent must be
+    /// For a dedicated machine: calls run in a sandbox as the user `sandbox`, or as root on request. The agent must be
     /// root.
     Sandbox(SandboxSpawner),
-    /// The user that runs the agent, on a machine that is not the agent's own: its clock stays as it is.
+    /// For a shared machine: calls run as the user that runs the agent, and the machine's clock is not changed.
     Caller,
 }

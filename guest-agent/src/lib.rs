@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest agent: serves the host's calls over one byte stream.
 //!
-//! [`serve`] takes any stream, so that the host's behaviour tests run the same code on an in-memory pipe. The parts
-//! that need a machine (PID 1, mounts, the vsock device, the `sandbox` user) are in the modules [`boot`] and [`reaper`]
+//! [`serve`] accepts any stream, so the host's behaviour tests can run the same code on an in-memory pipe. The code
+//! that needs a machine (PID 1, mounts, the vsock device, the `sandbox` user) is in the modules [`boot`] and [`reaper`]
 //! and behind [`Mode::Sandbox`].
 //!
-//! The agent trusts the host. It does not trust the processes in the guest.
+//! The agent trusts the host, but not the processes in the guest.
 
 pub mod boot;
 mod calls;
@@ -36,8 +36,7 @@ mod temporary;
 pub use guest::{Guest, Mode};
 pub use serve::{ServeFault, serve};
 
-/// musl's own allocator returns each large buffer to the kernel and asks for it again, which halves the speed of file
-/// transfers.
+/// musl's own allocator returns each large buffer to the kernel at once, which halves the speed of file transfers.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent's program: PID 1 of a machine, the agent of an image, or a file worker.
+//! The guest agent's program. It runs as PID 1 of a machine, as the agent of an image, or as a file worker.
 //!
 //! ```text
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
-//!   waggle-agent serve            as PID 1's child, from the image: serves; stdin holds the boot configuration,
-//!                                 stdout is the pipe to which it writes when the host has accepted it
+//!   waggle-agent serve            as PID 1's child, from the image: serves; stdin has the boot configuration,
+//!                                 and a byte is written to stdout once the host has accepted the agent
 //!   waggle-agent files ROOT       as the agent's child: serves the one call on its stdin
 //! ```
 

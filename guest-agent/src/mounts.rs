@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Mounts of the kernel's own file systems, which the machine and its sandbox both need.
+//! Mounts the kernel's own file systems, for the machine and again for its sandbox.
 //!
-//! `/dev` is made by hand: devtmpfs would show the disks and the vsock device to every program in the guest.
+//! `/dev` has a fixed list of devices. devtmpfs would show the disks and the vsock device to every program in the
+//! guest.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -13,7 +14,7 @@ use nix::{
 
 use crate::step::{StepFault, WithStep};
 
-/// Flags of a mount that needs no set-user-id programs, no programs and no devices.
+/// Flags for a mount without set-user-id programs, executables and devices.
 pub(crate) const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
 
 /// Character devices that every program may expect: name, major and minor number.
@@ -29,7 +30,7 @@ const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Mounts a `/dev` with only the devices that every program may expect.
+/// Mounts a `/dev` that contains only standard devices and links.
 pub(crate) fn make_dev() -> Result<(), StepFault> {
     mount_kernel_fs("tmpfs", "/dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=64k")?;
     let terminals = "newinstance,ptmxmode=0666,mode=0620";
@@ -49,7 +50,7 @@ pub(crate) fn make_dev() -> Result<(), StepFault> {
     Ok(())
 }
 
-/// Mounts a kernel file system, and creates the folder if the image lacks it.
+/// Mounts a kernel file system. Creates the mount point if the image lacks it.
 pub(crate) fn mount_kernel_fs(kind: &str, folder: &str, flags: MsFlags, options: &str) -> Result<(), StepFault> {
     fs::create_dir_all(folder).step(|| format!("create {folder}"))?;
     mount(Some(kind), folder, Some(kind), flags, Some(options)).step(|| format!("mount {kind} at {folder}"))

@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex, even a poisoned one. The guarded values are consistent between any two statements, so a panic in one
-/// call must not make all others fail.
+/// Locks a mutex, even a poisoned one. Every statement leaves the guarded value consistent, so a panic in one call must
+/// not make all other calls fail.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

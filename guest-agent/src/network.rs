@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's network. There is no card: every connection ends in this machine and is carried over the egress link.
+//! The guest's network. The guest has no network card: every connection ends in this machine, and the egress link
+//! carries its data to and from the host.
 //!
 //! ```text
 //!   program ── connect 192.0.2.7:443 ──▶ route: every address is local
@@ -9,12 +10,13 @@
 //!                         network process: listener, DNS server ── one stream per flow ──▶ host
 //! ```
 //!
-//! PID 1 sets up routes, sockets and program, and keeps them open. A separate process carries the flows, outside the
-//! sandbox and apart from the agent that serves calls. If that process exits, calls go on, PID 1 restarts it, and
-//! connections wait meanwhile instead of taking another route. It has no policy: the host decides.
+//! PID 1 sets up the routes, the sockets and the lookup program, and keeps the sockets open. The network process
+//! carries the flows. It runs outside the sandbox and separate from the agent that serves calls. If the network process
+//! exits, calls continue and PID 1 restarts the process. New connections wait until then, because they have no other
+//! route. The network process has no policy: the host decides which connections are allowed.
 //!
-//! Not carried: UDP other than DNS, which fails at once because no socket listens, and ICMP, for which programs in the
-//! sandbox may not open a socket.
+//! Only TCP and DNS are carried. Other UDP fails at once because no socket listens, and programs in the sandbox may not
+//! open a socket for ICMP.
 
 mod dns_server;
 mod flow;
@@ -44,10 +46,10 @@ use crate::{
     sys,
 };
 
-/// Time before the process is restarted, so that one that exits at once does not load the machine.
+/// Delay before each restart of the network process, so that a process that fails at once does not load the machine.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// Most starts of the process; a machine that needs more has a permanent fault.
+/// Maximum number of starts of the network process; more would only repeat a permanent fault.
 const STARTS_MAX: u32 = 100;
 
 /// The network that PID 1 has set up.
@@ -59,7 +61,7 @@ pub(crate) struct GuestNetwork {
 }
 
 impl GuestNetwork {
-    /// Makes every address local, and steers connections to them. Needs root, and the loopback device must be up.
+    /// Makes every address local, and directs connections to the sockets. Needs root and a loopback device that is up.
     pub(crate) fn open(network: Network) -> Result<Self, StepFault> {
         let v6 = network.ipv6.then_some(GUEST_ADDRESS_V6.into());
         for own in [Some(GUEST_ADDRESS.into()), v6].into_iter().flatten() {
@@ -70,7 +72,7 @@ impl GuestNetwork {
         Ok(Self { sockets, starts: 0, process: None })
     }
 
-    /// Starts the process that carries the flows. The calling process must not have a second thread.
+    /// Starts the network process. The calling process must not have a second thread.
     pub(crate) fn start(&mut self) {
         self.starts += 1;
         let is_restart = self.starts > 1;
@@ -93,7 +95,7 @@ impl GuestNetwork {
         };
     }
 
-    /// Handles the exit of a child of PID 1: restarts the network process if it was that.
+    /// Restarts the network process if `pid` is that process. PID 1 calls this for every exited child.
     pub(crate) fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
         if self.process == Some(pid) {
             report(&format!("the network process has exited ({status}), start {} of {STARTS_MAX}", self.starts));
@@ -113,7 +115,7 @@ impl GuestNetwork {
     }
 }
 
-/// Drops all capabilities, because this process reads data that programs and the host send.
+/// Drops all capabilities, because the network process reads data that programs and the host send.
 fn drop_privileges() -> io::Result<()> {
     set_no_new_privs()?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {

@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The platform that calls run on: a machine of the agent's own with its sandbox, or whatever machine the agent's
-//! caller runs it on.
+//! The platform of the calls: a machine dedicated to the agent, or one that the agent shares with other programs.
 
 use std::{
     future::pending,
@@ -21,14 +20,14 @@ use crate::{guest::Mode, sandbox::Sandbox, sandbox_user::SANDBOX_ID};
 
 #[derive(Debug)]
 pub(crate) enum Platform {
-    /// A machine of the agent's own; commands run in the sandbox.
+    /// A dedicated machine. Commands run in the sandbox.
     Machine(Sandbox),
-    /// Another's machine; commands run as the agent's own user, and the system stays as it is.
+    /// A shared machine. Commands run as the user that runs the agent, and system settings do not change.
     Caller,
 }
 
 impl Platform {
-    /// Must run in a runtime.
+    /// Connects to the sandbox, if any. Must run in a runtime.
     pub(crate) fn start(mode: Mode) -> io::Result<Self> {
         match mode {
             Mode::Sandbox(spawner) => Ok(Self::Machine(Sandbox::connect(spawner)?)),
@@ -36,8 +35,8 @@ impl Platform {
         }
     }
 
-    /// Makes `user` the owner of a file or pipe that the agent created. A pipe needs it as well, because opening it
-    /// again by name (`/dev/stdout`) checks its permissions.
+    /// Makes `user` the owner of a file or pipe that the agent created. Opening a pipe again by name (`/dev/stdout`)
+    /// checks its permissions, so pipes also need the right owner.
     pub(crate) fn set_owner(&self, file: impl AsFd, user: User) -> io::Result<()> {
         match (self, user) {
             (Self::Machine(_), User::Sandbox) => fchown(file, Some(SANDBOX_ID), Some(SANDBOX_ID)),
@@ -46,7 +45,7 @@ impl Platform {
     }
 
     /// Sets the machine's clock, in nanoseconds since the epoch. A guest without a network has no other time source,
-    /// and TLS fails with a wrong time.
+    /// and TLS fails if the time is wrong.
     pub(crate) fn set_clock(&self, unix_ns: u64) -> nix::Result<()> {
         match self {
             Self::Machine(_) => {
@@ -56,14 +55,14 @@ impl Platform {
         }
     }
 
-    /// Writes the machine's file systems to their disks.
+    /// Writes unsaved data of the machine's file systems to the disks.
     pub(crate) async fn sync(&self) {
         if let Self::Machine(_) = self {
             let _synced = spawn_blocking(nix::unistd::sync).await;
         }
     }
 
-    /// Resolves when no more commands can be started.
+    /// Resolves when commands can no longer be started.
     pub(crate) async fn failed(&self) {
         match self {
             Self::Machine(sandbox) => sandbox.exited().await,

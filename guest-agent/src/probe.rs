@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Looks for the programs that waggle may use. It looks at the file system only and runs nothing.
+//! Finds the programs that waggle may use. Only checks the file system, and runs nothing.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use waggle_protocol::handshake::PROGRAMS;
 
-/// The names of those of [`PROGRAMS`] that are in one of the folders.
+/// Returns the names in [`PROGRAMS`] for which one of the folders contains an executable file.
 pub(crate) fn programs(search_path: &[PathBuf]) -> Vec<String> {
     let is_program =
         |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);

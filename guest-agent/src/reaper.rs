@@ -3,7 +3,7 @@
 //! PID 1 after the boot: reaps orphans, restarts the network process if it exits, and ends the machine when the serving
 //! child has exited.
 //!
-//! The child serves and PID 1 only reaps, so `waitpid(-1)` here never competes with a wait for one child.
+//! PID 1 only reaps, and never waits for one specific child, so its `waitpid(-1)` competes with no other wait.
 
 use std::{
     fs::File,
@@ -23,15 +23,16 @@ use nix::{
 
 use crate::{console::report, network::GuestNetwork, sys};
 
-/// A serving child, and the pipe to which it writes when the host has accepted it.
+/// A serving child, and the pipe that the child writes to when the host has accepted it.
 #[derive(Debug)]
 pub struct Serving {
     pub pid: Pid,
-    /// The pipe's reading end, non-blocking.
+    /// The reading end of the pipe, non-blocking.
     pub ready: OwnedFd,
 }
 
-/// Reaps until the serving child has exited. If it exits before the host has accepted it, `second` starts another once.
+/// Reaps children until the serving child has exited. If the host had not accepted that child, `second` starts another
+/// serving child, but only once.
 pub(crate) fn reap_until_exit(
     first: Serving,
     second: Option<impl FnOnce(&mut Option<GuestNetwork>) -> nix::Result<Serving>>,
@@ -73,8 +74,7 @@ fn was_accepted(ready: &OwnedFd) -> bool {
     matches!(File::from(pipe).read(&mut [0]), Ok(1))
 }
 
-/// Writes everything to the disks and ends the machine. It reboots, because libkrun would keep running after a
-/// power-off.
+/// Writes all data to the disks and ends the machine. Reboots, because libkrun would keep running after a power-off.
 pub fn end_machine() {
     sync();
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);

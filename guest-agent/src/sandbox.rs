@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The sandbox that user work lives in: namespaces of its own, whose init process starts and reaps every command.
+//! The sandbox for all user work: separate namespaces with an init process that starts and reaps every command.
 //!
 //! ```text
 //!   serving agent ──seqpacket──▶ init (PID 1 of the sandbox's namespaces, root, single-threaded)
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Processes in the sandbox can neither see nor signal the agent. The sandbox is forked before the agent starts a
-//! thread, so that the code between fork and exec is ordinary code.
+//! thread, so the code between fork and exec needs no restriction to async-signal-safe functions.
 
 mod client;
 mod init;
@@ -40,7 +40,7 @@ use crate::{
     sys,
 };
 
-/// The agent's end of a sandbox that was forked before the agent has a runtime to use it from.
+/// The agent's connection to a forked sandbox, before the agent has a runtime to use the connection.
 #[derive(Debug)]
 pub struct SandboxSpawner {
     socket: OwnedFd,
@@ -52,14 +52,14 @@ impl SandboxSpawner {
     /// Forks the sandbox. The calling process must not have started a thread.
     ///
     /// # Errors
-    /// The kernel's error; an error inside the sandbox is on the console.
+    /// The kernel's error. An error inside the sandbox is only on the console.
     pub fn fork(defences: Defences) -> io::Result<Self> {
         let (socket, inside) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match sys::fork_single_threaded()? {
             ForkResult::Parent { child } => {
                 drop(inside);
                 let ready = message::receive::<message::Ready>(socket.as_raw_fd(), &mut [0; message::READY_BYTES_MAX]);
-                // The intermediate process; the sandbox's init process is now PID 1's child.
+                // Reaps the intermediate process. The sandbox's init process is now PID 1's child.
                 waitpid(child, None)?;
                 let fds = ready?.map(|(message::Ready, fds)| fds);
                 cgroups::delegate_to_calls()?;

@@ -5,7 +5,7 @@
 /// The sandbox user's home, inside the root.
 pub(crate) const HOME: &str = "/home/sandbox";
 
-/// User id and group id of the sandbox user.
+/// The user id and the group id of the sandbox user.
 pub(crate) const SANDBOX_ID: u32 = 1000;
 
 pub(crate) const SANDBOX_NAME: &str = "sandbox";

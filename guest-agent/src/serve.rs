@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: the greeting and the hello, then one task per call until the link ends.
+//! The agent's side of the call link: sends the preamble and the hello, then runs one task per call.
 
 use std::{io, sync::Arc};
 
@@ -19,37 +19,35 @@ use crate::{
     probe,
 };
 
-/// Most calls at a time, including those that have answered and still clean up. The host runs at most half as many.
+/// Maximum number of simultaneous calls, including answered calls that still clean up. The host allows half as many.
 const RUNNING_MAX: usize = 2 * CALLS_MAX;
 
-/// The reason why the agent stopped serving before the host asked for it.
+/// The reason for a stop that the host did not request.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
     /// The sandbox, `/tmp` or the agent's own program is unusable.
     #[error("failed to prepare the guest for calls")]
     Prepare { source: io::Error },
-    /// The sandbox ended, so nothing can be started in this machine.
+    /// The sandbox exited, so this machine can start no more commands.
     #[error("lost the sandbox")]
     SandboxExited,
-    /// The host rejected the link, or is gone.
+    /// The host rejected the link or is gone.
     #[error("failed to greet the host")]
     Greet { source: GreetFault },
-    /// The hello could not be sent.
     #[error("failed to send the hello")]
     Hello { source: SendFault },
     /// The host did not answer the hello; `source` is `None` if it closed the stream.
     #[error("failed to receive the host's welcome")]
     Welcome { source: Option<ReceiveFault> },
-    /// The link is gone.
     #[error("lost the link to the host")]
     Link { source: LinkFault },
 }
 
-/// Serves the host's calls on `stream` until the host asks to power off, or the link ends. `ready` runs once the host
-/// has accepted the agent. Running calls are ended when this returns or is dropped.
+/// Serves the host's calls on `stream` until the host requests a power-off or the link ends. Calls `ready` once the
+/// host has accepted the agent. Running calls end when this function returns or its future is dropped.
 ///
 /// # Errors
-/// [`ServeFault`] for any end but a power-off.
+/// [`ServeFault`] unless the host requested a power-off.
 pub async fn serve<S>(mut stream: S, guest: Guest, ready: impl FnOnce()) -> Result<(), ServeFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

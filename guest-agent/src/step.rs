@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The error of a step towards a running machine: the step that failed, and the kernel's error.
+//! The error of a step of the boot or of the sandbox's setup. It contains the failed step and the kernel's error.
 
 use std::io;
 
@@ -12,9 +12,9 @@ pub(crate) struct StepFault {
     source: io::Error,
 }
 
-/// Adds the step that failed to an I/O error.
+/// Adds the failed step to an I/O error.
 pub(crate) trait WithStep<T> {
-    /// Names the step; the text reads after "failed to".
+    /// Adds the step. The error's text is "failed to" followed by the step.
     fn step(self, step: impl FnOnce() -> String) -> Result<T, StepFault>;
 }
 

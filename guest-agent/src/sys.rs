@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's only unsafe code: system calls for which neither std nor nix has a safe wrapper.
+//! The agent's only unsafe code: system calls without a safe wrapper in std or nix.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each states why it is sound")]
 
 pub(crate) mod bpf;
@@ -21,34 +21,35 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// From the kernel's `include/uapi/linux/vm_sockets.h`; libc lacks them.
+/// From the kernel's `include/uapi/linux/vm_sockets.h`; libc lacks these constants.
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
 
-/// From the kernel's `include/uapi/linux/sched.h`; libc's own overflows its type.
+/// From the kernel's `include/uapi/linux/sched.h`; libc's constant overflows its own type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// From the kernel's `include/uapi/linux/sockios.h`; libc's own has the type that glibc's `ioctl` takes, which differs
-/// from musl's.
+/// From the kernel's `include/uapi/linux/sockios.h`. libc's constant fits glibc's `ioctl`, whose type differs from
+/// musl's.
 const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
 
 /// Forks. The calling process must not have started a thread.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
-    // SAFETY: the callers (PID 1, the serving child before its runtime, the sandbox's init) have no second thread, so
-    // the child is a whole copy of a process in which no lock is held by another thread.
+    // SAFETY: the callers (PID 1, the serving child before its runtime, the sandbox's init process) have no second
+    // thread. No other thread can therefore hold a lock that the child would inherit.
     unsafe { fork() }
 }
 
-/// Forks, as above, with the child in another control group from its start. A process that moves itself there waits for
-/// all running forks in the machine, which during a fork bomb never end.
+/// Forks a child that is in another control group from its start. The calling process must not have started a thread.
+/// If the child moved itself instead, the move would wait for all running forks in the machine, which never end during
+/// a fork bomb.
 pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult> {
     // SAFETY: `clone_args` is plain data, for which all zeroes is a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = CLONE_INTO_CGROUP;
     arguments.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
     arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
-    // SAFETY: the pointer and the size describe `arguments`, which outlives the call. Without a stack of its own and
-    // without shared memory the child is as from `fork`; the only caller, the sandbox's init, has no second thread.
+    // SAFETY: the pointer and the size describe `arguments`, which outlives the call. The flags request no shared
+    // memory, so the call behaves like `fork`. The only caller, the sandbox's init process, has no second thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     Ok(match libc::pid_t::try_from(Errno::result(pid)?).map_err(|_no_pid| Errno::EOVERFLOW)? {
         0 => ForkResult::Child,
@@ -56,35 +57,35 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     })
 }
 
-/// Takes ownership of a descriptor that the kernel has just created for this process, as `SCM_RIGHTS` and `bpf` do.
+/// Takes ownership of a descriptor that the kernel has just created, for example by `SCM_RIGHTS` or `bpf`.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass descriptors that came out of `recvmsg` or `bpf` and have no other owner.
+    // SAFETY: the callers pass descriptors from `recvmsg` or `bpf`, and these descriptors have no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Registers a descriptor with the runtime. Fails for kinds of files that can't be polled.
+/// Registers a descriptor with the runtime. Fails for files that do not support polling.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives, and `AsyncFd` gives it back only when it
-    // has deregistered it.
+    // SAFETY: an `OwnedFd` refers to one open descriptor during its lifetime, and `AsyncFd` deregisters the descriptor
+    // before returning or dropping it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
-/// Waits for any child, and returns its raw wait status. nix's `waitpid` reaps a child that a real-time signal killed
-/// and then fails.
+/// Waits for any child, and returns its process id and raw wait status. nix's `waitpid` would reap a child killed by a
+/// real-time signal, but then return an error.
 pub(crate) fn wait_raw(flags: WaitPidFlag) -> nix::Result<Option<(Pid, libc::c_int)>> {
     let mut status = 0;
-    // SAFETY: `status` outlives the call, which writes one int there.
+    // SAFETY: `status` outlives the call, which writes one int to it.
     let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, flags.bits()) })?;
     Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
 }
 
-/// Restores the default action of SIGPIPE, which Rust's runtime has changed.
+/// Restores the default action of SIGPIPE; Rust's runtime ignores the signal.
 pub(crate) fn reset_sigpipe() -> nix::Result<()> {
-    // SAFETY: it installs no handler, it only restores the default.
+    // SAFETY: the call installs no handler; it restores the default action.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
 }
 
-/// Sets the limit of bytes in flight towards this side of a vsock connection.
+/// Sets the maximum number of bytes in flight towards this side of a vsock connection.
 pub(crate) fn set_vsock_buffer(socket: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
         let length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
@@ -106,7 +107,7 @@ pub(crate) fn set_loopback_up() -> io::Result<()> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
-    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is, and it outlives the call.
+    // SAFETY: `SIOCSIFFLAGS` reads an `ifreq`. `request` is an `ifreq` and outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files that the agent creates in the guest's `/tmp`, named `waggle_<12 hex>.<extension>`: code to run, stdin, output
-//! to keep.
+//! Files that the agent creates in the guest's `/tmp` for code, stdin and long output. Their names have the form
+//! `waggle_<12 hex>.<extension>`.
 //!
-//! The agent is root, and every user can write to `/tmp`. The folder is therefore opened before any user work runs,
-//! names are unguessable and must be new, and links are not followed. User work can block the folder, so creating and
-//! removing files runs off the runtime's thread.
+//! The agent is root, and every user can write to `/tmp`. The agent therefore opens the folder before any user work
+//! runs, uses unguessable new names, and follows no links. User work can make operations on the folder block, so files
+//! are created and removed outside the runtime's thread.
 
 use std::{
     fs::File,
@@ -25,16 +25,16 @@ use waggle_protocol::request::User;
 
 use crate::platform::Platform;
 
-/// Permissions of the files: only their user reads them, because code and output may hold secrets.
+/// Permissions of the files: only the owner can read them, because code and output may contain secrets.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 const EXTENSION_BYTES_MAX: usize = 8;
 
-/// The guest's `/tmp` as it was before any user work; a later folder of that name is not used.
+/// The guest's `/tmp`, opened before any user work. A folder that user work puts in its place later is not used.
 #[derive(Debug)]
 pub(crate) struct TemporaryFolder {
     folder: OwnedFd,
-    /// Its path in the agent's view.
+    /// The folder's path in the agent's view.
     path: PathBuf,
     platform: Arc<Platform>,
 }
@@ -65,16 +65,16 @@ impl TemporaryFolder {
     }
 }
 
-/// A file in `/tmp`. It is removed on drop.
+/// A file in `/tmp`, removed on drop.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     file: File,
     name: Name,
-    /// Its path in the agent's view.
+    /// The file's path in the agent's view.
     path: PathBuf,
 }
 
-/// A name in `/tmp`. The file of that name is removed on drop.
+/// A name in `/tmp`. Dropping it removes the file of that name.
 #[derive(Debug)]
 pub(crate) struct Name {
     folder: Option<OwnedFd>,
@@ -86,24 +86,24 @@ impl TemporaryFile {
         &self.file
     }
 
-    /// Its path in the agent's view.
+    /// Returns the file's path in the agent's view.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its path in the guest's view.
+    /// Returns the file's path in the guest.
     pub(crate) fn guest_path(&self) -> String {
         format!("/tmp/{}", self.name.name)
     }
 
-    /// Closes the file; it stays until its name is dropped.
+    /// Closes the file. The file is removed when the returned name is dropped.
     pub(crate) fn into_name(self) -> Name {
         self.name
     }
 }
 
 fn create_in(folder: OwnedFd, name: String) -> io::Result<(File, Name)> {
-    // An existing name, even of a link, is an error and is not followed.
+    // Fails if the name exists, even as a link.
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     let file = openat2(&folder, name.as_str(), OpenHow::new().flags(flags).mode(MODE).resolve(resolve))?;
@@ -111,7 +111,7 @@ fn create_in(folder: OwnedFd, name: String) -> io::Result<(File, Name)> {
 }
 
 impl Name {
-    /// Removes the file, and resolves when that is done.
+    /// Removes the file, and resolves when the file is removed.
     pub(crate) async fn remove(mut self) {
         if let Some(removal) = self.removal() {
             let _removed = spawn_blocking(removal).await;
@@ -121,7 +121,7 @@ impl Name {
     fn removal(&mut self) -> Option<impl FnOnce() + use<>> {
         let (folder, name) = (self.folder.take()?, std::mem::take(&mut self.name));
         Some(move || {
-            // The guest may have removed it itself.
+            // The guest may have removed the file already.
             let _removed = unlinkat(&folder, name.as_str(), UnlinkatFlags::NoRemoveDir);
         })
     }

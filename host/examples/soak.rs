@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! 64 clients of both protocol versions, some of which support tasks, call a server for five minutes and check every
-//! response: none may be lost, and the server's memory must not grow.
+//! Soak test: 64 clients call a server for five minutes and check every response. The clients use both protocol
+//! versions, and some of them support tasks. No response may be lost, and the server's memory must not grow.
 //!
-//! `soak [SECONDS]`; a shorter run only checks the responses. The server is the example `conformance`, in a process of
-//! its own: real agents without machines, since few machines of developers can run 64 busy guests. Its memory includes
-//! the agents'.
+//! Usage: `soak [SECONDS]`. A run of less than five minutes only checks the responses. The server is the example
+//! `conformance` in a separate process. Its environments are agents without machines, because few developers' computers
+//! can run 64 busy guests. The measured memory includes that of the agents.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -33,16 +33,17 @@ use tokio::{task::JoinSet, time::Instant};
 const CLIENTS: u64 = 64;
 const ENVIRONMENTS: usize = 8;
 
-/// Length in minutes; the memory of the last one is compared with that of the first.
+/// Duration in minutes. The memory in the last minute is compared with the memory in the first minute.
 const MINUTES: u32 = 5;
 
-/// Limit of the memory in the last minute, relative to the first.
+/// Limit of the memory in the last minute, as a multiple of the memory in the first minute.
 const GROWTH_MAX: f64 = 1.1;
 
-/// Calls per connection; the next ones use a new connection, and a new session where the protocol version has sessions.
+/// Number of calls per connection. Later calls use a new connection, and a new session if the protocol version has
+/// sessions.
 const CALLS_PER_CONNECTION: u64 = 200;
 
-/// Rounds from one long call to the next of a client that supports tasks.
+/// Number of rounds between two long calls of a client that supports tasks.
 const ROUNDS_PER_TASK: u64 = 8;
 
 /// Interval of the polls for a task.
@@ -93,8 +94,8 @@ impl Caller {
         answer["result"].take()
     }
 
-    /// Makes a call that is long enough to become a task, if the server has capacity for one, and checks its end. Every
-    /// other task is cancelled.
+    /// Makes a call that is long enough to become a task if the server has capacity for a task. Checks the result.
+    /// Cancels every second task.
     async fn long_call(&self, id: &str, turn: u64, tasks: &AtomicU64) {
         let arguments = json!({"environment_id": id, "code": "sleep 3; echo well", "language": "shell"});
         let answer = self.call("execute", arguments).await;
@@ -132,13 +133,13 @@ impl Caller {
     }
 }
 
-/// Sizes that vary within each minute in the same way, so that the memory of two minutes is comparable.
+/// Returns a size. The sizes vary in the same way within each minute, so that the memory of two minutes is comparable.
 fn scattered(turn: u64, below: u64) -> u64 {
     // Multiples of a large prime visit all sizes before one repeats.
     turn.wrapping_mul(104_729) % below
 }
 
-/// One round of calls with known results.
+/// Makes one round of calls with known results.
 async fn round(caller: &Caller, id: &str, number: u64, turn: u64) {
     let path = format!("client-{number}/file");
     let content = format!("{number} {turn} ").repeat(usize::try_from(scattered(turn, 500)).unwrap() + 1);
@@ -192,7 +193,7 @@ fn resident_kib(server: &Child) -> u64 {
 
 #[tokio::main]
 async fn main() {
-    // The HTTP client is built without a provider of its own.
+    // The HTTP client is built without its own crypto provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let seconds = std::env::args().nth(1).map_or(u64::from(MINUTES) * 60, |seconds| seconds.parse().unwrap());
     let program = std::env::current_exe().unwrap().with_file_name("conformance");
@@ -240,6 +241,6 @@ async fn main() {
     let [calls, tasks] = [&done.calls, &done.tasks].map(|count| count.load(Ordering::Relaxed));
     println!("{calls} calls and {tasks} tasks, none lost; memory of the last part is {growth:.2} of the first's");
     assert!(tasks > 0, "no call became a task");
-    // In less than a minute the buffers of the clients have not reached their full size.
+    // If a part is shorter than a minute, the clients' buffers have not reached their full size in the first part.
     assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "the memory has grown by {growth:.2}");
 }

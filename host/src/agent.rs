@@ -1,10 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's end of a machine's call link: one stream per call, and a task that keeps the guest's clock set.
+//! The host's end of a machine's call link. Each call has its own stream, and a task sets the guest's clock regularly.
 //!
-//! Everything on the link comes from a hostile guest. Lengths and counts are checked against the call's limits, text is
-//! made printable, and each call has a timeout of its own: the agent enforces deadlines, but a guest may have replaced
-//! the agent.
+//! The guest may be hostile and may have replaced the agent. So the host does not rely on the agent: it checks lengths
+//! and counts against the limits of each call, makes text printable, and enforces its own timeout for each call.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each unexpected reply is the same fault")]
 
@@ -42,60 +41,49 @@ use crate::{
     printable,
 };
 
-// The agent may send as much as the caller expects.
+// The protocol's limit of a listing must equal the domain's limit.
 const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the limits of the protocol and the port differ");
 
-/// Limit of the agent's build string, in bytes: it goes to the log, and a name and a version are shorter.
+/// Limit of the agent's build string, in bytes. A program's name and version are shorter.
 const BUILD_BYTES_MAX: usize = 200;
 
-/// Limit of one output's file in the guest, in bytes: sixteen such files still leave space on the disk.
+/// Limit of a file in the guest that stores an output stream, in bytes. Sixteen such files still leave space on the
+/// guest's disk.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A connection to the guest agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectFault {
-    /// Host and agent did not agree on a link.
+    /// The handshake of host and agent failed.
     #[error("failed to greet the guest agent")]
-    Greet {
-        /// The handshake's error.
-        source: GreetFault,
-    },
+    Greet { source: GreetFault },
     /// The agent's hello did not arrive.
     #[error("failed to read the guest agent's hello")]
-    Hello {
-        /// The receiver's error.
-        source: ReceiveFault,
-    },
+    Hello { source: ReceiveFault },
     /// The agent closed the connection before its hello.
     #[error("the guest agent closed the connection before its hello")]
     Left,
     /// The hello timed out.
     #[error("the guest agent sent no hello within {} s", within.as_secs_f32())]
-    Silent {
-        /// The timeout.
-        within: Duration,
-    },
-    /// The hello is too long, or holds control characters.
+    Silent { within: Duration },
+    /// The hello is too long, or contains control characters.
     #[error("the guest agent's hello exceeds the limits of the protocol")]
     Excessive,
     /// The welcome could not be sent.
     #[error("failed to welcome the guest agent")]
-    Welcome {
-        /// The sender's error.
-        source: SendFault,
-    },
+    Welcome { source: SendFault },
 }
 
-/// A connected agent. Dropping it ends the link and the clock.
+/// A connected agent. Dropping the client closes the link and stops the clock task.
 #[derive(Debug)]
 pub struct AgentClient {
     link: Opener,
     capabilities: Capabilities,
-    /// One permit per call; further callers wait.
+    /// One permit per concurrent call; further callers wait for a permit.
     calls: Semaphore,
     timeouts: Timeouts,
     clock: AbortHandle,
-    /// Cancelled when too many clock settings in a row had no reply.
+    /// Cancelled after too many consecutive `SetClock` requests without a reply.
     silent: CancellationToken,
 }
 
@@ -130,13 +118,13 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, H
 }
 
 impl AgentClient {
-    /// The agent's own description of itself and of the guest.
+    /// Returns the capabilities that the agent reported in its hello.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
-    /// Runs a command; see `Machine::exec`.
+    /// Runs a command; see `Agent::exec`.
     ///
     /// # Errors
     /// [`CallFault`].
@@ -187,7 +175,7 @@ impl AgentClient {
         .await
     }
 
-    /// Writes a file; see `Machine::write_file`.
+    /// Writes a file; see `Agent::write_file`.
     ///
     /// # Errors
     /// [`CallFault`].
@@ -203,7 +191,7 @@ impl AgentClient {
         .await
     }
 
-    /// Reads a file; see `Machine::read_file`.
+    /// Reads a file; see `Agent::read_file`.
     ///
     /// # Errors
     /// [`CallFault`].
@@ -234,7 +222,7 @@ impl AgentClient {
         Ok(FileContent { bytes, file_size })
     }
 
-    /// Lists a folder; see `Machine::list_files`.
+    /// Lists a folder; see `Agent::list_files`.
     ///
     /// # Errors
     /// [`CallFault`].
@@ -262,8 +250,7 @@ impl AgentClient {
         Ok(Listing { entries, truncated })
     }
 
-    /// Asks the agent to write everything to the disks and end the machine. The wait for its confirmation has a timeout
-    /// of a few seconds.
+    /// Requests a power-off, before which the agent syncs the disks. Waits a few seconds for the agent's confirmation.
     pub async fn power_off(&self) {
         if let Err(fault) = control(&self.link, Request::PowerOff, self.timeouts).await {
             tracing::debug!(error = &fault as &dyn Error, "the agent did not confirm the power-off");
@@ -294,17 +281,17 @@ impl Drop for AgentClient {
     }
 }
 
-/// Sets the guest's clock at an interval, which also shows whether the agent still responds.
+/// Sets the guest's clock at an interval. The replies also show whether the agent still responds.
 async fn keep_clock(link: Opener, timeouts: Timeouts, silent: CancellationToken) {
     let mut ticks = interval(timeouts.clock_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is immediate, and the welcome has just set the clock.
+    // Skips the first, immediate tick, since the welcome has just set the clock.
     ticks.tick().await;
     let mut unanswered = 0;
     while unanswered < timeouts.unanswered_max {
         ticks.tick().await;
         match control(&link, Request::SetClock { unix_ns: unix_ns() }, timeouts).await {
-            // A refusal is a response, too.
+            // A refusal also shows that the agent responds.
             Ok(()) | Err(CallFault::Refused { .. }) => unanswered = 0,
             Err(CallFault::Gone { .. }) => return,
             Err(CallFault::Protocol { .. }) => unanswered += 1,
@@ -322,7 +309,7 @@ async fn control(link: &Opener, request: Request, timeouts: Timeouts) -> Result<
     .await
 }
 
-/// Reserves space for `more` bytes by doubling, but never beyond `most`.
+/// Reserves space for `more` further bytes. Doubles the capacity, up to `most` bytes.
 fn reserve(bytes: &mut Vec<u8>, more: usize, most: u64) {
     let needed = bytes.len() + more;
     if needed > bytes.capacity() {

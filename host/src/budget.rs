@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A memory budget that callers share: a global limit, of which one principal may use at most half.
 //!
-//! Each principal also has a small private reserve outside that limit, so that small requests succeed however much
-//! others hold.
+//! Each principal also has a small private reserve outside that limit. Small requests therefore succeed even when other
+//! principals use up the shared memory.
 
 use std::{
     collections::HashMap,
@@ -14,20 +14,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// Memory is counted in units of this size. A reservation takes at least one, so that empty requests count as well.
+/// The unit in which memory is counted. Every reservation is at least one unit, so empty requests count as well.
 const UNIT_BYTES: usize = 1024;
 
-/// The private reserve of each principal: enough for both outputs of a command, or for some small bodies.
+/// Size of each principal's private reserve: enough for both outputs of a command, or for a few small request bodies.
 const PRIVATE_BYTES: usize = 1024 * 1024 + 2 * UNIT_BYTES;
 
-/// A limit of memory for all principals together and for each of them.
+/// The memory limits of all principals together and of each single principal.
 #[derive(Debug)]
 pub(crate) struct Budget {
     shared: Arc<Semaphore>,
-    /// Units of `shared` that one principal may hold.
+    /// Maximum number of units of `shared` that one principal may reserve.
     share_units: usize,
     private_units: usize,
-    /// The quotas of principals that hold a reservation or wait for one.
+    /// The quotas of principals that have a reservation or wait for one.
     quotas: Mutex<HashMap<Principal, Weak<Quota>>>,
 }
 
@@ -38,17 +38,17 @@ struct Quota {
     share: Arc<Semaphore>,
 }
 
-/// Memory that a principal holds until this is dropped.
+/// Reserved memory of one principal; dropping the reservation releases the memory.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    /// One permit of the private reserve, or two: of the principal's share and of the shared memory.
+    /// Either one permit of the private reserve, or one of the principal's share and one of the shared memory.
     permits: Vec<OwnedSemaphorePermit>,
-    /// Keeps the quota in the budget's map, where later reservations of the principal find it.
+    /// Keeps the principal's quota alive: the budget's map only has a weak reference to the quota.
     _quota: Arc<Quota>,
 }
 
 impl Budget {
-    /// A budget with `bytes` of shared memory; the private reserves come on top.
+    /// Creates a budget with `bytes` of shared memory. The private reserves are not part of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
         let (units, private_units) = (bytes / UNIT_BYTES, PRIVATE_BYTES / UNIT_BYTES);
         Self {
@@ -59,9 +59,10 @@ impl Budget {
         }
     }
 
-    /// Waits until the principal can reserve `bytes`, capped at its share.
+    /// Waits until the principal can reserve `bytes`. A request above the principal's share is reduced to that share.
     ///
-    /// A large request queues for the principal's own share first, where it blocks no other principal.
+    /// A request that does not fit the private reserve waits for the principal's own share first. While it waits there,
+    /// it does not block other principals.
     pub(crate) async fn reserve(&self, owner: &Principal, bytes: usize) -> Reservation {
         let units = u32::try_from(units(bytes).min(self.share_units)).unwrap_or(u32::MAX);
         let quota = self.quota(owner);
@@ -87,7 +88,7 @@ impl Budget {
 }
 
 impl Reservation {
-    /// Releases everything beyond `bytes`.
+    /// Releases the reserved memory beyond `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         for permit in &mut self.permits {
             let surplus = permit.num_permits().saturating_sub(units(bytes));

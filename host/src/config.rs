@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The settings of `waggle serve`: a flag takes precedence over its `WAGGLE_*` variable, and that over the default.
+//! The settings of `waggle serve`. A flag takes precedence over its `WAGGLE_*` variable, and the variable over the
+//! default.
 //!
-//! Parsing is a pure function of the arguments and of a lookup for variables; the error for an invalid value names its
-//! flag. It does not check whether a folder or an image exists, with one exception: the image of a runtime defaults to
-//! the project's own if its layout has been built.
+//! Parsing depends only on the arguments and on a function that looks variables up. The error for an invalid value
+//! names the flag. Parsing does not check whether folders and images exist, with one exception: [`images()`] defaults
+//! to the project's own image of a runtime if the layout of that image exists.
 
 mod access;
 pub mod duration;
@@ -49,7 +50,7 @@ use crate::{
     service::execution::OperatorCommands,
 };
 
-/// The official images, for runtimes whose image of the project's own has not been built.
+/// The official images. A runtime defaults to its official image if the project's own image has not been built.
 const OFFICIAL_IMAGES: ByRuntime<&str> = ByRuntime {
     python: "docker.io/library/python:3-slim",
     node: "docker.io/library/node:lts-slim",
@@ -179,14 +180,14 @@ pub struct Settings {
     pub log_level: u8,
 }
 
-/// The settings as a Markdown page: a table with one row each, in the order of `--help`.
+/// Returns the settings as a Markdown page. A table has one row for each setting, in the order of `--help`.
 #[must_use]
 pub fn settings_page() -> String {
     table::page(&Settings::augment_args(clap::Command::new("serve")))
 }
 
-/// Adds the variables to the settings among a command's arguments: a variable's value replaces the default, and the
-/// help names the variable.
+/// Adds the variables to those arguments of a command that are settings. A variable's value replaces the default, and
+/// the help names the variable.
 #[must_use]
 pub fn with_variables(command: clap::Command, variable: Lookup<'_>) -> clap::Command {
     let settings = Settings::augment_args(clap::Command::new(""));
@@ -224,7 +225,7 @@ impl Settings {
         self.access.check(self.listen_addr)
     }
 
-    /// The guests' proxy, from the flag, the variable or the file.
+    /// Returns the guests' proxy, from the flag, the variable or the file.
     ///
     /// # Errors
     /// [`ProxyFileFault`] if the file cannot be used.
@@ -235,10 +236,10 @@ impl Settings {
         }
     }
 
-    /// The folders, by the XDG base directory specification where they are not set.
+    /// Returns the folders in the settings, or the defaults of the XDG base directory specification.
     ///
     /// # Errors
-    /// [`FoldersFault`] if neither a setting nor the user's home names a folder.
+    /// [`FoldersFault`].
     pub fn folders(&self, variable: Lookup<'_>) -> Result<Folders, FoldersFault> {
         let data = self.data_dir.clone();
         let data = data.or_else(|| xdg(variable, "XDG_DATA_HOME", ".local/share").map(|base| base.join("waggle")));
@@ -251,7 +252,7 @@ impl Settings {
         })
     }
 
-    /// The limits of one call.
+    /// Returns the limits of one call.
     #[must_use]
     pub fn command_limits(&self) -> CommandLimits {
         CommandLimits {
@@ -261,7 +262,7 @@ impl Settings {
         }
     }
 
-    /// The operator's commands for running code and installing packages.
+    /// Returns the operator's commands for running code and installing packages.
     #[must_use]
     pub fn commands(&self) -> ByRuntime<OperatorCommands> {
         let both = |exec: &Option<CommandLine>, install: &Option<CommandLine>| OperatorCommands {
@@ -276,8 +277,8 @@ impl Settings {
     }
 }
 
-/// Chooses the image of each runtime: the one that is set, else the project's own if `has_layout` returns true for its
-/// folder, else the official one.
+/// Chooses the image of each runtime: the image in the settings, else the project's own image if `has_layout` returns
+/// true for its folder, else the official image.
 ///
 /// # Errors
 /// [`ImageDefaultFault`] if the path of the project's own image is not valid in a reference.

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of errors for programs, with their meanings and hints.
+//! Error codes for programs, with their meanings and hints.
 //!
-//! A code never changes its meaning and is never removed; its texts may change. `docs/errors.md` is generated from this
-//! list.
+//! The meaning of a code never changes, and no code is ever removed; the texts may change. `docs/errors.md` is
+//! generated from this list.
 
 use std::fmt::Write as _;
 
-/// The place in which a client sees a code.
+/// The part of the protocol in which a client sees a code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// A tool result with `isError`: the caller can fix it.
+    /// A tool result with `isError`: the caller can fix the error.
     Result,
     /// A JSON-RPC error: the request as a whole is invalid, or the server failed.
     Protocol,
@@ -27,28 +27,28 @@ macro_rules! codes {
         }
 
         impl ErrorCode {
-            /// All codes, in the order of the page.
+            /// All codes, in the order of `docs/errors.md`.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The code as programs see it.
+            /// Returns the code as programs see it.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// Advice for a model, as a sentence.
+            /// Returns advice for a model, as a sentence.
             #[must_use]
             pub fn hint(self) -> &'static str {
                 match self { $(Self::$variant => $hint,)* }
             }
 
-            /// The meaning, as a sentence.
+            /// Returns the meaning, as a sentence.
             #[must_use]
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }
             }
 
-            /// The place in which a client sees it.
+            /// Returns the place in which a client sees the code.
             #[must_use]
             pub fn place(self) -> Place {
                 match self { $(Self::$variant => Place::$place,)* }
@@ -69,7 +69,7 @@ codes! {
         "Call create_environment for a new one; the files of the old one are lost.";
     EnvironmentNotRunning, "environment_not_running", Result,
         "The environment exists but takes no calls: it is being created or destroyed, or its machine failed.",
-        "Call list_environments to see its status; if that is error, destroy it and create a new one.";
+        "Call list_environments to see its status; if that is \"error\", destroy the environment and create another.";
     EnvironmentBusy, "environment_busy", Result,
         "The environment already runs its maximum number of calls.",
         "Retry when one of them has ended.";
@@ -96,23 +96,23 @@ codes! {
         "No file or folder exists at the path.",
         "Call list_files on the parent folder to see its entries.";
     IsADirectory, "is_a_directory", Result,
-        "The path is a folder where a file is needed.",
+        "The path is a folder, but the call needs a file.",
         "Call list_files for its entries.";
     NotADirectory, "not_a_directory", Result,
-        "The path, or a part of it, is a file where a folder is needed.",
+        "The path, or a part of it, is a file, but the call needs a folder.",
         "Call list_files on the parent folder to see its entries.";
     NotARegularFile, "not_a_regular_file", Result,
         "The path is a device, a socket or a pipe.",
         "Use execute for devices, sockets and pipes.";
     PermissionDenied, "permission_denied", Result,
-        "The user sandbox has no permission to do this.",
+        "The user named sandbox has no permission to do this.",
         "Use a path below /home/sandbox or /tmp.";
     TooLarge, "too_large", Result,
         "The file exceeds the limit of one call.",
         "Read it in parts with offset and limit.";
     NoSpace, "no_space", Result,
         "The environment's disk is full.",
-        "Delete files that are no longer needed with execute.";
+        "Use execute to delete files that are no longer needed.";
     ReadOnly, "read_only", Result,
         "The path is on a read-only file system.",
         "Use a path below /home/sandbox or /tmp.";
@@ -175,8 +175,8 @@ pub fn page() -> String {
         wrong Host or Origin (status 403), an unknown session (404), an unknown method.\n\n\
         Errors that the caller can fix are tool results with `isError`: their text is the message, and their\n\
         structured content has an object `error` with `code`, `message` and `hint`. All others are JSON-RPC errors\n\
-        with `code` and `hint` in `data`, as is `results_unread` from `tasks/get`. `/environments/ID/log` responds\n\
-        with the object `error` alone.\n"
+        with `code` and `hint` in `data`, and so is `results_unread` when `tasks/get` returns it. If a request to\n\
+        `/environments/ID/log` fails, the response is the object `error` alone.\n"
         .to_owned();
     for (place, title) in [
         (Place::Result, "In tool results"),

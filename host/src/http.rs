@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The HTTP server: `/mcp`, `/environments/ID/log`, `/healthz`, `/readyz`.
 //!
-//! It accepts connections, authenticates requests, limits what they take, and shuts down; the tools are in `mcp`.
+//! The server accepts connections, authenticates requests, limits their resources, and shuts down. The tools are in
+//! `mcp`.
 
 mod answer;
 mod authentication;
@@ -42,13 +43,12 @@ use self::{
 };
 use crate::{domain::principal::Principal, mcp, service::environments::Environments, telemetry::STAGES};
 
-/// Timeout of a shutdown for responses in progress; a client that does not read must not delay it longer.
+/// Timeout for responses in progress at a shutdown. A client that does not read must not delay the shutdown longer.
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(2);
 
-/// The content type of each request's body.
 const JSON: &[u8] = b"application/json";
 
-/// A condition of the server's readiness.
+/// A check of the server's readiness.
 pub struct Check {
     /// The name in the response of `/readyz`.
     pub name: &'static str,
@@ -78,10 +78,9 @@ pub struct Server {
     task: JoinHandle<()>,
 }
 
-/// The rules for who may use a server.
+/// The rules for access to a server.
 #[derive(Debug)]
 pub struct Entrance {
-    /// The tokens of the callers.
     pub tokens: CurrentTokens,
     /// Limit of concurrent connections.
     pub connections_max: usize,
@@ -116,7 +115,7 @@ impl Server {
     /// Waits for the responses in progress, and ends the streams that never end by themselves.
     pub async fn finish(mut self) {
         self.accept.cancel();
-        // A stream of notifications never ends by itself; a reply ends as soon as its client reads it.
+        // A stream of notifications never ends by itself. A response ends as soon as the client has read it.
         if timeout(LAST_RESPONSES_MAX / 2, &mut self.task).await.is_ok() {
             return;
         }
@@ -172,7 +171,7 @@ async fn answer<H: mcp::ServerHandler>(
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, kept.clone(), endpoint.handle(request)).await {
-        // rmcp answers JSON that is not a message with this status, too.
+        // rmcp also responds with this status to JSON that is not a message.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
         Ok(answer) => answer.map(|answer| Body::new(HoldingBody::new(Body::new(answer), kept))),
         Err(refusal) => refuse_session(refusal),
@@ -194,13 +193,11 @@ async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {
 #[derive(Debug, thiserror::Error)]
 #[error("failed to listen on {address}{}", remedy(source))]
 pub struct BindFault {
-    /// The address.
     pub address: SocketAddr,
-    /// The system's error.
     pub source: io::Error,
 }
 
-/// The reason and the remedy of the errors that a setting can avoid.
+/// Returns the reason and the remedy for an error that another address avoids.
 fn remedy(fault: &io::Error) -> &'static str {
     let kind = fault.kind();
     if kind == io::ErrorKind::AddrInUse {

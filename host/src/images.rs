@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Images: from a reference to a read-only EROFS file that machines start from.
+//! Turns image references into read-only EROFS files, from which machines start.
 //!
 //! ```text
 //!  cache ──▶ registry   downloads manifests, configurations and layers

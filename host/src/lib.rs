@@ -14,22 +14,23 @@
 //!                 │ implements the ports
 //!             machines                 starts microVMs with libkrun or QEMU
 //!      ┌──────────┼──────────┐
-//!   images     network     agent       images to disks; guests' connections; calls to the guest agent
+//!   images     network     agent       make disks of images; connect guests; call the guest agent
 //!      └──────────┼──────────┘
 //!               files                  the server's own files
 //! ```
 //!
-//! Imports point down only, apart from `machines`, which implements the ports of `domain`.
+//! Each module imports only modules below it. The exception is `machines`, which imports the ports of `domain` to
+//! implement them.
 //!
 //! Read these first:
 //!
-//! 1. [`server`]: a server built from its settings and from something that starts machines, and its shutdown
+//! 1. [`server`]: builds a server from its settings and an implementation of `Machines`, and shuts the server down
 //! 2. [`mcp`]: the tools, from a request's arguments to its result
 //! 3. [`service::environments`]: creating, finding, using and destroying environments
 //! 4. [`domain::lifecycle`]: the states of an environment, as a table
 //! 5. [`machines`]: the microVMs, and the processes that run them
 //!
-//! A server over standard input and output, with machines of any kind:
+//! Example of a server over standard input and output, with any implementation of `Machines`:
 //!
 //! ```no_run
 //! use std::{error::Error, sync::Arc};

@@ -1,14 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Starts machines with libkrun or QEMU: the implementation of the domain's [`Machines`] port.
+//! Starts machines with libkrun or QEMU. Implements the domain's [`Machines`] port.
 //!
 //! ```text
 //!  Vms ─▶ owner (one task per machine) ─▶ runner (one process per machine) ─▶ its fork, which becomes a libkrun VM
 //!                                                                       or ─▶ qemu-system-x86_64, vhost-device-vsock
 //! ```
 //!
-//! `owner` manages the life of a machine, `runner` its processes, `run_dirs` its files. Besides the agent's link, the
-//! guest sends only its console output; the last lines are kept, and logged if the machine fails.
+//! `owner` manages the life of a machine, `runner` its processes, `run_dirs` its files. The guest reaches the host only
+//! through the agent's link, the egress link and its console. The last lines of the console are buffered, and logged if
+//! the machine fails.
 
 pub mod agent_binary;
 mod backend;
@@ -90,52 +91,36 @@ use crate::{
     network::Guest,
 };
 
-/// Messages that an owner sends during a start: two stages and the outcome.
+/// Capacity of the channel from an owner. During a start, the owner sends at most two stages and the outcome.
 const PROGRESS_MAX: usize = 4;
-/// Characters of the environment's id that form the host name; enough to tell machines apart in a prompt.
+/// Number of characters of the environment's id in the host name: enough to distinguish machines in a prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
 /// Why no machines can be started on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenFault {
-    /// The binary was built without a guest agent.
     #[error("this build contains no guest agent; build one that does with `./taskw build`")]
     NoAgent,
     /// The configured back end cannot run machines on this host.
     #[error("failed to choose a back end for machines")]
-    Backend {
-        /// The reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// A program of the back end is missing.
+    Backend { source: Box<dyn Error + Send + Sync> },
     #[error("failed to find the programs of the back end {backend}")]
     Program {
         /// The back end, and why it was chosen.
         backend: String,
-        /// The program.
         source: MissingProgram,
     },
     /// The guests' kernel is missing or invalid.
     #[error("failed to open the guests' kernel")]
-    Kernel {
-        /// The file and the reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// The run folders cannot be used.
+    Kernel { source: Box<dyn Error + Send + Sync> },
     #[error("failed to open the run folders")]
-    RunDirs {
-        /// The folder and the reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
+    RunDirs { source: Box<dyn Error + Send + Sync> },
     /// A task that opens files panicked.
     #[error("failed to open the files of the machines")]
-    Task {
-        /// The panic.
-        source: JoinError,
-    },
+    Task { source: JoinError },
 }
 
-/// Starts machines, and holds the resources that they share.
+/// Starts machines, and owns the resources that all machines share.
 #[derive(Debug)]
 pub struct Vms {
     settings: VmSettings,
@@ -180,7 +165,7 @@ impl Vms {
     /// Chooses the back end, finds its programs and kernel, and removes run folders that dead servers left.
     ///
     /// # Errors
-    /// [`OpenFault`], whose text says how to install a missing part.
+    /// [`OpenFault`]; its text says how to install a missing part.
     pub async fn open(
         settings: VmSettings,
         images: impl Into<Arc<ImageStore>>,
@@ -197,7 +182,7 @@ impl Vms {
             Err(fault) => {
                 tracing::warn!(
                     error = &fault as &dyn Error,
-                    "failed to check whether machines can have namespaces; they will fail to start without"
+                    "failed to check whether machines can have namespaces; if they cannot, they will fail to start"
                 );
                 Namespaces::Own
             }
@@ -235,13 +220,14 @@ impl Vms {
         }
     }
 
-    /// The chosen back end and the reason for it.
+    /// The chosen back end and the reason for the choice.
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// Stops every machine and waits until all their processes and files are gone. Later starts are cancelled.
+    /// Stops all machines, and waits until their processes have ended and their files are removed. Later starts are
+    /// cancelled.
     pub async fn close(&self) {
         self.stop.cancel();
         self.owners.close();
@@ -284,7 +270,7 @@ impl Vms {
                     Some(Progress::Failed(fault)) => return Err(fault),
                     None => return Err(at(Stage::Boot, io::Error::other("the task that owns the machine panicked"))),
                 },
-                // The owner reports when it has removed everything.
+                // The loop continues, because the owner still reports the end after it has removed the files.
                 () = &mut cancelled, if !stop.is_cancelled() => stop.cancel(),
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The `waggle` binary: a runner if the server started it as one, else the command line.
+//! The `waggle` binary: a runner if the server started this process as a runner, otherwise the command line.
 
 use std::{
     io::{self, Write as _},
@@ -9,20 +9,20 @@ use std::{
 
 use waggle::{causes::chain, cli, config::process_variable, machines};
 
-/// jemalloc instead of glibc's allocator, which does not return memory between long-lived allocations in its per-thread
-/// arenas: a server of a few megabytes would grow for hours under the same calls.
+/// jemalloc instead of glibc's allocator. glibc does not return free memory between long-lived allocations in its
+/// per-thread arenas, so a server of a few megabytes would grow for hours under constant load.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // A runner must be single-threaded, so nothing may start a thread before this.
+    // A runner must be single-threaded, so no thread may start before this call.
     if let Some(code) = machines::run_if_runner() {
         return code;
     }
     let arguments = match cli::parse(std::env::args_os(), &process_variable) {
         Ok(arguments) => arguments,
         Err(fault) => {
-            // The output of --help and --version is such an error, too.
+            // clap also returns the output of --help and --version as an error.
             let _ = fault.print();
             return if fault.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }

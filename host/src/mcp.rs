@@ -2,12 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! MCP: the eight tools as clients see them.
 //!
-//! Arguments become the domain's types, and causes become one of MCP's two kinds of error: what the caller can fix is a
-//! tool result with `isError`, a failure of the server (a panic included) a protocol error. What a tool does is decided
-//! in `service`.
+//! This module parses arguments into the domain's types, and converts faults into MCP's two kinds of error. An error
+//! that the caller can fix is a tool result with `isError`. A failure of the server, including a panic, is a protocol
+//! error. The logic of the tools is in `service`.
 //!
-//! `tool_table` lists the tools; each is a method of `Services` in `environment_tools`, `execution_tools` or
-//! `file_tools`. This file dispatches requests to them. `sessions` and `tasks` hold what outlives a request.
+//! `tool_table` lists the tools; each tool is a method of `Services` in `environment_tools`, `execution_tools` or
+//! `file_tools`. This file dispatches requests to the tools. `sessions` and `tasks` contain state that outlives
+//! requests.
 
 mod admission;
 mod arguments;
@@ -76,7 +77,7 @@ use crate::{
     telemetry::STAGES,
 };
 
-/// The time for which a client may cache the list of tools, which changes only with the program.
+/// The time for which a client may cache the list of tools. The list changes only with the program's version.
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
 
 const INSTRUCTIONS: &str = "\
@@ -96,7 +97,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Tools over these services. No command that they run takes longer than `call_max`.
+    /// Creates the handler of tools over these services. `call_max` is the maximum duration of a command.
     #[must_use]
     pub fn new(
         environments: Arc<Environments>,
@@ -115,12 +116,12 @@ impl Tools {
         self.tasks.close();
     }
 
-    /// Drops all tasks, and waits until their calls are gone.
+    /// Drops all tasks, and waits until their calls have ended.
     pub async fn end_tasks(&self) {
         self.tasks.end().await;
     }
 
-    /// Starts a call, which can outlive the request that it came with.
+    /// Returns the future of a call. The call can outlive its request.
     fn begin(
         &self,
         tool: Option<&'static ServedTool>,
@@ -135,13 +136,13 @@ impl Tools {
             let Some(tool) = tool else { return Err(Failure::UnknownTool { available: tool_table::names() }) };
             (tool.serve)(&services, request.arguments.unwrap_or_default(), &context).await
         };
-        // An uncaught panic would leave the client without an answer. Catching it is safe: only the state of the
-        // services outlives the call, and they hold no lock across a step that can panic.
+        // An uncaught panic would leave the client without an answer. Catching the panic is safe: only the state of the
+        // services outlives the call, and the services hold no lock across a step that can panic.
         let call = AssertUnwindSafe(call.instrument(whole)).catch_unwind();
         call.map(|outcome| outcome.unwrap_or(Err(Failure::Panic))).boxed()
     }
 
-    /// Answers with the result of the call, or with a task if the call takes long and the client accepts one.
+    /// Answers with the result of the call, or with a task if the call is long and the client accepts tasks.
     async fn answer(&self, request: CallToolRequestParams, context: Context) -> Result<CallToolResponse, ErrorData> {
         let tool = tool_table::find(&request.name);
         let tasks_tool = tool.filter(|_| accepts_tasks(&context));
@@ -156,8 +157,8 @@ impl Tools {
             memory: memory(&context),
         };
         let mut call = self.begin(tool, request, call_context);
-        // A task continues after its request ends, so it has a token of its own. Until then, cancelling the request
-        // cancels the call.
+        // A task continues after its request ends, so each call has its own cancellation token. While the request is
+        // open, cancelling the request cancels the call.
         let forward_cancel = async {
             context.ct.cancelled().await;
             cancelled.cancel();
@@ -221,7 +222,7 @@ impl ServerHandler for Tools {
     async fn get_task(&self, request: GetTaskParams, context: Context) -> Result<GetTaskResult, ErrorData> {
         let (owner, tasks) = (principal(&context), &self.tasks);
         let mut reserved = None;
-        // A task may end while this waits for memory, so the size is checked again after each reservation.
+        // A task may end while this loop waits for memory, so the loop checks the size again after each reservation.
         while let bytes = tasks.outcome_bytes(&owner, &request.task_id)?
             && reserved.is_none_or(|reserved| reserved < bytes)
         {

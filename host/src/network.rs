@@ -1,15 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's end of a machine's egress link: the guest requests, the policy decides, the host dials.
+//! The host's end of a machine's egress link: the guest requests a connection, the policy decides, and the host dials.
 //!
 //! ```text
 //!  Gateway            shared by all machines: the proxy, permits for flows and lookups
-//!    └─ Guest         one machine: its policy, the addresses it was given under names
+//!    └─ Guest         one machine: its policy, the addresses that its lookups returned
 //!         └─ serve    one link: a task for each stream that the guest opens
 //! ```
 //!
-//! Everything on the link comes from a hostile guest. Frames, flows, lookups and names have limits, each stream is read
-//! at all times, and a guest that breaks a rule loses its link with all its flows, which end with a reset.
+//! The guest may be hostile. Frames, flows, lookups and names have limits, and the host reads each stream at all times.
+//! If a guest breaks a rule, its link ends, and all its flows end with a reset.
 
 pub mod ca_bundle;
 mod descriptors;
@@ -49,35 +49,36 @@ use crate::{
     mutex::lock,
 };
 
-/// Timeout of a guest's greeting.
+/// Timeout of the handshake with a guest.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
-/// Flows per machine whose connections get buffers as large as the host's kernel chooses: some megabytes for a fast,
-/// distant peer. Further flows get small ones.
+/// Limit of flows per machine whose socket buffers the kernel may enlarge, to some megabytes for a fast, distant peer.
+/// The connections of further flows have small buffers.
 const LARGE_BUFFER_FLOWS_MAX: usize = 8;
 
-/// Concurrent lookups of all machines: each occupies a thread, for half a minute where a name server does not respond.
-/// Each machine may use one of the first pool, so slow lookups of some machines never block all others, and a few of
-/// the extra pool.
+/// Limits of concurrent lookups. A lookup occupies a thread, for half a minute if the name server does not respond. A
+/// machine may use one permit of the first pool, and a few of the extra pool. So the slow lookups of a few machines
+/// never block the lookups of all others.
 const FIRST_LOOKUPS_MAX: usize = 32;
 const EXTRA_LOOKUPS_MAX: usize = 32;
 const EXTRA_LOOKUPS_PER_MACHINE_MAX: usize = 7;
 
-/// A destination on the IPv6 internet, to find out whether there is a route; nothing is sent to it.
+/// A destination on the IPv6 internet, to check whether the host has a route. The host sends nothing to this
+/// destination.
 const IPV6_PROBE: (&str, u16) = ("2000::1", 53);
 
 /// The part of a server's network that all its machines share.
 #[derive(Debug)]
 pub struct Gateway {
     proxy: Option<Proxy>,
-    /// One permit per flow; each flow holds a descriptor.
+    /// One permit per flow, since each flow uses a file descriptor.
     flows: Arc<Semaphore>,
     lookups: Lookups,
     ipv6: bool,
 }
 
 impl Gateway {
-    /// Creates a gateway with a limit of concurrent flows, which go through the proxy if there is one.
+    /// Creates a gateway for at most `flows_max` concurrent flows. The flows go through the proxy if there is one.
     #[must_use]
     pub fn new(proxy: Option<Proxy>, flows_max: usize) -> Self {
         let lookups = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
@@ -96,7 +97,7 @@ fn has_ipv6_route() -> bool {
     UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(IPV6_PROBE)).is_ok()
 }
 
-/// Permits for lookups, of one machine or of all together.
+/// Permits for lookups: of one machine, or of all machines together.
 #[derive(Debug)]
 struct Lookups {
     first: Arc<Semaphore>,
@@ -109,7 +110,7 @@ impl Lookups {
     }
 }
 
-/// The state of one machine's egress link, kept from one connection of the link to the next.
+/// The state of one machine's egress link. Reconnecting the link does not reset this state.
 #[derive(Debug)]
 pub struct Guest {
     network: Network,
@@ -143,46 +144,25 @@ impl Guest {
 pub enum ServeFault {
     /// The listener failed.
     #[error("failed to accept the guest's connection")]
-    Accept {
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Host and guest did not agree on a link.
+    Accept { source: io::Error },
+    /// The handshake of host and guest failed.
     #[error("failed to greet the guest")]
-    Greet {
-        /// The handshake's error.
-        source: GreetFault,
-    },
-    /// The greeting timed out.
+    Greet { source: GreetFault },
+    /// The handshake timed out.
     #[error("the guest did not greet within {} s", within.as_secs())]
-    Silent {
-        /// The timeout.
-        within: Duration,
-    },
+    Silent { within: Duration },
     /// The link ended.
     #[error("the link ended")]
-    Link {
-        /// The reason.
-        source: LinkFault,
-    },
+    Link { source: LinkFault },
     /// The guest broke a rule of a flow.
     #[error("the guest broke the rules of a flow")]
-    Flow {
-        /// The rule.
-        source: FlowBreach,
-    },
+    Flow { source: FlowBreach },
     /// The guest sent an invalid request.
     #[error("the guest sent an invalid request")]
-    Request {
-        /// The reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
+    Request { source: Box<dyn Error + Send + Sync> },
     /// A flow's task panicked.
     #[error("the task of a flow panicked")]
-    Task {
-        /// The panic.
-        source: JoinError,
-    },
+    Task { source: JoinError },
 }
 
 /// Serves a link until it ends; its flows end with it. Dropping the future ends the link.
@@ -215,17 +195,17 @@ where
     }
 }
 
-/// The host's address behind an address that a guest dials.
+/// Translates an address that a guest dials: [`HOST_ADDRESS`] means the host's loopback address.
 fn to_host_address(address: IpAddr) -> IpAddr {
     if address == HOST_ADDRESS { Ipv4Addr::LOCALHOST.into() } else { address }
 }
 
-/// The address at which guests reach one of the host's.
+/// Translates an address for guests: they reach the host's loopback address at [`HOST_ADDRESS`].
 fn to_guest_address(address: IpAddr) -> IpAddr {
     if address == Ipv4Addr::LOCALHOST { HOST_ADDRESS.into() } else { address }
 }
 
-/// The addresses of the host's interfaces, or `None` if they are unknown; then each address may be the host's.
+/// The addresses of the host's interfaces. If they are unknown (`None`), each address counts as the host's.
 #[derive(Debug)]
 struct HostAddresses(Option<Vec<IpAddr>>);
 

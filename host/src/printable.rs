@@ -24,7 +24,7 @@ pub(crate) fn text(text: &str, bytes_max: usize) -> String {
     shown
 }
 
-/// Whether a character has an effect on a terminal or on the order of a line.
+/// Whether a character can control a terminal or reorder a line.
 pub(crate) fn is_harmful(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

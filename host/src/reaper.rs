@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Destroys idle environments, at a fixed interval.
 //!
-//! The reaper only asks; the driver of each environment decides whether it has reached its idle timeout.
+//! The reaper only triggers the check. The driver of each environment decides whether the environment has reached its
+//! idle timeout.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::environments::Environments;
 
-/// Runs until `stop` is cancelled.
+/// Triggers the check once per interval `every`, until `stop` is cancelled.
 pub async fn run(environments: Arc<Environments>, every: Duration, stop: CancellationToken) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

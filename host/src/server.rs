@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Builds a server from its settings and a source of machines, and shuts it down.
+//! Builds a server from its settings and an implementation of [`Machines`], and shuts the server down.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,15 +24,16 @@ use crate::{
     },
 };
 
-// A shutdown takes at most 30 s, which is documented: these two, the last responses, and the stop of the machines.
+// The documented limit of a shutdown is 30 s: these two timeouts, plus those of the last responses, of the machines,
+// and of blocking tasks.
 
-/// Time for running calls to end in a shutdown.
+/// Timeout for running calls in a shutdown.
 const DRAIN: Duration = Duration::from_secs(12);
 
-/// Time to destroy every environment in a shutdown.
+/// Timeout for destroying all environments in a shutdown.
 const RELEASE: Duration = Duration::from_secs(12);
 
-/// A running server: the tools, the environments, and the HTTP server once it listens.
+/// A running server: the tools, the environments, and the HTTP server after [`Waggle::listen`].
 #[derive(Debug)]
 pub struct Waggle {
     tools: Tools,
@@ -74,7 +75,7 @@ impl Waggle {
     /// Serves the tools over HTTP; returns the address.
     ///
     /// # Errors
-    /// The system's error if it does not know the listener's address.
+    /// The system's error.
     pub fn listen(
         &mut self,
         listener: TcpListener,
@@ -161,8 +162,9 @@ pub fn execution_rules(settings: &Settings) -> ExecutionRules {
     }
 }
 
-/// Returns the host names under which clients may reach the server; a page that abuses a browser uses another name. A
-/// server that listens on every address does not know its names, so the operator must list them in `allowed`.
+/// Returns the host names that requests may use. Other names are rejected, since a malicious web page can resolve its
+/// own name to the server's address (DNS rebinding). If the server listens on all addresses, the operator must list the
+/// names of the machine in `allowed`.
 fn hosts(address: SocketAddr, allowed: &[String]) -> Vec<String> {
     let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     let own = address.ip().to_string();

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Operations on environments: create and destroy them, run code in them, use their files.
 //!
-//! Services use only the domain's types, and machines only through the domain's traits. Their error texts name tools
+//! Services use the domain's types, and reach machines only through the domain's traits. Their error texts name tools
 //! and arguments; nothing else here depends on MCP.
 
 mod driver;

@@ -12,16 +12,23 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// The target of the spans that account for the time of a call. `RUST_LOG=info,waggle::stages=debug` logs each at its
-/// end: `request` from the first byte of its body to the head of its answer and `body` in it; `call` of a tool, and in
-/// it `begin` (until its environment takes it), `guest` (until its machine has answered) and `result` (writing that).
+/// Target of the spans that measure the stages of a call. `RUST_LOG=info,waggle::stages=debug` logs the duration of
+/// each span:
+///
+/// - `request`: from the first byte of the body to the head of the response
+/// - `body`: within `request`, the reading of the body
+/// - `call`: one tool call
+/// - `begin`: within `call`, until the environment accepts the call
+/// - `guest`: within `call`, until the machine has answered
+/// - `result`: within `call`, the writing of the result
 pub const STAGES: &str = "waggle::stages";
 
-/// The server's filter where `RUST_LOG` is unset. rmcp logs a cancelled call as an error and every protocol error as a
-/// warning; waggle logs those that matter itself.
+/// The server's log filter if `RUST_LOG` is unset. The filter hides most messages of rmcp, which logs each cancelled
+/// call as an error and each protocol error as a warning. waggle logs the important ones itself.
 pub const SERVER_FILTER: &str = "info,rmcp=error,rmcp::service=off";
 
-/// Starts logging for the whole process with the filter in `RUST_LOG`, or `default` where that is unset or empty.
+/// Starts logging for the whole process with the filter in `RUST_LOG`, or with `default` if `RUST_LOG` is unset or
+/// empty.
 ///
 /// # Errors
 /// [`TelemetryFault`] if the filter is invalid or logging has been started before.
@@ -44,16 +51,8 @@ pub fn start(default: &str) -> Result<(), TelemetryFault> {
 pub enum TelemetryFault {
     /// The filter is invalid.
     #[error("invalid log filter \"{filter}\" in RUST_LOG")]
-    Filter {
-        /// The filter.
-        filter: String,
-        /// The parser's error.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Logging has been started before.
+    Filter { filter: String, source: Box<dyn std::error::Error + Send + Sync> },
+    /// This process has already started logging.
     #[error("failed to start the log")]
-    Start {
-        /// The subscriber's error.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Start { source: Box<dyn std::error::Error + Send + Sync> },
 }

@@ -1,8 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent's build: the same sources give the same bytes, wherever they and cargo's home lie.
+//! The guest agent's build is reproducible: the same sources give the same bytes, wherever the sources and cargo's home
+//! are.
 //!
-//! The second build is kept in `target/reproduced`, so that it is quick while the agent's sources are the same.
+//! The second build is kept in `target/reproduced`, so that the next run is quick if the agent's sources have not
+//! changed.
 #![expect(clippy::unwrap_used, reason = "a check that cannot prepare its second build should stop")]
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
     process::Command,
 };
 
-/// Builds of the agent, one for each processor.
+/// Builds of the agent, one for each processor architecture.
 const AGENTS: [&str; 2] = ["target/agent/waggle-agent", "target/agent/aarch64-unknown-linux-musl/waggle-agent"];
 
 /// Folders and files of the work tree that cargo needs for the agent.
@@ -34,7 +36,7 @@ fn agent_has_the_same_bytes_in_every_folder_and_cargo_home() {
     }
 }
 
-/// Replaces the sources at `to`, with their times, so that cargo builds what has changed.
+/// Replaces the sources at `to`. The copies keep their modification times, so that cargo builds only what has changed.
 fn copy_sources(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for source in SOURCES {
@@ -45,7 +47,7 @@ fn copy_sources(from: &Path, to: &Path) {
     run(Command::new("sh").args(["-c", &copy]).arg(to).args(SOURCES).current_dir(from));
 }
 
-/// Makes `to` a home of cargo's that has the settings and the downloads of `from`.
+/// Turns `to` into a home of cargo with the settings and the downloads of `from`.
 fn share_registry(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for name in ["config.toml", "registry"] {

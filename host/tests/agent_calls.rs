@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's client and the real guest agent on the two ends of a socket pair: each kind of call, and each way it
-//! ends.
+//! The host's client and the real guest agent on the two ends of a socket pair: each kind of call, and each kind of
+//! end.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

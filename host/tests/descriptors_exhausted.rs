@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Name lookups of a host that has no file descriptor left. The limit is the whole process's, so this test has a
-//! process of its own.
+//! Name lookups of a host that has no file descriptor left. The limit applies to the whole process, so this test runs
+//! in its own process.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 use std::{sync::Arc, time::Duration};
@@ -44,7 +44,7 @@ async fn lookup_without_descriptors_is_a_server_failure() {
     waggle_link::send_preamble(&mut far, Link::Egress).await.unwrap();
     let link = Opener::start(far, Link::Egress);
 
-    // At its first lookup glibc reads nsswitch.conf; if it cannot, it reports each name as unknown.
+    // At the first lookup glibc reads nsswitch.conf. If glibc cannot read that file, it reports each name as unknown.
     assert_eq!(resolve(&link).await, NO_ERROR);
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();

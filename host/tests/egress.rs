@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's end of the egress link with an honest guest: real sockets on both sides, and no machine.
+//! The host's side of the egress link with an honest guest: real sockets on both sides, and no machine.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed step is a failed test")]
 
 #[path = "machines/log.rs"]
@@ -31,7 +31,7 @@ use waggle_protocol::{
 /// Timeout of a stuck test.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// A guest's end of a link, and the refusals that the host reports.
+/// The guest's side of a link, and the refusals that the host reports.
 struct Rig {
     link: Opener,
     served: JoinHandle<ServeFault>,
@@ -77,7 +77,7 @@ impl Rig {
         self.connect(address.parse().unwrap(), port).await.err()
     }
 
-    /// Resolves a name; returns the code of the answer and its IPv4 addresses.
+    /// Resolves a name. Returns the response code and the IPv4 addresses of the answer.
     async fn resolve(&self, name: &str) -> (u8, Vec<IpAddr>) {
         let mut message = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
@@ -107,7 +107,7 @@ async fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Sends a question, ends its direction, and returns everything that comes back.
+/// Sends a question, ends the sending direction, and returns the whole response.
 async fn exchange(stream: &mut Stream, question: &[u8]) -> Vec<u8> {
     let (read, write) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
@@ -239,7 +239,8 @@ async fn end_of_a_machine_resets_its_flows() {
     assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// The kernel's timer of a connection to `port`, and its remaining time (`proc_pid_net_tcp`, proc(5)).
+/// Returns the kernel's timer of a connection to `port`, and the remaining time of the timer (`proc_pid_net_tcp`,
+/// proc(5)).
 fn timer_of(port: u16) -> Option<(String, u64)> {
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&format!("0100007F:{port:04X}")))?;
@@ -256,7 +257,7 @@ async fn silent_peer_is_probed_within_a_minute() {
     let (mut server, _) = listener.accept().await.unwrap();
     FrameWriter::new(&mut flow).send(&Flow::Data(b"bee")).await.unwrap();
     server.read_exact(&mut [0; 3]).await.unwrap();
-    // Once everything is acknowledged, the only timer left is the one of keepalive.
+    // Once everything is acknowledged, only the keepalive timer is left.
     let silence = async {
         loop {
             match timer_of(port) {
@@ -283,7 +284,7 @@ async fn flows_beyond_the_limit_are_refused_as_busy() {
     timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
 }
 
-/// The number of bytes that the host accepts for a server that does not read.
+/// Returns the number of bytes that the host accepts for a server that does not read.
 async fn taken(flow: &mut Stream) -> usize {
     let (read, write) = tokio::io::split(flow);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
@@ -316,12 +317,12 @@ async fn further_flows_of_a_machine_get_small_buffers() {
     let (first, last) = (taken(&mut flows[0]).await, taken(&mut flows[8]).await);
     assert!(first > 1024 * 1024 && last < 1024 * 1024, "{first}, {last}");
     flows.remove(0);
-    // The permit of a flow that has ended goes to another one.
+    // The permit of a flow that has ended is free for another flow.
     let next = async { while taken(&mut rig.connect(HOST_ADDRESS.into(), port).await.unwrap()).await < 1024 * 1024 {} };
     timeout(STUCK, next).await.unwrap();
 }
 
-/// Accepts one connection as a proxy; returns the request, and the connection.
+/// Accepts one connection as a proxy. Returns the request and the connection.
 async fn proxied(listener: &TcpListener, answer: &str) -> (String, TcpStream) {
     let (mut proxy, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();

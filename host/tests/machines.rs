@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Starts machines with the real programs and with kernels of a few instructions: neither a failed boot nor a cancelled
-//! start leaves anything behind. The end-to-end tests boot Linux.
+//! Starts machines with the real programs and with kernels of a few instructions. A failed boot and a cancelled start
+//! must remove all processes and files. Only the end-to-end tests boot Linux.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -41,7 +41,7 @@ use waggle::{
     network::Gateway,
 };
 
-/// Long enough that only the test of the timeout reaches it.
+/// Boot timeout of the machines. Only the test of the timeout reaches it.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The runner with its real programs: whichever process ends, nothing is left behind, and the report names the cause.
+//! Tests the runner with its real programs. After any process ends, no process or file remains, and the report names
+//! the cause.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -35,7 +36,7 @@ use tempfile::TempDir;
 fn death_of_the_host_ends_everything() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     machine.read_console_until("up");
-    // The lifeline belongs to a process that is killed with SIGKILL.
+    // Another process gets the lifeline, and the test kills this process with SIGKILL.
     let lifeline = OwnedFd::from(machine.lifeline.take().unwrap());
     let mut host = Command::new("sleep").arg("1000").stdin(lifeline).spawn().unwrap();
     assert_eq!(machine.programs().len(), 2);
@@ -95,7 +96,7 @@ fn unread_console_flood_does_not_block_the_end() {
     let mut machine = TestMachine::start(&tiny_kernel::flooding());
     machine.read_console_until("xxxx");
     let console = machine.runner.stdout.as_ref().unwrap();
-    // The kernel does not refill a page that has been read in part.
+    // One page may stay partly empty, because the kernel does not refill a page that has been read in part.
     let full = fcntl(console, FcntlArg::F_GETPIPE_SZ).unwrap().unsigned_abs().saturating_sub(4096);
     processes::wait_until("the pipe is full", || ioctl_fionread(console).unwrap() >= full.into());
     drop(machine.lifeline.take());
@@ -171,7 +172,7 @@ impl TestMachine {
         Self::start_after(None, kernel, change)
     }
 
-    /// Runs `script` first, as root of a user and mount namespace of the runner.
+    /// Runs `script` before the runner, as root in new user and mount namespaces that the runner shares.
     fn start_after(script: Option<&str>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");

@@ -1,58 +1,57 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The configuration of PID 1, which it needs before there is a link: a file in the initial root with one postcard
-//! message.
+//! The configuration that PID 1 needs before there is a link: one postcard message in a file of the initial root.
 //!
-//! Kernel command lines are too short for this, and every program in the guest can read them.
+//! A kernel command line is too short for the configuration, and every program in the guest can read it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, FrameFault};
 
-/// The path of the message in the initial root.
+/// The path of the configuration file in the initial root.
 pub const BOOT_CONFIG_PATH: &str = "/waggle/boot";
 
-/// Largest [`BootConfig::ca_bundle`], in bytes: four times the size of the well-known authorities' certificates.
+/// Limit of [`BootConfig::ca_bundle`], in bytes: four times the size of the well-known authorities' certificates.
 pub const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Largest [`BootConfig`], in bytes: certificates, an image's environment, and a few paths.
+/// Limit of an encoded [`BootConfig`], in bytes: certificates, an image's environment, and a few paths.
 pub const BOOT_CONFIG_BYTES_MAX: usize = CA_BUNDLE_BYTES_MAX + 256 * 1024;
 
-/// The settings by which PID 1 sets up the machine.
+/// The settings that PID 1 uses to set up the machine.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BootConfig {
-    /// Kernel modules in the order of loading: paths in the initial root.
+    /// Paths of kernel modules in the initial root, in loading order.
     pub modules: Vec<String>,
-    /// The image's own agent, if it is compatible: a path inside the image.
+    /// The path of the image's own agent inside the image, if that agent is compatible.
     pub image_agent: Option<String>,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
-    /// The image's default working directory for commands: an absolute path, which need not exist.
+    /// The image's default working directory for commands: an absolute path, which may not exist.
     pub working_directory: Option<String>,
     pub hostname: String,
     /// Defences that the operator has switched off.
     pub relaxed: Relaxed,
-    /// The guest's network, if it has one: then it dials the egress link.
+    /// The guest's network. If there is one, the guest agent dials the egress link.
     pub network: Option<Network>,
-    /// Certificates in PEM that programs in the guest trust in addition to those of the image; may be empty.
+    /// Certificates in PEM that programs in the guest trust in addition to the image's certificates; may be empty.
     pub ca_bundle: String,
 }
 
-/// The guest's network as seen from inside; its addresses are in [`crate::egress`].
+/// The settings of the guest's network. The addresses are constants in [`crate::egress`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Network {
-    /// True if the host has IPv6, so that programs may try it.
+    /// True if the host has IPv6, so that programs in the guest may use IPv6.
     pub ipv6: bool,
 }
 
-/// Defences around user programs that are switched off. By default all are on.
+/// Flags that switch off defences around user programs. By default all defences are on.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Relaxed {
     /// Separate namespaces.
     pub namespaces: bool,
     /// The capability bounding set.
     pub capabilities: bool,
-    /// `no_new_privs`, and with it the system call filter, which depends on it.
+    /// `no_new_privs`. This also switches off the system call filter, which requires `no_new_privs`.
     pub no_new_privileges: bool,
     /// The system call filter.
     pub filter: bool,

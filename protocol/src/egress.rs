@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The egress link, which carries the guest's TCP connections and DNS queries: one yamux stream each, opened by the
-//! guest.
+//! The egress link, which carries the guest's TCP connections and DNS queries: each has its own yamux stream, which the
+//! guest opens.
 //!
 //! ```text
 //!   guest agent                                     host
@@ -18,54 +18,55 @@
 //!       │◀─────────────────────────────────── Answer ┤ or Refused, then end of stream
 //! ```
 //!
-//! **Ends of a flow.** [`Flow::End`] is the end of one direction, as a FIN is; the other goes on. [`Flow::Reset`] is
-//! the end of both. A side is done with a flow when it has both sent and received an end, or has sent or received a
-//! reset. Then it finishes its direction of the stream and drops it. These marks are messages because a yamux stream
-//! that was reset reads like one that ended cleanly. A stream that ends without a mark was cut, and counts as reset.
+//! **Ends of a flow.** [`Flow::End`] ends one direction, like a TCP FIN; the other direction continues. [`Flow::Reset`]
+//! ends both. A side is done with a flow when it has sent and received an `End`, or has sent or received a `Reset`. The
+//! side then finishes its direction of the stream and drops the stream. `End` and `Reset` are messages because a yamux
+//! stream that was reset looks to its reader like one that ended cleanly. A stream that ends without either message was
+//! cut off, and counts as reset.
 //!
-//! **Credit.** Each side may send [`FLOW_CREDIT_BYTES`] bytes of data on a flow, and more as the other side grants it
-//! with [`Flow::Credit`]. So each side bounds the data that it buffers for a slow reader, and still reads its stream
-//! all the time. yamux's own window of 256 KiB per stream is far too much for hundreds of flows. A guest that exceeds
-//! its credit loses the link.
+//! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes of data on a flow. The other side allows more with
+//! [`Flow::Credit`]. Credit bounds the data that a side buffers for a slow connection, although that side always reads
+//! the stream. yamux's own window of 256 KiB per stream is far too much for hundreds of flows. A guest that exceeds its
+//! credit loses the link.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// Largest number of open streams on the egress link; a guest that opens more loses the link. An honest guest keeps to
-/// [`FLOWS_MAX`], so that closing streams do not count against new ones.
+/// Maximum number of open streams on the egress link; a guest that opens more loses the link. An honest guest opens
+/// only [`FLOWS_MAX`] flows, so that streams that are still closing do not block new ones.
 pub const EGRESS_STREAMS_MAX: usize = 512;
 
-/// Largest number of flows and DNS queries at a time. More are refused with [`Refusal::Busy`].
+/// Maximum number of flows and DNS queries at a time. Further ones are refused with [`Refusal::Busy`].
 pub const FLOWS_MAX: usize = EGRESS_STREAMS_MAX / 2;
 
-/// First credit of either side on a flow, in bytes: [`FLOWS_MAX`] times this is 2 MiB.
+/// Initial credit of each side on a flow, in bytes; 2 MiB for all [`FLOWS_MAX`] flows together.
 pub const FLOW_CREDIT_BYTES: u32 = 8 * 1024;
 
-/// Largest credit of a side on a flow, in bytes: well above the link's delay times its throughput. A grant that would
-/// exceed it violates the protocol.
+/// Limit of a side's credit on a flow, in bytes: well above the product of the link's delay and throughput. A grant
+/// that raises the credit above the limit violates the protocol.
 pub const FLOW_CREDIT_BYTES_MAX: u32 = 256 * 1024;
 
-/// Largest byte slice in a [`Flow::Data`], in bytes: at most the first credit, so that any slice may be sent at once.
+/// Limit of the byte slice in a [`Flow::Data`]: at most the initial credit, so that a full slice can be sent at once.
 pub const FLOW_CHUNK_BYTES_MAX: usize = 8 * 1024;
 
-/// Largest body of a frame on the egress link, in bytes: a chunk or a DNS query with its envelope.
+/// Limit of a frame's body on the egress link, in bytes: enough for a chunk or a DNS query with its envelope.
 pub const EGRESS_FRAME_BYTES_MAX: usize = FLOW_CHUNK_BYTES_MAX + 64;
 
-/// Longest DNS query, in bytes: the most that resolvers accept over UDP.
+/// Limit of a DNS query, in bytes. Resolvers accept no longer query over UDP.
 pub const DNS_QUERY_BYTES_MAX: usize = 4096;
 
-/// Longest DNS response, in bytes: every resolver accepts this over UDP, so no response is ever truncated.
+/// Limit of a DNS response, in bytes. Every client accepts this size over UDP, so no response is ever truncated.
 pub const DNS_ANSWER_BYTES_MAX: usize = 512;
 
 /// The guest's own IPv4 address.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 77, 2);
 
-/// The guest's own IPv6 address if the host has IPv6: a unique local address.
+/// The guest's own IPv6 address, a unique local address. The guest has this address only if the host has IPv6.
 pub const GUEST_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 
-/// The address of the host as seen by the guest. On port 53 the guest's agent serves DNS. Other ports lead to 127.0.0.1
-/// of the host, which only a rule of the operator allows.
+/// The address of the host as seen by the guest. On port 53 the guest's agent serves DNS. Connections to other ports go
+/// to 127.0.0.1 of the host, if a rule of the operator allows them.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 77, 1);
 
 pub const DNS_PORT: u16 = 53;
@@ -75,12 +76,7 @@ pub const DNS_PORT: u16 = 53;
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum EgressRequest<'a> {
     /// Dials an address and carries the flow.
-    Connect {
-        /// The address to dial.
-        address: Address,
-        /// The port to dial.
-        port: u16,
-    },
+    Connect { address: Address, port: u16 },
     /// Answers a DNS query.
     Resolve {
         /// One query in the wire format of RFC 1035, without a length in front; at most [`DNS_QUERY_BYTES_MAX`] bytes.
@@ -93,9 +89,7 @@ pub enum EgressRequest<'a> {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Address {
-    /// IPv4.
     V4([u8; 4]),
-    /// IPv6.
     V6([u8; 16]),
 }
 
@@ -117,17 +111,14 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// The host's first message on a stream. Unless it is `Connected`, also its last.
+/// The host's first message on a stream. Every reply except `Connected` is also the last.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FlowReply<'a> {
     /// The flow begins: [`Flow`] messages follow, both ways.
     Connected,
     /// The flow or the query was refused.
-    Refused {
-        /// The reason.
-        reason: Refusal,
-    },
+    Refused { reason: Refusal },
     /// A DNS response; at most [`DNS_ANSWER_BYTES_MAX`] bytes.
     Answer {
         /// One response in the wire format of RFC 1035.
@@ -140,13 +131,13 @@ pub enum FlowReply<'a> {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Refusal {
-    /// The policy of the operator or of the environment forbids it.
+    /// The policy of the operator or of the environment forbids the request.
     Policy,
     /// The host has no route to the address.
     Unreachable,
-    /// The other end refused the connection.
+    /// The destination refused the connection.
     Refused,
-    /// The other end did not answer in time.
+    /// The destination did not answer in time.
     TimedOut,
     /// Too many flows are open.
     Busy,
@@ -156,11 +147,11 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Flow<'a> {
-    /// The next bytes: at least one, at most [`FLOW_CHUNK_BYTES_MAX`], and within the credit.
+    /// At least one byte, at most [`FLOW_CHUNK_BYTES_MAX`] bytes, and no more than the remaining credit.
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// A grant of more credit to the receiver of this message.
     Credit {
-        /// At least one; see [`FLOW_CREDIT_BYTES_MAX`].
+        /// At least one. The credit must stay within [`FLOW_CREDIT_BYTES_MAX`].
         bytes: u32,
     },
     /// The end of this side's data. Credit may still follow.

@@ -4,13 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A call that the agent refused or could not finish.
+/// The failure of a call that the agent refused or could not finish.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Fault {
-    /// The kind, for programs.
+    /// The kind of the failure, for programs.
     pub kind: FaultKind,
-    /// The failed operation, its operands and the error, for people; at most [`crate::TEXT_BYTES_MAX`] bytes.
+    /// A text for people with the failed operation, its operands and the error; at most [`crate::TEXT_BYTES_MAX`]
+    /// bytes.
     pub message: String,
 }
 
@@ -37,7 +38,7 @@ pub enum FaultKind {
     InvalidPath,
     /// The agent serves too many calls.
     Busy,
-    /// The host violated the protocol, or asked for something that this agent does not support.
+    /// The host violated the protocol, or requested an operation that this agent does not support.
     BadRequest,
     /// Any other error of the guest's kernel.
     Other,

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The frame: a `u32` little-endian length, then one postcard message of that many bytes.
+//! The frame: a `u32` little-endian length, then one postcard message of that length.
 
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
 use crate::FRAME_BYTES_MAX;
 
-/// Bytes of the length in front of each message.
+/// Size of the length prefix of each message, in bytes.
 pub const PREFIX_BYTES: usize = 4;
 
 /// The reason why a frame or a message cannot be encoded or decoded.
@@ -16,19 +16,16 @@ pub enum FrameFault {
     /// The length is above the limit.
     #[error("a frame of {bytes} bytes is above the limit of {bytes_max}")]
     TooLong {
-        /// The announced length, or the length of the encoding so far.
+        /// The announced length. For an encoding, a lower bound of its length.
         bytes: usize,
-        /// The limit.
         bytes_max: usize,
     },
     /// The bytes do not decode as the expected message.
     #[error("failed to decode {bytes} bytes as {expected}")]
     Malformed {
-        /// The length of the bytes.
         bytes: usize,
         /// The message type that was expected.
         expected: &'static str,
-        /// The error of postcard.
         source: postcard::Error,
     },
     /// Bytes follow the message.
@@ -41,16 +38,13 @@ pub enum FrameFault {
     },
     /// postcard failed to encode the message.
     #[error("failed to encode a message")]
-    Encode {
-        /// The error of postcard.
-        source: postcard::Error,
-    },
+    Encode { source: postcard::Error },
 }
 
 /// Appends `message` to `buffer` as one frame. On an error the buffer is unchanged.
 ///
 /// # Errors
-/// [`FrameFault::TooLong`] if the message exceeds [`FRAME_BYTES_MAX`], [`FrameFault::Encode`] if postcard refuses it.
+/// [`FrameFault::TooLong`] if the message exceeds [`FRAME_BYTES_MAX`], [`FrameFault::Encode`] if postcard fails.
 pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), FrameFault> {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; PREFIX_BYTES]);
@@ -72,11 +66,11 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut Vec<u8>) -> Result<(), Fra
     }
 }
 
-/// Longest slice that is copied byte by byte, in bytes. Numbers and most names are that short, and musl's `memcpy` is
-/// slower for them.
+/// Slices of at most this many bytes are copied byte by byte, because musl's `memcpy` is slower for short slices.
+/// Numbers and most names are that short.
 const SHORT_BYTES: usize = 16;
 
-/// The buffer that postcard writes a body to, from `start` on. It never takes more than a frame may hold.
+/// The buffer that postcard writes a body to, beginning at `start`. The body never exceeds [`FRAME_BYTES_MAX`].
 struct Body<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
@@ -112,16 +106,16 @@ impl Flavor for Body<'_> {
 /// Returns the length of the body that follows `prefix`, in bytes.
 ///
 /// # Errors
-/// [`FrameFault::TooLong`] if it exceeds `bytes_max`. The caller must not allocate memory for such a frame.
+/// [`FrameFault::TooLong`] if the length exceeds `bytes_max`. The caller must not allocate memory for such a frame.
 pub fn body_bytes(prefix: [u8; PREFIX_BYTES], bytes_max: usize) -> Result<usize, FrameFault> {
     let bytes = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
     if bytes > bytes_max { Err(FrameFault::TooLong { bytes, bytes_max }) } else { Ok(bytes) }
 }
 
-/// Decodes the one message that the body of a frame holds, or a packet or a file.
+/// Decodes the single message in `body`, which is the body of a frame, a packet or a file.
 ///
 /// # Errors
-/// [`FrameFault::Malformed`] if the body is not a `T`, [`FrameFault::Trailing`] if bytes follow it.
+/// [`FrameFault::Malformed`] if the body is not a `T`, [`FrameFault::Trailing`] if bytes follow the message.
 pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameFault> {
     let expected = core::any::type_name::<T>();
     let (message, rest) = postcard::take_from_bytes(body).map_err(|source| FrameFault::Malformed {

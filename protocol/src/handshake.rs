@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The start of a link: a preamble of fixed bytes that any two versions understand, then the hello of this version.
+//! The start of a link: a preamble with a fixed layout that all versions understand, then the hello of this version.
 //!
 //! ```text
 //!  offset  0         8         12        16
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PROGRAMS_MAX, TEXT_BYTES_MAX, VERSION};
 
-/// Length of the preamble and of its answer.
+/// Length of the preamble and of the answer, in bytes.
 pub const PREAMBLE_BYTES: usize = 16;
 
-/// The first bytes of the preamble and of its answer: a name, and a line end that a text channel would mangle.
+/// The first bytes of the preamble and of the answer: a name, and a line ending that a text-mode channel would alter.
 const MAGIC: [u8; 8] = *b"waggle\r\n";
 
 /// The kind of link that a connection carries.
@@ -55,18 +55,18 @@ pub enum HandshakeRefusal {
         /// The peer's version.
         theirs: u32,
     },
-    /// The preamble names another link than the port is for.
+    /// The preamble names the wrong kind of link for this port.
     #[error("invalid link number {found} on this port; must be {expected}")]
     WrongLink {
-        /// The link that the port is for.
+        /// The number of the link that the port serves.
         expected: u32,
-        /// The link that the preamble names.
+        /// The number of the link that the preamble names.
         found: u32,
     },
-    /// The peer expects another link on this port.
+    /// The peer expects another kind of link on this port.
     #[error("peer rejected link number {link} on this port")]
     LinkRefused {
-        /// The link that this side named.
+        /// The number of the link that this side named.
         link: u32,
     },
     /// The host refused with a verdict that this version does not know.
@@ -84,7 +84,7 @@ pub fn preamble(link: Link) -> [u8; PREAMBLE_BYTES] {
     pack(VERSION, link.number())
 }
 
-/// Checks a preamble received on the port of `expected`, and returns the answer to send with the verdict. A peer that
+/// Checks a preamble received on the port of `expected`. Returns the bytes to answer with, and the verdict. A peer that
 /// does not speak waggle gets no answer.
 pub fn check_preamble(
     bytes: [u8; PREAMBLE_BYTES],
@@ -105,7 +105,7 @@ pub fn check_preamble(
 /// Reads the host's answer to the preamble of `link`.
 ///
 /// # Errors
-/// The [`HandshakeRefusal`] that the answer stands for.
+/// The refusal that the answer contains.
 pub fn read_answer(bytes: [u8; PREAMBLE_BYTES], link: Link) -> Result<(), HandshakeRefusal> {
     match unpack(bytes)? {
         (VERSION, ACCEPTED) => Ok(()),
@@ -131,20 +131,19 @@ fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), HandshakeRefusal> {
     Ok((u32::from_le_bytes([v0, v1, v2, v3]), u32::from_le_bytes([l0, l1, l2, l3])))
 }
 
-/// The agent's first message on the call link: it is ready to serve.
+/// The agent's first message on the call link. The agent sends the hello when it is ready to serve.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Hello {
-    /// The agent's origin.
     pub origin: Origin,
-    /// The agent's version and build, for people.
+    /// The version and the build of the agent, for people.
     pub build: String,
-    /// Those programs of [`PROGRAMS`] that the agent found.
+    /// The programs of [`PROGRAMS`] that the agent found.
     pub programs: Vec<String>,
 }
 
 impl Hello {
-    /// Returns true if the hello is within [`TEXT_BYTES_MAX`] and [`PROGRAMS_MAX`] and holds only printable text.
+    /// Returns true if the hello is within [`TEXT_BYTES_MAX`] and [`PROGRAMS_MAX`] and contains only printable text.
     #[must_use]
     pub fn is_within_limits(&self) -> bool {
         let printable = |text: &String| text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
@@ -155,13 +154,13 @@ impl Hello {
 /// The interpreters and package managers that an agent looks for.
 pub const PROGRAMS: &[&str] = &["python3", "node", "npm", "bash", "sh", "apk", "apt-get", "dnf", "yum", "zypper"];
 
-/// The origin of an agent's program.
+/// The source of the running agent's executable.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Origin {
-    /// The host's copy, from the initial root.
+    /// The host's copy of the agent, from the initial root.
     Host,
-    /// The image's own.
+    /// The image's own copy of the agent.
     Image,
 }
 

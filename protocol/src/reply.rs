@@ -10,11 +10,11 @@ use crate::fault::Fault;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Reply<'a> {
-    /// More of the command's standard output; at most [`crate::CHUNK_BYTES_MAX`] bytes.
+    /// The next bytes of the command's standard output; at most [`crate::CHUNK_BYTES_MAX`].
     Stdout(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// More of the command's standard error; at most [`crate::CHUNK_BYTES_MAX`] bytes.
+    /// The next bytes of the command's standard error; at most [`crate::CHUNK_BYTES_MAX`].
     Stderr(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// More of the file; at most [`crate::CHUNK_BYTES_MAX`] bytes.
+    /// The next bytes of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// Some of the folder's entries, in no particular order.
     Entries(Vec<Entry>),
@@ -27,7 +27,7 @@ pub enum Reply<'a> {
     },
     /// Last: the requested part of the file has been sent.
     FileEnd {
-        /// The file's whole size when it was opened; 0 for files that the kernel generates.
+        /// Size of the whole file when it was opened; 0 for files that the kernel generates.
         size: u64,
     },
     /// Last: the folder was listed.
@@ -47,25 +47,24 @@ pub enum Reply<'a> {
 pub struct Exited {
     /// The exit status, as the parent process sees it.
     pub status: Status,
-    /// The cause of the end.
     pub cause: Cause,
     /// Time from spawn to exit, in microseconds of the guest's monotonic clock.
     pub duration_us: u64,
-    /// The file with the standard output, if it was kept.
+    /// The file with the standard output, if the output was kept.
     pub stdout_file: Option<OutputFile>,
-    /// The file with the standard error, if it was kept.
+    /// The file with the standard error, if the output was kept.
     pub stderr_file: Option<OutputFile>,
 }
 
-/// A long output, kept in a file in the guest. Later outputs replace it.
+/// A long output, kept in a file in the guest. The agent keeps only the newest files of this kind.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct OutputFile {
     /// An absolute path.
     pub path: String,
-    /// Length of the kept part, counted from the start of the output, in bytes.
+    /// Length of the kept part, in bytes. The part begins at the start of the output.
     pub bytes: u64,
-    /// True if the file holds the whole output.
+    /// True if the file contains the whole output.
     pub complete: bool,
 }
 
@@ -73,9 +72,9 @@ pub struct OutputFile {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Status {
-    /// The code that it passed to `exit`, 0 to 255.
+    /// The code that the process passed to `exit`, 0 to 255.
     Code(u8),
-    /// The number of the signal that killed it.
+    /// The number of the signal that killed the process.
     Signal(u8),
 }
 
@@ -85,11 +84,11 @@ pub enum Status {
 pub enum Cause {
     /// The command ended by itself.
     Itself,
-    /// The agent killed it after its timeout.
+    /// The agent killed the command after its timeout.
     Deadline,
-    /// The agent killed it because the host cancelled it.
+    /// The agent killed the command because the host cancelled the call.
     Cancelled,
-    /// The kernel killed it because it exceeded its memory limit.
+    /// The kernel killed the command because it exceeded its memory limit.
     Memory,
 }
 
@@ -97,7 +96,7 @@ pub enum Cause {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Entry {
-    /// The name as the bytes that the kernel reports; in a recursive listing, the path below the listed folder.
+    /// The name, in the bytes that the kernel reports. In a recursive listing, the path relative to the listed folder.
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// `st_mode`: type and permissions.

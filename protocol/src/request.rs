@@ -4,39 +4,38 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The first message of a stream.
+/// The first message of a call's stream.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Request {
     /// Runs a command.
     Exec(Exec),
-    /// Creates, replaces or appends to a file. Inputs with exactly `bytes` bytes follow.
+    /// Creates, replaces or appends to a file. [`Input::Data`] messages with exactly `bytes` bytes in total follow.
     WriteFile {
         /// An absolute path, or one relative to the home directory.
         path: String,
         /// Length of the content that follows.
         bytes: u64,
-        /// Permissions of the file. By default an existing file keeps its own and a new file gets 0644.
+        /// Permissions of the file. By default an existing file keeps its permissions, and a new file gets 0644.
         mode: Option<u32>,
-        /// True to append to the file.
         append: bool,
     },
     /// Reads a file, or a part of it.
     ReadFile {
         /// An absolute path, or one relative to the home directory.
         path: String,
-        /// The offset and the largest length of the part; `None` for the whole file.
+        /// The offset and the maximum length of the part; `None` for the whole file.
         range: Option<(u64, u64)>,
-        /// Largest content to send. A longer one is refused before any of it is sent.
+        /// Limit of the content, in bytes. If the content is longer, the call fails before any content is sent.
         bytes_max: u64,
     },
     /// Lists a folder.
     ListFiles {
         /// An absolute path, or one relative to the home directory.
         path: String,
-        /// Largest number of entries to send. The reply reports whether there are more.
+        /// Maximum number of entries to send. The reply reports whether there are more.
         entries_max: u32,
-        /// True to list folders below as well. Links to folders are not followed.
+        /// True to list subfolders as well. Links to folders are not followed.
         recursive: bool,
     },
     /// Sets the guest's clock.
@@ -48,30 +47,28 @@ pub enum Request {
     PowerOff,
 }
 
-/// A command to run. No shell is involved: `argv` is executed as it is.
+/// A command to run. No shell is involved: `argv` is executed unchanged.
 ///
-/// Inputs follow with the bytes of the script and then of stdin, whose lengths the request states. The command starts
-/// when all of them have arrived.
+/// The bytes of the script and then of stdin follow as [`Input::Data`]; the request states their lengths. The command
+/// starts when all bytes have arrived.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Exec {
     /// The program (an absolute path, or a name to look up in the search path) and its arguments. Must not be empty.
     pub argv: Vec<String>,
-    /// Code to run from a temporary file, whose path becomes the last argument.
+    /// Code to run from a temporary file. The path of the file becomes the last argument.
     pub script: Option<Script>,
     /// Length of stdin, in bytes.
     pub stdin_bytes: u64,
-    /// Variables that add to or replace the environment that the agent gives to every command.
+    /// Environment variables in addition to those that the agent gives to every command. These variables override those
+    /// of the agent.
     pub env: Vec<(String, String)>,
-    /// The working directory. By default the image's, or else the home directory.
+    /// The working directory. By default that of the image, or the home directory if the image has none.
     pub working_directory: Option<String>,
-    /// The user to run it as.
     pub user: User,
     /// Timeout in milliseconds, after which everything that the call started is killed.
     pub timeout_ms: u64,
-    /// Limits of its resources.
     pub limits: Limits,
-    /// The rule for keeping outputs in files.
     pub keep: Keep,
 }
 
@@ -79,9 +76,9 @@ pub struct Exec {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Keep {
-    /// Only an output longer than this is kept, in bytes.
+    /// An output is kept only if it is longer than this number of bytes.
     pub above_bytes: u64,
-    /// Largest part of the output to keep, in bytes.
+    /// Limit of the part of the output that is kept, in bytes.
     pub bytes_max: u64,
 }
 
@@ -89,7 +86,7 @@ pub struct Keep {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Limits {
-    /// Memory in bytes. The kernel kills a command that exceeds it.
+    /// Memory in bytes. The kernel kills a command that exceeds this limit.
     pub memory_bytes: Option<u64>,
     /// Number of processes and threads.
     pub pids: Option<u32>,
@@ -123,6 +120,6 @@ pub enum User {
 pub enum Input<'a> {
     /// The next bytes of the script, of stdin, or of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// Kills everything that the call started; the last reply follows.
+    /// Kills everything that the call started. The agent then sends the last reply.
     Cancel,
 }

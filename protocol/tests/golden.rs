@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The frozen encoding of every message. If this test fails, do not change the bytes: a changed message is a new
-//! variant, and a changed protocol is a new version with its own file.
+//! The frozen encoding of every message. If this test fails, do not change the bytes. To change a message, add a
+//! variant. To change the protocol, add a version with its own file.
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes must fail")]
 
 use std::{fmt::Write as _, fs, path::Path};

@@ -123,7 +123,8 @@ proptest! {
         let (answer, verdict) = handshake::check_preamble(preamble, Link::Call);
         let ours = waggle_protocol::VERSION;
         prop_assert_eq!(verdict, Err(HandshakeRefusal::Version { ours, theirs }));
-        // The peer compares the answer with its own version. Swapping the version does the same here.
+        // A peer of another version would compare the answer with that version. Changing the version in the answer has
+        // the same effect.
         let mut answer = answer.unwrap();
         answer[8..12].copy_from_slice(&theirs.to_le_bytes());
         prop_assert_eq!(handshake::read_answer(answer, Link::Call), Err(HandshakeRefusal::Version { ours, theirs }));

@@ -22,7 +22,7 @@ use waggle_protocol::{
     request::{Exec, Keep, Limits, User},
 };
 
-/// The parent of the agents' folders: in memory, so that no disk is measured.
+/// The parent of the agents' folders. It is in memory, so that the benchmark does not measure a disk.
 const MEMORY: &str = "/dev/shm";
 
 pub(crate) struct Agent {
@@ -32,7 +32,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts `program` and greets it.
+    /// Starts `program`, and waits for its hello.
     pub(crate) async fn start(program: &Path) -> Self {
         let root = tempfile::tempdir_in(MEMORY).unwrap();
         for folder in ["home/sandbox", "tmp"] {
@@ -50,13 +50,13 @@ impl Agent {
         Self { link: Opener::start(near, Link::Call), process, root }
     }
 
-    /// The processor time of the agent's process, without the commands that it started.
+    /// Returns the processor time of the agent's process, without the commands that the agent started.
     pub(crate) fn processor_time(&self) -> Duration {
         let process = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         clock_getcpuclockid(process).and_then(ClockId::now).unwrap().into()
     }
 
-    /// Makes one call and returns how many bytes, or entries, its replies carried.
+    /// Makes one call, and returns the number of bytes or entries in its replies.
     async fn call(&self, request: Request, body: &[u8]) -> usize {
         let (read, write) = io::split(self.link.open().await.unwrap());
         let mut writer = FrameWriter::new(write);
@@ -81,7 +81,7 @@ impl Agent {
         tokio::join!(send, receive).1
     }
 
-    /// Runs a command with an output of `bytes`.
+    /// Runs a command, and checks that its output has `bytes` bytes.
     pub(crate) async fn run(&self, argv: &[&str], bytes: usize) {
         let request = Request::Exec(Exec {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
@@ -110,7 +110,7 @@ impl Agent {
         assert_eq!(read, bytes, "{path}");
     }
 
-    /// Lists a folder with `entries`.
+    /// Lists a folder, and checks that it has the given number of `entries`.
     pub(crate) async fn list(&self, path: &str, entries: usize) {
         let entries_max = u32::try_from(entries).unwrap();
         let request = Request::ListFiles { path: path.to_owned(), entries_max, recursive: false };

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/libc.md: the shipped agent, for musl, compared with the same agent for glibc.
-//! Both run as processes on this machine, and each call is made to one and then to the other.
-//! `./taskw bench-libc` starts it; `--quick` takes fewer samples and writes nothing.
+//! Measures the figures of docs/benchmarks/libc.md: the shipped agent, built for musl, compared with the same agent for
+//! glibc. Both agents run as processes on this machine, and receive the same calls in turn. `./taskw bench-libc` starts
+//! this benchmark; `--quick` uses fewer samples and writes nothing.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -22,7 +22,7 @@ use std::{
 
 use agent::Agent;
 
-/// Samples of a call with little data, and of one with much data.
+/// Number of samples of a call with little data, and of a call with much data.
 const SMALL_SAMPLES: usize = 1000;
 const LARGE_SAMPLES: usize = 40;
 const LARGE_BYTES: usize = 64 << 20;
@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// Measures with the usual samples divided by `divisor`, and returns the table.
+/// Measures with the usual numbers of samples divided by `divisor`, and returns the table.
 async fn measure(divisor: usize) -> String {
     let programs = [build_for_musl(), build_for_glibc()];
     let sizes = programs.each_ref().map(|program| fs::metadata(program).unwrap().len() as f64 / 1024.0);
@@ -70,7 +70,7 @@ async fn measure(divisor: usize) -> String {
     rows.concat() + &sizes
 }
 
-/// Times and processor times of a call, in milliseconds, for musl and for glibc.
+/// Durations and processor times of a call, in milliseconds, for musl and for glibc.
 #[derive(Default)]
 struct Samples {
     times: [Vec<f64>; 2],
@@ -87,8 +87,7 @@ fn row(name: &str, samples: Samples) -> String {
     )
 }
 
-/// Times a call to each agent in turn. Each round begins with the other agent, because the second one finds the caches
-/// warmer.
+/// Measures a call to each agent in turn. The order alternates, because the second agent finds warmer caches.
 async fn in_turn(agents: &[Agent; 2], samples: usize, call: impl AsyncFn(&Agent)) -> Samples {
     let mut taken = Samples::default();
     for round in 0..samples {

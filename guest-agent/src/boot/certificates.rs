@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Makes programs in the machine trust the operator's certificates in addition to the image's.
+//! Makes programs in the machine trust the operator's certificates in addition to the image's certificates.
 //!
-//! They are added to the image's own store, wherever its distribution keeps that, and to the folders from which its
-//! tools rebuild the store. Environment variables make programs with a store of their own use the image's.
+//! The operator's certificates are added to the image's certificate store, and to the folders from which the image's
+//! tools rebuild the store. Environment variables make programs with a separate store use the image's store instead.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use std::{
 use super::replace::replace;
 use crate::step::{StepFault, WithStep};
 
-/// The stores of the distributions, each with all certificates in one file. An image without a store gets the first.
+/// The distributions' stores, each a file with all certificates. An image without a store gets the first path.
 const STORES: [&str; 5] = [
     // Debian, Alpine, Arch.
     "/etc/ssl/certs/ca-certificates.crt",
@@ -28,23 +28,23 @@ const STORES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Only the operator's certificates, for programs that add a file to their own store.
+/// A file with only the operator's certificates, for programs that add a file to their own store.
 const OWN: &str = "/etc/ssl/waggle-ca-bundle.pem";
 
-/// The folder from which the tool of Debian and Alpine takes certificates, one per file.
+/// The folder from which the tool of Debian and Alpine reads certificates, one per file.
 const DEBIAN_ANCHORS: &str = "/usr/local/share/ca-certificates";
 
-/// The folders from which the tools of Fedora and SUSE take them.
+/// The folders from which the tools of Fedora and SUSE read certificates.
 const OTHER_ANCHORS: [&str; 2] = ["/etc/pki/ca-trust/source/anchors", "/etc/pki/trust/anchors"];
 
-/// Variables that replace a program's own store: of OpenSSL, requests, pip, curl, git.
+/// Variables that replace the store of a program: of OpenSSL, requests, pip, curl and git.
 const STORE_VARIABLES: [&str; 5] =
     ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"];
 
-/// The variable that adds certificates to Node's own.
+/// The variable that adds certificates to the store of Node.
 const ADDED_VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
 
-/// Adds a bundle in PEM, and returns the variables that programs need. An empty bundle changes nothing.
+/// Adds the PEM bundle to the image, and returns the variables that programs need. An empty bundle changes nothing.
 pub(super) fn trust(bundle: &str) -> Result<Vec<(String, String)>, StepFault> {
     if bundle.is_empty() {
         return Ok(Vec::new());
@@ -72,18 +72,18 @@ pub(super) fn trust(bundle: &str) -> Result<Vec<(String, String)>, StepFault> {
     Ok(variables)
 }
 
-/// Whether it is a regular file: an image could also have a pipe there, and opening that would block the boot.
+/// Returns whether the path is a regular file. Opening a pipe there would block the boot.
 fn is_file(path: &str) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file())
 }
 
 fn append(path: &Path, bundle: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
-    // The last line of the store may have no line break.
+    // The store may not end with a line break.
     file.write_all(format!("\n{}\n", bundle.trim_end()).as_bytes())
 }
 
-/// Splits a bundle into its certificates, without the comments between them.
+/// Returns the certificates of a bundle, without the comments between them.
 fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----\n";

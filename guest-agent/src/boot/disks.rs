@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel modules, and the two disks that become the root: the image, and scratch space over it.
+//! Loads the kernel modules, and mounts the two disks that form the root: the image, and the scratch disk over it.
 
 use std::{
     ffi::CStr,
@@ -22,17 +22,17 @@ use crate::step::{StepFault, WithStep};
 /// The mount point of the overlay.
 pub(super) const NEW_ROOT: &str = "/root";
 
-/// The disks, in the order in which every back end attaches them.
+/// The disks, in the order in which every VM back end attaches them.
 const IMAGE_DISK: &str = "/dev/vda";
 const SCRATCH_DISK: &str = "/dev/vdb";
 
-/// Time between two checks for a disk, which appears a moment after its driver was loaded.
+/// Delay between two checks for a disk. A disk appears a moment after its driver was loaded.
 const DISK_RETRY: Duration = Duration::from_millis(2);
 
-/// Most checks for a disk before the boot fails: 5 s of them.
+/// Maximum number of checks for a disk. After the last one, about 5 s later, the mount is tried anyway.
 const DISK_TRIES: u32 = 2500;
 
-/// Loads kernel modules in order, and skips those that are loaded already.
+/// Loads kernel modules in order, and skips modules that are loaded already.
 pub(super) fn load_modules(paths: &[String]) -> Result<(), StepFault> {
     for path in paths {
         let load = || -> io::Result<()> {
@@ -46,7 +46,7 @@ pub(super) fn load_modules(paths: &[String]) -> Result<(), StepFault> {
     Ok(())
 }
 
-/// Mounts the image and the scratch disk, and the overlay of both at [`NEW_ROOT`].
+/// Mounts the image and the scratch disk, and an overlay of both at [`NEW_ROOT`].
 pub(super) fn mount_root() -> Result<(), StepFault> {
     mount_disk(IMAGE_DISK, "/image", c"erofs", MsFlags::MS_RDONLY)?;
     mount_disk(SCRATCH_DISK, "/scratch", c"ext4", MsFlags::MS_NOATIME)?;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sets the machine's host name and writes `/etc/hosts`, which images leave to their runtime and servers on `localhost`
-//! need.
+//! Sets the machine's host name and writes `/etc/hosts`. Images expect their runtime to write this file, and servers on
+//! `localhost` need it.
 
 use std::{fs, io};
 
@@ -11,7 +11,7 @@ use crate::step::{StepFault, WithStep};
 
 const HOSTS: &str = "/etc/hosts";
 
-/// Sets the host name, and writes a hosts file if the image has none or an empty one.
+/// Sets the host name, and writes a hosts file if the image's file is missing or empty.
 pub(super) fn name_machine(hostname: &str) -> Result<(), StepFault> {
     sethostname(hostname).step(|| format!("set the host name {hostname}"))?;
     let exists = fs::metadata(HOSTS).is_ok_and(|meta| meta.len() > 0);

@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 
 use crate::step::{StepFault, WithStep};
 
-/// Writes a file, and creates its folder. An existing file or link is removed first: a link is not followed.
+/// Writes a file, and creates its folder. An existing file or link is removed first, so that a link is not followed.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), StepFault> {
     let write = || {
         if let Some(folder) = path.parent() {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The switch to the machine's root, and the kernel's file systems before and after it.
+//! The switch to the machine's root, and the mounts of the kernel's file systems before and after the switch.
 
 use std::{
     fs::{self, Permissions},
@@ -20,9 +20,9 @@ use crate::{
     step::{StepFault, WithStep},
 };
 
-/// Mounts the file systems that the boot itself needs, and opens the console.
+/// Mounts the file systems that the boot needs, and makes the console stdin, stdout and stderr.
 pub(super) fn mount_initial() -> Result<(), StepFault> {
-    // A kernel whose initial root is a file system, not an initramfs, may have mounted it already.
+    // If the initial root is a file system and not an initramfs, the kernel may have mounted devtmpfs already.
     match mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, Some("mode=0755")) {
         Ok(()) | Err(Errno::EBUSY) => {}
         Err(errno) => return Err(errno).step(|| "mount devtmpfs at /dev".to_owned()),
@@ -37,7 +37,8 @@ pub(super) fn mount_initial() -> Result<(), StepFault> {
     Ok(())
 }
 
-/// Makes the overlay the root. The initial root, with the agent in it, stays below it, hidden from all other processes.
+/// Makes the overlay the root. The initial root, which contains the agent, stays mounted below, where no other process
+/// sees it.
 pub(super) fn switch_root() -> Result<(), StepFault> {
     let step = || format!("make {NEW_ROOT} the root");
     chdir(NEW_ROOT).step(step)?;

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The serving child of PID 1: the agent that the image brings, or PID 1's own.
+//! The serving child of PID 1: runs the image's own agent if the image has one, else the same program as PID 1.
 
 use std::{
     convert::Infallible,
@@ -44,7 +44,8 @@ pub(super) fn decode(bytes: &[u8]) -> io::Result<BootConfig> {
     BootConfig::decode(bytes).map_err(io::Error::other)
 }
 
-/// Forks the serving child: the agent at `image_agent`, or this one. It has no access to the network's sockets.
+/// Forks the serving child, which runs the image's agent at `image_agent`; `None` runs this program instead. The child
+/// has no access to the network's sockets.
 pub(super) fn start(
     config: &BootConfig,
     image_agent: Option<&str>,
@@ -83,7 +84,7 @@ fn exec_image_agent(config: &BootConfig, path: &str, accepted: &OwnedFd) -> io::
     Ok(execv(&path, &arguments)?)
 }
 
-/// Runs the image's agent: the boot configuration is on stdin, and stdout is the pipe to PID 1.
+/// Runs this program as the image's agent. Stdin contains the boot configuration, and stdout is the pipe to PID 1.
 #[must_use]
 pub fn serve_from_image() -> ExitCode {
     let served = || -> io::Result<u8> {
@@ -91,7 +92,7 @@ pub fn serve_from_image() -> ExitCode {
         io::stdin().take(BOOT_CONFIG_BYTES_MAX as u64).read_to_end(&mut bytes)?;
         let config = decode(&bytes)?;
         let accepted = io::stdout().as_fd().try_clone_to_owned()?;
-        // From here on, stdout is the console, as for any other program.
+        // From now on, stdout is the console, as in any other program.
         dup2_stdout(io::stderr())?;
         let null = File::open("/dev/null")?;
         dup2_stdin(&null)?;
@@ -106,7 +107,7 @@ pub fn serve_from_image() -> ExitCode {
     }
 }
 
-/// Serves until the host asks to power off. Returns the exit status: 0 if that is the reason.
+/// Serves until the host requests a power-off. Returns the exit status: 0 after a power-off, 1 after an error.
 fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
     let spawner = match SandboxSpawner::fork(Defences::all_but(&config.relaxed)) {
         Ok(spawner) => spawner,
@@ -123,7 +124,7 @@ fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
         working_directory: config.working_directory.clone(),
     };
     let ready = || {
-        // It fails only if PID 1 is gone, and the machine with it.
+        // The write fails only if PID 1 is gone, and then the machine ends too.
         let _written = write(accepted, b"1");
     };
     match connect_and_serve(guest, ready) {
@@ -141,7 +142,7 @@ fn connect_and_serve(guest: Guest, ready: impl FnOnce()) -> io::Result<()> {
         let stream = dial::connect(CALL_PORT).await?;
         serve(stream, guest, ready).await.map_err(io::Error::other)
     });
-    // Threads that hang in the kernel must not delay the power-off.
+    // A thread that hangs in the kernel must not delay the power-off.
     runtime.shutdown_background();
     served
 }

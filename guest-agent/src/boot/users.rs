@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The user `sandbox` in images that lack it: an entry in the user and group files, and a home.
+//! Adds the user `sandbox` to images that lack it: an entry in the user and group files, and a home.
 
 use std::{
     fs::{self, OpenOptions},
@@ -14,10 +14,10 @@ use crate::{
     step::{StepFault, WithStep},
 };
 
-/// Largest user or group file that is changed, in bytes.
+/// Limit of a user or group file, in bytes. Larger files are not changed.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Adds the user, unless the image has a user with that id: then that one is the sandbox user.
+/// Adds the user, its group and its home. An existing user or group with the same id is used instead.
 pub(super) fn add_sandbox_user() -> Result<(), StepFault> {
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let user = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:{SANDBOX_ID}::{HOME}:{shell}\n");
@@ -45,7 +45,7 @@ fn append_unless_taken(path: &str, line: &str) -> io::Result<()> {
     file.write_all(format!("{gap}{line}").as_bytes())
 }
 
-/// Whether an entry of a user or group file has the sandbox user's id, which is the third field in both.
+/// Returns whether an entry of a user or group file has the sandbox user's id. The id is the third field in both files.
 fn is_taken(text: &str) -> bool {
     text.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id == SANDBOX_ID.to_string()))
 }

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The system call filter of user work. System calls that programs in a sandbox do not need, or that lead to rarely
-//! used parts of the kernel, fail with `EPERM`.
+//! The system call filter of user work. System calls fail with `EPERM` if programs in a sandbox do not need them, or if
+//! they expose rarely used parts of the kernel.
 //!
-//! It is a list of forbidden system calls, not of allowed ones: agents run any program, and a program that lacks a
-//! system call fails in ways that are hard to understand. The machine is the isolation boundary; the filter only
-//! protects parts of the guest's kernel.
+//! The filter lists forbidden system calls, not allowed ones. Agents run arbitrary programs, and a program without a
+//! system call that it needs fails in confusing ways. The machine is the isolation boundary; the filter only protects
+//! parts of the guest's kernel.
 
 use std::sync::OnceLock;
 
@@ -15,15 +15,15 @@ use waggle_seccomp::{
     is_not_null, masked,
 };
 
-/// Compiles the filters, for this process and those that it forks.
+/// Compiles the filters once, for this process and its later children.
 ///
 /// # Errors
-/// `EINVAL` for a rule that the compiler rejects.
+/// `EINVAL` if the compiler rejects a rule.
 pub(crate) fn compile() -> nix::Result<()> {
     programs().map(drop)
 }
 
-/// Installs the filters on this thread; they can't be removed. Needs `no_new_privs` or root.
+/// Installs the filters on this thread. They can't be removed. Needs `no_new_privs` or root.
 pub(super) fn install() -> nix::Result<()> {
     for program in programs()? {
         apply_filter(program).map_err(|_fault| Errno::last())?;
@@ -47,7 +47,8 @@ fn forbidden() -> Result<Rules, BackendError> {
     for call in [libc::SYS_unshare, libc::SYS_clone] {
         rules.insert(call, any_of([masked(0, new_user, new_user)?])?);
     }
-    // Limits of other processes, such as the sandbox's init process, which has the same user id as the guest's root.
+    // User work must not change limits of other processes. The sandbox's init process, for example, has the user id of
+    // the guest's root.
     rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
     Ok(rules)
 }

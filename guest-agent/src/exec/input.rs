@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Inputs that arrive before a command starts: its code and its stdin, each in a file.
+//! Inputs of a command: its code and its stdin. They arrive before the command starts, and each is stored in a file.
 //!
-//! Stdin is in a file so that a command that does not read it delays nothing: the host's `Cancel` never waits behind
-//! unread bytes.
+//! A command that does not read its stdin therefore can't block the call's stream, so a `Cancel` of the host never
+//! waits behind unread bytes.
 
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
@@ -19,10 +19,10 @@ use crate::{
     temporary::{TemporaryFile, TemporaryFolder},
 };
 
-/// Largest script, in bytes: twice what the host accepts from its clients.
+/// Limit of a script, in bytes: about twice the host's limit for its clients.
 const SCRIPT_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Largest stdin, in bytes: more than the host accepts from its clients.
+/// Limit of stdin, in bytes: above the host's limit for its clients.
 const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Inputs {
@@ -35,14 +35,14 @@ impl Inputs {
         self.script.as_ref().map(TemporaryFile::path)
     }
 
-    /// Removes the files, and resolves when that is done.
+    /// Removes the files, and resolves when they are removed.
     pub(super) async fn remove(self) {
         for file in [self.script, self.stdin].into_iter().flatten() {
             file.into_name().remove().await;
         }
     }
 
-    /// The descriptor of the received bytes, or of an empty stdin.
+    /// Returns a descriptor of the received stdin, or of `/dev/null` if the request has none.
     pub(super) fn stdin(&self) -> io::Result<OwnedFd> {
         match &self.stdin {
             Some(file) => Ok(file.file().try_clone()?.into()),
@@ -51,7 +51,7 @@ impl Inputs {
     }
 }
 
-/// The reason why not all inputs were received.
+/// The reason for not receiving all inputs.
 pub(super) enum NoInputs {
     Cancelled,
     HostGone,
@@ -115,7 +115,7 @@ impl Announced<'_> {
             }
         }
         writing.flush().await.map_err(failed)?;
-        // The command reads through the same open file.
+        // The command reads through a copy of this descriptor, which shares its offset.
         writing.rewind().await.map_err(failed)?;
         Ok(file)
     }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The two output pipes of a command. Their bytes go to the host as replies, each stream in its order.
+//! The two output pipes of a command. Replies carry the bytes of each pipe to the host in order.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use waggle_protocol::{
 use super::spool::{OutputFiles, Spool};
 use crate::{platform::Platform, streams::Writer};
 
-/// Most bytes that a pipe can hold: Linux's default for `/proc/sys/fs/pipe-max-size`.
+/// Maximum capacity of a pipe, in bytes: Linux's default for `/proc/sys/fs/pipe-max-size`.
 const PIPE_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) struct Output {
@@ -29,7 +29,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Opens both pipes for a command of `user`. Also returns their writing ends for it: stdout's, then stderr's.
+    /// Opens both pipes for a command of `user`. Also returns the writing ends, first of stdout, then of stderr.
     pub(super) fn open(
         platform: &Platform,
         files: &Arc<OutputFiles>,
@@ -49,8 +49,8 @@ impl Output {
         Ok((Self { stdout, stderr }, stdout_end, stderr_end))
     }
 
-    /// Sends output as it arrives. Resolves only if it can't be sent. Dropping the future loses no bytes: they are in
-    /// the writer and the spool, or still in the pipes.
+    /// Sends output as it arrives. Resolves only if sending fails. Dropping the future loses no bytes: all read bytes
+    /// are in the writer and the spool, and the others are still in the pipes.
     pub(super) async fn stream(&mut self, writer: &mut Writer) {
         loop {
             let sent = tokio::select! {
@@ -65,10 +65,10 @@ impl Output {
         }
     }
 
-    /// Sends the bytes that the pipes hold now, without waiting for more.
+    /// Sends the bytes that are in the pipes now, without waiting for more.
     pub(super) async fn drain(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
         for source in [&mut self.stdout, &mut self.stderr] {
-            // A child in the background may write faster than this reads; one full pipe is the most that was there.
+            // A background child may write faster than this loop reads, so at most one full pipe is read.
             let mut left = PIPE_BYTES_MAX;
             while left > 0
                 && let Some(read) = source.read_now()
@@ -81,7 +81,7 @@ impl Output {
         Ok(())
     }
 
-    /// The files in which a long stdout and a long stderr were kept.
+    /// Returns the files of a long stdout and a long stderr.
     pub(super) async fn finish(self) -> (Option<OutputFile>, Option<OutputFile>) {
         let stdout = self.stdout.spool.finish().await;
         (stdout, self.stderr.spool.finish().await)
@@ -96,23 +96,23 @@ struct Source {
 }
 
 impl Source {
-    /// Reads, and returns the number of bytes: 0 at the end, after which it does not resolve again.
+    /// Reads into the buffer, and returns the number of bytes; 0 at the end. Stays pending if the pipe was removed.
     async fn read(&mut self) -> usize {
         match &mut self.pipe {
-            // A broken pipe counts as its end.
+            // An error of the pipe is treated as the end of the output.
             Some(pipe) => pipe.read(&mut self.buffer).await.unwrap_or(0),
             None => std::future::pending().await,
         }
     }
 
-    /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty. It asks the kernel itself,
-    /// because the runtime may not know of the last bytes yet.
+    /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty or closed. Calls the kernel
+    /// directly, because the runtime may not know of the last bytes yet.
     fn read_now(&mut self) -> Option<usize> {
         let pipe = self.pipe.as_ref()?;
         nix::unistd::read(pipe.as_fd(), &mut self.buffer).ok().filter(|read| *read > 0)
     }
 
-    /// Passes the first `read` bytes of the buffer to the spool and the writer.
+    /// Passes the first `read` bytes of the buffer to the spool and the writer. Removes the pipe if `read` is 0.
     async fn pass_on(&mut self, read: usize, writer: &mut Writer) -> Result<(), SendFault> {
         let bytes = self.buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {

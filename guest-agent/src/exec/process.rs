@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A running command: in the sandbox and in a control group of its own, or as the agent's own child where the agent
-//! runs as its caller.
+//! A running command: in the sandbox with its own control group, or with [`Platform::Caller`] a child of the agent.
 
 use std::{
     collections::BTreeMap,
@@ -35,10 +34,10 @@ use crate::{
     sandbox_user::HOME,
 };
 
-/// Most open files of one process if the host sets no limit: the usual default.
+/// Limit of open files per process if the host sets none: the usual default.
 const OPEN_FILES: u64 = 4096;
 
-/// Longest wait for the exit status of a leader that was killed.
+/// Timeout for the exit status of a command's first process after it was killed.
 const REAPED_MAX: Duration = Duration::from_secs(1);
 
 /// Starts commands.
@@ -50,7 +49,7 @@ pub(super) struct Launcher {
     next_number: AtomicU64,
 }
 
-/// A command and its exit status. Dropping it before the command has ended kills everything that the command started.
+/// A command and its exit status. Dropping it before [`Process::take_status`] kills all processes of the command.
 pub(super) struct Process {
     handle: Handle,
     status: Option<Result<ExitStatus, Fault>>,
@@ -67,7 +66,7 @@ impl Launcher {
         Self { platform, settings, groups: CallGroups::default(), next_number: AtomicU64::new(1) }
     }
 
-    /// Starts the command that `request` describes, with its stdin, stdout and stderr.
+    /// Starts the command of `request` with its stdin, stdout and stderr.
     pub(super) async fn start(
         &self,
         request: &Exec,
@@ -94,7 +93,7 @@ impl Launcher {
         let cgroup = group.open().map_err(failed)?;
         let mut argv = request.argv.clone();
         argv.extend(script.map(|path| path.display().to_string()));
-        // Each name once: programs disagree on which of two values counts.
+        // Each variable appears only once, because programs disagree on which of two values counts.
         let env: BTreeMap<_, _> = self.settings.env(request.user).into_iter().chain(request.env.clone()).collect();
         let spawn = Spawn {
             number,
@@ -118,7 +117,7 @@ impl Launcher {
         let mut command = Command::new(program);
         command.args(arguments).args(script);
         command.env_clear().envs(self.settings.env(request.user)).envs(request.env.iter().cloned());
-        // The system's error is the same for a missing program and a missing folder, so the folder is checked first.
+        // The system's error does not tell a missing program from a missing folder, so the folder is checked first.
         let folders = self.working_directories(request);
         let found = folders.iter().map(|folder| self.settings.agent_path(folder)).find(|folder| folder.is_dir());
         let missing = || {
@@ -133,8 +132,9 @@ impl Launcher {
         Ok(Handle::Child { child, leader })
     }
 
-    /// The folders that a command may start in; it uses the first that it can enter. A relative one starts at the
-    /// home. The image's own folder is optional: it may have been deleted, or be closed to the user.
+    /// Returns the candidate folders for the start of a command; the first one that the user can enter is used. A
+    /// relative folder is relative to the home. The image's own folder has a fallback, because it may be deleted or
+    /// closed to the user.
     fn working_directories(&self, request: &Exec) -> Vec<String> {
         match &request.working_directory {
             None => self.settings.working_directory.as_deref().into_iter().chain([HOME]).map(str::to_owned).collect(),
@@ -144,7 +144,7 @@ impl Launcher {
 }
 
 impl Process {
-    /// Resolves when the command has exited, and keeps its status.
+    /// Resolves when the command has exited, and stores its status.
     pub(super) async fn exited(&mut self) {
         if self.status.is_none() {
             self.status = Some(match &mut self.handle {
@@ -156,24 +156,24 @@ impl Process {
         }
     }
 
-    /// Kills everything that the command started, and resolves when all of it is gone.
+    /// Kills everything that the command started, and resolves when the processes have exited or a timeout has passed.
     pub(super) async fn kill(&mut self) {
         match &self.handle {
             Handle::Sandboxed { group, .. } => {
                 if let Err(source) = group.kill().await {
-                    // A killed process is dead, but the kernel may keep it for a while.
+                    // The kernel may need more time to remove a killed process.
                     report(&format!("a killed call is not gone yet: {source}"));
                 }
             }
             Handle::Child { leader, .. } => kill_process_group(*leader),
         }
-        // The leader's tracer can keep it from being reaped, but it is dead.
+        // A tracer can prevent the first process from being reaped, although it is dead.
         if timeout(REAPED_MAX, self.exited()).await.is_err() {
             self.status = Some(Ok(ExitStatus::from_raw(Signal::SIGKILL as i32)));
         }
     }
 
-    /// Takes the status. From here on, processes that the command left in the background may live on.
+    /// Returns the status and clears it. From now on, a drop no longer kills background processes of the command.
     pub(super) fn take_status(&mut self) -> Option<Result<ExitStatus, Fault>> {
         self.finished = true;
         if let Handle::Sandboxed { group, .. } = &mut self.handle {
@@ -182,7 +182,7 @@ impl Process {
         self.status.take()
     }
 
-    /// Whether the kernel killed a process of the command because it was out of memory.
+    /// Returns whether the OOM killer killed a process of the command.
     pub(super) fn was_out_of_memory(&self) -> bool {
         match &self.handle {
             Handle::Sandboxed { group, .. } => group.memory_kills() > 0,
@@ -203,7 +203,7 @@ impl Drop for Process {
 
 fn kill_process_group(leader: Option<Pid>) {
     if let Some(leader) = leader {
-        // It fails if the group is gone already.
+        // The call fails if the process group no longer exists.
         let _signalled = killpg(leader, Signal::SIGKILL);
     }
 }

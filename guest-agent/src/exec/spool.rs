@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps a long output in a file in the guest, so that the part that the host could not show can be read there.
+//! Saves a long output to a file in the guest, where the caller can read the part that the host does not return.
 //!
-//! Short outputs never touch the disk. The size of a file and the number of files are limited; the oldest file is
-//! removed first. Bytes that can't be kept, because of a full disk or the limit, are left out, and the reply says so;
-//! the command does not notice.
+//! Short outputs are not written to a file. The size of a file and the number of files are limited, and the oldest file
+//! is removed first. Bytes beyond the limit, or after a write error such as a full disk, are dropped. The reply then
+//! marks the file as incomplete; the command does not notice.
 
 use std::{
     collections::VecDeque,
@@ -24,14 +24,14 @@ use crate::{
     temporary::{Name, TemporaryFile, TemporaryFolder},
 };
 
-/// Bytes kept in memory before they are written. Most outputs are shorter, and a write needs a second thread, which is
-/// expensive for the few bytes that programs print at a time.
+/// Bytes buffered in memory before a write to the file. Most outputs are shorter. A write needs a second thread, which
+/// is too expensive for the few bytes that programs print at a time.
 const MEMORY_BYTES: usize = 64 * 1024;
 
-/// Most files with outputs in one machine.
+/// Maximum number of output files in one machine.
 const FILES_MAX: usize = 16;
 
-/// The files with outputs of a machine, the oldest first.
+/// The output files of a machine, the oldest first.
 #[derive(Debug)]
 pub(super) struct OutputFiles {
     temporary: Arc<TemporaryFolder>,
@@ -43,7 +43,7 @@ impl OutputFiles {
         Self { temporary, names: Mutex::default() }
     }
 
-    /// Adds a file; returns the one that must be removed for it.
+    /// Adds a file. Returns the oldest file if it must be removed to stay within the limit.
     fn add(&self, file: Name) -> Option<Name> {
         let mut names = lock(&self.names);
         names.push_back(file);
@@ -51,16 +51,16 @@ impl OutputFiles {
     }
 }
 
-/// One output of one command.
+/// Stdout or stderr of one command.
 pub(super) struct Spool {
     files: Arc<OutputFiles>,
     keep: Keep,
     extension: &'static str,
     user: User,
-    /// Bytes that are not in the file yet.
+    /// Bytes not yet written to the file.
     pending: Vec<u8>,
     file: Option<TemporaryFile>,
-    /// A running write; it returns the file, and the number of bytes unless it failed.
+    /// A write in progress. It returns the file, and the number of written bytes if it succeeded.
     writing: Option<JoinHandle<(TemporaryFile, Option<u64>)>>,
     kept_bytes: u64,
     total_bytes: u64,
@@ -72,7 +72,7 @@ impl Spool {
         Self { files, keep, extension, user, pending, file, writing, kept_bytes: 0, total_bytes: 0 }
     }
 
-    /// Takes the next bytes without waiting; [`Self::flush`] writes them to the file.
+    /// Buffers the next bytes without waiting; [`Self::flush`] writes them to the file.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.total_bytes += bytes.len() as u64;
         let free = self.keep.bytes_max.saturating_sub(self.kept_bytes + self.pending.len() as u64);
@@ -80,7 +80,7 @@ impl Spool {
         self.pending.extend_from_slice(bytes.get(..taken).unwrap_or_default());
     }
 
-    /// Writes the pending bytes if there are enough. Dropping the future loses none.
+    /// Writes the buffered bytes if there are at least [`MEMORY_BYTES`]. Dropping the future loses no bytes.
     pub(super) async fn flush(&mut self) {
         self.finish_write().await;
         if self.pending.len() >= MEMORY_BYTES {
@@ -97,7 +97,7 @@ impl Spool {
         }
         let Some(file) = self.file.take() else { return self.stop() };
         let bytes = mem::take(&mut self.pending);
-        // A slow disk delays only this call.
+        // Another thread writes, so a slow disk delays only this call.
         self.writing = Some(spawn_blocking(move || {
             let whole = file.file().write_all(&bytes).is_ok();
             (file, whole.then_some(bytes.len() as u64))
@@ -107,7 +107,7 @@ impl Spool {
 
     async fn finish_write(&mut self) {
         let Some(writing) = &mut self.writing else { return };
-        // An error means that the write panicked.
+        // The task returns an error only if it panicked.
         let (file, bytes) = writing.await.map_or((None, None), |(file, bytes)| (Some(file), bytes));
         (self.writing, self.file) = (None, file);
         match bytes {
@@ -116,13 +116,13 @@ impl Spool {
         }
     }
 
-    /// Keeps the file as it is, and takes no more bytes.
+    /// Stops writing to the file, and drops all further bytes.
     fn stop(&mut self) {
         self.keep.bytes_max = self.kept_bytes;
         self.pending = Vec::new();
     }
 
-    /// Returns the file, if the output was long enough to need one.
+    /// Writes the rest, and returns the file; `None` if the output was short or no file could be created.
     pub(super) async fn finish(mut self) -> Option<OutputFile> {
         if self.total_bytes <= self.keep.above_bytes {
             return None;

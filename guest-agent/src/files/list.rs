@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Lists a folder, including dot files, and on request the folders below it.
+//! Lists a folder, including dot files. A recursive listing also includes all folders below it.
 
 use std::{ffi::CStr, fs::File, io};
 
@@ -17,27 +17,26 @@ use super::{
 };
 use crate::fault::fault_of;
 
-/// Most bytes of names in one reply: with the rest of their entries they fit a frame.
+/// Limit of the names' bytes in a batch: a batch that reaches the limit is sent, and still fits into a frame.
 const BATCH_BYTES: usize = 16 * 1024;
 
-/// Most entries in one reply.
+/// Maximum number of entries in one reply.
 const BATCH: usize = 256;
 
-/// Most levels of a recursive listing; each is an open file.
+/// Maximum number of levels of a recursive listing; each level needs an open file.
 pub(super) const DEPTH_MAX: usize = 32;
 
-/// Bytes of a folder that one system call reads: as many as with glibc's `readdir`. musl's reads a sixteenth of it and
-/// is slower.
+/// Buffer size for reading a folder, as in glibc's `readdir`. musl's `readdir` uses 2 KiB, which is slower.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Longest name of an entry, in bytes: the kernel's own limit.
+/// Limit of an entry's name, in bytes: the kernel's own limit.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Longest path of an entry, in bytes: the kernel's own limit.
+/// Limit of an entry's path, in bytes: the kernel's own limit.
 const PATH_BYTES_MAX: usize = 4096;
 
-/// Sends the folder's entries, at most `entries_max`. Entries that vanish meanwhile, and those in folders that can't be
-/// read, are left out.
+/// Sends at most `entries_max` entries of the folder. Omits entries that vanish during the listing, and the content of
+/// subfolders that can't be read.
 pub(super) fn folder(
     wire: &mut Wire,
     root: &FileRoot,
@@ -68,17 +67,17 @@ struct Walk<'a> {
     batch: Vec<Entry>,
     batch_bytes: usize,
     entries_left: u32,
-    /// Bytes of names.
+    /// Remaining bytes of names.
     bytes_left: usize,
-    /// A limit of the listing was reached.
+    /// Whether a limit of the listing was reached.
     full: bool,
-    /// Entries below [`DEPTH_MAX`] were left out.
+    /// Whether a folder was omitted because it is too deep or its path too long.
     too_deep: bool,
     recursive: bool,
 }
 
 impl Walk<'_> {
-    /// Sends the entries of one folder, whose path below the top is `above`.
+    /// Sends the entries of one folder. `above` is its path relative to the listed folder.
     fn folder(&mut self, folder: &File, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
         let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
@@ -89,7 +88,7 @@ impl Walk<'_> {
                 continue;
             }
             let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // It counts as well, or a folder whose entries come and go would never end.
+                // Vanished entries also count. Otherwise, listing a constantly changing folder might never end.
                 self.bytes_left = self.bytes_left.saturating_sub(name.to_bytes().len());
                 self.full = self.bytes_left == 0;
                 if self.full {
@@ -129,12 +128,12 @@ impl Walk<'_> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(at, name, flags, Mode::empty()) {
             Ok(folder) => self.folder(&folder.into(), above, depth + 1),
-            // Its own entry has been sent. It is gone, or this user may not read it.
+            // The folder was removed or replaced after its entry was sent, or the user may not read it.
             Err(_unreadable) => Ok(()),
         }
     }
 
-    /// Adds an entry; returns false if the listing is full.
+    /// Adds an entry to the batch; returns false if a limit of the listing was reached.
     fn send(&mut self, entry: Entry) -> Result<bool, Fault> {
         if self.entries_left == 0 || self.bytes_left < entry.name.len() {
             self.full = true;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Opens the file that a path names, in one step and inside the root.
+//! Opens the file at a path in one system call, inside the root.
 //!
-//! `openat2` resolves the whole path at once, so there is no check before which a link could be swapped. Links are
-//! followed, relative to the root; the magic links of `/proc` are not.
+//! `openat2` resolves the whole path at once, so no link can be swapped between a check and the open. Links are
+//! followed relative to the root; the magic links of `/proc` are rejected.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -25,16 +25,16 @@ use crate::{sandbox_user::HOME, temporary::random_hex};
 /// Permissions of new folders.
 const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
 
-/// Most attempts to resolve a path while folders on the way are being renamed.
+/// Maximum number of attempts to resolve a path while its folders are being renamed.
 const MOVED_TRIES: u32 = 64;
 
-/// Most attempts to create the parents of a file while one of them is being removed.
+/// Maximum number of attempts to create the parents of a file while one of them is being removed.
 const TRIES: u32 = 8;
 
 /// The root that paths are resolved in.
 pub(super) struct FileRoot {
     root: OwnedFd,
-    /// The worker's own `/proc/self/fd`; the sandbox's `/proc` does not show this process.
+    /// The worker's own `/proc/self/fd`. The sandbox's `/proc` does not show the worker.
     descriptors: OwnedFd,
 }
 
@@ -48,7 +48,7 @@ impl FileRoot {
 /// Flags to open a folder from which paths are resolved.
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// Opens this process's descriptors as a folder, in the `/proc` that it sees now.
+/// Opens `/proc/self/fd` of this process, in the `/proc` of its current mount namespace.
 pub(super) fn descriptors() -> io::Result<OwnedFd> {
     Ok(open("/proc/self/fd", FOLDER, Mode::empty())?)
 }
@@ -63,7 +63,7 @@ pub(super) struct TargetPath<'a> {
 }
 
 impl<'a> TargetPath<'a> {
-    /// `path` is absolute, or relative to the home.
+    /// Creates the target of a `path` that is absolute, or relative to the home.
     pub(super) fn new(root: &'a FileRoot, path: &str) -> Self {
         let full = Path::new(HOME).join(path);
         let path = full.strip_prefix("/").unwrap_or(&full).to_path_buf();
@@ -71,17 +71,17 @@ impl<'a> TargetPath<'a> {
         Self { root, path, named: full.display().to_string() }
     }
 
-    /// The absolute path that the caller named.
+    /// Returns the absolute path, for messages.
     pub(super) fn named(&self) -> &str {
         &self.named
     }
 
-    /// Opens it. `O_NONBLOCK` keeps a pipe without a writer from blocking the worker.
+    /// Opens the file. `O_NONBLOCK` prevents a pipe without a peer from blocking the worker.
     pub(super) fn open(&self, flags: OFlag, mode: Mode) -> io::Result<File> {
         self.resolve(&self.path, flags | OFlag::O_NONBLOCK, mode).map(File::from)
     }
 
-    /// Creates the folders that lead to it.
+    /// Creates the missing parent folders of the file.
     pub(super) fn make_parents(&self) -> io::Result<()> {
         let parent = self.path.parent().unwrap_or(Path::new("."));
         for _ in 0..TRIES {
@@ -93,7 +93,7 @@ impl<'a> TargetPath<'a> {
         Err(Errno::ENOENT.into())
     }
 
-    /// The entry of a new file; an error if the name exists, even as a link.
+    /// Returns the folder entry for a new file; an error if the name exists, even as a link.
     pub(super) fn new_entry(&self) -> io::Result<FolderEntry> {
         let entry = self.entry(&self.path)?;
         match fstatat(&entry.folder, entry.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -103,7 +103,7 @@ impl<'a> TargetPath<'a> {
         }
     }
 
-    /// The entry of the existing file, behind all links.
+    /// Returns the folder entry of the existing file, after following all links.
     pub(super) fn existing_entry(&self) -> io::Result<FolderEntry> {
         let file = self.resolve(&self.path, OFlag::O_PATH, Mode::empty())?;
         let path_of = |fd: &OwnedFd| readlinkat(&self.root.descriptors, fd.as_raw_fd().to_string().as_str());
@@ -147,7 +147,7 @@ impl<'a> TargetPath<'a> {
         loop {
             tries += 1;
             match openat2(&self.root.root, path, how) {
-                // A folder on the way may have been moved meanwhile.
+                // A folder in the path may have been moved during the call.
                 Err(Errno::EAGAIN) if tries < MOVED_TRIES => {}
                 opened => return Ok(opened?),
             }
@@ -162,7 +162,7 @@ pub(super) struct FolderEntry {
 }
 
 impl FolderEntry {
-    /// Creates a file in the same folder, and returns its name too.
+    /// Creates a temporary file in the same folder. Returns the file and its name.
     pub(super) fn temporary(&self) -> io::Result<(File, OsString)> {
         let name = OsString::from(format!(".waggle-{}", random_hex()?));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

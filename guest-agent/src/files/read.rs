@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads a file, or a part of one.
+//! Reads a whole file or a part of it.
 
 use std::{
     fs::File,
@@ -23,8 +23,8 @@ pub(super) struct Options {
     pub(super) bytes_max: u64,
 }
 
-/// Sends the bytes of the file. The size of a whole file is checked before its first byte is sent; a file that claims
-/// to be empty, such as those of `/proc`, is still read to its end.
+/// Sends the bytes of the file. The size of a whole file is checked before the first byte is sent. A file with a
+/// reported size of 0, such as a file in `/proc`, is still read to its end.
 pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Options) -> Result<Reply<'static>, Fault> {
     let target = TargetPath::new(root, path);
     let failed = |source: io::Error| fault_of(&source, &format!("failed to read {}", target.named()));
@@ -54,7 +54,7 @@ pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Option
         None => bytes_max,
     };
     let sent = send(wire, &file, limit).map_err(|fault| fault.into_fault(failed))?;
-    // A whole file that is longer than the limit has grown, or is one of the kernel's.
+    // The file has grown since the check, or it is a kernel file without a reported size.
     if options.range.is_none() && sent == limit && file.read(&mut [0]).map_err(failed)? > 0 {
         return refuse(
             FaultKind::TooLarge,

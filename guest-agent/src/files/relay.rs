@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of a file call: starts a worker, and relays the call's stream to it and back.
+//! The agent's side of a file call: starts a worker, and relays the call's stream in both directions.
 
 use std::{
     io,
@@ -32,18 +32,17 @@ use crate::{
     streams::{Reader, Writer},
 };
 
-/// Bytes moved at a time between a worker and the host: enough that a message of either is moved whole and wakes the
-/// link once.
+/// Size of the relay's buffers: about the largest message, so that a message needs few writes to the link.
 const RELAY_BYTES: usize = 64 * 1024;
 
-/// Longest duration of a file call. The host's own timeout is shorter, so this ends calls of a host that vanished.
+/// Timeout of a file call. The host's own timeout is shorter, so this one only ends calls of a host that vanished.
 const CALL_MAX: Duration = Duration::from_secs(150);
 
-/// Longest time that a worker goes on without its host: enough to remove a half-written file.
+/// Time that a worker may continue after its host has left: enough to remove a half-written file.
 const ALONE_MAX: Duration = Duration::from_secs(5);
 
-/// Longest wait for a worker to exit after its last message, or after it was killed. It takes a millisecond, unless the
-/// worker hangs in the kernel.
+/// Timeout for a worker to exit after its last message, or after its kill. The exit needs about a millisecond, unless
+/// the worker hangs in the kernel.
 const EXIT_MAX: Duration = Duration::from_secs(2);
 
 /// Starts a worker for each file call.
@@ -59,8 +58,8 @@ impl Workers {
         Ok(Self { root, program: WorkerProgram::find()?, platform })
     }
 
-    /// Serves the call whose first message is `request` through a worker. Returns a fault to answer with if the worker
-    /// could not be started or was lost, and `None` once the stream has ended.
+    /// Serves the call of `request` through a worker. Returns a fault to send to the host if the worker could not be
+    /// started or was lost. Returns `None` once the stream has ended.
     pub(crate) async fn relay(&self, request: &Request, reader: &mut Reader, writer: &mut Writer) -> Option<Fault> {
         let (mut near, worker) = match self.start() {
             Ok(started) => started,
@@ -73,7 +72,7 @@ impl Workers {
         let mut replied = Boundary::default();
         let answered = async {
             let mut buffer = vec![0; RELAY_BYTES];
-            // A broken socket counts as its end.
+            // A broken socket is treated like a closed one.
             while let Ok(read @ 1..) = replies.read(&mut buffer).await {
                 let bytes = buffer.get(..read).unwrap_or_default();
                 replied.pass(bytes);
@@ -84,8 +83,8 @@ impl Workers {
             true
         };
         let fed = async {
-            // The worker may answer before it has read everything. The host closes its side only when it leaves; the
-            // worker then reads an end where input was due, or gets some time to finish what it does.
+            // The worker may answer before it has read all input. The host closes its side only when it leaves. The
+            // worker then gets an error from its next read of input, and some time to finish.
             drop(copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, reader.stream_mut()), &mut inputs).await);
             drop(inputs.shutdown().await);
             sleep(ALONE_MAX).await;
@@ -95,13 +94,13 @@ impl Workers {
             () = fed => (false, true),
             () = sleep(CALL_MAX) => (true, false),
         };
-        // The worker waits for this before it exits.
+        // The worker exits only after this side has closed its socket.
         drop(near);
         let lost = worker.end(in_time).await;
         if !host_listens {
             return None;
         }
-        // In the middle of a reply, a fault would be read as part of it; the end of the stream has to suffice.
+        // After half a reply, the host would read a fault as the rest of that reply, so only the stream is closed.
         let fault = lost.filter(|_| replied.is_between_messages());
         if fault.is_none() {
             drop(writer.stream_mut().shutdown().await);
@@ -130,7 +129,7 @@ impl Workers {
     }
 }
 
-/// Finds the boundaries of messages in bytes that pass by.
+/// Finds the boundaries of messages in a stream of bytes.
 #[derive(Default)]
 struct Boundary {
     prefix: [u8; PREFIX_BYTES],
@@ -167,14 +166,14 @@ enum Worker {
 }
 
 impl Worker {
-    /// Waits for the worker to exit, or kills it if it was not `in_time`; returns a fault if it did not end by itself.
-    /// A worker that hangs in the kernel is left behind, and the call ends without it.
+    /// Waits for the worker to exit, and kills it if the call was not `in_time` or the worker does not exit. Returns a
+    /// fault unless the worker exited successfully. A worker that hangs in the kernel is abandoned.
     async fn end(self, in_time: bool) -> Option<Fault> {
         match self {
             Self::Process(mut child) => {
                 let ended = if in_time { timeout(EXIT_MAX, child.wait()).await.ok() } else { None };
                 if ended.is_none() {
-                    // It may have exited by itself meanwhile.
+                    // The worker may have exited by itself in the meantime.
                     drop(child.start_kill());
                     drop(timeout(EXIT_MAX, child.wait()).await);
                 }

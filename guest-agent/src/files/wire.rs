@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's side of its socket: the protocol's frames, blocking.
+//! The worker's side of its socket: sends and receives the protocol's frames with blocking calls.
 
 use std::{
     io::{self, Read, Write},
@@ -33,7 +33,7 @@ impl Wire {
         frame::decode(&self.incoming).map_err(bad)
     }
 
-    /// Receives the next bytes of the file. It is an error if the host cancels or leaves.
+    /// Receives the next bytes of the file. Returns an error if the host has cancelled the call or is gone.
     pub(super) fn data(&mut self) -> Result<&[u8], Fault> {
         self.receive()?;
         match frame::decode(&self.incoming) {
@@ -49,8 +49,8 @@ impl Wire {
         self.socket.write_all(&self.outgoing).map_err(broken)
     }
 
-    /// Ends the replies, and reads until the agent closes its end. Closing a socket that has unread bytes would reset
-    /// it before the agent has read the last reply.
+    /// Shuts down the sending side, and reads until the agent closes its end. Closing a socket with unread bytes would
+    /// reset the connection, and the agent could lose the last reply.
     pub(super) fn close(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_ok() {
             drop(io::copy(&mut self.socket, &mut io::sink()));
@@ -66,14 +66,14 @@ impl Wire {
     }
 }
 
-/// An error while a file or folder is sent: of the file, or of the call's stream.
+/// An error while sending a file or folder: of the file, or of the call's stream.
 pub(super) enum StreamFault {
     File(io::Error),
     Stream(Fault),
 }
 
 impl StreamFault {
-    /// Converts to the call's answer; `failed` converts an error of the file.
+    /// Converts the error to the call's answer. `failed` converts an error of the file.
     pub(super) fn into_fault(self, failed: impl Fn(io::Error) -> Fault) -> Fault {
         match self {
             Self::File(source) => failed(source),

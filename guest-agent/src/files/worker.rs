@@ -20,17 +20,17 @@ use crate::{
     fault::{fault, fault_of},
 };
 
-/// The subcommand of the agent that makes it a worker.
+/// The agent's subcommand that runs a worker.
 pub const WORKER: &str = "files";
 
-/// Most open files of a worker: one per level of a recursive listing, and some for everything else.
+/// Limit of a worker's open files: one per level of a recursive listing, plus a reserve for other files.
 const OPEN_FILES_MAX: u64 = list::DEPTH_MAX as u64 + 32;
 
-/// Serves the call on stdin, as the sandbox user and in the sandbox's mount namespace, which is stdout. The process
-/// starts as root in the machine's namespaces.
+/// Serves the call on stdin as the sandbox user. Stdout must be a descriptor of the sandbox's mount namespace, and this
+/// process enters that namespace. The process must start as root in the machine's namespaces.
 ///
 /// # Errors
-/// The kernel's, if the process could not become the sandbox user; it has not touched a file then.
+/// The kernel's error if the process could not become the sandbox user; no file of the call was accessed.
 pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
     let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
     let descriptors = path::descriptors()?;
@@ -40,15 +40,15 @@ pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves the one call on `socket`, in the file system at `root`. `descriptors` must have been opened by this process,
-/// because it shows the descriptors of the process that opened it.
+/// Serves the only call on `socket`, in the file system at `root`. This process must have opened `descriptors`, because
+/// a `/proc/self/fd` folder shows the descriptors of the process that opened it.
 pub(super) fn serve(socket: Socket, root: &Path, descriptors: OwnedFd) {
     let mut wire = Wire::new(socket);
     let last = FileRoot::open(root, descriptors)
         .map_err(|source| fault_of(&source, "failed to open the root of the file system"))
         .and_then(|root| wire.request().and_then(|request| answer(&mut wire, &root, request)));
     let last = last.unwrap_or_else(Reply::Fault);
-    // It fails only if the host is gone.
+    // The reply fails only if the host is gone.
     drop(wire.reply(&last));
     wire.close();
 }

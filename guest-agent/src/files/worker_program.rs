@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The program of file workers: the agent's own.
+//! The program of file workers, which is the agent's own program.
 //!
-//! libkrun's initial root is a virtiofs, and the kernel drops a file's cached pages each time that it is opened. Every
-//! worker would fetch the program from the host again, and so would the agent for the pages that it runs. There the
-//! program is copied into memory once.
+//! libkrun's initial root is a virtiofs. The kernel drops the cached pages of a file on a virtiofs each time the file
+//! is opened. Each start of a worker would therefore make the worker and the agent fetch the program from the host
+//! again. On a virtiofs, the agent copies the program into memory once.
 
 use std::{
     fs::File,
@@ -21,14 +21,14 @@ use nix::{
     },
 };
 
-/// The running program, wherever its file is.
+/// A path to the running program that is independent of the location of its file.
 const OWN: &str = "/proc/self/exe";
 
 #[derive(Debug)]
 pub(super) enum WorkerProgram {
-    /// The agent's own file.
+    /// The program is run from the agent's own file.
     InPlace,
-    /// A copy in memory.
+    /// The program is run from a copy in memory.
     Copy(OwnedFd),
 }
 
@@ -42,13 +42,13 @@ impl WorkerProgram {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let mut copy = File::from(memfd_create(c"waggle-agent", flags)?);
         io::copy(&mut own, &mut copy)?;
-        // Root executes it, and it has no file permissions that protect it.
+        // Root executes the copy, and no file permissions protect the copy from changes.
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
         Ok(Self::Copy(copy.into()))
     }
 
-    /// A path to start it from, valid for this process and its children.
+    /// Returns a path to the program that is valid in this process and its children.
     pub(super) fn path(&self) -> PathBuf {
         match self {
             Self::InPlace => OWN.into(),

@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes a whole file, or appends to one.
 //!
-//! A file is replaced in one step: the bytes go to a temporary file next to it, which is then renamed over it. A write
-//! that fails, because of a full disk or a host that left, keeps the old content. Links are followed first. Mode, owner
-//! and group stay; access control lists and extended attributes do not.
-//! If a replacement would not be the same file (another owner, several names, a folder in which no file can be
-//! created), the file is written in place.
+//! A file is replaced in one step: the bytes are written to a temporary file in the same folder, which is then renamed
+//! to the file's name. If the write fails, because of a full disk or a lost host, the file keeps its old content. Links
+//! are followed first. Mode, owner and group are preserved; access control lists and extended attributes are not. The
+//! file is written in place if it has another owner or several hard links, or if its folder allows no new file.
 
 use std::{
     fs::{File, Metadata, Permissions},
@@ -27,7 +26,6 @@ use super::{
 };
 use crate::fault::{check_input, fault, fault_of};
 
-/// Permissions of a new file.
 const NEW_FILE_MODE: u32 = 0o644;
 
 #[derive(Clone, Copy)]
@@ -37,7 +35,7 @@ pub(super) struct Options {
     pub(super) append: bool,
 }
 
-/// Writes the bytes that follow to the file, and creates it and its parents if they are missing.
+/// Writes the call's input to the file. Creates the file and its parent folders if they are missing.
 pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Options) -> Result<Reply<'static>, Fault> {
     let target = TargetPath::new(root, path);
     target.make_parents().map_err(|source| failed(&target, &source))?;
@@ -47,7 +45,7 @@ pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Option
     let Some(entry) = entry else { return in_place(wire, &target, options, mode) };
     let (temporary, name) = match entry.temporary() {
         Ok(created) => created,
-        // No file can be created in the folder, but the file itself can be written.
+        // The folder allows no new file, but the existing file is writable.
         Err(source) if old.is_some() && is_denied(&source) => return in_place(wire, &target, options, mode),
         Err(source) => return Err(failed(&target, &source)),
     };
@@ -72,7 +70,7 @@ fn not_regular(target: &TargetPath) -> Fault {
     fault(FaultKind::NotRegular, format!("failed to write {}: it is not a regular file", target.named()))
 }
 
-/// Returns the metadata of the existing file, if it can be written. Changes nothing.
+/// Checks that the file is regular and writable, and returns its metadata; `None` if it does not exist.
 fn existing(target: &TargetPath) -> Result<Option<Metadata>, Fault> {
     match target.open(OFlag::O_WRONLY, Mode::empty()) {
         Ok(file) => {
@@ -80,13 +78,13 @@ fn existing(target: &TargetPath) -> Result<Option<Metadata>, Fault> {
             if meta.is_file() { Ok(Some(meta)) } else { Err(not_regular(target)) }
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        // A pipe without a reader.
+        // The path is a pipe without a reader, or a socket.
         Err(source) if source.raw_os_error() == Some(nix::libc::ENXIO) => Err(not_regular(target)),
         Err(source) => Err(failed(target, &source)),
     }
 }
 
-/// The entry to replace, if the replacement would be the same file to everyone.
+/// Returns the folder entry to replace; `None` if a replacement would change the owner or break a hard link.
 fn replaceable(target: &TargetPath, old: Option<&Metadata>) -> Option<FolderEntry> {
     match old {
         Some(meta) if meta.nlink() > 1 => None,

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's DNS server: receives queries over UDP and TCP, to any server's address, and lets the host answer them.
+//! The guest's DNS server: receives queries to any address over UDP and TCP, and forwards them to the host.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -26,23 +26,23 @@ use waggle_protocol::egress::{DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, Egres
 use super::link::LinkHandle;
 use crate::{console::report, streams::halves};
 
-/// Longest wait for the host's answer; it uses the system's resolver.
+/// Timeout for the host's answer; the host uses its system's resolver.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// Longest idle time of a TCP connection before it is closed (RFC 7766, section 6.2.3).
+/// Idle timeout of a TCP connection (RFC 7766, section 6.2.3).
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// Time to the next attempt after a socket failed because the kernel is out of memory.
+/// Delay after an error of the socket, which happens when the kernel is out of memory.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Bytes of a message's header (RFC 1035, section 4.1.1).
+/// Size of a message's header in bytes (RFC 1035, section 4.1.1).
 const HEADER_BYTES: usize = 12;
 
 /// Response codes (RFC 1035, section 4.1.1).
 const SERVER_FAILURE: u8 = 2;
 const REFUSED: u8 = 5;
 
-/// Answers queries that arrive at `socket`, at most one per permit at a time. Never returns.
+/// Answers queries that arrive at `socket`; the number of permits limits the queries in progress. Never returns.
 pub(super) async fn answer_datagrams(socket: UdpSocket, link: LinkHandle, permits: Arc<Semaphore>) {
     let socket = Arc::new(socket);
     let mut answering = JoinSet::new();
@@ -61,7 +61,7 @@ pub(super) async fn answer_datagrams(socket: UdpSocket, link: LinkHandle, permit
         let (socket, link) = (Arc::clone(&socket), link.clone());
         answering.spawn(async move {
             if let Some(answer) = resolve(&link, &query).await {
-                // A client that gets no answer repeats its query.
+                // A client without an answer repeats its query.
                 let _sent = socket.try_io(Interest::WRITABLE, || reply(&socket, &answer, &client));
             }
             drop(permit);
@@ -69,7 +69,7 @@ pub(super) async fn answer_datagrams(socket: UdpSocket, link: LinkHandle, permit
     }
 }
 
-/// Answers the queries of a connection, one after the other, until it ends or is idle.
+/// Answers the queries of a connection in turn, until the connection is closed or idle.
 pub(super) async fn answer_stream(mut tcp: TcpStream, link: &LinkHandle, permits: &Semaphore) {
     let _ended: io::Result<()> = async {
         loop {
@@ -87,7 +87,7 @@ pub(super) async fn answer_stream(mut tcp: TcpStream, link: &LinkHandle, permits
     .await;
 }
 
-/// Returns the host's answer, or an answer with an error code; `None` if the message is not a query.
+/// Returns the host's answer, or an answer with an error code; `None` if the message is not a valid query.
 async fn resolve(link: &LinkHandle, query: &[u8]) -> Option<Vec<u8>> {
     if query.len() > DNS_QUERY_BYTES_MAX {
         return None;
@@ -103,7 +103,7 @@ async fn resolve(link: &LinkHandle, query: &[u8]) -> Option<Vec<u8>> {
             Ok(Some(FlowReply::Refused { reason: Refusal::Policy })) => Err(REFUSED),
             Ok(Some(FlowReply::Refused { .. } | FlowReply::Connected) | None) | Err(_) => Err(SERVER_FAILURE),
         };
-        // The answer has arrived, so an error of the stream does not matter.
+        // The answer has arrived, so an error while closing the stream does not matter.
         let _finished = writer.finish().await;
         answer
     };
@@ -111,7 +111,7 @@ async fn resolve(link: &LinkHandle, query: &[u8]) -> Option<Vec<u8>> {
     answer.map_or_else(|code| failure(query, code), Some)
 }
 
-/// Builds an answer with only the question and a response code.
+/// Builds an answer that contains only the question and a response code; `None` if the message is not a query.
 fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     let [id0, id1, flags0, _, questions0, questions1, ..] = *query.first_chunk::<HEADER_BYTES>()?;
     const IS_RESPONSE: u8 = 0x80;
@@ -119,7 +119,7 @@ fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     if flags0 & IS_RESPONSE != 0 {
         return None;
     }
-    // Resolvers reject an answer without their question.
+    // Clients reject an answer that does not repeat their question.
     let question = if (questions0, questions1) == (0, 1) { question(query) } else { None };
     let count = u8::from(question.is_some());
     let mut answer = vec![id0, id1, flags0 | IS_RESPONSE, RECURSION_AVAILABLE | code, 0, count, 0, 0, 0, 0, 0, 0];
@@ -127,13 +127,13 @@ fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// The bytes of a message's first question.
+/// Returns the bytes of a message's first question.
 fn question(message: &[u8]) -> Option<&[u8]> {
     const TYPE_AND_CLASS_BYTES: usize = 4;
     let mut at = HEADER_BYTES;
     loop {
         let label = usize::from(*message.get(at)?);
-        // The two upper bits mark other forms than a plain label, which a question does not need.
+        // A set upper bit marks a compressed or extended label, which a question does not need.
         if label > 63 {
             return None;
         }
@@ -176,7 +176,7 @@ fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, Client)> {
     Ok((query, Client { address, server }))
 }
 
-/// Answers from the address that was queried, or the client would reject the answer.
+/// Sends the answer from the address that was queried, because the client would reject any other sender.
 fn reply(socket: &UdpSocket, answer: &[u8], client: &Client) -> io::Result<()> {
     let (v4, v6);
     let control = match client.server {
@@ -195,7 +195,7 @@ fn reply(socket: &UdpSocket, answer: &[u8], client: &Client) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the address is one of a DNS server.
+/// Returns whether connections to the address are for a DNS server.
 pub(super) fn is_dns_server(to: SocketAddr) -> bool {
     to.port() == waggle_protocol::egress::DNS_PORT
 }

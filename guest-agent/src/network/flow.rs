@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One TCP connection of a program, carried over a stream of the egress link.
 //!
-//! The kernel accepts it before the host has decided. A refusal, or any other error before the flow begins, is a reset
-//! to the program; none of the bytes that it wrote has left the machine then.
+//! The kernel accepts the connection before the host has decided. If the host refuses the flow, or an error prevents
+//! it, the program's connection is reset, and none of its bytes has left the machine.
 
 mod connection;
 #[cfg(test)]
@@ -19,18 +19,18 @@ use self::connection::Connection;
 use super::link::LinkHandle;
 use crate::streams::{Reader, Writer, halves};
 
-/// Longest wait for the host to connect; the host's own timeout is shorter.
+/// Timeout for the host to connect; the host's own timeout is shorter.
 const CONNECT_MAX: Duration = Duration::from_secs(180);
 
-/// Longest wait to send a reset; dropping the stream without it has the same effect.
+/// Timeout for sending a reset. Dropping the stream afterwards has the same effect as a reset.
 const RESET_MAX: Duration = Duration::from_secs(5);
 
-/// Carries `tcp`, which a program opened to `to`, until both directions have ended or the flow breaks off.
+/// Carries `tcp`, which a program opened to `to`, until both directions have ended or the flow is reset.
 pub(super) async fn carry(tcp: TcpStream, to: SocketAddr, link: &LinkHandle, pool: &GrantPool) {
     let connection = Connection::new(tcp);
     let begun = tokio::select! {
         begun = timeout(CONNECT_MAX, connect(to, link)) => begun.ok().flatten(),
-        // The program left while it waited.
+        // The program reset the connection during the wait.
         () = connection.broken() => None,
     };
     let Some((mut reader, mut writer)) = begun else { return connection.reset() };
@@ -38,7 +38,7 @@ pub(super) async fn carry(tcp: TcpStream, to: SocketAddr, link: &LinkHandle, poo
     let ending = tokio::select! {
         biased;
         ending = waggle_link::carry(&mut reader, &mut writer, &mut tcp, pool) => Some(ending.unwrap_or(Ending::Reset)),
-        // The host must be informed even if neither direction moves.
+        // The host must learn of the reset even if no data moves in either direction.
         () = connection.broken() => None,
     };
     if ending.is_none() {

@@ -16,13 +16,13 @@ use crate::{
     dial,
 };
 
-/// Longest wait of a flow for the link, which takes a moment at boot and after a loss.
+/// Timeout of a flow for the link to come up, which needs a moment at boot and after a loss.
 const UP_MAX: Duration = Duration::from_secs(5);
 
-/// Longest wait for the host's answer to the preamble.
+/// Timeout for the host's answer to the preamble.
 const GREET_MAX: Duration = Duration::from_secs(10);
 
-/// Time between the loss of a link and the next attempt to connect.
+/// Delay before the next attempt to connect, after the loss of a link or a failed attempt.
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A handle to the current link.
@@ -30,7 +30,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 pub(super) struct LinkHandle(watch::Receiver<Option<Opener>>);
 
 impl LinkHandle {
-    /// Opens a stream; `None` if the link is down or full.
+    /// Opens a stream on the link; `None` if the link is down or has no stream left.
     pub(super) async fn open(&self) -> Option<Stream> {
         let mut link = self.0.clone();
         let opener = timeout(UP_MAX, link.wait_for(Option::is_some)).await.ok()?.ok()?.clone()?;
@@ -38,7 +38,7 @@ impl LinkHandle {
     }
 }
 
-/// Creates a handle, and the sender that sets its link.
+/// Creates a handle without a link, and a sender that sets the link of the handle.
 pub(super) fn handle() -> (watch::Sender<Option<Opener>>, LinkHandle) {
     let (sender, link) = watch::channel(None);
     (sender, LinkHandle(link))
@@ -46,7 +46,7 @@ pub(super) fn handle() -> (watch::Sender<Option<Opener>>, LinkHandle) {
 
 /// Keeps the link up. Never returns.
 pub(super) async fn keep_up(link: watch::Sender<Option<Opener>>) {
-    // A host that does not answer is reported once, not on every attempt.
+    // A failure to connect is reported only once, not at each retry.
     let mut reported = false;
     loop {
         match connect().await {

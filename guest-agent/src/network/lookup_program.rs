@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The BPF program with which the kernel selects the socket of a new connection, and a small assembler for it.
+//! The BPF program that selects the socket for a new connection, and a small assembler for the program.
 //!
 //! ```text
-//!   to 127.0.0.0/8, ::1, or the machine's own address    the program's own socket, if one listens
+//!   to 127.0.0.0/8, ::1, or the machine's own address    the listening socket of a program in the guest, if any
 //!   TCP, anywhere else                                   the agent's listener
 //!   UDP to port 53, anywhere else                        the agent's DNS server
 //!   UDP, anywhere else                                   none: the sender gets an error
 //! ```
 //!
-//! The kernel runs it only for packets that no established socket takes. Processes in the sandbox can neither see nor
-//! remove it, because they lack the capabilities.
+//! The kernel runs the program only for packets that belong to no established connection. Processes in the sandbox lack
+//! the capabilities to see or remove the program.
 
 use std::{
     collections::HashMap,
@@ -28,11 +28,11 @@ pub(super) const TCP_V6: u32 = 1;
 pub(super) const DNS_V4: u32 = 2;
 pub(super) const DNS_V6: u32 = 3;
 
-/// Entries of the map of sockets.
+/// Number of entries of the map of sockets.
 pub(super) const SOCKETS: u32 = 4;
 
 /// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is the destination of a connection. Addresses are
-/// in network byte order, the port is in this machine's.
+/// in network byte order, and the port is in this machine's byte order.
 const FAMILY: i16 = 8;
 const PROTOCOL: i16 = 12;
 const LOCAL_V4: i16 = 40;
@@ -44,15 +44,15 @@ const MAP_LOOKUP_ELEM: i32 = 1;
 const SK_RELEASE: i32 = 86;
 const SK_ASSIGN: i32 = 124;
 
-/// Results of the program.
+/// Return values of the program.
 const SK_DROP: i32 = 0;
 const SK_PASS: i32 = 1;
 
-/// Returns the instructions. `map` has the sockets under the keys above; those of a family that is not carried are
-/// missing, and connections to them are refused.
+/// Returns the instructions. `map` contains the sockets under the keys above. Without a socket for an address family,
+/// connections of that family are refused.
 pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -> io::Result<Vec<u64>> {
     let mut program = Assembler::default();
-    // Registers: 6 the context, 7 the key; 1 to 5 are scratch.
+    // Register 6 is the context, register 7 is the key, and registers 1 to 5 are scratch.
     program.add(MOV_REGISTER, 6, 1, 0, 0);
     program.add(LOAD_WORD, 2, 6, FAMILY, 0);
     program.jump(JUMP_EQUAL, 2, libc::AF_INET, Label::V4);
@@ -116,13 +116,13 @@ pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -
     program.finish()
 }
 
-/// Converts four bytes of an address to the word that the program loads.
+/// Converts four bytes of an address to the word that the program loads for them.
 fn wire_word(bytes: &[u8]) -> i32 {
     bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
 /// Operations, from the kernel's `Documentation/bpf/standardization/instruction-set.rst`. Comparisons have 32 bits,
-/// except the one with null, by which the verifier sees that an address was checked.
+/// except the comparison with null, which must have 64 bits so that the verifier accepts it as a null check.
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x63;
 const LOAD_MAP: u8 = 0x18;
@@ -137,10 +137,9 @@ const JUMP_IF_NULL: u8 = 0x15;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// The pseudo register that marks a map's descriptor.
+/// The value of the source register that marks the immediate as a map's descriptor.
 const MAP_BY_DESCRIPTOR: u8 = 1;
 
-/// Targets of jumps.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Label {
     V4,
@@ -152,7 +151,7 @@ enum Label {
     Drop,
 }
 
-/// A program under construction, with jumps to labels that come later.
+/// A program under construction. Jumps refer to labels that are marked later.
 #[derive(Debug, Default)]
 struct Assembler {
     code: Vec<[u8; 8]>,
@@ -176,7 +175,7 @@ impl Assembler {
         self.targets.insert(label, self.code.len());
     }
 
-    /// Returns the instructions, with the distance of each jump.
+    /// Fills in the distance of each jump, and returns the instructions.
     fn finish(mut self) -> io::Result<Vec<u64>> {
         for (at, label) in self.jumps {
             let target = self.targets.get(&label).copied().unwrap_or(at);

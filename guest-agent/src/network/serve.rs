@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Accepts the connections that are steered to this process, as many at a time as the link carries.
+//! Accepts the connections that are steered to this process, up to the limit of the link.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,20 +20,20 @@ use super::{
 };
 use crate::console::report;
 
-/// Most DNS queries at a time; further ones wait.
+/// Maximum number of simultaneous DNS queries; further queries wait.
 const QUERIES_MAX: usize = 32;
 
-/// Most connections at a time: with the queries, as many as the host accepts.
+/// Maximum number of simultaneous connections. Together with the queries, this equals the host's limit of flows.
 const CONNECTIONS_MAX: usize = FLOWS_MAX - QUERIES_MAX;
 
-/// Longest time in which no connection ends before further ones are reset instead of waiting.
+/// Timeout at the connection limit: if no connection ends within this time, new connections are reset.
 const FULL_MAX: Duration = Duration::from_secs(5);
 
-/// Time to the next attempt after the kernel ran out of memory or descriptors for a connection.
+/// Delay after a failed `accept`, which means that the kernel is out of memory or descriptors.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Carries everything that arrives at the sockets, over the link that `keep_up` keeps up. Returns only if a socket
-/// fails.
+/// Serves all connections and queries that arrive at the sockets, over the link that `keep_up` maintains. Returns only
+/// if `keep_up` returns or a socket or task fails.
 pub(super) async fn carry_all<F: Future<Output = ()>>(
     sockets: Sockets,
     keep_up: impl FnOnce(watch::Sender<Option<Opener>>) -> F,
@@ -55,7 +55,7 @@ pub(super) async fn carry_all<F: Future<Output = ()>>(
     }
     tokio::select! {
         () = keep_up(sender) => Ok(()),
-        // A task ends only if it panics.
+        // These tasks end only if they panic.
         ended = tasks.join_next() => ended.map_or(Ok(()), |ended| ended.map_err(io::Error::other)),
     }
 }
@@ -81,7 +81,7 @@ async fn accept(listener: TcpListener, shared: Shared) {
                 continue;
             }
         };
-        // The address that the program connected to. The listener's own is not a destination.
+        // The local address is the destination that the program chose; the listener's own address is invalid.
         let Some(to) = tcp.local_addr().ok().filter(|to| !is_own(*to)) else {
             reset(tcp);
             continue;
@@ -99,7 +99,7 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-/// Waits for the permit of one more connection, as long as others end now and then.
+/// Waits for the permit of another connection; `None` if no connection has ended for [`FULL_MAX`].
 async fn permit(connections: &Arc<Semaphore>, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
     if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
         *full_since = None;

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The sockets that all connections are steered to, and the program that steers them.
+//! The sockets of the network process, and the lookup program that steers connections to them.
 
 use std::{
     fs::File,
@@ -17,19 +17,19 @@ use waggle_protocol::egress::{DNS_PORT, GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_AD
 use super::lookup_program::{self, DNS_V4, DNS_V6, TCP_V4, TCP_V6};
 use crate::sys::bpf;
 
-/// Most connections that wait to be accepted; beyond that, a program's connect waits.
+/// Limit of connections that wait to be accepted. A `connect` beyond the limit waits.
 const BACKLOG: i32 = 1024;
 
-/// Bytes that the kernel buffers for a connection in each direction: as many as a flow's largest window.
+/// Bytes that the kernel buffers for a connection in each direction: the maximum credit of a flow.
 const SOCKET_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Bytes of DNS queries that the kernel buffers. Further ones are lost, and clients repeat them.
+/// Bytes of DNS queries that the kernel buffers. Queries beyond the limit are lost, and clients repeat them.
 const QUERIES_BYTES: usize = 128 * 1024;
 
-/// The address of the DNS server for IPv6, which leaves port 53 of every other address to programs.
+/// The address of the DNS server's IPv6 socket. Queries to every other IPv6 address are steered to the same socket.
 const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 
-/// The sockets, and the program that steers connections as long as any process has this open.
+/// The sockets, and a link to the lookup program. The program is active until all copies of the link are closed.
 #[derive(Debug)]
 pub(super) struct Sockets {
     /// One per address family.
@@ -40,7 +40,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Opens the sockets and attaches the program to this process's network. Needs root.
+    /// Opens the sockets, and attaches the lookup program to this process's network namespace. Needs root.
     pub(super) fn open(ipv6: bool) -> io::Result<Self> {
         let map = bpf::make_socket_map(lookup_program::SOCKETS).map_err(kernel_lacks)?;
         let mut sockets = [(TCP_V4, DNS_V4, IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(HOST_ADDRESS))].to_vec();
@@ -72,14 +72,14 @@ impl Sockets {
     }
 }
 
-/// Adds the kernel's requirements to an error, for operators that use a kernel of their own.
+/// Adds the requirements for the kernel to an error, because operators can supply their own kernel.
 #[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 fn kernel_lacks(source: io::Error) -> io::Error {
-    let needed = "it takes Linux 5.9 or newer with CONFIG_BPF_SYSCALL and CONFIG_INET";
+    let needed = "the guest's network requires Linux 5.9 or newer with CONFIG_BPF_SYSCALL and CONFIG_INET";
     io::Error::new(source.kind(), format!("{source}; {needed}"))
 }
 
-/// Listens on any free port, because connections arrive only by steering.
+/// Listens on any free port, because only the lookup program directs connections here.
 fn listen(address: IpAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::STREAM, None)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
@@ -90,12 +90,12 @@ fn listen(address: IpAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Binds to the DNS port, because answers must come from the port that was queried.
+/// Binds to the DNS port, because an answer must come from the port that was queried.
 fn bind_dns(address: IpAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM, None)?;
     socket.set_recv_buffer_size(QUERIES_BYTES)?;
     socket.set_nonblocking(true)?;
-    // Answers must also come from the address that was queried, which can be any.
+    // Answers must also come from the queried address, and clients may query any address.
     if address.is_ipv4() {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     } else {
@@ -108,7 +108,7 @@ fn bind_dns(address: IpAddr) -> io::Result<UdpSocket> {
 
 /// Ends a connection with a reset.
 pub(super) fn reset(tcp: TcpStream) {
-    // If it fails, the connection ends without a reset.
+    // If the call fails, the connection ends without a reset.
     let _set = SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO));
     drop(tcp);
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the sandbox: starts commands and receives how they ended.
+//! The agent's side of the sandbox: starts commands and receives their exit reports.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use crate::{
     sys,
 };
 
-/// A sandbox in use. Dropping it ends the sandbox with everything in it.
+/// A sandbox in use. Dropping it ends the sandbox and all its processes.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     socket: Arc<AsyncFd<OwnedFd>>,
@@ -41,10 +41,10 @@ pub(crate) struct Sandbox {
     exited: watch::Receiver<bool>,
 }
 
-/// The receivers of the report about each command, from the sending of its packet until the report.
+/// A sender for the report of each running command, by command number.
 type Commands = Arc<Mutex<HashMap<u64, oneshot::Sender<CommandReport>>>>;
 
-/// Largest packet of a [`CommandReport`], in bytes.
+/// Buffer size for a packet of [`CommandReport`], in bytes.
 const REPORT_BYTES_MAX: usize = 64;
 
 /// A command that the sandbox was asked to start.
@@ -55,7 +55,7 @@ pub(crate) struct StartedCommand {
 }
 
 impl Sandbox {
-    /// Starts to listen to the sandbox. Must run in a runtime.
+    /// Starts a task that receives the sandbox's reports. Must run in a runtime.
     pub(crate) fn connect(spawner: SandboxSpawner) -> io::Result<Self> {
         fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
@@ -65,20 +65,20 @@ impl Sandbox {
         Ok(Self { socket, commands, listener, mounts: spawner.mounts, exited })
     }
 
-    /// The sandbox's mount namespace.
+    /// Returns a descriptor of the sandbox's mount namespace.
     pub(crate) fn mounts(&self) -> io::Result<OwnedFd> {
         self.mounts.try_clone()
     }
 
-    /// Asks the sandbox to start a command, with the descriptors of its stdin, stdout, stderr and cgroup. A failure to
-    /// start is reported when the command's process has exited.
+    /// Asks the sandbox to start a command; `fds` are its stdin, stdout, stderr and cgroup. [`StartedCommand::exited`]
+    /// returns the error if the start fails.
     pub(crate) async fn start(&self, spawn: &Spawn, fds: [OwnedFd; SPAWN_FDS]) -> Result<StartedCommand, Fault> {
         let lost = |source: io::Error| fault_of(&source, "failed to send a command to the sandbox");
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
         let (sender, report) = oneshot::channel();
         let mut sender = Some(sender);
         let send = |socket: &OwnedFd| {
-            // The lock keeps the listener from handling the report before the command is in the table.
+            // The lock prevents the listener from handling the report before the command is in the table.
             let mut commands = lock(&self.commands);
             message::send(socket.as_raw_fd(), spawn, &raw)?;
             if let Some(sender) = sender.take() {
@@ -90,10 +90,10 @@ impl Sandbox {
         Ok(StartedCommand { report, program: spawn.argv.first().cloned().unwrap_or_default() })
     }
 
-    /// Resolves when the sandbox has exited, so that nothing more can be started.
+    /// Resolves when the sandbox has exited and can start no more commands.
     pub(crate) async fn exited(&self) {
         let mut exited = self.exited.clone();
-        // The sender is dropped only together with the listener.
+        // The listener drops the sender only after sending, or when the listener is aborted.
         let _exited = exited.wait_for(|exited| *exited).await;
     }
 }
@@ -105,7 +105,7 @@ impl Drop for Sandbox {
 }
 
 impl StartedCommand {
-    /// Resolves to the command's raw wait status when it has exited.
+    /// Waits until the command has exited, and returns its raw wait status.
     pub(crate) async fn exited(&mut self) -> Result<c_int, Fault> {
         match (&mut self.report).await {
             Ok(CommandReport::Exited { status, .. }) => Ok(status),
@@ -119,7 +119,7 @@ impl StartedCommand {
     }
 }
 
-/// Passes on the sandbox's reports until it exits; then the calls that still wait get an error.
+/// Forwards the sandbox's reports until the sandbox exits. Calls that still wait then get an error.
 async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, exited: watch::Sender<bool>) {
     let mut buffer = [0; REPORT_BYTES_MAX];
     loop {
@@ -131,7 +131,7 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, exited: watch
         };
         let (CommandReport::Failed { number, .. } | CommandReport::Exited { number, .. }) = command;
         let waiting = lock(&commands).remove(&number);
-        // Its call may be over.
+        // The call may have ended, so the report may have no receiver.
         let _received = waiting.map(|waiting| waiting.send(command));
     }
     lock(&commands).clear();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The sandbox's init process: starts commands as the agent asks, and reaps them and every orphan.
+//! The sandbox's init process: starts commands for the agent, and reaps commands and orphans.
 
 use std::{
     collections::HashMap,
@@ -34,16 +34,18 @@ use crate::{
     sys,
 };
 
-/// Time between two attempts to send a report while the kernel is out of memory.
+/// Delay between two attempts to send a report while the kernel is out of memory.
 const SEND_RETRY: Duration = Duration::from_millis(20);
 
-/// Most attempts before the sandbox fails, and with it the machine: 10 s of them.
+/// Maximum number of attempts to send a report, over about 10 s. If the last one fails, the sandbox and the machine
+/// end.
 const SEND_TRIES: u32 = 500;
 
-/// Most children reaped before the socket is checked again, because children may die as fast as they are reaped.
+/// Maximum number of children reaped before the socket is checked again, because new children may exit as fast as this
+/// process reaps them.
 const REAPED_AT_ONCE: usize = 256;
 
-/// Runs until the agent closes its end. Returns the exit status: 0 if that is the reason.
+/// Runs until the agent closes its end of the socket. Returns the exit status: 0 after the close, 1 after an error.
 pub(super) fn run(socket: &OwnedFd, defences: Defences) -> i32 {
     match serve(socket, defences) {
         Ok(()) => 0,
@@ -55,9 +57,9 @@ pub(super) fn run(socket: &OwnedFd, defences: Defences) -> i32 {
 }
 
 fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
-    // A child is a copy of this process until its exec, so no process may trace it.
+    // Until its exec, a child is a copy of this process, so no other process may trace either of them.
     set_dumpable(false)?;
-    // Children inherit the compiled filters.
+    // The filters are compiled before any fork, so that children inherit them.
     if defences.filter {
         filter::compile()?;
     }
@@ -100,7 +102,7 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
     }
 }
 
-/// Reaps children that have died, and reports those that are commands. Returns whether there may be more.
+/// Reaps children that have exited, and reports those that are commands. Returns whether more children may have exited.
 fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::Result<bool> {
     for _ in 0..REAPED_AT_ONCE {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
@@ -109,7 +111,7 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
-        // The stop of a child that made this process its tracer; it continues by itself.
+        // The child has made this process its tracer, and has stopped or continued but not exited.
         if libc::WIFSTOPPED(status) || libc::WIFCONTINUED(status) {
             continue;
         }
@@ -124,8 +126,8 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::
     Ok(true)
 }
 
-/// Sends a report to the agent. Retries while the kernel is out of memory, because the agent waits for the report and
-/// memory becomes free when the processes that took it are killed.
+/// Sends a report to the agent. Retries while the kernel is out of memory, because the agent waits for the report.
+/// Memory becomes free when the processes that used it up are killed.
 fn send(socket: &OwnedFd, report: CommandReport) -> io::Result<()> {
     let mut tries = 0;
     loop {

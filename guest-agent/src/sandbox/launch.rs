@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Starts one command: forks into the call's cgroup, confines the child, executes the program. A child that fails
-//! reports the step through a pipe that exec closes. The init process does not wait for that, because user work can
-//! delay it (a slow exec, a stopped child) and must not delay the sandbox.
+//! Starts one command: forks into the call's cgroup, confines the child, executes the program. A failed child reports
+//! the failed step through a pipe that a successful exec closes. The init process reads the pipe only after the child
+//! has exited: otherwise, a slow exec or a stopped child would delay the whole sandbox.
 
 use std::{
     convert::Infallible,
@@ -24,12 +24,12 @@ use crate::{
     sys,
 };
 
-/// The reading end of the pipe through which a child reports an error before its exec.
+/// The reading end of a child's error pipe; the child writes to it if a step before or at exec fails.
 #[derive(Debug)]
 pub(super) struct ErrorPipe(OwnedFd);
 
 impl ErrorPipe {
-    /// Reads the step that failed and its error; `None` if the program was executed, or the child was killed before.
+    /// Returns the failed step and its error; `None` if the program was executed, or the child was killed before exec.
     pub(super) fn read(&self) -> Option<(SpawnStep, Errno)> {
         let mut fault = [0; 2];
         match read(&self.0, &mut fault) {
@@ -39,7 +39,7 @@ impl ErrorPipe {
     }
 }
 
-/// Starts a command with its descriptors, in the order of [`SPAWN_FDS`]. An error contains the step that failed.
+/// Starts a command with the descriptors that [`SPAWN_FDS`] describes. An error contains the failed step.
 pub(super) fn launch(
     spawn: &Spawn,
     fds: Vec<OwnedFd>,
@@ -68,7 +68,7 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     let [stdin, stdout, stderr] = stdio;
     let at = |step| move |errno| (step, errno);
     setsid().map_err(at(SpawnStep::Fork))?;
-    // The agent is exempt from the OOM killer, and its children inherit that.
+    // The child has inherited the agent's exemption from the OOM killer.
     let score = fs::write("/proc/self/oom_score_adj", "0");
     score.map_err(|fault| (SpawnStep::Confine, Errno::from_raw(fault.raw_os_error().unwrap_or_default())))?;
     for dup in [dup2_stdin(stdin.as_fd()), dup2_stdout(stdout.as_fd()), dup2_stderr(stderr.as_fd())] {
@@ -81,8 +81,8 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     exec(spawn).map_err(at(SpawnStep::Exec))
 }
 
-/// Enters the first folder that the user may enter. Paths through an open file (`/proc/self/fd/7`) are rejected: the
-/// call's cgroup is open here, and it is outside the sandbox.
+/// Enters the first folder that the user may enter. Rejects paths through a descriptor (`/proc/self/fd/7`), because the
+/// folder of the call's cgroup is an open descriptor here and lies outside the sandbox.
 fn enter(folders: &[String]) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -96,8 +96,8 @@ fn enter(folders: &[String]) -> Result<(), Errno> {
     entered
 }
 
-/// Executes the program that a path names, or the first of that name on the search path. Like `execvp`, but with the
-/// command's own search path, and never through a shell.
+/// Executes `argv[0]`: the path if it contains a slash, else the first program of that name on the search path. In
+/// contrast to `execvp`, uses the command's own search path and never runs a shell.
 fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
     let text = |text: &str| CString::new(text).map_err(|_nul| Errno::EINVAL);
     let arguments: Vec<CString> = spawn.argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?;
@@ -112,7 +112,7 @@ fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
     for folder in search.split(':').filter(|folder| folder.starts_with('/')) {
         let Err(errno) = execve(&text(&format!("{folder}/{program}"))?, &arguments, &env);
         if errno == Errno::EACCES {
-            // The file may not be executed; a later folder may have one that may.
+            // This file is not executable; a later folder may contain an executable one.
             worst = errno;
         } else if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
             return Err(errno);

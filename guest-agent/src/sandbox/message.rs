@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Messages between the agent and the sandbox's init process: one postcard message per packet. Both ends are the same
-//! program.
+//! Messages between the agent and the sandbox's init process: one postcard message per packet. Both processes run the
+//! same program.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -12,41 +12,41 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_protocol::{FRAME_BYTES_MAX, frame, request::User};
 
-/// Largest packet, in bytes: a request of the host with its arguments and environment, and some more.
+/// Maximum size of a packet, in bytes: a frame of the host's request, with 16 KiB to spare for what the agent adds.
 pub(super) const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
 
-/// Number of descriptors that come with a [`Spawn`]: stdin, stdout, stderr, and the folder of its cgroup.
+/// Number of descriptors sent with a [`Spawn`]: stdin, stdout, stderr, and the folder of the command's cgroup.
 pub(super) const SPAWN_FDS: usize = 4;
 
-/// Largest packet of [`Ready`], in bytes.
+/// Buffer size for a packet of [`Ready`], in bytes.
 pub(super) const READY_BYTES_MAX: usize = 16;
 
-/// Sent once by the sandbox when it is set up, together with its mount namespace.
+/// Message that the sandbox sends once it is set up, with a descriptor of its mount namespace.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 
 /// Asks the sandbox to start a command.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Spawn {
-    /// The number of the command in all messages.
+    /// Identifies the command in all messages.
     pub(crate) number: u64,
-    /// Program and arguments.
+    /// The program and its arguments.
     pub(crate) argv: Vec<String>,
     /// The whole environment.
     pub(crate) env: Vec<(String, String)>,
-    /// The command starts in the first of these folders that it may enter.
+    /// Candidate folders; the command starts in the first one that it may enter.
     pub(crate) working_directories: Vec<String>,
     pub(crate) user: User,
-    /// Most open files of each of its processes.
+    /// Limit of open files for each process of the command.
     pub(crate) open_files_max: u64,
 }
 
-/// The only report about a command, sent by the sandbox.
+/// Report of the sandbox about a command; each command has exactly one.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) enum CommandReport {
     /// The command could not be started; `errno` is the kernel's error number.
     Failed { number: u64, step: SpawnStep, errno: i32 },
-    /// The command has exited, with a raw wait status.
+    /// The command has exited; `status` is its raw wait status.
     Exited { number: u64, status: i32 },
 }
 
@@ -54,7 +54,7 @@ pub(super) enum CommandReport {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[repr(u8)]
 pub(super) enum SpawnStep {
-    /// Forking into the call's cgroup, and everything that has no step of its own.
+    /// Forking into the call's cgroup, and all operations that no other step covers.
     Fork,
     /// Dropping privileges.
     Confine,
@@ -65,7 +65,7 @@ pub(super) enum SpawnStep {
 }
 
 impl SpawnStep {
-    /// Converts the byte that a child writes.
+    /// Converts the byte that a failed child writes to its error pipe.
     pub(super) fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Confine,
@@ -76,9 +76,9 @@ impl SpawnStep {
     }
 }
 
-/// Sends one packet with descriptors.
+/// Sends one packet with a message and descriptors.
 pub(super) fn send<T: Serialize>(socket: RawFd, message: &T, fds: &[RawFd]) -> io::Result<()> {
-    // An empty packet would look like the end, so every packet starts with a byte of its own.
+    // A receiver treats an empty packet as the end of the connection, so an extra zero byte precedes each message.
     let bytes = postcard::to_extend(message, vec![0]).map_err(io::Error::other)?;
     if bytes.len() > PACKET_BYTES_MAX {
         return Err(nix::errno::Errno::E2BIG.into());
@@ -89,7 +89,7 @@ pub(super) fn send<T: Serialize>(socket: RawFd, message: &T, fds: &[RawFd]) -> i
     Ok(())
 }
 
-/// Receives one packet and its descriptors; `None` once the other end is closed.
+/// Receives a message and its descriptors; `None` if the other end is closed.
 pub(super) fn receive<T: DeserializeOwned>(socket: RawFd, buffer: &mut [u8]) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut control = nix::cmsg_space!([RawFd; SPAWN_FDS]);
     let mut slices = [IoSliceMut::new(buffer)];

@@ -20,7 +20,7 @@ use crate::{
     sys,
 };
 
-/// Enters new namespaces and forks: the child is their init process.
+/// Creates new namespaces, and forks a child that is their init process.
 pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault> {
     cgroups::join_sandbox().step(|| "join the sandbox's cgroup".to_owned())?;
     if defences.namespaces {
@@ -33,7 +33,8 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault
     }
     let forked = sys::fork_single_threaded().step(|| "fork the sandbox's init process".to_owned())?;
     if forked.is_child() {
-        // The limits of user work do not apply to init, or it could not start the command that ends that work.
+        // The limits of user work must not apply to init. Otherwise, init might be unable to start a command that kills
+        // the work.
         cgroups::join_init().step(|| "leave the sandbox's cgroup".to_owned())?;
         if defences.namespaces {
             mount_sandbox()?;
@@ -42,12 +43,12 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault
     Ok(forked)
 }
 
-/// Gives the sandbox the machine's root, with no mount below it, and kernel file systems that show only the sandbox.
+/// Gives the sandbox the machine's root without mounts below it, and kernel file systems that show only the sandbox.
 fn mount_sandbox() -> Result<(), StepFault> {
     let step = || "make the sandbox's mounts private".to_owned();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).step(step)?;
     leave_initial_root().step(|| "leave the initial root behind".to_owned())?;
-    // A /dev of its own: the agent opens files in the machine's, so processes in the sandbox must not change that.
+    // The sandbox gets a separate /dev, because the agent opens files in the machine's /dev.
     for folder in ["/proc", "/sys", "/dev"] {
         umount2(folder, MntFlags::MNT_DETACH).step(|| format!("unmount the machine's {folder}"))?;
     }
@@ -55,23 +56,24 @@ fn mount_sandbox() -> Result<(), StepFault> {
     mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
     mount_kernel_fs("sysfs", "/sys", read_only, "")?;
     make_dev()?;
-    // Otherwise shared memory without an attached process would stay allocated and charged.
+    // Without this setting, shared memory would stay allocated and charged after its last process has detached.
     fs::write("/proc/sys/kernel/shm_rmid_forced", "1").step(|| "limit shared memory".to_owned())?;
     mount_kernel_fs("cgroup2", cgroups::MOUNT, read_only, "")?;
     protect_proc()
 }
 
-/// Binds the root over itself and pivots onto it, so that there is no mount below the sandbox's root to escape to.
+/// Binds the root over itself and pivots to the bind, so that processes can't escape to a mount below the sandbox's
+/// root.
 fn leave_initial_root() -> nix::Result<()> {
     mount(Some("/"), "/", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-    // This process is still in the root below the bind; "/.." leads to the bind.
+    // This process's root is still the mount below the bind; "/.." resolves to the bind.
     let root = open("/..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     fchdir(root.as_fd())?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)
 }
 
-/// Makes files read-only that the sandbox's root could write because of its user id.
+/// Makes files read-only that the sandbox's root user could otherwise write because of its user id.
 fn protect_proc() -> Result<(), StepFault> {
     for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/1"] {
         if fs::metadata(path).is_err() {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The four commands of `bpf(2)` that a socket lookup program needs.
 //!
-//! Attributes have the layout of the kernel's `include/uapi/linux/bpf.h`, up to the last field in use: the kernel takes
-//! omitted fields as zero.
+//! Attributes have the layout of the kernel's `include/uapi/linux/bpf.h`, up to the last field in use. The kernel
+//! treats omitted fields as zero.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
 
-/// Most bytes of the verifier's message about a program that it rejects; the rest is cut off.
+/// Buffer size for the verifier's message about a program that it rejects. The kernel truncates a longer message.
 const VERIFIER_LOG_BYTES: usize = 16 * 1024;
 
 #[repr(C)]
@@ -67,14 +67,15 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Creates a map of sockets with the keys 0 to `entries` - 1.
+/// Creates a map of sockets with the keys from 0 to `entries` - 1.
 pub(crate) fn make_socket_map(entries: u32) -> io::Result<OwnedFd> {
     let attributes = MapCreate { map_type: BPF_MAP_TYPE_SOCKMAP, key_bytes: 4, value_bytes: 8, entries };
     // SAFETY: `MapCreate` contains no address.
     unsafe { call(BPF_MAP_CREATE, &attributes) }.map(own)
 }
 
-/// Puts a socket into a map; the kernel removes it when it is closed.
+/// Puts a socket into a map. The kernel removes the socket from the map when the last descriptor of the socket is
+/// closed.
 pub(crate) fn put_socket(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
     let value = u64::from(number(socket)?);
     let attributes = MapUpdate {
@@ -84,13 +85,13 @@ pub(crate) fn put_socket(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) 
         value: address(&raw const value),
         flags: 0,
     };
-    // SAFETY: the two addresses are of a key and a value of the sizes that the map was made with, and both outlive the
-    // call, which only reads them.
+    // SAFETY: the addresses point to a key and a value of the sizes that the map expects. Both outlive the call, which
+    // only reads them.
     unsafe { call(BPF_MAP_UPDATE_ELEM, &attributes) }.map(drop)
 }
 
-/// Loads a socket lookup program; it must not call functions that require the GPL. The error contains the end of the
-/// verifier's message.
+/// Loads a socket lookup program, which must not call functions that require the GPL. The error contains the last three
+/// lines of the verifier's message in reverse order.
 pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; VERIFIER_LOG_BYTES];
     let license = c"Apache-2.0";
@@ -108,7 +109,7 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
         interface: 0,
         attach_type: BPF_SK_LOOKUP,
     };
-    // SAFETY: the addresses are of `instruction_count` instructions and of a text that ends in zero; both outlive the
+    // SAFETY: the addresses point to `instruction_count` instructions and to a zero-terminated text. Both outlive the
     // call, which only reads them.
     if let Ok(program) = unsafe { call(BPF_PROG_LOAD, &attributes) } {
         return Ok(own(program));
@@ -116,7 +117,7 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     attributes.log_level = 1;
     attributes.log_bytes = u32::try_from(log.len()).map_err(io::Error::other)?;
     attributes.log = address(log.as_mut_ptr());
-    // SAFETY: as above; the log has `log_bytes` bytes and is not used otherwise until the call is over.
+    // SAFETY: as above. In addition, `log` has `log_bytes` bytes and is not used elsewhere during the call.
     unsafe { call(BPF_PROG_LOAD, &attributes) }.map(own).map_err(|source| {
         let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let last = String::from_utf8_lossy(text).lines().rev().take(3).collect::<Vec<_>>().join("; ");
@@ -124,7 +125,8 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     })
 }
 
-/// Attaches a socket lookup program to a network namespace, until the last copy of the returned descriptor is closed.
+/// Attaches a socket lookup program to a network namespace. Closing the last copy of the returned descriptor detaches
+/// the program.
 pub(crate) fn link_sk_lookup(program: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let attributes =
         LinkCreate { program: number(program)?, target: number(namespace)?, attach_type: BPF_SK_LOOKUP, flags: 0 };
@@ -136,7 +138,8 @@ pub(crate) fn link_sk_lookup(program: BorrowedFd<'_>, namespace: BorrowedFd<'_>)
 /// `T` must be the command's attributes, and every address in it must be valid for the command.
 unsafe fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
     let address: *const T = attributes;
-    // SAFETY: address and size describe `attributes`, which outlives the call; the caller vouches for its addresses.
+    // SAFETY: address and size describe `attributes`, which outlives the call. The caller guarantees that the addresses
+    // in `attributes` are valid.
     let result = Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, address, size_of::<T>()) })?;
     RawFd::try_from(result).map_err(io::Error::other)
 }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The lower bound: waggle's own QEMU command line with an init that reports its start and then moves bytes over one
-//! vsock connection, and nothing in between (`guest-agent/examples/raw_vsock.rs`).
+//! The lower bound of the figures: a machine with waggle's own QEMU command line and a minimal init
+//! (`guest-agent/examples/raw_vsock.rs`). The init reports its start, and then only moves bytes over one vsock
+//! connection.
 
 use std::{
     ffi::OsStr,
@@ -29,7 +30,7 @@ const PORT: u32 = 1026;
 const SEND: u8 = b's';
 const TAKE: u8 = b't';
 
-/// Modules that the raw link needs; a kernel may have some built in.
+/// Modules that the raw link needs. A kernel may have some of them built in.
 const MODULES: [&str; 6] = [
     "virtio_ring",
     "virtio",
@@ -44,7 +45,7 @@ pub(crate) struct Bare {
     initial_root: Vec<u8>,
 }
 
-/// A bare machine that runs.
+/// A running bare machine.
 pub(crate) struct Running {
     /// Time from QEMU's start to init's first words.
     pub(crate) init: Duration,
@@ -83,7 +84,7 @@ impl Bare {
 }
 
 impl Running {
-    /// Receives that many bytes from the guest; returns the time from the order to the last byte.
+    /// Receives `bytes` bytes from the guest. Returns the time from the request to the last byte.
     pub(crate) async fn up(&mut self, bytes: usize) -> Duration {
         let mut content = Vec::with_capacity(bytes);
         let (link, limit) = (&mut self.link, bytes as u64);
@@ -96,7 +97,7 @@ impl Running {
         time
     }
 
-    /// Sends the content to the guest; returns the time until it confirms the last byte.
+    /// Sends the content to the guest. Returns the time until the guest confirms the last byte.
     pub(crate) async fn down(&mut self, content: &[u8]) -> Duration {
         let work = async {
             order(&mut self.link, TAKE, content.len()).await;
@@ -106,7 +107,7 @@ impl Running {
         timed(work).await.0
     }
 
-    /// Sends one byte and receives one.
+    /// Returns the time of a round trip without content.
     pub(crate) async fn round_trip(&mut self) -> Duration {
         self.down(&[]).await
     }
@@ -124,7 +125,8 @@ fn quiet(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     command
 }
 
-// The scratch disk is the other machine's, and its vsock device was passed as a descriptor.
+// Adapts the command line of waggle's machine. Removes the scratch disk, which belongs to that machine. Replaces the
+// vsock device, which was passed as a file descriptor.
 fn without_run_folder(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = arguments.iter().peekable();

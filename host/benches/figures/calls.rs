@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The cost of waggle over a bare machine: for its boot, for a command, and for moving bytes.
+//! The cost of waggle compared with a bare machine: for a boot, for a command, and for moving bytes.
 
 use std::{fs, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     stats::{Samples, rate, rounds, timed},
 };
 
-/// Boots of each kind, in turn.
+/// Number of boots of each kind. The kinds alternate.
 const BOOTS: usize = 9;
 const CALLS: usize = 100;
-/// Files moved in each direction, and the size of each.
+/// Number of files moved in each direction, and the size of each file.
 const FILES: usize = 15;
 const FILE_BYTES: usize = 8 << 20;
 
@@ -107,7 +107,7 @@ fn path() -> GuestPath {
     GuestPath::parse("file").unwrap()
 }
 
-/// A command without a script's file.
+/// Returns a command without a script file.
 fn command(argv: &[&str]) -> Command {
     Command {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),

@@ -5,7 +5,7 @@
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// An archive with `init`, and modules that are named in their order.
+/// Returns an archive with `init` and the modules. The file name of a module is its position in the list.
 pub(crate) fn initial_root(init: &[u8], modules: &[Vec<u8>]) -> Vec<u8> {
     let mut archive = Vec::new();
     entry(&mut archive, "dev", FOLDER, &[]);

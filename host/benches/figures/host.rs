@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The processors of the machine that a run is on.
+//! The processors of the machine that runs the benchmark.
 
 use std::fs;
 

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/calls.md: the cost of waggle over a bare machine, measured side by side in one run.
-//! `./taskw bench` prepares and starts it; with `--quick` it measures less and writes nothing.
+//! The figures of docs/benchmarks/calls.md: the cost of waggle compared with a bare machine, both measured in the same
+//! run. `./taskw bench` prepares and starts the benchmark. With `--quick` the benchmark measures less and writes
+//! nothing.
 //!
-//! Nothing here passes or fails by its time, since other work on the machine would decide that.
+//! No measured time makes the benchmark fail, because the times depend on other work on the machine.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,7 +26,7 @@ mod stats;
 use std::{fs, process::ExitCode};
 
 fn main() -> ExitCode {
-    // The machines' runners are this program, started again.
+    // The runner processes of the machines execute this same program.
     if let Some(code) = waggle::machines::run_if_runner() {
         return code;
     }

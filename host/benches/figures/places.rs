@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Paths of programs and images that the tasks prepare, and the processes of running machines.
+//! Paths of programs and images that `./taskw` prepares, and the processes of running machines.
 
 use std::{
     env, fs,
@@ -14,7 +14,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Finds a program in `PATH` or among those that the tasks install.
+/// Finds a program in `PATH` or among those that `./taskw` installs.
 pub(crate) fn program(name: &str) -> PathBuf {
     let search = env::var_os("PATH").unwrap_or_default();
     let installed = [root().join("target/tools/bin"), "/usr/sbin".into()];
@@ -27,7 +27,7 @@ pub(crate) fn kernel() -> PathBuf {
     root().join("target/kernel")
 }
 
-/// The reference of an image that the tasks build.
+/// The reference of an image that `./taskw` builds.
 pub(crate) fn image(name: &str) -> ImageRef {
     format!("oci:{}", root().join("target/images").join(name).display()).parse().unwrap()
 }
@@ -40,7 +40,7 @@ pub(crate) fn static_example(name: &str) -> Vec<u8> {
     fs::read(root().join(String::from_utf8(built.stdout).unwrap().trim())).unwrap()
 }
 
-/// The command line and the working folder of the QEMU that works in `folder`.
+/// Finds the QEMU process that works in or below `folder`. Returns its command line and its working folder.
 pub(crate) fn qemu_in(folder: &Path) -> (Vec<String>, PathBuf) {
     let folder = folder.canonicalize().unwrap();
     let mut processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines, and a server on them with a client that keeps its connection.
+//! Machines, and a server for them with a client that reuses its connection.
 
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ use crate::places::{kernel, program};
 /// Boot timeout; a boot takes 3 s under emulation.
 const BOOT_MAX: Duration = Duration::from_secs(60);
 
-/// A source of machines with a data folder of its own.
+/// A source of machines with its own data folder.
 pub(crate) struct Site {
     folder: TempDir,
     pub(crate) vms: Arc<Vms>,
@@ -42,7 +42,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn open() -> Self {
-        // Sockets below it have long paths, and Linux limits them to 107 bytes.
+        // The sockets in this folder have long paths, and Linux limits the path of a socket to 107 bytes.
         let folder = tempfile::Builder::new().prefix("wb-").tempdir_in("/tmp").unwrap();
         let settings = VmSettings {
             data_dir: folder.path().to_owned(),

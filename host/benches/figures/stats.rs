@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use crate::samples::Samples;
 
-/// Runs `work` and returns the time it took with its result.
+/// Runs `work`, and returns its duration and its result.
 pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     let started = Instant::now();
     let outcome = work.await;
@@ -18,7 +18,7 @@ pub(crate) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 20) / time.as_secs_f64()
 }
 
-/// Whether `--quick` asks for fewer rounds and no page.
+/// Returns true if `--quick` was given, which means fewer rounds and no page.
 pub(crate) fn is_quick() -> bool {
     std::env::args().any(|word| word == "--quick")
 }

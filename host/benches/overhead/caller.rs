@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A minimal client: one request and one response at a time, over a kept connection.
+//! A minimal client: one request and one response at a time, over a connection that stays open.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Caller {
         }
     }
 
-    /// Calls a tool; returns the time it took, and the body of the response.
+    /// Calls a tool. Returns the duration of the call, and the body of the response.
     pub(crate) async fn call(&self, tool: &str, arguments: &Value) -> (Duration, String) {
         let meta = match self.dialect {
             Dialect::Stateless => json!({

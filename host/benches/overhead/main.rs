@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of docs/benchmarks/overhead.md: the cost of a tool call over bare axum and bare rmcp, in both protocol
-//! versions, and the stages of an `execute`. `./taskw bench-overhead` starts it; with `--quick` it writes nothing.
+//! The figures of docs/benchmarks/overhead.md: the cost of a tool call compared with bare axum and bare rmcp, in both
+//! protocol versions, and the stages of an `execute`. `./taskw bench-overhead` starts the benchmark. With `--quick` the
+//! benchmark writes nothing.
 //!
-//! Server and clients share a process and its processors. The tool is the cheapest on each side, so the round trip
-//! dominates.
+//! Servers and clients share one process and its processors. Each server's cheapest tool is called, so the round trip
+//! dominates the time.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -46,7 +47,7 @@ const FOOT: &str = "
 
 #[tokio::main]
 async fn main() {
-    // The HTTP client is built without a provider of its own.
+    // The HTTP client is built without its own crypto provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let quick = std::env::args().any(|word| word == "--quick");
     let (turns, calls) = if quick {

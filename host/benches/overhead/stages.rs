@@ -39,12 +39,13 @@ const ROWS: [(&str, &str); 8] = [
     ("`result`", "writing the result as text and as structured content"),
 ];
 
-/// The times of the spans of one call, by their names.
+/// The durations of the spans of one call, by span name.
 #[derive(Clone, Debug, Default)]
 struct Ended(Arc<Mutex<HashMap<&'static str, Duration>>>);
 
 impl Ended {
-    /// Returns the times of a call after its response. rmcp may still hold the request's span for a moment.
+    /// Returns the durations of a call whose response has arrived. Waits for all spans, because rmcp may hold the
+    /// request's span for a moment longer.
     async fn take(&self) -> [Duration; SPANS.len()] {
         while !self.is_whole() {
             tokio::task::yield_now().await;
@@ -78,7 +79,7 @@ pub(crate) async fn measure(url: &str, calls: usize) -> String {
     let caller = Caller::connect(url, Dialect::Stateless).await;
     let made: Value =
         serde_json::from_str(&caller.call("create_environment", &json!({"runtime": "shell"})).await.1).unwrap();
-    // A create has fewer stages; the end of its request is the last one.
+    // A create has fewer spans than an execute. Its request span ends last.
     while ended.0.lock().unwrap().remove("request").is_none() {
         tokio::task::yield_now().await;
     }

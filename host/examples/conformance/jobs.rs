@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that run as tasks, some of which request input meanwhile. Waggle's tasks request none, so rmcp's
-//! own task manager holds these.
+//! The suite's tools that run as tasks. Some of these tasks request input while they run. Waggle's own tasks never
+//! request input, so rmcp's task manager runs the tasks of the suite.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const NAMES: [&str; 7] = [
     "test_tool_with_task",
 ];
 
-/// Time that a failing job takes.
+/// Duration of a failing job.
 const FAILING: Duration = Duration::from_secs(1);
 
 pub(crate) fn has(name: &str) -> bool {

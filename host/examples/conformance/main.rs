@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A server without machines, for the official conformance suite and other tests: waggle's tools and the suite's
-//! fixtures behind the product's HTTP server, with environments that are the real agent in this process.
+//! A server without machines, for the official conformance suite and other tests. It offers waggle's tools and the
+//! suite's fixtures through the product's HTTP server. Its environments are real agents in this process.
 //!
-//! `conformance [FLAGS of waggle serve]` prints its address and serves until the end of its input.
+//! `conformance [FLAGS of waggle serve]` prints its address and serves until its standard input ends.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -36,7 +36,7 @@ use waggle::{
 
 use crate::{fixtures::Fixtures, machines::InProcess};
 
-/// The allocator of the product, since the soak test measures this process's memory.
+/// The product's allocator, because the soak test measures the memory of this process.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

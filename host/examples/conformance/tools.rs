@@ -149,7 +149,7 @@ async fn progress(context: &RequestContext<RoleServer>) -> Value {
     json!([text("Progress was told.")])
 }
 
-/// Clients of the stateless protocol version request log messages by a level in each request.
+/// In the stateless protocol version a client requests log messages with a level in each request.
 async fn log(context: &RequestContext<RoleServer>) -> Value {
     let modern = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
     for line in ["Tool execution started", "Tool processing data", "Tool execution completed"] {
@@ -180,7 +180,7 @@ async fn elicit(
     Ok(json!([text(&format!("{heading}: action={}, content={}", answer["action"], answer["content"]))]))
 }
 
-/// Sends a request to the client, which only older protocol versions allow.
+/// Sends a request to the client. Only older protocol versions allow such requests.
 async fn ask(context: &RequestContext<RoleServer>, method: &str, params: Value) -> Result<Value, ErrorData> {
     let request: ServerRequest = from_value(json!({"method": method, "params": params}))
         .map_err(|fault| ErrorData::internal_error(fault.to_string(), None))?;

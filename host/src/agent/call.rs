@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! One call on a stream of its own: the request and its body to the agent, replies back until the last one.
+//! One call on its own stream: sends the request and its body to the agent, and receives replies until the last one.
 
 use std::{future::pending, time::Duration};
 
@@ -21,7 +21,8 @@ use crate::{
     printable,
 };
 
-/// Time to wait for the end of the link after a call was cut off, since the link's error says more.
+/// Timeout of the wait for the link's end after a call's stream broke. The link's error says more than the stream's
+/// error.
 const LINK_END_MAX: Duration = Duration::from_millis(300);
 
 /// A call to send, and its timeouts.
@@ -30,16 +31,16 @@ pub(super) struct Call<'a> {
     pub(super) request: Request,
     /// The parts of the body, sent in chunks after the request.
     pub(super) body: [&'a [u8]; 2],
-    /// Timeout of the whole call; the agent should respond long before.
+    /// Timeout of the whole call. The agent should respond much earlier.
     pub(super) within: Duration,
     /// Timeout from the cancel to the last reply.
     pub(super) cancel_within: Duration,
 }
 
 impl Call<'_> {
-    /// Makes the call. `on_reply` gets each reply and returns the result at the last one. When `cancelled` resolves,
-    /// the agent is asked to cancel, and its last reply is awaited. Dropping the future resets the stream, and the
-    /// agent then ends the work.
+    /// Makes the call. `on_reply` receives each reply, and returns the result at the last reply. When `cancelled`
+    /// resolves, the host sends a cancel and waits for the last reply. Dropping the future resets the stream, and the
+    /// agent then ends the call's work.
     pub(super) async fn make<T>(
         self,
         link: &Opener,
@@ -54,16 +55,16 @@ impl Call<'_> {
         let made = async {
             let mut writer = FrameWriter::new(write);
             tokio::select! {
-                // A call that is cancelled from the start still sends its request, as a cancel cannot be the first
-                // message.
+                // Polls in this order, so that even a call that is cancelled at the start sends its request first. A
+                // cancel cannot be the first message.
                 biased;
                 received = &mut receiving => return received,
                 () = self.send(&mut writer) => {}
                 () = cancelled => {}
             }
-            // A chunk in transit goes first; a guest that does not read it gets no cancel.
+            // The writer first finishes a partly sent chunk. A guest that does not read this chunk receives no cancel.
             let cancel = async {
-                // A broken stream ends for the reader as well, which reports it.
+                // If the stream is broken, the reader reports the error.
                 let _sent = writer.send(&Input::Cancel).await;
                 pending().await
             };
@@ -80,7 +81,8 @@ impl Call<'_> {
         made.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.within }.into()))
     }
 
-    /// Sends the request and its body, and never resolves. If the stream fails, the reader gets a reply or the end.
+    /// Sends the request and its body, and never resolves. If sending fails, the reader receives a reply or the
+    /// stream's end.
     async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>) {
         let body = async {
             writer.send(&self.request).await?;
@@ -114,7 +116,8 @@ async fn receive<T>(
     }
 }
 
-/// The reason why a call was cut off: when a machine dies, its calls may end before its link or after it.
+/// Returns the error for a broken stream. When a machine dies, its streams may end before its link, so this waits for
+/// the link's error.
 async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
     match timeout(LINK_END_MAX, link.ended()).await {
         Ok(ended) => CallFault::Gone { reason: ended.to_string() },
@@ -122,7 +125,7 @@ async fn cut(link: &Opener, fault: AgentFault) -> CallFault {
     }
 }
 
-/// Converts the end of a command into the domain's type. The outputs have arrived before it.
+/// Converts the reply at a command's end into the domain's type. The command's output arrived in earlier replies.
 pub(super) fn executed(exited: reply::Exited) -> Executed {
     let (exit_code, signal) = match exited.status {
         reply::Status::Code(code) => (i32::from(code), None),
@@ -135,7 +138,7 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
         reply::Cause::Memory => EndCause::OutOfMemory,
     };
     let output = |file: Option<reply::OutputFile>| {
-        // The path comes from the guest; an invalid one counts as no file.
+        // The path comes from the guest. An invalid path is treated as no file.
         let file = file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
             Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
         });

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Errors of a call: the agent's breaches of the protocol, and its refusals.
+//! Errors of a call: the agent broke the protocol, or refused the request.
 
 use std::time::Duration;
 
@@ -17,10 +17,7 @@ use crate::{
 pub(super) enum AgentFault {
     /// A reply is incomplete or invalid.
     #[error("failed to read a reply")]
-    Receive {
-        /// The receiver's error.
-        source: ReceiveFault,
-    },
+    Receive { source: ReceiveFault },
     /// The stream ended before the last reply.
     #[error("the stream of the call ended before its last reply")]
     Cut,
@@ -33,17 +30,14 @@ pub(super) enum AgentFault {
     /// The agent sent more than the call asked for.
     #[error("received more than {max} {what}")]
     TooMuch {
-        /// The unit, as `bytes of a file`.
+        /// The unit, for example `bytes of a file`.
         what: &'static str,
         /// The limit of the call.
         max: u64,
     },
     /// The call timed out.
-    #[error("no last reply within {} s", within.as_secs_f32())]
-    Silent {
-        /// The timeout.
-        within: Duration,
-    },
+    #[error("the call's last reply did not arrive within {} s", within.as_secs_f32())]
+    Silent { within: Duration },
 }
 
 impl From<AgentFault> for CallFault {
@@ -52,7 +46,7 @@ impl From<AgentFault> for CallFault {
     }
 }
 
-/// The fault of an unexpected reply.
+/// Builds the error for a reply that does not belong to this kind of call.
 pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
     let found = match reply {
         Reply::Stdout(_) => "stdout",

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The client as the domain's [`Agent`].
+//! Implements the domain's [`Agent`] for the client.
 
 use super::AgentClient;
 use crate::domain::{

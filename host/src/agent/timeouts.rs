@@ -7,20 +7,23 @@ use std::time::Duration;
 /// The timeouts of one link. The default is for machines; tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From a connection to the agent's hello. An agent that dials sends both at once; emulation takes a second.
+    /// From a connection to the agent's hello. An agent sends the hello as soon as it connects. In an emulated guest
+    /// this takes a second.
     pub hello: Duration,
-    /// Interval of setting the guest's clock, which has no other source.
+    /// Interval at which the host sets the guest's clock. The guest has no other time source.
     pub clock_interval: Duration,
-    /// For the agent to confirm a power-off or a clock setting.
+    /// From a `PowerOff` or `SetClock` request to the agent's reply.
     pub control: Duration,
-    /// Limit of consecutive clock settings without a reply; the link ends at it. A guest that swaps or is paused misses
-    /// one or two.
+    /// Limit of consecutive `SetClock` requests without a reply. At the limit the link ends. A guest that swaps or is
+    /// paused may fail to reply to one or two.
     pub unanswered_max: u32,
-    /// Added to a command's own timeout before the host stops relying on the agent to end it.
+    /// Added to a command's timeout. The agent ends the command at the timeout; the host ends the call this much later.
     pub deadline_grace: Duration,
-    /// From a cancel to the last reply. Killing takes milliseconds; output in transit comes first.
+    /// From a cancel to the call's last reply. The agent kills a command within milliseconds, but output in transit
+    /// arrives before the last reply.
     pub cancel: Duration,
-    /// For a file call: ten mebibytes take a fraction of a second even under emulation, a full disk longer.
+    /// Timeout of a file call. Even an emulated guest handles 10 MiB in a fraction of a second, but a full disk is
+    /// slower.
     pub file: Duration,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Hints for a failed command, where its error does not already contain one.
+//! Hints for errors that do not already contain a hint.
 
 use std::{error::Error, io, iter::successors, sync::Arc};
 
@@ -26,7 +26,7 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     let causes: Vec<_> = successors(Some(fault), |fault| (*fault).source()).collect();
     let is_missing =
         |cause: &&(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
-    // By its text, since mkfs.ext4 reports it only as text.
+    // Searches for the error's text, since mkfs.ext4 reports a full disk only as text.
     if chain(fault).contains(Errno::ENOSPC.desc()) {
         Some(DISK_FULL)
     } else if causes.iter().any(|cause| cause.is::<OpenFault>()) {
@@ -43,7 +43,8 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
-/// The fault of an image, which is shared if several environments wait for it.
+/// Downcasts a cause to an image's fault. The fault is in an `Arc` if several environments may share the image's
+/// preparation.
 fn prepare_fault<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a PrepareFault> {
     cause.downcast_ref::<Arc<PrepareFault>>().map(AsRef::as_ref).or_else(|| cause.downcast_ref())
 }

@@ -25,7 +25,7 @@ pub(super) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backen
     out.flush()
 }
 
-/// The address for clients on this machine.
+/// Replaces an unspecified address with the loopback address, at which clients on this machine reach the server.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

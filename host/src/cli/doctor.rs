@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle doctor`: checks whether machines can run on this host, shows how to fix what is missing, and boots one.
+//! `waggle doctor`: checks whether machines can run on this host, shows fixes for failed checks, and boots a machine.
 
 mod boot;
 mod checks;

@@ -21,7 +21,7 @@ use crate::{
 use serde_json::json;
 use tokio::signal::ctrl_c;
 
-/// Length of the digests in `ls`; enough to name an image uniquely.
+/// Length of a digest in `ls`; long enough to identify an image uniquely.
 const DIGEST_CHARS: usize = 12;
 
 /// The log filter where `RUST_LOG` is unset.
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
                     _ = ctrl_c() => Err(Interrupted.into()),
                 }
             });
-            // The merge stops at its next piece.
+            // Waits for the cancelled merge, which stops at its next piece.
             drop(runtime);
             pulled
         }
@@ -103,7 +103,7 @@ fn refs(listed: &CachedImage) -> Vec<&str> {
     listed.references.iter().map(String::as_str).collect()
 }
 
-/// The beginning of a digest, without its algorithm.
+/// Returns the beginning of a digest, without the name of the algorithm.
 fn short(digest: &str) -> String {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.chars().take(DIGEST_CHARS).collect()
@@ -121,7 +121,7 @@ fn holders(holders: &[LeaseHolder]) -> String {
     if holders.is_empty() { "-".to_owned() } else { holders.iter().map(describe).collect::<Vec<_>>().join(", ") }
 }
 
-/// Writes rows in columns as wide as their widest cell.
+/// Writes the rows as a table. Each column has the width of its widest cell.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let mut widths = [0; COLUMNS];
     for row in rows {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Opens the image store and the machines as the settings say.
+//! Opens the image store and the machines according to the settings.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
@@ -40,7 +40,7 @@ pub(super) fn open_images(settings: ImageStoreSettings) -> Result<ImageStore, Fo
 /// Opens the machines and the image store.
 ///
 /// # Errors
-/// The first thing that is missing or broken; each error says what to do.
+/// The first thing that is missing or broken. Each error says what to do.
 pub(super) async fn open(
     settings: &Settings,
     folders: &Folders,
@@ -49,17 +49,18 @@ pub(super) async fn open(
     let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()));
     let vm_settings = machines::VmSettings { ca_bundle, gateway, ..vm_settings(settings, folders) };
     let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
-    // Both wait for the locks of other servers.
+    // The store and the disks wait for the locks of other servers.
     let images = Arc::new(spawn_blocking(move || open_images(store)).await??);
     let disks = spawn_blocking(move || Disks::open(&data).map_err(|source| FolderFault::Data { path: data, source }));
     let disks = disks.await??;
     let vms = machines::Vms::open(vm_settings, Arc::clone(&images), disks).await?;
-    // Checked now rather than at the first environment; last, as a missing hypervisor is the more important error.
+    // Checks mkfs.ext4 now rather than at the first environment. This check is last, since a missing hypervisor is the
+    // more important error.
     disks::mkfs_version().await?;
     Ok((vms, images))
 }
 
-/// The settings of machines without the certificates and the proxy, which may be in files.
+/// Returns the settings of machines without the certificates and the proxy, since reading their files may fail.
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::VmSettings {
     machines::VmSettings {
         data_dir: folders.data.clone(),

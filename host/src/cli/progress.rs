@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The progress of a pull on standard error: a bar on a terminal, a line at an interval elsewhere.
+//! The progress of a pull on standard error: a bar if that is a terminal, otherwise a line at an interval.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -11,10 +11,10 @@ use std::{
 use crate::{domain::stage::Stage, mutex::lock};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Interval of the lines where there is no terminal.
+/// Interval of the lines if standard error is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The bar of a stage: its name, amount and speed.
+/// Template of the bar: the image, the stage, its amount and its speed.
 const BAR: &str = "{prefix} {msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
 
 /// Reports the progress of one image.
@@ -36,7 +36,7 @@ impl PullProgress {
             return Self { image, bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()), lines };
         }
         let bar = ProgressBar::no_length();
-        // The template is a constant; an invalid one would only change the looks of the bar.
+        // The template is a valid constant. The fallback would only change the bar's look.
         bar.set_style(ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_prefix(image.clone());
         Self { image, bar, lines: None }
@@ -56,7 +56,7 @@ impl PullProgress {
         }
         (last.stage, last.at) = (name, Instant::now());
         let amount = stage.amount().map(|amount| format!(", {amount}")).unwrap_or_default();
-        // Without a reader of standard error there is nowhere to report the failure.
+        // If standard error is closed, the failure cannot be reported anywhere.
         let _ = writeln!(io::stderr(), "{}: {name}{amount}", self.image);
     }
 

@@ -10,7 +10,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     if bytes < 1000 {
         return format!("{bytes} B");
     }
-    // Counted in tenths of the unit.
+    // `tenths` is the size in tenths of `unit`.
     let (mut tenths, mut unit) = (bytes / 100, "kB");
     for larger in UNITS.iter().skip(1) {
         if tenths < 10_000 {
@@ -21,7 +21,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// Formats the time since then: `5 minutes ago`.
+/// Formats the time since `unix_s`: `5 minutes ago`.
 pub(super) fn age(unix_s: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     since(now.saturating_sub(unix_s))

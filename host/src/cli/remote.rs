@@ -21,7 +21,7 @@ use crate::{domain::environment_id::EnvironmentId, error_code::ErrorCode, printa
 
 /// Added to a command's timeout for the server's part of the call.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
-/// Timeout of a request that runs no command, and the default timeout of one that does.
+/// Timeout of a request that runs no command, and the default timeout of a command.
 const QUICK_SECONDS: u64 = 30;
 
 /// The arguments of `waggle ps`.
@@ -82,7 +82,7 @@ pub struct LogsArguments {
 /// Lists environments.
 ///
 /// # Errors
-/// The server is unreachable, or refuses.
+/// The server is unreachable, or refuses the request.
 pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Error>> {
     let listed = call(&arguments.server, "list_environments", json!({}), Duration::from_secs(QUICK_SECONDS)).await?;
     let mut out = io::stdout().lock();
@@ -105,7 +105,7 @@ pub(super) async fn ps(arguments: &PsArguments) -> Result<ExitCode, Box<dyn Erro
 /// Runs a command, prints its output, and returns its exit code.
 ///
 /// # Errors
-/// The server is unreachable, or refuses.
+/// The server is unreachable, or refuses the request.
 pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn Error>> {
     let code = format!("exec {}", arguments.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
     let call_arguments = json!({
@@ -136,7 +136,7 @@ pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn 
 /// Prints the log of an environment.
 ///
 /// # Errors
-/// The server is unreachable, or refuses.
+/// The server is unreachable, or refuses the request.
 pub(super) async fn logs(arguments: &LogsArguments) -> Result<ExitCode, Box<dyn Error>> {
     let id: EnvironmentId = arguments.environment_id.parse()?;
     let log = get(&arguments.server, &format!("environments/{id}/log"), Duration::from_secs(QUICK_SECONDS)).await?;
@@ -170,7 +170,7 @@ fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
     console.try_for_each(|line| writeln!(out, "  {}", plain(line)))
 }
 
-/// Escapes control characters, since the server may not be ours.
+/// Escapes control characters, since the server may be hostile.
 fn plain(text: &str) -> String {
     printable::letters(text).collect()
 }

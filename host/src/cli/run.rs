@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle run`: one program in an environment of its own, which is destroyed at its end. It needs no server: this
-//! process owns the machine, through the same services as a server.
+//! `waggle run`: runs one program in a new environment, and destroys the environment at the program's end. The command
+//! needs no server: this process owns the machine, and uses the same services as a server.
 
 use std::{
     error::Error,
@@ -48,7 +48,7 @@ use crate::{
 
 /// Timeout for destroying the machine.
 const RELEASE: Duration = Duration::from_secs(10);
-/// Idle timeout, which never passes, as the program's call runs all the time.
+/// Idle timeout of the environment. This timeout never expires, since the program's call runs all the time.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 
 /// The arguments of `waggle run`.
@@ -84,7 +84,7 @@ pub struct RunArguments {
     pub settings: Settings,
 }
 
-/// A parser whose possible values appear in the help and in completions.
+/// Returns a parser with possible values, which appear in the help and in completions.
 fn runtime_parser() -> impl TypedValueParser<Value = Runtime> {
     let unknown = || "must be python, node or shell".to_owned();
     let find = move |name: String| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name).ok_or_else(unknown);
@@ -98,7 +98,7 @@ fn runtime_parser() -> impl TypedValueParser<Value = Runtime> {
 pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut signals = ShutdownSignals::new()?;
     let reading = arguments.clone();
-    // Standard input may be a terminal, and reading it may block without end.
+    // Standard input may be a terminal, so reading may block without end.
     let (name, code, stdin) = tokio::select! {
         read = spawn_blocking(move || read(&reading)) => read??,
         code = signals.exit_code() => return Ok(code.into()),
@@ -128,7 +128,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
     let path = GuestPath::parse(&name)?;
     let command = Command { argv: arguments.arguments, stdin, timeout: arguments.timeout, ..Command::default() };
     let execution = Execution::new(Arc::clone(&environments), server::execution_rules(settings));
-    // A task of its own, as its output may block, and a signal must still be handled.
+    // A separate task, since writing the output may block, and signals must still be handled.
     let mut life = tokio::spawn(live(Arc::clone(&environments), execution, new, (path, code), command, spinner));
     let outcome = tokio::select! {
         lived = &mut life => Some(lived),
@@ -224,7 +224,7 @@ enum ReadFault {
     Twice,
 }
 
-/// The exit code for the end of the program, or for output without a reader.
+/// Returns the exit code for the end of the program, or for closed output (`None`).
 fn status(executed: &Option<Executed>) -> ExitCode {
     let Some(executed) = executed else { return BROKEN_PIPE.into() };
     let own = u8::try_from(executed.exit_code).unwrap_or(u8::MAX);

@@ -23,19 +23,19 @@ use crate::{
     server::Waggle,
 };
 
-/// Timeout for ending the machines that are left after the server's own shutdown.
+/// Timeout for ending the machines that still run after the server's shutdown.
 const MACHINES_CLOSE: Duration = Duration::from_secs(3);
 
-/// Serves until a signal, or with --stdio until the end of the input.
+/// Serves until a signal arrives, or with --stdio until the input ends.
 ///
 /// # Errors
-/// The reason why the server could not start; each error says what to do.
+/// The reason why the server could not start. Each error says what to do.
 pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     for warning in config::warnings(&process_variable) {
         tracing::warn!("{warning}");
     }
     let tokens = settings.access.auth_tokens_file.clone().map(TokenReader::open).transpose()?;
-    // Bound first, so that a second server on the same address does not touch the folders of the first.
+    // Binds the address first: a second server on the same address must not touch the folders of the first server.
     let listener = match settings.access.stdio {
         true => None,
         false => Some(http::bind(settings.listen_addr).await?),
@@ -80,14 +80,14 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     Ok(served?)
 }
 
-/// Reports the server's state to systemd, if systemd has started it (sd_notify(3)).
+/// Reports the server's state to systemd, if systemd started the server (sd_notify(3)).
 fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(error = &error as &dyn Error, "failed to report the state to systemd");
     }
 }
 
-/// Pulls the images at the start if the settings say so, and removes old ones until it is dropped.
+/// Pulls the images if `when` says so, and removes old images regularly until this future is dropped.
 async fn maintain_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
     let pull = async {
         if when == PullImages::OnDemand {
@@ -115,15 +115,15 @@ fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
     ]
 }
 
-/// Checks whether the image exists, as far as this is known without pulling it.
+/// Checks whether an image on this host exists. An image in a registry is assumed to exist.
 ///
 /// # Errors
-/// The path that is missing.
+/// A message with the missing path.
 pub(super) fn check_image(image: &ImageRef) -> Result<(), String> {
     match image {
         ImageRef::Layout(layout) => check_exists(&layout.path().join("oci-layout")),
         ImageRef::Archive(archive) => check_exists(archive.path()),
-        // It may have to be pulled, which only the creation of an environment can find out.
+        // The image may have to be pulled. Only the creation of an environment can show whether the pull succeeds.
         ImageRef::Registry(_) => Ok(()),
     }
 }

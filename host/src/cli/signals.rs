@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The signals that end this program in order.
+//! The signals that end this program after a cleanup.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit_codes::{INTERRUPTED, TERMINATED};
 
-/// SIGINT and SIGTERM.
+/// Handlers of SIGINT and SIGTERM.
 #[derive(Debug)]
 pub(super) struct ShutdownSignals {
     interrupt: Signal,
@@ -16,7 +16,7 @@ pub(super) struct ShutdownSignals {
 }
 
 impl ShutdownSignals {
-    /// Handles both from now on; they no longer end the process by themselves.
+    /// Installs the handlers. From then on, the signals do not end the process by themselves.
     ///
     /// # Errors
     /// The system's error.
@@ -24,7 +24,7 @@ impl ShutdownSignals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for the first of them; returns the exit code, which is 128 plus the signal's number.
+    /// Waits for the first signal; returns its exit code, 128 plus the signal's number.
     pub(super) async fn exit_code(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPTED,
@@ -32,7 +32,7 @@ impl ShutdownSignals {
         }
     }
 
-    /// Waits for the first of them.
+    /// Waits for the first signal.
     pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -57,7 +57,7 @@ fn may_colour(variable: Lookup<'_>) -> bool {
 pub(super) struct Spinner(ProgressBar);
 
 impl Spinner {
-    /// Starts a spinner on standard error if that is a terminal.
+    /// Starts a spinner on standard error. The spinner is hidden if standard error is not a terminal.
     pub(super) fn start() -> Self {
         if !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());

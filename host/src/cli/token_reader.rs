@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the tokens from a file, at the start and again on SIGHUP. If the file is then invalid, the old tokens stay.
+//! Reads the tokens from a file at the start, and again on SIGHUP. If a reload fails, the old tokens stay valid.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{domain::tokens::Tokens, files::token_file};
 
-/// The reader of the tokens. Dropping it stops the reloads.
+/// The reader of the tokens. Dropping the reader stops the reloads.
 #[derive(Debug)]
 pub(super) struct TokenReader {
     tokens: watch::Receiver<Arc<Tokens>>,
@@ -23,7 +23,7 @@ impl TokenReader {
     /// Reads the file, and begins to watch for SIGHUP.
     ///
     /// # Errors
-    /// The error of the file.
+    /// The file's error.
     pub(super) fn open(file: PathBuf) -> Result<Self, Box<dyn Error>> {
         let (sender, tokens) = watch::channel(Arc::new(token_file::read(&file)?));
         let mut hangup = signal(SignalKind::hangup())?;
@@ -43,7 +43,7 @@ impl TokenReader {
         Ok(Self { tokens, reading })
     }
 
-    /// A receiver of the current tokens.
+    /// Returns a receiver of the current tokens.
     pub(super) fn current(&self) -> watch::Receiver<Arc<Tokens>> {
         self.tokens.clone()
     }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle version` and `waggle licences`: the program with its embedded parts, and their licences.
+//! `waggle version` and `waggle licences`: the versions and the licences of the program and its embedded parts.
 
 use std::io::{self, Write};
 

@@ -41,25 +41,21 @@ pub struct Access {
 }
 
 impl Access {
-    /// The limit of calls.
     #[must_use]
     pub fn calls_max(&self) -> usize {
         size(self.max_calls)
     }
 
-    /// The limit of one principal's calls.
     #[must_use]
     pub fn calls_per_principal_max(&self) -> usize {
         size(self.max_calls_per_principal)
     }
 
-    /// The limit of sessions.
     #[must_use]
     pub fn sessions_max(&self) -> usize {
         size(self.max_sessions)
     }
 
-    /// The limit of connections.
     #[must_use]
     pub fn connections_max(&self) -> usize {
         size(self.max_connections)

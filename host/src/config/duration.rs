@@ -8,7 +8,7 @@ use std::time::Duration;
 const UNITS: [(&str, f64); 7] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// Upper bound: more than a year is a mistake, and this keeps sums with the clock from overflowing.
+/// Upper bound of a duration. A longer duration is a mistake, and adding it to the current time could overflow.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Parses a duration above zero.

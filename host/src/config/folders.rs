@@ -17,13 +17,13 @@ pub struct Folders {
     pub kernel: PathBuf,
 }
 
-/// A folder of the XDG base directory specification, by which relative paths are ignored.
+/// Returns a folder of the XDG base directory specification. The specification demands that relative paths are ignored.
 pub(super) fn xdg(variable: Lookup<'_>, name: &str, below_home: &str) -> Option<PathBuf> {
     let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(name).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
 }
 
-/// Makes a path absolute: runners have working folders of their own, in which a relative path leads elsewhere.
+/// Makes a path absolute, since a relative path would mean another folder in runners, which have other working folders.
 pub(super) fn absolute(setting: &'static str, path: PathBuf) -> Result<PathBuf, FoldersFault> {
     std::path::absolute(&path).map_err(|source| FoldersFault::Relative { setting, path, source })
 }
@@ -31,7 +31,7 @@ pub(super) fn absolute(setting: &'static str, path: PathBuf) -> Result<PathBuf, 
 /// A folder could not be chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldersFault {
-    /// The setting is unset, and so is the variable that its default depends on.
+    /// Neither the setting nor a variable for its default is set.
     #[error("failed to choose a folder: set {} or HOME", variable_name(setting))]
     Unset {
         /// The setting, without the prefix of its variable.
@@ -42,9 +42,8 @@ pub enum FoldersFault {
     Relative {
         /// The setting, without the prefix of its variable.
         setting: &'static str,
-        /// The path as given.
+        /// The path before the conversion.
         path: PathBuf,
-        /// The system's error.
         source: std::io::Error,
     },
 }

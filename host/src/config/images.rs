@@ -106,17 +106,17 @@ pub enum PullImages {
 }
 
 impl ImageSettings {
-    /// The folder, by the XDG base directory specification where it is not set.
+    /// Returns the folder in the settings, or the default of the XDG base directory specification.
     ///
     /// # Errors
-    /// [`FoldersFault`] if neither a setting nor the user's home names a folder.
+    /// [`FoldersFault`].
     pub fn folder(&self, variable: Lookup<'_>) -> Result<PathBuf, FoldersFault> {
         let by_default = || xdg(variable, "XDG_CACHE_HOME", ".cache").map(|base| base.join("waggle/images"));
         let folder = self.image_cache_dir.clone().or_else(by_default);
         absolute("IMAGE_CACHE_DIR", folder.ok_or(FoldersFault::Unset { setting: "IMAGE_CACHE_DIR" })?)
     }
 
-    /// The settings in the form that the image store takes.
+    /// Converts the settings into those of the image store.
     ///
     /// # Errors
     /// [`FoldersFault`] if the folder is unknown.
@@ -125,7 +125,7 @@ impl ImageSettings {
         Ok(ImageStoreSettings { cache_dir: self.folder(variable)?, registries, rules: self.rules() })
     }
 
-    /// The rules for the removal of images.
+    /// Returns the rules for the removal of images.
     #[must_use]
     pub fn rules(&self) -> EvictionRules {
         let bytes_max = self.image_cache_max_mb.map(|mib| u64::from(mib) * 1024 * 1024);
@@ -133,7 +133,7 @@ impl ImageSettings {
     }
 }
 
-/// The files in which podman, then docker, keep credentials (containers-auth.json(5), and docker's `config.json`).
+/// Returns the files with registry credentials: first podman's (containers-auth.json(5)), then docker's `config.json`.
 fn auth_files(variable: Lookup<'_>) -> Vec<PathBuf> {
     let folder = |name: &str| variable(name).map(PathBuf::from);
     let podman = match folder("REGISTRY_AUTH_FILE") {

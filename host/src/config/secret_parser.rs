@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Parses arguments that may hold a secret.
+//! Parses arguments that may contain a secret.
 
 use std::{error::Error, ffi::OsStr, marker::PhantomData, str::FromStr};
 
@@ -8,12 +8,12 @@ use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 
 use crate::causes::chain;
 
-/// A parser whose error does not repeat the value, as the errors of clap's parsers do.
+/// A parser with an error that does not repeat the value. The errors of clap's own parsers repeat the value.
 #[derive(Debug)]
 pub struct SecretParser<T>(PhantomData<fn() -> T>);
 
 impl<T> SecretParser<T> {
-    /// The parser. It calls [`FromStr`], whose error must not repeat the value either.
+    /// The parser. It calls [`FromStr`] of `T`. The error of [`FromStr`] must not repeat the value.
     pub const NEW: Self = Self(PhantomData);
 }
 

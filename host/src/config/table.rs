@@ -25,7 +25,7 @@ Other variables:
 - `WAGGLE_TOKEN`: the token that `waggle ps`, `exec` and `logs` send; their `--url` names a server on another machine
 ";
 
-/// A Markdown page with a table that has a row for each setting of the command, in the order of `--help`.
+/// Builds a Markdown page. Its table has a row for each setting of the command, in the order of `--help`.
 pub(super) fn page(settings: &clap::Command) -> String {
     let rows = settings.get_arguments().filter_map(|argument| {
         let flag = argument.get_long()?;
@@ -42,7 +42,7 @@ pub(super) fn page(settings: &clap::Command) -> String {
     std::iter::once(HEAD.to_owned()).chain(rows).chain([FOOT.to_owned()]).collect()
 }
 
-/// Splits the help from a default that depends on the host, which is part of the help's text.
+/// Splits a help text into the help and the default. A default that depends on the host is part of the help text.
 fn split_default(help: &str) -> (String, String) {
     match help.split_once(" [default: ") {
         Some((help, default)) => (help.to_owned(), default.trim_end_matches(']').to_owned()),

@@ -97,7 +97,7 @@ fn each_back_end_has_a_name() {
 }
 
 #[test]
-fn accepts_the_short_addresses_of_go() {
+fn accepts_go_style_addresses_without_an_ip() {
     let open = ["--listen-addr", ":80", "--auth-tokens-file", "tokens"];
     assert_eq!(read(&open, &[]).unwrap().listen_addr, "0.0.0.0:80".parse().unwrap());
     assert_eq!(read(&["--listen-addr", "localhost:1"], &[]).unwrap().listen_addr, "127.0.0.1:1".parse().unwrap());
@@ -162,7 +162,7 @@ fn relative_folders_start_at_the_working_folder() {
 }
 
 #[test]
-fn default_image_is_the_own_one_of_the_project_if_built() {
+fn default_image_is_the_projects_own_if_it_was_built() {
     let settings = read(&[], &[("WAGGLE_IMAGE_SHELL", "oci:/x:latest")]).unwrap();
     let images = images(&settings, Path::new("/d"), &|folder| folder == Path::new("/d/images/python")).unwrap();
     assert_eq!(images.python.to_string(), "oci:/d/images/python");

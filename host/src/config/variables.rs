@@ -10,7 +10,7 @@ const PREFIX: &str = "WAGGLE_";
 /// Variables of an earlier version that no longer have an effect.
 const RETIRED: [&str; 5] = ["SSH_PORT_BASE", "SSH_PORT_MAX", "RUNNER_PATH", "INIT_PATH", "LIB_DIR"];
 
-/// Returns the value of the variable with a name, or `None` if it is unset.
+/// A function that returns the value of a variable, or `None` if the variable is unset.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Looks a variable up in the process's environment.
@@ -26,7 +26,7 @@ pub fn warnings(variable: Lookup<'_>) -> Vec<String> {
     set.map(|name| format!("{name} no longer has an effect: waggle uses neither SSH nor helper programs")).collect()
 }
 
-/// The variable of the setting with this clap id.
+/// Returns the name of the variable for the setting with this clap id.
 pub(super) fn variable_name(id: &str) -> String {
     format!("{PREFIX}{}", id.to_ascii_uppercase())
 }

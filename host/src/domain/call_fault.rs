@@ -4,29 +4,22 @@
 
 use std::error::Error;
 
-/// A call into a machine failed.
+/// A failed call into a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum CallFault {
     /// The guest refused, for a reason that the caller can fix.
     #[error("{message}")]
     Refused {
-        /// The kind of reason.
         kind: RefusalKind,
         /// The agent's message, checked for length and control characters.
         message: String,
     },
-    /// The machine or its link has ended.
+    /// The machine, or the link to its agent, has ended.
     #[error("the machine is gone: {reason}")]
-    Gone {
-        /// The reason.
-        reason: String,
-    },
+    Gone { reason: String },
     /// The agent broke the protocol.
     #[error("failed to understand the guest agent")]
-    Protocol {
-        /// The violation.
-        source: Box<dyn Error + Send + Sync>,
-    },
+    Protocol { source: Box<dyn Error + Send + Sync> },
 }
 
 /// Why the guest refused a call.
@@ -34,23 +27,23 @@ pub enum CallFault {
 pub enum RefusalKind {
     /// The file, folder or program does not exist.
     NotFound,
-    /// A folder where a file is needed.
+    /// The path is a folder, but a file is needed.
     IsDirectory,
-    /// A file where a folder is needed.
+    /// The path is a file, but a folder is needed.
     NotDirectory,
     /// Not a regular file: a device, a socket, a pipe.
     NotRegular,
     /// The sandbox user lacks the permission.
     Denied,
-    /// Above the limit of this call.
+    /// The data exceeds the size limit of the call.
     TooLarge,
     /// The guest's disk is full, or its quota is used up.
     NoSpace,
-    /// A read-only file system.
+    /// The file system is read-only.
     ReadOnly,
     /// The path is invalid.
     InvalidPath,
-    /// Too many calls at once.
+    /// Too many calls are running.
     Busy,
     /// Any other error of the guest's kernel.
     Other,

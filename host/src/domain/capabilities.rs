@@ -2,14 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Capabilities of a guest, as its agent reports them.
 
-/// Capabilities of a guest, found by its agent at the start.
+/// Capabilities of a guest, detected by its agent at startup.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Capabilities {
     /// Whether the agent came with the image or from the host.
     pub agent_origin: AgentOrigin,
-    /// The agent's version and build, as it reports them. Checked for length and printable characters.
+    /// The version and build that the agent reports. The text is limited in length and contains only printable
+    /// characters.
     pub agent_build: String,
-    /// Names of the programs found, of those that waggle looks for (interpreters and package managers).
+    /// Names of the interpreters and package managers that waggle looked for and found.
     pub programs: Vec<String>,
 }
 
@@ -27,6 +28,6 @@ pub enum AgentOrigin {
     /// The copy that the host put into the initial root.
     #[default]
     Host,
-    /// The image's own.
+    /// The copy that came with the image.
     Image,
 }

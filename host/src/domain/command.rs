@@ -6,46 +6,42 @@ use std::time::Duration;
 
 use super::{guest_path::GuestPath, output::Output};
 
-/// A command to run in the guest. No shell is involved: `argv` is executed as it is.
+/// A command to run in the guest. `argv` is executed directly, without a shell.
 #[derive(Clone, Debug, Default)]
 pub struct Command {
-    /// Program (absolute, or looked up in the guest's search path) and arguments.
+    /// The program and its arguments. The program is an absolute path, or a name in the guest's search path.
     pub argv: Vec<String>,
-    /// Written to a temporary file whose path becomes the last argument.
+    /// Code that the agent writes to a temporary file. The file's path becomes the last argument.
     pub script: Option<Script>,
-    /// Its standard input.
     pub stdin: Vec<u8>,
-    /// Variables added to those that the agent gives every command.
+    /// Environment variables in addition to those that the agent sets for every command.
     pub env: Vec<(String, String)>,
-    /// Its working directory; by default the image's, else the home.
+    /// The working directory; by default the image's working directory, or else the sandbox user's home.
     pub working_directory: Option<GuestPath>,
-    /// The user that runs it.
     pub user: User,
-    /// After this time the agent kills everything that the call started.
+    /// The time after which the agent kills all processes of the command.
     pub timeout: Duration,
-    /// Resource limits.
     pub limits: CommandLimits,
-    /// An output longer than this, in bytes, is kept in a file in the guest.
+    /// Size in bytes above which the agent stores an output in a file in the guest.
     pub keep_output_above_bytes: u64,
 }
 
-/// Resource limits of a command and everything it starts. The machine's own limits hold as well.
+/// Resource limits of a command and of all processes that it starts. The machine's own limits apply as well.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CommandLimits {
-    /// Memory in bytes.
+    /// Maximum memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// Processes and threads.
+    /// Maximum number of processes and threads.
     pub pids: Option<u32>,
-    /// Open files of one process.
+    /// Maximum number of open files of one process.
     pub open_files: Option<u32>,
 }
 
 /// Code to run from a temporary file.
 #[derive(Clone, Debug)]
 pub struct Script {
-    /// Without the dot: `py`, `js`, `sh`.
+    /// The file's extension without the dot: `py`, `js`, `sh`.
     pub extension: &'static str,
-    /// The file's content.
     pub code: Vec<u8>,
 }
 
@@ -59,43 +55,39 @@ pub enum User {
     Root,
 }
 
-/// One of the two outputs.
+/// One of the two outputs of a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OutputStream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
 /// The result of a command that has ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Executed {
-    /// Its exit code; 128 + n for signal n.
+    /// The exit code; 128 + n if signal n ended the command.
     pub exit_code: i32,
-    /// The signal that ended it.
+    /// The signal that ended the command, if a signal did.
     pub signal: Option<i32>,
-    /// The cause of the end.
     pub cause: EndCause,
-    /// From spawn to exit, as the agent measured it.
+    /// The time from spawn to exit, measured by the agent.
     pub duration: Duration,
-    /// Its standard output.
     pub stdout: Output,
-    /// Its standard error.
     pub stderr: Output,
-    /// A note that the network policy refused something meanwhile, which programs report as all kinds of errors.
+    /// A note about connections that the network policy refused during the command. Programs often report such a
+    /// refusal as an unrelated error.
     pub hint: Option<String>,
 }
 
 /// Why a command ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EndCause {
-    /// By itself.
+    /// The command ended by itself.
     Exited,
-    /// It reached its timeout and the agent killed it.
+    /// The command reached its timeout, and the agent killed it.
     TimedOut,
-    /// The caller cancelled it and the agent killed it.
+    /// The caller cancelled the command, and the agent killed it.
     Cancelled,
-    /// It exceeded its memory limit and the guest's kernel killed it.
+    /// The command exceeded its memory limit, and the guest's kernel killed one of its processes.
     OutOfMemory,
 }

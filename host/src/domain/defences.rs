@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The defences inside a guest, and the set that the operator has switched off.
+//! The defences inside a guest, and the set of those that the operator has switched off.
 
 use std::{fmt, str::FromStr};
 
@@ -12,9 +12,9 @@ pub enum Defence {
     Namespaces,
     /// The capability bounding set: the guest's root has few capabilities.
     Capabilities,
-    /// `no_new_privs`: set-user-id programs gain no privileges. The filter needs it and is off without it.
+    /// `no_new_privs`: set-user-id programs gain no privileges. `Filter` requires this defence and is off without it.
     NoNewPrivileges,
-    /// The system call filter: no vsock, modules, mounts, kexec, user namespaces.
+    /// The system call filter: blocks vsock, modules, mounts, kexec and user namespaces.
     Filter,
 }
 
@@ -22,7 +22,7 @@ impl Defence {
     /// All defences, in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Namespaces, Self::Capabilities, Self::NoNewPrivileges, Self::Filter];
 
-    /// Returns the name in settings.
+    /// Returns the name of the defence in settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Defence {
     }
 }
 
-/// Defences that are switched off; by default none.
+/// The defences that are switched off; empty by default.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Relaxed(Vec<Defence>);
 

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Network policies: the destinations that guests may reach, by the server's policy and an environment's own.
+//! Network policies of the server and of environments: the destinations that guests may reach.
 //!
-//! A policy is a list of rules. The first rule that matches decides; without a match the destination is denied. A guest
-//! connects to addresses. For rules with names, the host remembers the addresses that it returned to this environment
-//! for each name, see [`Granted`].
+//! A policy is a list of rules. The first rule that matches decides; without a match the destination is denied. Guests
+//! connect to addresses, but a rule may contain a name. The host therefore remembers the names for which an environment
+//! received an address; see [`Granted`].
 
 mod address;
 mod granted;
@@ -24,10 +24,10 @@ pub use self::{
     rule::RuleFault,
 };
 
-/// Maximum rules in one policy; each flow is checked against all of them.
+/// Maximum number of rules in one policy. A flow may be compared with all of them.
 pub const RULES_MAX: usize = 256;
 
-/// A list of rules.
+/// A list of rules; the first rule that matches decides.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Policy(Vec<Rule>);
 
@@ -36,9 +36,8 @@ pub struct Policy(Vec<Rule>);
 pub struct Destination<'a> {
     /// The address, in its [`canonical`] form.
     pub address: IpAddr,
-    /// The port.
     pub port: u16,
-    /// The names for which this environment received the address and that have not expired.
+    /// The unexpired names for which the environment received the address.
     pub names: &'a [DomainName],
     /// Whether the address belongs to the host.
     pub is_hosts_own: bool,
@@ -70,7 +69,7 @@ impl Policy {
     fn looks_up(&self, name: &DomainName) -> bool {
         let decides = self.0.iter().find(|rule| match &rule.target {
             Target::Name(pattern) => pattern.matches(name) && (rule.allows || rule.ports.is_none()),
-            // Only a lookup can tell whether the name leads to an allowed address.
+            // Only a lookup can tell whether the name resolves to an address that the rule covers.
             Target::Public | Target::Range(_) => rule.allows,
         });
         decides.is_some_and(|rule| rule.allows)
@@ -113,32 +112,25 @@ impl fmt::Display for Policy {
 /// An invalid policy.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PolicyFault {
-    /// An empty policy.
     #[error("must not be empty; must be `none`, `public` for the public internet, or rules separated by commas")]
     Empty,
-    /// More rules than the limit.
     #[error("{rules} rules are too many; must be at most {RULES_MAX}")]
-    TooMany {
-        /// Their number.
-        rules: usize,
-    },
-    /// An invalid rule.
+    TooMany { rules: usize },
     #[error("invalid rule {rule:?}: {source}")]
     Rule {
-        /// The start of the rule.
+        /// The rule, shortened.
         rule: String,
-        /// The error.
         source: RuleFault,
     },
 }
 
-/// Shortens a rule for an error.
+/// Shortens a rule for an error message.
 fn shown(rule: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 100;
     rule.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
-/// The effective policy of one environment: a flow must be allowed by the server's policy and by its own.
+/// The effective policy of one environment: both the server's policy and the environment's own must allow a flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Egress {
     server: Policy,
@@ -146,7 +138,7 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// Combines the server's policy with the environment's own, if it has one.
+    /// Combines the server's policy with the environment's own policy, if there is one.
     #[must_use]
     pub fn new(server: Policy, environment: Option<Policy>) -> Self {
         Self { server, environment }
@@ -158,7 +150,7 @@ impl Egress {
         Self::new(Policy::default(), None)
     }
 
-    /// Whether nothing is allowed, so that the guest needs no network.
+    /// Whether the policy allows nothing. The guest then needs no network.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.policies().any(Policy::is_none)
@@ -170,20 +162,21 @@ impl Egress {
         self.policies().all(|policy| policy.allows(to))
     }
 
-    /// Returns one of the destination's names that alone makes the flow allowed. A proxy that looks up names itself is
-    /// asked for this name; any other name could lead it to an address that is not allowed.
+    /// Returns a name of the destination that is enough to allow the flow. An upstream proxy that resolves names itself
+    /// gets this name, because another name could resolve to an address that is not allowed.
     #[must_use]
     pub fn allowed_name<'a>(&self, to: &Destination<'a>) -> Option<&'a DomainName> {
         to.names.iter().find(|name| self.allows(&Destination { names: std::slice::from_ref(name), ..*to }))
     }
 
-    /// Whether a flow to some port of the address may be allowed. If not, the guest does not receive the address.
+    /// Whether a flow to at least one port of the address may be allowed. If not, the guest does not receive the
+    /// address.
     #[must_use]
     pub fn allows_some_port(&self, to: &Destination<'_>) -> bool {
         self.policies().all(|policy| policy.allows_some_port(to))
     }
 
-    /// Whether a name may be looked up. A lookup itself can carry data out of the guest.
+    /// Whether a name may be looked up. Lookups are restricted because a lookup itself can carry data out of the guest.
     #[must_use]
     pub fn looks_up(&self, name: &DomainName) -> bool {
         self.policies().all(|policy| policy.looks_up(name))
@@ -197,9 +190,8 @@ impl Egress {
 /// The network of one machine: its policy, and the handler of refusals.
 #[derive(Clone)]
 pub struct Network {
-    /// The policy.
     pub egress: Egress,
-    /// Called at each refusal; it must not block.
+    /// Called at each refusal; must not block.
     pub on_refusal: Arc<dyn Fn(&Refused) + Send + Sync>,
 }
 

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The environment: one isolated Linux machine that a principal owns.
 //!
-//! An environment holds its state, its idle timeout and the number of its running calls. It reads no clock: every event
-//! comes with its time. Only the environment's driver changes it; everything else has copies.
+//! An environment has a state, an idle timeout and a count of running calls. It does not read the clock: callers pass
+//! the time with every event. Only the environment's driver changes the environment; all other code works on copies.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,13 +17,13 @@ use super::{
     runtime::Runtime,
 };
 
-/// Maximum characters of a name: enough for a sentence, short enough for a line of a list.
+/// Maximum number of characters of a name: enough for a sentence, and short enough for one line of a list.
 pub const NAME_CHARS_MAX: usize = 64;
 
-/// Maximum concurrent calls in one environment. The link to the guest has 64 streams, of which the agent uses half.
+/// Maximum number of concurrent calls in one environment. The link to the guest allows the same number of open calls.
 pub const CALLS_MAX: usize = 32;
 
-/// A client's name for its environment; it need not be unique.
+/// The name that a client gives its environment; names need not be unique.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EnvironmentName(String);
 
@@ -62,16 +62,11 @@ const DEFAULT_NAME_DIGITS: usize = 8;
 /// Why a name is invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameFault {
-    /// Only white space.
+    /// Empty, or only white space.
     #[error("must not be blank; leave it out to get a default name")]
     Blank,
-    /// Longer than the limit.
     #[error("{chars} characters are too many; must be at most {NAME_CHARS_MAX}")]
-    TooLong {
-        /// Its length.
-        chars: usize,
-    },
-    /// A control character.
+    TooLong { chars: usize },
     #[error("must not contain control characters, such as line breaks")]
     Control,
 }
@@ -79,21 +74,19 @@ pub enum NameFault {
 /// The record of one isolated Linux machine.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Environment {
-    /// Its id.
     pub id: EnvironmentId,
-    /// Its owner.
     pub owner: Principal,
-    /// Its name for people.
+    /// The name, for people to read.
     pub name: EnvironmentName,
-    /// Its default language and package manager.
+    /// The default language and package manager.
     pub runtime: Runtime,
-    /// The image of its root file system.
+    /// The image of the root file system.
     pub image: ImageRef,
-    /// The time of the request.
+    /// The time of the request to create the environment.
     pub created_at: SystemTime,
-    /// The time without a call after which it is destroyed.
+    /// The time without a call after which the environment is destroyed.
     pub idle_timeout: Duration,
-    /// The origin of the agent that serves in it; `None` until one does.
+    /// The origin of the agent in the guest; `None` until the agent serves calls.
     pub agent_origin: Option<AgentOrigin>,
     state: State,
     last_activity: Instant,
@@ -103,17 +96,16 @@ pub struct Environment {
 /// The parameters of a new environment.
 #[derive(Clone, Debug)]
 pub struct NewEnvironment {
-    /// Its owner.
     pub owner: Principal,
-    /// The client's name for it.
+    /// The name that the client gives; `None` for the default name.
     pub name: Option<EnvironmentName>,
-    /// Its default language and package manager.
+    /// The default language and package manager.
     pub runtime: Runtime,
-    /// The image of its root file system.
+    /// The image of the root file system.
     pub image: ImageRef,
-    /// The time without a call after which it is destroyed.
+    /// The time without a call after which the environment is destroyed.
     pub idle_timeout: Duration,
-    /// Its network policy, which can only narrow the server's; `None` for the server's.
+    /// The environment's own network policy, which can only restrict the server's policy further.
     pub network: Option<Policy>,
 }
 
@@ -141,17 +133,17 @@ impl Environment {
         self.state
     }
 
-    /// Applies an event.
+    /// Applies an event to the state.
     ///
     /// # Errors
-    /// [`Refusal`] if the event does not fit the state, which then stays the same.
+    /// [`Refusal`] if the event does not fit the state; the state then stays the same.
     pub fn apply(&mut self, event: Event, now: Instant) -> Result<State, Refusal> {
         self.state = self.state.after(event)?;
         self.last_activity = now;
         Ok(self.state)
     }
 
-    /// Counts a call that begins.
+    /// Adds a call to the count of running calls.
     ///
     /// # Errors
     /// [`CallRefusal`] if the environment is not running, or has [`CALLS_MAX`] calls.
@@ -167,13 +159,14 @@ impl Environment {
         Ok(())
     }
 
-    /// Removes a call that ended, with whatever result.
+    /// Removes a call that ended, successfully or not, from the count of running calls.
     pub fn end_call(&mut self, now: Instant) {
         self.calls = self.calls.saturating_sub(1);
         self.last_activity = now;
     }
 
-    /// The time at which the environment reaches its idle timeout; `None` while a call runs or the machine is starting.
+    /// Returns the time at which the environment reaches its idle timeout. `None` while a call runs, and in all states
+    /// other than running and error.
     #[must_use]
     pub fn idle_deadline(&self) -> Option<Instant> {
         match self.state {
@@ -186,11 +179,8 @@ impl Environment {
 /// Why a call cannot begin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CallRefusal {
-    /// Calls need [`State::Running`].
-    NotRunning {
-        /// The state.
-        state: State,
-    },
+    /// The environment is not in [`State::Running`].
+    NotRunning { state: State },
     /// [`CALLS_MAX`] calls are running.
     Busy,
 }

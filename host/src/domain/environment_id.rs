@@ -27,7 +27,7 @@ impl fmt::Display for EnvironmentId {
 impl FromStr for EnvironmentId {
     type Err = EnvironmentIdFault;
 
-    /// Parses only the hyphenated form that [`fmt::Display`] writes, so that an environment has one id.
+    /// Parses only the hyphenated form that [`fmt::Display`] writes, in upper or lower case.
     fn from_str(text: &str) -> Result<Self, EnvironmentIdFault> {
         let id = Uuid::try_parse(text).map_err(|_| EnvironmentIdFault)?;
         if id.hyphenated().to_string().eq_ignore_ascii_case(text) { Ok(Self(id)) } else { Err(EnvironmentIdFault) }

@@ -1,20 +1,21 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Paths inside a guest, checked for what is invalid in every guest.
+//! Paths inside a guest, checked against the rules that hold in every guest.
 //!
-//! Paths are not resolved here. The guest resolves them, links included, with the rights of the sandbox user, so a path
-//! only reaches what that user can see.
+//! This module does not resolve paths. The guest resolves a path and its links with the rights of the sandbox user, so
+//! a path only reaches files that the sandbox user may access.
 
 use std::fmt;
 
 /// The home of the user that runs a client's code in every guest.
 pub const SANDBOX_HOME: &str = "/home/sandbox";
 
-/// Maximum bytes of a path. Linux allows one less (`PATH_MAX` counts the final NUL); the guest's kernel checks that.
+/// Maximum bytes of a path. The guest's kernel enforces its own limit, which is one byte lower (`PATH_MAX` counts the
+/// final NUL).
 pub const GUEST_PATH_BYTES_MAX: usize = 4096;
 
-/// A path, absolute or relative to the sandbox user's home: not empty, without NUL, at most [`GUEST_PATH_BYTES_MAX`]
-/// bytes.
+/// A path, absolute or relative to the sandbox user's home. It is not empty, contains no NUL and has at most
+/// [`GUEST_PATH_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestPath(String);
 
@@ -59,19 +60,13 @@ impl fmt::Display for GuestPath {
 /// Why a path is invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GuestPathFault {
-    /// Empty.
     #[error("must not be empty; must be absolute, or relative to /home/sandbox")]
     Empty,
-    /// Longer than the limit.
     #[error("{bytes} bytes are too many; must be at most {GUEST_PATH_BYTES_MAX}")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// A NUL character.
+    TooLong { bytes: usize },
     #[error("must not contain NUL characters; the first is at byte {position}")]
     Nul {
-        /// Byte offset of the first one.
+        /// Byte offset of the first NUL.
         position: usize,
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! References to images, parsed once where they enter.
+//! References to images. A reference is parsed once, when it enters the program.
 //!
 //! A reference has one of three forms: a registry reference (`[REGISTRY/]NAME[:TAG][@DIGEST]`, with the grammar and the
 //! short names of distribution/reference), an OCI layout folder (`oci:DIR[:TAG]`) or an OCI layout in a tar file
@@ -10,10 +10,10 @@ use std::{fmt, path::Path, path::PathBuf, str::FromStr};
 
 use oci_spec::distribution::{ParseError, Reference};
 
-/// Maximum bytes of a reference. A path has at most 4096 (`PATH_MAX`); the rest of the longest form is a tag.
+/// Maximum bytes of a reference: 4096 for a path (`PATH_MAX`), and 512 for a tag.
 const REFERENCE_BYTES_MAX: usize = 4096 + 512;
 
-/// Maximum bytes of a registry reference: registry and repository have 255 each, tag 128, digest 137.
+/// Maximum bytes of a registry reference. Registry and repository have at most 255 bytes each, a tag 128, a digest 137.
 const REGISTRY_REFERENCE_BYTES_MAX: usize = 1024;
 
 /// Maximum bytes of a layout's tag. The image specification sets no limit; a tag is often a whole registry reference.
@@ -62,14 +62,14 @@ impl RegistryRef {
         &self.0
     }
 
-    /// Returns the digest, `ALGORITHM:HEX`. With a digest, the tag has no effect.
+    /// Returns the digest as `ALGORITHM:HEX`. If there is a digest, the tag has no effect.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {
         self.0.digest()
     }
 }
 
-/// An image on this machine.
+/// An image in the host's file system.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct LocalRef {
     path: PathBuf,
@@ -83,8 +83,8 @@ impl LocalRef {
         &self.path
     }
 
-    /// Returns the tag of the image in the layout; without a tag the layout must hold a single image, or one tagged
-    /// `latest`.
+    /// Returns the tag of the image in the layout. Without a tag, the layout must contain a single image, or an image
+    /// tagged `latest`.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
@@ -95,36 +95,27 @@ impl LocalRef {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("invalid image reference {reference:?}: {reason}")]
 pub struct ImageRefError {
-    /// The text, shortened to a line.
+    /// The invalid reference, shortened.
     pub reference: String,
-    /// The reason.
     pub reason: ImageRefFlaw,
 }
 
 /// Why an image reference is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ImageRefFlaw {
-    /// Empty.
     #[error("must not be empty; must be [REGISTRY/]NAME[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]")]
     Empty,
-    /// Too long.
     #[error("{bytes} bytes are too many; must be at most {bytes_max}")]
-    TooLong {
-        /// Its bytes.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
-    /// A space, a line break, a NUL.
+    TooLong { bytes: usize, bytes_max: usize },
     #[error("must not contain white space or control characters")]
     WhiteSpace,
-    /// `https://` or `docker://` in front.
+    /// A reference that starts with a URL scheme, such as `https://` or `docker://`.
     #[error("must not start with {scheme:?}; must start with the registry's name")]
     Scheme {
         /// The scheme with its `://`.
         scheme: String,
     },
-    /// `oci:` without a path.
+    /// `oci:` or `oci-archive:` without a path.
     #[error("path not found after {prefix:?}; must be {prefix}PATH[:TAG]")]
     NoPath {
         /// `oci:` or `oci-archive:`.
@@ -135,20 +126,15 @@ pub enum ImageRefFlaw {
         "invalid tag {tag:?}; must be letters and digits with single '-', '.', '_', ':', '@', '+' or '/' between them, \
          at most {LAYOUT_TAG_BYTES_MAX} bytes (the path must not contain ':')"
     )]
-    LayoutTag {
-        /// The invalid tag.
-        tag: String,
-    },
+    LayoutTag { tag: String },
     /// A capital letter in a repository.
     #[error("the repository {repository:?} must be in lower case")]
     UpperCase {
         /// The repository, or its last part.
         repository: String,
     },
-    /// An invalid digest.
     #[error("invalid digest; must be @sha256: and 64 lower-case hexadecimal digits (or sha384, sha512)")]
     Digest,
-    /// A repository name that is too long.
     #[error("the repository must have at most 255 characters")]
     RepositoryTooLong,
     /// Any other error.
@@ -193,7 +179,7 @@ fn parse(text: &str) -> Result<ImageRef, ImageRefFlaw> {
     parse_registry(text).map(ImageRef::Registry)
 }
 
-/// Parses as skopeo does: the first colon ends the path, so a path cannot contain a colon.
+/// Parses a path and an optional tag. As in skopeo, the first colon ends the path, so a path cannot contain a colon.
 fn parse_local(rest: &str, prefix: &'static str) -> Result<LocalRef, ImageRefFlaw> {
     if rest.chars().any(char::is_control) {
         return Err(ImageRefFlaw::WhiteSpace);
@@ -233,7 +219,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
         return Err(ImageRefFlaw::Scheme { scheme: format!("{scheme}://") });
     }
     let reference: Reference = text.parse().map_err(|error| explain(text, &error))?;
-    // The library takes a first component with a capital letter for a registry, and later for part of the repository.
+    // The library first accepts a component with a capital letter as a registry, but then adds it to the repository.
     if has_upper_case(reference.repository()) {
         return Err(ImageRefFlaw::UpperCase { repository: reference.repository().to_owned() });
     }
@@ -243,7 +229,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
     Ok(RegistryRef(reference))
 }
 
-/// Finds the usual mistakes, which the library only reports as "invalid reference format".
+/// Detects common mistakes. The library reports all of them as "invalid reference format".
 fn explain(text: &str, error: &ParseError) -> ImageRefFlaw {
     match error {
         ParseError::NameEmpty => ImageRefFlaw::Empty,
@@ -280,7 +266,7 @@ fn check_length(text: &str, bytes_max: usize) -> Result<(), ImageRefFlaw> {
     Ok(())
 }
 
-/// Maximum characters of an invalid reference that an error quotes.
+/// Maximum number of characters of an invalid reference that an error quotes.
 const SHOWN_CHARS_MAX: usize = 200;
 
 fn shorten(text: &str) -> String {

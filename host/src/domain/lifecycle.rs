@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The life of an environment, as a total function over state and event.
+//! The lifecycle of an environment, as a total function of state and event.
 //!
 //! ```text
 //!              Ready               DestroyRequested               Released
@@ -18,15 +18,15 @@
 /// The state of an environment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum State {
-    /// Its machine is starting.
+    /// The machine is starting.
     Creating,
-    /// It takes calls.
+    /// The environment accepts calls.
     Running,
-    /// Its machine is being stopped.
+    /// The machine is being stopped.
     Destroying,
-    /// Everything of it is released.
+    /// All resources of the environment are released.
     Destroyed,
-    /// Its machine did not start, or ended by itself.
+    /// The machine did not start, or ended by itself.
     Error,
 }
 
@@ -75,9 +75,9 @@ pub enum Event {
     Ready,
     /// The machine did not start, or ended by itself.
     Failed,
-    /// A client, the idle timeout or the shutdown destroys it.
+    /// A client, the idle timeout or the shutdown destroys the environment.
     DestroyRequested,
-    /// Everything that it held is released.
+    /// All resources of the environment are released.
     Released,
 }
 
@@ -89,19 +89,16 @@ impl Event {
 /// An event that does not fit the state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// It is already running.
     #[error("the environment is already running")]
     AlreadyRunning,
-    /// It failed, and can only be destroyed.
+    /// The environment failed, and can only be destroyed.
     #[error("the environment has already failed")]
     AlreadyFailed,
-    /// It is being destroyed.
     #[error("the environment is being destroyed")]
     BeingDestroyed,
-    /// Its destruction was not requested, so nothing can have been released.
+    /// No destruction was requested, so nothing can have been released.
     #[error("the environment is not being destroyed")]
     NotBeingDestroyed,
-    /// It is destroyed.
     #[error("the environment is destroyed")]
     Gone,
 }
@@ -112,7 +109,8 @@ mod tests {
 
     use super::*;
 
-    /// Repeats the table, one row per state and one column per event, so that a change must be made twice.
+    /// Repeats the transitions as a table, so that a change must be made twice: one row per state, one column per
+    /// event.
     #[test]
     fn every_pair_of_state_and_event_has_an_outcome() {
         use Refusal::*;

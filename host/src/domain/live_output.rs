@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The latest output of a running command, for a client that watches it: both outputs in the order of their arrival, as
-//! text, in limited memory. Output that arrives too fast is dropped and counted. The command's result is collected
-//! elsewhere.
+//! The latest output of a running command, for a client that watches the command. The buffer merges both outputs in
+//! order of arrival, as text in limited memory. Output that arrives too fast is dropped and counted. The output for the
+//! command's result is collected separately, by `OutputWindow`.
 
 use super::{command::OutputStream, utf8::without_cut_start};
 
-/// Collects output until it is taken.
+/// A buffer of the output that arrived since the last [`LiveOutput::take`].
 #[derive(Clone, Debug)]
 pub struct LiveOutput {
     bytes_max: usize,
@@ -16,7 +16,7 @@ pub struct LiveOutput {
     stderr: Cut,
 }
 
-/// The beginning of a character whose end has not arrived; at most three bytes.
+/// The first bytes of an incomplete character, at most three; the rest of the character has not arrived.
 #[derive(Clone, Debug, Default)]
 struct Cut(Vec<u8>);
 
@@ -54,7 +54,7 @@ impl LiveOutput {
         self.text.is_empty()
     }
 
-    /// Takes the text that arrived since the last call. A first line counts the bytes that were dropped.
+    /// Returns and removes the buffered text. If bytes were dropped, the first line states their number.
     pub fn take(&mut self) -> Option<String> {
         if self.text.is_empty() {
             return None;
@@ -68,7 +68,7 @@ impl LiveOutput {
 }
 
 impl Cut {
-    /// Appends the characters that `bytes` completes; invalid UTF-8 is replaced.
+    /// Appends all characters that are complete after `bytes`; invalid UTF-8 is replaced.
     fn decode(&mut self, bytes: &[u8], text: &mut String) {
         let joined = [std::mem::take(&mut self.0).as_slice(), bytes].concat();
         let mut chunks = joined.utf8_chunks().peekable();

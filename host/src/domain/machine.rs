@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Starting machines, and the calls into a running one.
+//! Traits for starting machines, and for calls into a running machine.
 //!
 //! These traits are the only async code in the domain. `machines` implements them with virtual machines; the behaviour
 //! tests implement them with the real agent in-process.
@@ -19,20 +19,20 @@ use super::{
     stage::Stage,
 };
 
-/// A boxed future, so that the traits can be trait objects.
+/// A boxed future. Trait objects need boxed futures.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Starts machines: with libkrun, with QEMU, and in the behaviour tests the agent on an in-memory pipe.
+/// Starts machines. Implementations use libkrun or QEMU; the behaviour tests run the agent on an in-memory pipe.
 pub trait Machines: Send + Sync {
     /// Starts one machine and resolves when its agent serves calls.
     ///
     /// `stages` is called with each stage as it begins. When `cancelled` resolves, the start is cancelled: the future
-    /// then resolves with a fault once everything of the machine is released, or with a machine that became ready just
-    /// before, which the caller must stop. Dropping the future also ends the machine, but without a signal for when
-    /// that is done.
+    /// resolves with a fault once all resources of the machine are released. If the machine became ready just before
+    /// the cancellation, the future resolves with the machine, and the caller must stop it. Dropping the future also
+    /// ends the machine, but does not signal when the machine has ended.
     ///
     /// # Errors
-    /// [`StartFault`] names the stage that failed; everything taken for the machine has been released by then.
+    /// [`StartFault`] names the stage that failed. All resources of the machine have been released by then.
     fn start<'a>(
         &'a self,
         spec: &'a MachineSpec,
@@ -43,27 +43,27 @@ pub trait Machines: Send + Sync {
 
 /// One running machine.
 pub trait Machine: Send + Sync {
-    /// The agent that serves calls in the guest.
+    /// Returns the agent that serves calls in the guest.
     fn agent(&self) -> &dyn Agent;
 
-    /// Returns the last lines of the machine's console, also after the machine has ended. Their number and length are
-    /// limited and their control characters are escaped.
+    /// Returns the last lines of the machine's console, also after the machine has ended. The number and length of the
+    /// lines are limited, and control characters are escaped.
     fn console(&self) -> Vec<String>;
 
     /// Resolves with the reason when the machine ends without `stop`.
     fn gone(&self) -> PortFuture<'_, String>;
 
-    /// Ends the machine and releases everything it held. Idempotent; limited by the implementation's own grace period.
+    /// Ends the machine and releases all its resources. Idempotent; the implementation's grace period limits the time.
     fn stop(&self) -> PortFuture<'_, ()>;
 }
 
 /// Calls into one guest.
 pub trait Agent: Send + Sync {
-    /// The capabilities of the guest, found by the agent when it started.
+    /// Returns the capabilities of the guest, which the agent detected at startup.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Runs a command until it exits, times out or is cancelled. `on_output` gets the output as it arrives; the result
-    /// holds none of it.
+    /// Runs a command until it exits, times out or is cancelled. `on_output` receives the output as it arrives; the
+    /// result does not contain the output.
     fn exec<'a>(
         &'a self,
         command: Command,
@@ -79,7 +79,7 @@ pub trait Agent: Send + Sync {
         how: Writing,
     ) -> PortFuture<'a, Result<u64, CallFault>>;
 
-    /// Reads a file, or the part of it that `range` names; at most `bytes_max` of either.
+    /// Reads a file, or the part of the file in `range`. The limit is `bytes_max` in both cases.
     fn read_file<'a>(
         &'a self,
         path: &'a GuestPath,
@@ -87,7 +87,7 @@ pub trait Agent: Send + Sync {
         bytes_max: u64,
     ) -> PortFuture<'a, Result<FileContent, CallFault>>;
 
-    /// Lists at most `entries_max` of a folder's entries, sorted by name.
+    /// Lists at most `entries_max` entries of a folder, sorted by name.
     fn list_files<'a>(
         &'a self,
         path: &'a GuestPath,
@@ -99,30 +99,28 @@ pub trait Agent: Send + Sync {
 /// The specification of one machine.
 #[derive(Clone, Debug)]
 pub struct MachineSpec {
-    /// The environment that it serves; its files and log lines carry this id.
+    /// Id of the environment that the machine serves. The machine's files and log lines carry this id.
     pub id: EnvironmentId,
     /// The root file system.
     pub image: ImageRef,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Size of the scratch disk in MiB; it is sparse.
+    /// Size of the sparse scratch disk in MiB.
     pub disk_mib: u32,
-    /// From the start of the virtual machine to the agent's hello.
+    /// Maximum time from the start of the virtual machine to the agent's hello.
     pub boot_timeout: Duration,
-    /// Its network; `None` if it can reach nothing.
+    /// The network; `None` if the machine can reach nothing.
     pub network: Option<Network>,
 }
 
-/// A machine could not be started.
+/// A failure to start a machine.
 #[derive(Debug, thiserror::Error)]
 #[error("failed while {}", stage.describe())]
 pub struct StartFault {
-    /// The stage that failed.
     pub stage: Stage,
-    /// The last lines of its console, if it printed any; see [`Machine::console`].
+    /// The last lines of the machine's console, if it printed any; see [`Machine::console`].
     pub console: Vec<String>,
-    /// The cause, with operands.
     pub source: Box<dyn Error + Send + Sync>,
 }

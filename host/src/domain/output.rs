@@ -9,11 +9,11 @@ use super::{
     utf8::{without_cut_end, without_cut_start},
 };
 
-/// Maximum bytes kept from the start of an output. Together with the tail, a call holds at most 1 MiB for its two
-/// outputs, which is as much as a client can show.
+/// Maximum bytes kept from the start of an output. The heads and tails of a call's two outputs are at most 1 MiB. No
+/// client can show more.
 pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
 
-/// Maximum bytes kept from the end of an output, where programs say why they failed.
+/// Maximum bytes kept from the end of an output. Programs usually report there why they failed.
 pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
 
 /// The size in bytes above which an output loses its middle.
@@ -83,22 +83,21 @@ impl OutputWindow {
 /// One output of a command, as a client gets it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Output {
-    /// The text; a line marks the place of lost bytes.
+    /// The text. An inserted line marks the position of lost bytes.
     pub text: String,
-    /// The bytes that were lost, if any.
+    /// The range of the lost bytes, if any.
     pub lost: Option<LostRange>,
-    /// The file in the guest that holds the output, if that was long.
+    /// The file in the guest that contains the output, if the output was long.
     pub file: Option<OutputFile>,
 }
 
-/// A long output that the agent kept in a file in the guest. The agent deletes it when later commands need the space.
+/// A file in the guest with a long output. The agent deletes the file when later commands need the space.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OutputFile {
-    /// Its path in the guest.
     pub path: GuestPath,
-    /// Bytes of the output that it holds, from the start.
+    /// Number of bytes in the file, which are the first bytes of the output.
     pub bytes: u64,
-    /// Whether it holds the whole output.
+    /// Whether the file contains the whole output.
     pub complete: bool,
 }
 
@@ -107,7 +106,7 @@ pub struct OutputFile {
 pub struct LostRange {
     /// Offset of the first lost byte.
     pub from: u64,
-    /// Offset of the first byte after it.
+    /// Offset of the first byte after the range.
     pub to: u64,
 }
 

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The names of packages that a client wants installed.
+//! The names of packages that a client asks to install.
 //!
-//! One grammar serves all package managers. It does not enforce each manager's rules; it rejects everything that a
-//! manager could take for an option, a URL or a path.
+//! One grammar serves all package managers. The grammar does not enforce each manager's rules; it rejects everything
+//! that a manager could parse as an option, a URL or a path.
 //!
 //! ```text
 //! package   = name [extras] [versions] | scoped
@@ -18,10 +18,11 @@
 
 use std::{fmt, str::FromStr};
 
-/// Maximum packages in one call. More are probably a mistake; the limit keeps the command line far below the kernel's.
+/// Maximum number of packages in one call. A longer list is probably a mistake. The limit also keeps the command line
+/// far below the kernel's limit.
 pub const PACKAGES_MAX: usize = 100;
 
-/// Maximum bytes of a name, version included. No known package index allows longer ones.
+/// Maximum bytes of a name with its version. No known package index allows longer names.
 pub const PACKAGE_NAME_BYTES_MAX: usize = 256;
 
 /// The name of one package, optionally with extras and a version.
@@ -73,22 +74,13 @@ pub fn parse_packages(list: &str) -> Result<Vec<PackageName>, PackagesFault> {
 /// Why a list of packages is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PackagesFault {
-    /// An empty list.
     #[error("must not be empty; must be one or more names separated by white space")]
     None,
-    /// Too many names.
     #[error("{count} packages are too many; must be at most {PACKAGES_MAX} in one call")]
-    TooMany {
-        /// Their number.
-        count: usize,
-    },
-    /// A name above the limit.
+    TooMany { count: usize },
     #[error("a name of {bytes} bytes is too long; must be at most {PACKAGE_NAME_BYTES_MAX} bytes")]
-    NameTooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// A name does not follow the grammar.
+    NameTooLong { bytes: usize },
+    /// A name that does not follow the grammar.
     #[error(
         "invalid package name \"{name}\"; must be like requests, numpy==2.1, \"pandas[excel]>=2,<3\", lodash@4 or \
          @types/node, without options, URLs or paths; nothing was installed"
@@ -99,7 +91,8 @@ pub enum PackagesFault {
     },
 }
 
-// Each of these parses its part at the front and returns the rest, or `None` if the part is missing.
+// Each of the functions below parses one part of the grammar at the start of the text. It returns the rest of the text,
+// or `None` if the part is missing.
 
 fn plain(text: &str) -> Option<&str> {
     let mut rest = name(text)?;
@@ -126,7 +119,7 @@ fn constraints(text: &str) -> Option<&str> {
         if !(1..=2).contains(&(rest.len() - after_operator.len())) {
             return None;
         }
-        // The version includes the comma before a further operator.
+        // `version` also consumes the comma before the next operator.
         rest = version(after_operator)?;
         if !rest.starts_with(is_operator) {
             return Some(rest);

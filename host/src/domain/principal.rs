@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Principals: the callers, by the operator's names for them.
+//! Principals: the callers of the server, by the names that the operator gave them.
 
 use std::{fmt, str::FromStr};
 
@@ -15,14 +15,14 @@ impl Principal {
         Self("anonymous".to_owned())
     }
 
-    /// Returns the principal of a client on standard input and output, which started the server.
+    /// Returns the principal of the client that started the server and uses its standard input and output.
     #[must_use]
     pub fn local() -> Self {
         Self("local".to_owned())
     }
 }
 
-/// Maximum characters of a name: enough for a person or a service, short enough for a line of the log.
+/// Maximum number of characters of a name: enough for a person or a service, and short enough for a line of the log.
 pub const PRINCIPAL_CHARS_MAX: usize = 64;
 
 impl FromStr for Principal {

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The environments in memory, and the slots that limit their number.
+//! The environments of the server, in memory, and the slots that limit the number of machines.
 //!
-//! The repository returns copies: changing one changes nothing here. A slot stands for one machine. It is taken before
-//! anything is created for the machine and is free again when its holder drops it, so the count is exact and a failed
-//! create leaves no trace. A failed environment holds no slot, but stays visible until it is destroyed.
+//! The repository returns copies; changing a copy does not change the repository. A slot represents one machine. The
+//! slot is reserved before anything is created for the machine, and dropping the slot frees it. The count is therefore
+//! exact, and a failed create leaves no trace. A failed environment has no slot, but stays visible until it is
+//! destroyed.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,8 @@ use std::{
 use super::{environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal};
 use crate::mutex::lock;
 
-/// Maximum destroyed environments remembered, so that a late call learns why its environment was destroyed.
+/// Maximum number of remembered destroyed environments. The error of a late call says why its environment was
+/// destroyed.
 pub const DESTROYED_REMEMBERED_MAX: usize = 256;
 
 /// The environments of all owners, oldest first.
@@ -40,11 +42,11 @@ struct Destroyed {
 /// Why an environment was destroyed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DestroyReason {
-    /// A client requested it.
+    /// A client requested the destruction.
     Requested,
-    /// It reached its idle timeout.
+    /// The environment reached its idle timeout.
     Idle,
-    /// Its machine did not start, or its client left before that.
+    /// The machine did not start, or the client left before the machine was ready.
     NeverReady,
     /// Evicted: only the newest failed environments are kept.
     Failed,
@@ -93,7 +95,7 @@ impl Repository {
         }
     }
 
-    /// Removes an environment; remembers its id, owner and reason.
+    /// Removes an environment, and remembers its id, its owner and the reason.
     pub fn remove(&self, id: EnvironmentId, reason: DestroyReason) {
         let mut inner = lock(&self.inner);
         let Some(position) = inner.environments.iter().position(|known| known.id == id) else { return };
@@ -131,7 +133,7 @@ impl Repository {
     }
 }
 
-/// The reservation of one machine; dropping it frees the slot.
+/// The reservation of a slot for one machine; dropping the reservation frees the slot.
 #[derive(Debug)]
 pub struct Slot(Arc<Slots>);
 

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runtimes, and the choice of the programs that run their code and install their packages.
 //!
-//! The operator's command comes first, then the guest's own programs; if the guest has none, an error names them.
+//! The operator's command has priority over the guest's programs. If there is neither, an error names the programs that
+//! are missing.
 
 use std::{fmt, str::FromStr};
 
@@ -13,8 +14,8 @@ use super::{
     package_name::PackageName,
 };
 
-/// The default language and package manager of an environment. Code in another language runs if the guest has its
-/// interpreter.
+/// The default language and package manager of an environment. Code in another language runs if the guest has an
+/// interpreter for it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Runtime {
     /// Python 3 and pip.
@@ -39,7 +40,7 @@ impl Runtime {
         }
     }
 
-    /// Returns the extension of its code files, without the dot.
+    /// Returns the extension of the runtime's code files, without the dot.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
@@ -49,7 +50,7 @@ impl Runtime {
         }
     }
 
-    /// Its interpreters, best first.
+    /// The runtime's interpreters, best first.
     fn interpreters(self) -> &'static [&'static str] {
         match self {
             Self::Python => &["python3"],
@@ -59,7 +60,7 @@ impl Runtime {
         }
     }
 
-    /// Its package managers, best first.
+    /// The runtime's package managers, best first.
     fn installers(self) -> &'static [Installer] {
         match self {
             Self::Python => &[Installer::Pip],
@@ -68,10 +69,10 @@ impl Runtime {
         }
     }
 
-    /// Chooses the command that runs its code.
+    /// Chooses the command that runs the runtime's code.
     ///
     /// # Errors
-    /// [`RuntimeFault::NoInterpreter`] if neither the operator nor the guest has one.
+    /// [`RuntimeFault::NoInterpreter`] if neither the operator nor the guest has an interpreter.
     pub fn interpreter(
         self,
         operator: Option<&CommandLine>,
@@ -86,10 +87,10 @@ impl Runtime {
             .ok_or(RuntimeFault::NoInterpreter { runtime: self, wanted: self.interpreters().join(" or ") })
     }
 
-    /// Chooses the package manager for its packages.
+    /// Chooses the package manager of the runtime.
     ///
     /// # Errors
-    /// [`RuntimeFault::NoInstaller`] if neither the operator nor the guest has one.
+    /// [`RuntimeFault::NoInstaller`] if neither the operator nor the guest has a package manager.
     pub fn installer(self, operator: Option<&CommandLine>, guest: &Capabilities) -> Result<Installer, RuntimeFault> {
         if let Some(command) = operator {
             let user = if self == Self::Shell { User::Root } else { User::Sandbox };
@@ -112,11 +113,8 @@ impl fmt::Display for Runtime {
 /// One value for each runtime.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ByRuntime<T> {
-    /// For [`Runtime::Python`].
     pub python: T,
-    /// For [`Runtime::Node`].
     pub node: T,
-    /// For [`Runtime::Shell`].
     pub shell: T,
 }
 
@@ -134,25 +132,25 @@ impl<T> ByRuntime<T> {
 /// A package manager in a guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Installer {
-    /// pip, in a virtual environment where the system's Python is managed externally (PEP 668).
+    /// pip; in a virtual environment if the system's Python is externally managed (PEP 668).
     Pip,
-    /// npm, into `node_modules` in the home.
+    /// npm, which installs into `node_modules` in the home folder.
     Npm,
-    /// Of Alpine.
+    /// The package manager of Alpine.
     Apk,
-    /// Of Debian.
+    /// The package manager of Debian.
     AptGet,
-    /// Of Fedora.
+    /// The package manager of Fedora.
     Dnf,
-    /// Of older Red Hat versions.
+    /// The package manager of older Red Hat versions.
     Yum,
-    /// Of SUSE.
+    /// The package manager of SUSE.
     Zypper,
     /// The operator's command.
     Operator {
-        /// The command; package names are appended to it.
+        /// The command without package names, which are appended.
         command: CommandLine,
-        /// The user that runs it.
+        /// The user that runs the command.
         user: User,
     },
 }
@@ -161,7 +159,8 @@ pub enum Installer {
 const PIP_SCRIPT: &str = include_str!("runtime/pip_install.py");
 
 impl Installer {
-    /// The programs that it needs in the guest. pip runs as a module of Python, so that it installs for that Python.
+    /// The programs that the package manager needs in the guest. pip runs as a module of Python, so pip installs for
+    /// that Python.
     fn programs(&self) -> &'static [&'static str] {
         match self {
             Self::Pip => &["python3"],
@@ -175,14 +174,14 @@ impl Installer {
         }
     }
 
-    /// Returns the command that installs the packages, or two commands, of which the second needs the success of the
-    /// first.
+    /// Returns the command that installs the packages. If there is a second command, it must run only after the first
+    /// has succeeded.
     #[must_use]
     pub fn steps(&self, packages: &[PackageName]) -> (Command, Option<Command>) {
         let as_root = |words: &[&str]| step(words, packages, User::Root);
         let only = match self {
             Self::Pip => {
-                // The grammar of package names allows nothing that needs an escape in a Python string.
+                // Package names contain no character that must be escaped in a Python string.
                 let names: Vec<_> = packages.iter().map(|name| format!("\"{name}\"")).collect();
                 let code = format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")).into_bytes();
                 Command {
@@ -197,7 +196,7 @@ impl Installer {
             }
             Self::Apk => as_root(&["apk", "add", "--no-cache"]),
             Self::AptGet => {
-                // Images come without package lists, so apt-get finds no package before an update.
+                // Images contain no package lists, so apt-get finds no package before an update.
                 let update = step(&["apt-get", "update", "-q"], &[], User::Root);
                 let install = as_root(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
                 let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
@@ -226,7 +225,7 @@ fn variable(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-/// A command from the operator's settings: an absolute path and plain arguments, without a shell's quotes.
+/// A command from the operator's settings: an absolute path and plain arguments, without shell quoting.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CommandLine(Vec<String>);
 
@@ -255,10 +254,10 @@ impl FromStr for CommandLine {
 /// An invalid command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandLineFault {
-    /// Its program is not an absolute path.
+    /// The program is not an absolute path.
     #[error("must start with an absolute path, such as /usr/bin/python3")]
     NotAbsolute,
-    /// It has a character that only a shell would interpret.
+    /// A character that only a shell would interpret.
     #[error(
         "must be a path and plain arguments separated by blanks; no shell interprets it, so \"{character}\" is not \
          allowed"
@@ -272,20 +271,16 @@ pub enum CommandLineFault {
 /// A guest lacks a program for a runtime.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RuntimeFault {
-    /// No interpreter.
     #[error("failed to run {runtime} code: {wanted} not found in the image")]
     NoInterpreter {
-        /// The runtime.
         runtime: Runtime,
-        /// The programs that would do, as "bash or sh".
+        /// The suitable programs, as "bash or sh".
         wanted: String,
     },
-    /// No package manager.
     #[error("failed to install packages for {runtime}: {wanted} not found in the image")]
     NoInstaller {
-        /// The runtime.
         runtime: Runtime,
-        /// The programs that would do, as "bash or sh".
+        /// The suitable programs, as "bash or sh".
         wanted: String,
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The stages of a machine's start, and the progress within one.
+//! The stages of a machine's start, and the progress within a stage.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub enum Stage {
     Image,
     /// Pulling missing parts of the image from its registry.
     Pull(Amount),
-    /// Merging the image's layers, unless that was done before.
+    /// Merging the image's layers, unless they are already merged.
     Merge(Amount),
     /// Making the scratch disk and the initial root.
     Disks,
@@ -20,7 +20,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Describes the stage to a person, as "preparing the image".
+    /// Describes the stage for people, for example "preparing the image".
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Stage {
         }
     }
 
-    /// The progress within the stage, where it is known.
+    /// Returns the progress within the stage, if known.
     #[must_use]
     pub fn amount(self) -> Option<Amount> {
         match self {
@@ -52,7 +52,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// The done share of the total, from 0 to 1.
+    /// Returns the completed fraction of the total, from 0 to 1.
     #[must_use]
     pub fn share(self) -> f64 {
         let thousandths = u128::from(self.done) * 1000 / u128::from(self.total.max(1));

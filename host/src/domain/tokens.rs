@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bearer tokens, and the principal of each.
 //!
-//! Each line of the list has a name, and then either the token or `sha256:` and its digest in hexadecimal. Only digests
-//! are kept, so no memory dump, log or error contains a token after the list is parsed. A digest without salt or
-//! stretching is enough, because tokens are long and random and cannot be guessed.
+//! Each line of the list contains a name, and then either a token, or `sha256:` and the token's digest in hexadecimal.
+//! Only digests are stored, so no memory dump, log or error contains a token after the list is parsed. A digest without
+//! salt or stretching is enough, because tokens are long and random and cannot be guessed.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::principal::{Principal, PrincipalFault};
 
-/// Minimum characters of a token; shorter ones could be guessed. 16 characters of base64 are 96 bits.
+/// Minimum number of characters of a token; a shorter token could be guessed. 16 characters of base64 are 96 bits.
 pub const TOKEN_CHARS_MIN: usize = 16;
 
-/// Maximum characters of a token; each presented token is hashed.
+/// Maximum number of characters of a token. It limits the cost of hashing each presented token.
 pub const TOKEN_CHARS_MAX: usize = 1024;
 
-/// Maximum tokens; each presented token is compared with all of them.
+/// Maximum number of tokens. Each presented token is compared with all tokens.
 pub const TOKENS_MAX: usize = 1024;
 
 /// The prefix of a digest.
@@ -27,7 +27,7 @@ const DIGEST_MARK: &str = "sha256:";
 
 type TokenDigest = [u8; 32];
 
-/// Tokens by their digests.
+/// The digests of all tokens, with the principal of each.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Tokens(Vec<(TokenDigest, Principal)>);
 
@@ -70,7 +70,7 @@ impl Tokens {
         if tokens.is_empty() { Err(TokensFault::None) } else { Ok(Self(tokens)) }
     }
 
-    /// Returns the principal of a token. The time of the lookup depends only on the number of tokens, not on their
+    /// Returns the principal of a token. The duration of the lookup depends only on the number of tokens, not on their
     /// content.
     #[must_use]
     pub fn principal(&self, token: &str) -> Option<&Principal> {
@@ -115,39 +115,34 @@ pub enum TokensFault {
     /// A line without exactly two words.
     #[error("line {line_number} must be a name and a token, separated by a space")]
     Words {
-        /// From 1.
+        /// Counted from 1.
         line_number: usize,
     },
-    /// An invalid name.
     #[error("line {line_number} starts with an invalid name")]
     Name {
-        /// From 1.
+        /// Counted from 1.
         line_number: usize,
-        /// The rule for names.
         source: PrincipalFault,
     },
-    /// An invalid token.
     #[error(
         "line {line_number} has an invalid token; must be {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} letters, digits or \
          any of -._~+/="
     )]
     Token {
-        /// From 1.
+        /// Counted from 1.
         line_number: usize,
     },
-    /// An invalid digest.
     #[error("line {line_number} has an invalid digest; must be {DIGEST_MARK} and 64 hexadecimal digits")]
     Digest {
-        /// From 1.
+        /// Counted from 1.
         line_number: usize,
     },
     /// A token that is on an earlier line as well.
     #[error("line {line_number} repeats a token of an earlier line")]
     Twice {
-        /// From 1.
+        /// Counted from 1.
         line_number: usize,
     },
-    /// More tokens than the limit.
     #[error("too many tokens; must be at most {TOKENS_MAX}")]
     TooMany,
     /// An empty list.

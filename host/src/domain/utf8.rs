@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pieces of text that may start or end in the middle of a character.
 
-/// Maximum bytes of a UTF-8 character after its first.
+/// Maximum number of continuation bytes of a UTF-8 character.
 const CONTINUATION_BYTES_MAX: usize = 3;
 
 /// Strips the rest of a character that started before these bytes.

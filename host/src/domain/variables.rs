@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Environment variables for a command, checked for what would keep it from starting.
+//! Environment variables for a command, checked so that they cannot keep the command from starting.
 
 use std::collections::BTreeMap;
 
-/// Maximum variables of one command. Programs use a few dozen at most.
+/// Maximum number of variables of one command. Programs use a few dozen at most.
 pub const VARIABLES_MAX: usize = 256;
 
-/// Maximum total bytes of names and values; with the arguments they must fit one message of 128 KiB.
+/// Maximum total bytes of names and values. Variables and arguments must fit one message of 128 KiB.
 pub const VARIABLES_BYTES_MAX: usize = 64 * 1024;
 
-/// Maximum characters of an invalid name that an error quotes.
+/// Maximum number of characters of an invalid name that an error quotes.
 const SHOWN_CHARS_MAX: usize = 64;
 
 /// Valid variables for a command. None of them affects which program runs.
@@ -61,35 +61,23 @@ fn is_name(name: &str) -> bool {
 /// Why variables are invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum VariablesFault {
-    /// More variables than the limit.
     #[error("{count} variables are too many; must be at most {VARIABLES_MAX}")]
-    TooMany {
-        /// Their number.
-        count: usize,
-    },
-    /// More bytes than the limit.
+    TooMany { count: usize },
     #[error(
         "{bytes} bytes of names and values are too many; must be at most {VARIABLES_BYTES_MAX}; use stdin or a file"
     )]
-    TooLong {
-        /// Their length.
-        bytes: usize,
-    },
-    /// An invalid name.
+    TooLong { bytes: usize },
     #[error("invalid name {name:?}; must be letters, digits and _, and must not start with a digit")]
     Name {
-        /// Its beginning.
+        /// The name, shortened.
         name: String,
     },
-    /// `PATH`, with which the interpreter is found.
+    /// `PATH` is set, although the lookup of the interpreter depends on it.
     #[error("PATH must not be set, because the interpreter is found with it; set it in the code instead")]
     Path,
     /// A NUL character in a value.
     #[error("the value of {name} must not contain NUL characters")]
-    Nul {
-        /// The variable.
-        name: String,
-    },
+    Nul { name: String },
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files that appear only once they are complete.
 //!
-//! A file is written under a temporary name, locked while its writer lives, synced, and then renamed. The draft of a
-//! dead writer is no longer locked, so the next process that opens the folder removes it. Several processes may share a
-//! folder: the first to complete a file wins, and the others use that file.
+//! A file is first a draft: it has a temporary name, and its writer holds a lock on it. A complete draft is synced and
+//! renamed. An unlocked draft belongs to a dead writer, so the next process that opens the folder removes the draft.
+//! Several processes may share a folder: the first to complete a file wins, and the others use that file.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -21,7 +21,8 @@ use nix::{
 use crate::files::private_folder;
 
 const DRAFT_PREFIX: &str = ".draft-";
-/// Locked to create a draft or to remove dead ones, so that a draft is never seen between its creation and its lock.
+/// A file that is locked while a process creates a draft or removes dead drafts. So no process mistakes a draft that is
+/// created but not locked yet for a dead one.
 const LOCK_NAME: &str = ".lock";
 
 /// An operation in a folder of drafts failed.
@@ -60,7 +61,7 @@ impl DraftFolder {
         &self.folder
     }
 
-    /// Creates a draft; dropping it removes the file.
+    /// Creates a draft.
     pub(crate) fn draft(&self) -> Result<Draft, DraftFault> {
         let _lock = self.lock()?;
         let path = self.folder.join(format!("{DRAFT_PREFIX}{}", uuid::Uuid::new_v4()));
@@ -76,7 +77,7 @@ impl DraftFolder {
         Ok(draft)
     }
 
-    /// Removes the drafts of dead processes from a folder of another version.
+    /// Removes the drafts of dead processes from a folder that another version of this program uses.
     pub(crate) fn sweep_other(folder: PathBuf) -> Result<(), DraftFault> {
         Self { folder }.sweep().map(drop)
     }
@@ -92,7 +93,7 @@ impl DraftFolder {
             }
             match sweep_draft(&entry.path()) {
                 Ok(removed) => swept += u32::from(removed),
-                // A server must start nevertheless.
+                // An unfinished file must not prevent the start of a server.
                 Err(fault) => {
                     tracing::warn!(error = &fault as &dyn std::error::Error, "failed to remove an unfinished file")
                 }
@@ -101,7 +102,7 @@ impl DraftFolder {
         Ok(swept)
     }
 
-    /// Returns a lock that is held until it drops. All holders are short.
+    /// Locks the folder until the returned file is dropped. All callers hold the lock only briefly.
     fn lock(&self) -> Result<File, DraftFault> {
         let path = self.folder.join(LOCK_NAME);
         let file = OpenOptions::new()
@@ -116,11 +117,11 @@ impl DraftFolder {
     }
 }
 
-/// Removes a draft whose writer is dead, and returns whether it did.
+/// Removes a draft if its writer is dead. Returns whether the draft was removed.
 fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
     let file = match File::open(path) {
         Ok(file) => file,
-        // Its writer published or dropped it just now.
+        // The writer has just published or dropped the draft.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fault("open", path)(error)),
     };
@@ -136,7 +137,7 @@ fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
     }
 }
 
-/// A file that is being written; dropping it removes the file.
+/// A file that is being written. Dropping the draft removes the file unless it was published.
 #[derive(Debug)]
 pub(crate) struct Draft {
     file: File,
@@ -154,14 +155,15 @@ impl Draft {
         &self.path
     }
 
-    /// Renames the file to its final name and syncs it; an existing file is kept.
+    /// Syncs the file and renames it to `to`. An existing file at `to` stays.
     pub(crate) fn publish(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         match renameat2(AT_FDCWD, &self.path, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => self.published = true,
             // Another process was faster. Its file has the same content, and may be in use.
             Err(Errno::EEXIST) => {}
-            // Some file systems lack the flag. Replacing is safe too: processes that have the old file open keep it.
+            // Some file systems do not support the flag. Replacing the file is safe too: processes that have opened the
+            // old file can still read it.
             Err(Errno::EINVAL | Errno::ENOSYS) => {
                 fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;
                 self.published = true;
@@ -171,7 +173,7 @@ impl Draft {
         sync_folder_of(to)
     }
 
-    /// Renames the file to its final name and syncs it; atomically replaces an existing file.
+    /// Syncs the file and renames it to `to`. Atomically replaces an existing file.
     pub(crate) fn replace(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;
@@ -190,7 +192,7 @@ impl Drop for Draft {
         if !self.published
             && let Err(error) = fs::remove_file(&self.path)
         {
-            // The next process to open the folder removes it.
+            // The next process that opens the folder removes the file.
             tracing::warn!(path = %self.path.display(), %error, "failed to remove an unfinished file");
         }
     }

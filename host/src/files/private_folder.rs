@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Folders that only this user can change: their files are opened, executed and deleted without further checks.
+//! Folders that only this user can change. Their files are opened, executed and deleted without further checks.
 
 use std::{
     fs::{self, DirBuilder, Metadata},
@@ -23,13 +23,13 @@ enum Distrust {
     Writable { mode: u32 },
 }
 
-/// Creates the folder and its parents with mode 0700. An existing folder must be owned by this user and not be writable
-/// for others.
+/// Creates the folder and its parents with mode 0700. An existing folder must be owned by this user, and others must
+/// not be able to write to it.
 ///
 /// # Errors
-/// If the folder cannot be created or is not trusted.
+/// The folder cannot be created or is not trusted.
 pub(crate) fn ensure(path: &Path) -> io::Result<()> {
-    // The target of a dangling link is not created.
+    // `create` fails for a dangling link instead of creating the link's target. The check below rejects the link.
     if let Err(fault) = DirBuilder::new().mode(0o700).recursive(true).create(path)
         && fault.kind() != io::ErrorKind::AlreadyExists
     {

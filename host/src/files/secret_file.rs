@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads a file of secrets, provided that only its owner has access.
+//! Reads a file of secrets if only its owner has access.
 
 use std::{
     fs::OpenOptions,
@@ -11,15 +11,15 @@ use std::{
 
 use secrecy::SecretString;
 
-/// Read, write and execute permission of everyone but the owner.
+/// Read, write and execute permissions of the group and of others.
 const OTHERS: u32 = 0o077;
 
 /// Reads the text of a file that belongs to the server's user or to root.
 ///
 /// # Errors
-/// [`SecretFileFault`] never shows the file's content.
+/// [`SecretFileFault`], which never shows the file's content.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<SecretString, SecretFileFault> {
-    // Opening a pipe must not wait for a writer.
+    // Without this flag, opening a pipe would wait for a writer.
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = file.map_err(|source| SecretFileFault::Open { source })?;
@@ -46,33 +46,19 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<SecretString, SecretFi
 pub enum SecretFileFault {
     /// The file does not exist, or its permissions exclude the server.
     #[error("failed to open the file; it must belong to the server's user and have mode 0600")]
-    Open {
-        /// The system's error.
-        source: io::Error,
-    },
-    /// A folder, a pipe or a device.
+    Open { source: io::Error },
+    /// The path is a folder, a pipe or a device.
     #[error("the file must be a regular file")]
     NotAFile,
-    /// Other users could read or change it.
+    /// Other users could read or change the file.
     #[error("the file has mode {mode:04o} and user {owner}; it must belong to the server's user and have mode 0600")]
-    Exposed {
-        /// The file's permissions.
-        mode: u32,
-        /// The owner's id.
-        owner: u32,
-    },
-    /// The file is larger than any of its kind, so it is probably the wrong one.
+    Exposed { mode: u32, owner: u32 },
+    /// The file is too large for a file of secrets, so it is probably the wrong file.
     #[error("the file must have at most {bytes_max} bytes")]
-    TooLarge {
-        /// The limit.
-        bytes_max: u64,
-    },
+    TooLarge { bytes_max: u64 },
     /// The disk failed, or the content is not UTF-8.
     #[error("failed to read the file as UTF-8 text")]
-    Read {
-        /// The system's error.
-        source: io::Error,
-    },
+    Read { source: io::Error },
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::{
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Size of a piece. The connection takes the next one when most of the earlier ones are written, so the reservations
-/// are released when the client has read almost everything.
+/// Size of a piece, in bytes. The connection polls for the next piece after writing most of the earlier pieces, so the
+/// reservations are released when the client has read almost the whole response.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// A body, and a value that is dropped with it.

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Finds the principal of a request: that of its bearer token, or the anonymous one on a server without tokens.
+//! Finds the principal of a request: the owner of its bearer token, or the anonymous principal on a server without
+//! tokens.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ use crate::{
     error_code::ErrorCode,
 };
 
-/// The tokens at this time, or `None` if the server accepts everyone.
+/// The current tokens, or `None` if the server accepts all callers.
 pub type CurrentTokens = Option<watch::Receiver<Arc<Tokens>>>;
 
-/// Challenges of RFC 6750: for a missing token, and for an invalid one.
+/// The challenges of RFC 6750 for a missing token and for an invalid token.
 const MISSING_TOKEN: HeaderValue = HeaderValue::from_static("Bearer realm=\"waggle\"");
 const INVALID_TOKEN: HeaderValue = HeaderValue::from_static("Bearer realm=\"waggle\", error=\"invalid_token\"");
 
-/// Passes a request on with its principal, or rejects it. The token is removed from the request.
+/// Passes the request on with its principal instead of its token, or rejects the request.
 pub(super) async fn authenticate(State(tokens): State<CurrentTokens>, mut request: Request, next: Next) -> Response {
     let header = request.headers_mut().remove(AUTHORIZATION);
     let principal = match &tokens {
@@ -45,7 +46,7 @@ pub(super) async fn authenticate(State(tokens): State<CurrentTokens>, mut reques
     next.run(request).await
 }
 
-/// The token in `Bearer TOKEN`; the scheme is case-insensitive (RFC 9110, section 11.1).
+/// Returns the token in `Bearer TOKEN`; the scheme is case-insensitive (RFC 9110, section 11.1).
 fn bearer(header: &HeaderValue) -> Option<&str> {
     let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

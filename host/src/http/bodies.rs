@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the bodies of requests: each has a limit of size and time, and all together a budget of memory.
+//! Reads the bodies of requests. Each body has a size limit and a timeout, and all bodies share a memory budget.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,20 +20,20 @@ use crate::{
     mcp::REQUEST_BODY_BYTES_MAX,
 };
 
-/// Memory for all requests that are being read or answered: fifteen of the largest, and some small ones.
+/// Memory limit of all requests in progress, in bytes: fifteen requests of the maximum size and some small ones.
 const BUDGET_BYTES: usize = 16 * REQUEST_BODY_BYTES_MAX;
 
-/// Timeout of a body: the largest one over a slow connection.
+/// Timeout for reading a body, long enough for a body of the maximum size over a slow connection.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
-/// Timeout of a reservation in the budget.
+/// Timeout of the wait for a reservation in the budget.
 const ROOM_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a too large body that are read and discarded.
+/// Limit of the bytes of a too large body that are read and discarded.
 const DISCARDED_BYTES_MAX: usize = 4 * REQUEST_BODY_BYTES_MAX;
 
-/// Limit of the commas, brackets and braces in one body, outside of strings. A call has a few per argument and
-/// variable. Each takes a hundred times its own size in memory, several times over, when the message is parsed.
+/// Limit of the commas, opening brackets and opening braces in one body, outside of strings. A call has a few per
+/// argument and variable. Parsing the message allocates about a hundred bytes for each of them, several times over.
 const MARKS_MAX: usize = 10_000;
 
 /// The budget and the timeouts of bodies.
@@ -69,14 +69,14 @@ impl Bodies {
                 room.shrink(bytes.len());
                 Ok((bytes, room))
             }
-            // The body is too long; or the connection broke, and nothing reads this response.
+            // The body is too long. Or the connection broke, and no client reads this response.
             Ok(Err(_)) => Err(too_large()),
             Err(_) => Err(too_slow("timed out reading the body")),
         }
     }
 }
 
-/// Whether JSON has more than `marks_max` commas, brackets and braces outside of strings.
+/// Whether JSON has more than `marks_max` commas, opening brackets and opening braces outside of strings.
 fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
     let (mut marks, mut in_string, mut escaped) = (0, false, false);
     for byte in json {
@@ -91,7 +91,7 @@ fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
     marks > marks_max
 }
 
-/// Reads and discards a body: most clients read the response only after they have sent the whole request.
+/// Reads and discards a body, since most clients read the response only after they have sent the whole request.
 async fn discard(body: Body) {
     let mut left = DISCARDED_BYTES_MAX;
     let mut pieces = body.into_data_stream();
@@ -132,7 +132,8 @@ mod tests {
         let body = Body::from_stream(first.chain(stream::pending()));
         let response = bodies.read(&ada(), body).await.unwrap_err();
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
-        assert!(bodies.read(&ada(), Body::from(vec![b'x'; REQUEST_BODY_BYTES_MAX])).await.is_ok());
+        let (read, _) = bodies.read(&ada(), Body::from(vec![b'x'; REQUEST_BODY_BYTES_MAX])).await.unwrap();
+        assert_eq!(read.len(), REQUEST_BODY_BYTES_MAX);
     }
 
     #[tokio::test]
@@ -141,7 +142,8 @@ mod tests {
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
         let announced = || Body::from(vec![b'x'; REQUEST_BODY_BYTES_MAX]);
         let mut held = Vec::new();
-        // Each reserves one piece more than its bytes, so one fewer than half of the budget fits.
+        // Each reservation is one piece larger than its body, so only seven bodies of the maximum size fit in half of
+        // the budget.
         for owner in [&ada, &bob] {
             for _ in 0..7 {
                 held.push(bodies.read(owner, announced()).await.unwrap());
@@ -152,7 +154,7 @@ mod tests {
         held.push(bodies.read(&eve, announced()).await.unwrap());
         assert_eq!(bodies.read(&eve, announced()).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
         held.pop();
-        assert!(bodies.read(&eve, announced()).await.is_ok());
+        assert_eq!(bodies.read(&eve, announced()).await.unwrap().0.len(), REQUEST_BODY_BYTES_MAX);
     }
 
     #[tokio::test]
@@ -172,10 +174,10 @@ mod tests {
     async fn body_with_too_many_values_is_rejected_before_parsing() {
         let bodies = Bodies::new();
         let list = |values: usize| Body::from(format!("[{}0]", "0,".repeat(values - 1)));
-        assert!(bodies.read(&ada(), list(MARKS_MAX)).await.is_ok());
+        assert_eq!(bodies.read(&ada(), list(MARKS_MAX)).await.unwrap().0.len(), 2 * MARKS_MAX + 1);
         assert_eq!(bodies.read(&ada(), list(MARKS_MAX + 1)).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
         // Marks within a string do not count.
         let text = format!("[\"{}\"]", "[,\\\\\\\"".repeat(MARKS_MAX));
-        assert!(bodies.read(&ada(), Body::from(text)).await.is_ok());
+        assert_eq!(bodies.read(&ada(), Body::from(text.clone())).await.unwrap().0, text);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Accepts connections up to a limit, and ends those that send no request or do not read the response.
+//! Accepts connections up to a limit, and closes connections that send no request or do not read the response.
 
 use std::{error::Error, io::Write as _, net::Shutdown, pin::pin, sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ use super::{
     stall::{STALL, Unstalled},
 };
 
-/// Timeout from the start of a connection, or the end of a response, to the end of the next request's head. Clients
-/// keep idle connections for less.
+/// Timeout for the head of the next request, from the start of the connection or from the end of the previous response.
+/// Clients close their idle connections earlier.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
-/// Pause after a failed accept, as when the process has no file descriptor left.
+/// Pause after a failed accept, for example if the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections until `stop`, and then waits for the last one to end.
+/// Accepts connections until `stop` is cancelled, and then waits until all connections have ended.
 pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
@@ -59,7 +59,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
 }
 
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit) {
-    // Otherwise each event of a stream waits for the acknowledgement of the previous one.
+    // Without TCP_NODELAY, each event of a stream waits for the acknowledgement of the previous event.
     if let Err(fault) = stream.set_nodelay(true) {
         tracing::debug!(error = &fault as &dyn Error, "failed to set TCP_NODELAY");
     }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /environments/ID/log`: the events of an environment and the end of its machine's console, for its owner.
 //!
-//! It is for people (`waggle logs`), not for models, and therefore not a tool. Requests that a web page makes are
-//! rejected: those with an Origin, and those to a host name that is not the server's (DNS rebinding).
+//! The log is not a tool, since it is for people (`waggle logs`) and not for models. Requests from web pages are
+//! rejected: requests with an Origin, and requests to a host name that is not the server's (DNS rebinding).
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(super) struct Logs {
     pub(super) hosts: Vec<String>,
 }
 
-/// Responds with the log, or with the reason for which there is none.
+/// Responds with the log, or with an error.
 pub(super) async fn log(
     State(logs): State<Arc<Logs>>,
     Extension(principal): Extension<Principal>,
@@ -89,7 +89,7 @@ fn refused(fault: &CallerFault) -> Response {
     (status, Json(json!({"error": error}))).into_response()
 }
 
-/// Whether the request names one of these hosts; each is a name, or a name with a port, as for `/mcp`.
+/// Whether the request names one of `hosts`. Each entry is a name, or a name with a port, as for `/mcp`.
 fn names_allowed_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let named = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let Some(authority) = uri.authority().cloned().or(named) else { return false };

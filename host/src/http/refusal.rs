@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Responses to requests that never reach a tool: JSON-RPC errors, since every client of `/mcp` can read these.
+//! Responses to requests that never reach a tool. They are JSON-RPC errors, since every client of `/mcp` can parse
+//! these.
 
 use axum::{
     Json,
@@ -14,17 +15,18 @@ use crate::{
     mcp::{self, SessionRefusal},
 };
 
-/// Codes of JSON-RPC (section 5.1 of its specification), and the first of the range for servers.
+/// Error codes of JSON-RPC (section 5.1 of its specification). `SERVER_ERROR` is the first code of the range for
+/// servers.
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const SERVER_ERROR: i32 = -32000;
 
-/// A response with a status, a code and a message.
+/// Builds a response with a status, a code and a message.
 pub(super) fn refuse(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     (status, Json(error(SERVER_ERROR, code, message))).into_response()
 }
 
-/// The response to a request that a session rejects, or that could not open one.
+/// The response to a request that a session rejected, or that could not open a session.
 pub(super) fn refuse_session(refusal: SessionRefusal) -> Response {
     let message = refusal.to_string();
     let (status, number, code) = match refusal {
@@ -43,13 +45,15 @@ pub(super) fn not_a_message(body: &[u8]) -> Response {
     (StatusCode::BAD_REQUEST, Json(error(number, ErrorCode::NotAMessage, &message))).into_response()
 }
 
-/// The response to a message with too many parts.
+/// The response to a body with too many commas, brackets and braces.
 pub(super) fn too_complex(marks_max: usize) -> Response {
-    let message = format!("the body must have at most {marks_max} commas, brackets and braces outside of strings");
+    let message = format!(
+        "the body must have at most {marks_max} commas, opening brackets and opening braces outside of strings"
+    );
     (StatusCode::BAD_REQUEST, Json(error(INVALID_REQUEST, ErrorCode::NotAMessage, &message))).into_response()
 }
 
-/// The response, as bytes, to a connection above the limit.
+/// The whole HTTP response to a connection above the limit.
 pub(super) fn too_many_connections() -> String {
     let message = "too many connections; retry in a minute";
     let body = error(SERVER_ERROR, ErrorCode::TooManyConnections, message).to_string();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A write timeout for connections: a peer that reads nothing for too long loses its connection, so that its unread
-//! responses do not take memory from others.
+//! A write timeout for connections. A peer that reads nothing for too long loses its connection, so its unread
+//! responses do not occupy memory that other requests need.
 
 use std::{
     io,

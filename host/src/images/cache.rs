@@ -9,14 +9,14 @@
 //!
 //!  IMAGE_CACHE_DIR/
 //!    blobs/sha256/<hex>           pulled manifests, configurations, layers
-//!    records/<hex>.json           the manifest that a reference was resolved to, and when
+//!    records/<hex>.json           the resolved manifest of a reference, and the time of the resolution
 //!    merged-v2/sha256-<hex>.erofs one file per manifest; locked shared while a machine uses it
 //!    .lock                        locked shared to pull or merge, exclusively to remove blobs
 //! ```
 //!
-//! Each file is written under a temporary name and renamed when it is complete, so several servers can share the folder
-//! and each can be killed at any moment. A tag keeps its meaning until it is pulled again: a start from a cached image
-//! needs no network.
+//! A file is written under a temporary name and renamed once it is complete. Several servers can therefore share the
+//! folder, and each server can be killed at any moment. A tag is resolved again only on request, so a start from a
+//! cached image needs no network.
 
 mod blobs;
 mod evict;
@@ -63,7 +63,7 @@ pub struct ImageStoreSettings {
     pub rules: EvictionRules,
 }
 
-/// Prepares images, each once, and caches them.
+/// Prepares images and caches them.
 #[derive(Debug)]
 pub struct ImageStore {
     preparer: Arc<Preparer>,
@@ -71,7 +71,7 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store in a folder, which is created if absent, without limits of age or size.
+    /// Opens the store in a folder, without limits of age or size. Creates the folder if absent.
     ///
     /// # Errors
     /// If the folder cannot be created or is not writable.
@@ -80,7 +80,7 @@ impl ImageStore {
         Self::with_settings(ImageStoreSettings { cache_dir, ..ImageStoreSettings::default() })
     }
 
-    /// Opens the store, and removes the unfinished files of dead processes. Blocks on other processes' locks.
+    /// Opens the store, and removes unfinished files of dead processes. Blocks on file locks of other processes.
     ///
     /// # Errors
     /// If the folder cannot be created or is not writable.
@@ -91,21 +91,20 @@ impl ImageStore {
         Ok(Self { preparer, jobs: Jobs::default() })
     }
 
-    /// Returns the image as a file; pulls it and merges its layers if the cache does not have it.
+    /// Returns the image as a file. Pulls the image and merges its layers if the cache does not have the file.
     ///
     /// # Errors
-    /// [`PrepareFault`] names the fault of the reference, the registry, the image or the cache.
+    /// A fault of the reference, the registry, the image or the cache.
     pub async fn prepare(&self, image: &ImageRef) -> Result<PreparedImage, Arc<PrepareFault>> {
         self.prepare_with(image, Resolve::IfUnknown, &|_| {}).await
     }
 
     /// Like [`Self::prepare`], and calls `on_stage` as the work proceeds.
     ///
-    /// Callers of the same image share one pull and one merge, which are cancelled when the last caller's future is
-    /// dropped.
+    /// Callers with the same image and `resolve` share one job. Dropping the last caller's future cancels the job.
     ///
     /// # Errors
-    /// [`PrepareFault`] names the fault of the reference, the registry, the image or the cache.
+    /// A fault of the reference, the registry, the image or the cache.
     pub async fn prepare_with(
         &self,
         image: &ImageRef,
@@ -129,7 +128,7 @@ impl ImageStore {
     pub async fn evict_regularly(&self) {
         loop {
             let preparer = Arc::clone(&self.preparer);
-            // It logs what it removed. The runtime logs a panic; the next run may succeed.
+            // `evict` logs the removed files. After a panic, the next run may still succeed.
             let _ = spawn_blocking(move || preparer.evict()).await;
             tokio::time::sleep(EVICTION_INTERVAL).await;
         }
@@ -141,19 +140,19 @@ impl ImageStore {
         inventory::list(&self.preparer.cache)
     }
 
-    /// Finds the image of a reference, or of an unambiguous prefix of a digest. Blocks.
+    /// Finds an image by its reference, or by an unambiguous prefix of its digest. Blocks.
     ///
     /// # Errors
-    /// [`UnknownImage`] if the cache does not have it.
+    /// [`UnknownImage`] if the cache does not have the image.
     pub fn inspect(&self, name: &str) -> Result<CachedImage, UnknownImage> {
         inventory::find(&self.preparer.cache, name)
     }
 
-    /// Removes a reference, and with the image's last one everything that only this image needs. With a digest, removes
-    /// the image and all its references. Blocks.
+    /// Removes a reference, and also the merged image if no reference is left. Given a digest, removes the merged image
+    /// and all its references. Also removes blobs that no image needs. Blocks.
     ///
     /// # Errors
-    /// [`RemoveFault`] if the cache does not have it, or a machine uses it.
+    /// [`RemoveFault`] if the image is not in the cache, or a machine uses the image.
     pub fn remove(&self, name: &str) -> Result<Removed, RemoveFault> {
         inventory::remove(&self.preparer.cache, name)
     }

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Merges an image, from an OCI layout or from blobs stored like one, into an EROFS file for a machine's disk.
+//! Merges an image into an EROFS file for a machine's disk. The image is in an OCI layout, or in the cache's blobs.
 //!
-//! The layers are merged into one file per manifest; nothing is unpacked onto the host's file system. Pulling, caching
-//! and leases are in `images::cache`.
+//! Each manifest gives one file. No entry is unpacked onto the host's file system. Pulling, caching and leases are in
+//! `images::cache`.
 
 mod blob;
 mod config;
@@ -49,36 +49,31 @@ use crate::{
     files::draft::{DraftFault, DraftFolder},
 };
 
-/// Changes with the rules of merging, so that images merged by older rules are not used.
+/// The version in this name changes with the rules of merging: images merged by older rules are not used.
 const MERGED_FOLDER: &str = "merged-v2";
-/// Prefix of these folders in all versions.
+/// Prefix of the merged folder's name in all versions.
 const MERGED_FOLDER_PREFIX: &str = "merged-";
 const MERGED_SUFFIX: &str = "erofs";
 
 /// An image could not be read or merged.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageFault {
-    /// The cache folder cannot be used.
     #[error("failed to use the image cache")]
     Cache {
         #[from]
         source: DraftFault,
     },
-    /// The reference names a registry, not a folder or a file.
     #[error("the image {image} is in a registry, not on this machine")]
     NotLocal { image: String },
-    /// The layout is invalid or does not have the image.
     #[error("failed to read the image {image}")]
     Layout { image: String, source: Box<LayoutFault> },
-    /// The configuration exceeds a limit or is invalid.
     #[error("failed to use the configuration of the image {image}")]
     Config { image: String, source: ConfigFault },
-    /// The layers could not be merged.
     #[error("failed to merge the layers of the image {image}")]
     Merge { image: String, source: Box<MergeFault> },
 }
 
-/// An image's manifest and configuration, checked, and the source of its layers.
+/// The checked manifest and configuration of an image, and the source of its layers.
 #[derive(Debug)]
 pub struct FoundImage {
     name: String,
@@ -107,7 +102,7 @@ impl FoundImage {
         Self::check(name, found)
     }
 
-    /// Reads an image whose blobs are in `folder`; `name` is for errors.
+    /// Reads an image whose blobs are in the cache folder `folder`. Errors quote `name`.
     pub(crate) fn in_blobs(name: String, folder: &Path, manifest: &Descriptor) -> Result<Self, ImageFault> {
         let source = Source::Folder(folder.to_owned());
         let found = layout::read_image(&source, manifest.clone());
@@ -134,7 +129,7 @@ impl FoundImage {
         self.image.layers.iter().map(|layer| &layer.descriptor)
     }
 
-    /// Bytes of the layers as they are stored.
+    /// Total bytes of the stored layers, before decompression.
     #[must_use]
     pub fn layer_bytes(&self) -> u64 {
         self.layers().fold(0, |sum: u64, layer| sum.saturating_add(layer.size()))
@@ -159,7 +154,8 @@ impl FoundImage {
     }
 }
 
-/// The configuration and then the layers of the manifest in `folder`; their media types are supported.
+/// Returns the descriptors of a manifest's configuration and then of its layers. The manifest is in the cache folder
+/// `folder`. Fails if a layer's media type is unsupported.
 pub(crate) fn parts(name: &str, folder: &Path, manifest: &Descriptor) -> Result<Vec<Descriptor>, ImageFault> {
     let found = layout::read_parts(&Source::Folder(folder.to_owned()), manifest);
     found.map_err(|source| ImageFault::Layout { image: name.to_owned(), source: Box::new(source) })
@@ -177,7 +173,7 @@ pub struct Merged {
 }
 
 impl Merged {
-    /// Opens the folder in the cache folder; creates it if absent.
+    /// Opens the folder of merged images in the cache folder, and creates it if absent.
     ///
     /// # Errors
     /// If the folder cannot be created or is not writable.
@@ -193,8 +189,8 @@ impl Merged {
         self.folder.path()
     }
 
-    /// The folders of images that other versions merged by other rules. This version cleans them up, because the others
-    /// may never run again.
+    /// Returns the folders of images that other versions merged. This version also evicts files in these folders,
+    /// because the other versions may never run again.
     pub(crate) fn other_folders(&self) -> Vec<PathBuf> {
         let beside = self.folder().parent().and_then(|cache| fs::read_dir(cache).ok());
         let paths = beside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
@@ -210,7 +206,8 @@ impl Merged {
         self.folder.path().join(format!("{}-{}.{MERGED_SUFFIX}", manifest.algorithm(), manifest.digest()))
     }
 
-    /// The manifest's digest from the name of a merged image's file; `None` in the folder of another version.
+    /// Returns the manifest's digest, parsed from the name of a merged file. Returns `None` for a file of another
+    /// version.
     pub(crate) fn digest_of(&self, path: &Path) -> Option<String> {
         if path.parent() != Some(self.folder()) {
             return None;
@@ -220,10 +217,10 @@ impl Merged {
         Some(format!("{algorithm}:{hex}"))
     }
 
-    /// Merges the image's layers into its file. Blocks, and takes a CPU and up to a gigabyte of memory.
+    /// Merges the image's layers into one file. Blocks, and uses one CPU and up to a gigabyte of memory.
     ///
     /// # Errors
-    /// [`ImageFault::Merge`] for a fault of the layers, [`ImageFault::Cache`] of the cache.
+    /// [`ImageFault::Merge`] for a fault of the layers, [`ImageFault::Cache`] for a fault of the cache folder.
     pub fn merge(&self, found: &FoundImage, control: &MergeControl) -> Result<PathBuf, ImageFault> {
         let started = Instant::now();
         let FoundImage { name, source, image, .. } = found;
@@ -247,7 +244,7 @@ impl Merged {
     }
 }
 
-/// Derives the file system's UUID from the manifest's digest, so that the same image gives the same file, bit for bit.
+/// Derives the file system's UUID from the manifest's digest. Merging an image again thus yields an identical file.
 fn uuid_of(hex: &str) -> [u8; 16] {
     let mut uuid = [0; 16];
     for (at, byte) in uuid.iter_mut().enumerate() {

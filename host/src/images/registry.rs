@@ -7,8 +7,9 @@
 //!                                             └─ blobs: streamed, resumed, verified by their digests
 //! ```
 //!
-//! One HTTP client sends all requests, so one place decides how much is read, which redirects are followed, and which
-//! hosts get a password. The crate `oci-client` only parses the error documents of registries.
+//! One HTTP client sends all requests, so this module alone limits responses, checks redirects, and chooses the hosts
+//! that receive a password. The crate `oci-client` only parses references and the error documents of registries; it
+//! sends no requests.
 
 mod blob;
 mod challenge;
@@ -34,13 +35,13 @@ use crate::domain::image::RegistryRef;
 /// Longer than any TCP and TLS handshake takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence within a response; slow registries start to respond after a second or two.
+/// Maximum silence within a response. Slow registries start to respond after a second or two.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Redirects of one request. Registries need one.
+/// Maximum number of redirects of one request. Registries need one redirect.
 const REDIRECTS_MAX: usize = 5;
 
-/// Concurrent downloads of all pulls together: more are not faster over one line.
+/// Maximum number of concurrent downloads of all pulls together. More downloads are not faster over one network link.
 const DOWNLOADS_AT_ONCE: usize = 6;
 
 const USER_AGENT: &str = concat!("waggle/", env!("CARGO_PKG_VERSION"));
@@ -50,7 +51,7 @@ const USER_AGENT: &str = concat!("waggle/", env!("CARGO_PKG_VERSION"));
 pub struct RegistrySettings {
     /// Registries that may be reached without TLS, in addition to those on this machine.
     pub plain: PlainHosts,
-    /// Files with credentials; the first one with an entry for a registry wins.
+    /// Files with credentials. The first file with an entry for a registry wins.
     pub auth_files: Vec<PathBuf>,
 }
 
@@ -67,8 +68,8 @@ impl Registries {
         Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
     }
 
-    /// The client, created with the first request: it fails on a host without CA certificates, which can still use
-    /// local images.
+    /// Returns the HTTP client, which is created at the first request. Its creation fails on a host without CA
+    /// certificates, but such a host can still use local images.
     fn http(&self) -> Result<&reqwest::Client, RegistryFault> {
         if let Some(http) = self.http.get() {
             return Ok(http);
@@ -78,7 +79,7 @@ impl Registries {
     }
 
     fn new_client(&self) -> Result<reqwest::Client, RegistryFault> {
-        // An error means that it is installed already.
+        // An error means that a crypto provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = self.settings.plain.clone();
         reqwest::Client::builder()
@@ -99,7 +100,7 @@ impl Registries {
             .map_err(|source| RegistryFault::Tls { source })
     }
 
-    /// Finds the registry's scheme and challenge, and obtains a token if it requires one.
+    /// Finds the registry's scheme and challenge, and obtains a token if the registry requires one.
     pub(super) async fn connect(&self, image: &RegistryRef) -> Result<Session<'_>, RegistryFault> {
         let reference = image.reference().clone();
         let registry = reference.resolve_registry().to_owned();
@@ -134,7 +135,7 @@ struct Target {
     reference: Reference,
     /// Host, and port if the reference has one.
     registry: String,
-    /// `https://registry/v2/`, or `http:` where that is allowed.
+    /// `https://REGISTRY/v2/`, or `http:` where plain HTTP is allowed.
     base: Url,
     credential: Credential,
 }
@@ -157,7 +158,7 @@ enum Access {
     Password { user: SecretString, password: SecretString },
 }
 
-/// The connection of one pull to its registry.
+/// The access of one pull to its registry.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     registries: &'a Registries,
@@ -166,7 +167,7 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Obtains a new token: tokens are valid for some minutes, and a pull can take longer.
+    /// Renews the access, because a token is valid for some minutes and a pull can take longer.
     async fn renew(&self) -> Result<(), RegistryFault> {
         let (_, challenge) = self.registries.challenge(&self.target.registry).await?;
         let access = self.registries.access(&self.target, challenge).await?;
@@ -174,7 +175,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Builds a request for one of the image's `manifests` or `blobs`.
+    /// Builds a request for a manifest or a blob of the image; `kind` is `manifests` or `blobs`.
     async fn get(&self, kind: &str, name: &str) -> Result<RequestBuilder, RegistryFault> {
         let url = self.target.base.join(&format!("{}/{kind}/{name}", self.target.reference.repository()));
         let url = url.map_err(|_| RegistryFault::Address { registry: self.target.registry.clone() })?;

@@ -7,8 +7,8 @@ static EMBEDDED: &[u8] = include_bytes!(env!("WAGGLE_AGENT_FILE"));
 /// The version of the protocol that both the agent and this program speak.
 pub const PROTOCOL: u32 = waggle_protocol::VERSION;
 
-/// The static agent binary, or `None` if it was not built before the host. Machines cannot start then, and the error
-/// should tell the user to run `./taskw build`.
+/// Returns the static agent binary, or `None` if it was not built before the host. Machines cannot start without an
+/// agent, and the caller's error should suggest `./taskw build`.
 #[must_use]
 pub fn embedded() -> Option<&'static [u8]> {
     (!EMBEDDED.is_empty()).then_some(EMBEDDED)

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Chooses the back end that runs guests, once when the server starts.
 //!
-//! libkrun if KVM and the firmware work; else QEMU with KVM; else QEMU with software emulation.
+//! The order of preference is libkrun (requires KVM and the firmware), QEMU with KVM, QEMU with software emulation.
 
 use std::{ffi::OsStr, fmt, path::Path};
 
@@ -31,10 +31,10 @@ pub enum WantedBackend {
 /// Why the configured back end is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendFault {
-    /// libkrun was configured, and needs KVM.
+    /// libkrun was configured, but KVM does not work.
     #[error("libkrun requires KVM; {kvm}. Set WAGGLE_BACKEND=auto to use a back end that works here")]
     NoKvm { kvm: String },
-    /// libkrun was configured, and needs its firmware.
+    /// libkrun was configured, but its firmware was not found or does not work.
     #[error("failed to find the kernel of libkrun's guests")]
     NoFirmware { source: FirmwareFault },
     /// The measuring task panicked.
@@ -42,7 +42,7 @@ pub(crate) enum BackendFault {
     Clock { source: JoinError },
 }
 
-/// The chosen back end and the reason for the choice. `Display` is for people.
+/// The chosen back end and the reason for the choice. `Display` shows both to an operator.
 #[derive(Clone, Debug)]
 pub struct Backend {
     chosen: Chosen,
@@ -56,7 +56,7 @@ pub(super) enum Chosen {
 }
 
 impl Backend {
-    /// Probes KVM, and searches the firmware if KVM works. Takes a second, or a little more on a busy machine.
+    /// Probes KVM, and looks for the firmware if KVM works. Takes a second, or a little more on a busy machine.
     pub(super) async fn find(
         wanted: WantedBackend,
         firmware: Option<&Path>,

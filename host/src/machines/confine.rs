@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Confines the processes that a hostile guest reaches first: libkrun's, QEMU's, `vhost-device-vsock`'s.
+//! Confines the processes that a hostile guest can attack first: libkrun, QEMU and `vhost-device-vsock`.
 //!
 //! ```text
 //!  runner    a user namespace, in which it has privileges over its own children only
@@ -8,9 +8,9 @@
 //!            that they need; no capabilities; no new privileges; resource limits; a system call filter
 //! ```
 //!
-//! All of it works for an ordinary user. On hosts that give users no namespaces, the rest still applies; the server
-//! detects and logs that once at its start, so a machine cannot be started with less by accident. Memory and processor
-//! time are not limited here but by the operator's control group.
+//! All of this works for an ordinary user. If the host denies namespaces to users, the other restrictions still apply.
+//! The server detects and logs this once at its start. If namespaces fail later, the machine does not start. The
+//! operator's control group limits memory and processor time; this module does not.
 
 mod check;
 mod filter;
@@ -34,19 +34,19 @@ use super::sys;
 
 /// Limit of open files per program; a machine needs about 60.
 const OPEN_FILES_MAX: u64 = 1024;
-/// Highest possible number of a capability; the kernel's masks have 64 bits.
+/// Highest possible number of a capability: the kernel's masks have 64 bits.
 const CAPABILITY_MAX: u32 = 63;
 
-/// Whether machines have namespaces of their own, as [`check`] found at the server's start.
+/// Whether machines have their own namespaces. [`check`] decides this when the server starts.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Namespaces {
-    /// Each process has its own.
+    /// Each process of a machine has its own namespaces.
     Own,
-    /// The host allows none; processes share the server's.
+    /// The host allows no namespaces, so the processes share those of the server.
     Shared,
 }
 
-/// Enters a user namespace as the same user, so that the children can have namespaces of their own.
+/// Enters a new user namespace as the same user. In this namespace, children can get their own namespaces.
 ///
 /// Only for a single-threaded process.
 ///
@@ -55,15 +55,15 @@ pub(super) enum Namespaces {
 pub(super) fn enter_user_namespace() -> io::Result<()> {
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
     unshare(CloneFlags::CLONE_NEWUSER)?;
-    // The user keeps its groups; the kernel requires that none can be added.
+    // The kernel requires this before an ordinary user may write `gid_map`. The user's groups do not change.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
 impl Namespaces {
-    /// Flags for the `clone` that creates a child. The child becomes the first process of a pid namespace: it sees no
-    /// other process, and everything it starts ends with it.
+    /// Flags that create a child in its own pid namespace, if machines have namespaces. There the child sees only its
+    /// descendants, and the kernel kills all of them when the child ends.
     pub(super) fn clone_flags(self) -> CloneFlags {
         match self {
             Self::Own => CloneFlags::CLONE_NEWPID,
@@ -81,7 +81,7 @@ pub(super) struct Confinement {
 }
 
 impl Confinement {
-    /// Applies them to this process permanently. The working folder stays the same.
+    /// Applies the restrictions to this process permanently. The working folder stays the same.
     ///
     /// # Errors
     /// The step that failed and the kernel's error.
@@ -106,7 +106,7 @@ impl Confinement {
 
 fn drop_capabilities() -> io::Result<()> {
     for number in 0..=CAPABILITY_MAX {
-        // Fails if the kernel has no such capability, or the process no capability to drop.
+        // Has no effect if the kernel does not know the capability, or if the process may not drop capabilities.
         sys::drop_from_bounding_set(number);
     }
     sys::drop_all_capabilities()

@@ -1,21 +1,21 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps the end of a machine's console output and detects a kernel panic in it.
+//! Buffers the end of a machine's console output, and detects kernel panics in the output.
 //!
-//! The guest can write anything, in any amount: only the last bytes are kept, and lines for the log are limited in
-//! number and length, with control characters escaped.
+//! The guest can write any bytes in any amount, so only the last bytes are buffered. Lines for the log are limited in
+//! number and length, and their control characters are escaped.
 
 use std::collections::VecDeque;
 
 use crate::printable;
 
-/// Limit of kept bytes; a kernel panic with its call trace takes about 6 KiB.
+/// Limit of buffered bytes. A kernel panic with its call trace has about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
-/// Limit of logged lines: a screenful.
+/// Limit of logged lines, about one screen.
 const LOGGED_LINES_MAX: usize = 25;
-/// Limit of lines returned to a caller, about as many as the kept bytes hold.
+/// Limit of lines returned to a caller. A full buffer has about this number of lines.
 const SHOWN_LINES_MAX: usize = 200;
-/// Limit of a line in characters; lines of the kernel are shorter.
+/// Limit of a line in characters; the kernel's lines are shorter.
 const SHOWN_LINE_CHARS_MAX: usize = 200;
 /// The beginning of Linux's panic message.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
@@ -40,17 +40,17 @@ impl ConsoleTail {
         self.kept.extend(bytes);
     }
 
-    /// Whether the kernel printed a panic. A hostile guest can fake it, but only ends its own machine by that.
+    /// Whether the kernel printed a panic. A hostile guest can fake a panic, but that ends only its own machine.
     pub(super) fn panicked(&self) -> bool {
         self.panicked
     }
 
-    /// The last lines, limited and escaped for the log.
+    /// The last non-blank lines, at most [`LOGGED_LINES_MAX`], escaped.
     pub(super) fn last_lines(&self) -> Vec<String> {
         self.lines_within(LOGGED_LINES_MAX)
     }
 
-    /// All kept lines up to [`SHOWN_LINES_MAX`], escaped.
+    /// The last non-blank lines, at most [`SHOWN_LINES_MAX`], escaped.
     pub(super) fn lines(&self) -> Vec<String> {
         self.lines_within(SHOWN_LINES_MAX)
     }
@@ -64,7 +64,8 @@ impl ConsoleTail {
         lines
     }
 
-    // The first letter of the text occurs nowhere else in it, so after a mismatch a match can only start anew.
+    // The first letter of `PANIC` occurs only once in `PANIC`, so after a mismatch only this byte can start a new
+    // match.
     fn watch_for_panic(&mut self, byte: u8) {
         let expected = PANIC.get(self.panic_matched).copied();
         self.panic_matched = match expected {
@@ -75,7 +76,7 @@ impl ConsoleTail {
     }
 }
 
-/// The line for the log: cut, and with control characters escaped.
+/// Returns the line as it is shown: shortened, with control characters and bidirectional marks escaped.
 pub(super) fn escaped(line: &str) -> String {
     let line = line.trim_end();
     let end = line.char_indices().nth(SHOWN_LINE_CHARS_MAX).map_or(line.len(), |(at, _)| at);

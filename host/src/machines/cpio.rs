@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes cpio archives in the newc format, the only one that the kernel accepts as an initramfs.
 //!
-//! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root,
-//! with one link and no time, so equal content gives equal bytes. Archives can be concatenated; the kernel reads all of
-//! them.
+//! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root and
+//! has one link and no modification time, so equal content yields equal bytes. Archives can be concatenated; the kernel
+//! reads all of them.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use std::fmt::Write;
 const FOLDER: u32 = 0o040_000;
 /// `S_IFREG`.
 const FILE: u32 = 0o100_000;
-/// Each header with its name, and each content, is padded to a multiple of this many bytes.
+/// Each header (with its name) and each file's content is padded to a multiple of this number of bytes.
 const ALIGNMENT: usize = 4;
 /// The name of the entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
@@ -33,12 +33,12 @@ pub(crate) struct TooLarge {
 }
 
 impl Archive {
-    /// Adds a folder, whose parents must have been added. `path` has no leading slash.
+    /// Adds a folder. Its parents must have been added before. `path` has no leading slash.
     pub(super) fn folder(&mut self, path: &str) {
         self.entry(path, FOLDER | 0o755, 0, &[]);
     }
 
-    /// Adds a file, whose folder must have been added. `path` has no leading slash.
+    /// Adds a file. Its folder must have been added before. `path` has no leading slash.
     ///
     /// # Errors
     /// [`TooLarge`]: the size does not fit into the header.

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Creates scratch disks, the writable disks of machines.
 //!
-//! Each is a copy of an empty ext4 file system that `mkfs.ext4` made once for its size. Only blocks with data are
-//! copied, or shared where the host's file system supports that; the rest is a hole that takes no space until the guest
-//! writes. There is no journal, because the disk is deleted with its machine.
+//! Each disk is a copy of a template: an empty ext4 file system that `mkfs.ext4` creates once for each size. Only
+//! blocks with data are copied, or shared if the host's file system supports sharing. The rest of the disk is a hole,
+//! which occupies no space until the guest writes. There is no journal, because the disk is deleted with its machine.
 
 use std::{
     ffi::OsStr,
@@ -31,32 +31,30 @@ use tokio::{
 
 use crate::files::draft::{Draft, DraftFault, DraftFolder};
 
-/// Timeout of `mkfs.ext4`. It takes about 20 ms; a minute means that the disk hangs.
+/// Timeout of `mkfs.ext4`, which usually takes about 20 ms. If it takes a minute, the host's disk hangs.
 const MKFS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Paths of `mkfs.ext4`. Ordinary users often have no `sbin` folders in `PATH`.
 const MKFS_PROGRAMS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 
-/// All features, named explicitly so that the host's `mke2fs.conf` cannot add any that the guest's kernel lacks. No
-/// journal, and no space reserved for growing.
+/// The complete list of features, so the host's `mke2fs.conf` cannot add features that the guest's kernel lacks. The
+/// list omits the journal and the space reserved for resizing.
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum";
 
-/// `mkfs.ext4` zeroes the inode tables, which creates holes. Otherwise the guest's kernel would do it in the background
-/// after the first mount, and fill the sparse file with zeros.
+/// With these options, `mkfs.ext4` zeroes the inode tables itself, which creates holes. Otherwise the guest's kernel
+/// would zero the tables in the background after the first mount, and fill the sparse file.
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=0,nodiscard,root_owner=0:0";
 
-/// The folder of templates. The version must change with the options above.
+/// The folder of templates. The version in its name must change whenever the options above change.
 const TEMPLATE_FOLDER: &str = "scratch-v1";
 
 const COPY_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// Why a scratch disk could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskFault {
     #[error("failed to use the folder of disk templates")]
     Templates {
-        /// The reason.
         #[from]
         source: DraftFault,
     },
@@ -66,51 +64,32 @@ pub enum DiskFault {
     )]
     MkfsMissing,
     #[error("failed to run {program}")]
-    MkfsSpawn {
-        program: &'static str,
-        /// The reason.
-        source: io::Error,
-    },
+    MkfsSpawn { program: &'static str, source: io::Error },
     /// `mkfs.ext4` exited with an error.
     #[error("mkfs.ext4 failed to create a file system of {size_mib} MiB: {message}")]
     Mkfs {
-        /// The requested size.
         size_mib: u32,
-        /// Its error output, cut and joined to one line.
+        /// The error output of `mkfs.ext4`, shortened and joined to one line.
         message: String,
     },
     #[error("mkfs.ext4 timed out creating a file system of {size_mib} MiB after {} s", MKFS_TIMEOUT.as_secs())]
-    MkfsTimeout {
-        /// The requested size.
-        size_mib: u32,
-    },
+    MkfsTimeout { size_mib: u32 },
     #[error("failed to copy the disk template to {path}")]
-    Copy {
-        /// The new disk.
-        path: String,
-        /// The reason.
-        source: io::Error,
-    },
+    Copy { path: String, source: io::Error },
     /// The task panicked, or the server is shutting down.
     #[error("the task that creates the disk {path} ended without a result")]
-    Lost {
-        /// The new disk.
-        path: String,
-        /// The panic or cancellation.
-        source: JoinError,
-    },
+    Lost { path: String, source: JoinError },
 }
 
-/// Creates scratch disks.
 #[derive(Debug)]
 pub struct Disks {
     templates: Arc<DraftFolder>,
-    /// Held while a template is created, so that it is created once.
+    /// Locked while a template is created, so each template is created only once.
     creating: Mutex<()>,
 }
 
 impl Disks {
-    /// Opens the folder of templates in `data_dir`, and creates it if it is missing.
+    /// Opens the folder of templates in `data_dir`, and creates the folder if it is missing.
     ///
     /// # Errors
     /// The folder cannot be created or is not writable.
@@ -119,11 +98,12 @@ impl Disks {
         Ok(Self { templates: Arc::new(templates), creating: Mutex::default() })
     }
 
-    /// Creates an empty ext4 file system of `size_mib` MiB in the new file `path`. Its root folder belongs to root,
-    /// with mode 0755.
+    /// Creates an empty ext4 file system of `size_mib` MiB in the new file `path`. The root folder of the file system
+    /// belongs to root and has mode 0755.
     ///
     /// # Errors
-    /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. A new file at `path` is removed.
+    /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. After an error, a new file at
+    /// `path` is removed.
     pub async fn scratch(&self, path: &Path, size_mib: u32) -> Result<(), DiskFault> {
         let template = self.template(size_mib).await?;
         let copied = spawn_blocking({
@@ -145,7 +125,7 @@ impl Disks {
             return Ok(path);
         }
         let lost = |source| DiskFault::Lost { path: path.display().to_string(), source };
-        // Waiting for locks and syncing the disk block.
+        // These steps need a blocking thread: they wait for file locks and sync the disk.
         let templates = Arc::clone(&self.templates);
         let draft = spawn_blocking(move || start_template(&templates, size_mib)).await.map_err(lost)??;
         make_file_system(draft.path(), size_mib).await?;
@@ -176,13 +156,13 @@ async fn make_file_system(path: &Path, size_mib: u32) -> Result<(), DiskFault> {
     Err(DiskFault::Mkfs { size_mib, message: one_line(&output.stderr) })
 }
 
-/// The version of the `mkfs.ext4` that creates scratch disks.
+/// Returns the version of the `mkfs.ext4` that creates scratch disks.
 ///
 /// # Errors
-/// It is missing or does not run.
+/// `mkfs.ext4` is missing or does not run.
 pub async fn mkfs_version() -> Result<String, DiskFault> {
     let output = mkfs(vec![OsStr::new("-V")], 0).await?;
-    // It prints its version to stderr.
+    // `mkfs.ext4` prints its version to stderr.
     Ok(one_line(&output.stderr))
 }
 
@@ -200,7 +180,7 @@ async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault
     Err(DiskFault::MkfsMissing)
 }
 
-/// Limit of the output of `mkfs.ext4` in an error, in characters.
+/// Limit of the output of `mkfs.ext4` that an error quotes, in characters.
 const MESSAGE_CHARS_MAX: usize = 400;
 
 fn one_line(output: &[u8]) -> String {
@@ -213,13 +193,13 @@ fn copy(template: &Path, path: &Path) -> io::Result<()> {
     let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let copied = copy_data(&from, &to);
     if copied.is_err() {
-        // Ignored: the error of the copy explains more.
+        // An error of the removal is ignored, because the error of the copy explains more.
         let _ = fs::remove_file(path);
     }
     copied
 }
 
-/// Copies everything but the holes.
+/// Copies the data and leaves the holes.
 fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let bytes = i64::try_from(from.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     to.set_len(bytes.unsigned_abs())?;
@@ -227,7 +207,7 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
     while offset < bytes {
         let start = match lseek(from, offset, Whence::SeekData) {
             Ok(start) => start,
-            // Only a hole is left.
+            // The rest of the file is a hole.
             Err(Errno::ENXIO) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
@@ -238,7 +218,7 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the kernel copy, which shares the blocks if the file system supports it (XFS, btrfs).
+/// Copies inside the kernel. File systems that can share blocks between files (XFS, btrfs) share them instead.
 fn copy_segment(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> {
     let (mut from_offset, mut to_offset) = (start, start);
     while from_offset < end {
@@ -247,7 +227,7 @@ fn copy_segment(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> 
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(Errno::EINTR) => {}
-            // Two file systems, or one without support.
+            // The files are on two file systems, or the file system does not support the call.
             Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
                 return copy_in_pieces(from, to, from_offset.unsigned_abs(), end.unsigned_abs());
             }

@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use crate::network::{self, Guest, ServeFault};
 
-/// Delay before the next link is accepted, so that a guest that breaks the rules cannot keep the host busy.
+/// Delay before the next link is accepted, so a misbehaving guest cannot keep the host busy with new links.
 const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
 /// Limit of log lines about lost links per machine.

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names of the files in a run folder, and of KVM's device.
 
-/// KVM's device.
 pub(super) const KVM: &str = "/dev/kvm";
 /// The initial root of a QEMU guest.
 pub(super) const INITRAMFS: &str = "initramfs";
@@ -10,5 +9,5 @@ pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const BOOT: &str = "boot";
 /// The writable disk.
 pub(super) const SCRATCH: &str = "scratch";
-/// Prefix of sockets: the guest's connections to port N arrive at `link_N`.
+/// Prefix of socket names: the guest's connections to port N arrive at the socket `link_N`.
 pub(super) const LINK_SOCKETS: &str = "link";

@@ -4,10 +4,9 @@
 
 static COMPRESSED: &[u8] = include_bytes!(env!("WAGGLE_FIRMWARE_FILE"));
 
-/// An embedded library.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddedFirmware {
-    /// The file name of the library, which ends with its version.
+    /// The library's file name, including the version.
     pub name: &'static str,
     /// SHA-256 of the uncompressed library, in hexadecimal.
     pub sha256: &'static str,
@@ -17,7 +16,7 @@ pub struct EmbeddedFirmware {
     pub compressed: &'static [u8],
 }
 
-/// The embedded library. `./taskw build` embeds one, a plain `cargo build` does not.
+/// Returns the embedded library. `./taskw build` embeds one; a plain `cargo build` does not.
 #[must_use]
 pub fn embedded() -> Option<EmbeddedFirmware> {
     let bytes = env!("WAGGLE_FIRMWARE_BYTES").parse().ok()?;

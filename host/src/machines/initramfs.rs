@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The initramfs of QEMU guests: the agent as `/init`, the kernel's modules, and the boot configuration.
 //!
-//! Agent and modules are the same for all machines, so their archive is made once; the machine's own archive is
-//! appended.
+//! Agent and modules are the same for all machines, so their archive is created once. A second archive with the
+//! machine's boot configuration is appended.
 
 use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig};
 
@@ -15,7 +15,6 @@ use super::{
 /// Mount points that the agent needs. The kernel creates `/dev/console` itself.
 const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "image", "scratch", "modules"];
 
-/// Why an initramfs could not be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitramfsFault {
     #[error("failed to add a file to the initramfs")]
@@ -50,7 +49,7 @@ impl SharedRoot {
         Ok(Self { archive: archive.finish(), module_paths })
     }
 
-    /// Returns the whole initramfs of one machine. Sets `config.modules`.
+    /// Returns the complete initramfs of one machine. Replaces `config.modules` with the paths of the shared modules.
     ///
     /// # Errors
     /// [`InitramfsFault`].

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The folder that holds the guests' kernel: `vmlinuz`, `modules/` (as `/lib/modules/<version>`), `version`.
+//! The folder that contains the guests' kernel: `vmlinuz`, `modules/` (as `/lib/modules/<version>`), `version`.
 
 use std::{
     fs::File,
@@ -10,9 +10,8 @@ use std::{
 
 use super::modules::{self, Module, ModuleFault};
 
-/// A bzImage has this at [`MAGIC_AT`] (`Documentation/arch/x86/boot.rst` in the kernel).
+/// A bzImage has this magic number at [`MAGIC_AT`] (`Documentation/arch/x86/boot.rst` in the kernel).
 const MAGIC: &[u8] = b"HdrS";
-/// Offset of the magic number.
 const MAGIC_AT: usize = 0x202;
 
 /// A kernel with the modules that guests need.
@@ -20,11 +19,10 @@ const MAGIC_AT: usize = 0x202;
 pub(super) struct Kernel {
     /// The bzImage.
     pub(super) image: PathBuf,
-    /// In load order.
+    /// The modules, in load order.
     pub(super) modules: Vec<Module>,
 }
 
-/// The kernel folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelFault {
     #[error(
@@ -43,7 +41,7 @@ impl Kernel {
     /// Checks the kernel and reads the modules.
     ///
     /// # Errors
-    /// [`KernelFault`] names the file.
+    /// [`KernelFault`], which names the file.
     pub(super) fn open(folder: &Path) -> Result<Self, KernelFault> {
         let image = folder.join("vmlinuz");
         if !is_kernel(&image).map_err(|source| KernelFault::Read { path: image.clone(), source })? {

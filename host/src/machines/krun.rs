@@ -3,12 +3,13 @@
 //! The process that becomes a libkrun machine.
 //!
 //! ```text
-//!  runner ── fork ──▶ firmware ─▶ KVM ─▶ devices ─▶ the machine; libkrun ends the process with it
+//!  runner ── fork ──▶ firmware ─▶ KVM ─▶ devices ─▶ the machine; when it ends, the process exits
 //! ```
 //!
-//! The guest's initial root is in this process's memory: the agent, the boot configuration and empty folders, but no
-//! folder of the host. The guest has two disks and one virtual socket, which leads to the host's Unix sockets for the
-//! two links. There is no network card, and TSI, libkrun's way of giving guests the host's network, is off.
+//! The guest's initial root is in this process's memory. It contains the agent, the boot configuration and empty
+//! folders, but no folder of the host. The guest has two disks and one virtual socket device. This device forwards the
+//! two links to Unix sockets of the host. The guest has no network card. TSI, libkrun's mechanism that lets guests use
+//! the host's network, is off.
 
 mod firmware;
 mod libkrun;
@@ -43,17 +44,17 @@ use super::{
 };
 use crate::machines::agent_binary;
 
-/// Exit code of a process that failed to become a machine and has reported why.
+/// Exit code of a process that failed to become a machine and has reported the reason.
 const REPORTED: i32 = 120;
-/// Exit code if libkrun failed to start the machine; its log has the reason.
+/// Exit code if libkrun failed to start the machine. libkrun's log has the reason.
 const START_FAILED: i32 = 121;
 /// libkrun's own exit code after an error of KVM.
 const KVM_FAILED: i32 = 1;
 /// Limit of virtual CPUs in libkrunfw's kernel.
 pub(super) const CPUS_MAX: u32 = 16;
-/// The first process, as libkrun names it on the kernel's command line.
+/// Path of the guest's first process. libkrun passes this path on the kernel's command line.
 const INIT: &str = "/init.krun";
-/// Mount points that the agent needs, since the guest cannot create anything in this root.
+/// Mount points that the agent needs. The guest cannot create files or folders in this root.
 const FOLDERS: [&str; 9] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/image", "/scratch", "/waggle"];
 const FOLDER_MODE: u32 = 0o755;
 const AGENT_MODE: u32 = 0o755;
@@ -69,7 +70,7 @@ struct Fault {
 
 /// Adds the failed step to an I/O error.
 trait Step<T> {
-    /// `step` reads after "failed to".
+    /// `step` completes the sentence "failed to …".
     fn step(self, step: &str) -> Result<T, Fault>;
 }
 
@@ -79,9 +80,10 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// Turns this process into the machine in its working folder, and returns the exit code if that fails.
+/// Turns this process into the machine whose run folder is the working folder. Returns the exit code if this fails.
 ///
-/// An error before the guest runs is written as a [`Report`] to `report_writer`, which is closed when the guest starts.
+/// An error before the guest runs is written to `report_writer` as a [`Report`]. `report_writer` is closed before the
+/// guest starts.
 pub(super) fn run(
     machine: &MachineConfig,
     config: &KrunConfig,
@@ -96,7 +98,7 @@ pub(super) fn run(
         }
         Err(Fault { step, source }) => {
             let report = Report::NotStarted { step, cause: source.to_string() };
-            // Fails if the runner is gone; then the report has no reader.
+            // The write fails if the runner has ended, and then no process needs the report.
             let _ = serde_json::to_writer(&mut report_writer, &report).map(|()| report_writer.flush());
             REPORTED
         }
@@ -113,13 +115,13 @@ fn prepare(
     rustix::stdio::dup2_stdin(null).step("close stdin")?;
     sys::close_all_but(report_writer.as_fd()).step("close the runner's descriptors")?;
     log::start(config.log_level).step("start libkrun's log")?;
-    // libkrun would exit without an error message.
+    // Without access to KVM, libkrun would exit without an error message.
     OpenOptions::new().read(true).write(true).open(KVM).step("open /dev/kvm")?;
     let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build contains none"));
     let agent = agent.step("find the guest agent")?;
     let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();
     load_firmware(&config.firmware).step(&format!("load {}", config.firmware.display()))?;
-    // The kernel is in memory now, so only the disks are left to open.
+    // The guest's kernel is in memory now, so the confined process need not open the firmware.
     confinement.apply().step("confine the machine")?;
     let devices = || -> io::Result<Context> {
         let context = Context::new()?;
@@ -147,7 +149,7 @@ fn c_path(path: impl AsRef<Path>) -> io::Result<CString> {
     CString::new(path.as_ref().as_os_str().as_bytes()).map_err(io::Error::other)
 }
 
-/// Reads the report of an ended process, if it sent one.
+/// Reads the report of an ended process, if the process sent one.
 pub(super) fn read_report(reports: &UnixStream) -> Option<Report> {
     let mut text = Vec::new();
     reports.set_nonblocking(true).ok()?;
@@ -156,8 +158,8 @@ pub(super) fn read_report(reports: &UnixStream) -> Option<Report> {
     serde_json::from_slice(&text).ok()
 }
 
-/// The report on a process that ended without sending one. Exit code 0 is ambiguous: a guest whose kernel panicked
-/// leaves it, and so does one that was shut down.
+/// Returns a report for a process that ended without sending one. Exit code 0 is ambiguous: a kernel panic and an
+/// ordinary shutdown of the guest both cause it.
 pub(super) fn exit_report(status: Option<ExitStatus>, program: &str) -> Report {
     let how = match status {
         Some(status) if status.success() => "the guest ended its machine".to_owned(),

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Logs the output of a machine's programs line by line, if the operator asked for it.
+//! Logs the output of a machine's programs line by line, if the operator has enabled this log.
 //!
-//! A guest can cause that output, so lines are cut and escaped, and their rate is limited.
+//! A guest can influence this output, so lines are shortened and escaped, and their rate is limited.
 
 use std::time::{Duration, Instant};
 
 use super::console;
 
-/// Limit of logged lines per machine and interval, more than a person reads.
+/// Limit of logged lines per machine and interval. A person could not read more lines.
 const LINES_MAX: u32 = 50;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Limit of a line's buffer in bytes.

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A running machine: passes calls to its agent, and stops to the task that owns it.
+//! A running machine. It passes calls to its agent, and stop requests to the task that owns the machine.
 
 use std::sync::{Arc, Mutex};
 
@@ -26,12 +26,12 @@ pub(super) struct Vm {
     pub(super) end: watch::Receiver<Option<End>>,
     /// Cancelled to stop the machine.
     pub(super) stop: CancellationToken,
-    /// Cancels `stop` when the last handle to the machine is dropped.
+    /// Cancels `stop` when this `Vm` is dropped.
     pub(super) _stop_on_drop: DropGuard,
 }
 
 impl Vm {
-    // The owner always sets the end before it closes the channel, unless it panics.
+    // The owner sets the end before it closes the channel, except if the owner panics.
     async fn ended(&self) -> End {
         let mut end = self.end.clone();
         match end.wait_for(Option::is_some).await.map(|end| end.clone()) {
@@ -53,9 +53,9 @@ impl Machine for Vm {
     fn gone(&self) -> PortFuture<'_, String> {
         Box::pin(async {
             match self.ended().await {
-                // The reason may contain text from the guest, or from a process that it has taken over.
+                // The reason may contain text from the guest, or from a process that the guest has compromised.
                 End::Gone(reason) => printable::text(&reason, REASON_BYTES_MAX),
-                // A stop was requested, so it is not reported.
+                // A requested stop is not reported.
                 End::Stopped => std::future::pending().await,
             }
         })

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads what a kernel module says about itself: the `.modinfo` section of its ELF file.
+//! Reads a kernel module's dependencies from the `.modinfo` section of its ELF file.
 //!
-//! This takes the place of `modules.dep`, which a kernel package does not hold: `depmod` makes it at installation, and
-//! the kernel here is unpacked, not installed. Format: System V ABI, ELF-64, little-endian.
+//! `modules.dep` would list the dependencies, but a kernel package does not contain that file: `depmod` creates it when
+//! a kernel is installed, and the guests' kernel is only unpacked. Format: System V ABI, ELF-64, little-endian.
 
 use std::str;
 
-/// Offsets of the fields used, in the file header and in a section header.
+/// Offsets of fields in the file header, and of the `CONTENT` fields in a section header.
 const SECTIONS_AT: usize = 0x28;
 const SECTION_SIZE_AT: usize = 0x3a;
 const SECTION_COUNT_AT: usize = 0x3c;
@@ -18,13 +18,13 @@ const CONTENT_SIZE_AT: usize = 0x20;
 /// The modules that must be loaded before one module.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Needs {
-    /// Modules whose symbols it uses.
+    /// Modules whose symbols the module uses.
     pub(super) depends: Vec<String>,
-    /// Modules that it asks for by name when it starts; they may be built in, or be mere aliases.
+    /// Modules that should be loaded before the module if they exist. They may be built in, or be mere aliases.
     pub(super) soft: Vec<String>,
 }
 
-/// Reads the needs from a module file's content. `None` if it is not a module.
+/// Reads the needs from a module file's content. Returns `None` if the content is not a module.
 pub(super) fn needs(module: &[u8]) -> Option<Needs> {
     let mut needs = Needs::default();
     for entry in section(module, b".modinfo")?.split(|byte| *byte == 0) {
@@ -38,12 +38,12 @@ pub(super) fn needs(module: &[u8]) -> Option<Needs> {
     Some(needs)
 }
 
-/// The kernel takes `-` and `_` in a module's name for the same letter; file names use either.
+/// Replaces `-` with `_` in a module's name. The kernel treats the two as equal, and file names use both.
 pub(super) fn plain(name: &str) -> String {
     name.replace('-', "_")
 }
 
-// `pre: a b post: c`: only what comes before matters here.
+// Returns the modules after `pre:`. In `pre: a b post: c`, these are `a` and `b`.
 fn before(softdep: &str) -> impl Iterator<Item = String> {
     let mut is_before = false;
     softdep.split_whitespace().filter_map(move |word| match word {

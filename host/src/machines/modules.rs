@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The modules that a guest needs from a kernel folder, in the order in which they load.
+//! The modules that a guest needs from a kernel folder, in the order in which the guest loads them.
 
 use std::{
     collections::HashMap,
@@ -12,44 +12,43 @@ use super::modinfo::{self, plain};
 
 /// The modules that a guest needs: for its devices, its two file systems, its link and its randomness.
 const WANTED: [&str; 6] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "erofs", "virtio_rng"];
-/// Largest module file read; the largest that is wanted has under 1 MiB.
+/// Size limit of a module file. The largest of the wanted modules is under 1 MiB.
 const MODULE_BYTES_MAX: u64 = 16 << 20;
-/// Modules resolved; a dozen are needed, so more means that the folder is damaged.
+/// Limit of modules, dependencies included. About a dozen are needed, so a folder that exceeds the limit is damaged.
 const MODULES_MAX: usize = 64;
 
 /// One module to load.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Module {
-    /// Its file name, `overlay.ko`.
+    /// The file name, such as `overlay.ko`.
     pub(super) file_name: String,
-    /// The file's bytes.
     pub(super) content: Vec<u8>,
 }
 
-/// The modules could not be put together.
+/// The reason why the guest's modules could not be collected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModuleFault {
     /// The list of a folder's modules cannot be read.
     #[error("failed to read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// Neither a file nor built in.
+    /// The module is neither a file nor built into the kernel.
     #[error("the kernel in {} has no module {name}", folder.display())]
     Missing { name: String, folder: PathBuf },
-    /// Compressed, or damaged.
+    /// The module is compressed or damaged.
     #[error("{} is not an uncompressed kernel module; unpack compressed ones (.ko.xz, .ko.zst) first", path.display())]
     NotPlain { path: PathBuf },
-    /// Larger than any module that is wanted.
+    /// The file is larger than any wanted module.
     #[error("{} is larger than {MODULE_BYTES_MAX} bytes", path.display())]
     TooLarge { path: PathBuf },
-    /// A chain of needs that does not end.
+    /// More modules are needed than the limit allows.
     #[error("the modules in {} need more than {MODULES_MAX} others", folder.display())]
     TooMany { folder: PathBuf },
 }
 
-/// Reads the wanted modules and what they need from a folder laid out as `/lib/modules/<version>`.
+/// Reads the wanted modules and their dependencies from a folder with the layout of `/lib/modules/<version>`.
 ///
 /// # Errors
-/// [`ModuleFault`] names the file or the module.
+/// [`ModuleFault`], which names the file, the folder or the module.
 pub(super) fn load_order(folder: &Path) -> Result<Vec<Module>, ModuleFault> {
     let files = listed(&folder.join("modules.order"))?;
     let built_in = listed(&folder.join("modules.builtin"))?;
@@ -60,7 +59,7 @@ pub(super) fn load_order(folder: &Path) -> Result<Vec<Module>, ModuleFault> {
     Ok(resolver.order)
 }
 
-/// By name, the path of each module in a list such as `modules.order`.
+/// Reads a list such as `modules.order` into a map from each module's name to its path.
 fn listed(list: &Path) -> Result<HashMap<String, String>, ModuleFault> {
     let text = fs::read_to_string(list).map_err(|source| ModuleFault::Read { path: list.to_owned(), source })?;
     Ok(text.lines().map(|path| (name_of(path), path.to_owned())).collect())
@@ -86,7 +85,8 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    // Depth first: what a module needs comes before it. `seen` also ends a circle.
+    // Depth first: a module's dependencies precede the module. `seen` prevents an endless recursion if modules depend
+    // on each other.
     fn add(&mut self, name: &str, need: Need) -> Result<(), ModuleFault> {
         if self.built_in.contains_key(name) || self.seen.iter().any(|seen| seen == name) {
             return Ok(());
@@ -117,7 +117,7 @@ impl Resolver<'_> {
 
 fn read(path: &Path) -> Result<Vec<u8>, ModuleFault> {
     let unreadable = |source: io::Error| {
-        // Lists name `x.ko` where the file is `x.ko.xz`.
+        // A compressed module is listed as `x.ko` although its file is `x.ko.xz`.
         if source.kind() == io::ErrorKind::NotFound {
             ModuleFault::NotPlain { path: path.to_owned() }
         } else {
@@ -134,7 +134,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ModuleFault> {
 mod tests {
     use super::{super::modinfo::module, *};
 
-    /// A folder with these modules, each with its `.modinfo`, and these built in.
+    /// Creates a folder with these modules, each with its `.modinfo`, and lists the built-in modules.
     fn folder(modules: &[(&str, &str)], built_in: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let list =
@@ -160,7 +160,7 @@ mod tests {
     ];
 
     #[test]
-    fn needs_come_first_and_built_in_ones_are_left_out() {
+    fn dependencies_come_first_and_built_in_modules_are_left_out() {
         let mut modules = REST.to_vec();
         modules.extend([
             ("vmw_vsock_virtio_transport", "depends=virtio,vsock\0"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_needs_ends() {
+    fn modules_that_depend_on_each_other_load_once() {
         let mut modules = REST.to_vec();
         modules.extend([
             ("vmw_vsock_virtio_transport", "depends=erofs\0"),

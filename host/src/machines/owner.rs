@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The task that owns one machine: makes its files, starts its runner, waits for its agent, watches both, and removes
-//! everything when the machine ends, however it ends.
+//! The task that owns one machine. It creates the machine's files, starts the runner, waits for the agent, and then
+//! watches runner and agent. After the machine ends for any reason, the task removes the machine's files.
 //!
 //! ```text
-//!  disks ─▶ boot ─▶ running ─▶ removed        an error or a stop leads from any of them to removed
+//!  disks ─▶ boot ─▶ running ─▶ removed        an error or a stop leads from any state to removed
 //! ```
 
 use std::{
@@ -43,11 +43,11 @@ use crate::{
     network::Guest,
 };
 
-/// Time for the agent to shut its guest down. It can be short, because the guest's disk is deleted anyway.
+/// Timeout for the agent to shut its guest down. One second is enough, because the guest's disk is deleted anyway.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// Time to wait for the runner's report after the link broke, since the report explains more.
+/// Timeout for the runner's report after the link broke. The report explains more than the broken link.
 const REPORT_MAX: Duration = Duration::from_millis(300);
-/// Time from the first line of a kernel panic to the end of the machine, so that the call trace is captured.
+/// Timeout for the machine to end by itself after a kernel panic. Until then, the panic's call trace is captured.
 const PANIC_TRACE_MAX: Duration = Duration::from_millis(300);
 
 /// A message from the owner during a start.
@@ -55,18 +55,18 @@ const PANIC_TRACE_MAX: Duration = Duration::from_millis(300);
 pub(super) enum Progress {
     /// The next stage began.
     Stage(Stage),
-    /// The agent serves calls.
+    /// The agent is ready for calls.
     Ready(Arc<AgentClient>, Arc<Mutex<ConsoleTail>>),
-    /// The start failed, and everything has been removed.
+    /// The start failed, and the machine's processes and files have been removed.
     Failed(StartFault),
 }
 
-/// The way in which a machine ended.
+/// The reason for a machine's end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum End {
-    /// It was stopped.
+    /// The machine was stopped on request, or its start failed.
     Stopped,
-    /// It ended by itself, for this reason.
+    /// The machine ended without a request, for this reason.
     Gone(String),
 }
 
@@ -103,35 +103,35 @@ enum FileFault {
 /// Everything needed to start one machine.
 #[derive(Debug)]
 pub(super) struct LaunchPlan {
-    /// This binary.
+    /// The path of this binary.
     pub(super) runner: OsString,
-    /// The runner's orders; this task creates the files that they name in the run folder.
+    /// The runner's orders. This task creates the scratch disk and the other files that the orders name in the run
+    /// folder.
     pub(super) orders: Orders,
-    /// The guest's boot configuration.
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
     pub(super) egress: Option<Guest>,
-    /// Whether the output of its programs is logged immediately rather than only when the machine fails.
+    /// Whether the output of the machine's programs is logged as it arrives, not only after a failure.
     pub(super) shows_log: bool,
     pub(super) disk_mib: u32,
-    /// From the start of the runner to the agent's hello.
+    /// Timeout from the start of the runner to the end of the agent's handshake.
     pub(super) boot_timeout: Duration,
     pub(super) initial_root: InitialRoot,
     pub(super) disks: Arc<Disks>,
-    /// Keeps the image from being evicted until the machine is gone.
+    /// Prevents the eviction of the image until the machine has ended.
     pub(super) image: Arc<Lease>,
 }
 
 /// The root file system in which the guest's first process starts.
 #[derive(Debug)]
 pub(super) enum InitialRoot {
-    /// A file that starts with a part that all machines share.
+    /// An initramfs file. It starts with the archive that all machines share.
     Initramfs { file: &'static str, shared: Arc<SharedRoot> },
-    /// Only the boot configuration is written to a file; the runner creates the rest in memory.
+    /// This task writes only the boot configuration to a file. The runner creates the rest of the root in memory.
     FromRunner { boot: &'static str },
 }
 
-/// Runs one machine until it ends or `stop` is cancelled. Sets `end` when everything has been removed.
+/// Runs one machine until the machine ends or `stop` is cancelled. Sets `end` after the machine's files are removed.
 pub(super) async fn own(
     plan: LaunchPlan,
     progress: mpsc::Sender<Progress>,
@@ -159,7 +159,7 @@ pub(super) async fn own(
                 log_end(&source.to_string(), output.as_ref());
             }
             let console = output.map(|output| output.console).unwrap_or_default();
-            // The receiver of a cancelled start may be gone.
+            // After a cancelled start, the receiver may have been dropped.
             let _ = progress.send(Progress::Failed(StartFault { stage, console, source })).await;
             End::Stopped
         }
@@ -179,13 +179,13 @@ async fn run(
         return (Err((Stage::Disks, fault.into())), None);
     }
     let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
-    // Checked only here: the blocking task that makes the files cannot be cancelled, and would go on in a folder that
-    // has been removed.
+    // Cancellation is checked only here: the blocking task that creates the files cannot be cancelled, and would
+    // continue to write into a removed folder.
     if stop.is_cancelled() {
         return (boot_fault(BootFault::Cancelled), None);
     }
     let _ = progress.send(Progress::Stage(Stage::Boot)).await;
-    // Before the runner starts, because the guest may connect as soon as it runs.
+    // The sockets must listen before the runner starts, because the guest may connect as soon as it runs.
     let (listener, _egress) = match listen_for_links(&mut plan) {
         Ok(listening) => listening,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
@@ -204,7 +204,7 @@ async fn run(
     };
     let output = runner.stop().await;
     let outcome = match outcome {
-        // A panic ends the machine; either of the two may be noticed first.
+        // A panic also ends the machine, and the end may be noticed before the panic.
         Err(BootFault::Ended { .. }) if output.panicked => boot_fault(BootFault::Panicked),
         Err(BootFault::Ended { reason }) => {
             boot_fault(BootFault::Ended { reason: with_agent_message(&reason, &output.console) })
@@ -231,13 +231,13 @@ async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     tokio::fs::write(&path, content).await.map_err(|source| FileFault::Write { path, source })
 }
 
-// The path of a Unix socket has at most 107 bytes. Through the open folder it is short, wherever the folder is.
+// The path of a Unix socket has at most 107 bytes. A path through the open folder's descriptor always fits.
 fn listen(run_dir: &Path, port: u32) -> io::Result<UnixListener> {
     let folder = std::fs::File::open(run_dir)?;
     UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd()))
 }
 
-/// Listens for the agent's call link, and serves the machine's network if it has one.
+/// Listens for the agent's call link, and serves the machine's network if the machine has one.
 fn listen_for_links(plan: &mut LaunchPlan) -> io::Result<(UnixListener, Option<EgressLink>)> {
     let run_dir = &plan.orders.run_dir;
     let calls = listen(run_dir, CALL_PORT)?;
@@ -248,7 +248,7 @@ fn listen_for_links(plan: &mut LaunchPlan) -> io::Result<(UnixListener, Option<E
     Ok((calls, egress))
 }
 
-// The listener closes when the boot ends: any later connection from the guest is not the agent's.
+// The listener closes when the boot ends, because a later connection would not come from the agent.
 async fn boot(
     runner: &mut RunnerProcess,
     listener: UnixListener,
@@ -268,7 +268,7 @@ async fn boot(
     }
 }
 
-// The image's own agent may have connected first and turned out to be unusable; the host's agent connects after it.
+// If the image contains an unusable agent, that agent connects first and the host's agent connects next.
 async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
     let first = match greet(&listener).await {
         Err(BootFault::Connect { source }) => source,
@@ -300,14 +300,14 @@ async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &Canc
     }
 }
 
-// The runner has removed the folder already, unless it was killed.
+// The runner has removed the folder already, except if the runner was killed.
 async fn remove(run_dir: PathBuf) {
     if let Err(fault) = spawn_blocking(move || run_dirs::clear(&run_dir)).await {
         tracing::error!(error = &fault as &dyn Error, "failed to remove a run folder");
     }
 }
 
-/// Appends the agent's last console message, in which the guest's first process explains why it failed.
+/// Appends the agent's last console message: the guest's first process prints there why it failed.
 fn with_agent_message(reason: &str, console: &[String]) -> String {
     let message = console.iter().rev().find_map(|line| line.split_once(CONSOLE_PREFIX));
     message.map_or_else(|| reason.to_owned(), |(_, message)| format!("{reason}; the agent said: {message}"))

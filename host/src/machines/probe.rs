@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Finds out in a child process whether this host's KVM runs guests.
+//! Checks in a child process whether this host's KVM runs guests.
 
 use std::{ffi::OsStr, fmt, process::Stdio, time::Duration};
 
@@ -14,8 +14,9 @@ use super::{
     roles,
 };
 
-/// Timeout from one line of the probe to the next. All tests take 0.03 s if KVM is unusable and up to 0.7 s if it is
-/// nested in an emulation. On a busy machine they take longer, but one that prints nothing for this long hangs.
+/// Timeout from one line of the probe to the next. All tests together take 0.03 s if KVM is unusable, and up to 0.7 s
+/// if KVM is nested in an emulation. They take longer on a busy machine, but a single test that takes a whole second
+/// hangs.
 const LINE_MAX: Duration = Duration::from_secs(1);
 /// Limit of the probe's output in bytes; its lines are short.
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -37,7 +38,7 @@ impl fmt::Display for Kvm {
     }
 }
 
-/// Runs the probe. `runner` is this binary. Takes at most [`LINE_MAX`] for each of its few lines.
+/// Runs the probe. `runner` is this binary. Takes at most [`LINE_MAX`] for each line of output.
 pub(super) async fn probe(runner: &OsStr) -> Kvm {
     let mut command = roles::command(runner, roles::PROBE);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
@@ -48,7 +49,7 @@ pub(super) async fn probe(runner: &OsStr) -> Kvm {
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout).take(ANSWER_BYTES_MAX);
-        // After a timeout the lines so far count. Dropping the child kills it.
+        // After a timeout, the lines printed so far decide. Dropping `child` kills the process.
         while let Ok(Ok(1..)) = timeout(LINE_MAX, stdout.read_until(b'\n', &mut answer)).await {}
     }
     verdict(&String::from_utf8_lossy(&answer))

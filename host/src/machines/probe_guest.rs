@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child process of the KVM probe: runs four tiny guests and prints the result.
 //!
-//! A `/dev/kvm` that opens and runs trivial code may still boot no guest: if KVM has to emulate every instruction, the
-//! first one that its emulator lacks ends the guest. So the tests do what ordinary guests do, such as SSE2 arithmetic
-//! and ten million iterations of a loop. The name of each test is printed before it runs, so that the parent knows
-//! which test hangs. The last line is the verdict.
+//! A host whose `/dev/kvm` opens and runs trivial code may still be unable to boot a guest. If KVM has to emulate every
+//! instruction, the first instruction that its emulator lacks ends the guest. So the tests execute typical code of
+//! guests, such as SSE2 arithmetic and ten million iterations of a loop. The process prints the name of each test
+//! before the test runs, so its parent knows which test hangs. The last line is the verdict.
 
 use std::{
     io::{self, Write},
@@ -20,26 +20,26 @@ use super::sys::{self, Page};
 
 /// The verdict if KVM runs guests.
 pub(super) const USABLE: &str = "usable";
-/// The start of the verdict otherwise; the reason follows.
+/// The prefix of the verdict if KVM does not run guests. The reason follows.
 pub(super) const UNUSABLE: &str = "unusable: ";
 
 /// The version of the KVM API, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// Size of the guest's memory, which is one large page.
+/// Size of the guest's memory in 4 KiB pages. Together they are one large page.
 const MEMORY_PAGES: usize = 512;
-/// Page numbers of the page tables and the code.
+/// Page numbers of the page tables and of the code.
 const ROOT_TABLE_PAGE: usize = 9;
 const POINTER_TABLE_PAGE: usize = 10;
 const DIRECTORY_PAGE: usize = 11;
 const CODE_PAGE: usize = 256;
-/// Flags of page table entries: present and writable; the second also large page.
+/// Flags of page table entries: both mean present and writable, and `LARGE_PAGE` also a large page.
 const TABLE: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x83;
 /// Address of KVM's own task state segment on Intel processors: below the firmware, above the guest's memory.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 /// The I/O port to which a test writes its result.
 const RESULT_PORT: u16 = 0x10;
-/// The bytes that a guest reads from memory that it does not have.
+/// The bytes that a guest reads from an address outside its memory.
 const MMIO_ANSWER: [u8; 4] = [0xa0, 0xa1, 0xa2, 0xa3];
 
 /// A test: its name, its code, its expected result.
@@ -63,7 +63,7 @@ const TESTS: [Test; 4] = [
     ("loop", &[0xb9, 0x80, 0x96, 0x98, 0, 0xff, 0xc9, 0x75, 0xfc, 0xb8, 0x2a, 0, 0, 0, 0xe7, 0x10, 0xeb, 0xfe], 42),
 ];
 
-/// Runs the tests and prints the verdict. Succeeds whatever the verdict is.
+/// Runs the tests and prints the verdict. The exit code does not depend on the verdict.
 pub(super) fn run() -> ExitCode {
     let mut out = io::stdout();
     let verdict = match tests(&mut out) {
@@ -117,7 +117,8 @@ fn result_of(kvm: &Kvm, code: &[u8]) -> Result<u32, String> {
     }
 }
 
-// Identity-mapped page tables for 1 GiB in large pages. Only the first page has memory; it also holds the code.
+// Returns the guest's memory: the code, and page tables that identity-map 1 GiB in large pages. Only the first large
+// page is backed by memory.
 fn memory(code: &[u8]) -> Vec<Page> {
     let mut pages = vec![Page([0; 4096]); MEMORY_PAGES];
     let mut put = |page: usize, bytes: &mut dyn Iterator<Item = u8>| {

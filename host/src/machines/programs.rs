@@ -25,10 +25,10 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Finds both: a path is used as it is, a bare name is searched in `PATH`.
+    /// Finds both programs. A bare name is looked up in `PATH`; any other path must name the program's file.
     ///
     /// # Errors
-    /// [`MissingProgram`], whose text says how to install it.
+    /// [`MissingProgram`]; its text says how to install the program.
     pub(super) fn find(qemu: &Path, vhost_device_vsock: &Path) -> Result<Self, MissingProgram> {
         Ok(Self { qemu: self::qemu(qemu)?, vhost_device_vsock: self::vhost_device_vsock(vhost_device_vsock)? })
     }
@@ -57,7 +57,7 @@ fn find(program: &Path, search: &OsStr) -> Option<PathBuf> {
     } else {
         vec![program.to_owned()]
     };
-    // Absolute, because the runner starts it from another folder.
+    // The path must be absolute, because the runner has another working folder.
     candidates.into_iter().find(|path| is_program(path)).and_then(|path| path.canonicalize().ok())
 }
 

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command lines of the two programs of a QEMU machine.
 //!
-//! Relative names are files in the machine's run folder, which is the programs' working folder. So socket paths stay
-//! below Linux's limit of 107 bytes wherever the folder is.
+//! Relative paths refer to the machine's run folder, because it is the working folder of the programs. So the paths of
+//! sockets stay below Linux's limit of 107 bytes, even if the folder's own path is longer.
 
 use std::ffi::OsString;
 
@@ -12,11 +12,11 @@ use super::{
     runner_messages::{Accelerator, MachineConfig, QemuConfig},
 };
 
-/// The log level from which QEMU logs errors of its guest.
+/// The lowest log level at which QEMU logs errors of its guest.
 const GUEST_ERRORS_LEVEL: u8 = 4;
 /// The socket on which `vhost-device-vsock` waits for QEMU.
 pub(super) const VHOST_SOCKET: &str = "vhost";
-/// The guest's address. Every machine has its own `vhost-device-vsock`, so all machines can use the same one.
+/// The guest's vsock address. All machines can use the same address, because each has its own `vhost-device-vsock`.
 const GUEST_CID: u32 = 3;
 
 /// Arguments of `vhost-device-vsock`.
@@ -31,7 +31,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     let (accelerator, cpu) = match config.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         // TCG's default CPU lacks features that x86-64-v2 programs need. Kernel and libc copy with `rep movsb` if the
-        // processor reports that it is fast (ERMS), but TCG executes it byte by byte, which takes four times as long.
+        // processor reports this instruction as fast (ERMS). TCG executes the instruction byte by byte, which takes
+        // four times the time, so ERMS is off.
         Accelerator::Emulation { .. } => ("tcg,thread=multi", "max,erms=off"),
     };
     let memory = machine.memory_mib;
@@ -68,7 +69,7 @@ fn drive(id: &str, path: OsString, options: &str) -> OsString {
     drive
 }
 
-// In QEMU's option syntax a comma ends a value; two commas stand for one.
+// In QEMU's option syntax a comma ends a value; two commas mean a literal comma.
 fn comma_doubled(path: OsString) -> OsString {
     match path.into_string() {
         Ok(text) => text.replace(',', ",,").into(),
@@ -77,11 +78,12 @@ fn comma_doubled(path: OsString) -> OsString {
 }
 
 fn kernel_command_line(accelerator: &Accelerator) -> String {
-    // On a panic the kernel reboots at once, which ends the machine; a triple fault is the fastest way to reboot.
+    // On a panic the kernel reboots at once, and the reboot ends the machine. A triple fault is the fastest reboot
+    // method.
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t".to_owned();
     if let Accelerator::Emulation { tsc_khz } = accelerator {
-        // One boot in four hangs while it calibrates the emulated timers. Under emulation the guest reads the host's
-        // counter, so its frequency is known and need not be calibrated.
+        // Without these options, one boot in four hangs while the kernel calibrates the emulated timers. Under
+        // emulation the guest reads the host's counter, so the counter's frequency is known and need not be calibrated.
         line.push_str(&format!(" tsc_early_khz={tsc_khz} tsc=reliable"));
     }
     line

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The roles in which the server starts this binary as a child process, each a word after the subcommand `runner`.
+//! The roles in which the server starts this binary as a child process. A role is the argument after `runner`.
 
 use std::{
     ffi::OsStr,
@@ -11,31 +11,31 @@ use std::{
 
 use tokio::{process::Command, time::timeout};
 
-/// The subcommand that makes this binary a runner; its role follows.
+/// The subcommand that makes this binary a runner. The role follows as the next argument.
 pub(super) const SUBCOMMAND: &str = "runner";
 /// Runs a machine.
 pub(super) const MACHINE: &str = "machine";
 /// Reports whether KVM runs guests.
 pub(super) const PROBE: &str = "probe";
-/// Reports whether machines can have namespaces of their own.
+/// Reports whether machines can have their own namespaces.
 pub(super) const CONFINEMENT: &str = "confinement";
-/// Reports whether a file is a usable libkrunfw; its path follows.
+/// Reports whether a file is a usable libkrunfw. The file's path follows.
 pub(super) const FIRMWARE: &str = "firmware";
 
-/// Timeout of a check. Making namespaces, or loading 20 MB from a cold disk, takes milliseconds; more is a hang.
+/// Timeout of a check. Creating namespaces or loading 20 MB from a cold disk takes milliseconds.
 const CHECK_MAX: Duration = Duration::from_secs(5);
-/// Limit of the reason that a failed check gives, in characters.
+/// Limit of the reason of a failed check, in characters.
 const REASON_CHARS_MAX: usize = 300;
 
-/// A command that starts `runner`, which is this binary, in a role and with an empty environment.
+/// Returns a command that starts `runner`, which is this binary, in a role. Its environment is empty.
 pub(super) fn command(runner: &OsStr, role: &str) -> Command {
     let mut command = process::Command::new(runner);
     command.args([SUBCOMMAND, role]).env_clear();
     command.into()
 }
 
-/// Runs `runner` in a role that only checks something. Returns the reason if the check fails; it is empty if the child
-/// process died before it could print one.
+/// Runs `runner` in a role that only checks something. Returns the reason if the check fails. The reason is empty if
+/// the child process died before it printed one.
 ///
 /// # Errors
 /// The child process could not be started, or did not end within [`CHECK_MAX`].

@@ -1,15 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The runner: the process that owns the programs of one machine and kills them when the host process ends, however it
-//! ends.
+//! The runner: the process that starts the programs of one machine. It kills them when the host process ends for any
+//! reason.
 //!
-//! It is this binary, executed again. It has a single thread: the kernel's parent death signal is bound to the thread
-//! that forked, and an async runtime starts and ends threads. The host holds the other end of the runner's stdin. When
-//! that closes, or a program ends, the runner kills the remaining programs, waits for them, removes the run folder,
-//! reports and exits. If the runner itself is killed, the kernel kills its programs, and the host (or the next server)
-//! removes the folder.
+//! The runner is this binary, executed again. It has a single thread, because the kernel's parent death signal is bound
+//! to the thread that forked, and an async runtime starts and ends threads. The runner's stdin is a socket to the host.
+//! When the host closes the socket, or a program ends, the runner kills the remaining programs, waits for their exit,
+//! removes the run folder, reports the reason and exits. If the runner itself is killed, the kernel kills its programs,
+//! and the host or the next server removes the folder.
 //!
-//! The runner's stdout carries the guest's console, its stderr the output of the programs; the host reads both.
+//! The runner's stdout carries the guest's console, and its stderr the output of the programs. The host reads both.
 
 mod oom_kills;
 mod program;
@@ -42,14 +42,14 @@ use super::{
     sys,
 };
 
-/// Time for the removal of the run folder; the host kills a runner after 3 s.
+/// Timeout for the removal of the run folder. The host kills a runner that has not exited after 3 s.
 const REMOVAL_MAX: Duration = Duration::from_secs(2);
-/// Time for `vhost-device-vsock` to start listening; it takes a few milliseconds, so more is a hang.
+/// Timeout for `vhost-device-vsock` to start listening, which usually takes a few milliseconds.
 const VHOST_START_MAX: Duration = Duration::from_secs(5);
-/// Interval between two attempts to connect to it.
+/// Interval between two attempts to connect to `vhost-device-vsock`.
 const VHOST_RETRY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
-/// Runs the runner if this process was started as one. `main` must call it before it starts any thread.
+/// Runs the runner if this process was started as a runner. `main` must call this function before it starts any thread.
 pub fn run_if_runner() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     if arguments.next()? != roles::SUBCOMMAND {
@@ -64,7 +64,7 @@ pub fn run_if_runner() -> Option<ExitCode> {
     })
 }
 
-/// Prints why a check failed, for [`roles::check`].
+/// Returns the exit code of a check. Prints the reason of a failure, which [`roles::check`] reads.
 fn exit_code(checked: io::Result<()>) -> ExitCode {
     match checked {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,12 +81,12 @@ fn run() -> ExitCode {
     };
     let Some(orders) = read_orders(&host) else { return ExitCode::FAILURE };
     let end = run_machine(&orders, &host);
-    // All programs are dead here. If this fails, the host removes the folder.
+    // All programs have ended here. If this removal fails, the host removes the folder.
     let _ = run_dirs::remove(&orders.run_dir, REMOVAL_MAX);
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => {
-            // Fails if the host is gone; then the report has no reader.
+            // The write fails if the host has ended, and then no process needs the report.
             let _ = serde_json::to_string(&report).map(|line| writeln!(host, "{line}"));
             ExitCode::FAILURE
         }
@@ -99,7 +99,7 @@ fn read_orders(host: &UnixStream) -> Option<Orders> {
     serde_json::from_str(&line).ok()
 }
 
-// Returns `Ok` when the host closes its end or dies.
+// Returns `Ok` when the host closes its end of the socket or ends.
 fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
     if orders.namespaces == Namespaces::Own {
@@ -134,7 +134,7 @@ impl Runner<'_> {
         let confinement = self.confinement(Calls::Program, files);
         let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &confinement)?;
         drop(connection);
-        // QEMU's exit closes the other's connection and may end it too, so QEMU is checked first.
+        // QEMU's exit closes the connection, which may end `vhost-device-vsock` too, so QEMU is checked first.
         match self.watch.wait(&[&qemu, &vhost], None)? {
             Event::Exited(0) => Err(qemu.report()),
             Event::Exited(_) => Err(vhost.report()),
@@ -173,24 +173,25 @@ fn enter(run_dir: &Path) -> io::Result<()> {
     set_no_new_privs(true)?;
     // A core dump would write the guest's memory to the host's disk.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // Keeps the terminal's signals away: the host decides when machines end. Fails only for a session leader, which has
-    // no such terminal anyway.
+    // A new session receives no signals from the terminal: the host decides when machines end. `setsid` fails only if
+    // the runner already leads a process group.
     let _ = setsid();
     env::set_current_dir(run_dir)?;
-    // The next server takes a free lock as a sign that this runner has ended, so the lock lives as long as the process.
+    // For the next server, a free lock means that this runner has ended. So this process never releases the lock.
     let folder = File::open(".")?;
     flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
     mem::forget(folder);
     Ok(())
 }
 
-// Connects on QEMU's behalf, which does not retry if its peer is not listening yet. `None` if the host closed its end.
+// Connects on behalf of QEMU, because QEMU does not retry if its peer is not listening yet. Returns `None` if the host
+// closed its end of the socket.
 fn connect(watch: &Watch<'_>, vhost: &mut Program) -> Result<Option<UnixStream>, Report> {
     let deadline = Instant::now() + VHOST_START_MAX;
     loop {
         let fault = match UnixStream::connect(qemu::VHOST_SOCKET) {
             Ok(connection) => {
-                // QEMU must inherit it.
+                // QEMU must inherit the connection.
                 fcntl_setfd(&connection, FdFlags::empty())
                     .map_err(|fault| not_started("pass a socket to QEMU".into(), &fault.into()))?;
                 return Ok(Some(connection));

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The messages between the host and a runner: one line of JSON in each direction, over the socket that is the runner's
-//! stdin.
+//! stdin. After its orders, the host only keeps the socket open. When the socket closes, the runner stops the machine.
 //!
 //! ```text
-//!  host ── Orders ──▶ runner         the first line; then the host only holds the socket open, and the runner stops
-//!  host ◀── Report ── runner         everything when it closes
+//!  host ── Orders ──▶ runner
+//!  host ◀── Report ── runner
 //! ```
 
 use std::path::PathBuf;
@@ -14,22 +14,23 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::Namespaces;
 
-/// Limit of a line in bytes; a dozen paths of 4096 bytes fit.
+/// Limit of a line in bytes: a dozen paths of 4096 bytes fit.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// The machine that a runner runs.
+/// The host's message: the machine that the runner must run.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Orders {
-    /// The runner's working folder, which it locks and finally removes.
+    /// The runner's working folder. The runner locks the folder, and removes it at the end.
     pub(super) run_dir: PathBuf,
-    /// Whether its programs have namespaces of their own. If so and they cannot be created, the machine does not start.
+    /// Whether the machine's programs have their own namespaces. If namespaces are required but cannot be created, the
+    /// machine does not start.
     pub(super) namespaces: Namespaces,
     pub(super) machine: MachineConfig,
     /// The back end.
     pub(super) maker: Maker,
 }
 
-/// The parts of a machine's configuration that both back ends have.
+/// The part of a machine's configuration that is the same for both back ends.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct MachineConfig {
     pub(super) cpus: u32,
@@ -44,7 +45,7 @@ pub(super) struct MachineConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum Maker {
     Qemu(QemuConfig),
-    /// Linked into this binary.
+    /// libkrun, linked into this binary.
     Krun(KrunConfig),
 }
 
@@ -57,7 +58,7 @@ pub(super) struct QemuConfig {
     /// A bzImage.
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
-    /// Log level of its programs, 0 to 5; errors are always logged.
+    /// Log level of QEMU and `vhost-device-vsock`, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,
 }
 
@@ -67,11 +68,11 @@ pub(super) struct KrunConfig {
     pub(super) firmware: PathBuf,
     /// The file with the guest's boot configuration.
     pub(super) boot: PathBuf,
-    /// Log level of libkrun, 0 to 5; errors are always logged.
+    /// Log level of libkrun, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,
 }
 
-/// The way in which QEMU executes the guest's instructions.
+/// QEMU's method to execute the guest's instructions.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Accelerator {
     Kvm,
@@ -82,18 +83,17 @@ pub(super) enum Accelerator {
     },
 }
 
-/// The reason for which a machine ended or never ran.
+/// The reason why a machine ended or never ran.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 pub(super) enum Report {
-    /// A program could not be started, or a step before it failed.
+    /// A program could not be started, or an earlier step failed.
     #[error("failed to {step}: {cause}")]
     NotStarted {
-        /// The step; reads after "failed to".
+        /// The failed step; completes the sentence "failed to …".
         step: String,
-        /// The error.
         cause: String,
     },
-    /// A program was stopped by a signal. The machine could not go on, so it was ended.
+    /// A signal such as SIGSTOP stopped a program. The machine could not continue, so the runner ended it.
     #[error("{program} was stopped by a signal")]
     Stopped { program: String },
     /// The kernel killed a program because memory ran out.
@@ -102,7 +102,7 @@ pub(super) enum Report {
     #[error("{program} ended: {how}")]
     Ended {
         program: String,
-        /// `exit status: 1`, `signal: 9 (SIGKILL)`.
+        /// For example `exit status: 1` or `signal: 9 (SIGKILL)`.
         how: String,
     },
 }

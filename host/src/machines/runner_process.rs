@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's handle to one runner: its lifeline, its output, and its exit.
+//! The host's handle to one runner: its lifeline, its output, and its exit. The lifeline is the socket on the runner's
+//! stdin.
 
 use std::{
     ffi::OsStr,
@@ -30,11 +31,11 @@ use super::{
 };
 use crate::mutex::lock;
 
-/// Time for the runner to exit after its lifeline closed; killing two programs and removing a folder takes 50 ms.
+/// Timeout for the runner's exit after its lifeline closed. Killing two programs and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);
-/// Time for the runner's pipes to end after its exit; its programs may hold them a moment longer.
+/// Timeout for the end of the runner's pipes after its exit. Its programs may keep the pipes open a moment longer.
 const PIPES_END_MAX: Duration = Duration::from_secs(1);
-/// Bytes read from a pipe at once.
+/// Size of the buffer for reads from a pipe, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub(crate) enum SpawnFault {
     Orders { source: io::Error },
 }
 
-/// One runner. Dropping it closes the lifeline; the runner then ends its machine and exits.
+/// A handle to one runner. Dropping the handle closes the lifeline; the runner then ends its machine and exits.
 #[derive(Debug)]
 pub(super) struct RunnerProcess {
     child: Child,
@@ -59,7 +60,8 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, with its orders. `shows_log` logs the output of its programs.
+    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the runner's
+    /// programs is logged as it arrives.
     ///
     /// # Errors
     /// [`SpawnFault`]; nothing is left running.
@@ -70,7 +72,7 @@ impl RunnerProcess {
         let mut command = roles::command(runner, roles::MACHINE);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(process)?;
-        // The command still holds the runner's end of the lifeline.
+        // `command` still owns the runner's end of the lifeline.
         drop(command);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let console = Arc::<Mutex<ConsoleTail>>::default();
@@ -114,14 +116,14 @@ impl RunnerProcess {
         self.panicked.clone()
     }
 
-    /// Waits until the runner has ended or was stopped by a signal, and returns the reason. Cancel-safe.
+    /// Waits until the runner exits or a signal stops it, and returns the reason. Cancel-safe.
     pub(super) async fn ended(&mut self) -> String {
         let pid = self.pid;
         let status = tokio::select! {
             status = self.child.wait() => status,
             () = stopped(pid) => return "the runner was stopped by a signal".to_owned(),
         };
-        // The runner's report is in the socket's buffer by now, and its exit closed the socket.
+        // The runner has exited. So its report is in the socket's buffer, and its end of the socket is closed.
         let mut lifeline = (&mut self.lifeline).take(LINE_BYTES_MAX);
         let _ = timeout(PIPES_END_MAX, lifeline.read_to_end(&mut self.report)).await;
         match (serde_json::from_slice::<Report>(&self.report), status) {
@@ -131,12 +133,12 @@ impl RunnerProcess {
         }
     }
 
-    /// Stops the runner and everything it runs, waits for their exit, and returns their last output.
+    /// Stops the runner and its programs, waits for their exit, and returns their last output.
     pub(super) async fn stop(self) -> LastOutput {
         let Self { mut child, pid, lifeline, report: _, console, programs, panicked, mut readers } = self;
         drop(lifeline);
         if is_stopped(pid) {
-            // A stopped runner cannot react; the kernel kills its programs with it.
+            // A runner that a signal has stopped cannot react. When it is killed, the kernel kills its programs too.
             let _ = child.kill().await;
         } else if timeout(END_MAX, child.wait()).await.is_err() {
             tracing::warn!("a runner did not exit in time and is killed");
@@ -151,7 +153,7 @@ impl RunnerProcess {
     }
 }
 
-// SIGCHLD is also sent when a child is stopped.
+// The kernel also sends SIGCHLD when a signal stops a child.
 async fn stopped(pid: Option<Pid>) {
     let Ok(mut children) = signal(SignalKind::child()) else { return std::future::pending().await };
     while !is_stopped(pid) {
@@ -166,7 +168,7 @@ fn is_stopped(pid: Option<Pid>) -> bool {
     pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
 }
 
-/// The last output of a machine and its programs; safe to log.
+/// The last output of a machine and its programs, limited and escaped for the log.
 #[derive(Debug)]
 pub(super) struct LastOutput {
     /// Whether the guest's kernel panicked.
@@ -177,7 +179,7 @@ pub(super) struct LastOutput {
     pub(super) programs: Vec<String>,
 }
 
-// Reads until the pipe ends, whatever comes: a full pipe would stop the guest.
+// Reads until the pipe ends, because a full pipe would block the guest.
 async fn read_all(mut pipe: impl AsyncRead + Unpin, mut push: impl FnMut(&[u8])) {
     let mut bytes = [0; READ_BYTES];
     while let Ok(count @ 1..) = pipe.read(&mut bytes).await {

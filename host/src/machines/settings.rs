@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc};
 use super::backend::WantedBackend;
 use crate::{domain::defences::Relaxed, network::Gateway};
 
-/// Firmware that is unpacked from this binary lies in this folder of the data folder.
+/// Subfolder of the data folder into which embedded firmware is unpacked.
 const FIRMWARE_FOLDER: &str = "firmware";
 
 /// Settings of [`Vms`](super::Vms).
@@ -17,21 +17,21 @@ pub struct VmSettings {
     pub data_dir: PathBuf,
     /// The back end that the operator chose.
     pub backend: WantedBackend,
-    /// Path of libkrunfw or of its folder; searched in the default places if unset.
+    /// Path of libkrunfw or of its folder; if unset, the embedded library or a default folder is used.
     pub firmware: Option<PathBuf>,
     /// Log level of the programs that run machines, 0 to 5.
     pub log_level: u8,
     /// The folder with `vmlinuz` and `modules/` for QEMU's guests.
     pub kernel_dir: PathBuf,
-    /// A path, or a name to search in `PATH`; usually `qemu-system-x86_64`.
+    /// A path, or a name to look up in `PATH`; usually `qemu-system-x86_64`.
     pub qemu: PathBuf,
-    /// A path, or a name to search in `PATH`; usually `vhost-device-vsock`.
+    /// A path, or a name to look up in `PATH`; usually `vhost-device-vsock`.
     pub vhost_device_vsock: PathBuf,
     /// Carries the network connections of all machines.
     pub gateway: Arc<Gateway>,
     /// PEM certificates that guests trust in addition to their own; may be empty.
     pub ca_bundle: String,
-    /// Defences inside the guests that are switched off.
+    /// The defences inside guests that are switched off.
     pub relaxed: Relaxed,
     /// The program to execute as runner: [`VmSettings::THIS_BINARY`] except in tests.
     pub runner: OsString,
@@ -41,7 +41,6 @@ impl VmSettings {
     /// The binary of this process, even if its file has been replaced since the start.
     pub const THIS_BINARY: &str = "/proc/self/exe";
 
-    /// The folder into which embedded firmware is unpacked.
     pub(super) fn firmware_dir(&self) -> PathBuf {
         self.data_dir.join(FIRMWARE_FOLDER)
     }

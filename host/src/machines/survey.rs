@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Checks everything that can run machines on this host, whether the chosen back end needs it or not.
+//! Checks all components that can run machines on this host, even those that the chosen back end does not need.
 //!
-//! The checks are the ones of [`Vms::open`](super::Vms::open), so the two cannot disagree. Nothing is changed.
+//! [`Vms::open`](super::Vms::open) runs the same checks, so the two cannot disagree. The checks change nothing, except
+//! that embedded firmware is unpacked.
 
 use std::{
     error::Error,
@@ -26,12 +27,12 @@ use super::{
 };
 use crate::{causes::chain, machines::agent_binary};
 
-/// The result of one check, with a sentence about it.
+/// The result of one check, with an explanation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Look {
     Works(String),
     Missing(String),
-    /// It exists but cannot be used.
+    /// The component exists but cannot be used.
     Broken(String),
 }
 
@@ -51,9 +52,9 @@ pub struct Survey {
     pub vhost_device_vsock: Look,
     /// The kernel of QEMU's guests.
     pub kernel: Look,
-    /// Whether the machines' processes can have namespaces of their own.
+    /// Whether the machines' processes can have their own namespaces.
     pub namespaces: Look,
-    /// The back end that a server would choose, or why there is none.
+    /// The back end that a server would choose, or the reason why none can be chosen.
     pub backend: Result<Backend, String>,
 }
 
@@ -95,7 +96,7 @@ impl Survey {
         }
     }
 
-    /// The needs of the chosen back end; if none could be chosen, those of libkrun.
+    /// The needs of the chosen back end, or those of libkrun if none could be chosen.
     #[must_use]
     pub fn needs(&self) -> Needs {
         match self.backend.as_ref().map(Backend::chosen) {

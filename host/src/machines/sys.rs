@@ -27,14 +27,14 @@ const STDERR: RawFd = 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// Has the kernel kill this process when the thread that forked it ends. `parent` is a pidfd of that thread's process;
-/// a process id would not work, because in a new pid namespace the parent has none.
+/// Asks the kernel to kill this process when the thread that forked the process ends. `parent` is a pidfd of that
+/// thread's process. A process id would not work, because the parent has none inside a new pid namespace.
 ///
 /// # Errors
 /// The parent has ended already, or the kernel's error.
 pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // If the parent ended before the call above, no signal is sent.
+    // If the parent ended before the call above, the kernel sends no signal.
     let mut parent = [PollFd::new(parent, PollFlags::IN)];
     match poll(&mut parent, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
         0 => Ok(()),
@@ -42,10 +42,10 @@ pub(super) fn die_with(parent: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Drops a capability from the bounding set, so that neither this process nor its programs can regain it. Ignores
-/// capabilities that the kernel does not know.
+/// Drops a capability from the bounding set, so neither this process nor its programs can regain the capability.
+/// Ignores numbers that the kernel does not know.
 pub(super) fn drop_from_bounding_set(number: u32) {
-    // SAFETY: it takes numbers.
+    // SAFETY: the call takes only numbers.
     unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, nix::libc::c_ulong::from(number), 0, 0, 0) };
 }
 
@@ -54,10 +54,10 @@ pub(super) fn drop_from_bounding_set(number: u32) {
 /// # Errors
 /// The kernel's error.
 pub(super) fn drop_all_capabilities() -> io::Result<()> {
-    // `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct`, of <linux/capability.h>.
+    // One `struct __user_cap_header_struct` and two `struct __user_cap_data_struct`, from <linux/capability.h>.
     let header = [CAPABILITY_VERSION_3, 0_u32];
     let none = [0_u32; 6];
-    // SAFETY: both arrays have the size of version 3 of the structures, and are only read.
+    // SAFETY: both arrays have the size that version 3 of the structures requires, and the kernel only reads them.
     let done = unsafe { nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -70,7 +70,7 @@ pub(super) fn make_mounts_read_only(place: &Path) -> io::Result<()> {
     let place = CString::new(place.as_os_str().as_bytes())?;
     let read_only =
         nix::libc::mount_attr { attr_set: nix::libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the path ends with a zero, the size of the attributes is passed, and both are only read.
+    // SAFETY: the path is NUL-terminated, the passed size is that of `read_only`, and the kernel only reads both.
     let done = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_mount_setattr,
@@ -84,7 +84,7 @@ pub(super) fn make_mounts_read_only(place: &Path) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets close-on-exec on every descriptor but the standard three.
+/// Sets close-on-exec on every descriptor except the three standard ones.
 ///
 /// # Errors
 /// The kernel's list of descriptors cannot be read.
@@ -94,46 +94,46 @@ pub(super) fn keep_descriptors_from_children() -> io::Result<()> {
         if number <= STDERR {
             continue;
         }
-        // SAFETY: the number is from the kernel's list of open descriptors, and no other thread exists that could close
-        // it meanwhile.
+        // SAFETY: the number is from the kernel's list of open descriptors, and there is no other thread that could
+        // close the descriptor.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
     }
     Ok(())
 }
 
-/// The process in which a fork returned.
+/// The process in which a fork returned: the parent or the child.
 pub(super) enum ForkedInto {
     /// The parent, with the id of the child.
     Parent(Pid),
     Child,
 }
 
-/// Forks this process; the child has no signal blocked.
+/// Forks this process. No signal is blocked in the child.
 ///
-/// Only for a single-threaded process: in the child, locks of other threads would stay locked.
+/// Only for a single-threaded process: the child could never release locks that other threads held.
 ///
 /// # Errors
 /// The kernel's error.
 pub(super) fn fork_single_threaded() -> io::Result<ForkedInto> {
-    // SAFETY: only the caller's thread exists, so the child may do whatever this process may.
+    // SAFETY: the process has only this thread, so the child may do everything that this process may do.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => forked(child.as_raw()),
         ForkResult::Child => forked(0),
     }
 }
 
-/// Forks this process into new namespaces; the child has no signal blocked. The child must execute a program: the C
-/// library does not know about this fork, and has cached the parent's thread id.
+/// Forks this process into new namespaces. No signal is blocked in the child. The child must execute a program, because
+/// the C library does not notice this fork and still caches the parent's thread id.
 ///
-/// Only for a single-threaded process: in the child, locks of other threads would stay locked.
+/// Only for a single-threaded process: the child could never release locks that other threads held.
 ///
 /// # Errors
 /// The kernel's error.
 pub(super) fn fork_to_execute(namespaces: CloneFlags) -> io::Result<ForkedInto> {
     let flags = nix::libc::c_long::from(namespaces.bits() | nix::libc::SIGCHLD);
-    // SAFETY: it takes numbers. Only the caller's thread exists, and a child without a stack of its own runs on a copy
-    // of this one, so it may do whatever this process may.
+    // SAFETY: the call takes only numbers. The process has only this thread, and the child runs on a copy of this
+    // thread's stack, so the child may do everything that this process may do.
     let pid = unsafe { nix::libc::syscall(nix::libc::SYS_clone, flags, 0_u64, 0_u64, 0_u64, 0_u64) };
     match i32::try_from(pid) {
         Ok(pid @ 0..) => forked(pid),
@@ -141,7 +141,7 @@ pub(super) fn fork_to_execute(namespaces: CloneFlags) -> io::Result<ForkedInto> 
     }
 }
 
-// In the child the number is 0.
+// `pid` is 0 in the child.
 fn forked(pid: i32) -> io::Result<ForkedInto> {
     if let Some(child) = Pid::from_raw(pid) {
         return Ok(ForkedInto::Parent(child));
@@ -150,13 +150,14 @@ fn forked(pid: i32) -> io::Result<ForkedInto> {
     Ok(ForkedInto::Child)
 }
 
-/// Exits at once, without the exit handlers that the parent has registered.
+/// Exits at once, without running the exit handlers that the parent registered.
 pub(super) fn exit_now(code: i32) -> ! {
-    // SAFETY: it takes a number and does not return.
+    // SAFETY: the call takes only a number and does not return.
     unsafe { nix::libc::_exit(code) }
 }
 
-/// Closes every descriptor but the standard three and `kept`. The owners of the others must not be used afterwards.
+/// Closes every descriptor except the three standard ones and `kept`. The owners of the closed descriptors must not be
+/// used afterwards.
 ///
 /// # Errors
 /// The kernel's error.
@@ -166,7 +167,7 @@ pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
         if first > last {
             continue;
         }
-        // SAFETY: it takes numbers. The caller, a forked child, must not use the owners of the descriptors.
+        // SAFETY: the call takes only numbers. The caller must not use the owners of the closed descriptors.
         let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
         if closed != 0 {
             return Err(io::Error::last_os_error());
@@ -185,8 +186,7 @@ pub(super) fn time_stamp_counter() -> u64 {
 #[repr(C, align(4096))]
 pub(super) struct Page(pub(super) [u8; 4096]);
 
-/// Gives the pages to the probe's guest as memory from address 0. They are never freed, so the guest cannot outlive
-/// them.
+/// Maps the pages into the probe's guest from address 0. The pages are never freed, so the guest cannot outlive them.
 ///
 /// # Errors
 /// KVM's error.
@@ -198,7 +198,7 @@ pub(super) fn give_memory(vm: &VmFd, pages: &'static mut [Page]) -> Result<(), k
         memory_size: size_of_val(pages) as u64,
         userspace_addr: pages.as_mut_ptr() as u64,
     };
-    // SAFETY: the region is exactly the slice, which is page-aligned, never freed, and mutably borrowed forever, so no
-    // Rust code accesses memory that the guest writes.
+    // SAFETY: the region is exactly the slice, and the slice is page-aligned. It is mutably borrowed for `'static`, so
+    // it is never freed and no Rust code accesses memory that the guest writes.
     unsafe { vm.set_user_memory_region(region) }
 }

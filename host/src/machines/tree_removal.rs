@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Removes a folder that a hostile process could write to.
 //!
-//! The standard library's `remove_dir_all` needs a stack frame and a descriptor per level, so a tree that is deep
-//! enough aborts the process. This removal opens only two folders at a time, whatever the depth: a folder in a
-//! subfolder is moved to the top first, and emptied from there later. A file system may skip entries of a folder while
-//! others are removed, so each folder is read again until it is empty. The removal follows no symbolic link, and stops
-//! at a deadline.
+//! The standard library's `remove_dir_all` needs a stack frame and a descriptor for each level, so a very deep tree
+//! aborts the process. This module opens only two folders at a time, at any depth. It moves each nested folder to the
+//! top level, and empties the folder there later. A file system may skip entries of a folder while other entries are
+//! removed, so each folder is read again until it is empty. The removal follows no symbolic link, and stops at a
+//! deadline.
 
 use std::{
     ffi::CStr,
@@ -27,7 +27,7 @@ use rustix::{
 /// Removes the folder at `path` with its content, if it exists.
 ///
 /// # Errors
-/// The system's error, or [`io::ErrorKind::TimedOut`] at the deadline; part of the content is removed then.
+/// The system's error, or [`io::ErrorKind::TimedOut`] at the deadline. Part of the content may be removed already.
 pub(super) fn remove_tree(path: &Path, deadline: Instant) -> io::Result<()> {
     let top = match open_folder(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
@@ -46,7 +46,7 @@ struct Removal {
 }
 
 impl Removal {
-    /// Removes each entry of the top folder. Returns false if it was empty.
+    /// Removes each entry of the top folder. Returns false if the top folder was empty.
     fn pass(&mut self) -> io::Result<bool> {
         let mut found = false;
         for entry in Dir::read_from(&self.top)? {
@@ -71,7 +71,7 @@ impl Removal {
         Ok(unlinkat(&self.top, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Removes the files of a subfolder and moves its folders to the top. Returns false if it was empty.
+    /// Removes the files of a subfolder and moves its folders to the top. Returns false if the subfolder was empty.
     fn empty(&mut self, folder: BorrowedFd<'_>) -> io::Result<bool> {
         let mut found = false;
         for entry in Dir::read_from(folder)? {
@@ -97,7 +97,7 @@ impl Removal {
             match renameat(folder, name, &self.top, format!(".moved-{}", self.moved)) {
                 // Moving a folder requires write permission on the folder itself.
                 Err(Errno::ACCESS) => make_accessible(folder, name)?,
-                // The hostile process has taken the name.
+                // The hostile process has already created an entry with this name, so the next number is tried.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 outcome => return Ok(outcome?),
             }
@@ -132,7 +132,7 @@ fn open_folder<P: Arg + Copy>(parent: BorrowedFd<'_>, name: P) -> Result<OwnedFd
     Ok(folder)
 }
 
-/// Gives this user all permissions on a folder that it owns.
+/// Gives this user all permissions on a folder that the user owns.
 fn make_accessible<P: Arg>(parent: BorrowedFd<'_>, name: P) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(parent, name, flags, Mode::empty())?;
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// More levels than `remove_dir_all` survives with [`STACK_BYTES`], and than a process can have descriptors.
+    /// Too deep for `remove_dir_all` with a stack of [`STACK_BYTES`], and for one open descriptor per level.
     const DEPTH: usize = 30_000;
     /// The stack size of tokio's blocking threads.
     const STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -175,7 +175,7 @@ mod tests {
         Instant::now() + Duration::from_secs(600)
     }
 
-    /// A folder in memory if there is one: a busy disk takes a minute for a deep tree.
+    /// A temporary folder, in memory if possible, because creating a deep tree takes a minute on a busy disk.
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
     }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Measures the frequency of the host's time stamp counter.
 //!
-//! Linux derives `CLOCK_MONOTONIC_RAW` from that counter and its own value of the frequency, so the ratio of the two is
-//! the kernel's value. It is exact, and also right if CPUID does not contain it.
+//! Linux derives `CLOCK_MONOTONIC_RAW` from the counter and from the frequency that the kernel has determined. So the
+//! ratio of counter to clock is the kernel's frequency, even if CPUID does not contain the frequency.
 
 use std::{thread, time::Duration};
 
@@ -11,9 +11,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::sys;
 
-/// Duration of the measurement. A reading is off by about 100 ns, so the result by a few parts in a million.
+/// Duration of the measurement. A reading is off by about 100 ns, so the result is off by a few parts in a million.
 const MEASURED: Duration = Duration::from_millis(100);
-/// Readings at both the start and the end, of which the least disturbed one is used.
+/// Number of readings at the start and again at the end. Of each series, the least disturbed reading is used.
 const READINGS: u32 = 32;
 
 /// Returns the frequency in kHz. Blocks for 100 ms.
@@ -31,7 +31,7 @@ struct Reading {
     nanoseconds: u64,
 }
 
-// The clock is read between two readings of the counter. The closer those are, the more exact is their middle.
+// The clock is read between two readings of the counter. The closer the two are, the more exact is their mean.
 fn reading() -> Reading {
     let mut best = Reading { ticks: 0, nanoseconds: 0 };
     let mut best_width = u64::MAX;

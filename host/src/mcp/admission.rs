@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The limit of calls that run at once, in all and for each principal.
+//! Limits the number of concurrent calls, in total and for each principal.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,12 @@ use std::{
 
 use crate::{domain::principal::Principal, mutex::lock, service::fault::CallerFault};
 
-/// The limits of calls that run at once.
+/// The limits of concurrent calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CallLimits {
-    /// Calls of all principals together.
+    /// Maximum number of calls of all principals together.
     pub calls_max: usize,
-    /// Calls of one principal, so that it leaves some for others.
+    /// Maximum number of calls of one principal. This limit leaves calls for other principals.
     pub calls_per_principal_max: usize,
 }
 
@@ -31,7 +31,7 @@ struct Running {
     by_principal: HashMap<Principal, usize>,
 }
 
-/// A permit for one call, which counts as running until this is dropped.
+/// A permit for one call. The call counts as running until the permit is dropped.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     owner: Principal,
@@ -43,7 +43,7 @@ impl Admission {
         Self { limits, running: Arc::default() }
     }
 
-    /// Takes a permit for one call.
+    /// Returns a permit for one call.
     ///
     /// # Errors
     /// [`CallerFault::TooManyCalls`] if a limit is reached.

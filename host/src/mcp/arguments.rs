@@ -11,10 +11,10 @@ use crate::{
     service::fault::ArgumentFault,
 };
 
-/// The longest prefix of a name sent by a client that an error repeats.
+/// Maximum number of characters of a client's text that an error quotes; the rest is cut off.
 const NAME_SHOWN_CHARS_MAX: usize = 64;
 
-/// The longest description of an invalid value, which serde quotes in full.
+/// Maximum number of characters of serde's message about an invalid value; serde quotes the whole value.
 const REASON_SHOWN_CHARS_MAX: usize = 300;
 
 /// A runtime by its name.
@@ -68,7 +68,7 @@ pub(super) fn parse_path(name: &'static str, path: String) -> Result<GuestPath, 
     GuestPath::parse(path).map_err(|source| ArgumentFault::Path { name, source })
 }
 
-/// A name sent by a client, escaped and shortened for an error.
+/// Escapes and shortens a name from a client for an error message.
 pub(super) fn shown(name: &str) -> String {
     name.escape_debug().take(NAME_SHOWN_CHARS_MAX).collect()
 }

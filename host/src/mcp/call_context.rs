@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The context of one tool call, beside its arguments.
+//! The context of one tool call: everything except the call's arguments.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +10,7 @@ use crate::{
     service::fault::{CallerFault, Fault},
 };
 
-/// The caller of a tool, and the channels to it.
+/// The caller of a tool, and the channels to that caller.
 pub(super) struct CallContext {
     pub(super) owner: Principal,
     pub(super) cancelled: CancellationToken,
@@ -19,7 +19,7 @@ pub(super) struct CallContext {
 }
 
 impl CallContext {
-    /// Runs an operation until it ends, or drops it when the caller cancels the call.
+    /// Runs an operation to its end. If the caller cancels the call, the operation is dropped.
     pub(super) async fn unless_cancelled<T>(
         &self,
         operation: impl Future<Output = Result<T, Fault>>,

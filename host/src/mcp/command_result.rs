@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The result of a command, as `execute` and `install_packages` return it and as errors of stopped commands include it.
+//! The result of a command. `execute` and `install_packages` return it, and the errors of stopped commands include it.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub(super) struct CommandResult<'a> {
     /// A note on connections that the network policy refused while it ran, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
-    /// True if it exceeded its memory limit and the kernel killed a process of it.
+    /// True if the command exceeded its memory limit and the kernel killed one of its processes.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     out_of_memory: bool,
@@ -88,7 +88,7 @@ impl<'a> CommandResult<'a> {
     }
 }
 
-/// The size of a file that could not hold its whole output.
+/// Returns the size of an output's file, if the file does not contain the whole output.
 fn truncated_size(output: &Output) -> Option<u64> {
     output.file.as_ref().filter(|file| !file.complete).map(|file| file.bytes)
 }

@@ -20,7 +20,7 @@ pub fn standard_streams() -> (impl AsyncRead + Send + Unpin + 'static, impl Asyn
     rmcp::transport::io::stdio_pipes()
 }
 
-/// Serves `handler` until the input ends or `stop` is cancelled. Both cancel the running calls.
+/// Serves `handler` until the input ends or `stop` is cancelled. Either event cancels the running calls.
 ///
 /// # Errors
 /// [`ConverseFault`] if the client does not initialize the connection.
@@ -52,8 +52,5 @@ pub async fn converse(
 pub enum ConverseFault {
     /// The client's first messages were not those of `initialize`.
     #[error("failed to initialize the conversation with the client")]
-    Initialize {
-        /// The fault that rmcp reports.
-        source: Box<ServerInitializeError>,
-    },
+    Initialize { source: Box<ServerInitializeError> },
 }

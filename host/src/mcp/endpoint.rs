@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! MCP over Streamable HTTP, in both dialects: with sessions up to 2025-11-25, without them from 2026-07-28 on.
+//! MCP over Streamable HTTP, in both dialects: protocol versions up to 2025-11-25 have sessions, and versions from
+//! 2026-07-28 on are stateless.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{progress, sessions::Sessions};
 
-/// The largest request body. A file of 10 MiB is 13.4 MiB in base64, and JSON adds some more.
+/// Limit of a request body in bytes. A file of 10 MiB is 13.3 MiB in base64, and JSON adds a little.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Messages that a session buffers for a call whose client does not read: all of its reports, and its result. With
-/// fewer, a stalled reader would stall every other call of its session.
+/// Maximum number of messages that a session buffers for one call: all its reports and the result. With a smaller
+/// buffer, a client that stops reading one answer would block all other calls of the session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
-/// The time for which a session keeps the messages of a call that has ended, for a client that resumes its answer.
+/// The time for which a session keeps the messages of an ended call, so that the client can resume the answer.
 const ANSWER_RETENTION: Duration = Duration::from_secs(5);
 
 /// A handler behind Streamable HTTP.
@@ -32,7 +33,7 @@ pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 pub struct EndpointRules {
     /// Host names under which clients may reach the server.
     pub hosts: Vec<String>,
-    /// The limit of open sessions.
+    /// Maximum number of open sessions.
     pub sessions_max: usize,
 }
 
@@ -60,7 +61,7 @@ where
     StreamableHttpService::new(move || Ok(handler.clone()), Arc::new(Sessions::new(sessions, sessions_max)), config)
 }
 
-/// The allowed origins of a host: any port, with or without TLS. IPv6 addresses are put in brackets.
+/// Returns the allowed origins of a host: with and without TLS, on any port. An IPv6 address is put in brackets.
 fn origins(host: &str) -> [String; 2] {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     ["http", "https"].map(|scheme| format!("{scheme}://{host}:*"))

@@ -29,13 +29,13 @@ use crate::{
     service::fault::ArgumentFault,
 };
 
-/// The longest idle timeout that a client can set, in minutes.
+/// Maximum idle timeout that a client can set, in minutes.
 const IDLE_MINUTES_MAX: f64 = 60.0;
 
-/// Stages of a create, as progress counts them: the image, the disks, the boot.
+/// Number of stages in the progress of a create: the image, the disks, the boot.
 const STAGES: u32 = 3;
 
-/// The most memory that the result of a create takes, however long the names in it are.
+/// Limit of the memory for the result of a create, with names of any length.
 const RESULT_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -179,7 +179,7 @@ impl Services {
             };
             progress.stage(at, Some(STAGES), message);
         };
-        // Dropping the create undoes it.
+        // Dropping the future undoes the create.
         let create = self.environments.create(new, stages);
         let (environment, agent_origin) = context.unless_cancelled(create).await?;
         results::object(&Created {

@@ -24,11 +24,11 @@ use crate::{
     },
 };
 
-/// The longest error in the log: a chain of causes, each a line long.
+/// Maximum number of characters of an error in the log: enough for a chain of causes of one line each.
 const LOGGED_CHARS_MAX: usize = 2000;
 
-/// The code of a protocol error after which a retry may succeed. JSON-RPC leaves it to servers (section 5.1 of its
-/// specification).
+/// The code of a protocol error after which a retry may succeed. JSON-RPC leaves the meaning of this code to
+/// servers (section 5.1 of its specification).
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 
 /// The result of a call.
@@ -67,7 +67,7 @@ impl<F: Into<Fault>> From<F> for Failure {
     }
 }
 
-/// The answer to a call that failed.
+/// Returns the answer to a failed call.
 pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
         Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, None)),
@@ -92,7 +92,7 @@ pub(super) fn unknown_task() -> ErrorData {
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTask)))
 }
 
-/// The answer to a request for a task whose result exceeds the memory budget.
+/// Returns the answer to a request for a task when no memory for the task's result is available.
 pub(super) fn no_memory(fault: &CallerFault) -> ErrorData {
     ErrorData::new(SERVER_BUSY, fault.to_string(), Some(data(fault.code())))
 }
@@ -108,8 +108,8 @@ pub fn data(code: ErrorCode) -> Value {
     json!({"code": code.as_str(), "hint": code.hint()})
 }
 
-/// A tool result with a message for the model and a code for programs, added to the output of a command that was
-/// stopped.
+/// Returns a tool result with a message for the model and a code for programs. If a command was stopped, the result
+/// includes the command's output.
 fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToolResult {
     let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]);
     let mut object = match stopped {
@@ -125,7 +125,7 @@ fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToo
 fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
     let message = chain(fault);
     let left_out = match fault {
-        // A guest that breaks the protocol can cause one of these with each call, so they are rate-limited.
+        // A guest that breaks the protocol can cause such a fault with each call, so these log lines are rate-limited.
         ServerFault::Call { id, .. } => log_limit::admitted(*id),
         ServerFault::Start { .. } | ServerFault::Unowned { .. } => Some(0),
     };

@@ -29,8 +29,9 @@ use crate::{
     },
 };
 
-/// The most memory that the result of a command takes: two outputs, whose bytes may each become three as structured
-/// content and six in its text, though not the same bytes both.
+/// Limit of the memory for the result of a command. A byte of the two outputs (1 MiB together) becomes at most seven
+/// bytes: an invalid byte becomes three in the structured content and three in the text, a control character one and
+/// six.
 pub(super) const RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -127,7 +128,7 @@ impl Services {
     }
 
     async fn command_result(&self, outcome: Result<Executed, Fault>, context: &CallContext) -> Outcome {
-        // The error of a stopped command includes its output, so it needs a reservation as well.
+        // The error of a stopped command includes the command's output, so the error needs a reservation as well.
         let executed = match &outcome {
             Ok(executed) => Some(executed),
             Err(Fault::Caller(fault)) => fault.executed(),

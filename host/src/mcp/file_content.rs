@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The content of a file as a tool result: text, a picture, or base64. A line after a part says how to read on.
+//! The content of a file as a tool result: text, a picture, or base64. If more of the file is left, a line after the
+//! content says how to read on.
 //!
-//! The result has no structured content, since clients that prefer it would show the numbers in place of the file.
-//! Programs find the numbers in the result's `_meta`.
+//! The result has no structured content, because some clients show only the structured content and would hide the file.
+//! Programs find the offsets and the size in the result's `_meta`.
 
 use std::ops::Range;
 
@@ -18,14 +19,14 @@ use crate::domain::{
     utf8::without_cut_start,
 };
 
-/// The key in `_meta` for the part of the file that a result holds.
+/// The key in `_meta` that describes the part of the file in a result.
 const PART_META: &str = "waggle/part";
 
-/// The most bytes of a text that are returned without a limit in the call: as much as of an output. A model cannot use
-/// more, and clients cut it silently.
+/// Maximum bytes of text that a call without a limit returns: the same as for an output. A model cannot use more, and
+/// clients cut a longer text silently.
 pub(super) const TEXT_BYTES_MAX: usize = 512 * 1024;
 
-/// The result of reading a file, or the part of it that `range` names.
+/// Returns the result of reading a whole file, or the part of the file in `range`.
 pub(super) fn reply(
     path: &GuestPath,
     mut content: FileContent,
@@ -45,7 +46,7 @@ pub(super) fn reply(
     CallToolResult::success(blocks).with_meta(Some(meta))
 }
 
-/// Truncates a long text, and returns the range that is left.
+/// Truncates a long text, and returns the remaining range.
 fn cut_long_text(content: &mut FileContent, base64: bool) -> Option<FileRange> {
     if base64 || content.bytes.len() <= TEXT_BYTES_MAX || std::str::from_utf8(&content.bytes).is_err() {
         return None;
@@ -73,9 +74,8 @@ fn text_or_blob(path: &GuestPath, bytes: Vec<u8>) -> ContentBlock {
     }
 }
 
-/// Returns the media type of a picture that models can look at, by its first bytes. They are those of PNG (its
-/// specification, section 5.2), JPEG (ITU T.81, annex B), GIF (its specification, section 17) and WebP (RFC 9649,
-/// section 2.4).
+/// Returns the media type of a picture that models can view, by its signature: PNG (its specification, section 5.2),
+/// JPEG (ITU T.81, annex B), GIF (its specification, section 17) or WebP (RFC 9649, section 2.4).
 fn picture(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
@@ -89,9 +89,9 @@ fn picture(bytes: &[u8]) -> Option<&'static str> {
 /// A part of a file, cut between characters if it is text.
 #[derive(Debug, Eq, PartialEq)]
 struct Part {
-    /// The range of the bytes read that is shown.
+    /// The range of the shown bytes, within the bytes that were read.
     kept: Range<usize>,
-    /// Start and end of that range in the file.
+    /// Offset of the first shown byte in the file; `to` is the offset after the last one.
     from: u64,
     to: u64,
     /// `None` for files that the guest's kernel generates, such as those in `/proc`.
@@ -115,7 +115,7 @@ impl Part {
         Self { from, to, more, kept, file_size }
     }
 
-    /// A line that tells the model how to read on.
+    /// Returns a line that tells the model how to read on.
     fn note(&self) -> Option<String> {
         let Self { from, to, .. } = self;
         match self.file_size {
@@ -138,14 +138,14 @@ impl Part {
     }
 }
 
-/// Returns the range of whole characters in a part of a text, which may begin and end inside one; `None` if it is not
-/// UTF-8.
+/// Returns the range of the whole characters in a part of a text; `None` if the part is not UTF-8. The part may begin
+/// and end inside a character.
 fn characters(bytes: &[u8], begins_inside: bool, goes_on: bool) -> Option<Range<usize>> {
     let text = if begins_inside { without_cut_start(bytes) } else { bytes };
     let start = bytes.len() - text.len();
     match std::str::from_utf8(text) {
         Ok(_) => Some(start..bytes.len()),
-        // A part without a whole character is returned as it is: a reader could not move past it otherwise.
+        // A part without a whole character is returned uncut; otherwise a reader could not move past the part.
         Err(fault) if goes_on && fault.error_len().is_none() && fault.valid_up_to() > 0 => {
             Some(start..start + fault.valid_up_to())
         }
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(longer.content[0].as_text().unwrap().text.len(), TEXT_BYTES_MAX - 1);
         let note = "[bytes 0 to 524287 of 524289; read on with offset 524287]";
         assert_eq!(longer.content[1].as_text().unwrap().text, note);
-        // Other files are useless in part, so they are never cut.
+        // A part of any other file is useless, so such files are never cut.
         assert_eq!(read(vec![0xff; TEXT_BYTES_MAX + 1]).content.len(), 1);
     }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `write_file`, `read_file`, `list_files`. Cancelling a call drops its operation, which resets its stream; the guest
-//! then stops the operation.
+//! `write_file`, `read_file`, `list_files`. Cancelling a call drops its future. This resets the call's stream to the
+//! guest, and the guest then stops the operation.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::FutureExt as _;
@@ -29,13 +29,13 @@ use crate::{
     },
 };
 
-/// The largest offset, 2^53. JSON numbers above it are not exact.
+/// Maximum offset: 2^53. JSON numbers above 2^53 are not exact.
 const OFFSET_MAX: u64 = 1 << 53;
 
-/// The approximate size of an entry in a listing, beside its name.
+/// Approximate size in bytes of an entry in a listing, without the entry's name.
 const ENTRY_BYTES: usize = 128;
 
-/// The largest mode: permissions with set-user-id, set-group-id and the sticky bit.
+/// Maximum mode: permissions with set-user-id, set-group-id and the sticky bit.
 const MODE_MAX: u32 = 0o7777;
 
 /// The encoding of a file's bytes in JSON.
@@ -229,7 +229,7 @@ fn listed(entry: Entry) -> ListedFile {
     }
 }
 
-/// The requested part of a file; `None` for the whole file.
+/// Parses the requested part of a file; returns `None` for the whole file.
 fn parse_range(offset: Option<f64>, limit: Option<f64>) -> Result<Option<FileRange>, ArgumentFault> {
     if offset.is_none() && limit.is_none() {
         return Ok(None);

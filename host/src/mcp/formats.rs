@@ -6,18 +6,18 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-/// A time as RFC 3339, in seconds and UTC; a time before the epoch becomes the epoch.
+/// Formats a time as RFC 3339, in UTC and whole seconds. A time before the epoch becomes the epoch.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     rfc3339_unix(i64::try_from(seconds).unwrap_or_default())
 }
 
-/// Seconds since the epoch as RFC 3339. A guest may send any number; one out of range becomes the epoch.
+/// Formats seconds since the epoch as RFC 3339. A guest may send any number; a number out of range becomes the epoch.
 pub(super) fn rfc3339_unix(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
-/// Type and permissions as `ls -l` shows them: `-rwxr-xr-x`.
+/// Formats type and permissions as `ls -l` does: `-rwxr-xr-x`.
 pub(super) fn mode_text(mode: u32) -> String {
     let kind = match mode & 0o170_000 {
         0o040_000 => 'd',

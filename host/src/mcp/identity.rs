@@ -1,17 +1,18 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The identity of this server: sent once in each session, and with every answer in the dialect without sessions.
+//! The identity of this server. The server sends it once in each session, and with every answer in the stateless
+//! dialect.
 
 use rmcp::model::{Implementation, MetaObject};
 use serde_json::json;
 
-/// The key in `_meta` for the server that gave an answer.
+/// The key in `_meta` that identifies the answering server.
 const SERVER_META: &str = "io.modelcontextprotocol/serverInfo";
 
 const NAME: &str = "Waggle";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The server as clients show it.
+/// Returns the description of the server that clients show.
 pub(super) fn about() -> Implementation {
     Implementation::new(NAME, VERSION).with_title("Waggle").with_description("Isolated Linux machines for AI agents.")
 }

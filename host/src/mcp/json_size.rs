@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Estimates the memory that JSON values take.
+//! Estimates the memory use of JSON values.
 
 use serde_json::Value;
 
-/// The size of a value beside its text, with its slot in the array or object that holds it.
+/// Size of a value without its text, including the value's slot in the surrounding array or object.
 pub(super) const NODE_BYTES: usize = 64;
 
-/// The memory that a value takes, or a little more.
+/// Returns the memory use of a value, rounded up a little.
 pub(super) fn value_bytes(value: &Value) -> usize {
     NODE_BYTES
         + match value {

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The memory that a request holds: for its body until the call is over, for its result until the answer is written.
+//! The reserved memory of a request: for the body until the call ends, for the result until the answer is written.
 //!
-//! A client that does not read its answers therefore runs out of memory budget. The permit that counts the running call
-//! is released earlier, so a client that has read an answer can make the next call at once.
+//! A client that does not read its answers therefore runs out of memory budget. The permit of the running call is
+//! released earlier than the memory, so a client that has read an answer can make the next call at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::{budget::Reservation, mutex::lock};
 
-/// The reservations of one request. Released when the last clone drops: the handler holds one, the response writer
-/// another.
+/// The reservations of one request. The handler and the response writer have one clone each; dropping the last clone
+/// releases the reservations.
 #[derive(Clone, Debug, Default)]
 pub struct RequestMemory(Arc<Mutex<Reservations>>);
 
@@ -18,12 +18,12 @@ pub struct RequestMemory(Arc<Mutex<Reservations>>);
 struct Reservations {
     body: Option<Reservation>,
     results: Vec<Reservation>,
-    /// Set once the request is cancelled; takes the reservations of its results.
+    /// Set when the request is cancelled. From then on, all reservations of its results belong to the session.
     orphaned: Option<OrphanedResults>,
 }
 
-/// The reservations of results whose requests were cancelled. rmcp holds such results until the session ends, so a
-/// session holds this for as long.
+/// The reservations of the results of cancelled requests. rmcp keeps such results until the session ends, so the
+/// session keeps these reservations until then.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OrphanedResults(Arc<Mutex<Vec<Reservation>>>);
 
@@ -36,7 +36,7 @@ impl RequestMemory {
         self.reservations().body = Some(reservation);
     }
 
-    /// Holds the reservation of a result, or charges it to the session if the request was cancelled.
+    /// Stores the reservation of a result. If the request was cancelled, the reservation is charged to the session.
     pub(super) fn hold_result(&self, reservation: Reservation) {
         let mut reservations = self.reservations();
         match &reservations.orphaned {
@@ -45,7 +45,7 @@ impl RequestMemory {
         }
     }
 
-    /// Moves the reservations of this cancelled request's results, present and future, to `orphaned`.
+    /// Moves all present and future result reservations of this cancelled request to `orphaned`.
     pub(super) fn move_results_to(&self, orphaned: &OrphanedResults) {
         let mut reservations = self.reservations();
         for reservation in std::mem::take(&mut reservations.results) {
@@ -70,7 +70,7 @@ impl OrphanedResults {
     }
 }
 
-/// A weak handle to the memory of a request, which it does not keep reserved.
+/// A weak handle to the memory of a request. The handle does not keep the memory reserved.
 #[derive(Clone, Debug)]
 pub(super) struct WeakRequestMemory(Weak<Mutex<Reservations>>);
 

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reports the progress of a long call, and the output of its command, to a client that asked for it.
+//! Reports the progress of a long call, and the output of the call's command, to a client that asked for progress.
 //!
-//! Reports run beside the call and never block it: if a client does not read, its reports stop, but its call goes on.
-//! Each stage counts one. A report without a new stage advances a small part of the way to the next one, so the numbers
-//! always grow. The report interval doubles, so the report limit covers an hour of output.
+//! Reports are sent concurrently with the call and never block the call: if a client does not read, the reports stop,
+//! but the call continues. Each stage counts as 1. A report without a new stage advances by a small fraction of a
+//! stage, because the numbers must always increase. The interval between reports of output doubles repeatedly, so the
+//! report limit covers an hour of output.
 
 use std::{
     borrow::Cow,
@@ -28,26 +29,26 @@ use crate::{
     mutex::lock,
 };
 
-/// The most reports of one call: enough for an hour of output. A session's channel can hold all of them, so a client
-/// that does not read blocks no other call of its session.
+/// Maximum number of reports of one call: enough for an hour of output. A session's channel has room for all reports of
+/// a call, so a client that does not read blocks no other call of its session.
 pub(super) const REPORTS_MAX: usize = 1024;
 
-/// The longest silence between two reports. Clients time out after 60 s at the earliest; people lose patience sooner.
+/// Maximum time between two reports. Clients time out after 60 s at the earliest; people lose patience sooner.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The time that a client has to accept a report, after which it gets no more.
+/// Timeout for a client to accept a report. After this timeout, the client gets no more reports.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most output in one report: more than a screen.
+/// Maximum bytes of output in one report: more than a screen.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
 
-/// The first interval between two reports of output. A shorter one would look no more alive.
+/// The first interval between two reports of output. A shorter interval would not help a reader.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Reports of output after which the interval doubles: the first time after 16 s.
+/// Number of output reports after which the interval between them doubles. The first doubling is after 16 s.
 const REPORTS_PER_INTERVAL: u32 = 64;
 
-/// The sending end: takes stages, of which only the latest matters, and output.
+/// The sending side. It accepts stages and output; of several unreported stages, only the latest is reported.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     stages: watch::Sender<CurrentStage>,
@@ -56,8 +57,8 @@ pub(super) struct Progress {
     start: Instant,
 }
 
-/// The part of the way to the next stage that a report without a new stage advances. It is so small that
-/// [`REPORTS_MAX`] reports never reach that stage.
+/// A report without a new stage advances by this fraction of the distance to the next stage. [`REPORTS_MAX`] such
+/// reports never reach the next stage.
 const STEP: f64 = 1.0 / 1024.0;
 
 #[derive(Clone, Debug, Default)]
@@ -75,7 +76,8 @@ struct Live {
 }
 
 impl Progress {
-    /// A sender without a stage; with `is_live` it buffers output until it is reported.
+    /// Creates a sender without a stage, and the receiver of the stages. With `is_live`, output is buffered for
+    /// reports.
     pub(super) fn new(is_live: bool) -> (Self, watch::Receiver<CurrentStage>) {
         let (stages, receiver) = watch::channel(CurrentStage::default());
         let output = || Mutex::new(LiveOutput::with_limit(OUTPUT_BYTES_MAX));
@@ -83,8 +85,8 @@ impl Progress {
         (Self { stages, live, start: Instant::now() }, receiver)
     }
 
-    /// Sets the current stage: `at` is the number of stages before it plus the part of it that is done, `total` the
-    /// number of stages.
+    /// Sets the current stage. `at` is the number of completed stages plus the completed fraction of the current stage;
+    /// `total` is the number of stages.
     pub(super) fn stage(&self, at: f64, total: Option<u32>, message: impl Into<Cow<'static, str>>) {
         self.stages.send_replace(CurrentStage { at, total, message: message.into() });
     }
@@ -97,7 +99,7 @@ impl Progress {
         }
     }
 
-    /// The current stage, and the output since the last status or report.
+    /// Returns the current stage, and the output since the last status or report.
     pub(super) fn status(&self) -> String {
         let stage = self.stages.borrow().message.clone();
         let status = with_seconds(&stage, self.start);
@@ -117,7 +119,7 @@ impl Live {
         act(&mut lock(&self.output))
     }
 
-    /// Waits until there is output to report, at least until `not_before`.
+    /// Waits until there is output to report, and at least until `not_before`.
     async fn due(&self, not_before: Instant) {
         while self.with(|output| output.is_empty()) {
             self.arrived.notified().await;
@@ -126,7 +128,7 @@ impl Live {
     }
 }
 
-/// Returns the sending end, and a future that reports to the client if there is a token. The future never resolves.
+/// Returns the sending side, and a future that reports to the client if there is a token. The future never resolves.
 /// With `is_polled`, output is also buffered for [`Progress::status`].
 pub(super) fn channel(
     token: Option<ProgressToken>,
@@ -184,12 +186,13 @@ async fn report(
     }
 }
 
-/// The interval to the next report of output, after `before` of them.
+/// Returns the interval before the next report of output, after `before` such reports.
 fn interval_after(before: u32) -> Duration {
     OUTPUT_INTERVAL.saturating_mul(1_u32.checked_shl(before / REPORTS_PER_INTERVAL).unwrap_or(u32::MAX))
 }
 
-/// The next number to report: `at`, or, if that would not grow, a step towards the next stage.
+/// Returns the next number to report: `at` if it exceeds the last reported number. Otherwise, the last reported number
+/// plus one step towards the next stage.
 fn next(reported: Option<f64>, at: f64) -> f64 {
     match reported {
         Some(reported) if at <= reported => reported + (reported.floor() + 1.0 - reported) * STEP,
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_is_reported_unchanged_unless_it_would_not_grow() {
+    fn stage_is_reported_as_it_is_if_it_exceeds_the_last_report() {
         let mut reported = None;
         let numbers = [0.0, 0.25, 0.25, 0.5, 0.4, 1.0].map(|at| {
             reported = Some(next(reported, at));

@@ -15,13 +15,13 @@ pub(super) fn is_stateless(context: &Context) -> bool {
     context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
 }
 
-/// Whether the client accepts a task in place of a result. Dialects with sessions cannot tell the two apart.
+/// Whether the client accepts a task in place of a result. In dialects with sessions, clients cannot tell them apart.
 pub(super) fn accepts_tasks(context: &Context) -> bool {
     is_stateless(context) && context.client_capabilities().is_some_and(|can| can.supports_tasks())
 }
 
-/// The principal that sent the request. A request without HTTP parts came over standard input, where only the user who
-/// started the server can write.
+/// Returns the principal that sent the request. A request without HTTP parts came over standard input, and only the
+/// user who started the server can write there.
 pub(super) fn principal(context: &Context) -> Principal {
     match context.extensions.get::<::http::request::Parts>() {
         Some(parts) => parts.extensions.get::<Principal>().cloned().unwrap_or_else(Principal::anonymous),
@@ -29,8 +29,8 @@ pub(super) fn principal(context: &Context) -> Principal {
     }
 }
 
-/// The memory that the request holds until its answer is written. Over standard input it is released with the call:
-/// the only reader there is the operator.
+/// Returns the memory that is reserved until the request's answer is written. Over standard input, the memory is
+/// released when the call ends, because the only reader there is the operator.
 pub(super) fn memory(context: &Context) -> RequestMemory {
     let parts = context.extensions.get::<::http::request::Parts>();
     parts.and_then(|parts| parts.extensions.get::<RequestMemory>()).cloned().unwrap_or_default()

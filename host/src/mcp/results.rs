@@ -11,7 +11,7 @@ use crate::telemetry::STAGES;
 /// Writes an object as text (keys sorted, two-space indent) and as structured content.
 pub(super) fn object(result: &impl Serialize) -> Outcome {
     let _writing = tracing::debug_span!(target: STAGES, "result").entered();
-    // A JSON value keeps its keys sorted, whatever their order in the type.
+    // A JSON value sorts its keys; the order of the fields in the type does not matter.
     let value = serde_json::to_value(result).map_err(Failure::Result)?;
     let text = serde_json::to_string_pretty(&value).map_err(Failure::Result)?;
     let mut reply = CallToolResult::structured(value);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The services that tools call, and the budget of the results that they make.
+//! The services that tools call, and the memory budget of the tools' results.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::{
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 
-/// The limit of all results that are being made or written, in bytes as the guests sent them: six of the largest files,
-/// or 64 of the longest outputs. As JSON, an output can be a dozen times as large.
+/// Limit of all results that are being created or written, in bytes as the guests sent them. It allows six files of the
+/// maximum size, or 64 commands with outputs of the maximum size. JSON can make an output about twelve times larger.
 const RESULTS_BYTES: usize = 64 * 1024 * 1024;
 
-/// The longest time that a result waits for others to be read.
+/// Maximum time for which a result waits until other results are read.
 const RESERVATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The services behind the tools. Each tool is a method in the file of its kind.
@@ -48,7 +48,7 @@ impl Services {
         Self { environments, execution, filesystem, defaults, results: Budget::new(RESULTS_BYTES) }
     }
 
-    /// Reserves memory for a result of `bytes`, as the guest sends them.
+    /// Reserves memory for a result. `bytes` is the size of the result as the guest sends it.
     pub(super) async fn reserve_result(&self, owner: &Principal, bytes: usize) -> Result<Reservation, CallerFault> {
         let reservation = timeout(RESERVATION_TIMEOUT, self.results.reserve(owner, bytes)).await;
         reservation.map_err(|_elapsed| CallerFault::ResultsUnread)

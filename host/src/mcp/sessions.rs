@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sessions of the dialect that has them, with a limit and with owners.
+//! Sessions, with owners and with a limit of their number. Only older protocol versions have sessions.
 //!
-//! rmcp's own session table has no limit and no owners; this one wraps it. Only the principal that opened a session can
-//! use it; for others the id does not exist. When the table is full, a new session evicts one that has been idle for a
-//! minute, or is refused. Sessions that have been idle for an hour are closed whenever another one opens.
+//! This table wraps rmcp's session table, which has no limit and no owners. Only the principal that opened a session
+//! can use it; for others the id does not exist. When the table is full, a new session evicts a session that has been
+//! idle for a minute. If there is none, the new session is refused. Whenever a session opens, all sessions that have
+//! been idle for an hour are closed.
 
 mod request_ids;
 
@@ -31,11 +32,12 @@ use self::request_ids::{RequestIds, cancelled_id, ids_of};
 use super::memory::{OrphanedResults, RequestMemory};
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// A session without an open answer may be evicted after this time without a request. Its client opens another one when
-/// it comes back.
+/// Time without a request after which a session without open answers may be evicted. A client that returns later opens
+/// another session.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// After this time without a request such a session is closed when the next one opens, even if the table has room.
+/// Time without a request after which such a session expires. An expired session is closed when the next session opens,
+/// even if the table has room.
 const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 60);
 
 tokio::task_local! {
@@ -50,7 +52,7 @@ struct CurrentRequest {
     refusal: Cell<Option<SessionRefusal>>,
 }
 
-/// Runs `answer` as the answer to a request of `principal`, whose memory is held until the answer is written.
+/// Runs `answer` as the answer to a request of `principal`. `memory` is the reserved memory of that request.
 ///
 /// # Errors
 /// [`SessionRefusal`] if the session table refused the request.
@@ -75,7 +77,7 @@ pub enum SessionRefusal {
     /// The table is full, and none of its sessions may be evicted.
     #[error("too many sessions are open; close one, or retry in a minute")]
     Full,
-    /// Answers are routed by request id and reports by progress token, so an open request owns both.
+    /// An open request owns its request id and its progress token, because answers and reports are routed by them.
     #[error("the request id or progress token is in use by another open request of this session; use a new one")]
     Repeated,
 }
@@ -85,7 +87,7 @@ pub enum SessionRefusal {
 pub struct Sessions {
     inner: LocalSessionManager,
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
-    /// Held while a session opens, from the check for room to the new entry.
+    /// Locked while a session opens, from the check for room until the session is in the table.
     opening: tokio::sync::Mutex<()>,
     sessions_max: usize,
 }
@@ -128,7 +130,7 @@ impl Sessions {
         }
     }
 
-    /// Whether the current request may use a session. rmcp's own tasks, which answer no request, may use all of them.
+    /// Whether the current request may use a session. rmcp's own tasks answer no request and may use all sessions.
     fn is_owned(&self, id: &SessionId) -> bool {
         let table = self.table();
         let Some(session) = table.get(id) else { return false };
@@ -143,7 +145,7 @@ impl Sessions {
         expired.map(|(id, _)| Arc::clone(id)).collect()
     }
 
-    /// Records a request of a session. The session counts as in use until the token is dropped.
+    /// Records a request of a session. The session counts as in use until the returned token is dropped.
     fn touch(&self, id: &SessionId) -> Option<Arc<()>> {
         let mut table = self.table();
         let session = table.get_mut(id)?;
@@ -167,8 +169,8 @@ impl Sessions {
         Ok(RegisteredRequest { table: Arc::clone(&self.table), session: Arc::clone(id), ids, memory, ended: false })
     }
 
-    /// Charges the result of a cancelled request to its session. rmcp holds a result that arrives after cancellation
-    /// until the session ends.
+    /// Charges the result of a cancelled request to the session, because rmcp keeps a result that arrives after the
+    /// cancellation until the session ends.
     fn orphan_result(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
         let Some(request) = cancelled_id(message) else { return };
         let table = self.table();
@@ -184,13 +186,13 @@ impl Sessions {
     }
 }
 
-/// Records the refusal for [`on_behalf`], as rmcp turns every fault into the same answer.
+/// Records the refusal for [`on_behalf`], because rmcp gives the same answer to every fault.
 fn refused(refusal: SessionRefusal) -> SessionFault {
     let _ = REQUEST.try_with(|request| request.refusal.set(Some(refusal)));
     SessionFault::Refused(refusal)
 }
 
-/// A request whose ids are in use. Dropping it releases them, if the answer was read to its end.
+/// A request with registered ids. Dropping the request releases the ids, if the answer was read to its end.
 struct RegisteredRequest {
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
     session: SessionId,
@@ -208,11 +210,11 @@ impl Drop for RegisteredRequest {
     }
 }
 
-/// An open answer, which keeps its session from being evicted.
+/// The stream of an open answer. A session with an open answer cannot be evicted.
 struct OpenStream<S> {
     stream: Pin<Box<S>>,
     request: Option<RegisteredRequest>,
-    /// The memory of the abandoned answers, one of which this stream may have resumed.
+    /// The memory of all abandoned answers of the session, because this stream may resume any of them.
     _resumed: Vec<RequestMemory>,
     _open: Option<Arc<()>>,
 }

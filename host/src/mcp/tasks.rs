@@ -8,11 +8,11 @@
 //! ```
 //!
 //! A call becomes a task once it has run for [`START_AFTER`], if its client can poll. If the limits allow no further
-//! task, the call stays an ordinary request, which is answered when it ends; so a result is never removed early to make
-//! room for others. Only the principal that made the call can use a task; for others the id does not exist.
+//! task, the call stays an ordinary request and is answered when it ends. No result is therefore removed early to make
+//! room for other tasks. Only the principal that made the call can use the task; for others the id does not exist.
 //!
-//! rmcp has a `TaskManager` as well, but its tasks have no owners, it cannot remove a result early, and its memory has
-//! no limit. So this uses only rmcp's types.
+//! This module uses only rmcp's types. rmcp's `TaskManager` has no owners of tasks and no memory limit, and it cannot
+//! remove a result early.
 
 mod outcome;
 
@@ -41,17 +41,17 @@ use super::{
 };
 use crate::{domain::principal::Principal, mutex::lock};
 
-/// The time after which a running call becomes a task. Most calls end earlier, and a poll costs the client more.
+/// The time after which a running call becomes a task. Most calls end earlier and so need no poll.
 pub(super) const START_AFTER: Duration = Duration::from_secs(2);
 
 /// The interval at which a client should poll, in milliseconds.
 const POLL_INTERVAL_MS: u64 = 1000;
 
-/// The time that a task may run beyond the longest command. Only the pull of an image takes that long: a pull has this
-/// timeout itself, which is enough for 2 GB over a slow line.
+/// The time that a task may run in addition to the longest command. Only the pull of an image can need this time. A
+/// pull has the same timeout, which is enough for 2 GB over a slow line.
 const PULL_ALLOWANCE: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// The time for which a task is kept after its longest run, so that the client can still read the outcome.
+/// The time for which a task is kept beyond its maximum run time, so that the client can still read the outcome.
 const UNREAD_RETENTION: Duration = Duration::from_secs(10 * 60);
 
 /// The time for which an outcome is kept after the first read, for a client that lost the answer.
@@ -65,11 +65,11 @@ const TOTAL_MAX: Load = Load { tasks: 512, bytes: 256 * 1024 * 1024 };
 pub(super) struct RunningCall {
     pub(super) owner: Principal,
     pub(super) tool: String,
-    /// Ends soon after `cancelled` is.
+    /// Resolves soon after `cancelled` is cancelled.
     pub(super) outcome: BoxFuture<'static, Outcome>,
     pub(super) cancelled: CancellationToken,
     pub(super) progress: Progress,
-    /// The most memory that its arguments and its outcome take together.
+    /// Limit of the memory for the arguments and the outcome together.
     pub(super) bytes_max: usize,
 }
 
@@ -77,10 +77,10 @@ pub(super) struct RunningCall {
 #[derive(Clone, Debug)]
 pub(super) struct Tasks {
     table: Arc<Mutex<Table>>,
-    /// The longest time that a task may run.
+    /// Maximum time that a task may run.
     run_max: Duration,
     running: TaskTracker,
-    /// Cancelled when the server ends, to drop every call that still runs.
+    /// Cancelled when the server ends. The cancellation drops all calls that still run.
     stop: CancellationToken,
 }
 
@@ -108,7 +108,7 @@ enum TaskState {
     Ended { payload: Arc<TaskPayload>, bytes: usize },
 }
 
-/// A number of tasks and the memory that they hold.
+/// A number of tasks, and their memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     tasks: usize,
@@ -127,7 +127,7 @@ impl Load {
 }
 
 impl Record {
-    /// The memory that the task holds, or may hold when it ends.
+    /// Returns the memory that counts for the task: `bytes_max` while the call runs, then the size of the outcome.
     fn bytes(&self) -> usize {
         match &self.state {
             TaskState::Working { bytes_max, .. } => *bytes_max,
@@ -160,7 +160,7 @@ impl Table {
 }
 
 impl Tasks {
-    /// An empty table for commands that run for at most `call_max`.
+    /// Creates an empty table. `call_max` is the maximum duration of a command.
     pub(super) fn new(call_max: Duration) -> Self {
         let run_max = call_max + PULL_ALLOWANCE;
         Self { table: Arc::default(), run_max, running: TaskTracker::new(), stop: CancellationToken::new() }
@@ -170,10 +170,10 @@ impl Tasks {
         lock(&self.table)
     }
 
-    /// Makes a task of a call. The task can be polled as soon as this returns.
+    /// Turns a call into a task. The task can be polled as soon as this function returns.
     ///
     /// # Errors
-    /// The call itself, to be awaited by the request, if the limits allow no further task.
+    /// The call's future, if the limits allow no further task. The request must await it.
     pub(super) fn start(&self, call: RunningCall) -> Result<Task, BoxFuture<'static, Outcome>> {
         let RunningCall { owner, tool, outcome, cancelled, progress, bytes_max } = call;
         let mut table = self.table();
@@ -230,11 +230,11 @@ impl Tasks {
                 }
             }
         };
-        // The copy may be megabytes, so it is made without the lock.
+        // The copy may be megabytes, so the lock is released first.
         Ok(DetailedTask::new(task, TaskPayload::clone(&payload)))
     }
 
-    /// The size of a task's outcome; 0 while the task is working.
+    /// Returns the size of a task's outcome; 0 while the task is working.
     pub(super) fn outcome_bytes(&self, owner: &Principal, id: &str) -> Result<usize, ErrorData> {
         Ok(match &self.table().find(owner, id)?.state {
             TaskState::Working { .. } => 0,
@@ -242,7 +242,7 @@ impl Tasks {
         })
     }
 
-    /// Cancels the call of a task; does nothing if it has ended.
+    /// Cancels the call of a task; does nothing if the call has ended.
     pub(super) fn cancel(&self, owner: &Principal, id: &str) -> Result<(), ErrorData> {
         match &self.table().find(owner, id)?.state {
             TaskState::Working { cancelled, .. } => cancelled.cancel(),
@@ -251,13 +251,13 @@ impl Tasks {
         Ok(())
     }
 
-    /// Ignores the client's input to a task. The extension requires this of input that was not requested, and no tool
-    /// requests any.
+    /// Ignores the client's input to a task. The extension requires that unrequested input is ignored, and no tool
+    /// requests input.
     pub(super) fn update(&self, owner: &Principal, id: &str) -> Result<(), ErrorData> {
         self.table().find(owner, id).map(|_| ())
     }
 
-    /// Refuses new tasks and cancels all calls. A client that polls could not reach the server when it is gone.
+    /// Refuses new tasks and cancels all calls. Clients cannot poll a server that has ended.
     pub(super) fn close(&self) {
         let mut table = self.table();
         table.closing = true;
@@ -268,7 +268,7 @@ impl Tasks {
         }
     }
 
-    /// Drops all tasks, and waits until their calls are gone.
+    /// Drops all tasks, and waits until their calls have ended.
     pub(super) async fn end(&self) {
         self.close();
         self.stop.cancel();
@@ -277,14 +277,14 @@ impl Tasks {
     }
 }
 
-/// Owns the record of one task, and removes it when dropped.
+/// Owns the record of one task. Dropping the entry removes the record.
 struct TaskEntry {
     tasks: Tasks,
     id: String,
 }
 
 impl TaskEntry {
-    /// Awaits the outcome of the call, which is cancelled at the limit, then keeps it until it expires.
+    /// Awaits the outcome of the call, and cancels the call at the time limit. Then keeps the outcome until it expires.
     async fn run(
         self,
         tool: String,
@@ -302,7 +302,7 @@ impl TaskEntry {
         let (payload, bytes) = outcome::settle(&tool, outcome);
         if let Some(record) = self.tasks.table().records.get_mut(&self.id) {
             record.updated_at = SystemTime::now();
-            // A call that ended later than it may is still readable for a while.
+            // The outcome of a call that ended after its time limit is still readable for a while.
             record.expires_at = record.expires_at.max(Instant::now() + READ_RETENTION);
             record.state = TaskState::Ended { payload: Arc::new(payload), bytes };
         }

@@ -15,7 +15,7 @@ use super::{arguments, call_context::CallContext, errors::Outcome, json_size::va
 /// A tool with the code behind it.
 pub(super) struct ServedTool {
     pub(super) definition: Tool,
-    /// The most memory that a result takes; set for tools whose calls can take long enough to become tasks.
+    /// Limit of a result's memory. It is set only for tools with calls that can become tasks.
     task_result_bytes_max: Option<usize>,
     /// Serves a call; fails if the arguments do not match the schema.
     pub(super) serve: Box<Serve>,
@@ -25,7 +25,7 @@ pub(super) type Serve =
     dyn for<'a> Fn(&'a Services, JsonObject, &'a CallContext) -> BoxFuture<'a, Outcome> + Send + Sync;
 
 impl ServedTool {
-    /// A tool that takes arguments of the type `A`, without a schema of its result.
+    /// Creates a tool with arguments of the type `A`, without a schema of the result.
     pub(super) fn new<A: DeserializeOwned + JsonSchema + 'static>(
         name: &'static str,
         title: &'static str,
@@ -51,12 +51,12 @@ impl ServedTool {
         self
     }
 
-    /// Lets long calls become tasks, whose results take at most `result_bytes_max`.
+    /// Lets long calls become tasks. The limit of a result's memory is `result_bytes_max`.
     pub(super) fn with_tasks(self, result_bytes_max: usize) -> Self {
         Self { task_result_bytes_max: Some(result_bytes_max), ..self }
     }
 
-    /// The most memory that a call holds with its result, or `None` if its calls never become tasks.
+    /// Returns the limit of the memory for a call's arguments and result; `None` if the calls never become tasks.
     pub(super) fn task_bytes_max(&self, arguments: Option<&JsonObject>) -> Option<usize> {
         let result_bytes_max = self.task_result_bytes_max?;
         let arguments = arguments.into_iter().flat_map(JsonObject::values);
@@ -64,7 +64,7 @@ impl ServedTool {
     }
 }
 
-/// Removes the formats of numbers (`uint64`, `double`) from a schema: validators that do not know them complain.
+/// Removes the formats of numbers (`uint64`, `double`) from a schema, because some validators reject unknown formats.
 fn without_formats(schema: &JsonObject) -> Arc<JsonObject> {
     let mut schema = schema.clone();
     remove_formats(&mut schema);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The table of the eight tools, which everything that needs a tool or its name reads.
+//! The table of the eight tools. All other code looks up tools and their names in this table.
 
 use std::sync::LazyLock;
 

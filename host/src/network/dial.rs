@@ -16,18 +16,19 @@ use waggle_protocol::egress::Refusal;
 use super::proxy::{Proxy, ProxyFault};
 use crate::domain::egress::DomainName;
 
-/// Timeout of a connect; programs in guests have timeouts of their own, mostly shorter.
+/// Timeout of a connect. Programs in guests mostly have shorter timeouts.
 const DIAL_MAX: Duration = Duration::from_secs(30);
 
-/// TCP keepalive: a peer that vanished is noticed after two minutes. One that responds may be idle without limit.
+/// TCP keepalive detects a vanished peer after two minutes. A peer that responds may be idle without limit.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Size of a small kernel buffer per direction, in bytes; the kernel doubles it for its bookkeeping.
+/// Size of a small socket buffer per direction, in bytes. The kernel doubles this size for its bookkeeping.
 const SMALL_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Connects to a guest's destination. A proxy gets the name if there is one, as proxies decide by names.
+/// Connects to a guest's destination. A proxy receives `name` instead of `address` if there is a name, since proxies
+/// filter by name.
 ///
 /// # Errors
 /// The refusal to send to the guest.
@@ -39,7 +40,7 @@ pub(super) async fn dial(
 ) -> Result<TcpStream, Refusal> {
     let dialled = timeout(DIAL_MAX, async {
         match proxy {
-            // A proxy cannot reach the host's own loopback.
+            // A proxy cannot reach the host's loopback address.
             Some(proxy) if !address.is_loopback() => {
                 let target = name.map_or_else(|| address.to_string(), ToString::to_string);
                 proxy.connect(&target, port, address.is_ipv6() && name.is_none()).await.map_err(|fault| match fault {
@@ -56,8 +57,8 @@ pub(super) async fn dial(
     Ok(stream)
 }
 
-/// Sets the options of a new connection. It closes with a reset until [`end`]: a server must not mistake the data of a
-/// lost guest for complete.
+/// Sets the options of a new connection. Until [`end`] is called, the connection closes with a reset: a server must not
+/// mistake the data of a lost guest for complete.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
@@ -68,15 +69,15 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the kernel's buffers of a connection from growing: with a server of its own, a guest could make hundreds grow
-/// to some megabytes each by reading fast, and then leave them full.
+/// Prevents the socket buffers of a connection from growing. A guest that also controls the server could make hundreds
+/// of buffers grow to some megabytes each by reading fast, and then leave them full.
 pub(super) fn limit_buffers(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_send_buffer_size(stream, SMALL_BUFFER_BYTES)?;
     sockopt::set_socket_recv_buffer_size(stream, SMALL_BUFFER_BYTES)?;
     Ok(())
 }
 
-/// Lets a connection whose flow ended in order close in order: data in transit still arrives.
+/// Makes a connection close without a reset after its flow ended in order. Data in transit then still arrives.
 pub(super) fn end(stream: &TcpStream) {
     if let Err(fault) = sockopt::set_socket_linger(stream, None) {
         tracing::debug!(error = &fault as &dyn Error, "failed to end a connection in order; it ends with a reset");

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! DNS queries and answers in the wire format of RFC 1035.
 //!
-//! Reads queries with one question and writes address records, nothing else: no compression in questions, no other
-//! records. An answer fits the 512 bytes that every resolver accepts over UDP. It has no EDNS record, which tells the
-//! resolver that EDNS is not supported.
+//! Parses only queries with one question and without compression, and writes only address records. An answer fits in
+//! the 512 bytes that every resolver accepts over UDP. Answers have no EDNS record, so the resolver knows that EDNS is
+//! not supported.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ const HEADER_BYTES: usize = 12;
 /// Length of an answer's record without its address, in bytes.
 const RECORD_BYTES: usize = 12;
 
-/// Longest name on the wire, in bytes.
+/// Limit of a name's length on the wire, in bytes.
 const WIRE_NAME_BYTES_MAX: usize = 255;
 
 /// Bits of the header's flags.
@@ -31,7 +31,7 @@ const CLASS_IN: u16 = 1;
 const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 
-/// A pointer to the question's name.
+/// A compression pointer to the question's name.
 const QUESTION_NAME: [u8; 2] = [0xc0, 12];
 
 /// The response code of an answer.
@@ -43,20 +43,19 @@ pub(super) enum Code {
     FormErr = 1,
     /// The lookup failed; a retry may succeed.
     ServFail = 2,
-    /// The name does not exist, or not for this guest.
+    /// The name does not exist, is invalid, or is not allowed by the guest's policy.
     NxDomain = 3,
     /// The kind of query is not supported.
     NotImp = 4,
 }
 
-/// One question.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Question {
     id: u16,
     flags: u16,
-    /// The question's bytes, which the answer repeats.
+    /// The encoded question; the answer repeats these bytes.
     wire: Vec<u8>,
-    /// The name, if it is valid as a host's.
+    /// The name, or `None` if it is not a valid host name.
     pub(super) name: Option<DomainName>,
     /// The family of the requested addresses.
     pub(super) family: Family,
@@ -107,8 +106,8 @@ pub(super) fn read(message: &[u8]) -> Result<Question, Option<Vec<u8>>> {
     }
 }
 
-/// Parses a name: returns its labels, and the bytes after the empty label that ends it. A label with a dot in it is
-/// invalid, since it would turn into two.
+/// Parses a name; returns its labels, and the bytes after the name. A label that contains a dot is invalid, since it
+/// would look like two labels in the joined name.
 fn labels(mut rest: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let (mut labels, before) = (Vec::new(), rest.len());
     loop {
@@ -126,7 +125,7 @@ fn labels(mut rest: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
 }
 
 impl Question {
-    /// Builds the answer with as many of the addresses as fit; they must be of the requested family.
+    /// Builds the answer with the first addresses that fit. All addresses must be of the requested family.
     pub(super) fn answer(&self, code: Code, addresses: &[IpAddr]) -> Vec<u8> {
         let mut records = Vec::new();
         let mut count: u16 = 0;
@@ -136,7 +135,7 @@ impl Question {
         }
         let [c0, c1] = count.to_be_bytes();
         let mut answer = head(self.id, self.flags, code, [c0, c1]).to_vec();
-        // The count of questions, which the head leaves at zero.
+        // `head` leaves the count of questions at zero.
         if let Some(count) = answer.get_mut(5) {
             *count = 1;
         }
@@ -145,7 +144,7 @@ impl Question {
         answer
     }
 
-    /// The number of addresses that fit an answer.
+    /// Returns the number of addresses that fit in an answer.
     pub(super) fn addresses_max(&self) -> usize {
         let record_bytes = RECORD_BYTES + if self.family == Family::V4 { 4 } else { 16 };
         DNS_ANSWER_BYTES_MAX.saturating_sub(HEADER_BYTES + self.wire.len()) / record_bytes
@@ -206,7 +205,7 @@ mod tests {
         let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)];
         let message = query(&labels.each_ref().map(String::as_str), TYPE_AAAA);
         let question = read(&message).unwrap();
-        assert!(question.name.is_some());
+        assert_eq!(question.name.as_ref().map(ToString::to_string), Some(labels.join(".")));
         let addresses: Vec<IpAddr> = (0..100).map(|last| [0x2000, 0, 0, 0, 0, 0, 0, last].into()).collect();
         let answer = question.answer(Code::NoError, &addresses);
         assert_eq!((answer.len(), answer[7]), (12 + 259 + 8 * 28, 8));

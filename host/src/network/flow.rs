@@ -20,20 +20,20 @@ use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowR
 use super::{Guest, HostAddresses, ServeFault, dial, resolver, to_host_address};
 use crate::domain::egress::{Destination, Refused, canonical};
 
-/// Timeout from the opening of a stream to its whole request.
+/// Timeout for receiving the whole request on a new stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 type Writer = FrameWriter<WriteHalf<Stream>>;
 
-/// Serves one stream to its end. The request is refused if the guest is `busy`, at its limit of flows.
+/// Serves one stream until it ends. If `busy` is true, the guest is at its limit of flows, and the request is refused.
 ///
 /// # Errors
-/// The rule that the guest broke; its link must end.
+/// The guest broke a rule, and the caller must end the link.
 pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
     let (read, write) = split(stream);
     let mut reader = FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX);
     let mut writer = FrameWriter::new(write);
-    // After the timeout the stream is dropped, and so reset.
+    // After the timeout, this return drops the stream, and the drop resets the stream.
     let Ok(request) = timeout(REQUEST_MAX, reader.receive::<EgressRequest<'_>>()).await else { return Ok(()) };
     let request = match request {
         Ok(Some(request)) => Request::from(request),
@@ -58,7 +58,7 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
     Ok(())
 }
 
-/// A guest's request, independent of the reader's buffer.
+/// A guest's request that does not borrow from the reader's buffer.
 enum Request {
     Connect(SocketAddr),
     Resolve(Vec<u8>),
@@ -79,7 +79,8 @@ struct Permits<'a> {
     large_buffers: Option<SemaphorePermit<'a>>,
 }
 
-/// Handles a request: sends the reply to one that does not begin a flow, and queues the reply to one that does.
+/// Handles a request. If the request begins a flow, queues the reply and returns the connection. Otherwise sends the
+/// reply.
 async fn begin<'a>(
     guest: &'a Guest,
     request: Request,
@@ -91,7 +92,7 @@ async fn begin<'a>(
         Request::Resolve(message) => resolver::answer(guest, &message).await.ok_or(Refusal::Policy),
         Request::Connect(destination) => match connect(guest, destination).await {
             Ok(flow) => {
-                // `carry` sends it, and reads meanwhile.
+                // `carry` sends the queued reply, and reads at the same time.
                 writer.queue(&FlowReply::Connected).ok()?;
                 return Some(flow);
             }
@@ -102,7 +103,7 @@ async fn begin<'a>(
         Ok(message) => FlowReply::Answer { message },
         Err(reason) => FlowReply::Refused { reason: *reason },
     };
-    // The reply is of no use to a guest that does not read it.
+    // Errors are ignored: they mean that the guest does not read the reply.
     if writer.send(&reply).await.is_ok() {
         drop(writer.finish().await);
     }
@@ -112,7 +113,8 @@ async fn begin<'a>(
 async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
     let (address, port) = (to_host_address(requested.ip()), requested.port());
     let names = guest.granted().names(address, Instant::now());
-    // In a guest these addresses are the guest itself; on the host they would be the host, whatever the policy allows.
+    // In the guest these addresses mean the guest itself. Dialled on the host they would mean the host, so they are
+    // refused even if the policy allows them.
     let is_guest_itself = requested.ip().is_loopback() || requested.ip().is_unspecified();
     let is_hosts_own = HostAddresses::now().contains(address);
     let to = Destination { address, port, names: &names, is_hosts_own };

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! An HTTP proxy between the host and the internet, used by CONNECT (RFC 9110, section 9.3.6).
+//! An HTTP proxy between the host and the internet, used with CONNECT (RFC 9110, section 9.3.6).
 //!
-//! A destination with a name is sent as the name, since proxies decide by names; the proxy then resolves it.
+//! If a destination has a name, the proxy receives the name and resolves it, since proxies filter by name.
 
 use std::{io, str::FromStr};
 
@@ -17,12 +17,11 @@ use waggle_protocol::egress::Refusal;
 /// Limit of the response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// An HTTP proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     host: String,
     port: u16,
-    /// `Basic …`, if the proxy authenticates its clients.
+    /// The value of Proxy-Authorization, `Basic …`, if the proxy authenticates its clients.
     authorization: Option<SecretString>,
 }
 
@@ -50,13 +49,13 @@ impl FromStr for Proxy {
 /// The valid forms, for errors.
 const FORM: &str = "a proxy is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT";
 
-/// An invalid URL of a proxy. The error does not repeat it, since it may hold a password.
+/// An invalid URL of a proxy. The error does not repeat the URL, since the URL may contain a password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProxyUrlFault {
-    /// It has more than one line, or other control characters.
+    /// The URL contains a line break or another control character.
     #[error("it has a control character such as a line break; {FORM}")]
     Control,
-    /// It has another scheme, or none.
+    /// The scheme is missing or not `http`.
     #[error("it does not begin with http://; {FORM}")]
     Scheme,
     /// The port is missing or invalid.
@@ -79,7 +78,7 @@ pub(super) enum ProxyFault {
 }
 
 impl Proxy {
-    /// Connects through the proxy to a host, which is a name or an address; an IPv6 address needs `brackets`.
+    /// Connects through the proxy to `target`, a name or an address. An IPv6 address needs `brackets`.
     pub(super) async fn connect(&self, target: &str, port: u16, brackets: bool) -> Result<TcpStream, ProxyFault> {
         let dial = |source| ProxyFault::Dial { source };
         let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(dial)?;
@@ -97,7 +96,7 @@ impl Proxy {
         }
     }
 
-    /// The refusal to send to a guest where the proxy refused.
+    /// Converts the proxy's status into the refusal to send to the guest.
     pub(super) fn refusal(status: u16) -> Refusal {
         match status {
             400..=499 => Refusal::Refused,
@@ -107,7 +106,7 @@ impl Proxy {
     }
 }
 
-/// Reads the response's head and not a byte more, since the flow's data follows; returns the status.
+/// Reads exactly the response's head, since the flow's data follows; returns the status.
 async fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

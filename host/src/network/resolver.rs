@@ -3,8 +3,8 @@
 //! Answers a guest's DNS queries with the addresses that the host's own resolver finds.
 //!
 //! Lookups go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private networks
-//! work as for any program on the host. A guest gets only addresses that it may reach; the host remembers them, since a
-//! rule for a name allows only these.
+//! work as for any program on the host. A guest receives only addresses that its policy allows. The host remembers
+//! these addresses, since a rule for a name allows only connections to them.
 
 use std::{
     net::IpAddr,
@@ -25,10 +25,10 @@ use super::{
 };
 use crate::domain::egress::{Destination, DomainName, Refused, canonical};
 
-/// Timeout of one lookup. Resolvers in guests retry twice, after five seconds each.
+/// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
 
-/// Limit of the addresses considered per name; a name server can send thousands, and an answer holds thirty.
+/// Limit of the addresses considered per name. A name server can send thousands; an answer has space for about thirty.
 const ADDRESSES_MAX: usize = 64;
 
 /// Returns the answer to a message, or `None` for a message that must not be answered.
@@ -53,7 +53,7 @@ async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
     };
     let host = HostAddresses::now();
     let allowed = found.iter().filter(|address| is_allowed(guest, name, **address, &host));
-    // An address that does not fit the answer is not granted either.
+    // Addresses that do not fit in the answer are not granted.
     let answered: Vec<_> = allowed.take(question.addresses_max()).copied().collect();
     if answered.is_empty() && !found.is_empty() {
         guest.refuse(&Refused::Name { name: name.clone() });
@@ -65,10 +65,10 @@ async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
     (Code::NoError, answered.into_iter().map(super::to_guest_address).collect())
 }
 
-/// Whether the guest may reach this address of the name on some port.
+/// Whether the policy lets the guest reach this address of the name on at least one port.
 fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddresses) -> bool {
     let address = canonical(address);
-    // Guests can reach only the one loopback address of the host that has an address in guests.
+    // The only loopback address of the host that guests can reach is the one that has an address in guests.
     if address.is_loopback() && super::to_guest_address(address) == address {
         return false;
     }
@@ -77,16 +77,16 @@ fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddr
     guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
 }
 
-/// Looks up the name's addresses of a family, in the system's order and at most [`ADDRESSES_MAX`]; the error is the
-/// code of the answer.
+/// Looks up at most [`ADDRESSES_MAX`] addresses of the name and family, in the system's order. The error is the code of
+/// the answer.
 async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec<IpAddr>, Code> {
     let lookup = async {
         let permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
         let name = name.clone();
-        // A lookup of the system cannot be cancelled, so it holds its permits until it returns.
+        // getaddrinfo cannot be cancelled, so the permits are released only when it returns.
         let lookup = spawn_blocking(move || {
             let _permits = permits;
-            // Without a socket type each address would come once per type.
+            // Without a socket type, getaddrinfo returns each address once per type.
             let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
             let found = getaddrinfo(Some(name.as_str()), None, Some(hints)).map_err(|fault| code(fault.kind()))?;
             let addresses = found.flatten().map(|found| found.sockaddr.ip());
@@ -97,14 +97,15 @@ async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec
     timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
 }
 
-/// The code of the answer to a failed lookup. A resolver caches NXDOMAIN, and programs take it as final, so everything
-/// but a definite "no such name" is SERVFAIL, the host's own lack of descriptors or memory included.
+/// Returns the answer's code for a failed lookup. Resolvers cache NXDOMAIN, and programs do not retry after NXDOMAIN.
+/// So only a definite "no such name" is NXDOMAIN. All other errors are SERVFAIL, such as a lack of memory on the host.
 fn code(fault: LookupErrorKind) -> Code {
     let is_definite = matches!(fault, LookupErrorKind::NoName | LookupErrorKind::NoData);
     if is_definite { Code::NxDomain } else { Code::ServFail }
 }
 
-/// Acquires one of the machine's permits, and one of the same pool of all machines.
+/// Acquires two permits: one of the machine and one shared by all machines, both of the first pool or both of the extra
+/// pool.
 async fn acquire(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
     let permit = |pool: &Arc<Semaphore>| Arc::clone(pool).acquire_owned();
     let both = async |machine, all| Ok([permit(machine).await?, permit(all).await?]);

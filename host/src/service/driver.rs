@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The task that owns one environment, from its creation until everything of it is released.
+//! The task that owns one environment, from the creation until all resources of the environment are released.
 //!
 //! # States
 //!
-//! A driver runs through three phases. Each one is a loop over the events that can happen in it; the environment's
-//! state (see [`lifecycle`](crate::domain::lifecycle)) is in parentheses.
+//! A driver runs through three phases. Each phase is a loop over the events that can happen in that phase. In the
+//! diagram, the environment's state (see [`lifecycle`](crate::domain::lifecycle)) is in parentheses.
 //!
 //! ```text
 //!   boot (creating) ──machine ready──▶ serve (running) ──destroy, idle, caller left──▶ release (destroying) ──▶ end
@@ -16,28 +16,28 @@
 //!     └─start failed or cancelled: end                                                       │
 //! ```
 //!
-//! - **boot**: [`Machines::start`] runs. Begin requests are refused. A destroy request, or a caller that left, cancels
-//!   the start; the driver still waits for the start to end, because until then a machine may exist.
-//! - **serve**: calls begin and end. The phase lasts until the environment is to be destroyed. A machine that ends by
-//!   itself does not end the phase: its owner can still see the failed environment and read its log.
-//! - **release**: the machine is stopped. Begin requests are refused, further destroy requests wait for the same end.
+//! - **boot**: [`Machines::start`] runs. Begin requests are refused. A destroy request cancels the start, and so does a
+//!   caller that leaves. The driver still waits for the end of the start, because until then a machine may exist.
+//! - **serve**: calls begin and end. The phase lasts until the environment must be destroyed. If the machine ends by
+//!   itself, the phase continues: the owner can still see the failed environment and read its log.
+//! - **release**: the machine is stopped. Begin requests are refused; further destroy requests wait for the same end.
 //!
 //! # Ownership
 //!
-//! - The driver is the only writer of its [`Environment`]. After every change it saves a copy in the
-//!   [`Registry`], from which everything else reads.
-//! - The driver holds the [`Slot`] of its machine. It frees the slot once the machine is stopped, never before, so
+//! - The driver is the only writer of its [`Environment`]. After every change it saves a copy in the [`Registry`]. All
+//!   other code reads that copy.
+//! - The driver owns the [`Slot`] of its machine. The driver frees the slot only after the machine has stopped, so
 //!   there are never more machines than slots.
-//! - Everyone else holds an `mpsc::Sender<Request>`. A [`Call`] holds the machine, and a permit for the message with
-//!   which it reports its end. Calls do not block a destroy: stopping the machine ends them.
-//! - The caller of the create holds the guard of `abandoned` until it has the result, so a create that is dropped at
-//!   any time leaves nothing behind.
+//! - All other code sends requests through an `mpsc::Sender<Request>`. A [`Call`] contains the machine, and a permit
+//!   for the message that reports the call's end. Calls do not delay a destroy: stopping the machine ends the calls.
+//! - The caller of the create owns the guard of `abandoned` until the caller receives the result, so a create that is
+//!   dropped at any time leaves nothing behind.
 //!
 //! # The end
 //!
-//! However the task ends, by return, panic or abort, dropping the [`Driver`] frees the slot, removes the environment
-//! from the registry, and then wakes those who wait for its destruction. In this order: a client that sees the
-//! destruction, or a failed create, can use the slot at once.
+//! The task may end by return, panic or abort. In each case, dropping the [`Driver`] first frees the slot, then removes
+//! the environment from the registry, then wakes the waiters for the destruction. Because of this order, a client that
+//! sees the destruction or a failed create can use the slot at once.
 
 use std::{future::pending, sync::Arc};
 
@@ -64,7 +64,7 @@ use crate::{
     },
 };
 
-/// One environment, and all that its driver needs.
+/// The driver of one environment.
 pub(super) struct Driver {
     pub(super) environment: Environment,
     pub(super) spec: MachineSpec,
@@ -73,7 +73,7 @@ pub(super) struct Driver {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) journal: Arc<Journal>,
-    /// Cancelled when the caller of the create leaves before it has the result.
+    /// Cancelled when the caller of the create leaves before receiving the result.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
     /// Callers that wait for the destruction.
@@ -95,7 +95,7 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Runs the environment to its end. `ready` gets the outcome of the start.
+    /// Runs the environment until it is destroyed. `ready` receives the outcome of the start.
     pub(super) async fn run(
         mut self,
         machines: Arc<dyn Machines>,
@@ -132,8 +132,8 @@ impl Driver {
         tracing::info!(reason = ?self.reason, "environment is destroyed");
     }
 
-    /// Starts the machine, or cancels its start when the environment is destroyed or abandoned meanwhile. Returns only
-    /// once the start has ended either way: until then the machine may exist, and needs its slot.
+    /// Starts the machine. If the environment is destroyed or abandoned meanwhile, cancels the start. Returns only
+    /// after the start has ended, even if cancelled: until then the machine may exist, and needs its slot.
     async fn boot(&mut self, machines: &dyn Machines) -> Boot {
         let (spec, journal) = (self.spec.clone(), Arc::clone(&self.journal));
         let publish = |stage| journal.note_stage(stage);
@@ -176,7 +176,7 @@ impl Driver {
         start.cancel();
     }
 
-    /// Answers requests until the environment is to be destroyed.
+    /// Answers requests until the environment must be destroyed.
     async fn serve(&mut self, machine: &Arc<dyn Machine>) {
         let (call_ended, mut calls_ended) = mpsc::channel(CALLS_MAX);
         loop {
@@ -186,7 +186,7 @@ impl Driver {
                 request = self.requests.recv() => match request {
                     Some(Request::Begin(counted, reply)) => {
                         let call = self.begin(machine, &call_ended, counted);
-                        // If the caller has left, the call is dropped here, which ends it.
+                        // If the caller has left, sending fails and drops the call. Dropping the call ends it.
                         let _ = reply.send(call);
                     }
                     Some(Request::Destroy(reason, waiter)) => {
@@ -288,11 +288,11 @@ impl Driver {
 enum Boot {
     Started(Arc<dyn Machine>),
     Failed(StartFault),
-    /// With the machine, if it became ready before the cancellation took effect.
+    /// Contains the machine, if the machine became ready before the cancellation took effect.
     Cancelled(Option<Arc<dyn Machine>>),
 }
 
-/// The runtime's clock, which tests can move.
+/// Returns the time of tokio's clock, which tests can advance.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }

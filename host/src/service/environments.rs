@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Creates, lists and destroys environments, and destroys them all when the server shuts down.
+//! Creates, lists and destroys environments, and destroys all environments when the server shuts down.
 //!
-//! Each environment has one `driver`, which owns it; this module spawns the drivers and sends them
-//! requests. A create whose caller leaves is undone.
+//! One `driver` owns each environment. This module spawns the drivers and sends requests to them. If the caller of a
+//! create leaves, the create is undone.
 
 use std::{
     sync::Arc,
@@ -41,13 +41,13 @@ use crate::telemetry::STAGES;
 /// The size of every machine of this server.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineSize {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Scratch disk in MiB.
+    /// Size of the scratch disk in MiB.
     pub disk_mib: u32,
-    /// From the start of the virtual machine to the agent's hello.
+    /// Maximum time from the start of the virtual machine to the agent's hello.
     pub boot_timeout: Duration,
 }
 
@@ -56,7 +56,7 @@ pub struct Environments {
     registry: Arc<Registry>,
     machines: Arc<dyn Machines>,
     size: MachineSize,
-    /// The limit of every environment's network.
+    /// The server's network policy, which limits the network of every environment.
     policy: Policy,
     /// Counts the drivers; a shutdown waits for them.
     drivers: TaskTracker,
@@ -71,17 +71,17 @@ impl std::fmt::Debug for Environments {
 }
 
 impl Environments {
-    /// Creates the service, for at most `environments_max` environments whose networks `policy` limits.
+    /// Creates the service, for at most `environments_max` environments. `policy` limits their networks.
     #[must_use]
     pub fn new(machines: Arc<dyn Machines>, size: MachineSize, policy: Policy, environments_max: usize) -> Self {
         let registry = Arc::new(Registry::new(environments_max));
         Self { registry, machines, size, policy, drivers: TaskTracker::new(), calls: TaskTracker::new() }
     }
 
-    /// Creates an environment and waits until it takes calls; returns it and the origin of its agent. `on_stage` is
-    /// called with the stages of the start; a stage that is over before it could be reported is left out.
+    /// Creates an environment and waits until it accepts calls. Returns the environment and the origin of its agent.
+    /// `on_stage` is called with the stages of the start, except for stages that end before they can be reported.
     ///
-    /// Dropping the future undoes everything.
+    /// Dropping the future undoes the create.
     ///
     /// # Errors
     /// [`CallerFault::Capacity`] if all slots are taken, [`ServerFault::Start`] if the machine does not start.
@@ -167,14 +167,15 @@ impl Environments {
         }
     }
 
-    /// Returns the number of connections and names that an environment's network policy refused, and the latest.
+    /// Returns the number of connections and names that an environment's network policy refused, and the latest
+    /// refusal.
     #[must_use]
     pub fn egress_refused(&self, id: EnvironmentId) -> (u64, Option<Refused>) {
         let handle = self.registry.handle(id);
         handle.map_or((0, None), |handle| (handle.refusals.count(), handle.refusals.last()))
     }
 
-    /// Returns the log of an environment in any state, or of one that failed to start. It does not count as a call.
+    /// Returns the log of an environment in any state, even if it failed to start. Reading the log is not a call.
     ///
     /// # Errors
     /// [`CallerFault::UnknownEnvironment`] or [`CallerFault::DestroyedEnvironment`].
@@ -191,7 +192,7 @@ impl Environments {
         Ok(EnvironmentLog { environment, events: journal.events(), console: journal.console(), refused, refused_last })
     }
 
-    /// Destroys an environment in any state and waits until everything of it is released. Idempotent.
+    /// Destroys an environment in any state, and waits until all its resources are released. Idempotent.
     ///
     /// # Errors
     /// [`CallerFault::UnknownEnvironment`], unless the environment was destroyed recently.
@@ -203,7 +204,7 @@ impl Environments {
         let Some(handle) = self.registry.handle(id) else { return Ok(()) };
         let (waiter, done) = oneshot::channel();
         if handle.requests.send(Request::Destroy(DestroyReason::Requested, waiter)).await.is_ok() {
-            // A driver that ends without an answer has released everything, too.
+            // A driver that ends without an answer has released all resources as well.
             let _ = done.await;
         }
         Ok(())
@@ -215,7 +216,7 @@ impl Environments {
         self.registry.repository.list(owner)
     }
 
-    /// Begins a call in an environment, which is not idle until the call is dropped.
+    /// Begins a call in an environment. The environment is not idle until the call is dropped.
     #[tracing::instrument(target = STAGES, level = "debug", skip_all)]
     pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId) -> Result<Call, Fault> {
         let counted = self.calls.token();
@@ -225,7 +226,7 @@ impl Environments {
         self.find(owner, id)?;
         let (reply, answer) = oneshot::channel();
         if let Some(handle) = self.registry.handle(id) {
-            // If the driver has ended, the reply is dropped, and the answer below says so.
+            // If the driver has ended, `reply` is dropped, and `answer` fails below.
             let _ = handle.requests.send(Request::Begin(counted, reply)).await;
         } else {
             drop(reply);
@@ -242,7 +243,7 @@ impl Environments {
         self.find(owner, id).is_ok_and(|environment| environment.state() == State::Running)
     }
 
-    /// The fault of a call whose machine ended.
+    /// Returns the fault of a call after its machine has ended.
     pub(super) fn ended_during_call(&self, owner: &Principal, id: EnvironmentId) -> CallerFault {
         match self.find(owner, id).map(|environment| environment.state()) {
             Ok(State::Destroying | State::Destroyed) | Err(CallerFault::DestroyedEnvironment { .. }) => {
@@ -252,7 +253,7 @@ impl Environments {
         }
     }
 
-    /// The fault of a call to an environment that takes no calls.
+    /// Returns the fault of a call to an environment that accepts no calls.
     fn not_callable(&self, owner: &Principal, id: EnvironmentId) -> CallerFault {
         match self.find(owner, id).map(|environment| environment.state()) {
             // The machine has ended, but its driver has not noticed yet.
@@ -270,7 +271,7 @@ impl Environments {
         }
     }
 
-    /// Asks every environment to destroy itself if it has reached its idle timeout.
+    /// Asks every driver to destroy its environment if the environment has reached its idle timeout.
     pub fn expire_idle(&self) {
         let drivers: Vec<_> = self.registry.drivers().handles.values().map(|handle| handle.requests.clone()).collect();
         for requests in drivers {
@@ -279,7 +280,7 @@ impl Environments {
         }
     }
 
-    /// Refuses new calls, waits up to `drain` for running ones, then destroys every environment within `release`.
+    /// Refuses new calls, waits up to `drain` for running calls, then destroys all environments within `release`.
     pub async fn shut_down(&self, drain: Duration, release: Duration) {
         self.registry.drivers().closing = true;
         self.calls.close();

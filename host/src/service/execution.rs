@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs code and installs packages in environments.
 //!
-//! Code travels as a file and is run by an interpreter, never through a shell. The agent in the guest enforces the
-//! timeouts; the agent's client limits the wait for a guest that never answers.
+//! Code is sent as a file that an interpreter runs; it is never part of a shell command line. The agent in the guest
+//! enforces the timeouts; the agent's client limits the wait for a guest that never answers.
 
 mod outputs;
 
@@ -40,12 +40,12 @@ pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// The advice for larger inputs.
 const TO_FILES: &str = "; put data into files with write_file";
 
-/// The operator's commands for one runtime; they replace the guest's own.
+/// The operator's commands for one runtime. They replace the guest's programs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OperatorCommands {
-    /// Runs code.
+    /// The command that runs code.
     pub exec: Option<CommandLine>,
-    /// Installs packages.
+    /// The command that installs packages.
     pub install: Option<CommandLine>,
 }
 
@@ -54,13 +54,12 @@ pub struct OperatorCommands {
 pub struct ExecutionRules {
     /// The default timeout of code.
     pub exec_timeout_default: Duration,
-    /// The longest timeout that a caller can ask for.
+    /// Maximum timeout that a caller can request.
     pub exec_timeout_max: Duration,
     /// The timeout of an installation.
     pub install_timeout: Duration,
-    /// Resource limits of one command and everything it starts.
+    /// Resource limits of one command and of all processes that it starts.
     pub limits: CommandLimits,
-    /// The operator's commands.
     pub commands: ByRuntime<OperatorCommands>,
 }
 
@@ -92,12 +91,12 @@ impl Execution {
         Self { environments, rules }
     }
 
-    /// Runs a piece of code in the language's interpreter, or in that of the environment's runtime. `command` has its
-    /// standard input, variables, working directory and timeout. A failing exit code is a result, not a fault.
+    /// Runs code with the interpreter of `language`, by default of the environment's runtime. `command` contains the
+    /// standard input, variables, working directory and timeout. A non-zero exit code is a result, not a fault.
     ///
     /// # Errors
-    /// Invalid arguments, an environment that takes no calls, and [`CallerFault::TimedOut`] and
-    /// [`CallerFault::Cancelled`] once every process of the call is dead.
+    /// Invalid arguments; an environment that accepts no calls; [`CallerFault::TimedOut`] or
+    /// [`CallerFault::Cancelled`], once all processes of the call are dead.
     pub async fn execute(
         &self,
         owner: &Principal,
@@ -122,11 +121,12 @@ impl Execution {
         outputs.into_result(executed, timeout)
     }
 
-    /// Runs a file of the environment in the interpreter of its runtime, whatever the result; only the watcher gets the
-    /// output. `command` has the program's arguments, standard input, variables and timeout.
+    /// Runs a file of the environment with the interpreter of the environment's runtime. A timeout or a cancellation is
+    /// a result, not a fault. Only the watcher receives the output. `command` contains the program's arguments,
+    /// standard input, variables and timeout.
     ///
     /// # Errors
-    /// An environment that takes no calls, and a machine that ends during the call.
+    /// An environment that accepts no calls, or a machine that ends during the call.
     pub async fn run_program(
         &self,
         owner: &Principal,
@@ -139,7 +139,7 @@ impl Execution {
         let mut argv = self.interpreter(call.environment.runtime, &call)?;
         argv.push(path.as_str().to_owned());
         argv.extend(command.argv);
-        // A relative path starts at the home.
+        // Relative paths start at the home folder.
         let working_directory = Some(GuestPath::home());
         let command = Command { argv, working_directory, user: User::Sandbox, ..command };
         self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals), "run the program").await
@@ -148,7 +148,7 @@ impl Execution {
     /// Installs packages with the package manager of the environment's runtime.
     ///
     /// # Errors
-    /// As [`Execution::execute`]; a package manager that fails is a result.
+    /// The errors of [`Execution::execute`]. A failure of the package manager is a result.
     pub async fn install_packages(
         &self,
         owner: &Principal,
@@ -166,7 +166,7 @@ impl Execution {
         let start = Instant::now();
         let mut outputs = Outputs::new(&call.refusals);
         let timed = |step: Command| Command {
-            // A package manager may take files in the image's own working directory for a project.
+            // A package manager may treat the image's own working directory as a project.
             working_directory: Some(GuestPath::home()),
             timeout: timeout.saturating_sub(start.elapsed()),
             ..step
@@ -204,7 +204,8 @@ impl Execution {
         runtime.interpreter(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)
     }
 
-    /// The timeout of code, in the seconds that a caller asked for; by default, and for zero or less, the server's own.
+    /// Returns the timeout for a caller's `seconds`. Without `seconds`, or for zero or less, returns the server's
+    /// default.
     ///
     /// # Errors
     /// [`ArgumentFault::AboveMaximum`].

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Why a request failed: for a reason that the caller can fix, or because the server failed.
+//! Failures of requests: faults that the caller can fix, and failures of the server.
 
 mod argument;
 
@@ -22,10 +22,10 @@ use crate::error_code::ErrorCode;
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The caller can fix it.
+    /// The caller can fix the fault.
     #[error(transparent)]
     Caller(#[from] CallerFault),
-    /// Only the operator can fix it.
+    /// Only the operator can fix the fault.
     #[error(transparent)]
     Server(#[from] ServerFault),
 }
@@ -38,50 +38,30 @@ pub enum CallerFault {
     Argument(ArgumentFault),
     /// The caller has no environment with this id.
     #[error("environment {id} not found; list_environments returns the ids of yours")]
-    UnknownEnvironment {
-        /// The requested id.
-        id: EnvironmentId,
-    },
+    UnknownEnvironment { id: EnvironmentId },
     /// The environment was destroyed before the call.
     #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
-    DestroyedEnvironment {
-        /// The requested id.
-        id: EnvironmentId,
-        /// The reason.
-        reason: DestroyReason,
-    },
+    DestroyedEnvironment { id: EnvironmentId, reason: DestroyReason },
     /// The environment was destroyed during the call.
     #[error(
         "environment {id} was destroyed during the call, and every process of the call was killed; create a new one \
          with create_environment"
     )]
-    DestroyedUnderCall {
-        /// The requested id.
-        id: EnvironmentId,
-    },
-    /// The environment takes no calls.
+    DestroyedUnderCall { id: EnvironmentId },
+    /// The environment accepts no calls.
     #[error("environment {id} is not running: {}", hint(*state))]
-    NotRunning {
-        /// The requested id.
-        id: EnvironmentId,
-        /// Its state.
-        state: State,
-    },
+    NotRunning { id: EnvironmentId, state: State },
     /// All slots for environments are taken.
     #[error(transparent)]
     Capacity(#[from] CapacityFault),
     /// The environment has reached its limit of calls.
     #[error("environment {id} already runs {CALLS_MAX} calls, its maximum; retry when one has ended")]
-    Busy {
-        /// The requested id.
-        id: EnvironmentId,
-    },
+    Busy { id: EnvironmentId },
     /// The caller, or the server, has reached its limit of calls.
     #[error("{whose} {calls_max} calls running, the maximum; retry when one has ended")]
     TooManyCalls {
-        /// The caller or the server, as the subject with its verb.
+        /// The start of the message: "you have" or "the server has".
         whose: &'static str,
-        /// The limit.
         calls_max: usize,
     },
     /// Unread results of other calls fill the buffer.
@@ -97,32 +77,26 @@ pub enum CallerFault {
         so_far(Some(executed.as_ref()))
     )]
     TimedOut {
-        /// The timeout.
         after: Duration,
-        /// The result, with the output until then.
+        /// The result, with the output up to the timeout.
         executed: Box<Executed>,
     },
     /// The caller cancelled the call.
     #[error("the call was cancelled, and all its processes were killed{}", so_far(executed.as_deref()))]
     Cancelled {
-        /// The result of its command, with the output until then; `None` if none had started.
+        /// The result of the command, with the output up to the cancellation; `None` if no command had started.
         executed: Option<Box<Executed>>,
     },
     /// The guest's kernel or the agent refused.
     #[error("{message}")]
-    Guest {
-        /// The kind of refusal.
-        kind: RefusalKind,
-        /// The agent's message.
-        message: String,
-    },
+    Guest { kind: RefusalKind, message: String },
     /// The server is shutting down.
     #[error("the server is shutting down; retry when it is back")]
     ShuttingDown,
 }
 
 impl CallerFault {
-    /// The code for programs.
+    /// Returns the code for programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -142,7 +116,7 @@ impl CallerFault {
         }
     }
 
-    /// The result of the command that was stopped, if there was one.
+    /// Returns the result of the stopped command, if there was one.
     #[must_use]
     pub fn executed(&self) -> Option<&Executed> {
         if let Self::TimedOut { executed, .. } = self {
@@ -152,7 +126,7 @@ impl CallerFault {
     }
 }
 
-/// The outputs of a command that was stopped, as the end of the sentence that says why.
+/// Formats the outputs of a stopped command, to be appended to the error message.
 fn so_far(executed: Option<&Executed>) -> String {
     let Some(executed) = executed else { return String::new() };
     let outputs = [("stdout", &executed.stdout), ("stderr", &executed.stderr)];
@@ -202,31 +176,25 @@ pub enum ServerFault {
     /// The machine did not start.
     #[error("failed to create environment {id}")]
     Start {
-        /// Its environment.
         id: EnvironmentId,
         /// The stage that failed, with the cause.
         source: StartFault,
     },
-    /// The guest's agent broke the protocol, or the link to it.
+    /// The guest's agent broke the protocol.
     #[error("failed to {operation} in environment {id}")]
     Call {
-        /// The operation, as "run the code".
+        /// The operation, for example "run the code".
         operation: &'static str,
-        /// The environment.
         id: EnvironmentId,
-        /// The cause.
         source: CallFault,
     },
     /// The task that owns the environment ended without an answer, which is a defect.
     #[error("failed to reach the task that owns environment {id}")]
-    Unowned {
-        /// The environment.
-        id: EnvironmentId,
-    },
+    Unowned { id: EnvironmentId },
 }
 
 impl ServerFault {
-    /// The code for programs.
+    /// Returns the code for programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {

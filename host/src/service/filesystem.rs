@@ -19,10 +19,10 @@ use crate::domain::{
 /// Maximum bytes that one call writes or reads.
 pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-/// Maximum entries of one listing. More are of no use to a client, and their names would fill megabytes.
+/// Maximum number of entries of one listing. More entries do not help a client, and their names would fill megabytes.
 pub const ENTRIES_MAX: u32 = 10_000;
 
-/// The files of these environments.
+/// The file operations in environments.
 #[derive(Debug)]
 pub struct Filesystem {
     environments: Arc<Environments>,
@@ -34,7 +34,7 @@ impl Filesystem {
         Self { environments }
     }
 
-    /// Writes a file, or appends to one, and creates its parent folders; returns the number of bytes written.
+    /// Writes or appends to a file, and creates its parent folders. Returns the number of bytes written.
     ///
     /// # Errors
     /// Content above [`FILE_BYTES_MAX`], and the guest's refusal.
@@ -53,7 +53,7 @@ impl Filesystem {
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
-    /// Reads a file, or a part of one; at most [`FILE_BYTES_MAX`] of either.
+    /// Reads a file or a part of a file. The limit is [`FILE_BYTES_MAX`] in both cases.
     ///
     /// # Errors
     /// The guest's refusal: file not found, a folder, too large.
@@ -69,7 +69,7 @@ impl Filesystem {
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
-    /// Lists at most [`ENTRIES_MAX`] entries of a folder by name; with `recursive`, those of its subfolders as well.
+    /// Lists at most [`ENTRIES_MAX`] entries of a folder, sorted by name; with `recursive`, also those of subfolders.
     ///
     /// # Errors
     /// The guest's refusal.

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The events of one environment, for its owner to read. They live in memory as long as the environment does.
+//! The events of one environment, for its owner to read. The events are in memory while the environment exists.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -14,15 +14,14 @@ use crate::{
     mutex::lock,
 };
 
-/// Maximum events of one environment. A life has fewer than ten.
+/// Maximum number of events of one environment. An environment normally has fewer than ten.
 const EVENTS_MAX: usize = 32;
-/// Maximum characters of an event: a sentence with its cause.
+/// Maximum number of characters of an event: enough for a sentence with its cause.
 const EVENT_CHARS_MAX: usize = 500;
 
 /// One event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Event {
-    /// Its time.
     pub at: SystemTime,
     /// A sentence without control characters.
     pub what: String,
@@ -31,15 +30,15 @@ pub struct Event {
 /// The log of one environment.
 #[derive(Clone, Debug)]
 pub struct EnvironmentLog {
-    /// The environment as it is now.
+    /// A current copy of the environment.
     pub environment: Environment,
-    /// Its events, oldest first.
+    /// The environment's events, oldest first.
     pub events: Vec<Event>,
-    /// The last lines of its machine's console.
+    /// The last lines of the machine's console.
     pub console: Vec<String>,
-    /// The number of connections and names that its network policy refused.
+    /// The number of connections and names that the network policy refused.
     pub refused: u64,
-    /// The latest of these.
+    /// The latest refusal.
     pub refused_last: Option<Refused>,
 }
 
@@ -48,7 +47,7 @@ pub struct EnvironmentLog {
 pub(super) struct Journal {
     stages: watch::Sender<Option<Stage>>,
     events: Mutex<Vec<Event>>,
-    /// Weak, so that a reader does not keep the machine.
+    /// Weak, so that the journal does not keep the machine alive.
     machine: Mutex<Option<Weak<dyn Machine>>>,
 }
 
@@ -64,7 +63,7 @@ impl Journal {
         self.stages.subscribe()
     }
 
-    /// Notes an event; drops what exceeds the limits.
+    /// Records an event. Truncates a long event, and drops the event if the journal is full.
     pub(super) fn note(&self, what: &str) {
         let what = what.chars().filter(|letter| !letter.is_control()).take(EVENT_CHARS_MAX).collect();
         let mut events = lock(&self.events);
@@ -73,7 +72,7 @@ impl Journal {
         }
     }
 
-    /// Publishes a stage of the start, and notes it once however often its progress is reported.
+    /// Publishes a stage of the start. Records each stage once, even if its progress is reported repeatedly.
     pub(super) fn note_stage(&self, stage: Stage) {
         let what = stage.describe();
         if self.stages.send_replace(Some(stage)).is_none_or(|before| before.describe() != what) {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Limits the log lines of one environment: a guest that breaks every call could otherwise fill the disk.
+//! Limits the log lines of each environment. Otherwise a guest that breaks every call could fill the disk.
 
 use std::{
     collections::HashMap,
@@ -10,20 +10,21 @@ use std::{
 
 use crate::{domain::environment_id::EnvironmentId, mutex::lock};
 
-/// Lines at once: as many as a person reads about one failure.
+/// Maximum number of lines in a burst: the number that a person may read about one failure.
 const LINES_BURST: u32 = 20;
 
-/// The interval of further lines.
+/// The interval at which further lines are allowed.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Environments with a counter. One more resets all counters, so the limit must not be below a server's capacity.
+/// Maximum number of environments with a counter. One more environment resets all counters, so the limit must not be
+/// below a server's capacity.
 const ENVIRONMENTS_MAX: usize = 1024;
 
 /// The counters of this process, which has one log.
 static LINES: LazyLock<LogLimit> = LazyLock::new(LogLimit::default);
 
-/// Returns the number of lines left out since the last one if this environment may write a line now, else `None`. The
-/// line should mention that number.
+/// Returns `None` if this environment must not write a line now. Otherwise, returns the number of lines that were left
+/// out since the last line; the new line should state that number.
 pub(crate) fn admitted(id: EnvironmentId) -> Option<u64> {
     LINES.admit(id, Instant::now())
 }

@@ -26,8 +26,8 @@ use crate::{
     mutex::lock,
 };
 
-/// Logs of failed starts that are kept; each holds a screenful of lines. Above this, the principal with the most logs
-/// loses its oldest.
+/// Maximum number of logs of failed starts; each log is a screenful of lines. Above the limit, the principal with the
+/// most logs loses its oldest log.
 const FAILED_STARTS_MAX: usize = 32;
 
 /// The environments, and the handles of the drivers that own them.
@@ -41,7 +41,7 @@ pub(super) struct Registry {
 /// The handles of all drivers.
 #[derive(Debug, Default)]
 pub(super) struct Drivers {
-    /// Set by a shutdown: no new driver and no new call.
+    /// Set by a shutdown. Then no new driver and no new call can start.
     pub(super) closing: bool,
     pub(super) handles: HashMap<EnvironmentId, Handle>,
 }
@@ -69,13 +69,13 @@ impl Registry {
         self.drivers().handles.get(&id).cloned()
     }
 
-    /// Forgets an environment whose driver ends.
+    /// Removes an environment and its driver's handle, when the driver ends.
     pub(super) fn forget(&self, id: EnvironmentId, reason: DestroyReason) {
         self.repository.remove(id, reason);
         self.drivers().handles.remove(&id);
     }
 
-    /// Keeps the log of an environment whose machine did not start; nothing else of it is left to look at.
+    /// Stores the log of an environment that failed to start. Only this log remains of the environment.
     pub(super) fn remember_failed_start(&self, log: EnvironmentLog) {
         let mut failed = lock(&self.failed_starts);
         failed.push_back(log);
@@ -92,11 +92,12 @@ impl Registry {
         failed.iter().find(|log| log.environment.id == id && log.environment.owner == *owner).cloned()
     }
 
-    /// Destroys the oldest failed environment if there are too many. Drivers call this when their machine fails.
+    /// Destroys the oldest failed environment if there are too many. A driver calls this function when its machine
+    /// fails.
     pub(super) fn expire_surplus_failed(&self) {
         let Some(handle) = self.repository.surplus_failed().and_then(|id| self.handle(id)) else { return };
         let (waiter, _) = oneshot::channel();
-        // A driver with a full queue is asked again when the next machine fails, or expires when it is idle.
+        // A driver with a full queue is asked again when the next machine fails, or its environment expires when idle.
         let _ = handle.requests.try_send(Request::Destroy(DestroyReason::Failed, waiter));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Requests to the driver of an environment, and the call that one of them begins.
+//! Requests to the driver of an environment, and the call that a begin request returns.
 
 use std::{fmt, sync::Arc};
 
@@ -14,29 +14,29 @@ use crate::domain::{
     repository::DestroyReason,
 };
 
-/// The length of a driver's request queue; senders wait while it is full.
+/// Maximum number of requests in a driver's queue; senders wait while the queue is full.
 pub(super) const REQUESTS_MAX: usize = 16;
 
 /// A request to the driver of an environment.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Begin a call; a shutdown waits until the token is dropped.
+    /// Begins a call. A shutdown waits until the token is dropped.
     Begin(TaskTrackerToken, oneshot::Sender<Result<Call, CallRefusal>>),
-    /// Destroy the environment; the answer comes when everything of it is released.
+    /// Destroys the environment. The answer is sent when all its resources are released.
     Destroy(DestroyReason, oneshot::Sender<()>),
-    /// Destroy it if it has reached its idle timeout.
+    /// Destroys the environment if it has reached its idle timeout.
     Expire,
 }
 
 /// A call that runs in an environment. While it exists, the environment is not idle and a shutdown waits for it.
 pub(super) struct Call {
-    /// The machine to call.
     pub(super) machine: Arc<dyn Machine>,
-    /// A copy of the environment from the time the call began.
+    /// A copy of the environment, made when the call began.
     pub(super) environment: Environment,
-    /// The network refusals of the environment, still being counted.
+    /// The network refusals of the environment, which are still counted during the call.
     pub(super) refusals: Arc<Refusals>,
-    /// Sends the driver the end of the call. Reserved when the call begins, so the message is never lost.
+    /// Permit for the message to the driver that the call has ended. It is reserved when the call begins, so the
+    /// message is never lost.
     pub(super) ended: Option<mpsc::OwnedPermit<()>>,
     pub(super) _counted: TaskTrackerToken,
 }

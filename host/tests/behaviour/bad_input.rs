@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Errors of invalid input. One that the caller can fix is a tool result, a failure of the server a protocol error.
+//! Errors of invalid input. An error that the caller can fix is a tool result. A failure of the server is a protocol
+//! error.
 
 use std::sync::atomic::Ordering::SeqCst;
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Cancelled calls: their processes are killed, in every dialect and for every way to cancel.
+//! Cancelled calls: their processes are killed, in every dialect and for every kind of cancellation.
 
 use std::{path::Path, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     served::{Served, serve, until},
 };
 
-/// The time that the calls of a closed session have to answer before they are cancelled.
+/// The time that the calls of a closed session get to finish before they are cancelled.
 const SESSION_DRAIN: Duration = Duration::from_secs(5);
 
-/// A command that writes its process id, then waits with a child, both for longer than any test.
+/// A command that writes its process id and starts a child. Both processes sleep longer than any test runs.
 pub(crate) const WAITING: &str = "echo $$ > new; mv new pid; sleep 1000 & sleep 1000";
 
 /// The same command with a flood of output.
@@ -29,7 +29,7 @@ pub(crate) fn endless(id: &str, code: &str) -> Value {
     json!({"environment_id": id, "code": code, "timeout_seconds": 200})
 }
 
-/// Waits until the command has written its process id, and returns it. It is the id of its process group as well.
+/// Waits until the command has written its process id, and returns the id. The process group has the same id.
 pub(crate) async fn started(served: &Served, id: &str) -> u32 {
     let read = async || served.raw("read_file", json!({"environment_id": id, "path": "pid"})).await.unwrap();
     until("the command has started", async || read().await.is_error == Some(false)).await;
@@ -71,7 +71,7 @@ async fn check_cancelled<F: Future<Output = ()>>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancelled_notification_kills_the_command_and_its_children() {
+async fn cancel_notification_kills_the_command_and_its_children() {
     for (code, token) in [(WAITING, None), (WAITING, Some("token")), (FLOODING, Some("token"))] {
         check_cancelled(code, token, |session, answer| async move {
             session.cancel(7).await;
@@ -98,7 +98,7 @@ async fn closing_the_answer_kills_the_command_and_its_children() {
         let id = served.create("shell").await;
         let url = served.url.clone();
         let arguments = endless(&id, code);
-        // Dropping the future, or the answer that it holds, closes the connection.
+        // Dropping the future, or the answer that the future contains, closes the connection.
         let (close, closed) = tokio::sync::oneshot::channel::<()>();
         let client = tokio::spawn(async move {
             let call = async {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::served::{Served, serve};
 
-/// Bytes of each end of an output that a result keeps.
+/// Number of bytes that a result keeps of the start, and of the end, of a long output.
 const END_BYTES: usize = 256 * 1024;
 
 async fn run(served: &Served, code: &str) -> Value {
@@ -102,7 +102,7 @@ async fn install_has_its_own_timeout() {
     let object = result.structured_content.unwrap();
     assert_eq!(object["error"]["code"], "timed_out");
     assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(9)));
-    // The timeout of code is longer.
+    // `execute` has a longer timeout than an installation here.
     let executed = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo awake"})).await;
     assert_eq!(executed["stdout"], "awake\n");
 }
@@ -120,7 +120,7 @@ async fn long_output_loses_its_middle() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_output_is_cut_between_characters() {
     let served = serve(&[]).await;
-    // Each has three bytes, so a limit that is a power of two never falls between two of them.
+    // Each character has three bytes, so a limit that is a power of two always cuts through a character.
     let executed = run(&served, "printf '%0.s€' $(seq 300000)").await;
     let lost = &executed["stdout_lost"];
     assert_eq!(*lost, json!({"from": END_BYTES / 3 * 3, "to": 900_000 - END_BYTES / 3 * 3}));

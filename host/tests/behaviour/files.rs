@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::served::{Served, serve};
 
-/// Reads a file; returns the text blocks of the result, and its description of the part.
+/// Reads a file. Returns the text blocks of the result, and the result's description of the part that was read.
 async fn read(served: &Served, arguments: Value) -> (Vec<String>, Option<Value>) {
     let result = served.raw("read_file", arguments).await.unwrap();
     assert_eq!((result.is_error, result.structured_content), (Some(false), None));

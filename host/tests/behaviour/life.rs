@@ -38,7 +38,7 @@ async fn cancelled_create_is_undone() {
 
     handle.cancel(None).await.unwrap();
     served.until_alive(0).await;
-    // Its slot is free again.
+    // The slot of the cancelled environment is free again.
     served.create("python").await;
 }
 
@@ -83,7 +83,7 @@ async fn environment_can_be_destroyed_during_its_creation() {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_environment_is_destroyed_and_a_busy_one_stays() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
-    // A third of a second.
+    // A timeout of 300 ms.
     let short = json!({"runtime": "shell", "timeout_minutes": 0.005});
     let id = served.call("create_environment", short).await["environment_id"].clone();
     let busy = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo alive"})).await;
@@ -114,7 +114,8 @@ async fn shutdown_waits_for_calls_and_destroys_every_environment() {
     assert_eq!(served.machines_alive(), 0);
     let result = running.await.unwrap().unwrap();
     assert_eq!(result.structured_content.unwrap()["stdout"], "done\n");
-    assert!(reqwest::get(served.url.replace("/mcp", "/healthz")).await.is_err());
+    let refused = reqwest::get(served.url.replace("/mcp", "/healthz")).await.unwrap_err();
+    assert!(refused.is_connect(), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The limits of sessions, calls, connections and bodies, and the errors beyond them.
+//! The limits of sessions, calls, connections and bodies, and the errors when they are exceeded.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn rejects_sessions_beyond_the_limit_until_one_closes() {
     let end = reqwest::Client::new().delete(&served.url).header("mcp-session-id", id.unwrap());
     assert!(end.send().await.unwrap().status().is_success());
     assert_eq!(raw::greet(&served.url, None).await.0, 200);
-    // The other dialect has no sessions.
+    // The stateless dialect has no sessions, so the limit does not affect this call.
     let answer = raw::stateless_call(&served.url, "list_environments", &json!({}), None).await;
     assert_eq!(answer.status().as_u16(), 200);
 }
@@ -48,7 +48,7 @@ async fn rejects_calls_beyond_the_limit_of_their_principal() {
     let url = served.url.clone();
     let endless = endless(&id, "sleep 1000");
     let running = tokio::spawn(async move {
-        // This call is itself rejected while a list runs, so it retries.
+        // While a list call runs, this execute call is itself rejected, so the loop retries.
         let call = || async { raw::stateless_call_as(&url, Some(ADA), "execute", &endless, None).await.text().await };
         while call().await.unwrap().contains("too_many_calls") {}
     });
@@ -136,7 +136,7 @@ async fn body_memory_is_held_until_the_call_ends() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let session = raw::Session::start(&served.url).await;
-    // Half of the budget for bodies holds twelve calls with the largest standard input.
+    // Half of the memory for bodies is enough for twelve calls with the maximum standard input.
     let mut call = endless(&id, "sleep 1000");
     call["stdin"] = json!("x".repeat(10_485_760));
     for number in 0..12 {
@@ -157,7 +157,7 @@ async fn body_memory_is_held_until_the_call_ends() {
 async fn unread_results_block_only_their_caller() {
     let served = serve_guarded(&[]).await;
     let id = served.create("shell").await;
-    // Each byte is six in JSON, so the answers exceed what sockets buffer.
+    // Each byte becomes six bytes of JSON, so the answers are larger than the sockets' buffers.
     let code = "head -c 10485760 /dev/zero | tr '\\0' '\\1' >large";
     served.call("execute", json!({"environment_id": id, "code": code})).await;
     let read = async |limit: u32| {

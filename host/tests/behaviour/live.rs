@@ -25,7 +25,7 @@ async fn until_reported(served: &Served, text: &str) {
 async fn output_is_reported_while_the_command_runs() {
     let served = serve(&["--runtime-shell-install-command", "/bin/sh install.sh"]).await;
     let id = served.create("shell").await;
-    // The command continues once the test has seen its first output.
+    // The command continues once the test has seen the first output.
     let code = "echo step-1; while [ ! -e seen ]; do sleep 0.01; done; echo step-2 >&2";
     let execute = served.call("execute", json!({"environment_id": id, "code": code}));
     let go_on = async {
@@ -68,7 +68,7 @@ async fn unread_reports_block_neither_the_command_nor_the_session() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let session = raw::Session::start(&served.url).await;
-    // The reports are as large and the client's buffer as small as possible.
+    // The reports have their maximum size, and the client's buffer has the minimum size.
     let code = "for i in $(seq 40); do head -c 100000 /dev/zero | tr '\\0' x; sleep 0.05; done; touch ended; sleep 100";
     let unread = session.call_unread(7, "execute", &json!({"environment_id": id, "code": code}), "watch").await;
     let files = async || served.call("list_files", json!({"environment_id": id})).await;
@@ -98,7 +98,7 @@ async fn silent_call_reports_every_15_s() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    // The call is longer than two of the promised intervals.
+    // The call runs longer than two of the promised report intervals.
     let arguments = json!({"environment_id": id, "code": "sleep 31", "timeout_seconds": 60});
     let arguments = serde_json::from_value(arguments).unwrap();
     let call = served.client.call_tool(CallToolRequestParams::new("execute").with_arguments(arguments));

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Logs of environments, which their owners read over HTTP.
+//! Logs of environments, as their owners read them over HTTP.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -73,7 +73,7 @@ async fn log_has_the_cause_of_a_failed_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_has_the_stage_of_a_running_start() {
     let served = serve_trouble(&[]).await;
-    // This machine never finishes booting.
+    // This create waits without end, because the machine never finishes booting.
     let create = served.raw("create_environment", json!({"runtime": "shell"}));
     let look = async {
         served.until_alive(1).await;
@@ -120,7 +120,7 @@ async fn reading_a_log_does_not_extend_the_idle_timeout() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
     let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
     let id = made["environment_id"].as_str().unwrap();
-    // Its 600 ms pass although its log is read all the time.
+    // The idle timeout of 600 ms expires although the test reads the log all the time.
     until("it is gone", async || ask(&served, id, &[]).await.0 != 200).await;
     assert_eq!(ask(&served, id, &[]).await.0, 410);
     assert_eq!(served.machines_alive(), 0);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines that are the real guest agent on an in-memory pipe, working in a temporary folder.
+//! Simulated machines: each is the real guest agent on an in-memory pipe, with a temporary folder as its root.
 
 use std::{
     fs, io,
@@ -29,17 +29,17 @@ pub(crate) const BROKEN: &str = "oci:/broken";
 /// An image that never finishes booting.
 pub(crate) const ENDLESS: &str = "oci:/endless";
 
-/// The console of every machine here.
+/// The console output of every machine in these tests.
 pub(crate) const CONSOLE: &str = "a console's line";
 
-/// Buffer of a pipe; too small for a large file.
+/// Buffer size of a pipe, in bytes: smaller than a large file.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Starts agents, and counts those that are left.
+/// Starts agents, and counts those that are still running.
 #[derive(Debug, Default)]
 pub(crate) struct InProcess {
     pub(crate) alive: Arc<AtomicUsize>,
-    /// While this is held, a machine whose start was cancelled does not end.
+    /// While a test holds this lock, a machine whose start was cancelled does not end.
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
     pub(crate) faults: Arc<Faults>,
 }
@@ -47,13 +47,13 @@ pub(crate) struct InProcess {
 /// Faults of the next call, set by a test.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// It panics, as a defect of the host would.
+    /// The call panics, as if the host had a defect.
     pub(crate) panics: AtomicBool,
-    /// The machine ends, as it would when its kernel crashes.
+    /// The machine ends, as if its kernel had crashed.
     pub(crate) crashes: AtomicBool,
 }
 
-/// Counts one machine until everything of it is released.
+/// Counts one machine until all resources of the machine are released.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
@@ -107,7 +107,7 @@ impl Machines for InProcess {
             };
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             let serving = tokio::spawn(async move {
-                // The host's end of the link sees how it ends.
+                // The result is ignored, because the host's side of the link observes the end.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
             let agent = agent::connect(near, Timeouts::default()).await.map_err(|source| StartFault {

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The whole host as an MCP client sees it, over real HTTP, with the real guest agent in-process as the machine.
+//! The whole host as an MCP client sees it, over real HTTP. Each machine is the real guest agent in this process.
 //!
-//! Things that only a machine has (the sandbox user, kills across process groups, package managers) are tested there.
+//! Features of real machines (the sandbox user, kills across process groups, package managers) are tested on real
+//! machines.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod bad_input;

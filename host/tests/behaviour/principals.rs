@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Callers with tokens, who see nothing of each other.
+//! Callers with different tokens: no caller can see the environments of another.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ async fn no_tool_reveals_environments_of_other_callers() {
     let id = served.create("shell").await;
     served.call("write_file", json!({"environment_id": id, "path": "kept", "content": "ada's"})).await;
     let (bob, _) = connect_as(&served.url, Some(BOB)).await;
-    // The second round runs when the environment is destroyed but still remembered.
+    // In the second round the environment is destroyed, but the server still remembers its id.
     for _ in 0..2 {
         for (tool, mut arguments) in [
             ("destroy_environment", json!({})),

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Raw clients, which do what no client library does: disconnect early, or do not read.
+//! Raw clients that behave as no client library does: they disconnect early, or do not read.
 
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ const SESSION_VERSION: &str = "2025-11-25";
 const STATELESS_VERSION: &str = "2026-07-28";
 const SESSION_HEADER: &str = "mcp-session-id";
 
-/// Opens a session, and returns the status and the body of the answer and the id of the session.
+/// Opens a session. Returns the status of the answer, its body, and the id of the session.
 pub(crate) async fn greet(url: &str, token: Option<&str>) -> (u16, String, Option<String>) {
     let answer = authorized(post(url, SESSION_VERSION, &hello()), token).send().await.unwrap();
     let id = answer.headers().get(SESSION_HEADER).map(|id| id.to_str().unwrap().to_owned());
@@ -75,12 +75,13 @@ impl Session {
         assert_eq!(answer.status().as_u16(), 202);
     }
 
-    /// Calls a tool, and returns when the answer begins, its body unread. With a progress token, it is a stream.
+    /// Calls a tool, and returns when the answer begins, before its body is read. With a progress token the body is a
+    /// stream.
     pub(crate) async fn call(&self, id: u32, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
         self.begin(id, tool, arguments, token).await
     }
 
-    /// The same call as a future that borrows nothing.
+    /// Like [`Self::call`], but the future borrows nothing.
     pub(crate) fn begin(
         &self,
         id: u32,
@@ -128,7 +129,7 @@ pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, tok
     stateless_call_as(url, None, tool, arguments, token).await
 }
 
-/// The same call with a bearer token.
+/// Like [`stateless_call`], with a bearer token.
 pub(crate) async fn stateless_call_as(
     url: &str,
     who: Option<&str>,
@@ -143,7 +144,7 @@ pub(crate) async fn stateless_call_as(
     authorized(stateless(url, tool, arguments, &meta), who).send().await.unwrap()
 }
 
-/// The same call by a client with these capabilities.
+/// Like [`stateless_call`], from a client with these capabilities.
 pub(crate) async fn stateless_call_of(url: &str, capabilities: &Value, tool: &str, arguments: &Value) -> Response {
     stateless(url, tool, arguments, &stateless_meta(capabilities)).send().await.unwrap()
 }

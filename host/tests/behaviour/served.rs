@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A server on a free port, and a client of it.
+//! A server on a free port, and its client.
 
 use std::{
     ffi::OsString,
@@ -33,7 +33,7 @@ use waggle::{
 
 use crate::machines::{BROKEN, ENDLESS, Faults, InProcess};
 
-/// The longest wait for an event before a test fails.
+/// Limit of the wait for an event, after which a test fails.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An id that no environment, session or task has.
@@ -88,7 +88,7 @@ pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
     serve_images(flags, images).await
 }
 
-/// The tokens that `serve_guarded` accepts, of the principals ada and bob.
+/// The tokens of the principals ada and bob, which `serve_guarded` accepts.
 pub(crate) const ADA: &str = "ada-has-this-token-1";
 pub(crate) const BOB: &str = "bob-has-this-token-1";
 
@@ -96,7 +96,7 @@ pub(crate) fn tokens(text: &str) -> Arc<Tokens> {
     Arc::new(Tokens::parse(text).unwrap())
 }
 
-/// Starts a server with tokens for ada and bob; its client is ada's.
+/// Starts a server with tokens for ada and bob. The client has ada's token.
 pub(crate) async fn serve_guarded(flags: &[&str]) -> Served {
     let good = || "oci:/good".parse::<ImageRef>().unwrap();
     serve_with(flags, ByRuntime { python: good(), node: good(), shell: good() }, true).await
@@ -107,7 +107,7 @@ async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
 }
 
 async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) -> Served {
-    // HTTP clients are built with TLS, which needs a provider even if no test uses it.
+    // HTTP clients are built with TLS support, which needs a crypto provider even if no test uses TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = settings(flags);
     let machines = InProcess::default();
@@ -149,7 +149,7 @@ pub(crate) async fn call(
     timeout(TIMEOUT, call).await.unwrap()
 }
 
-/// Waits until `check` returns true; `what` describes that for the error.
+/// Waits until `check` returns true. If the wait times out, the error names the condition `what`.
 pub(crate) async fn until(what: &str, check: impl AsyncFn() -> bool) {
     let reached = async {
         while !check().await {
@@ -164,7 +164,7 @@ impl Served {
         call(&self.client, tool, arguments).await
     }
 
-    /// Calls a tool, and returns the structured content of its result, which must equal the text.
+    /// Calls a tool, and returns the structured content of the result. The result's text must be the same JSON.
     pub(crate) async fn call(&self, tool: &'static str, arguments: Value) -> Value {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(false), "{result:?}");
@@ -173,7 +173,7 @@ impl Served {
         object
     }
 
-    /// Calls a tool that must return an error, and returns its message and code.
+    /// Calls a tool that must return an error, and returns the message and the code of the error.
     pub(crate) async fn refused(&self, tool: &'static str, arguments: Value) -> (String, String) {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(true), "{result:?}");
@@ -183,7 +183,7 @@ impl Served {
         (text, error["code"].as_str().unwrap().to_owned())
     }
 
-    /// Calls a tool that must fail with a protocol error, and returns its code and message.
+    /// Calls a tool that must fail with a protocol error, and returns the code and the message of the error.
     pub(crate) async fn failed(&self, tool: &'static str, arguments: Value) -> (i32, String) {
         match self.raw(tool, arguments).await {
             Err(ServiceError::McpError(fault)) => (fault.code.0, fault.message.into_owned()),
@@ -200,7 +200,8 @@ impl Served {
         self.alive.load(Ordering::SeqCst)
     }
 
-    /// Waits for the first progress report: the client handles reports and answers concurrently.
+    /// Waits for the first progress report. A report can arrive after the answer, because the client handles both
+    /// concurrently.
     pub(crate) async fn until_reported(&self) -> Vec<(f64, Option<f64>, String)> {
         until("progress is reported", async || !self.reports.lock().unwrap().is_empty()).await;
         self.reports.lock().unwrap().clone()
@@ -217,7 +218,7 @@ impl Served {
         (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 
-    /// Serves a client over a pair of streams, as over standard input and output.
+    /// Serves a client over a pair of streams, in place of standard input and output.
     pub(crate) async fn converse(&self, streams: DuplexStream) {
         let (input, output) = split(streams);
         self.waggle.as_ref().unwrap().converse(input, output).await.unwrap();

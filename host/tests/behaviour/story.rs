@@ -130,7 +130,7 @@ async fn pictures_are_images_and_other_bytes_are_blobs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn create_reports_its_stages() {
     let served = serve_trouble(&[]).await;
-    // This create never ends: if it ended at once, its reports could arrive too late.
+    // This create never ends. If it ended at once, its reports could arrive after the answer.
     let reports = tokio::select! {
         reports = served.until_reported() => reports,
         made = served.raw("create_environment", json!({"runtime": "shell"})) => panic!("the create ended: {made:?}"),
@@ -174,7 +174,7 @@ async fn stateless_answer_names_the_server() {
     let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
     let server = json!({"name": "Waggle", "version": env!("CARGO_PKG_VERSION")});
     assert_eq!(answer["result"]["_meta"]["io.modelcontextprotocol/serverInfo"], server);
-    // A client with a session got the name with `initialize`.
+    // A client with a session got the server's name from `initialize`.
     assert_eq!(served.raw("list_environments", json!({})).await.unwrap().meta, None);
     assert_eq!(served.client.peer_info().unwrap().server_info.as_ref().unwrap().name, "Waggle");
 }

@@ -22,7 +22,7 @@ use crate::{
     served::{ADA, BOB, TIMEOUT, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
-/// A client with the capability for tasks, in the stateless dialect or with a session.
+/// A client that supports tasks, in the stateless dialect or with a session.
 struct Client(RunningService<RoleClient, ClientConfig>);
 
 impl Client {
@@ -127,7 +127,7 @@ async fn client_without_tasks_gets_results() {
         assert_eq!(answer["result"]["resultType"], "complete");
         answer["result"]["structuredContent"].clone()
     };
-    // In a session, a task cannot be told from a result, so the capability is ignored.
+    // In a session, a task cannot be distinguished from a result, so the capability is ignored.
     let session = async {
         let client = Client::connect_as(&served.url, None, ClientLifecycleMode::Initialize).await;
         client.answer("execute", arguments.clone()).await.structured_content.unwrap()
@@ -261,7 +261,7 @@ async fn shutdown_does_not_wait_for_tasks() {
     let leader = started(&served, &id).await;
     let since = Instant::now();
     served.shut_down().await;
-    // Ordinary calls would have had 12 s to end.
+    // For ordinary calls the server would have waited up to 12 s.
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     until_gone(leader).await;
 }

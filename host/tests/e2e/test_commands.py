@@ -86,7 +86,7 @@ def test_a_run_whose_reader_left_ends(serve, tmp_path):
     server.assert_nothing_left()
 
 
-def test_a_signal_ends_a_run_that_nobody_reads(serve, tmp_path):
+def test_a_signal_ends_a_run_whose_output_is_not_read(serve, tmp_path):
     server = serve()
     process, _ = started(server, tmp_path, "while True: print('x' * 1000, flush=True)")
     # The pipe is full by then, and the program waits.

@@ -46,7 +46,7 @@ async def test_each_process_of_a_machine_is_confined(server):
 
 
 @pytest.mark.nested
-async def test_a_host_without_user_namespaces_has_machines_all_the_same(serve):
+async def test_a_host_without_user_namespaces_still_runs_machines(serve):
     setting = "/proc/sys/user/max_user_namespaces"
     server = serve()
     before = server.shell(f"cat {setting}; echo 0 >{setting}").strip()

@@ -192,7 +192,7 @@ os.kill(os.getpid(), 19)
         assert result.is_error and "time-out" in result.content[0].text
 
 
-async def test_a_replaced_file_is_replaced_at_once_in_a_machine_too(serve):
+async def test_a_file_is_replaced_atomically_in_a_machine_too(serve):
     async with guest(serve) as one:
         await one.tools.call("write_file", environment_id=one.id, path="kept", content="old")
         before = await one.run("sandbox", "print(os.stat('/home/sandbox/kept').st_ino)")

@@ -35,7 +35,7 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
 
 
 @pytest.mark.outside("the image is not taken into the nested host")
-async def test_an_image_built_on_musl_is_served_by_the_hosts(serve):
+async def test_an_image_built_on_musl_is_served_by_the_hosts_agent(serve):
     # One name is allowed, so there is a network and a resolver; the guest asks for another name.
     settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "index.example:443"}
     server = serve(IMAGE_SHELL=image("musl"), **settings).start()
@@ -114,7 +114,7 @@ async def test_an_unusable_agent_of_an_image_is_replaced(serve, tmp_path, labels
 
 
 @pytest.mark.outside(MADE_HERE)
-async def test_commands_start_where_the_image_says_if_they_can(serve, tmp_path):
+async def test_commands_start_in_the_images_working_directory_or_the_home(serve, tmp_path):
     layer = Layer()
     # The owner of the parent folder may remove it.
     layer.add("srv", tarfile.DIRTYPE, uid=1000, gid=1000)

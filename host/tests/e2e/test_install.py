@@ -126,7 +126,7 @@ print(round(float(numpy.trapezoid(x ** 2, x)), 3))
 # An emulated processor unpacks and compiles the packages and builds a font cache.
 @pytest.mark.index
 @pytest.mark.timeout(1500)
-async def test_a_plot_is_made_with_packages_of_this_machines_index_and_seen(serve, peers):
+async def test_a_plot_is_made_with_packages_of_a_local_index(serve, peers):
     index = Index()
     rules = index.rules("numpy", "matplotlib")
     settings = {"EGRESS": rules, "INSTALL_TIMEOUT": "15m", "CA_BUNDLE": index.certificates, "EGRESS_PROXY": index.proxy}

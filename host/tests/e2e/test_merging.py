@@ -33,12 +33,12 @@ def compare(layout, folder):
 
 
 @pytest.mark.parametrize("name", ["base", "python", "node", "shell", "foreign"])
-def test_a_merged_image_is_what_another_unpacker_makes_of_it(name, tmp_path):
+def test_a_merged_image_equals_another_unpackers(name, tmp_path):
     merged = compare(ROOT / "target/images" / name, tmp_path)
     assert any(facts.kind == "file" and facts.mode == "0755" for facts in merged.values())
 
 
-def test_a_merged_image_of_every_oddity_is_what_another_unpacker_makes_of_it(tmp_path):
+def test_a_merged_image_with_every_oddity_equals_another_unpackers(tmp_path):
     merged = compare(odd_image(tmp_path / "layout", tmp_path / "sparse"), tmp_path)
     assert merged["bin/su"].mode == "4755" and merged["tmp"].mode == "1777" and merged["bin/nobody"].mode == "0000"
     assert merged["bin/ping"].xattrs == {"security.capability": CAPABILITY, "user.note": b"a\nb=\0"}

@@ -102,7 +102,7 @@ print(json.dumps([at_once, short]))
         assert server.open_files() <= files + 1
 
 
-async def test_a_slow_server_holds_up_its_flow_and_no_memory(serve, peers):
+async def test_a_slow_server_delays_only_its_flow_and_uses_no_memory(serve, peers):
     slow, quick = peers("stall").port, peers("repeat").port
     server = serve(EGRESS=f"{LOOPBACK}:{slow},{LOOPBACK}:{quick}").start()
     async with server.client() as tools, tools.environment("python") as made:
@@ -268,7 +268,7 @@ async def test_a_guest_kernel_without_sk_lookup_is_reported(serve, tmp_path):
     async with server.start().client() as tools:
         with pytest.raises(Exception) as refused:
             await tools.call("create_environment", runtime="python")
-        told = "failed to steer connections: Function not implemented (os error 38); it takes Linux 5.9 or newer"
+        told = "failed to steer connections: Function not implemented (os error 38); the guest's network requires Linux 5.9 or newer"
         assert told in str(refused.value)
         # Machines without a network still run.
         async with tools.environment("python", network="none") as made:

@@ -19,7 +19,8 @@ use crate::{
     path,
 };
 
-/// The error of a read of at most 1000 bytes when the guest sends these bytes on its stream and then stalls.
+/// Reads at most 1000 bytes from a guest that sends `bytes` on the stream of the call and then stalls. Returns the
+/// error.
 async fn read_answered(bytes: &[u8]) -> String {
     let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
@@ -33,7 +34,7 @@ async fn read_answered(bytes: &[u8]) -> String {
     }
 }
 
-/// The error of a command with this guest, cancelled by its caller after a time.
+/// Runs a command with this guest, and cancels the command after the given time. Returns the error.
 async fn exec(host: &waggle::agent::AgentClient, cancel_after: Duration, stdin: Vec<u8>, guest: impl Future) -> String {
     let cancelled = Box::pin(tokio::time::sleep(cancel_after));
     let command = waggle::domain::command::Command { stdin, ..command() };
@@ -86,7 +87,7 @@ async fn rejects_more_bytes_than_requested() {
     .await;
 }
 
-/// The error of a listing of at most `entries_max` when the guest repeats these entries without end.
+/// Lists at most `entries_max` entries of a guest that repeats `entries` without end. Returns the error.
 async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
     let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
@@ -150,7 +151,7 @@ async fn unconfirmed_cancel_times_out() {
 }
 
 #[tokio::test]
-async fn unread_cancel_times_out_as_soon() {
+async fn unread_cancel_times_out_like_an_unconfirmed_one() {
     bounded(async {
         let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::from_millis(100), vec![0; 1_000_000], guest.stall()).await;

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that break the rules of the egress link, or use them up, lose their own link and cost little memory.
+//! Guests that break the rules of the egress link or exhaust its limits: they harm only their own link, and the host
+//! uses little memory for them.
 
 use std::{
     collections::BTreeSet,
@@ -41,7 +42,7 @@ use crate::{
 /// A DNS query for the address of `localhost`.
 const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
 
-/// Limit of a guest's flows.
+/// Maximum number of flows of a guest.
 const FLOWS: u32 = 256;
 
 struct Hostile {
@@ -71,7 +72,7 @@ impl Hostile {
         self.socket.write_all(&frame).await.is_ok()
     }
 
-    /// Reads a frame: its header without the length, the length, and the body of one with data.
+    /// Reads a frame. Returns the header without the length, the length, and the body if the frame has data.
     async fn frame(&mut self) -> ([u8; 8], usize, Vec<u8>) {
         let mut header = [0; 8];
         self.socket.read_exact(&mut header).await.unwrap();
@@ -92,7 +93,7 @@ impl Hostile {
         }
     }
 
-    /// The host's next grant: bytes of the stream, and bytes of the flow on it.
+    /// Reads a frame. Returns the granted bytes of yamux's window, and the granted bytes of the flow's credit.
     async fn granted(&mut self) -> (usize, usize) {
         let (header, length, body) = self.frame().await;
         if header[1] != DATA {
@@ -112,14 +113,16 @@ impl Hostile {
     }
 }
 
-/// Whether the host has read everything that the guest sent, and can send no more since the guest does not read.
+/// Returns true if the host has read everything that the guest sent, and cannot send more because the guest does not
+/// read.
 fn is_blocked(host_end: &OwnedFd) -> bool {
     let mut polled = [PollFd::new(host_end, PollFlags::OUT)];
     let writable = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
     ioctl_fionread(host_end).unwrap() == 0 && writable == 0
 }
 
-/// Waits until the host is blocked and takes no more of what servers send, of which `written` counts the bytes.
+/// Waits until the host is blocked and accepts no more data from the servers. `written` counts the bytes that the
+/// servers have sent.
 async fn saturated(host_end: &OwnedFd, written: &AtomicUsize) {
     let (mut before, mut unchanged) = (0, 0);
     while unchanged < 20 {
@@ -139,7 +142,7 @@ async fn ten_thousand_streams_end_the_link() {
     bounded(async {
         let mut guest = greeted().await;
         for stream in 0..10_000 {
-            // A prefix without its frame, so that the stream stays open.
+            // Send an incomplete frame, so that the stream stays open.
             if !guest.open(2 * stream + 1, &[9]).await {
                 break;
             }
@@ -219,7 +222,7 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
             guest.open(stream, &connect(port)).await;
             guest.socket.write_all(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await.unwrap();
         }
-        // A grant before its flow has begun would end the link.
+        // A grant before the flow has begun would end the link.
         guest.all_connected().await;
         let grant = framed(&Flow::Credit { bytes: FLOW_CREDIT_BYTES_MAX - 8 * 1024 });
         for stream in (0..FLOWS).map(|number| 2 * number + 1) {
@@ -233,7 +236,8 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
     .await;
 }
 
-/// Opens a flow to a server that does not read and has ended, fills it until the host must buffer, and ends it.
+/// Opens a flow to a server that has ended its direction and does not read. Fills the flow until the host grants no
+/// more credit, then ends the flow.
 async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
     guest.open(stream, &connect(port)).await;
     let piece = wire::in_stream(stream, &framed(&Flow::Data(&[7; 4096])));

@@ -28,7 +28,7 @@ use crate::{
     path,
 };
 
-/// The reason for the end of a link when the guest writes these bytes repeatedly and reads everything.
+/// Returns the reason for the end of a link whose guest writes these bytes repeatedly and reads everything.
 async fn ended_by(frames: &[u8]) -> String {
     let (host, mut guest) = greeted(TIMEOUTS).await;
     let (mut reading, mut writing) = guest.socket.split();
@@ -138,7 +138,7 @@ async fn endless_output_stops_at_the_deadline() {
             let (host, mut guest) = greeted(TIMEOUTS).await;
             let floods = tokio::spawn(async move {
                 let stream = guest.call().await;
-                // As many replies as fit one yamux frame.
+                // Fill one yamux frame with replies.
                 let reply = framed(&Reply::Stdout(&vec![b'x'; piece]));
                 guest.flood_stream(stream, &reply.repeat((65_536 / reply.len()).max(1))).await;
             });
@@ -161,7 +161,7 @@ async fn output_in_single_bytes_uses_little_memory() {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let floods = tokio::spawn(async move {
             let stream = guest.call().await;
-            // One long reply, each byte in a yamux frame of its own, up to the end of the window.
+            // One long reply with each byte in a separate yamux frame, until the window is used up.
             let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
             frames.extend(in_stream(stream, &[0]));
             let single = in_stream(stream, &[1]);
@@ -181,7 +181,7 @@ async fn output_in_single_bytes_uses_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_calls_to_a_guest_that_stops_reading_use_little_memory() {
+async fn maximum_calls_to_a_guest_that_stops_reading_use_little_memory() {
     let content = vec![7; 10 * 1024 * 1024];
     bounded(async {
         let (host, mut guest) = greeted(TIMEOUTS).await;
@@ -192,7 +192,7 @@ async fn full_calls_to_a_guest_that_stops_reading_use_little_memory() {
                 streams.push(stream);
                 guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
             }
-            // It reads nothing more, and sends incomplete replies as far as the windows allow.
+            // The guest reads nothing more, and sends incomplete replies until the windows are used up.
             let begun = 131_072_u32.to_le_bytes();
             for stream in streams {
                 let mut frames = in_stream(stream, &begun);

@@ -13,7 +13,7 @@ use crate::{
     guest::{TIMEOUTS, framed, hello},
 };
 
-/// The outcome of a guest that writes these pieces, with a pause after each, and then stalls.
+/// Connects to a guest that writes these pieces, with a pause after each piece, and then stalls.
 async fn connect(pieces: &[&[u8]], pause: Duration) -> Result<AgentClient, ConnectFault> {
     let (near, mut far) = UnixStream::pair().unwrap();
     let writing = async {

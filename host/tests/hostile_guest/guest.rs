@@ -20,7 +20,7 @@ pub(crate) const SYN: u16 = 1;
 pub(crate) const ACK: u16 = 2;
 pub(crate) const RST: u16 = 8;
 
-/// Short enough that no test waits long, long enough for a loaded machine.
+/// Timeouts that keep tests short, and that are long enough for a loaded machine.
 pub(crate) const TIMEOUTS: Timeouts = Timeouts {
     hello: Duration::from_millis(500),
     clock_interval: Duration::from_secs(60),
@@ -43,13 +43,13 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Whether the frame opens a stream.
+    /// Returns true if the frame opens a stream.
     pub(crate) fn opens(&self) -> bool {
         self.kind == DATA && self.flags & SYN != 0
     }
 }
 
-/// The guest's end of a link.
+/// The guest's side of a link.
 pub(crate) struct Guest {
     pub(crate) socket: UnixStream,
 }
@@ -59,7 +59,7 @@ pub(crate) async fn greeted(timeouts: Timeouts) -> (AgentClient, Guest) {
     greeted_over(UnixStream::pair().unwrap(), timeouts).await
 }
 
-/// The same, with the smallest send buffer of the host that Linux allows.
+/// Like [`greeted`], but the host's socket has the smallest send buffer that Linux allows.
 pub(crate) async fn greeted_narrowly(timeouts: Timeouts) -> (AgentClient, Guest) {
     let pair = UnixStream::pair().unwrap();
     setsockopt(&pair.0, SndBuf, &0).unwrap();
@@ -112,7 +112,7 @@ impl Guest {
         while self.write(bytes).await {}
     }
 
-    /// Waits for the frame with which the host opens a stream; returns the stream.
+    /// Waits until the host opens a stream, and returns the id of the stream.
     pub(crate) async fn call(&mut self) -> u32 {
         loop {
             let frame = self.frame().await.unwrap();
@@ -170,7 +170,7 @@ impl Guest {
     }
 }
 
-/// Puts bytes of a stream into one yamux frame.
+/// Builds one yamux frame with the bytes of a stream.
 pub(crate) fn in_stream(stream: u32, bytes: &[u8]) -> Vec<u8> {
     let mut frame = yamux(DATA, ACK, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
     frame.extend_from_slice(bytes);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that lie, flood and stall, against the host's client over real sockets: each costs its caller an error within
-//! a timeout, and the host at most 16 MiB.
+//! Guests that lie, flood or stall, against the host's client over real sockets. With each guest the caller gets an
+//! error within a timeout, and the host's memory grows by at most 16 MiB.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod calls;
@@ -22,10 +22,10 @@ use waggle::domain::{
 /// Limit of the host's memory growth per test, in bytes.
 const GROWTH_MAX: usize = 16 * 1024 * 1024;
 
-/// Limit of each test's time; the timeouts under test are well below.
+/// Time limit of each test; the timeouts under test are much shorter.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// One test at a time, so that each measures its own memory.
+/// Lock of the running test. Only one test runs at a time, so that each test measures only its own memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Runs a test that must neither hang nor use much memory.

@@ -21,18 +21,18 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
         MOST.fetch_max(live, Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
-/// The growth of memory from a point in time on. Only one test at a time may measure.
+/// The growth of memory since a point in time. Only one test at a time may measure growth.
 pub(crate) struct Growth {
     before: usize,
 }
@@ -44,7 +44,7 @@ impl Growth {
         Self { before }
     }
 
-    /// The peak above the memory at the beginning, in bytes.
+    /// Returns the peak minus the memory at the beginning, in bytes.
     pub(crate) fn most(&self) -> usize {
         MOST.load(Relaxed).saturating_sub(self.before)
     }

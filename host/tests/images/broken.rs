@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Invalid layouts and corrupt layers: each has its own clear error, and leaves no files in the cache.
+//! Invalid layouts and corrupt layers. Each fault has a specific error and leaves no files in the cache.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn blob_path(layout: &Layout, descriptor: &Value) -> std::path::PathBuf {
     layout.path().join("blobs").join(descriptor["digest"].as_str().unwrap().replace(':', "/"))
 }
 
-/// A layout of one layer, whose blob `damage` changes.
+/// Creates a layout with one layer, and changes the layer's blob with `damage`.
 fn damaged(media_type: &str, content: &[u8], damage: impl Fn(&std::path::Path)) -> Layout {
     let layout = Layout::new();
     let layer = layout.blob(media_type, content);
@@ -134,7 +134,7 @@ fn rejects_blobs_that_do_not_match_their_descriptors() {
         "",
         &format!("has 5 bytes; its descriptor says {}", content.len()),
     );
-    // The archive's structure is damaged too, but the error names the digest.
+    // Each change damages the archive's structure too, but the error names the digest.
     for at in [0, 200, content.len() - 1] {
         let layout = damaged(PLAIN, &content, |path| {
             let mut changed = content.clone();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The hosts that passwords and tokens are sent to.
+//! Tests of the hosts that receive passwords and tokens.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ use crate::{
     registry::{Behaviour, Registry},
 };
 
-/// A store with a password for a registry.
+/// Creates a store with a password for a registry.
 fn store_with_password(layout: &Layout, registry: &str) -> ImageStore {
     let file = layout.cache().with_file_name("auth.json");
     let auth = STANDARD.encode("bee:honey");

@@ -36,7 +36,7 @@ async fn owners_modes_and_times_are_kept() {
     assert!(su.contains("Timestamp: 2023-11-14 22:13:20.000000000"), "{su}");
     let old = inode(&erofs, "/old");
     assert!(old.contains("1969-12-31 23:59:58.500000000"), "{old}");
-    // dump.erofs prints the number as signed: 3000000000 - 2^32.
+    // Some versions of dump.erofs print the number as signed: 3000000000 - 2^32.
     assert!(old.contains("Uid: 3000000000") || old.contains("Uid: -1294967296"), "{old}");
 }
 
@@ -57,7 +57,7 @@ async fn devices_and_pipes_are_kept() {
         let found = inode(&erofs, name);
         assert!(found.contains(kind), "{found}");
     }
-    // new_encode_dev(259, 70000), as the kernel reads it.
+    // The kernel's encoding of the device number: new_encode_dev(259, 70000).
     let rdev: u32 = (70_000 & 0xff) | (259 << 8) | ((70_000 & !0xff) << 12);
     let image = fs::read(&erofs).unwrap();
     assert_eq!(image.windows(4).filter(|window| **window == rdev.to_le_bytes()).count(), 2);
@@ -77,7 +77,7 @@ async fn attributes_are_kept_except_acls_and_overlayfs_marks() {
     let (_layout, erofs) = erofs(vec![layer]).await;
     let image = fs::read(&erofs).unwrap();
     let has = |bytes: &[u8]| image.windows(bytes.len()).any(|window| window == bytes);
-    // An entry is: name length, name space (6 is security, 1 is user), value length, name, value.
+    // Fields of an attribute: name length, namespace (6 is security, 1 is user), value length, name, value.
     assert!(has(&[&[10, 6, 20, 0][..], b"capability", capability].concat()));
     assert!(has(&[&[4, 1, 5, 0][..], b"note", b"a\nb=\0"].concat()));
     assert!(!has(b"dropped"));
@@ -130,11 +130,11 @@ async fn all_compressions_give_the_same_content() {
     }
 }
 
-/// A layer that GNU tar made of one file with many holes, and the file's content.
+/// Creates a layer with GNU tar, from one file with many holes. Returns the layer and the file's content.
 fn sparse_layer(options: &[&str]) -> (Vec<u8>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let file = File::create(folder.path().join("holes")).unwrap();
-    // More parts than fit into the header and the first block after it; the last part is a hole.
+    // The file has more parts than fit into the header and the first block after the header, and ends with a hole.
     let bytes = 64 << 20;
     file.set_len(bytes).unwrap();
     for at in 0..40 {

@@ -144,7 +144,7 @@ impl Layout {
         fs::write(self.path().join("index.json"), content.to_string()).unwrap();
     }
 
-    /// A layout with one untagged image of these layers, as plain tars.
+    /// Creates a layout with one untagged image. The layers are stored as plain tars.
     pub(crate) fn of(layers: Vec<Layer>) -> Self {
         let layout = Self::new();
         let media_type = "application/vnd.oci.image.layer.v1.tar";
@@ -185,7 +185,7 @@ fn erofs_tool(program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// The entries of an image by path: `755/`, `644 CONTENT` or `-> TARGET`.
+/// Returns the entries of an image by path, each as `755/`, `644 CONTENT` or `-> TARGET`.
 pub(crate) fn tree(erofs: &Path) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -215,7 +215,7 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The output of `dump.erofs` for an inode, with single spaces between its columns.
+/// Returns the output of `dump.erofs` for an inode, with single spaces between the columns.
 pub(crate) fn inode(erofs: &Path, path: &str) -> String {
     let text = erofs_tool("dump.erofs", &[&format!("--path={path}"), erofs.to_str().unwrap()]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the image store: from generated layouts and registries to EROFS images, which erofs-utils read.
+//! Tests of the image store. Images come from generated layouts and registries, and erofs-utils read the EROFS files.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

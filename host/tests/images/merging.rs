@@ -195,7 +195,7 @@ fn root_folder_cannot_be_replaced() {
 
 #[test]
 fn content_of_any_size_is_kept() {
-    // Around the sizes at which the writer inlines, pads, and switches from memory to a stream.
+    // Sizes around the limits at which the writer inlines, pads, and switches from memory to a stream.
     let sizes = [0, 1, 511, 512, 4000, 4095, 4096, 4097, 8192, 65_537, 300_000];
     let content = |size: usize| "0123456789abcdef".chars().cycle().take(size).collect::<String>();
     let layer = sizes.iter().fold(Layer::new(), |layer, size| layer.file(&format!("{size:06}"), &content(*size)));

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Pulls from registries: resolved, downloaded once, resumed after an interruption, and complete or absent.
+//! Pulls from registries. A reference is resolved, each blob is downloaded once, and an interrupted download resumes. A
+//! failed pull leaves no partial files.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ use crate::{
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An image of one layer, whose file `a` has this content. Returns the layer and the manifest.
+/// Creates an image with one layer, which has one file `a` with this content. Returns the layer and the manifest.
 pub(crate) fn image(layout: &Layout, content: &str) -> (Value, Value) {
     let layer = layout.blob(PLAIN, &Layer::new().file("a", content).tar());
     let manifest = layout.manifest(std::slice::from_ref(&layer));
@@ -43,7 +44,7 @@ pub(crate) async fn pull(store: &ImageStore, reference: &str) -> Result<String, 
     Ok(tree(&prepared.erofs)["a"].trim_start_matches("644 ").to_owned())
 }
 
-/// Drafts in the cache.
+/// Returns the file names of the drafts in the cache.
 fn drafts(cache: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for folder in ["blobs", "blobs/sha256", "records", MERGED] {
@@ -77,7 +78,7 @@ async fn pulls_tags_and_digests_of_oci_and_docker_indexes() {
         let tree = tree(&prepared.erofs);
         assert_eq!((&*tree["a"], &*tree["b"], &*tree["c"]), ("644 1", "644 2", "644 3"), "{reference}");
     }
-    // All four are one image.
+    // All four references have the same manifest, so each layer is downloaded once.
     assert_eq!(layers.map(|layer| registry.times(&layer)), [1, 1, 1]);
 }
 
@@ -120,7 +121,7 @@ async fn used_image_keeps_its_files() {
         }
     }
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
-    // Only the layer is evicted, because it is not needed once it is merged.
+    // Only the layer is evicted, because a layer is not needed after the merge.
     let removed = store.evict();
     assert_eq!((removed.images, removed.files), (0, 1));
     assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
@@ -268,7 +269,7 @@ async fn callers_share_a_pull_that_is_cancelled_with_the_last_of_them() {
             async move { pull(&store, &reference).await }
         })
     };
-    // All callers are dropped: the download is cancelled and its draft removed.
+    // Dropping all callers cancels the download and removes the draft.
     registry.shut_gate().await;
     let (one, two) = (start(), start());
     registry.blob_is_requested().await;
@@ -277,7 +278,7 @@ async fn callers_share_a_pull_that_is_cancelled_with_the_last_of_them() {
     assert!(one.await.unwrap_err().is_cancelled());
     assert!(two.await.unwrap_err().is_cancelled());
     until("the drafts are removed", || drafts(&layout.cache()).is_empty()).await;
-    // One caller is dropped: the other gets the image, which is downloaded once.
+    // If one caller is dropped, the other still gets the image, with a single download.
     let before = registry.times(&layer);
     let (one, two) = (start(), start());
     until("the layer is requested", || registry.times(&layer) > before).await;

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A registry on this machine that serves a layout's blobs, records its requests, and can be set to misbehave.
+//! A test registry on this machine. The registry serves a layout's blobs, records requests, and can be configured to
+//! misbehave.
 
 use std::{
     collections::HashMap,
@@ -28,30 +29,31 @@ use tokio::{
 
 use crate::layout::{Layout, OCI_MANIFEST};
 
-/// After this a test fails.
+/// Maximum time that a test waits for a condition.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Smaller blobs, such as configurations, are never cut: the order of requests varies.
+/// Minimum size of a blob that is cut. Small blobs such as configurations are never cut, because the order of requests
+/// varies.
 const CUT_BYTES_MIN: usize = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct Behaviour {
-    /// The `WWW-Authenticate` header for requests without this `Authorization`.
+    /// The `WWW-Authenticate` header of the challenge, and the `Authorization` header that the registry expects.
     pub(crate) challenge: Option<(String, String)>,
-    /// Interrupts responses with large blobs after these bytes, each once.
+    /// Each number interrupts one response with a large blob, after this number of bytes.
     pub(crate) cuts: Vec<usize>,
     pub(crate) ignores_ranges: bool,
-    /// Redirects requests for blobs (or manifests) to the path below this URL.
+    /// Redirects requests for blobs to the same path below this URL.
     pub(crate) blobs_at: Option<String>,
     pub(crate) manifests_at: Option<String>,
-    /// Other content for these digests.
+    /// Content to send instead of the blobs with these digests.
     pub(crate) instead: HashMap<String, Vec<u8>>,
     pub(crate) endless_manifests: bool,
     /// The status of responses to requests for blobs.
     pub(crate) blob_status: Option<StatusCode>,
-    /// The body of such a response never ends.
+    /// Makes the body of a response with `blob_status` endless.
     pub(crate) endless_errors: bool,
-    /// The response for paths that are neither blobs nor manifests, such as a token service's.
+    /// The response for paths that are neither blobs nor manifests, for example for the path of a token service.
     pub(crate) other: Option<String>,
 }
 
@@ -120,7 +122,7 @@ impl Registry {
         self.requests().iter().filter(|request| request.path.ends_with(&format!("/blobs/{digest}"))).count()
     }
 
-    /// Holds back all blobs until [`Self::open_gate`].
+    /// Delays all responses with blobs until [`Self::open_gate`].
     pub(crate) async fn shut_gate(&self) {
         self.shared
             .gate

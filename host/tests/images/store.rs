@@ -148,7 +148,7 @@ async fn evicts_old_and_surplus_images_but_none_in_use() {
     let used = layout.prepare().await.unwrap();
     layout.index(&[layout.manifest(&[layout.blob(PLAIN, &Layer::new().tar())])]);
     let idle = layout.prepare().await.unwrap().erofs;
-    // An image of another version.
+    // A file that another version merged.
     let other = layout.cache().join("merged-v0").join(idle.file_name().unwrap());
     fs::create_dir(other.parent().unwrap()).unwrap();
     fs::copy(&idle, &other).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Captures the log of this test process. It captures the whole process rather than a thread, because each call site of
-//! `tracing` caches once, for all threads, whether it is enabled.
+//! Captures the log of this test process. A capture per thread is impossible, because each call site of `tracing`
+//! caches its enabled state once for all threads.
 
 use std::{
     io,

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use sha2::{Digest, Sha256};
 
-/// Writes the layout, tagged `latest`.
+/// Writes the layout of an image with the tag `latest`.
 pub(crate) fn write(folder: &Path) {
     fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
     fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();

@@ -14,7 +14,7 @@ use rustix::process::Pid;
 /// Timeout for the start or the end of a process.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The processes whose working folder is in `folder`, with their names, which the kernel cuts at 15 letters.
+/// The processes whose working folder is in `folder`, with their names. The kernel cuts a name at 15 letters.
 pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -29,13 +29,13 @@ pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     found
 }
 
-/// The process with this name, which may be longer than 15 letters.
+/// The process with this name. `name` may be longer than 15 letters.
 pub(crate) fn named(processes: &[(String, Pid)], name: &str) -> Pid {
     let cut: String = name.chars().take(15).collect();
     processes.iter().find(|(found, _)| *found == cut).map(|(_, pid)| *pid).unwrap()
 }
 
-/// Searches a program in `PATH` and in the folder where the tasks install programs.
+/// Looks for a program in `PATH` and in the folder into which `./taskw` installs programs.
 pub(crate) fn program(name: &str, how: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
     let search = env::var_os("PATH").unwrap_or_default();
@@ -51,7 +51,8 @@ pub(crate) fn vhost_device_vsock() -> PathBuf {
     program("vhost-device-vsock", "./taskw setup")
 }
 
-/// Polls until `done`, for events without a notification, such as the end of another process or the removal of a file.
+/// Polls until `done` returns true. For events without a notification, such as the end of another process or the
+/// removal of a file.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT_MAX;
     while !done() {

@@ -21,7 +21,7 @@ use std::{
     process::Command,
 };
 
-/// Most lines of a file. A longer one is two files; the median is meant to be a third of it.
+/// Limit of the lines of a file. Split a longer file in two; the median length is meant to be a third of the limit.
 const LINES_MAX: usize = 500;
 
 /// Names that say nothing about a file's content.
@@ -58,12 +58,13 @@ fn every_source_names_its_licence() {
             bears_licence(name, &text)
                 && !(lines.len() == 2 && lines.iter().zip(SPDX).all(|(line, tag)| line.ends_with(tag)))
         })
-        .map(|name| format!("{name}: not the two SPDX lines on top"))
+        .map(|name| format!("{name}: the two SPDX lines are missing at the top"))
         .collect();
     assert_none(&broken);
 }
 
-/// Whether a file is a source, settings or a script; data, generated files and formats without comments are none.
+/// Whether a file must carry the licence: sources, settings and scripts must; data and formats without comments need
+/// not.
 fn bears_licence(name: &str, text: &str) -> bool {
     let named = matches!(extension(name), "rs" | "toml" | "yml" | "yaml" | "sh" | "py" | "mjs" | "js" | "ts" | "ini");
     named || text.starts_with("#!") || name.ends_with("Containerfile") || name.ends_with("requirements.txt")

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Decodes arbitrary bytes as a preamble and as every message. They must decode to a message that survives a round
-//! trip, or fail; without a panic, and without an allocation beyond the size of a frame.
+//! Decodes arbitrary bytes as a preamble and as every message. The bytes must decode to a message that survives a round
+//! trip, or fail with an error. Decoding must neither panic nor allocate more than the size of a frame.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ macro_rules! survives {
     ($message:ty, $body:expr) => {
         if let Ok(message) = frame::decode::<$message>($body) {
             let mut encoded = Vec::new();
-            // A hostile encoding may be denser than ours, which may then exceed a frame.
+            // A hostile encoding may be denser than ours, so our encoding of the same message may exceed a frame.
             if frame::encode(&message, &mut encoded).is_ok() {
                 let again = frame::decode::<$message>(&encoded[PREFIX_BYTES..]);
                 assert_eq!(again.expect("an encoded message decodes"), message);

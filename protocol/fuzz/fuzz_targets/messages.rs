@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Generated messages of both directions. A message that fits into a frame survives a round trip and is rejected with a
-//! trailing byte. With one byte changed it is an error or another message, without a panic.
+//! Generated messages of both directions. A message that fits into a frame survives a round trip. With a trailing byte
+//! the message is rejected. With one byte changed the result is an error or another message, without a panic.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};

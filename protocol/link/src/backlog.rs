@@ -12,10 +12,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Largest backlog of one link, in bytes. The last queued piece may exceed it.
+/// Limit of one link's backlog, in bytes. The last queued piece may exceed the limit.
 const BACKLOG_BYTES_MAX: i64 = 2 * 1024 * 1024;
 
-/// Waiting streams are woken when the backlog falls to this, in bytes: once for many pieces rather than for each.
+/// Waiting streams are woken only when the backlog falls to this many bytes, so that not every written piece wakes
+/// them.
 const WAKE_BYTES: i64 = BACKLOG_BYTES_MAX / 2;
 
 /// The backlog of one link, shared by its streams and its driver.
@@ -24,7 +25,7 @@ pub(crate) struct Backlog(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Briefly negative when a piece is written before its stream has counted it.
+    /// Negative for a moment if yamux writes a piece before the stream has counted the piece.
     bytes: i64,
     closed: bool,
     last_stream: u64,
@@ -54,7 +55,7 @@ impl Backlog {
         self.lock().bytes += signed(bytes);
     }
 
-    /// Removes bytes that yamux has written, of any stream.
+    /// Subtracts bytes that yamux has written for any stream.
     pub(crate) fn written(&self, bytes: usize) {
         let mut state = self.lock();
         state.bytes -= signed(bytes);
@@ -68,7 +69,7 @@ impl Backlog {
         self.lock().waiting.remove(&stream);
     }
 
-    /// Ends all waiting, because the link has ended.
+    /// Wakes all waiting streams, because the link has ended.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A byte stream that moves bytes in few, large pieces.
 //!
-//! yamux writes and reads the header and the body of a frame separately. On vsock each of these would be a packet, with
-//! an interrupt on both sides. So writes are gathered until they fill a packet, or until the reader needs more from the
-//! stream: yamux reads whenever it has nothing left to write. One read of the stream serves many small reads.
+//! yamux writes and reads the header and the body of a frame separately. On vsock each of these writes would be a
+//! packet, with an interrupt on both sides. So writes are gathered until they fill a packet, or until a read needs more
+//! data from the stream. yamux reads whenever it has nothing left to write. One large read of the stream serves many
+//! small reads.
 //!
 //! Flushing does nothing on purpose, because yamux flushes after each frame.
 
@@ -16,14 +17,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
-/// The largest vsock packet, in bytes: the size of a gathered write, and of a read from the stream.
+/// Size of the largest vsock packet, in bytes. Also the size of a gathered write and of a read from the stream.
 const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 /// Gathers small reads and writes of `S` into large ones.
 #[derive(Debug)]
 pub(crate) struct Batch<S> {
     stream: BufReader<S>,
-    /// To be written; the first `sent` bytes have been.
+    /// Bytes to write. The first `sent` bytes have been written.
     gathered: Vec<u8>,
     sent: usize,
 }
@@ -90,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// More than both buffers hold.
+    /// More bytes than both buffers can store.
     const FLOOD_BYTES: usize = 3 * PACKET_BYTES_MAX + 5;
 
     #[tokio::test]

@@ -6,13 +6,13 @@ use std::io;
 
 use waggle_protocol::CHUNK_BYTES_MAX;
 
-/// Longest body of a yamux frame, in bytes. Both sides send at most one chunk at a time.
+/// Limit of a yamux frame's body, in bytes. Both sides send at most one chunk at a time.
 pub(crate) const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 
 /// A rule of the link that the peer broke.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Breach {
-    /// A violation of yamux itself: yamux sends "go away" only after one.
+    /// A violation of the yamux protocol. This side's yamux sends "go away" only after such a violation.
     #[error("peer violated the yamux protocol")]
     Yamux,
     /// A frame body longer than any that an honest peer sends.
@@ -24,10 +24,10 @@ pub enum Breach {
     /// More pings, resets, credit and empty data than any honest peer sends.
     #[error("peer flooded the link with frames without data")]
     Flood,
-    /// More unread data, or data in smaller pieces, than this side buffers.
+    /// More unread data than this side buffers. Small pieces count with their overhead.
     #[error("peer exceeded the limit of unread data ({bytes} bytes buffered)")]
     Unread {
-        /// The memory that the unread data takes.
+        /// The memory that the unread data uses.
         bytes: u64,
     },
 }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The task that polls a yamux connection, and the handles to it.
 //!
-//! On a link only one side opens streams. A stream from the other side ends the link, as does every [`Breach`].
+//! Only one side of a link opens streams. A stream that the other side opens ends the link, and so does every
+//! [`Breach`].
 
 use std::{
     future::poll_fn,
@@ -36,18 +37,12 @@ pub enum LinkFault {
     /// The peer closed the connection.
     #[error("peer closed the link")]
     Closed,
-    /// The connection broke, or carried invalid yamux frames.
+    /// The connection failed, or carried invalid yamux frames.
     #[error("the link failed: {message}")]
-    Failed {
-        /// The error of yamux.
-        message: String,
-    },
+    Failed { message: String },
     /// The peer broke a rule of the link.
     #[error("{breach}")]
-    Breach {
-        /// The broken rule.
-        breach: Breach,
-    },
+    Breach { breach: Breach },
     /// The peer opened a stream on a link where only this side opens streams.
     #[error("peer opened a stream; only this side may open streams on this link")]
     UnexpectedStream,
@@ -56,7 +51,8 @@ pub enum LinkFault {
     TooManyStreams,
 }
 
-/// A handle to the side that opens streams. The link ends when the last clone is dropped, or when it fails.
+/// A handle to the side that opens streams. The link ends when the last clone of the handle is dropped, or when the
+/// connection fails.
 #[derive(Clone, Debug)]
 pub struct Opener {
     requests: mpsc::Sender<OpenRequest>,
@@ -66,7 +62,7 @@ pub struct Opener {
 type OpenRequest = oneshot::Sender<Result<Stream, LinkFault>>;
 
 impl Opener {
-    /// Starts yamux over `stream`, after the handshake, on a task that ends with the link.
+    /// Starts yamux over `stream`, whose handshake must be complete. The task that polls yamux ends with the link.
     pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
         let limits = LinkLimits::of(link);
         let (requests, receiver) = mpsc::channel(limits.queue);
@@ -74,7 +70,7 @@ impl Opener {
         Self { requests, ended }
     }
 
-    /// Opens a stream. The peer learns of it with the first message.
+    /// Opens a stream. The peer learns of the stream with the first message on it.
     ///
     /// # Errors
     /// [`LinkFault::TooManyStreams`], or the reason why the link ended.
@@ -95,7 +91,7 @@ impl Opener {
     }
 }
 
-/// A handle to the side that accepts streams. The link ends when it is dropped, or when it fails.
+/// A handle to the side that accepts streams. The link ends when the handle is dropped, or when the connection fails.
 #[derive(Debug)]
 pub struct Acceptor {
     streams: mpsc::Receiver<Stream>,
@@ -104,7 +100,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts yamux over `stream`, after the handshake, on a task that ends with the link.
+    /// Starts yamux over `stream`, whose handshake must be complete. The task that polls yamux ends with the link.
     pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
         let limits = LinkLimits::of(link);
         let (arrivals, streams) = mpsc::channel(limits.queue);
@@ -158,7 +154,7 @@ where
     (task.abort_handle(), ended)
 }
 
-/// Closes the backlog when the driver ends for any reason, so that no stream waits for it.
+/// Closes the backlog when the driver ends for any reason, so that no stream waits for capacity in vain.
 struct CloseOnDrop(Arc<BufferCounts>);
 
 impl Drop for CloseOnDrop {
@@ -167,7 +163,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// The driver's end of the channel to its handle.
+/// The driver's side of the channel to the [`Opener`] or [`Acceptor`].
 enum Side {
     Opens(mpsc::Receiver<OpenRequest>),
     Accepts(mpsc::Sender<Stream>),
@@ -186,7 +182,8 @@ where
         match (connection.poll_next_inbound(cx), &*side) {
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
-                // A full queue drops the stream, which resets it: its opener has too many streams open.
+                // If the queue is full, the stream is dropped and thereby reset, because the peer has too many streams
+                // open.
                 drop(arrivals.try_send(Stream::new(stream, Arc::clone(counts))));
                 continue;
             }
@@ -198,8 +195,8 @@ where
         }
         let Side::Opens(requests) = side else { return Poll::Pending };
         match requests.poll_recv(cx) {
-            // If the requester has gone, its stream is dropped, which resets it. The connection is polled again in any
-            // case, because yamux serves a new stream only from its next poll on.
+            // If the requester has gone, the new stream is dropped and thereby reset. The loop polls the connection
+            // again, because yamux serves a new stream only from its next poll on.
             Poll::Ready(Some(reply)) => drop(reply.send(open(connection, counts, cx))),
             Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
             Poll::Pending => return Poll::Pending,

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Carries one TCP connection over a stream of the egress link. Both ends run the same code once the flow has begun.
+//! Carries one TCP connection over a stream of the egress link. Both sides run the same code once the flow has begun.
 //!
 //! ```text
 //!   connection ──read──▶ Data, End ──▶ stream          up to the credit that the peer has granted
 //!   connection ◀─write── buffered ◀── Data, End ◀──    always read; the buffer is bounded by the credit granted
 //! ```
 //!
-//! The stream is always read, so that credit and resets arrive however slow the connection is. There is no timeout,
-//! because a flow may idle. The caller ends a flow by dropping the future.
+//! The stream is always read, so that credit and resets arrive even while the connection is slow. There is no timeout,
+//! because a flow may be idle. To end a flow, the caller drops the future of [`carry`].
 
 mod window;
 
@@ -34,16 +34,17 @@ use crate::{
     stream::Stream,
 };
 
-/// Largest read from a connection, in bytes. Few large pieces cost less than many small ones. A flow whose peer grants
-/// credit but does not read buffers this much.
+/// Limit of one read from a connection, in bytes. Few large reads cost less than many small ones. If the peer grants
+/// credit but does not read the stream, the flow buffers up to this many bytes.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
 /// The outcome of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
-    /// Both directions ended in order.
+    /// Both directions ended cleanly.
     Ended,
-    /// Either end reset it. The caller must reset the connection too, because closing it looks like an orderly end.
+    /// The flow was reset or cut off. The caller must reset the connection too, because a plain close looks like a
+    /// clean end.
     Reset,
 }
 
@@ -52,29 +53,24 @@ pub enum Ending {
 pub enum FlowBreach {
     /// A frame without a valid flow message.
     #[error("received an invalid frame on a flow")]
-    Frame {
-        /// The cause.
-        source: FrameFault,
-    },
-    /// More data than was granted, no data, or data after the end.
+    Frame { source: FrameFault },
+    /// Data beyond the credit, empty data, or data after `End`.
     #[error("received {bytes} bytes on a flow with {granted} bytes of credit")]
     Data {
-        /// The length of the data.
         bytes: usize,
-        /// The credit that the peer had left.
+        /// The unused credit of the peer.
         granted: u32,
     },
-    /// A grant of no credit, or of more than the limit.
+    /// A grant of zero bytes, or one that raises the credit above the limit.
     #[error("received invalid credit: {bytes} bytes on top of {left}, of at most {FLOW_CREDIT_BYTES_MAX}")]
     Credit {
-        /// The grant.
         bytes: u32,
-        /// The credit left from earlier grants.
+        /// The unused credit from earlier grants.
         left: u32,
     },
 }
 
-/// Carries `connection` over a stream on which the flow has begun, until both directions have ended.
+/// Carries `connection` over the stream of a flow that has begun, until the flow ends.
 ///
 /// # Errors
 /// [`FlowBreach`]; the stream is unusable afterwards.
@@ -87,7 +83,8 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
     let (mut from, mut to) = tokio::io::split(connection);
     let mut flow = FlowState::new(pool);
     loop {
-        // Credit is granted only when it can be sent at once, so that grants do not pile up for a peer that reads none.
+        // Grant credit only when the message can be sent at once, so that grants for a peer that does not read do not
+        // pile up.
         if writer.is_idle() {
             flow.queue_grant(writer).map_err(|source| FlowBreach::Frame { source })?;
         }
@@ -99,11 +96,12 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
                 if !open {
                     return Ok(Ending::Reset);
                 }
-                // Most messages are grants, after which hundreds of flows may idle: they keep no buffer.
+                // Most messages are grants, and after a grant a flow is often idle. Hundreds of idle flows must not
+                // keep buffers.
                 writer.release();
             }
             sent = flush_or_finish(writer, ending), if !idle || ending.is_some() => match ending {
-                // If this failed, the link has ended, so no peer is left to receive the end.
+                // A failure means that the link has ended, so the peer could not receive the end of the stream anyway.
                 Some(ending) => return Ok(ending),
                 None if sent.is_err() => return Ok(Ending::Reset),
                 None => {}
@@ -132,7 +130,7 @@ async fn flush_or_finish(writer: &mut FrameWriter<WriteHalf<Stream>>, ending: Op
 }
 
 /// Receives the messages that have already arrived, without waiting, so that their data is written to the connection in
-/// one piece. Returns false if the flow ends.
+/// one piece. Returns false if the flow was cut off.
 async fn receive_available(
     reader: &mut FrameReader<ReadHalf<Stream>>,
     flow: &mut FlowState<'_>,
@@ -149,12 +147,12 @@ async fn receive_available(
     Ok(true)
 }
 
-/// Reads the next bytes of a connection; empty at its end.
+/// Reads the next bytes of a connection. Returns an empty vector at the end of the data.
 async fn read_piece<R: AsyncRead + Unpin>(from: &mut R, credit: u32) -> io::Result<Vec<u8>> {
     poll_fn(|cx| poll_piece(Pin::new(from), credit, cx)).await
 }
 
-/// Reads into a buffer on the stack, so that a waiting flow holds no memory.
+/// Reads into a buffer on the stack, so that a waiting flow needs no buffer on the heap.
 fn poll_piece<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
     let mut buffer = [MaybeUninit::uninit(); READ_BYTES_MAX];
     let buffer = buffer.get_mut(..READ_BYTES_MAX.min(credit as usize)).unwrap_or_default();
@@ -163,7 +161,7 @@ fn poll_piece<R: AsyncRead>(from: Pin<&mut R>, credit: u32, cx: &mut Context<'_>
     Poll::Ready(Ok(piece.filled().to_vec()))
 }
 
-/// Writes some buffered bytes, or shuts the connection down for writing if there are none.
+/// Writes some buffered bytes. Shuts the connection down for writing if no bytes are buffered.
 async fn write_buffered<W: AsyncWrite + Unpin>(to: &mut W, buffered: &VecDeque<u8>) -> io::Result<usize> {
     match buffered.as_slices() {
         ([], _) => to.shutdown().await.map(|()| 0),
@@ -181,7 +179,7 @@ struct FlowState<'a> {
     window: Window<'a>,
     /// Data from the peer that has not been written to the connection.
     buffered: VecDeque<u8>,
-    /// The connection has ended, and `End` was queued.
+    /// The connection's data has ended, and `End` was queued.
     ended: bool,
     /// `Reset` was queued.
     reset: bool,
@@ -189,7 +187,7 @@ struct FlowState<'a> {
     peer_reset: bool,
     /// The peer's direction of the stream has ended.
     peer_closed: bool,
-    /// The connection takes no more data: it was shut down for writing, or it broke.
+    /// The connection accepts no more data, because it was shut down for writing or has failed.
     shut: bool,
 }
 
@@ -220,7 +218,7 @@ impl<'a> FlowState<'a> {
         self.ended && self.peer_ended
     }
 
-    /// True until the end of the stream, even after `End`: unread data takes memory, in pieces that the peer chooses.
+    /// True until the stream ends, even after the peer's `End`, because data that is not read would use memory.
     fn can_receive(&self) -> bool {
         !self.peer_closed
     }
@@ -233,7 +231,8 @@ impl<'a> FlowState<'a> {
         !self.shut && !self.reset && (self.peer_ended || !self.buffered.is_empty())
     }
 
-    /// Processes a received message, or the end of the stream. Returns false if the flow ends with it.
+    /// Processes a received message, or the end of the stream. Returns false if the stream ended before both sides had
+    /// sent `End`.
     fn on_received(&mut self, received: Result<Option<Flow<'_>>, ReceiveFault>) -> Result<bool, FlowBreach> {
         match received {
             Ok(Some(message)) => self.on_message(message).map(|()| true),
@@ -252,7 +251,7 @@ impl<'a> FlowState<'a> {
                 let fits = u32::try_from(bytes.len()).ok().filter(|bytes| (1..=granted).contains(bytes));
                 let fitting = fits.ok_or(FlowBreach::Data { bytes: bytes.len(), granted })?;
                 self.window.received(fitting);
-                // A broken connection takes no more data. Its reader reports the cause.
+                // A failed connection accepts no more data. Reading from the connection reports the error.
                 if !self.shut {
                     self.buffered.reserve(bytes.len());
                     self.buffered.extend(bytes);
@@ -264,7 +263,7 @@ impl<'a> FlowState<'a> {
                 self.credit = all.ok_or(FlowBreach::Credit { bytes, left })?;
             }
             Flow::End => self.peer_ended = true,
-            // After both ends have been sent, nothing is left to reset.
+            // After an `End` in each direction, nothing is left to reset.
             Flow::Reset => self.peer_reset = !self.both_ended(),
         }
         Ok(())
@@ -308,7 +307,7 @@ impl<'a> FlowState<'a> {
                 }
                 self.window.consumed(bytes);
             }
-            // Data that the connection received before it broke must still be read. Its reader meets the error as well.
+            // Data that arrived before the connection failed must still be read. Reading then reports the same error.
             Err(_broken) if self.can_read() => {
                 self.shut = true;
                 self.buffered = VecDeque::new();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Messages over a byte stream. Reading and writing are cancel-safe: a dropped future neither loses bytes nor tears a
-//! frame.
+//! Messages over a byte stream. Reading and writing are cancel-safe: if a future is dropped, the next call continues
+//! where the dropped one stopped.
 
 use std::io::{self, Cursor};
 
@@ -19,7 +19,7 @@ use waggle_protocol::{
 #[derive(Debug)]
 pub struct FrameReader<R> {
     stream: R,
-    /// The received part of the current frame, prefix included.
+    /// The part of the current frame that was received, including the prefix.
     frame: Vec<u8>,
     body_bytes_max: usize,
 }
@@ -27,18 +27,12 @@ pub struct FrameReader<R> {
 /// The reason why no message was received. The stream is unusable afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveFault {
-    /// The stream broke, or ended within a frame.
+    /// The stream failed, or ended within a frame.
     #[error("failed to read a frame")]
-    Io {
-        /// The error of the stream.
-        source: io::Error,
-    },
+    Io { source: io::Error },
     /// The peer sent an invalid frame.
     #[error("received an invalid frame")]
-    Frame {
-        /// The cause.
-        source: FrameFault,
-    },
+    Frame { source: FrameFault },
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -52,15 +46,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { stream, frame: Vec::new(), body_bytes_max: body_bytes_max.min(FRAME_BYTES_MAX) }
     }
 
-    /// Waits for the next message; `None` at a clean end of the stream. The message borrows from this reader.
+    /// Waits for the next message. Returns `None` if the stream ended between two messages. The message borrows from
+    /// this reader.
     ///
     /// Dropping the future keeps the received bytes for the next call.
     ///
     /// # Errors
     /// [`ReceiveFault`]; the stream is unusable afterwards.
     pub async fn receive<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, ReceiveFault> {
-        // yamux streams do not take part in tokio's cooperative scheduling. Without this, a peer that sends faster than
-        // its messages are read would keep this task from ever yielding, even to its own timeout.
+        // yamux streams do not take part in tokio's cooperative scheduling. Without this line, a peer that sends faster
+        // than this task reads would prevent the task from ever yielding, even to check its own timeout.
         coop::consume_budget().await;
         if !self.fill().await? {
             return Ok(None);
@@ -69,7 +64,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         frame::decode(body).map(Some).map_err(|source| ReceiveFault::Frame { source })
     }
 
-    /// Reads the rest of the current frame. Returns false at a clean end of the stream.
+    /// Reads the rest of the current frame. Returns false if the stream ended between two frames.
     async fn fill(&mut self) -> Result<bool, ReceiveFault> {
         if self.missing()? == 0 {
             self.frame.clear();
@@ -90,7 +85,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Returns how many bytes are missing: of the prefix first, then of the body.
+    /// Returns the number of missing bytes. Until the prefix is complete, only the bytes of the prefix count.
     fn missing(&self) -> Result<usize, ReceiveFault> {
         match self.frame.first_chunk::<PREFIX_BYTES>() {
             None => Ok(PREFIX_BYTES - self.frame.len()),
@@ -112,25 +107,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     stream: W,
-    /// Encoded frames. The position marks the start of the unwritten part.
+    /// Encoded frames. The cursor's position is the start of the unwritten part.
     pending: Cursor<Vec<u8>>,
 }
 
 /// The reason why a message was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendFault {
-    /// The stream broke, or the peer reset it.
+    /// The stream failed, or the peer reset it.
     #[error("failed to write a frame")]
-    Io {
-        /// The error of the stream.
-        source: io::Error,
-    },
+    Io { source: io::Error },
     /// The message does not fit into a frame.
     #[error("failed to encode a frame")]
-    Frame {
-        /// The cause.
-        source: FrameFault,
-    },
+    Frame { source: FrameFault },
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
@@ -143,7 +132,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Dropping the future keeps the unwritten bytes; the next send or [`Self::finish`] writes them first.
     ///
     /// # Errors
-    /// [`SendFault`]; after `Io` the stream is unusable, after `Frame` it is unchanged.
+    /// [`SendFault`]; after `Io` the stream is unusable, after `Frame` the stream is unchanged.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), SendFault> {
         self.queue(message).map_err(|source| SendFault::Frame { source })?;
         self.flush().await
@@ -162,7 +151,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.pending.get_ref().is_empty()
     }
 
-    /// Frees the buffer if nothing is pending. It never shrinks otherwise.
+    /// Frees the buffer if nothing is pending. Nothing else shrinks the buffer.
     pub fn release(&mut self) {
         if self.is_idle() {
             self.pending = Cursor::default();

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exchange of preambles at the start of a connection.
 //!
-//! Exactly the preamble is read, so that the bytes after it stay in the stream. The caller sets the timeout.
+//! Only the preamble is read; the bytes after it stay in the stream. The caller must set a timeout.
 
 use std::io;
 
@@ -12,21 +12,15 @@ use waggle_protocol::handshake::{self, HandshakeRefusal, Link, PREAMBLE_BYTES};
 /// The reason why the exchange of preambles failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetFault {
-    /// The connection broke.
+    /// The connection failed.
     #[error("failed to exchange the preamble")]
-    Io {
-        /// The error of the stream.
-        source: io::Error,
-    },
+    Io { source: io::Error },
     /// One side refused the other.
     #[error("the link was refused")]
-    Refused {
-        /// The reason.
-        source: HandshakeRefusal,
-    },
+    Refused { source: HandshakeRefusal },
 }
 
-/// Sends the preamble of `link` and reads the verdict: the agent's part.
+/// The agent's part: sends the preamble of `link` and reads the verdict.
 ///
 /// # Errors
 /// [`GreetFault`], also if the stream ends early.
@@ -39,10 +33,11 @@ pub async fn send_preamble<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, li
     handshake::read_answer(answer, link).map_err(|source| GreetFault::Refused { source })
 }
 
-/// Reads the preamble on a connection to the port of `expected`, and answers with a verdict: the host's part.
+/// The host's part: reads the preamble on a connection to the port of `expected`, and answers with a verdict.
 ///
 /// # Errors
-/// [`GreetFault`], also if the stream ends early. The peer has received a refusal by then.
+/// [`GreetFault`], also if the stream ends early. Before a refusal is returned, the peer is sent the verdict. Only a
+/// peer that does not speak waggle gets none.
 pub async fn answer_preamble<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     expected: Link,

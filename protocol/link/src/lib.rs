@@ -13,12 +13,12 @@
 //!   vsock, Unix socket, pipe
 //! ```
 //!
-//! The host and the guest agent share this crate, so that neither has a copy of it. It does not know the messages of a
-//! call. It knows those of a flow that has begun, which are the same in both directions.
+//! The host and the guest agent share this crate, so that its code exists only once. The crate knows the messages of a
+//! flow that has begun, which are the same in both directions. The crate does not know the messages of a call.
 //!
 //! # Example
 //!
-//! One call, there and back. The agent sends its preamble; from then on the host opens streams:
+//! One call and its reply. The agent sends its preamble; after that the host opens streams:
 //!
 //! ```
 //! use waggle_link::{Acceptor, FrameReader, FrameWriter, Opener, answer_preamble, send_preamble};

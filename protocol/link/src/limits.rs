@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Limits of each kind of link. They bound the memory that a peer can make this side use.
+//! Limits of each kind of link. The limits bound the memory that a peer can make this side use.
 
 use waggle_protocol::{
     CALLS_MAX,
@@ -8,7 +8,7 @@ use waggle_protocol::{
     handshake::Link,
 };
 
-/// yamux's receive window of a stream, in bytes, as fixed by its specification.
+/// The receive window of a stream, in bytes, as fixed by the specification of yamux.
 const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 
 /// Space for control frames in a pump, in bytes.
@@ -17,25 +17,26 @@ const CONTROL_BYTES: usize = 1024 * 1024;
 /// The limits of one kind of link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkLimits {
-    /// Open streams in yamux. A peer that exceeds this loses the whole link.
+    /// Maximum number of open streams in yamux. A peer that opens more loses the whole link.
     pub(crate) streams_max: usize,
-    /// Streams waiting to be opened or accepted. When the queue is full, local openers wait, and streams that the peer
-    /// opens are reset.
+    /// Maximum number of streams waiting to be opened or accepted. When the queue is full, local openers wait, and
+    /// streams that the peer opens are reset.
     pub(crate) queue: usize,
-    /// Bytes that the opening side's pump stores while a write is blocked.
+    /// Limit of the bytes that the opening side's pump stores while a write is blocked.
     pub(crate) opener_pump_bytes_max: usize,
-    /// The same for the accepting side.
+    /// The same limit for the accepting side.
     pub(crate) acceptor_pump_bytes_max: usize,
-    /// Memory for the opening side's unread data, in bytes. A peer that exceeds this loses the whole link. A guest
-    /// trusts its host and sets no such limit.
+    /// Memory limit of the opening side's unread data, in bytes. A peer that exceeds the limit loses the whole link. A
+    /// guest trusts its host and sets no such limit.
     pub(crate) opener_unread_bytes_max: u64,
-    /// The same for the accepting side.
+    /// The same limit for the accepting side.
     pub(crate) acceptor_unread_bytes_max: u64,
 }
 
-/// The call link, which the host opens streams on. It allows twice as many streams as calls, so that closing streams do
-/// not count against new ones. To prevent a deadlock it is enough that one end's pump can store all that an honest peer
-/// can have in flight. The guest's pump does, because the host has many links and must save memory.
+/// Limits of the call link, on which the host opens streams. The link allows two streams per call, so that streams that
+/// are still closing do not block new ones. To prevent a deadlock, the pump of one side must be able to store
+/// everything that an honest peer can have in flight. The guest's pump has that size. The host's pump is small, because
+/// the host has many links and must save memory.
 const CALL: LinkLimits = LinkLimits {
     streams_max: 2 * CALLS_MAX,
     queue: CALLS_MAX,
@@ -46,8 +47,8 @@ const CALL: LinkLimits = LinkLimits {
     acceptor_unread_bytes_max: u64::MAX,
 };
 
-/// The egress link, which the guest opens streams on. The host's pump is the small one again. The host can have in
-/// flight what the guest has granted: the first credit of each flow plus [`EGRESS_POOL_BYTES`].
+/// Limits of the egress link, on which the guest opens streams. Again the host's pump is small. The guest's pump can
+/// store all credit that the guest grants to the host: the initial credit of each flow plus [`EGRESS_POOL_BYTES`].
 const EGRESS: LinkLimits = LinkLimits {
     streams_max: EGRESS_STREAMS_MAX,
     queue: EGRESS_STREAMS_MAX,
@@ -58,8 +59,8 @@ const EGRESS: LinkLimits = LinkLimits {
     acceptor_unread_bytes_max: 8 * 1024 * 1024,
 };
 
-/// Credit that one side grants to all flows of an egress link together beyond their first credit, in bytes. It bounds
-/// the data that this side buffers.
+/// Limit of the credit that one side grants to all flows of an egress link together, in addition to their initial
+/// credit, in bytes. The limit bounds the data that this side buffers.
 pub const EGRESS_POOL_BYTES: usize = 2 * 1024 * 1024;
 
 impl LinkLimits {
@@ -73,7 +74,7 @@ impl LinkLimits {
     pub(crate) fn config(self) -> yamux::Config {
         let mut config = yamux::Config::default();
         config.set_max_num_streams(self.streams_max);
-        // This equals the sum of the initial windows, so they never grow.
+        // The limit equals the sum of the initial windows, so the windows never grow.
         config.set_max_connection_receive_window(Some(self.streams_max * STREAM_WINDOW_BYTES));
         config
     }

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A byte stream that keeps reading while its writes are blocked.
 //!
-//! yamux stops reading while it cannot write a response. If both ends do this at once, with both directions full, they
-//! deadlock. So bytes that arrive while a write is blocked are stored here and handed out at the next read. The store
-//! holds what an honest peer can have in flight: the windows of its streams and some control frames. A peer that sends
-//! more has to wait, because it violates the yamux protocol.
+//! yamux stops reading while it cannot write a response. If both sides stop reading at the same time, with full buffers
+//! in both directions, the link deadlocks. So the pump stores bytes that arrive while a write is blocked, and returns
+//! them at the next reads. On one side of each link, the store has space for everything that an honest peer can have in
+//! flight: the windows of all streams and some control frames. While the store is full, the peer has to wait.
 
 use std::{
     collections::VecDeque,
@@ -19,11 +19,11 @@ use tokio::{
     task::coop,
 };
 
-/// Size of a block of the store, in bytes: the largest vsock packet. A store of blocks stays within its limit, while a
+/// Size of a block of the store, in bytes: the largest vsock packet. A store made of blocks stays within its limit; a
 /// single buffer would grow by doubling.
 const BLOCK_BYTES: usize = 64 * 1024;
 
-/// Reads ahead from `S` while a write is blocked, to prevent a deadlock of two ends that only write.
+/// Reads ahead from `S` while a write is blocked, to prevent a deadlock of two sides that only write.
 #[derive(Debug)]
 pub struct Pump<S> {
     stream: S,
@@ -31,7 +31,8 @@ pub struct Pump<S> {
     arrival: Arrival,
 }
 
-/// The state of the read side after reading ahead. An end or an error is reported when the store is empty.
+/// The state of the read side after reading ahead. The end of the stream or an error is reported once the store is
+/// empty.
 #[derive(Debug)]
 enum Arrival {
     Open,
@@ -69,7 +70,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pump<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.store.bytes > 0 {
-            // The store is always ready, so without this a reader would starve all other tasks.
+            // Reading from the store never waits. Without this line a reader could starve all other tasks.
             let budget = ready!(coop::poll_proceed(cx));
             this.store.take(buffer);
             budget.made_progress();
@@ -111,10 +112,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pump<S> {
     }
 }
 
-/// Stored bytes that have not been handed out.
+/// Stored bytes that have not been read.
 #[derive(Debug)]
 struct Store {
-    /// Oldest first. The last block is kept for reuse when it is empty.
+    /// The oldest block comes first. The last block is kept for reuse when it is empty.
     blocks: VecDeque<Block>,
     bytes: usize,
     bytes_max: usize,
@@ -123,7 +124,7 @@ struct Store {
 #[derive(Debug)]
 struct Block {
     bytes: Box<[u8]>,
-    /// The bytes from `taken` to `filled` have not been handed out.
+    /// The bytes from `taken` to `filled` have not been read.
     taken: usize,
     filled: usize,
 }

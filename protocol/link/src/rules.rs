@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Rules that yamux does not enforce by itself. The header of each frame passes through here.
+//! Rules that yamux does not enforce by itself. This module checks the header of each frame.
 //!
-//! yamux 0.14 tells a peer that violates its protocol to go away, but keeps serving it. It allocates a megabyte because
-//! a header announces it. It processes any number of frames without data. Here each of these ends the link, and so does
-//! unread data beyond the limit that [`Unread`] keeps.
+//! When a peer violates the protocol, yamux 0.14 sends "go away" but keeps serving the peer. yamux allocates a megabyte
+//! as soon as a header announces that much data, and processes any number of frames without data. In this module each
+//! of these violations ends the link, and so does unread data beyond the limit of [`Unread`].
 //!
 //! ```text
 //!  offset  0         1      2       4           8        12
@@ -42,22 +42,23 @@ const GO_AWAY: u8 = 3;
 const SYN: u16 = 1;
 const ACK: u16 = 2;
 
-/// Frames without data that a peer may send in one burst. An honest peer sends a ping every ten seconds, and one or two
-/// frames when it closes a stream.
+/// Maximum number of frames without data that a peer may send in one burst. An honest peer sends a ping every ten
+/// seconds, and one or two frames when it closes a stream.
 const EMPTY_FRAMES_BURST: u64 = 8192;
 
 /// Interval at which a peer regains one frame without data: a thousand per second.
 const EMPTY_FRAME_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Bytes sent to a peer that let it send one more frame without data. yamux grants new credit after half a window,
-/// which is 32 times this.
+/// Number of bytes sent to a peer that allow the peer one more frame without data. An honest peer's yamux grants new
+/// credit only after half a window, 32 times this number.
 const BYTES_PER_EMPTY_FRAME: u64 = 4096;
 
-/// Frames without data that a peer may send for each stream that this side opens or answers, such as an
-/// acknowledgement, an end, a reset.
+/// Number of frames without data that a peer may send for each stream that this side opens or answers. Examples are an
+/// acknowledgement, an end and a reset.
 const EMPTY_FRAMES_PER_STREAM: u64 = 4;
 
-/// Checks the frames of the yamux connection over `S`. A read or a write fails with the [`Breach`].
+/// Checks the frames of the yamux connection over `S`. If the peer breaks a rule, the read or write fails with the
+/// [`Breach`].
 #[derive(Debug)]
 pub(crate) struct RuleChecker<S> {
     stream: S,
@@ -65,7 +66,7 @@ pub(crate) struct RuleChecker<S> {
     outgoing: FrameSplitter,
     allowance: Allowance,
     counts: Arc<BufferCounts>,
-    /// The last write was blocked. Meanwhile yamux keeps dropped streams and reads on.
+    /// True if the last write was blocked. While a write is blocked, yamux reads but does not release dropped streams.
     blocked: bool,
 }
 
@@ -80,7 +81,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RuleChecker<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { stream, incoming, allowance, counts, blocked, .. } = self.get_mut();
         if !*blocked {
-            // Unless a write is blocked, yamux processes its streams' commands before it reads.
+            // While no write is blocked, yamux releases dropped streams before it reads.
             counts.unread.release_dropped();
         }
         let before = buffer.filled().len();
@@ -126,7 +127,7 @@ struct FrameSplitter {
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     body_left: usize,
-    /// Bytes of bodies seen since they were last reported.
+    /// Number of body bytes since the last reset of this counter.
     data_bytes: usize,
 }
 
@@ -180,12 +181,12 @@ impl Header {
     }
 }
 
-/// Frames without data that the peer may still send. The allowance recovers with time and with the data that the peer
-/// is sent.
+/// The number of frames without data that the peer may still send. The number grows with time and with the bytes that
+/// this side sends to the peer.
 #[derive(Debug)]
 struct Allowance {
     frames: u64,
-    /// Bytes sent to the peer since they last earned a frame.
+    /// Bytes sent to the peer that have not earned a frame yet.
     bytes: u64,
     counted: Instant,
 }

@@ -14,21 +14,21 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::{backlog::Backlog, unread::Unread};
 
-/// The counts of bytes buffered for a link, outgoing and incoming, shared by its streams and its driver.
+/// The counts of a link's buffered bytes, outgoing and incoming. The link's streams and driver share these counts.
 #[derive(Debug)]
 pub(crate) struct BufferCounts {
     pub(crate) backlog: Backlog,
     pub(crate) unread: Unread,
 }
 
-/// A stream of a link. Dropping it resets it, unless it was finished.
+/// A stream of a link. Dropping a stream resets it, unless it was finished.
 #[derive(Debug)]
 pub struct Stream {
     stream: Compat<yamux::Stream>,
     counts: Arc<BufferCounts>,
-    /// The id in yamux.
+    /// The stream's id in yamux.
     id: u32,
-    /// The number in the backlog.
+    /// The stream's number in the backlog.
     number: u64,
 }
 

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Counts the memory that unread data takes on a link.
+//! Counts the memory that the unread data of a link uses.
 //!
-//! yamux buffers each piece of data separately, up to a stream's window, with an overhead larger than a small piece. It
-//! also keeps the data of dropped streams while it cannot write. So by sending single bytes a peer could make this side
-//! buffer 10 MiB per stream. Here the memory of all buffered pieces is counted, and a peer that exceeds what honest
-//! peers reach loses the link.
+//! yamux buffers each received piece of data separately, up to a stream's window. The overhead of a small piece is
+//! larger than the piece. While yamux cannot write, it also buffers the data of dropped streams. So a peer that sends
+//! single bytes could make this side use 10 MiB per stream. This module counts the memory of all buffered pieces. A
+//! peer that exceeds the limit, which an honest peer never reaches, loses the link.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::breach::Breach;
 
-/// Overhead of a small piece, in bytes: yamux's record of it, in a queue that grows by doubling.
+/// Overhead of a small piece, in bytes: yamux's record of the piece, in a queue that grows by doubling.
 const PIECE_BYTES: u64 = 64;
 
 /// Pieces of at least this size, in bytes, are counted without overhead.
@@ -32,9 +32,9 @@ struct State {
     streams: HashMap<u32, StreamCount>,
     /// The memory of all streams.
     bytes: u64,
-    /// Dropped streams whose data yamux may still hold.
+    /// Dropped streams whose data yamux may still buffer.
     dropped: Vec<u32>,
-    /// The last piece for an unregistered stream: it either opened the stream or came after its end.
+    /// The last piece for an unregistered stream. The piece either opened the stream or arrived after the stream's end.
     unclaimed: Option<(u32, usize)>,
 }
 
@@ -43,7 +43,7 @@ struct State {
 struct StreamCount {
     arrived: u64,
     read: u64,
-    /// Numbers of small pieces before and behind `mark`. The older ones count until all of them are read.
+    /// Numbers of small pieces before and after position `mark`. The older pieces count until all of them are read.
     older: u64,
     newer: u64,
     mark: u64,
@@ -74,7 +74,7 @@ impl Unread {
         Self { state: Mutex::default(), bytes_max }
     }
 
-    /// Registers a new stream, with the piece that may have opened it.
+    /// Registers a new stream, and counts the piece that opened it, if any.
     pub(crate) fn register(&self, stream: u32) {
         let mut state = self.lock();
         state.dropped.retain(|dropped| *dropped != stream);
@@ -93,17 +93,17 @@ impl Unread {
         if state.bytes > self.bytes_max { Err(Breach::Unread { bytes: state.bytes }) } else { Ok(()) }
     }
 
-    /// Uncounts bytes of a stream that were read.
+    /// Subtracts bytes of a stream that were read.
     pub(crate) fn read(&self, stream: u32, bytes: usize) {
         self.lock().change(stream, |count| count.read(bytes));
     }
 
-    /// Marks a stream as dropped. Its data counts until [`Self::release_dropped`].
+    /// Marks a stream as dropped. The data of the stream counts until [`Self::release_dropped`].
     pub(crate) fn mark_dropped(&self, stream: u32) {
         self.lock().dropped.push(stream);
     }
 
-    /// Uncounts the data of dropped streams, once yamux has released it.
+    /// Subtracts the data of dropped streams. To be called when yamux has released the data.
     pub(crate) fn release_dropped(&self) {
         let mut state = self.lock();
         for stream in std::mem::take(&mut state.dropped) {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Connections carried over an egress link: data, ends and resets arrive at the other end.
+//! Connections carried over an egress link: data, ends and resets arrive at the other side.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ const STUCK: Duration = Duration::from_secs(60);
 
 type Carrier = JoinHandle<Result<Ending, FlowBreach>>;
 
-/// Both ends of a link, each with the pool of its flows.
+/// Both sides of a link, each with the pool for its flows.
 struct Links {
     opener: Opener,
     acceptor: Acceptor,
@@ -57,13 +57,13 @@ fn carrier(stream: Stream, mut connection: TcpStream, pool: &Arc<GrantPool>) -> 
 }
 
 impl Links {
-    /// Starts a flow between the two connections that it returns.
+    /// Starts a flow. Returns the two connections that the flow joins, and the tasks that carry it.
     async fn flow(&mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
         let (program, inner) = pair().await;
         let (outer, server) = pair().await;
         let opened = self.opener.open().await.unwrap();
         let (read, mut write) = split(opened);
-        // The peer learns of the stream with its first message.
+        // The peer learns of the stream with the first message on it.
         FrameWriter::new(&mut write).send(&Flow::Credit { bytes: 1 }).await.unwrap();
         let mut accepted = self.acceptor.accept().await.unwrap();
         FrameReader::new(&mut accepted).receive::<Flow<'_>>().await.unwrap().unwrap();
@@ -141,7 +141,7 @@ async fn slow_reader_delays_only_its_own_flow() {
     let mut links = links();
     let (slow, _stalled, _carriers) = links.flow().await;
     let (read, write) = slow.into_split();
-    // More than the sockets and the flow can buffer, so this write blocks.
+    // The flood is larger than the buffers of the sockets and the flow, so this write blocks.
     let mut flood = tokio::spawn(async move {
         let mut write = write;
         write.write_all(&vec![0; 64 * 1024 * 1024]).await.unwrap();
@@ -183,7 +183,7 @@ async fn rejects_invalid_flow_messages() {
             writer.send(message).await.unwrap();
         }
         let (outer, server) = pair().await;
-        // The connection never takes any data.
+        // The connection never accepts any data.
         let outer = Stalled(outer);
         let accepted = links.acceptor.accept().await.unwrap();
         let breach = timeout(STUCK, stalled_carrier(accepted, outer, &links.pools[1])).await.unwrap().unwrap_err();

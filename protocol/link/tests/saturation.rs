@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Links under full load in both directions, over sockets with tiny buffers, and links that end.
+//! Links under full load in both directions over sockets with tiny buffers, and links that end.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ const STREAMS: usize = 8;
 /// The timeout after which a stuck test fails; a flood takes a second or two.
 const STUCK: Duration = Duration::from_secs(120);
 
-/// A socket pair with the smallest buffers that the kernel allows when asked for 4 KiB.
+/// Returns a socket pair with small buffers: 4 KiB are requested, and the kernel may round up.
 fn narrow_pair() -> (UnixStream, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();
     for socket in [&a, &b] {
@@ -76,8 +76,8 @@ async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
     timeout(STUCK, serving).await.expect("the accepting side is stuck").unwrap();
 }
 
-/// Lets two ends write a mebibyte each before they read, as yamux does while it cannot write a response. Returns true
-/// if both finish with a pump that stores `stored_bytes_max`.
+/// Lets two sides write a mebibyte each before they read, as yamux does while it cannot write a response. Returns true
+/// if both sides finish with a pump that stores `stored_bytes_max`.
 async fn both_write_first(stored_bytes_max: usize) -> bool {
     const BYTES: usize = 1024 * 1024;
     let (a, b) = narrow_pair();
@@ -107,7 +107,7 @@ async fn cancelled_receive_loses_nothing() {
     let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
     let chunk = vec![7; 1000];
     let sending = tokio::spawn(async move { writer.send(&Reply::Stdout(&chunk)).await.unwrap() });
-    // Each poll moves at most 64 bytes; drop the future after each.
+    // Each poll moves at most 64 bytes; drop the future after each poll.
     let mut polls = 0;
     let length = loop {
         polls += 1;
@@ -126,7 +126,7 @@ async fn cancelled_receive_loses_nothing() {
 }
 
 #[tokio::test]
-async fn cancelled_send_tears_no_frame() {
+async fn cancelled_send_leaves_no_partial_frame() {
     let (near, far) = io::duplex(64);
     let (mut reader, mut writer) = (FrameReader::new(near), FrameWriter::new(far));
     let chunk = vec![7; 1000];
@@ -149,7 +149,7 @@ async fn stream_from_the_wrong_side_ends_the_link() {
     drop(hostile);
 }
 
-/// Runs a yamux server that opens a stream, which the guest must not do on the call link.
+/// Runs a yamux server that opens a stream. On the call link a guest must not open one.
 fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
     use tokio_util::compat::TokioAsyncReadCompatExt;
     tokio::spawn(async move {

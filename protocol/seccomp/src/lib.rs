@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The parts of system call filters that the host and the guest agent share.
 //!
-//! The host filters the processes of a machine, the guest agent the user's programs. Both add rules to the same list of
-//! forbidden calls.
+//! The host filters the processes of a machine. The guest agent filters the user's programs. Both add their own rules
+//! to the same list of forbidden calls.
 
 use std::collections::BTreeMap;
 
 pub use seccompiler::{BackendError, BpfProgram, SeccompCondition, apply_filter};
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompFilter, SeccompRule, TargetArch, sock_filter};
 
-/// The architecture of this program. A filter kills a process that makes a call of another architecture.
+/// The architecture of this program. A filter kills a process that makes a system call of another architecture.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
@@ -18,11 +18,11 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 
 #[cfg(target_arch = "x86_64")]
 const KEXEC_FILE_LOAD: libc::c_long = libc::SYS_kexec_file_load;
-/// From the kernel's `include/uapi/asm-generic/unistd.h`; libc lacks it for aarch64 with musl.
+/// From the kernel's `include/uapi/asm-generic/unistd.h`; libc lacks this number for aarch64 with musl.
 #[cfg(target_arch = "aarch64")]
 const KEXEC_FILE_LOAD: libc::c_long = 294;
 
-/// Calls that neither a process of a machine nor a user's program in it needs.
+/// System calls that neither the host's processes of a machine nor the user's programs in the guest need.
 pub const FORBIDDEN: &[libc::c_long] = &[
     // Kernel modules and other kernels.
     libc::SYS_init_module,
@@ -45,7 +45,8 @@ pub const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_setns,
     libc::SYS_swapon,
     libc::SYS_swapoff,
-    // Parts of the kernel with a history of vulnerabilities. io_uring also creates sockets past a filter.
+    // Parts of the kernel with a history of vulnerabilities. io_uring can also create sockets that a filter does not
+    // see.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
@@ -73,15 +74,15 @@ pub const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_setdomainname,
 ];
 
-/// The rules of a filter: each call with its alternatives, or with none to match any arguments.
+/// The rules of a filter. A call matches if one of its rules matches; a call without rules matches with any arguments.
 pub type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
-/// Rules that match these calls with any arguments.
+/// Returns rules that match these calls with any arguments.
 pub fn any_arguments<'a>(calls: impl IntoIterator<Item = &'a libc::c_long>) -> Rules {
     calls.into_iter().map(|call| (*call, Vec::new())).collect()
 }
 
-/// The rules for a call that match if any of the conditions holds.
+/// Returns rules that match a call if any of the conditions holds.
 ///
 /// # Errors
 /// A condition is invalid.
@@ -89,7 +90,7 @@ pub fn any_of(conditions: impl IntoIterator<Item = SeccompCondition>) -> Result<
     conditions.into_iter().map(|condition| SeccompRule::new(vec![condition])).collect()
 }
 
-/// The rules for a call that match if all of the conditions hold.
+/// Returns rules that match a call if all of the conditions hold.
 ///
 /// # Errors
 /// A condition is invalid.
@@ -97,7 +98,7 @@ pub fn all_of(conditions: Vec<SeccompCondition>) -> Result<Vec<SeccompRule>, Bac
     Ok(vec![SeccompRule::new(conditions)?])
 }
 
-/// The low 32 bits of an argument equal the value.
+/// The condition that the low 32 bits of an argument equal the value.
 ///
 /// # Errors
 /// The number of the argument is invalid.
@@ -105,7 +106,7 @@ pub fn equals(argument: u8, value: u64) -> Result<SeccompCondition, BackendError
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-/// The low 32 bits of an argument differ from the value.
+/// The condition that the low 32 bits of an argument differ from the value.
 ///
 /// # Errors
 /// The number of the argument is invalid.
@@ -113,7 +114,7 @@ pub fn differs(argument: u8, value: u64) -> Result<SeccompCondition, BackendErro
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
-/// The bits of an argument that the mask selects equal the value.
+/// The condition that the low 32 bits of an argument, combined with the mask by AND, equal the value.
 ///
 /// # Errors
 /// The number of the argument is invalid.
@@ -121,7 +122,7 @@ pub fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, B
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
 }
 
-/// A pointer argument is not null.
+/// The condition that a pointer argument is not null.
 ///
 /// # Errors
 /// The number of the argument is invalid.
@@ -129,7 +130,7 @@ pub fn is_not_null(argument: u8) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
 }
 
-/// A filter with only these calls. All others fail as if the kernel did not have them.
+/// Compiles a filter that allows only these calls. All others fail with `ENOSYS`, as if the kernel did not have them.
 ///
 /// # Errors
 /// The rules are invalid.
@@ -137,10 +138,10 @@ pub fn allow(rules: Rules) -> Result<BpfProgram, BackendError> {
     compile(rules, fails_with(libc::ENOSYS), SeccompAction::Allow)
 }
 
-/// Filters that permit all calls but these. The forbidden ones fail with `EPERM`.
+/// Compiles filters that allow all calls except those in `rules`. Calls that match `rules` fail with `EPERM`.
 ///
-/// Install all three programs. `clone3` fails as if the kernel did not have it: its flags are in memory, which no
-/// filter can read, and libc falls back to `clone`.
+/// Install all three programs. `clone3` fails with `ENOSYS`, because its flags are in memory, where no filter can read
+/// them. libc then falls back to `clone`.
 ///
 /// # Errors
 /// The rules are invalid.
@@ -150,7 +151,7 @@ pub fn deny(rules: Rules) -> Result<[BpfProgram; 3], BackendError> {
     Ok([forbidden, clone3, x32()])
 }
 
-/// Refuses all calls of the x32 interface, where the same calls have other numbers.
+/// Rejects all calls of the x32 ABI, which uses other numbers for the same calls.
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
     let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
@@ -183,11 +184,11 @@ mod tests {
     #[test]
     fn filters_accept_the_architecture_that_this_program_is_built_for() {
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        // `e_machine` of the ELF header; `AUDIT_ARCH_*` is that with a flag for 64 bits and one for little endian.
+        // `AUDIT_ARCH_*` is `e_machine` of the ELF header with one flag for 64 bits and one for little endian.
         let own = u32::from(u16::from_le_bytes([program[18], program[19]])) | 0xc000_0000;
         let [forbidden, clone3, _] = deny(any_arguments(FORBIDDEN)).unwrap();
         for filter in [forbidden, clone3, allow(any_arguments(FORBIDDEN)).unwrap()] {
-            // The first instruction loads the architecture, the second compares it.
+            // The first instruction loads the architecture, and the second compares it.
             assert_eq!(filter[1].k, own);
         }
     }

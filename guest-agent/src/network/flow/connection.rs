@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The connection of a program, which can be read and written while another task waits for it to break.
+//! The connection of a program. One task can read and write while another waits for a reset.
 
 use std::{
     io,
@@ -17,20 +17,20 @@ use tokio::{
 
 use crate::network::sockets;
 
-/// A connection; shared references to it read and write.
+/// A connection that can be read and written through shared references.
 #[derive(Debug)]
 pub(super) struct Connection(TcpStream);
 
 impl Connection {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        // Small pieces from the host must arrive at once; the connection works without the option, too.
+        // Small pieces from the host must be sent to the program at once. The connection also works without the option.
         let _set = tcp.set_nodelay(true);
         Self(tcp)
     }
 
     /// Resolves when the program has reset the connection, even if no task reads or writes.
     pub(super) async fn broken(&self) {
-        // It fails only if the runtime is shut down.
+        // The wait fails only if the runtime is shut down.
         let _broken = self.0.ready(Interest::ERROR).await;
     }
 

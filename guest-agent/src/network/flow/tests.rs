@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tests with a program's connection, a flow and a real link; the test is the host.
+//! Tests of a flow between a program's connection and a real link. The test acts as the program and as the host.
 
 use std::io;
 
@@ -18,12 +18,12 @@ use waggle_protocol::{
 use super::*;
 use crate::network::{link, sockets::reset};
 
-/// No step takes a second; one that takes this long hangs.
+/// Timeout of a step. Steps need less than a second, so a step that reaches the timeout hangs.
 const STUCK: Duration = Duration::from_secs(10);
 
 const TO: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
 
-/// The program's end of a connection, the host's end of its flow, and the task that carries one to the other.
+/// The program's end of a connection, the host's end of its flow, and the task that carries data between them.
 struct Carried {
     program: TcpStream,
     reader: Reader,
@@ -32,7 +32,7 @@ struct Carried {
     _link: Acceptor,
 }
 
-/// Opens a flow whose request the host has read but not answered.
+/// Opens a flow. The host has read its request but not answered.
 async fn requested() -> Carried {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -52,7 +52,7 @@ async fn requested() -> Carried {
     Carried { program, reader, writer, carrying, _link: acceptor }
 }
 
-/// Opens a flow that the host has accepted.
+/// Opens a flow, and accepts it as the host.
 async fn connected() -> Carried {
     let mut carried = requested().await;
     carried.writer.send(&FlowReply::Connected).await.unwrap();
@@ -130,7 +130,7 @@ async fn resets_are_carried_in_both_directions() {
     carried.ended().await;
 }
 
-/// Opens a connection to put in another one's place.
+/// Opens a placeholder for a connection that a test moves out of its struct.
 async fn loopback() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Boots a machine, runs a command in it and ends it, and measures each stage.
+//! Boots a machine, runs a command in the machine, ends the machine, and measures each stage.
 
 use std::{
     error::Error,
@@ -24,7 +24,7 @@ use crate::{
     mutex::lock,
 };
 
-/// Timeout of a command that does nothing, in an emulated machine on a busy host.
+/// Timeout of the test command, long enough for an emulated machine on a busy host.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 
 /// The outcome of the boot.
@@ -38,7 +38,7 @@ pub(super) enum Boot {
     Skipped(String),
 }
 
-/// Boots a machine of the first image that exists, preferably one on this host.
+/// Boots a machine from the first available image, preferably from an image on this host.
 pub(super) async fn boot(
     settings: &Settings,
     folders: &Folders,
@@ -70,7 +70,7 @@ async fn life(
     let mut signals = ShutdownSignals::new()?;
     stages.begin("open", "opening images and machines");
     let (machines, _images) = open_machines::open(settings, folders).await?;
-    // Like most of the server's machines, to find a kernel without support for it.
+    // Most of the server's machines have a network. Booting with one detects a kernel without network support.
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     let spec = MachineSpec {
@@ -110,7 +110,7 @@ fn name(stage: Stage) -> &'static str {
     }
 }
 
-/// The stages with the times of their beginnings.
+/// The stages with their start times.
 struct Stages<'a> {
     show: &'a (dyn Fn(&str) + Send + Sync),
     begun: Mutex<Vec<(&'static str, Instant)>>,
@@ -120,13 +120,14 @@ impl Stages<'_> {
     fn begin(&self, name: &'static str, step: &str) {
         (self.show)(step);
         let mut begun = lock(&self.begun);
-        // A further step of the same stage does not begin it again.
+        // A stage can have several steps; only the first step begins the stage.
         if begun.last().is_none_or(|(last, _)| *last != name) {
             begun.push((name, Instant::now()));
         }
     }
 
-    /// The length of each stage: until the next one began, or until now.
+    /// Returns the duration of each stage, in milliseconds. A stage ends when the next stage begins; the last stage
+    /// ends now.
     fn took(&self) -> Vec<(&'static str, u128)> {
         let begun = lock(&self.begun);
         let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);

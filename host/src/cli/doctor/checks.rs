@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The doctor's checks, which are the same as those at the start of the server.
+//! The checks of `waggle doctor`. Most of them call the same code as the server's checks at its start.
 
 use tokio::task::spawn_blocking;
 
@@ -26,11 +26,11 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     /// The outcome.
     pub(super) look: Look,
-    /// Whether machines need it on this host.
+    /// Whether machines on this host need the checked thing.
     pub(super) needed: bool,
-    /// The purpose of the thing checked.
+    /// The purpose of the checked thing.
     pub(super) why: &'static str,
-    /// The fix, unless it works.
+    /// The fix, unless the check succeeded.
     pub(super) fix: Option<Fix>,
 }
 
@@ -40,13 +40,13 @@ impl Check {
         Self { name, look, needed, why, fix }
     }
 
-    /// Whether no machine can run before this is fixed.
+    /// Whether machines cannot run until this check succeeds.
     pub(super) fn is_blocking(&self) -> bool {
         self.needed && !matches!(self.look, Look::Works(_))
     }
 }
 
-/// Runs all checks; the first result is the back end, or the reason why there is none.
+/// Runs all checks. Returns the checks, and the back end or the reason why no back end works.
 pub(super) async fn all(
     settings: &Settings,
     folders: &Folders,
@@ -126,12 +126,13 @@ async fn folder_checks(folders: &Folders) -> Vec<Check> {
 async fn pulled(folders: &Folders) -> Vec<String> {
     let cache = folders.images.clone();
     let listed = spawn_blocking(move || ImageStore::open(&cache).map(|store| store.list()));
-    // The check of the image folder reports a cache that does not open.
+    // If the cache does not open, the check of the image folder reports the error.
     let listed = listed.await.ok().and_then(Result::ok).unwrap_or_default();
     listed.into_iter().flat_map(|image| image.references).collect()
 }
 
-/// Checks the image of each runtime. A single missing one disables only its runtime; machines need at least one.
+/// Checks the image of each runtime. A missing image disables only its runtime. If all images are missing, no machine
+/// can run.
 fn image_checks(images: &ByRuntime<ImageRef>, pulled: &[String]) -> Vec<Check> {
     let named = [("image python", &images.python), ("image node", &images.node), ("image shell", &images.shell)];
     let looks = named.map(|(name, image)| (name, image, check_image(image)));

@@ -18,7 +18,7 @@ impl Fix {
     }
 }
 
-/// The fix for a check with this outcome.
+/// Returns the fix for a check, or `None` if the check succeeded or its fix is unknown.
 pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
     let broken = match look {
         Look::Works(_) => return None,
@@ -34,7 +34,8 @@ pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
         ),
         "KVM guests" => Fix::everywhere("fix the KVM device; the host of a virtual machine must allow nested guests"),
         "libkrunfw" => Fix {
-            debian: "apt-get install libkrunfw5 (Debian 14), or ./taskw firmware and WAGGLE_FIRMWARE",
+            debian: "apt-get install libkrunfw5 (Debian 14), or run ./taskw firmware and set WAGGLE_FIRMWARE to its \
+                     result",
             fedora: "dnf install libkrunfw",
             arch: "pacman -S libkrunfw",
         },
@@ -45,8 +46,8 @@ pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
         },
         "vhost-device-vsock" => Fix::everywhere("cargo install --locked vhost-device-vsock, into a folder in PATH"),
         "guest kernel" => Fix {
-            debian: "./taskw kernel in waggle's source tree and WAGGLE_KERNEL=target/kernel, or with the package: \
-                     /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
+            debian: "run ./taskw kernel in waggle's source tree and set WAGGLE_KERNEL=target/kernel, or, if waggle's \
+                     package is installed, run /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
             fedora: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
             arch: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
         },
@@ -59,7 +60,9 @@ pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
             fedora: "sysctl -w user.max_user_namespaces=15000",
             arch: "sysctl -w kernel.unprivileged_userns_clone=1",
         },
-        "control group" => Fix::everywhere("systemd-run --user --scope -p Delegate=yes waggle serve, or the unit"),
+        "control group" => Fix::everywhere(
+            "run systemd-run --user --scope -p Delegate=yes waggle serve, or start waggle's systemd unit",
+        ),
         "data folder" => {
             Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_DATA_DIR")
         }
@@ -67,15 +70,15 @@ pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
             Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_IMAGE_CACHE_DIR")
         }
         "memory" => Fix::everywhere("end other programs, or lower WAGGLE_DEFAULT_MEMORY_MB"),
-        "image python" => {
-            Fix::everywhere("./taskw images and WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image")
-        }
+        "image python" => Fix::everywhere(
+            "run ./taskw images and set WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image",
+        ),
         "image node" => {
-            Fix::everywhere("./taskw images and WAGGLE_IMAGE_NODE=oci:target/images/node, or set another image")
+            Fix::everywhere("run ./taskw images and set WAGGLE_IMAGE_NODE=oci:target/images/node, or set another image")
         }
-        "image shell" => {
-            Fix::everywhere("./taskw images and WAGGLE_IMAGE_SHELL=oci:target/images/shell, or set another image")
-        }
+        "image shell" => Fix::everywhere(
+            "run ./taskw images and set WAGGLE_IMAGE_SHELL=oci:target/images/shell, or set another image",
+        ),
         _ => return None,
     })
 }

@@ -18,7 +18,7 @@ use crate::{
 /// The outcome of all checks and of the boot.
 #[derive(Clone, Debug)]
 pub(super) struct Report {
-    /// The back end and the reason for it, or the reason why there is none.
+    /// The back end with the reason for its choice, or the reason why no back end works.
     pub(super) backend: Result<String, String>,
     pub(super) checks: Vec<Check>,
     pub(super) boot: Boot,
@@ -29,7 +29,7 @@ impl Report {
         !self.checks.iter().any(Check::is_blocking) && !matches!(self.boot, Boot::Failed(..))
     }
 
-    /// Success if machines can run on this host.
+    /// Returns success if machines can run on this host.
     pub(super) fn exit_code(&self) -> ExitCode {
         if self.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

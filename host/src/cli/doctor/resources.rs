@@ -8,7 +8,7 @@ use rustix::fs::{Access, access, statvfs};
 
 use crate::machines::{Look, control_group};
 
-/// Minimum of free disk space, in MiB; one image, or the packages that one machine installs, can take as much.
+/// Minimum of free disk space, in MiB. One image, or the packages that one machine installs, can use this much space.
 const FREE_MIN_MIB: u64 = 512;
 /// Controllers that limit machines.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Requests to a running server: a stateless MCP call, or a page next to the endpoint.
+//! Requests to a running server: a stateless MCP call, or a GET of a page next to the endpoint.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use crate::config::{SecretParser, process_variable};
 
-/// The protocol version, in which a call needs no session.
+/// The protocol version. In this version a call needs no session.
 const PROTOCOL: &str = "2026-07-28";
-/// Limit of a response, in bytes: the largest holds two windows of output, or a list of environments.
+/// Limit of a response, in bytes. The largest responses contain the two outputs of a command, or a list of
+/// environments.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The server of a command, and the form of its output.
@@ -32,7 +33,7 @@ pub struct ServerArguments {
     pub json: bool,
 }
 
-/// A server's URL. It is displayed without the user and the password.
+/// A server's URL. `Display` omits the user and the password.
 #[derive(Clone, Debug)]
 pub struct ServerUrl {
     whole: SecretString,
@@ -56,7 +57,7 @@ impl fmt::Display for ServerUrl {
     }
 }
 
-/// An invalid URL of a server. The error does not repeat it, since it may hold a password.
+/// An invalid URL of a server. The error does not repeat the URL, since the URL may contain a password.
 #[derive(Debug, thiserror::Error)]
 #[error("must be a URL such as http://127.0.0.1:8080/mcp")]
 pub struct ServerUrlFault;
@@ -124,13 +125,13 @@ pub(super) async fn get(server: &ServerArguments, page: &str, timeout: Duration)
 }
 
 fn client(server: &ServerArguments, timeout: Duration) -> Result<Client, RemoteFault> {
-    // If a provider is installed already, it is this one.
+    // The call fails only if this provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().no_proxy().timeout(timeout).build();
     client.map_err(|source| RemoteFault::Reach { url: server.url.to_string(), source })
 }
 
-/// Sends a request with the token in WAGGLE_TOKEN, if it is set.
+/// Sends a request, with the token in WAGGLE_TOKEN if that variable is set.
 async fn send(server: &ServerArguments, mut request: RequestBuilder) -> Result<Response, RemoteFault> {
     let token = process_variable("WAGGLE_TOKEN").and_then(|token| token.into_string().ok());
     if let Some(token) = token.map(SecretString::from) {
@@ -157,7 +158,7 @@ async fn read(server: &ServerArguments, answer: &mut Response) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Parses the response to a call, or returns `None` if it is not one.
+/// Parses the response to a call; returns `None` if the response is invalid.
 fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
     let answer: Value = serde_json::from_slice(bytes).ok()?;
     if let Some(fault) = answer.pointer("/error/message").and_then(Value::as_str) {

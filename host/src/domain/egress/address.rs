@@ -1,28 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Kinds of addresses, by the IANA registries of special-purpose addresses.
+//! Kinds of IP addresses, according to the IANA registries of special-purpose addresses.
 //!
 //! Some IPv6 addresses contain IPv4 addresses; a policy must check the IPv4 address as well.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The kind of an address.
+/// A kind of IP address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
     /// On the public internet.
     Public,
-    /// In a private network: private, shared, unique local, documentation and benchmark addresses.
+    /// Not on the public internet: private, shared, unique local, documentation and benchmark addresses.
     Private,
-    /// Loopback, link-local, cloud metadata, multicast, broadcast, or not an address of a host.
+    /// Loopback, link-local, cloud metadata, multicast and broadcast addresses, and all that cannot belong to a host.
     Special,
 }
 
-/// Metadata services of clouds, which hand out credentials, other than the link-local ones: of Azure (a public
-/// address), Alibaba and Oracle.
+/// Addresses of cloud metadata services, which give out credentials: Azure (a public address), Alibaba, Oracle.
+/// Link-local metadata addresses are not listed, because all link-local addresses are [`Kind::Special`].
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
-/// IPv6 metadata services other than the one of Amazon: of Google, Oracle and Scaleway.
+/// IPv6 addresses of the metadata services of Google, Oracle and Scaleway; `kind_v6` has a separate rule for Amazon.
 const METADATA_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
@@ -35,7 +35,7 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Returns the kind of an address. For an address that contains others, the most restricted kind counts.
+/// Returns the kind of an address. If an IPv6 address contains IPv4 addresses, the most restricted of all kinds counts.
 #[must_use]
 pub fn kind(address: IpAddr) -> Kind {
     match canonical(address) {
@@ -84,7 +84,7 @@ pub(super) fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let found = match (a, b, c, d) {
         (0, 0, 0, 0) | (0x64, 0xff9b, ..) => [of(g, h), None],
         (0x2002, ..) => [of(b, c), None],
-        // The server, and the client with its bits inverted.
+        // Teredo: the server's address, and the client's address with its bits inverted.
         (0x2001, 0, ..) => [of(c, d), of(!g, !h)],
         _ => [None, None],
     };

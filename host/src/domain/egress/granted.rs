@@ -10,14 +10,14 @@ use std::{
 
 use super::{DomainName, canonical};
 
-/// The TTL of answers in seconds. The system's resolver does not report the TTL of its own answers.
+/// TTL in seconds of the DNS answers to guests. It is constant, because the system's resolver does not report TTLs.
 pub const ANSWER_TTL_S: u32 = 60;
 
-/// The lifetime of a grant: the TTL, and the same again for a program that used the answer at the last moment and tries
-/// several addresses.
+/// The lifetime of a grant: twice the TTL. The second half is for programs that use an answer shortly before its TTL
+/// ends and then try several addresses.
 const HELD: Duration = Duration::from_secs(2 * ANSWER_TTL_S as u64);
 
-/// Maximum grants of one environment; a new one evicts the oldest.
+/// Maximum number of grants of one environment. At the limit, a new grant evicts the oldest.
 const GRANTS_MAX: usize = 1024;
 
 /// The grants of one environment.
@@ -42,7 +42,7 @@ impl Granted {
         self.0.push_back(Grant { address, name: name.clone(), until: now + HELD });
     }
 
-    /// Returns the names for which the environment may use an address now, latest first.
+    /// Returns the names that have a valid grant for the address, newest first.
     #[must_use]
     pub fn names(&self, address: IpAddr, now: Instant) -> Vec<DomainName> {
         let address = canonical(address);

@@ -4,13 +4,13 @@
 
 use std::{fmt, str::FromStr};
 
-/// Maximum characters of a name, without the final dot (RFC 1035).
+/// Maximum number of characters of a name, without the final dot (RFC 1035).
 const NAME_CHARS_MAX: usize = 253;
 
-/// Maximum characters of one label (RFC 1035).
+/// Maximum number of characters of one label (RFC 1035).
 const LABEL_CHARS_MAX: usize = 63;
 
-/// A DNS name in lower case, without a final dot, that cannot be parsed as an address.
+/// A DNS name in lower case, without a final dot. It cannot be parsed as an address.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct DomainName(Box<str>);
 
@@ -43,7 +43,7 @@ impl FromStr for DomainName {
         if !name.split('.').all(fits) {
             return Err(DomainNameFault::Label);
         }
-        // Resolvers parse a last label that starts with a digit as a number, and the name as an address.
+        // If the last label starts with a digit, resolvers may parse the whole name as an address.
         let last = name.rsplit('.').next().unwrap_or_default();
         if last.starts_with(|first: char| first.is_ascii_digit()) {
             return Err(DomainNameFault::Address);
@@ -57,10 +57,7 @@ impl FromStr for DomainName {
 pub enum DomainNameFault {
     /// Empty or too long.
     #[error("a name must have 1 to {NAME_CHARS_MAX} characters, not {bytes}")]
-    Length {
-        /// Its length.
-        bytes: usize,
-    },
+    Length { bytes: usize },
     /// An invalid part between dots.
     #[error(
         "a name must have 1 to {LABEL_CHARS_MAX} letters, digits and hyphens between dots (international names start \
@@ -72,12 +69,12 @@ pub enum DomainNameFault {
     Address,
 }
 
-/// A name, or all names under one.
+/// A single name, or all names below a name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum NamePattern {
-    /// This name.
+    /// Exactly this name.
     Exact(DomainName),
-    /// Names that end in a dot and this one.
+    /// All names that end in a dot followed by this name.
     Under(DomainName),
 }
 

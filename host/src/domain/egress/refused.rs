@@ -10,20 +10,14 @@ use super::DomainName;
 /// A connection or name that the policy refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// A connection.
     Flow {
-        /// The destination address.
         address: IpAddr,
-        /// The destination port.
         port: u16,
         /// The name for which the environment received the address, if any.
         name: Option<DomainName>,
     },
-    /// A name that was not looked up, or has no allowed address.
-    Name {
-        /// The name.
-        name: DomainName,
-    },
+    /// A name that was not looked up, or that has no allowed address.
+    Name { name: DomainName },
 }
 
 impl fmt::Display for Refused {

@@ -11,12 +11,12 @@ use super::{
     name::{DomainNameFault, NamePattern},
 };
 
-/// Whether flows to a target are allowed.
+/// A rule that allows or denies flows to a target.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rule {
     pub(super) allows: bool,
     pub(super) target: Target,
-    /// All ports if `None`.
+    /// The ports that the rule covers; `None` for all ports.
     pub(super) ports: Option<RangeInclusive<u16>>,
 }
 
@@ -25,7 +25,6 @@ pub(super) struct Rule {
 pub(super) enum Target {
     /// The public internet, without the host's own addresses.
     Public,
-    /// A range of addresses.
     Range(Range),
     /// Addresses that the environment received for a name.
     Name(NamePattern),
@@ -56,8 +55,8 @@ impl Rule {
     }
 }
 
-/// Whether a rule for a name may allow an address. The owner of a name decides its addresses, so a name never allows
-/// the host itself or cloud metadata, and a private network only if the rule has exactly this name.
+/// Whether a rule with a name may allow an address. The owner of a name controls the addresses of that name. A name
+/// therefore never allows the host itself or cloud metadata, and only an exact name allows a private network.
 fn name_may_allow(pattern: &NamePattern, to: &Destination<'_>) -> bool {
     match (kind(to.address), pattern) {
         _ if to.is_hosts_own => false,
@@ -99,7 +98,7 @@ impl FromStr for Rule {
             Some(_) => return Err(RuleFault::Words),
             None => (true, text),
         };
-        // An IPv6 address contains colons; with a port it is in brackets.
+        // An IPv6 address with a port must be in brackets, so several colons without a bracket mean an address alone.
         if !rest.starts_with('[') && rest.matches(':').count() > 1 {
             return Ok(Self { allows, target: Target::Range(rest.parse()?), ports: None });
         }
@@ -157,7 +156,7 @@ impl FromStr for Range {
 }
 
 impl Range {
-    /// Whether all bits after the prefix are zero; 10.1.2.3/8 is probably a mistake.
+    /// Whether all bits after the prefix are zero. A range such as 10.1.2.3/8 is probably a mistake.
     fn is_exact(&self) -> bool {
         let behind = match self.first {
             IpAddr::V4(first) => first.to_bits().checked_shl(u32::from(self.prefix_bits)).map(u128::from),
@@ -201,28 +200,18 @@ pub enum RuleFault {
     /// Several words, of which the first is neither `allow` nor `deny`.
     #[error("must be [allow|deny] TARGET[:PORT], where TARGET is a name, *.name, an address, a range, or `public`")]
     Words,
-    /// An invalid address.
     #[error("invalid IP address or range; IPv6 with a port must be like [2001:db8::/32]:443")]
     Address,
-    /// An invalid prefix length.
     #[error("the prefix must have 0 to {most} bits")]
     Prefix {
-        /// The bits of the address.
+        /// The number of bits of an address.
         most: u8,
     },
     /// Bits set after the prefix.
     #[error("the bits after the first {prefix_bits} must be zero")]
-    HostBits {
-        /// The prefix length.
-        prefix_bits: u8,
-    },
-    /// An invalid port.
+    HostBits { prefix_bits: u8 },
     #[error("a port must be a number from 1 to 65535, or a range like 8000-8100")]
     Port,
-    /// An invalid name.
     #[error("{source}")]
-    Name {
-        /// The error.
-        source: DomainNameFault,
-    },
+    Name { source: DomainNameFault },
 }

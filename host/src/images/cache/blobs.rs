@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Blobs by their digests; a blob appears in the folder only once it is complete.
+//! Stores blobs by their digests. A blob appears in the folder only once it is complete.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -24,7 +24,7 @@ use crate::{
 
 const FOLDER: &str = "blobs";
 const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
-/// Locked shared while blobs must stay, and exclusively to remove some.
+/// Name of the lock file, which is locked shared while blobs must stay, and exclusively to remove blobs.
 const LOCK_NAME: &str = ".lock";
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -58,14 +58,14 @@ impl Blobs {
         found.is_ok_and(|metadata| metadata.is_file() && metadata.len() == descriptor.size())
     }
 
-    /// Creates the file of a new blob; dropping the draft removes it.
+    /// Creates the draft file of a new blob. Dropping the draft removes the file.
     pub(super) fn draft(&self) -> Result<Draft, PrepareFault> {
         Ok(self.drafts.draft()?)
     }
 
-    /// Moves a draft into place; the caller has verified its digest.
+    /// Moves a draft to the path of `digest`. The caller has verified the digest.
     pub(super) fn publish(&self, draft: Draft, digest: &Digest) -> Result<(), PrepareFault> {
-        // A file of another length may be in its place: it is damaged.
+        // The path may have a damaged file of another length, which the draft replaces.
         Ok(draft.replace(&self.path_of(digest))?)
     }
 
@@ -76,7 +76,7 @@ impl Blobs {
         self.publish(draft, digest)
     }
 
-    /// Removes the blobs whose content does not match their digests, and returns their number.
+    /// Removes the blobs whose content does not match their digests. Returns the number of removed blobs.
     pub(super) fn remove_corrupt<'a>(&self, blobs: impl Iterator<Item = &'a Descriptor>) -> usize {
         let mut removed = 0;
         for descriptor in blobs {
@@ -89,7 +89,7 @@ impl Blobs {
         removed
     }
 
-    /// Keeps all blobs in the cache until the returned lock drops. Waits for running removals, which are short.
+    /// Prevents the removal of blobs until the returned lock drops. Waits for running removals, which are short.
     pub(super) fn lock_shared(&self) -> Result<File, PrepareFault> {
         let path = self.cache_dir.join(LOCK_NAME);
         let file = open_lock(&path).map_err(file_fault("open", &path))?;

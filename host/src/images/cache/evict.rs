@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Eviction of files that are too old or too many: least recently used first, and never one that is in use.
+//! Evicts files that exceed the limits of age or total size. The least recently used files are evicted first. Files in
+//! use are never evicted.
 //!
-//! A file's time of modification is the time of its last use. Layers are used when they are merged, merged images
-//! whenever a machine starts from them; so the layers of images in use are evicted first.
+//! A file's modification time is the time of its last use. A layer is used when it is merged, a merged image whenever a
+//! machine starts from it. The layers of an image in use are therefore evicted first.
 
 use std::{
     collections::HashSet,
@@ -18,12 +19,12 @@ use super::{
     lease,
 };
 
-/// Limits of the cache; without a limit images stay.
+/// Limits of the cache. Without a limit, nothing is evicted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct EvictionRules {
-    /// Time since the last use.
+    /// Maximum time since a file's last use.
     pub age_max: Option<Duration>,
-    /// Bytes on the disk of all files together.
+    /// Maximum disk usage of all files together.
     pub bytes_max: Option<u64>,
 }
 
@@ -36,14 +37,14 @@ impl EvictionRules {
     }
 }
 
-/// Totals of a removal.
+/// Totals of the removed files.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
 pub struct Removed {
-    /// Merged images.
+    /// Number of merged images.
     pub images: u32,
-    /// Files of other kinds, mostly layers.
+    /// Number of other files, mostly layers.
     pub files: u32,
-    /// Bytes on the disk.
+    /// Disk usage of the removed files.
     pub bytes: u64,
 }
 
@@ -55,15 +56,15 @@ impl AddAssign for Removed {
     }
 }
 
-/// Returns the files to evict, least recently used first. Those that only the limit of bytes evicts are included; the
-/// caller stops once enough bytes have been freed.
+/// Returns the files that may be evicted, least recently used first. With a limit of bytes, all blobs and merged images
+/// are included; the caller stops once enough bytes have been freed.
 fn candidates(mut all: Vec<CachedFile>, now: SystemTime, rules: &EvictionRules) -> Vec<CachedFile> {
     all.sort_by(|one, other| one.used.cmp(&other.used).then_with(|| one.path.cmp(&other.path)));
     let is_counted = |file: &CachedFile| rules.bytes_max.is_some() && file.kind != FileKind::Record;
     all.into_iter().filter(|file| rules.is_too_old(file, now) || is_counted(file)).collect()
 }
 
-/// Removes files until the rules are met, but none that is in use.
+/// Removes files until the rules are met. Files in use stay.
 pub(super) fn evict(cache: &Cache, rules: &EvictionRules) -> Removed {
     let all = cache.files();
     let mut bytes_left = all.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
@@ -88,7 +89,7 @@ pub(super) fn evict(cache: &Cache, rules: &EvictionRules) -> Removed {
     removed
 }
 
-/// Returns the records and documents of images in use: without them the image's name would have to be pulled again.
+/// Returns the records and documents of images in use. Without these files, the next start would need a pull.
 fn needed_by_leased(cache: &Cache) -> HashSet<PathBuf> {
     let mut needed = HashSet::new();
     for (path, record) in cache.records.all() {
@@ -104,8 +105,8 @@ fn needed_by_leased(cache: &Cache) -> HashSet<PathBuf> {
     needed
 }
 
-/// Removes a file unless it is leased, and returns whether it did. To remove blobs or records, the caller holds the
-/// exclusive lock.
+/// Removes a file unless it is leased. Returns whether the file was removed. For blobs and records, the caller must
+/// hold the exclusive lock.
 pub(super) fn remove(file: &CachedFile, removed: &mut Removed) -> bool {
     let done = match file.kind {
         FileKind::Merged => lease::remove_unleased(&file.path),

@@ -17,19 +17,15 @@ pub enum PrepareFault {
     /// The image is invalid, or cannot be read on this machine.
     #[error(transparent)]
     Image(#[from] ImageFault),
-    /// The pull failed.
     #[error("failed to pull the image {image}")]
     Pull { image: String, source: Box<RegistryFault> },
-    /// The image exceeds a limit of pulls.
     #[error("the image {image} has {what} of {bytes} bytes; at most {bytes_max} are allowed")]
     TooLarge { image: String, what: &'static str, bytes: u64, bytes_max: u64 },
-    /// The cache folder cannot be used.
     #[error("failed to use the image cache")]
     Cache {
         #[from]
         source: DraftFault,
     },
-    /// A file in the cache folder cannot be used.
     #[error("failed to {operation} {path}")]
     CacheFile { operation: &'static str, path: String, source: io::Error },
     /// The task panicked, or the server is shutting down.
@@ -37,7 +33,7 @@ pub enum PrepareFault {
     Lost { what: String, source: JoinError },
 }
 
-/// Maps an I/O error of an operation on a file in the cache.
+/// Returns a function that converts an I/O error into [`PrepareFault::CacheFile`].
 pub(super) fn file_fault(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> PrepareFault {
     let path = path.display().to_string();
     move |source| PrepareFault::CacheFile { operation, path: path.clone(), source }

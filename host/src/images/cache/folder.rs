@@ -30,7 +30,7 @@ pub(super) enum FileKind {
 pub(super) struct CachedFile {
     pub(super) path: PathBuf,
     pub(super) kind: FileKind,
-    /// Bytes on the disk; sparse files take less than their length.
+    /// Disk usage. A sparse file uses less than its length.
     pub(super) bytes: u64,
     pub(super) used: SystemTime,
 }
@@ -42,7 +42,7 @@ pub(super) struct Cache {
     pub(super) merged: Merged,
     pub(super) blobs: Blobs,
     pub(super) records: Records,
-    /// Held by the task that writes a blob or a merged image.
+    /// Locks of the blobs and merged images that tasks of this process write.
     pub(super) locks: KeyedLocks,
 }
 
@@ -63,23 +63,24 @@ impl Cache {
         done.map_err(|source| PrepareFault::Lost { what: "files of the image cache".to_owned(), source })?
     }
 
-    /// The manifest that the reference was resolved to, if its blob is in the cache.
+    /// Returns the manifest that the reference was resolved to, if the manifest's blob is in the cache.
     pub(super) fn manifest(&self, image: &ImageRef) -> Option<Descriptor> {
         let manifest = self.records.find(image)?.manifest;
         self.blobs.has(&manifest).then_some(manifest)
     }
 
-    /// The configuration and then the layers of a manifest whose blob is in the cache.
+    /// Returns the descriptors of a manifest's configuration and then of its layers. The manifest's blob must be in the
+    /// cache.
     pub(super) fn parts(&self, name: &str, manifest: &Descriptor) -> Result<Vec<Descriptor>, ImageFault> {
         merge::parts(name, &self.folder, manifest)
     }
 
-    /// Reads the manifest and the configuration of an image whose blobs are in the cache; `name` is for errors.
+    /// Reads the manifest and the configuration of an image from the cache. Errors quote `name`.
     pub(super) fn image(&self, name: String, manifest: &Descriptor) -> Result<FoundImage, ImageFault> {
         FoundImage::in_blobs(name, &self.folder, manifest)
     }
 
-    /// All finished files.
+    /// Returns all finished files.
     pub(super) fn files(&self) -> Vec<CachedFile> {
         let mut all = files_in(self.merged.folder(), FileKind::Merged);
         for folder in self.merged.other_folders() {

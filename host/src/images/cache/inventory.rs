@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The cache as operators see it: images listed, inspected, removed and pruned by hand.
+//! Lists, inspects, removes and prunes images in the cache, for operators.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,29 +18,29 @@ use super::{
 };
 use crate::domain::image::ImageRef;
 
-/// Tries of a removal to lock the blobs, before it leaves an image's layers to a later one.
+/// Number of attempts to lock the blobs. After the last failed attempt, a removal leaves the blobs to a later removal.
 const LOCK_TRIES: u32 = 10;
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Characters of a digest that are enough to name an image.
+/// Minimum length of a digest's prefix that names an image.
 const DIGEST_CHARS_MIN: usize = 6;
 
 /// An image in the cache.
 #[derive(Clone, Debug, Serialize)]
 pub struct CachedImage {
-    /// Its references: none if only the merged file is left, several if they were resolved to the same manifest.
+    /// Empty if only the merged file is left. Several references can be resolved to the same manifest.
     pub references: Vec<String>,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: String,
-    /// Bytes on the disk of the file that machines use; 0 if it is not merged.
+    /// Disk usage of the merged file; 0 if the image is not merged.
     pub merged_bytes: u64,
-    /// Bytes on the disk of its layers and documents, including those that other images share.
+    /// Disk usage of the image's layers and documents, including blobs that other images share.
     pub pulled_bytes: u64,
-    /// When a reference was last resolved to it, in seconds since the epoch.
+    /// Time when a reference was last resolved to the image, in seconds since the epoch.
     pub resolved_unix_s: Option<u64>,
-    /// When it was last used, in seconds since the epoch.
+    /// Time of the last use, in seconds since the epoch.
     pub used_unix_s: u64,
-    /// Processes that use it now.
+    /// Processes that use the image now.
     pub users: Vec<LeaseHolder>,
 }
 
@@ -68,10 +68,8 @@ pub struct UnknownImage {
 /// An image could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveFault {
-    /// The cache does not have it.
     #[error(transparent)]
     Unknown(#[from] UnknownImage),
-    /// A machine uses it.
     #[error("the image {name} is in use by {}", pids(users))]
     InUse { name: String, users: Vec<LeaseHolder> },
 }
@@ -83,8 +81,8 @@ fn pids(users: &[LeaseHolder]) -> String {
     users.iter().map(|user| format!("process {}", user.pid)).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes a reference, and with the image's last one everything that only this image needs. With a digest, removes the
-/// image and all its references.
+/// Removes a reference, and also the merged image if no reference is left. Given a digest, removes the merged image and
+/// all its references. Also removes blobs that no image needs.
 pub(super) fn remove(cache: &Cache, name: &str) -> Result<Removed, RemoveFault> {
     let found = find(cache, name)?;
     let full = full_name(name);
@@ -107,14 +105,14 @@ pub(super) fn remove(cache: &Cache, name: &str) -> Result<Removed, RemoveFault> 
     Ok(removed)
 }
 
-/// Evicts by the rules, and removes blobs that no image needs.
+/// Evicts files by the rules, and removes blobs that no image needs.
 pub(super) fn prune(cache: &Cache, rules: &EvictionRules) -> Removed {
     let mut removed = evict::evict(cache, rules);
     removed += remove_unneeded(cache);
     removed
 }
 
-/// Completes a reference as records have it: `python` becomes `docker.io/library/python:latest`.
+/// Expands a reference to its full form, as in records: `python` becomes `docker.io/library/python:latest`.
 fn full_name(name: &str) -> String {
     name.parse::<ImageRef>().map_or_else(|_| name.to_owned(), |image| image.to_string())
 }
@@ -124,7 +122,7 @@ pub(super) fn find(cache: &Cache, name: &str) -> Result<CachedImage, UnknownImag
     let full = full_name(name);
     let all = list(cache);
     let by_reference = all.iter().find(|image| image.references.contains(&full));
-    // With or without the algorithm: `ls` shows digests without it.
+    // A prefix may start after the algorithm, which `ls` does not show.
     let is_digest = |image: &&CachedImage| {
         let hex = image.digest.split_once(':').map_or(&*image.digest, |(_, hex)| hex);
         name.len() >= DIGEST_CHARS_MIN && (image.digest.starts_with(name) || hex.starts_with(name))
@@ -161,7 +159,7 @@ pub(super) fn list(cache: &Cache) -> Vec<CachedImage> {
     all
 }
 
-/// The paths of an image's manifest and, if that is in the cache, of its parts.
+/// Returns the path of an image's manifest. Includes the paths of the manifest's parts if the manifest is in the cache.
 fn blob_paths(cache: &Cache, manifest: &Descriptor) -> impl Iterator<Item = PathBuf> {
     let mut blobs = vec![manifest.clone()];
     if cache.blobs.has(manifest) {
@@ -170,7 +168,7 @@ fn blob_paths(cache: &Cache, manifest: &Descriptor) -> impl Iterator<Item = Path
     blobs.into_iter().map(|blob| cache.blobs.path_of(blob.digest()))
 }
 
-/// Removes the blobs that no record's image has, unless other processes pull without a pause.
+/// Removes the blobs that no recorded image needs. Removes nothing if the blobs stay locked by pulls or merges.
 fn remove_unneeded(cache: &Cache) -> Removed {
     let mut removed = Removed::default();
     let lock = (0..LOCK_TRIES).find_map(|at| {

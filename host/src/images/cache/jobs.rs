@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Preparations that several callers wait for: the first caller starts the task, all subscribe to its progress, and the
-//! task is aborted when the last one stops waiting.
+//! Preparations that several callers share. The first caller starts a task, and all callers subscribe to the task's
+//! progress. The task is aborted when the last caller stops waiting.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ pub(super) struct Job {
 }
 
 impl Jobs {
-    /// Joins the job of this key, or starts it with the future that `start` returns.
+    /// Joins the running job of this key. Without a running job, starts one with the future that `start` returns.
     pub(super) fn join<F>(&self, key: Key, start: impl FnOnce(StageSender) -> F) -> Arc<Job>
     where
         F: Future<Output = Result<PreparedImage, PrepareFault>> + Send + 'static,
@@ -45,7 +45,7 @@ impl Jobs {
         let mut jobs = lock(&self.0);
         jobs.retain(|_, job| job.strong_count() > 0);
         let running = jobs.get(&key).and_then(Weak::upgrade);
-        // The outcome of a finished job is outdated, even while a caller still reads it.
+        // The outcome of a finished job is outdated, even if another caller has not read the outcome yet.
         if let Some(job) = running.filter(|job| job.outcome.peek().is_none()) {
             return job;
         }
@@ -61,7 +61,7 @@ impl Jobs {
 }
 
 impl Job {
-    /// Waits for the outcome; until then `on_stage` is called with each stage, starting with the current one.
+    /// Waits for the outcome. Meanwhile calls `on_stage` with the current stage and with later stages.
     pub(super) async fn outcome(&self, on_stage: &(dyn Fn(Stage) + Send + Sync)) -> Outcome {
         let (mut outcome, mut stages) = (self.outcome.clone(), self.stages.clone());
         stages.mark_changed();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Locks by path, so that two tasks of this process never write the same file.
+//! Locks by path, which prevent two tasks of this process from writing the same file at once.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::mutex::lock;
 
-/// One lock per path that a task holds or waits for.
+/// Stores a lock for each path that a task has locked or waits to lock.
 #[derive(Debug, Default)]
 pub(super) struct KeyedLocks(Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>);
 
 impl KeyedLocks {
-    /// Waits until no other task of this process holds the lock of this path.
+    /// Locks this path. Waits while another task of this process holds the lock.
     pub(super) async fn lock(&self, path: &Path) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = lock(&self.0);

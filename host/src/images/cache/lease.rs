@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Leases: a machine holds a shared `flock` on its merged image, whichever server it belongs to. A removal takes the
-//! lock exclusively, and so fails while the image is in use.
+//! Leases on merged images. Each server holds a shared `flock` on the images of its machines. A removal needs the
+//! exclusive `flock`, so it fails while any machine uses the image.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-/// Keeps a file from being removed until this drops.
+/// A lease on a file. Prevents the removal of the file until the lease drops.
 #[derive(Debug)]
 pub struct Lease {
     _file: File,
@@ -22,12 +22,12 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct LeaseHolder {
     pub pid: u32,
-    /// Its leases: one per machine.
+    /// Number of the process's leases on the image.
     pub uses: u32,
 }
 
-/// Takes a lease on a file, and marks it as used now; `None` if it does not exist. Waits for a running removal, which
-/// is short.
+/// Acquires a lease on a file, and marks the file as used now. Returns `None` if the file does not exist. Waits for a
+/// running removal, which is short.
 pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
     loop {
         let file = match File::open(path) {
@@ -36,7 +36,7 @@ pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
             Err(error) => return Err(error),
         };
         file.lock_shared()?;
-        // It may have been removed between open and lock.
+        // The file may have been removed between open and lock.
         if is_at(&file, path)? {
             file.set_modified(SystemTime::now())?;
             return Ok(Some(Lease { _file: file }));
@@ -44,12 +44,12 @@ pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
     }
 }
 
-/// Whether any process has a lease on a file.
+/// Returns whether any process has a lease on a file.
 pub(super) fn is_leased(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// Removes a file without leases, and returns whether it did.
+/// Removes a file unless it is leased. Returns whether the file was removed.
 pub(super) fn remove_unleased(path: &Path) -> io::Result<bool> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -77,21 +77,21 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Marks a file as used now. Failures are ignored: the file is only evicted earlier.
+/// Marks a file as used now. Failures are ignored, because their only effect is an earlier eviction.
 pub(super) fn touch(path: &Path) {
     if let Ok(file) = File::open(path) {
         let _ = file.set_modified(SystemTime::now());
     }
 }
 
-/// The processes with leases on a file, as far as `/proc/locks` shows them to this process.
+/// Returns the processes with leases on a file, except processes that `/proc/locks` hides from this process.
 pub(super) fn holders(path: &Path) -> Vec<LeaseHolder> {
     let (Ok(metadata), Ok(locks)) = (fs::metadata(path), fs::read_to_string("/proc/locks")) else { return Vec::new() };
     holders_in(&locks, metadata.ino())
 }
 
-/// The holders of `flock` locks on an inode. Some file systems show another device there than `stat` does, so only the
-/// inode is compared.
+/// Returns the holders of `flock` locks on an inode, from the content of `/proc/locks`. Only the inode is compared,
+/// because some file systems show different devices in `/proc/locks` and in `stat`.
 fn holders_in(locks: &str, inode: u64) -> Vec<LeaseHolder> {
     let mut uses: BTreeMap<u32, u32> = BTreeMap::new();
     for line in locks.lines() {

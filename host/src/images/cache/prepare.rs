@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! From a reference to a merged image: only what the cache lacks is pulled or merged.
+//! Prepares the merged image of a reference. Pulls and merges only the parts that the cache does not have.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
 /// An image that machines can start from.
 #[derive(Clone, Debug)]
 pub struct PreparedImage {
-    /// The root file system, shared by all machines of the image and never written to.
+    /// The file of the root file system. All machines of the image share the file and never write to it.
     pub erofs: PathBuf,
     /// The image's environment variables, names and values.
     pub env: Vec<(String, String)>,
@@ -34,7 +34,7 @@ pub struct PreparedImage {
     pub working_directory: Option<String>,
     /// The image's own guest agent, if it declares one.
     pub agent: Option<ImageAgent>,
-    /// Keeps the file from being evicted, by this and by other processes, until the last clone drops.
+    /// Prevents the eviction of the file by this and other processes, until the last clone drops.
     pub lease: Arc<Lease>,
 }
 
@@ -77,7 +77,7 @@ impl Preparer {
         evict::evict(&self.cache, &self.rules)
     }
 
-    /// Also returns whether a merged image was added to the cache.
+    /// Prepares the image under the caller's lock. Also returns whether a merged image was added to the cache.
     async fn prepare_locked(
         &self,
         image: &ImageRef,
@@ -98,13 +98,15 @@ impl Preparer {
         let image = image.clone();
         self.cache
             .blocking(move |cache| {
-                // The puller has recorded a registry's image; a local one is recorded once its layers have been merged.
+                // The puller records registry images. A local image is recorded here, after its layers have been
+                // merged.
                 let is_local = !matches!(image, ImageRef::Registry(_));
                 let digest = manifest.digest();
                 if is_local && cache.records.find(&image).is_none_or(|record| record.manifest.digest() != digest) {
                     cache.records.put(&image, &manifest)?;
                 }
-                // The configuration, which comes first, is read each time. A local image's is not in the cache.
+                // The first part is the configuration, which each preparation reads. The cache does not have the parts
+                // of a local image.
                 let name = image.to_string();
                 let parts = cache.parts(&name, &manifest).unwrap_or_default();
                 cache.blobs.touch(parts.first().map(Descriptor::digest).into_iter().chain([digest]));
@@ -115,7 +117,7 @@ impl Preparer {
         Ok((PreparedImage { erofs, env, working_directory, agent, lease: Arc::new(lease) }, is_new))
     }
 
-    /// Returns the merged image with a lease on it, and whether it was merged just now.
+    /// Returns the merged image, a lease on the image, and whether this call merged it.
     async fn merge(&self, found: FoundImage, stages: &StageSender) -> Result<(PathBuf, Lease, bool), PrepareFault> {
         let path = self.cache.merged.path_of(found.manifest().digest());
         if let Some(lease) = self.lease(path.clone()).await? {
@@ -134,7 +136,7 @@ impl Preparer {
             move || {
                 let merged = cache.merged.merge(&found, &control);
                 cache.blobs.touch(found.layers().map(Descriptor::digest));
-                // Released when the thread is done, which may be after the caller has been dropped.
+                // The lock and the permit are released here, which can be after the caller's future has been dropped.
                 drop((lock, permit));
                 merged
             }
@@ -143,7 +145,7 @@ impl Preparer {
         merged.map_err(|source| PrepareFault::Lost { what: path.display().to_string(), source })??;
         match self.lease(path.clone()).await? {
             Some(lease) => Ok((path, lease, true)),
-            // Another process removed the image since; that was deliberate, so it is not merged again.
+            // Another process has deliberately removed the image since the merge, so this call does not merge again.
             None => Err(file_fault("find", &path)(io::ErrorKind::NotFound.into())),
         }
     }
@@ -152,8 +154,8 @@ impl Preparer {
         self.cache.blocking(move |_| lease::lease(&path).map_err(file_fault("use", &path))).await
     }
 
-    /// After a failure: removes the image's corrupt blobs, and says whether there were any, so that a retry makes
-    /// sense.
+    /// Removes the image's corrupt blobs after a failure. Returns whether any blob was removed, because only then a
+    /// retry makes sense.
     async fn remove_corrupt(&self, image: &ImageRef) -> bool {
         let image = image.clone();
         let removed = self.cache.blocking(move |cache| {
@@ -167,7 +169,7 @@ impl Preparer {
     }
 }
 
-/// Cancels the merge when its caller is dropped: a thread cannot be aborted.
+/// Cancels the merge when the caller's future is dropped, because a thread cannot be aborted.
 #[derive(Default)]
 struct CancelOnDrop(Arc<MergeControl>);
 

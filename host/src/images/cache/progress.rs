@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Progress of a preparation: one watch channel per job, written by the pull and the merge, read by all callers.
+//! Progress of a preparation. Each job has one watch channel: the pull and the merge write to the channel, and all
+//! callers read from the channel.
 
 use std::{pin::pin, time::Duration};
 
@@ -11,14 +12,14 @@ use tokio::{
 
 use crate::domain::stage::{Amount, Stage};
 
-/// Fast enough for a progress bar.
+/// Short enough for a progress bar.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Sends the current stage; none until the first one begins.
+/// A sender of the current stage, which is `None` until the first stage begins.
 pub(super) type StageSender = watch::Sender<Option<Stage>>;
 
-/// Runs `work`, and meanwhile sends how many of `total` bytes are done: at most once per percent, so that a slow pull
-/// does not use up the reports of an MCP call.
+/// Runs `work`, and meanwhile sends the number of bytes that are done. Sends at most one report per percent of `total`,
+/// so a slow pull does not exhaust the report limit of an MCP call.
 pub(super) async fn report_while<T>(
     work: impl Future<Output = T>,
     stages: &StageSender,
@@ -30,7 +31,7 @@ pub(super) async fn report_while<T>(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // The first tick comes at once, and reports that the stage begins.
+            // The first tick fires at once, and reports the start of the stage.
             biased;
             _ = ticks.tick() => {
                 let amount = Amount { done: done().min(total), total };

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! From a registry to blobs: the manifest that the tag names, then the blobs that the cache lacks.
+//! Pulls images from registries: first the manifest that the reference names, then the blobs that the cache does not
+//! have.
 
 use std::{
     convert::Infallible,
@@ -32,19 +33,19 @@ use crate::{
     },
 };
 
-/// Concurrent downloads of one image's blobs.
+/// Maximum number of concurrent downloads of one image's blobs.
 const DOWNLOADS_AT_ONCE: usize = 4;
 
-/// Bytes of one blob as it is stored; registries reject larger ones.
+/// Maximum bytes of one stored blob. Registries reject larger blobs.
 const BLOB_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
 
-/// Seldom enough for a log.
+/// Interval of progress messages in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Says when the registry is asked what a reference means.
+/// Controls when a reference is resolved in the registry.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Resolve {
-    /// Only if the cache does not know.
+    /// Only if the cache cannot resolve the reference.
     IfUnknown,
     /// Always, because a tag may have moved.
     Always,
@@ -58,7 +59,7 @@ pub(super) struct Puller {
 }
 
 impl Puller {
-    /// Downloads the blobs of an image that are needed and not in the cache, and reads its configuration.
+    /// Downloads the blobs of an image that are needed and not in the cache, and reads the image's configuration.
     pub(super) async fn pull(
         &self,
         image: &ImageRef,
@@ -95,7 +96,7 @@ impl Puller {
         let image = image.clone();
         self.cache
             .blocking(move |cache| {
-                // Recorded last, so that a record's blobs are complete.
+                // The record is written last, after all needed blobs of the image are complete.
                 if resolve == Resolve::Always
                     || cache.records.find(&image).is_none_or(|record| record.manifest != manifest)
                 {
@@ -106,7 +107,7 @@ impl Puller {
             .await
     }
 
-    /// Finds the image's manifest for this machine's platform in the registry, and stores it.
+    /// Fetches the image's manifest for this machine's platform, and stores the manifest in the cache.
     async fn resolve(&self, name: &str, session: &Session<'_>) -> Result<Descriptor, PrepareFault> {
         let faulty = |source| layout_fault(name, source);
         let mut document = session.top().await.map_err(pull_fault(name))?;
@@ -169,7 +170,7 @@ impl Puller {
         blob: Descriptor,
         received: &AtomicU64,
     ) -> Result<(), PrepareFault> {
-        // Images share layers, and two of them can be pulled at the same time.
+        // Images share layers, so two concurrent pulls can need the same blob.
         let _lock = self.cache.locks.lock(&self.cache.blobs.path_of(blob.digest())).await;
         if self.cache.blobs.has(&blob) {
             received.fetch_add(blob.size(), Ordering::Relaxed);
@@ -182,14 +183,14 @@ impl Puller {
     }
 }
 
-/// Returns the blobs that are needed and not in the cache. Layers are needed only to merge them.
+/// Returns the blobs that are needed and not in the cache. Layers are needed only if the image is not merged yet.
 fn missing(cache: &Cache, name: &str, manifest: &Descriptor) -> Result<Vec<Descriptor>, PrepareFault> {
     let parts = cache.parts(name, manifest)?;
     let is_merged = cache.merged.path_of(manifest.digest()).is_file();
     let needed = if is_merged { 1 } else { parts.len() };
     let mut missing: Vec<Descriptor> = Vec::new();
     for part in parts.into_iter().take(needed) {
-        // An image may have a layer twice.
+        // An image may contain the same layer twice.
         if !cache.blobs.has(&part) && !missing.iter().any(|other| other.digest() == part.digest()) {
             missing.push(part);
         }

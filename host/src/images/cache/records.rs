@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Records of what references were resolved to: one small file each, replaced when the reference is pulled again.
+//! Records of the manifests that references were resolved to. Each reference has one small file, which is replaced when
+//! the reference is resolved again.
 
 use std::{
     fs,
@@ -17,13 +18,13 @@ use crate::{domain::image::ImageRef, files::draft::DraftFolder};
 
 const FOLDER: &str = "records";
 
-/// Bytes of a record: a reference has at most 4.5 KiB, and a descriptor's annotations are left out.
+/// Maximum bytes of a record. A reference has at most 4.5 KiB, and the descriptor is stored without annotations.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// The manifest that a reference was resolved to.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(super) struct Record {
-    /// In its full form, with registry and tag.
+    /// The reference in its full form, with registry and tag.
     pub(super) reference: String,
     /// The manifest for this machine's platform.
     pub(super) manifest: Descriptor,
@@ -44,7 +45,8 @@ impl Records {
         self.folder.path()
     }
 
-    /// The path of a reference's record. Its name is a hash, because references have characters that file names cannot.
+    /// Returns the path of a reference's record. The file name is a hash, because references contain characters that
+    /// are invalid in file names.
     pub(super) fn path_of(&self, image: &str) -> PathBuf {
         let name: String = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
         self.folder.path().join(format!("{name}.json"))
@@ -71,7 +73,7 @@ impl Records {
         Ok(draft.replace(&path)?)
     }
 
-    /// All records with their paths, sorted by reference.
+    /// Returns all valid records with their paths, sorted by reference.
     pub(super) fn all(&self) -> Vec<(PathBuf, Record)> {
         let Ok(entries) = fs::read_dir(self.folder.path()) else { return Vec::new() };
         let paths = entries.filter_map(Result::ok).map(|entry| entry.path());

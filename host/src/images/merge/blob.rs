@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Blobs, hashed while they are read: the content is not trusted before `finish` has verified the digest.
+//! Reads and hashes blobs. The content must not be trusted before `finish` has verified the digest.
 
 use std::io::{self, Read};
 
@@ -9,30 +9,25 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::file_range::FileRange;
 
-/// Buffer for content that is only hashed.
+/// Size of the buffer for content that is only hashed.
 const DRAIN_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A blob does not match its descriptor.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobFault {
-    /// The blob does not exist.
     #[error("the blob {digest} is missing")]
     Missing { digest: String },
-    /// The digest's algorithm is not supported.
     #[error("the digest {digest} is neither sha256 nor sha512")]
     Algorithm { digest: String },
-    /// The length differs.
     #[error("the blob {digest} has {found} bytes; its descriptor says {expected}")]
     Size { digest: String, expected: u64, found: u64 },
-    /// The content differs.
     #[error("the blob {digest} is corrupt: its content has the digest {found}")]
     Digest { digest: String, found: String },
-    /// The file cannot be read.
     #[error("failed to read the blob {digest}")]
     Read { digest: String, source: io::Error },
 }
 
-/// Hashes content by the algorithm of its digest.
+/// Hashes content with the algorithm of the content's digest.
 pub(crate) enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
@@ -70,7 +65,7 @@ impl Hasher {
     }
 }
 
-/// Reads a blob and hashes what it reads.
+/// A reader that hashes the content of a blob.
 pub(super) struct BlobReader {
     content: FileRange,
     hasher: Hasher,
@@ -79,7 +74,7 @@ pub(super) struct BlobReader {
 }
 
 impl BlobReader {
-    /// Checks the size of the blob; `content` is the whole blob as it is stored.
+    /// Creates a reader, and checks the size of the blob. `content` is the whole blob as it is stored.
     pub(super) fn new(content: FileRange, descriptor: &Descriptor) -> Result<Self, BlobFault> {
         let digest = descriptor.digest().clone();
         let Some(hasher) = Hasher::of(&digest) else {
@@ -92,7 +87,7 @@ impl BlobReader {
         Ok(Self { content, hasher, digest, bytes: expected })
     }
 
-    /// Reads the rest, then verifies the digest of the whole blob.
+    /// Reads the rest of the blob, and verifies the digest of the whole blob.
     pub(super) fn finish(mut self) -> Result<(), BlobFault> {
         let mut buffer = vec![0; DRAIN_BUFFER_BYTES];
         loop {
@@ -116,7 +111,7 @@ impl BlobReader {
         Ok(())
     }
 
-    /// Reads and verifies a blob; the caller has checked that it fits into memory.
+    /// Reads and verifies the whole blob. The caller has checked that the blob fits into memory.
     pub(super) fn read_whole(mut self) -> Result<Vec<u8>, BlobFault> {
         let mut content = Vec::new();
         if let Err(source) = self.read_to_end(&mut content) {

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Checks an image's configuration: its environment, its working directory, its own guest agent.
+//! Checks an image's configuration: the environment, the working directory, and the labels of the image's guest agent.
 
 use oci_spec::image::ImageConfiguration;
 
 use super::limits::{ENV_BYTES_MAX, ENV_COUNT_MAX, PATH_BYTES_MAX};
 
-/// The protocol version of the image's agent, in decimal.
+/// Label with the protocol version of the image's agent, in decimal.
 const AGENT_PROTOCOL_LABEL: &str = "waggle.agent.protocol";
-/// The path of the image's agent.
+/// Label with the path of the image's agent.
 const AGENT_PATH_LABEL: &str = "waggle.agent.path";
 
 /// An image's own guest agent.
@@ -28,7 +28,7 @@ pub enum ConfigFault {
     TooLarge { bytes: usize },
     #[error("its environment has the invalid entry {entry:?}; must be NAME=VALUE without NUL")]
     InvalidVariable {
-        /// The entry, cut to what fits on a line.
+        /// The entry, cut to `SHOWN_CHARS_MAX` characters.
         entry: String,
     },
 }
@@ -50,8 +50,8 @@ pub(super) fn check(config: &ImageConfiguration) -> Result<CheckedConfig, Config
     Ok(CheckedConfig { env, working_directory, agent })
 }
 
-/// Build tools write the root if none is set. An invalid directory does not fail the image: commands then start in the
-/// sandbox user's home, as they do if the folder does not exist.
+/// Returns `None` for the root, which build tools write if no directory is set. An invalid directory is not an error:
+/// commands then start in the sandbox user's home, as with a directory that does not exist.
 fn check_working_directory(path: Option<&str>) -> Option<String> {
     let path = path.filter(|path| !path.trim_matches('/').is_empty())?;
     if !is_absolute_path(path) {
@@ -79,7 +79,7 @@ fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
     entries.iter().map(split).collect()
 }
 
-/// Invalid labels do not fail the image: the host's agent is used instead.
+/// Invalid labels are not an error: the host's agent is used instead.
 fn check_agent(protocol: Option<&str>, path: Option<&str>) -> Option<ImageAgent> {
     let (protocol, path) = (protocol?, path?);
     let has_parent = path.split('/').any(|component| component == "..");
@@ -102,7 +102,7 @@ fn is_absolute_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
 }
 
-/// Characters of an invalid value that an error or a log line quotes.
+/// Maximum number of characters of an invalid value that an error or a log line quotes.
 const SHOWN_CHARS_MAX: usize = 200;
 
 fn shorten(text: &str) -> String {

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Progress and cancellation of a merge, shared between its thread and the task that waits for it.
+//! Progress and cancellation of a merge, shared between the merge's thread and the task that waits for the thread.
 
 use std::{
     io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-/// Counts what a merge has read, and cancels it.
+/// Counts the bytes that a merge has read, and cancels the merge.
 #[derive(Debug, Default)]
 pub struct MergeControl {
     cancelled: AtomicBool,
@@ -20,7 +20,7 @@ impl MergeControl {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Bytes of the layers, as they are stored, that have been read.
+    /// Number of stored layer bytes that have been read, before decompression.
     #[must_use]
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.load(Ordering::Relaxed)

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Names of layer entries: checked, split into components, and distinguished from whiteouts.
+//! Checks the names of layer entries, splits names into components, and recognizes whiteouts.
 
 use super::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 
-/// Marks a deletion; the layer specification has it from AUFS.
+/// Prefix of a name that marks a deletion. The layer specification adopted the prefix from AUFS.
 const WHITEOUT_PREFIX: &str = ".wh.";
 const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
-/// Internal files of AUFS, which the image tools ignore too.
+/// Prefix of AUFS's internal files, which the image tools ignore too.
 const AUFS_PREFIX: &str = ".wh..wh.";
 
 /// The reason why a name is invalid in a layer.
@@ -21,7 +21,6 @@ pub enum NameFlaw {
     /// The EROFS writer requires UTF-8.
     #[error("it is not UTF-8")]
     NotUtf8,
-    /// A component exceeds `NAME_MAX` of Linux.
     #[error("it has a component of {bytes} bytes; at most {NAME_BYTES_MAX} are allowed")]
     ComponentTooLong { bytes: usize },
     #[error("it has {bytes} bytes; at most {PATH_BYTES_MAX} are allowed")]
@@ -40,14 +39,14 @@ pub(super) enum Request<'a> {
     Root,
     /// Add an entry of this name.
     Put(&'a str),
-    /// Remove this name from the layers below.
+    /// Remove the entry of this name, if lower layers added it.
     Delete(&'a str),
-    /// Remove the folder's entries of the layers below.
+    /// Remove all entries that lower layers added to the folder.
     Empty,
     Ignore,
 }
 
-/// Splits a name into its folders and the request for the last component.
+/// Splits a name into its folders and the request in its last component.
 ///
 /// Leading slashes and `.` components are ignored: some tools write `./etc`, others `/etc`.
 pub(super) fn parse_name(name: &[u8]) -> Result<(Vec<&str>, Request<'_>), NameFlaw> {

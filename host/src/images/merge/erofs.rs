@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Writes the merged tree as an EROFS image, uncompressed, with blocks of 4 KiB.
+//! Writes the merged tree as an uncompressed EROFS image with blocks of 4 KiB.
 //!
-//! The writer is the crate `erofs-builder`. It keeps files of up to a block in memory, searches folders linearly and
-//! recurses into them, so the tree is measured against the limits before it is written. It is async, but sink and
-//! sources here are always ready, so polling a future once completes it, on a thread that may block.
+//! The writer is from the crate `erofs-builder`. The writer keeps files of up to a block in memory, searches folders
+//! linearly and recurses into folders, so the tree is first checked against the limits. The writer is async, but the
+//! sink and the sources here are always ready, so each future completes at the first poll. The poll can block the
+//! thread.
 
 use std::{
     fs::File,
@@ -29,25 +30,24 @@ use super::{
     xattrs,
 };
 
-/// The writer makes many small writes.
+/// Size of the sink's buffer, which is large because the writer makes many small writes.
 const SINK_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// An image could not be written as EROFS.
 #[derive(Debug, thiserror::Error)]
 pub enum ErofsFault {
-    /// The merged image exceeds a limit.
     #[error("the merged image has {found} {what}; at most {max} are allowed")]
     TooMuch { what: &'static str, found: u64, max: u64 },
     /// The spool file cannot be read, or the image cannot be written.
     #[error("failed to write the merged image at {path:?}")]
     Write {
-        /// The entry that was being written; empty after the last one.
+        /// The entry that was being written; empty after the last entry.
         path: String,
         source: io::Error,
     },
 }
 
-/// The cost of writing a tree.
+/// The measured size of a tree, and the cost of writing it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Measure {
     pub(super) entries: u64,
@@ -58,7 +58,7 @@ pub(super) struct Measure {
     steps: u64,
 }
 
-/// Writes the tree to `out`, with the contents from `spool`, and returns its measure.
+/// Writes the tree to `out`, with the file contents from `spool`. Returns the tree's measure.
 pub(super) fn write(
     tree: &Tree,
     spool: &Arc<File>,
@@ -79,7 +79,7 @@ pub(super) fn write(
     let mut pending: Vec<(String, &Children)> =
         tree.root().children().map(|root| (String::new(), root)).into_iter().collect();
     while let Some((folder, children)) = pending.pop() {
-        // Folders first: the writer searches for each entry's parents from the start of a folder.
+        // Folders are written first, because the writer searches a folder from its start for each parent of an entry.
         let (folders, leaves): (Vec<_>, Vec<_>) = children.iter().partition(|(_, node)| node.children().is_some());
         for (name, node) in &folders {
             let path = format!("{folder}/{name}");
@@ -132,7 +132,7 @@ fn inode(kind: u16, rdev: u32, meta: &Meta) -> InodeMeta {
     }
 }
 
-/// Linux's `new_encode_dev`: 12 bits of major, 20 of minor.
+/// Encodes a device number like Linux's `new_encode_dev`: 12 bits of the major number, 20 bits of the minor number.
 fn device(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
 }
@@ -185,7 +185,7 @@ struct Unmeasured<'a> {
     children: &'a Children,
     path_bytes: u64,
     depth: u64,
-    /// Comparisons to find it.
+    /// Number of comparisons that the writer makes to find the folder.
     lookup_steps: u64,
 }
 
@@ -206,12 +206,12 @@ impl Measure {
     }
 }
 
-/// Completes a future that is always ready.
+/// Polls a future once. Fails if the future is pending.
 fn finish_now<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     future.now_or_never().unwrap_or_else(|| Err(io::Error::other("the EROFS writer returned a pending future")))
 }
 
-/// The image's file for the async writer; fails once the merge is cancelled.
+/// The sink of the async writer, which writes to the image's file. Writes fail once the merge is cancelled.
 struct Sink<'a> {
     file: BufWriter<&'a File>,
     control: &'a MergeControl,
@@ -262,7 +262,7 @@ mod tests {
     fn measure_counts_the_paths_in_memory() {
         let measure = measure(&tree_of(&["a/bc/d", "e"])).unwrap();
         assert_eq!(measure.entries, 5);
-        // Twice "/a" and "/a/bc", then "/a/bc/d" and "/e".
+        // Twice the lengths of "/a" and "/a/bc", plus the lengths of "/a/bc/d" and "/e".
         assert_eq!(measure.path_bytes, 2 * 2 + 2 * 5 + 7 + 2);
     }
 
@@ -270,7 +270,7 @@ mod tests {
     fn measure_counts_deep_paths_and_long_names_as_steps() {
         let deep = format!("{}x", "folder/".repeat(200));
         let steps = |paths: &[&str]| measure(&tree_of(paths)).unwrap().steps;
-        // Each of 201 folders hashes each prefix of its path.
+        // For each of the 201 entries, the writer hashes each prefix of the entry's path.
         assert!(steps(&[&deep]) > 200 * 200 / 2 * 200 / HASHED_BYTES_PER_STEP, "{}", steps(&[&deep]));
         let short: Vec<_> = (0..100).map(|number| format!("{number:03}")).collect();
         let long: Vec<_> = short.iter().map(|name| format!("{}{name}", "n".repeat(NAME_BYTES_MAX - 3))).collect();

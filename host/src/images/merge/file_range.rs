@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A reader of a part of a file, with its own position.
+//! A reader of a part of a file. Each reader has a separate position.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Reads `bytes` bytes of a file, starting at `offset`; ends early if the file does.
+/// A range of a file, and a position in the range. Reads end early if the file is shorter than the range.
 #[derive(Clone, Debug)]
 pub(super) struct FileRange {
     file: Arc<File>,
@@ -26,7 +26,7 @@ impl FileRange {
         Self { file, position: offset, end: offset.saturating_add(bytes) }
     }
 
-    /// Remaining bytes, if the file is long enough.
+    /// Number of bytes left in the range. A short file has fewer bytes left.
     pub(super) fn bytes_left(&self) -> u64 {
         self.end.saturating_sub(self.position)
     }
@@ -42,7 +42,7 @@ impl Read for FileRange {
     }
 }
 
-/// Blocks and is always ready: the EROFS writer is async, but runs on a thread that may block.
+/// A poll blocks and is always ready. The EROFS writer is async, but runs on a thread that may block.
 impl AsyncRead for FileRange {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = self.read(buffer.initialize_unfilled());

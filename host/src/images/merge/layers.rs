@@ -7,8 +7,8 @@
 //!                                               └─ contents ──▶ spool file ────────┴─▶ EROFS
 //! ```
 //!
-//! Contents are spooled to an unnamed file, because an upper layer may remove files of a lower one. During the merge
-//! the file takes as much disk as the layers have expanded bytes.
+//! File contents are spooled to an unnamed temporary file, because an upper layer may remove files of a lower layer.
+//! During the merge, the spool file needs disk space for the contents of all layers.
 
 use std::{
     fs::File,
@@ -31,28 +31,24 @@ use super::{
     tree::{EntryFault, Extent, Tree},
 };
 
-/// Buffer for reading blobs and for writing the spool.
+/// Size of the buffers for reading blobs, for decompression, and for writing the spool file.
 const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 
-/// log2 of the largest window of a zstd layer: 128 MiB, the default of `zstd --long`.
+/// Limit of a zstd layer's window size, as log2: 128 MiB, the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Layers could not be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeFault {
-    /// A layer's blob cannot be opened.
     #[error("failed to open the layer {digest}")]
     Open { digest: String, source: LayoutFault },
-    /// A layer's blob does not match its digest.
     #[error("failed to verify the layer {digest}")]
     Blob { digest: String, source: BlobFault },
     /// A layer's content is damaged or malicious, although its digest matches.
     #[error("failed to read the layer {digest}")]
     Layer { digest: String, source: LayerFault },
-    /// The spool file cannot be created or written.
     #[error("failed to spool the layers' files in {folder}")]
     Spool { folder: String, source: io::Error },
-    /// The result cannot be written.
     #[error("failed to write the image")]
     Erofs { source: ErofsFault },
     /// The merge was cancelled by its [`MergeControl`].
@@ -63,19 +59,14 @@ pub enum MergeFault {
 /// A layer's content cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerFault {
-    /// Its archive is damaged.
     #[error("its archive is damaged or not supported")]
     Tar { source: TarFault },
-    /// An entry cannot be used.
     #[error("one of its entries cannot be used")]
     Entry { source: EntryFault },
-    /// It exceeds the limit of compression.
     #[error("it expands to more than {RATIO_MAX} times its size")]
     Ratio,
-    /// The image exceeds the limit of expanded bytes.
     #[error("with it the image's layers expand to more than {EXPANDED_BYTES_MAX} bytes")]
     Expanded,
-    /// The spool file cannot be written.
     #[error("failed to spool its files")]
     Spool { source: io::Error },
 }
@@ -121,7 +112,7 @@ impl Merge {
         if control.is_cancelled() {
             return Err(MergeFault::Cancelled);
         }
-        // A corrupt blob explains any fault of its content, so it is reported first.
+        // A corrupt blob explains any fault of the content, so a wrong digest is reported first.
         let verified = blob.finish();
         match (read, verified) {
             (_, Err(source)) => Err(MergeFault::Blob { digest: digest(), source }),
@@ -143,7 +134,7 @@ impl Merge {
         let image_bytes_max = EXPANDED_BYTES_MAX.saturating_sub(self.expanded_bytes);
         let mut expanded = Expanded { decoded, bytes: 0, bytes_max: bytes_max.min(image_bytes_max), control };
         let result = self.read_entries(at, &mut expanded).and_then(|()| {
-            // Bytes after the archive's end count too.
+            // Bytes after the archive's end count towards the limits too.
             io::copy(&mut expanded, &mut io::sink())
                 .map(|_| ())
                 .map_err(|source| LayerFault::Tar { source: read_fault(source) })
@@ -164,7 +155,7 @@ impl Merge {
         while let Some(entry) = archive.next_entry().map_err(|source| LayerFault::Tar { source })? {
             let mut extent = Extent::default();
             if let TarKind::File { bytes } = entry.kind {
-                // Holes take no bytes in the archive, but as many as other content in the image.
+                // The archive does not contain holes, but the image does, so their bytes count as expanded.
                 archive
                     .reader()
                     .count(entry.hole_bytes)
@@ -180,7 +171,7 @@ impl Merge {
     fn spool_content(&mut self, mut content: impl Read, control: &MergeControl) -> Result<(), LayerFault> {
         let mut buffer = [0; 16 * 1024];
         loop {
-            // Nothing is read for a hole, which can be long, so the reader does not notice a cancellation.
+            // A hole can be long, and the blob's reader is not called for it, so a cancellation is checked here.
             control.check().map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
             let read = match content.read(&mut buffer) {
                 Ok(0) => return Ok(()),
@@ -209,7 +200,7 @@ fn decode<'a>(blob: Counted<'a>, compression: Compression) -> io::Result<Box<dyn
     })
 }
 
-/// A layer before decompression; counts the bytes that have been read.
+/// A reader of the layer before decompression; counts the bytes that have been read.
 struct Counted<'a> {
     blob: &'a mut BlobReader,
     control: &'a MergeControl,
@@ -217,7 +208,7 @@ struct Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A decoder keeps reading while a blob expands to nothing, as a million empty gzip members do.
+        // A decoder reads on while the blob expands to nothing, for example from a million empty gzip members.
         self.control.check()?;
         let read = self.blob.read(buffer)?;
         self.control.add_read(read);
@@ -225,7 +216,7 @@ impl Read for Counted<'_> {
     }
 }
 
-/// A layer after decompression; fails at the limit of expanded bytes, or when the merge is cancelled.
+/// A reader of the layer after decompression. Fails above the limit of expanded bytes, or once the merge is cancelled.
 struct Expanded<'a> {
     decoded: Box<dyn Read + 'a>,
     bytes: u64,
@@ -260,7 +251,7 @@ mod tests {
     use super::*;
     use crate::images::merge::file_range::FileRange;
 
-    /// The blob expands to nothing, so a decoder reads all of it before it returns.
+    /// The blob expands to nothing, so without a cancellation the decoder would read the whole blob before returning.
     #[test]
     fn merge_of_empty_gzip_members_can_be_cancelled() {
         let member = GzEncoder::new(Vec::new(), Level::fast()).finish().unwrap();
@@ -278,7 +269,7 @@ mod tests {
         control.cancel();
         assert_eq!(decoded.read(&mut [0; 1]).unwrap_err().to_string(), "the merge was cancelled");
         drop(decoded);
-        // The decoder read its first buffer for the header.
+        // The decoder read one buffer before the cancellation, for the header.
         assert_eq!(control.read_bytes(), STREAM_BUFFER_BYTES as u64);
         blob.finish().unwrap();
     }

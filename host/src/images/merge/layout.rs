@@ -1,10 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads OCI layouts, in a folder or in a tar file, and the cache's blobs: from a tag to a manifest, its configuration
-//! and its layers.
+//! Reads images from OCI layouts, in a folder or in a tar file, and from the cache's blobs.
 //!
-//! The chain is `index.json` → (index →)* manifest → configuration and layers. Everything after `index.json` is a blob,
-//! named by its digest and verified against it.
+//! A tag is resolved along the chain `index.json` → (index →)* manifest → configuration and layers. Everything after
+//! `index.json` is a blob, which is named by its digest and verified against the digest.
 
 use oci_spec::image::{
     Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, OciLayout, Os, Platform,
@@ -48,7 +47,7 @@ pub(super) struct Image {
     pub(super) layers: Vec<Layer>,
 }
 
-/// Finds the image with this tag; without a tag, the only image or the one tagged `latest`.
+/// Finds the image with this tag. Without a tag, finds the only image or the image tagged `latest`.
 pub(super) fn find(source: &Source, tag: Option<&str>) -> Result<Image, LayoutFault> {
     check_version(source)?;
     let index: ImageIndex = parse("index.json", &source.read_document("index.json")?)?;
@@ -65,7 +64,7 @@ pub(super) fn find(source: &Source, tag: Option<&str>) -> Result<Image, LayoutFa
     read_image(source, manifest)
 }
 
-/// Reads the manifest and the configuration of an image, and checks them.
+/// Reads and checks the manifest and the configuration of an image.
 pub(super) fn read_image(source: &Source, manifest: Descriptor) -> Result<Image, LayoutFault> {
     let content = read_manifest(source, &manifest)?;
     let document = format!("the configuration {}", content.config().digest());
@@ -81,7 +80,8 @@ pub(super) fn read_image(source: &Source, manifest: Descriptor) -> Result<Image,
     Ok(Image { manifest, config, layers })
 }
 
-/// Returns the descriptors in a manifest: its configuration, then its layers, whose media types are supported.
+/// Returns the descriptors of a manifest's configuration and then of its layers. Fails if a layer's media type is
+/// unsupported.
 pub(super) fn read_parts(source: &Source, manifest: &Descriptor) -> Result<Vec<Descriptor>, LayoutFault> {
     let content = read_manifest(source, manifest)?;
     let config = content.config();
@@ -107,7 +107,7 @@ fn check_version(source: &Source) -> Result<(), LayoutFault> {
     if found.starts_with("1.") { Ok(()) } else { Err(LayoutFault::Version { found: found.clone() }) }
 }
 
-/// Returns the descriptors with a tag: several if the layout has one per platform.
+/// Returns the descriptors of the image with this tag: several if the layout has one descriptor per platform.
 fn choose_tag<'a>(all: &'a [Descriptor], tag: Option<&str>) -> Result<Vec<&'a Descriptor>, LayoutFault> {
     let tag_of = |descriptor: &'a Descriptor| descriptor.annotations().as_ref()?.get(TAG_ANNOTATION);
     let with = |tag: &str| all.iter().filter(|one| tag_of(one).is_some_and(|found| found == tag)).collect::<Vec<_>>();
@@ -132,13 +132,13 @@ fn choose_tag<'a>(all: &'a [Descriptor], tag: Option<&str>) -> Result<Vec<&'a De
     }
 }
 
-/// A search through nested indexes for the first manifest of this platform. The caller reads the indexes, from a layout
-/// or from a registry.
+/// A search through nested indexes for the first manifest of this platform. The caller reads the indexes from a layout
+/// or a registry.
 #[derive(Debug)]
 pub(crate) struct PlatformSearch {
-    /// Descriptors to visit, the next one last, with the levels of indexes allowed below each.
+    /// Stack of descriptors to visit, each with the number of index levels allowed below it.
     pending: Vec<(Descriptor, u32)>,
-    /// The levels of indexes allowed below the index that the caller reads.
+    /// Number of index levels allowed below the index that the caller reads.
     depth_left: u32,
     indexes_left: u32,
     /// Other platforms that were found, for the error.
@@ -150,7 +150,7 @@ pub(crate) struct PlatformSearch {
 pub(crate) enum SearchStep {
     /// Read this index and pass its content to [`PlatformSearch::add`].
     Read(Descriptor),
-    /// The manifest; the search is over.
+    /// The manifest, which ends the search.
     Found(Descriptor),
 }
 
@@ -185,7 +185,7 @@ impl PlatformSearch {
         Err(if found.is_empty() { LayoutFault::Empty } else { LayoutFault::Platform { found } })
     }
 
-    /// Adds the content of the index that the last step returned.
+    /// Adds the content of the index that the last [`SearchStep::Read`] named.
     pub(crate) fn add(&mut self, content: &[u8]) -> Result<(), LayoutFault> {
         let index: ImageIndex = parse("an index of the image", content)?;
         let below = index.manifests().iter().rev().map(|descriptor| (descriptor.clone(), self.depth_left));
@@ -201,7 +201,8 @@ impl PlatformSearch {
     }
 }
 
-/// The media type of a manifest or an index without a descriptor: from its content, or else from the response's header.
+/// Returns the media type of a manifest or an index that has no descriptor. A media type in the content takes
+/// precedence over the response's header.
 pub(crate) fn media_type_of(content: &[u8], header: Option<&str>) -> Result<String, LayoutFault> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -220,7 +221,7 @@ pub(crate) fn media_type_of(content: &[u8], header: Option<&str>) -> Result<Stri
     Err(LayoutFault::MediaType { document: document.to_owned(), found: found.to_owned(), expected })
 }
 
-/// The `Accept` header of a request for a manifest.
+/// Returns the `Accept` header for requests for manifests.
 pub(crate) fn accepted_types() -> String {
     [INDEX_TYPES, MANIFEST_TYPES].concat().join(", ")
 }
@@ -269,7 +270,7 @@ fn parse<T: DeserializeOwned>(document: &str, content: &[u8]) -> Result<T, Layou
     serde_json::from_slice(content).map_err(|source| LayoutFault::Document { document: document.to_owned(), source })
 }
 
-/// Checks a document's own media type, which may be absent.
+/// Checks the media type that a document itself contains. A document without a media type is accepted.
 fn check_own_type(
     document: &str,
     found: Option<&MediaType>,

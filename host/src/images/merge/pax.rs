@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use super::sparse::SparseMap;
 
-/// Extended attributes, as GNU tar, Go and the image specification store them.
+/// Key prefix of extended attributes in GNU tar, Go and the image specification.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 
@@ -21,7 +21,7 @@ pub enum PaxFault {
     Nul { key: &'static str },
 }
 
-/// The records that are used.
+/// The supported records of an extended header.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct PaxRecords {
     pub(super) path: Option<Vec<u8>>,
@@ -39,15 +39,15 @@ pub(super) struct PaxRecords {
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct SparseRecords {
     major: u64,
-    /// The file's name; `path` has an invented one, for readers that do not know sparse files.
+    /// The file's real name. The record `path` has an invented name, for readers that do not support sparse files.
     pub(super) name: Option<Vec<u8>>,
     bytes: Option<u64>,
-    /// Offsets and lengths in turn.
+    /// Alternating offsets and lengths.
     numbers: Vec<u64>,
 }
 
 impl SparseRecords {
-    /// Adds a record; `key` is its key without `GNU.sparse.`.
+    /// Adds a record; `key` is the record's key without `GNU.sparse.`.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
         let is_offset_next = self.numbers.len().is_multiple_of(2);
         match key {
@@ -62,13 +62,14 @@ impl SparseRecords {
                 let numbers = value.split(|byte| *byte == b',').map(|part| number("GNU.sparse.map", part));
                 self.numbers = numbers.collect::<Result<_, _>>()?;
             }
-            // The number of parts, and the minor version, which makes no difference.
+            // The number of parts and the minor version are not needed.
             _ => {}
         }
         Ok(())
     }
 
-    /// Returns the map, which may be read from the start of `content`; `stored` is the bytes in the archive.
+    /// Returns the map. Version 1 reads the map from the start of `content`. `stored` is the number of bytes in the
+    /// archive.
     pub(super) fn map(&self, content: impl Read, stored: u64) -> io::Result<Option<SparseMap>> {
         let Some(bytes) = self.bytes else { return Ok(None) };
         SparseMap::of_records(self.major, &self.numbers, bytes, content, stored)
@@ -80,7 +81,7 @@ pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
     while !rest.is_empty() {
         let (key, value, after) = split_record(rest).ok_or(PaxFault::Record)?;
         rest = after;
-        // An empty value cancels one of a global header; global headers are ignored.
+        // An empty value cancels a record of a global header, but global headers are ignored.
         if value.is_empty() && !key.starts_with(XATTR_PREFIX) {
             continue;
         }
@@ -121,7 +122,7 @@ fn number(key: &'static str, value: &[u8]) -> Result<u64, PaxFault> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(PaxFault::Number { key })
 }
 
-/// Parses decimal seconds, which may be negative or have a fraction; digits after the ninth are cut.
+/// Parses decimal seconds, which may be negative or have a fraction. Fraction digits after the ninth are ignored.
 fn time(key: &'static str, value: &[u8]) -> Result<(i64, u32), PaxFault> {
     let fault = PaxFault::Number { key };
     let Ok(text) = std::str::from_utf8(value) else { return Err(fault) };

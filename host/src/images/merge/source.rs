@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Access to a layout's files: in a folder, or in a tar file that is indexed once and read in place. The cache stores
-//! its blobs like a layout.
+//! Opens a layout's files, in a folder or in a tar file. A tar file is indexed once, and its files are read in place.
+//! The cache stores blobs in the same structure as a layout.
 
 use std::{
     collections::HashMap,
@@ -23,14 +23,14 @@ use super::{
     tar_stream::{TarFault, TarKind, TarStream, read_fault},
 };
 
-/// A layout's files, by name.
+/// The files of a layout.
 #[derive(Debug)]
 pub(super) enum Source {
     Folder(PathBuf),
     Archive { path: PathBuf, file: Arc<File>, members: HashMap<Vec<u8>, Member> },
 }
 
-/// A file within the tar file.
+/// The range of a file within the tar file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
     offset: u64,
@@ -108,7 +108,7 @@ impl Source {
     }
 }
 
-/// Opens a regular file; does not block on a pipe.
+/// Opens a regular file. Rejects a pipe without blocking.
 fn open_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -118,7 +118,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Finds the files of a tar file; `None` if there are too many.
+/// Indexes the files in a tar file. Returns `None` if the tar file has more than `ARCHIVE_MEMBERS_MAX` files.
 fn index(file: &File) -> Result<Option<HashMap<Vec<u8>, Member>>, TarFault> {
     let mut archive = TarStream::with_skip(file, |file, bytes| {
         file.seek_relative(i64::try_from(bytes).map_err(|_| io::ErrorKind::UnexpectedEof)?)
@@ -127,7 +127,7 @@ fn index(file: &File) -> Result<Option<HashMap<Vec<u8>, Member>>, TarFault> {
     let mut members = HashMap::new();
     while let Some(entry) = archive.next_entry()? {
         let TarKind::File { bytes } = entry.kind else { continue };
-        // A sparse file cannot be read in place. Tools that write layouts do not write any.
+        // A sparse file cannot be read in place. Tools do not write sparse files into layouts.
         if entry.hole_bytes > 0 {
             continue;
         }

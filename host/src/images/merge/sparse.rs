@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sparse files: the archive contains parts of a file and a map of their offsets. The rest of the file is zeros.
+//! Sparse files: the archive contains parts of a file and a map of the parts' offsets. The rest of the file is zeros.
 //!
-//! GNU tar has four formats of the map (its manual, "Storing Sparse Files"), and all of them are in use: in the header
-//! and the blocks after it, or in pax records of three versions, the last of which puts it before the content.
+//! GNU tar has four formats of the map (GNU tar manual, "Storing Sparse Files"), and all of them are in use. The oldest
+//! format puts the map into the header and the blocks after the header. The other formats are three versions of pax
+//! records; the last version puts the map before the content.
 
 use std::io::{self, Read};
 
@@ -11,7 +12,7 @@ use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::limits::SPARSE_PARTS_MAX;
 
-/// Bytes of a number in a map before the content, with its line break: any `u64` has at most 20 digits.
+/// Maximum bytes of a number and its line break, in a map before the content. A `u64` has at most 20 digits.
 const NUMBER_BYTES_MAX: usize = 21;
 
 /// A part of the file that is in the archive.
@@ -21,7 +22,7 @@ struct Part {
     bytes: u64,
 }
 
-/// The parts of a file: in ascending order, without overlaps, within the file's size.
+/// The map of a sparse file. Its parts are in ascending order, do not overlap, and are within the file's size.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct SparseMap {
     parts: Vec<Part>,
@@ -31,8 +32,8 @@ pub(super) struct SparseMap {
 }
 
 impl SparseMap {
-    /// `numbers` are offsets and lengths in turn. Returns `None` if they are invalid for a file of `bytes` bytes with
-    /// `stored` bytes in the archive.
+    /// Creates the map from `numbers`, which alternate between offsets and lengths. Returns `None` if the numbers are
+    /// invalid for a file of `bytes` bytes, of which `stored` bytes are in the archive.
     fn new(numbers: &[u64], bytes: u64, stored: u64) -> Option<Self> {
         let (pairs, []) = numbers.as_chunks::<2>() else { return None };
         if pairs.len() > SPARSE_PARTS_MAX {
@@ -52,7 +53,7 @@ impl SparseMap {
         Some(Self { parts, bytes, hole_bytes: bytes.checked_sub(stored)? })
     }
 
-    /// Reads the map of a GNU tar header; `next` reads the block that follows.
+    /// Reads the map of a GNU tar header. `next` reads the next block after the header.
     pub(super) fn of_header(
         header: &Header,
         stored: u64,
@@ -74,8 +75,8 @@ impl SparseMap {
         Ok(Self::new(&numbers, gnu.real_size()?, stored))
     }
 
-    /// Reads the map of pax records of version `major`; in version 1 it is at the start of `content`, which has
-    /// `stored` bytes in the archive.
+    /// Returns the map of pax records of version `major`. In version 0, `numbers` is the map. In version 1, the map is
+    /// at the start of `content`. The archive contains `stored` bytes of content.
     pub(super) fn of_records(
         major: u64,
         numbers: &[u64],
@@ -92,15 +93,15 @@ impl SparseMap {
 }
 
 fn add_parts(numbers: &mut Vec<u64>, headers: &[GnuSparseHeader]) -> io::Result<()> {
-    // The first empty one ends the list.
+    // The first empty part ends the list.
     for part in headers.iter().take_while(|part| !part.is_empty()) {
         numbers.extend([part.offset()?, part.length()?]);
     }
     Ok(())
 }
 
-/// Reads decimal numbers, one per line: first the number of pairs, then the pairs, padded to a block. Returns the pairs
-/// and the rest of `stored`.
+/// Reads a map of decimal numbers, one per line: first the number of pairs, then the pairs. The map is padded to a
+/// whole block. Returns the pairs, and the number of stored bytes after the map.
 fn read_map(content: impl Read, stored: u64) -> io::Result<Option<(Vec<u64>, u64)>> {
     let mut lines = Lines { content, left: stored, block: [0; 512], at: 512 };
     let Some(pairs) = lines.number()?.and_then(|pairs| usize::try_from(pairs).ok()) else { return Ok(None) };
@@ -115,7 +116,7 @@ fn read_map(content: impl Read, stored: u64) -> io::Result<Option<(Vec<u64>, u64
     Ok(Some((numbers, lines.left)))
 }
 
-/// Reads numbers from whole blocks.
+/// Reads content in whole blocks, and parses a number from each line.
 struct Lines<R> {
     content: R,
     left: u64,
@@ -124,7 +125,7 @@ struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    /// Returns `None` unless a number and a line break follow.
+    /// Returns the number on the next line, or `None` if the line is invalid.
     fn number(&mut self) -> io::Result<Option<u64>> {
         let mut text = Vec::with_capacity(NUMBER_BYTES_MAX);
         while text.len() < NUMBER_BYTES_MAX {
@@ -148,7 +149,7 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// The position in a sparse file that is being read.
+/// The position of a reader in a sparse file.
 #[derive(Debug)]
 pub(super) struct SparseCursor {
     map: SparseMap,
@@ -156,7 +157,7 @@ pub(super) struct SparseCursor {
     position: u64,
 }
 
-/// The next bytes of a sparse file.
+/// A run of zeros or of stored bytes in a sparse file, with its length.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Span {
     Zeros(u64),
@@ -168,7 +169,7 @@ impl SparseCursor {
         Self { map, next_part: 0, position: 0 }
     }
 
-    /// Returns the next span; at the end one of zero bytes.
+    /// Returns the next span. At the end of the file, the span is empty.
     pub(super) fn next(&mut self) -> Span {
         while let Some(part) = self.map.parts.get(self.next_part) {
             let end = part.offset.saturating_add(part.bytes);

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A tar archive as a stream of entries: ustar, GNU long names, pax.
+//! Reads a tar archive as a stream of entries: ustar, GNU long names, pax.
 //!
-//! Only the header decoding of the crate `tar` is used: it reads extension headers of any length into memory, and
-//! splits pax records at line breaks, which corrupts binary attributes. Where tar dialects differ, this follows Go's
-//! archive/tar, which the image tools use.
+//! Only the header decoding of the crate `tar` is used. The crate's archive reader reads extension headers of any
+//! length into memory, and splits pax records at line breaks, which corrupts binary attributes. Where tar dialects
+//! differ, this module follows Go's archive/tar, which the image tools use.
 
 use std::io::{self, Read};
 
@@ -22,7 +22,7 @@ const BLOCK_BYTES_U64: u64 = 512;
 /// An archive is damaged or has unsupported entries.
 #[derive(Debug, thiserror::Error)]
 pub enum TarFault {
-    /// The stream below failed: decompression, a limit, the disk.
+    /// The underlying reader failed: decompression, a limit, or the disk.
     #[error("failed to read the archive")]
     Read { source: io::Error },
     #[error("the archive ends in the middle of an entry")]
@@ -41,7 +41,7 @@ pub enum TarFault {
     Number { name: String, what: &'static str, value: u64 },
 }
 
-/// An entry; its name and links have not been checked yet.
+/// An entry whose name and link target have not been checked yet.
 #[derive(Debug)]
 pub(super) struct TarEntry {
     pub(super) path: Vec<u8>,
@@ -83,7 +83,7 @@ struct Extensions {
     pax: PaxRecords,
 }
 
-/// Skips content.
+/// A function that skips content.
 type Skip<R> = fn(&mut R, u64) -> io::Result<()>;
 
 pub(super) struct TarStream<R> {
@@ -91,13 +91,13 @@ pub(super) struct TarStream<R> {
     skip: Skip<R>,
     content_left: u64,
     padding: u64,
-    /// The position in a sparse file.
+    /// The position in the current file, if it is sparse.
     sparse: Option<SparseCursor>,
     entries: u64,
 }
 
 impl<R: Read> TarStream<R> {
-    /// Skips content by reading it.
+    /// Creates a stream that skips content by reading it.
     pub(super) fn new(reader: R) -> Self {
         Self::with_skip(reader, |reader, bytes| {
             let skipped = io::copy(&mut reader.by_ref().take(bytes), &mut io::sink())?;
@@ -105,7 +105,7 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// Skips content with `skip`, for readers that can seek.
+    /// Creates a stream that skips content with `skip`, for readers that can seek.
     pub(super) fn with_skip(reader: R, skip: Skip<R>) -> Self {
         Self { reader, skip, content_left: 0, padding: 0, sparse: None, entries: 0 }
     }
@@ -119,7 +119,7 @@ impl<R: Read> TarStream<R> {
         Content { stream: self }
     }
 
-    /// Returns the next entry; skips the rest of the last one's content.
+    /// Skips the rest of the current entry's content, and returns the next entry.
     pub(super) fn next_entry(&mut self) -> Result<Option<TarEntry>, TarFault> {
         let mut extensions = Extensions::default();
         loop {
@@ -134,7 +134,7 @@ impl<R: Read> TarStream<R> {
                 let records = self.read_extension(bytes)?;
                 extensions.pax = pax::parse(&records).map_err(|source| TarFault::Pax { source })?;
             } else if kind.is_pax_global_extensions() {
-                // In practice they contain comments, and the image tools ignore them too.
+                // In practice global headers contain comments, and the image tools ignore them too.
                 self.read_extension(bytes)?;
             } else {
                 let entry = self.entry(&header, bytes, extensions)?;
@@ -152,7 +152,7 @@ impl<R: Read> TarStream<R> {
         let link = pax.link_path.take().or(long_link);
         let mut kind = self.kind(header, &name, link, pax.bytes.unwrap_or(bytes))?;
         let mut hole_bytes = 0;
-        // Other kinds have no content, even if their header has a size.
+        // Entries of other kinds have no content, even if the header has a size.
         if let TarKind::File { bytes } = &mut kind
             && let Some(map) = self.expect_file(header, &pax, *bytes, &name)?
         {
@@ -181,7 +181,7 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// `bytes` is a file's size in the archive, `link` a link's target from extension headers.
+    /// Returns an entry's kind. `bytes` is a file's size in the archive, `link` a link's target in extension headers.
     fn kind(&self, header: &Header, name: &str, link: Option<Vec<u8>>, bytes: u64) -> Result<TarKind, TarFault> {
         let link = || link.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
         let device = || -> Result<(u32, u32), TarFault> {
@@ -190,7 +190,7 @@ impl<R: Read> TarStream<R> {
             Ok((major, minor))
         };
         Ok(match header.entry_type() {
-            // Before POSIX a folder was a file with a slash at the end of its name.
+            // Before POSIX, a folder was stored as a file with a slash at the end of its name.
             EntryType::Regular if header.as_bytes().get(156) == Some(&0) && name.ends_with('/') => TarKind::Folder,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => TarKind::File { bytes },
             EntryType::Directory => TarKind::Folder,
@@ -199,7 +199,7 @@ impl<R: Read> TarStream<R> {
             EntryType::Char => device().map(|(major, minor)| TarKind::CharDevice { major, minor })?,
             EntryType::Block => device().map(|(major, minor)| TarKind::BlockDevice { major, minor })?,
             EntryType::Fifo => TarKind::Fifo,
-            // `next_entry` has handled the first four.
+            // `next_entry` has handled the four extension types.
             other @ (EntryType::GNULongName
             | EntryType::GNULongLink
             | EntryType::XHeader
@@ -208,7 +208,8 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// Prepares to read a file's content, `stored` bytes in the archive; returns the map of a sparse file.
+    /// Prepares to read a file's content, of which the archive contains `stored` bytes. Returns the map of a sparse
+    /// file.
     fn expect_file(
         &mut self,
         header: &Header,
@@ -269,7 +270,7 @@ impl<R: Read> TarStream<R> {
     }
 }
 
-/// An entry's content, with holes as zeros. The end of the stream within it is an error.
+/// A reader of an entry's content, with holes as zeros. Fails if the archive ends within the content.
 pub(super) struct Content<'a, R> {
     stream: &'a mut TarStream<R>,
 }

@@ -2,14 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The merged tree of an image's layers.
 //!
-//! It exists in memory only, so no name of an entry can reach the host's file system. The rules are those of the image
-//! specification's layer chapter, and where it defines none, those of `umoci unpack` and containerd:
+//! The tree exists in memory only, so no name of an entry can reach the host's file system. The merge follows the layer
+//! chapter of the image specification. Where the chapter defines no rule, the merge follows `umoci unpack` and
+//! containerd:
 //!
-//! - an entry replaces an older one, except that a folder over a folder keeps the children;
-//! - a whiteout removes the entries of lower layers, never those of its own layer, wherever in the layer it is;
-//! - symbolic links among an entry's parents are followed, inside the tree, so `lib/x` over a link `lib -> usr/lib`
-//!   becomes `usr/lib/x`; a dangling one is followed too, and the folders are created;
-//! - missing parents are created with mode 0755, owner 0:0; a file in the place of a parent is replaced by a folder;
+//! - an entry replaces an older entry of the same path, but a folder that replaces a folder keeps the children;
+//! - a whiteout removes entries of lower layers, never of its own layer, whatever the order of the layer's entries;
+//! - symbolic links among an entry's parents are followed inside the tree: with a link `lib -> usr/lib`, the entry
+//!   `lib/x` becomes `usr/lib/x`; if the target of a link is missing, its folders are created;
+//! - missing parents are created with mode 0755 and owner 0:0; a parent that is a file is replaced by a folder;
 //! - a hard link becomes a copy of its target.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -54,7 +55,7 @@ pub(super) enum Body {
 pub(super) struct Node {
     pub(super) meta: Meta,
     pub(super) body: Body,
-    /// The last layer that set this node or one below it.
+    /// The last layer that set this node or a node below it.
     layer: usize,
 }
 
@@ -73,7 +74,6 @@ pub enum EntryFlaw {
     Name(NameFlaw),
     #[error("the target of its link is invalid: {0}")]
     Target(NameFlaw),
-    /// A symbolic link's target is empty, too long, or has a NUL.
     #[error("the target of its link is empty, too long, or contains a NUL")]
     SymlinkTarget,
     #[error("it is a hard link to {target:?}, which was not found in this layer before it, nor in a layer below")]
@@ -82,7 +82,7 @@ pub enum EntryFlaw {
     LinkToFolder { target: String },
     #[error("it would replace the root folder")]
     ReplacesRoot,
-    /// Symbolic links form a circle or a long chain.
+    /// Symbolic links form a cycle or a long chain.
     #[error("its path has more than {SYMLINKS_FOLLOWED_MAX} symbolic links")]
     TooManySymlinks,
     #[error("it is too deep or too long once symbolic links are followed")]
@@ -97,7 +97,7 @@ pub enum EntryFlaw {
     TooManySteps,
 }
 
-/// The merged tree, with its cost so far.
+/// The merged tree, and the counters of its limits.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Node,
@@ -115,7 +115,7 @@ impl Tree {
         &self.root
     }
 
-    /// Adds an entry of the layer `layer`, counted from the lowest. `extent` is a file's content.
+    /// Applies an entry of layer number `layer`; the lowest layer is 0. `extent` is the content of a file.
     pub(super) fn apply(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<(), EntryFault> {
         self.try_apply(layer, entry, extent)
             .map_err(|reason| EntryFault { name: String::from_utf8_lossy(&entry.path).into_owned(), reason })
@@ -180,7 +180,7 @@ impl Tree {
         match node {
             None => Err(EntryFlaw::LinkToNothing { target: shown() }),
             Some(Node { body: Body::Folder(_), .. }) => Err(EntryFlaw::LinkToFolder { target: shown() }),
-            // Cheap: its large parts are shared.
+            // The clone is cheap, because the large parts of a node are in an `Arc`.
             Some(node) => Ok(node.clone()),
         }
     }
@@ -192,7 +192,7 @@ impl Tree {
         Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs: Arc::new(xattrs) })
     }
 
-    /// Follows the symbolic links in a folder's path, which need not exist.
+    /// Resolves the symbolic links in a folder's path. The folder need not exist.
     fn resolve(&mut self, path: &[&str]) -> Result<Vec<Box<str>>, EntryFlaw> {
         let mut found: Vec<(Box<str>, Option<&Node>)> = Vec::new();
         let mut pending: Vec<Box<str>> = path.iter().rev().map(|name| Box::from(*name)).collect();
@@ -219,7 +219,7 @@ impl Tree {
                 if target.starts_with(b"/") {
                     found.clear();
                 }
-                // A target of slashes only has no parts, but takes as long to read as any other.
+                // A target that consists of slashes has no parts, but splitting the target takes time too.
                 self.steps = self.steps.saturating_add(target.len() as u64);
                 let target = std::str::from_utf8(target).map_err(|_| EntryFlaw::Target(NameFlaw::NotUtf8))?;
                 pending.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
@@ -235,13 +235,13 @@ impl Tree {
         Ok(found.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// Returns the children of a folder that `resolve` returned, if it exists.
+    /// Returns the children of the folder at a path from `resolve`, or `None` if the folder does not exist.
     fn folder(&self, path: &[Box<str>]) -> Option<&Children> {
         path.iter().try_fold(self.root.children()?, |children, name| children.get(name)?.children())
     }
 
-    /// Returns the children of a folder that `resolve` returned; creates missing folders, and marks the path as the
-    /// layer's.
+    /// Returns the children of the folder at a path from `resolve`. Creates missing folders, and sets `layer` in all
+    /// folders of the path.
     fn make_folder(&mut self, path: &[Box<str>], layer: usize) -> Result<&mut Children, EntryFlaw> {
         let Self { root, entries, metadata_bytes, .. } = self;
         let mut node = root;
@@ -258,7 +258,8 @@ impl Tree {
         Ok(node.make_children())
     }
 
-    /// Removes the entry `name` that layers below `layer` put into a folder, or without a name all their entries there.
+    /// Removes the entry `name` from a folder, or all entries of the folder if `name` is `None`. In both cases, only
+    /// entries of layers below `layer` are removed.
     fn white_out(&mut self, folder: &[&str], name: Option<&str>, layer: usize) -> Result<(), EntryFlaw> {
         let path = self.resolve(folder)?;
         let Self { root, steps, .. } = self;
@@ -304,7 +305,7 @@ impl Node {
         if let Body::Folder(children) = &self.body { Some(children) } else { None }
     }
 
-    /// Returns the children; replaces any other kind of node by a folder.
+    /// Returns the children. A node that is not a folder is first replaced by a folder.
     fn make_children(&mut self) -> &mut Children {
         if !matches!(self.body, Body::Folder(_)) {
             *self = Self::implicit_folder(self.layer);
@@ -318,7 +319,7 @@ impl Node {
     }
 }
 
-/// Adds or replaces a child; a folder over a folder keeps the children.
+/// Adds or replaces a child. A folder that replaces a folder keeps the children.
 fn put(children: &mut Children, name: &str, mut node: Node) {
     if let Some(old) = children.get_mut(name)
         && let (Body::Folder(old), Body::Folder(new)) = (&mut old.body, &mut node.body)
@@ -328,7 +329,7 @@ fn put(children: &mut Children, name: &str, mut node: Node) {
     children.insert(name.into(), node);
 }
 
-/// Removes all entries of layers below `layer`, and keeps the folders above entries of `layer`.
+/// Removes all entries of layers below `layer`, except folders that contain entries of `layer`.
 fn purge(children: &mut Children, layer: usize, steps: &mut u64) -> Result<(), EntryFlaw> {
     count(steps, children.len(), TREE_STEPS_MAX, EntryFlaw::TooManySteps)?;
     children.retain(|_, child| child.layer >= layer);
@@ -349,7 +350,7 @@ fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<()
 mod tests {
     use super::*;
 
-    /// Slashes in a link's target are not names, but are read as well.
+    /// Slashes in a link's target are not names, but the merge has to read them too.
     #[test]
     fn long_link_targets_count_as_steps() {
         let mut tree = Tree::new();

@@ -1,19 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Extended attributes: selects those of a layer to keep, and limits their length.
+//! Selects the extended attributes of an entry to keep, and limits their total length.
 
 use std::collections::BTreeMap;
 
 use super::limits::{NAME_BYTES_MAX, XATTR_BYTES_MAX};
 
-/// The namespaces that EROFS stores unchanged. It stores POSIX ACLs (`system.posix_acl_*`) in another binary form,
-/// which the writer does not support, so they are dropped with the rest of `system.`.
+/// The namespaces that EROFS stores unchanged. EROFS stores POSIX ACLs (`system.posix_acl_*`) in another binary form,
+/// which the writer does not support. ACLs are therefore dropped, like all attributes in `system.`.
 const KEPT_NAMESPACES: [&str; 3] = ["user.", "trusted.", "security."];
 
-/// Internal marks of overlayfs. In an image they would control the guest's overlay: make folders opaque, redirect them.
+/// Prefix of overlayfs's internal attributes. In an image, such attributes would control the guest's overlay, for
+/// example make folders opaque or redirect them.
 const OVERLAY_PREFIX: &str = "trusted.overlay.";
 
-/// Names with their namespace, and values.
+/// Attribute values by name. A name includes the namespace.
 pub(super) type Xattrs = BTreeMap<String, Vec<u8>>;
 
 /// The reason why an extended attribute is invalid.
@@ -26,7 +27,7 @@ pub enum XattrFlaw {
     TooLong { bytes: usize },
 }
 
-/// Returns the attributes to keep; the later of two with the same name wins.
+/// Returns the attributes to keep. The last of several attributes with the same name wins.
 pub(super) fn keep(found: &[(Vec<u8>, Vec<u8>)]) -> Result<Xattrs, XattrFlaw> {
     let mut kept = Xattrs::new();
     for (name, value) in found {

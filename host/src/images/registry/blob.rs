@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Downloads of blobs into files: streamed, hashed, resumed after an interruption, and accepted only with the right
-//! digest.
+//! Downloads blobs into files. A download is streamed and hashed, resumed after an interruption, and accepted only if
+//! the digest matches.
 
 use std::{
     error::Error,
@@ -22,26 +22,26 @@ use tokio::{
 use super::{READ_TIMEOUT, RegistryFault, Session, document::read_bounded};
 use crate::images::merge::Hasher;
 
-/// Consecutive tries without progress, for one blob.
+/// Maximum number of consecutive tries without progress, for one blob.
 const TRIES_MAX: u32 = 6;
 
-/// A try makes progress if it extends the blob by at least this.
+/// A try makes progress if it extends the blob by at least this number of bytes.
 const PROGRESS_BYTES_MIN: u64 = 1024 * 1024;
 
-/// The delay doubles with each try: half a minute for all of them.
+/// Delay before the second try. The delay doubles with each try; all delays together take 15.5 s.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 
-/// A download must receive `RATE_BYTES_MIN` in each window; a slower one would never release its permit.
+/// A download must receive `RATE_BYTES_MIN` in each window, because a slower download would occupy its permit too long.
 pub(super) const RATE_WINDOW: Duration = Duration::from_secs(60);
 const RATE_BYTES_MIN: u64 = 64 * 1024;
 
-/// Timeout of a blob: a fixed part, and a second for each `BLOB_BYTES_PER_S`. 1 GB at 1 Mbit/s takes 2.2
-/// hours, and is allowed 3.
+/// Fixed part of a blob's timeout. The timeout grows by one second per `BLOB_BYTES_PER_S` bytes. A blob of 1 GB takes
+/// 2.2 hours at 1 Mbit/s, and has a timeout of 3 hours.
 const BLOB_TIMEOUT_BASE: Duration = Duration::from_secs(15 * 60);
 const BLOB_BYTES_PER_S: u64 = 100 * 1000;
 
-/// Bytes of an error response; of a longer one, errors have only the status.
+/// Maximum bytes of an error response. Errors quote only the status of a longer response.
 const ERROR_BYTES_MAX: u64 = 16 * 1024;
 
 /// The part of a blob that has been written to its file.
@@ -75,7 +75,7 @@ fn write_fault(descriptor: &Descriptor) -> impl Fn(io::Error) -> RegistryFault {
 }
 
 impl Session<'_> {
-    /// Downloads a blob into an empty file, and adds its bytes to `received`.
+    /// Downloads a blob into an empty file. Adds the number of received bytes to `received`.
     pub(crate) async fn download(
         &self,
         descriptor: &Descriptor,
@@ -102,7 +102,8 @@ impl Session<'_> {
         loop {
             let fault = match self.resume(descriptor, &mut part, received).await {
                 Ok(()) if self.verify(descriptor, &mut part)? => break,
-                // One more chance: the registry may have resumed the blob at another offset than requested.
+                // A corrupt blob is downloaded once more: the registry may have resumed the download at another offset
+                // than requested.
                 Ok(()) if !corrupt => {
                     corrupt = true;
                     part.restart(descriptor, received).await?;
@@ -141,7 +142,7 @@ impl Session<'_> {
         Ok(part.bytes == descriptor.size() && hasher.finish() == descriptor.digest().digest())
     }
 
-    /// Downloads the rest of the blob, or as much of it as arrives.
+    /// Downloads the rest of the blob. After an interruption, `part` contains the bytes received until then.
     async fn resume(
         &self,
         descriptor: &Descriptor,
@@ -186,7 +187,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Requests the blob from the registry, never from the URLs in a descriptor: the image's author chose those.
+    /// Requests the blob from the registry. The URLs in a descriptor are not used, because the image's author chose
+    /// them.
     async fn request_blob(&self, descriptor: &Descriptor, from: u64) -> Result<Response, RegistryFault> {
         let registry = &self.target.registry;
         let request = self.get("blobs", descriptor.digest().as_ref()).await?.header(RANGE, format!("bytes={from}-"));

@@ -15,8 +15,8 @@ pub(super) enum Challenge {
 }
 
 impl Registries {
-    /// Returns the registry's base URL and its challenge. Where plain HTTP is allowed it is tried second, and only if
-    /// the registry does not speak TLS, never if its certificate is not trusted.
+    /// Returns the registry's base URL and challenge. HTTPS is tried first. Plain HTTP is tried only if it is allowed
+    /// and the registry was unreachable over HTTPS; an untrusted certificate ends the attempt.
     pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let mut answer = self.probe("https", registry).await;
         if self.settings.plain.allows(registry)
@@ -32,7 +32,7 @@ impl Registries {
             .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
         let sent = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
         let response = sent.map_err(|fault| RegistryFault::request_failed(registry, fault))?;
-        // The challenge of a host that we were redirected to is ignored.
+        // After a redirect to another origin, the challenge of that origin is ignored.
         let own = response.url().origin() == base.origin();
         if !own || response.status() != StatusCode::UNAUTHORIZED {
             return Ok((base, Challenge::None));
@@ -43,7 +43,7 @@ impl Registries {
     }
 }
 
-/// Prefers a token to a password, and a password to no authentication.
+/// Chooses a challenge. A token is preferred to a password, and a password to no authentication.
 fn choose(headers: &[&str]) -> Challenge {
     let all = || headers.iter().flat_map(|header| ChallengeParser::new(header)).filter_map(Result::ok);
     let parameter = |challenge: &http_auth::ChallengeRef<'_>, name: &str| {

@@ -9,17 +9,18 @@ use secrecy::SecretString;
 #[derive(Clone, Debug)]
 pub(super) enum Credential {
     None,
-    /// The user is secret as well, because some registries accept a token in its place.
+    /// The user name is secret too, because some registries accept a token as the user name.
     Password {
         user: SecretString,
         password: SecretString,
     },
-    /// Exchanged for tokens, and never sent to the registry itself.
+    /// A token that is exchanged for access tokens at the token service, and never sent in requests for manifests or
+    /// blobs.
     IdentityToken(SecretString),
 }
 
 impl Credential {
-    /// For error messages.
+    /// Describes the credentials for error messages.
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::None => "no credentials for it were found",

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Credentials from the files of `docker login` and `podman login`, and from their helper programs.
+//! Reads credentials from the files of `docker login` and `podman login`, and from credential helper programs.
 
 use std::{
     fs::File,
@@ -15,13 +15,14 @@ use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
 use super::{credential::Credential, credential_helper};
 
-/// Bytes of a credentials file; it is read into memory.
+/// Maximum bytes of a credentials file, which is read into memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A helper program may ask a key store, which may ask a person; it is killed after this.
+/// Timeout of the search for credentials. A helper program may wait for a key store or a person, and is killed at the
+/// timeout.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns the first credentials in the files. Failures are logged and otherwise ignored: public images need no
+/// Returns the first credentials for the registry in the files. Failures are only logged, because public images need no
 /// credentials.
 pub(super) async fn find(registry: &str, files: &[PathBuf]) -> Credential {
     let found = async {
@@ -65,8 +66,8 @@ async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
     None
 }
 
-/// Tries the server's helper, then its entry, then the helper for all servers. The crate gets the entries only, because
-/// it waits for a helper without a timeout.
+/// Uses the server's helper, or else the server's entry, or else the default helper. The crate `docker_credential` gets
+/// only the entries, because it would wait for a helper without a timeout.
 async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
     let unreadable = |_fault| CredentialRetrievalError::ConfigReadError.to_string();
     let mut config: Map<String, Value> = serde_json::from_slice(content).map_err(unreadable)?;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Credential helper programs, called as docker calls them. A helper is killed when its caller is dropped, because it
-//! may wait for a person without a timeout.
+//! Calls credential helper programs with docker's protocol. Dropping the caller's future kills the helper, because a
+//! helper may wait for a person without a timeout.
 
 use std::{io, process::Stdio};
 
@@ -13,10 +13,10 @@ use tokio::{
 
 use super::credential::Credential;
 
-/// Bytes of a response; tokens reach some KiB.
+/// Maximum bytes of a helper's response. Tokens have some KiB.
 const RESPONSE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Asks a helper for the credentials of a server. Errors never quote its output, which may contain a secret.
+/// Asks a helper for the credentials of a server. Errors never quote the helper's output, which may contain a secret.
 pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credential> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]

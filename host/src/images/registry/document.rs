@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Manifests and indexes: read into memory within limits, and verified if they were requested by digest.
+//! Fetches manifests and indexes into memory, within limits. A document that is requested by digest is verified.
 
 use std::{error::Error, time::Duration};
 
@@ -13,7 +13,7 @@ use reqwest::{
 use super::{RegistryFault, Session};
 use crate::images::merge::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
 
-/// Generous for a document of some KiB.
+/// A long timeout for a document of some KiB.
 pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A manifest or an index.
@@ -40,7 +40,7 @@ impl ReadFault {
     }
 }
 
-/// Reads a response into memory; fails if it is longer than `bytes_max`.
+/// Reads a response into memory. Fails if the response is longer than `bytes_max`.
 pub(super) async fn read_bounded(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, ReadFault> {
     let too_large = || ReadFault::TooLarge { bytes_max };
     if response.content_length().is_some_and(|bytes| bytes > bytes_max) {
@@ -69,7 +69,7 @@ impl Session<'_> {
         }
     }
 
-    /// Fetches the manifest or index with a digest.
+    /// Fetches the manifest or index with this digest.
     pub(crate) async fn by_digest(&self, digest: &Digest) -> Result<Document, RegistryFault> {
         self.manifest(digest.as_ref(), Some(digest)).await
     }
@@ -106,7 +106,7 @@ impl Session<'_> {
     }
 }
 
-/// Returns the content's digest, unless it differs from the wanted one.
+/// Returns the content's digest, or `None` if the digest differs from `wanted`.
 fn check(content: &[u8], wanted: Option<&Digest>) -> Option<Digest> {
     let by_default: Digest = format!("sha256:{}", "0".repeat(64)).parse().ok()?;
     let mut hasher = Hasher::of(wanted.unwrap_or(&by_default))?;

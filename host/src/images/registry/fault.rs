@@ -9,85 +9,71 @@ use reqwest::StatusCode;
 
 use crate::causes::chain;
 
-/// Characters of a registry's message that an error quotes.
+/// Maximum number of characters of a registry's message that an error quotes.
 const MESSAGE_CHARS_MAX: usize = 300;
 
 /// An image could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryFault {
-    /// The HTTP client cannot be created.
     #[error("failed to prepare for TLS; a host that pulls images needs CA certificates (the package ca-certificates)")]
     Tls { source: reqwest::Error },
-    /// The name does not fit into a URL.
+    /// The registry's name is invalid in a URL.
     #[error("invalid registry {registry:?}; must be HOST or HOST:PORT")]
     Address { registry: String },
-    /// The registry does not respond.
     #[error(
         "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is \
          needed, or copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE \
          oci:DIR:latest) and name it as oci:DIR"
     )]
     Unreachable { registry: String, source: reqwest::Error },
-    /// The registry's certificate is not trusted.
     #[error(
         "the certificate of the registry {registry} is not trusted; if an authority of your own has issued it, add \
          that authority to the system's certificates (in Debian: /usr/local/share/ca-certificates, \
          update-ca-certificates), or name a file with all certificates to trust in SSL_CERT_FILE"
     )]
     Untrusted { registry: String, source: reqwest::Error },
-    /// Credentials are missing or were rejected.
     #[error(
         "{registry} denied the pull of {image}, and {credentials}; check the image's name, or log in with \
          `docker login {registry}` or `podman login {registry}` as the user that runs waggle"
     )]
     Unauthorized { image: String, registry: String, credentials: &'static str },
-    /// The registry does not have the image.
     #[error("the registry has no image {image}; check its name and tag")]
     NotFound { image: String },
-    /// The credentials would be sent to another site, or without encryption.
     #[error(
         "{registry} uses the token service {realm:?}, which is on another site or not encrypted; the credentials were \
          not sent there"
     )]
     Realm { registry: String, realm: String },
-    /// The token service returned no valid token.
     #[error("the token service of {registry} returned no valid token")]
     NoToken { registry: String },
-    /// The registry responded with an unexpected status.
     #[error("{registry} responded {status} to a request for {what}")]
     Status { registry: String, what: &'static str, status: StatusCode },
-    /// The registry's document is not a manifest or an index.
     #[error("failed to parse the manifest of {image}")]
     NoImage { image: String, source: Box<dyn Error + Send + Sync> },
-    /// The registry sent more than the limit.
     #[error("{registry} sent {what} of more than {bytes_max} bytes")]
     TooLarge { registry: String, what: &'static str, bytes_max: u64 },
-    /// The content does not match its digest.
     #[error("{registry} sent content that does not match the digest {digest}")]
     Corrupt { registry: String, digest: String },
-    /// A download is below the minimal rate.
     #[error("{registry} sent fewer than {bytes_min} bytes within {} s", super::blob::RATE_WINDOW.as_secs())]
     Stalled { registry: String, bytes_min: u64 },
-    /// A download exceeded its time limit.
     #[error("{registry} did not send all {bytes} bytes of a blob within {} s", limit.as_secs())]
     Slow { registry: String, bytes: u64, limit: Duration },
-    /// A request for a blob was rejected, or its download was interrupted.
+    /// A request for a blob was rejected, or the download of a blob was interrupted.
     #[error("{registry} failed to send a blob: {message}")]
     Blob {
         registry: String,
-        /// The registry's message, cut to what fits on a line.
+        /// The error's text, cut to `MESSAGE_CHARS_MAX` characters.
         message: String,
         retryable: bool,
         /// Whether a new token may help.
         unauthorized: bool,
     },
-    /// The blob cannot be written to this machine's disk.
     #[error("failed to write the blob {digest}")]
     Write { digest: String, source: io::Error },
 }
 
 impl RegistryFault {
-    /// A request without a response.
+    /// Returns the fault of a request without a response.
     pub(super) fn request_failed(registry: &str, fault: reqwest::Error) -> Self {
         let (registry, source) = (registry.to_owned(), fault.without_url());
         if is_untrusted(&source) {
@@ -97,7 +83,7 @@ impl RegistryFault {
         }
     }
 
-    /// An error response to a request for a blob.
+    /// Returns the fault of an error response to a request for a blob.
     pub(super) fn bad_status(registry: &str, status: StatusCode, content: &[u8]) -> Self {
         let envelope: Option<OciEnvelope> = serde_json::from_slice(content).ok();
         let errors = envelope.iter().flat_map(|envelope| &envelope.errors);
@@ -110,7 +96,7 @@ impl RegistryFault {
         Self::blob(registry, &fault, busy || unauthorized, unauthorized)
     }
 
-    /// A download that ended early.
+    /// Returns the fault of a download that ended early.
     pub(super) fn interrupted(registry: &str, fault: &dyn Error) -> Self {
         Self::blob(registry, fault, true, false)
     }
@@ -143,14 +129,14 @@ impl RegistryFault {
     }
 }
 
-/// Returns whether the cause is an invalid certificate.
+/// Returns whether an invalid certificate caused the fault.
 fn is_untrusted(fault: &(dyn Error + 'static)) -> bool {
     let mut next = Some(fault);
     while let Some(fault) = next {
         if let Some(rustls::Error::InvalidCertificate(_)) = fault.downcast_ref() {
             return true;
         }
-        // `source()` of an I/O error skips the error that it wraps.
+        // `source()` of an I/O error skips the wrapped error, but `get_ref()` returns it.
         let held = fault.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = held.map(|held| held as &(dyn Error + 'static)).or_else(|| fault.source());
     }

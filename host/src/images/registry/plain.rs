@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Registries that may be reached without TLS: those on this machine, and those that the operator names. Also decides
-//! which redirects are allowed.
+//! Registries that may be reached without TLS: registries on this machine, and registries that the operator names. This
+//! module also decides which redirects are allowed.
 
 use std::{convert::Infallible, net::IpAddr, str::FromStr};
 
@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use crate::domain::egress::{Kind, kind};
 
-/// Registries as `HOST` or `HOST:PORT`; those on this machine are always included.
+/// Registries that the operator names, each as `HOST` or `HOST:PORT`. Registries on this machine are always allowed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PlainHosts(Vec<String>);
 
@@ -42,9 +42,10 @@ impl PlainHosts {
         is_loopback(host) || self.0.iter().any(named)
     }
 
-    /// Returns whether a host may redirect us to another: without TLS only if both may be reached without it; to a
-    /// loopback or link-local address, where cloud metadata is, only from this machine. A name that resolves to such an
-    /// address fails at its certificate.
+    /// Returns whether `first` may redirect to `next`. A redirect to plain HTTP is allowed only if both hosts may be
+    /// reached without TLS. A redirect to a loopback or link-local address is allowed only from the same host, or
+    /// between loopback hosts; cloud metadata has a link-local address. Names are not resolved here: the TLS
+    /// certificate check rejects a name that resolves to such an address.
     pub(super) fn allows_redirect(&self, first: &Url, next: &Url) -> bool {
         let (Some(from), Some(to)) = (first.host_str(), next.host_str()) else { return false };
         let plain = next.scheme() == "http" && self.allows_url(first) && self.allows_url(next);
@@ -57,7 +58,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address(host).is_some_and(|address| address.is_loopback())
 }
 
-/// Parses a URL's host as an address; IPv6 is in brackets.
+/// Parses a URL's host as an IP address. An IPv6 address is in brackets.
 fn address(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }

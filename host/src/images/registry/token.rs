@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tokens from a registry's token service, as distribution's "Token Authentication" and "OAuth2" describe it.
+//! Requests tokens from a registry's token service, as described in the documentation of distribution ("Token
+//! Authentication", "OAuth2").
 //!
-//! The registry names the service's URL, its realm. Credentials are sent there only if it is on the registry's own site
-//! and as safely encrypted as the registry itself; other realms are asked without credentials.
+//! The registry names the URL of the token service, the realm. Plain HTTP to the realm is allowed only if the registry
+//! and the realm may both be reached without TLS. With credentials, the realm must be on the registry's own site.
 
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,10 +15,10 @@ use super::{
     document::{DOCUMENT_TIMEOUT, read_bounded},
 };
 
-/// Bytes of a token response; tokens with many scopes reach some KiB.
+/// Maximum bytes of a token response. Tokens with many scopes have some KiB.
 const TOKEN_BYTES_MAX: u64 = 256 * 1024;
 
-/// Requests a token to pull from the realm.
+/// Requests a token from the token service at `realm`. The token allows pulls of the target's repository.
 pub(super) async fn fetch(
     http: &reqwest::Client,
     plain: &PlainHosts,
@@ -52,7 +53,7 @@ pub(super) async fn fetch(
     parse(&content).ok_or_else(|| RegistryFault::NoToken { registry: target.registry.clone() })
 }
 
-/// Returns the realm's URL, if the credentials may be sent there.
+/// Parses the realm's URL. Fails if the token request must not be sent to this URL.
 fn realm_url(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, RegistryFault> {
     let fault = || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
     let url = Url::parse(realm).map_err(|_| fault())?;
@@ -61,7 +62,7 @@ fn realm_url(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, Re
     if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(fault()) }
 }
 
-/// Returns whether two hosts are equal or share the last two labels of their names: `index.docker.io` and
+/// Returns whether two hosts are equal or share the last two labels of their names, for example `index.docker.io` and
 /// `auth.docker.io`.
 fn same_site(one: &Url, other: &Url) -> bool {
     let (Some(one), Some(other)) = (one.host_str(), other.host_str()) else { return false };
@@ -73,7 +74,8 @@ fn same_site(one: &Url, other: &Url) -> bool {
     one == other || site(one).is_some_and(|one| Some(one) == site(other))
 }
 
-/// Parses the token in a realm's response; `None` if it cannot be the value of a header.
+/// Returns the token in a response of the token service. Returns `None` if the token is missing or invalid in an HTTP
+/// header.
 fn parse(content: &[u8]) -> Option<SecretString> {
     #[derive(serde::Deserialize)]
     struct Response {

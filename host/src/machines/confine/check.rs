@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Checks whether this host lets machines have namespaces of their own. A child process tries it when the server
-//! starts, because the attempt changes the process.
+//! Checks whether this host lets machines have their own namespaces. A child process runs the check when the server
+//! starts, because the check changes the process.
 
 use std::{ffi::OsStr, io, path::PathBuf};
 
@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Namespaces, RootFiles, enter_user_namespace};
 use crate::machines::roles;
 
-/// Returns why machines cannot have namespaces of their own, if so. `runner` is this binary.
+/// Returns the reason why machines cannot have their own namespaces, or `None` if they can. `runner` is this binary.
 ///
 /// # Errors
 /// The child process could not be run.
@@ -18,7 +18,7 @@ pub(crate) async fn missing(runner: &OsStr) -> io::Result<Option<String>> {
     roles::check(runner, roles::CONFINEMENT, None).await
 }
 
-/// Tries to make the namespaces and to mount in them. Only for a child process, which ends afterwards.
+/// Tries to create namespaces and to mount inside them. Only for a child process that ends afterwards.
 ///
 /// # Errors
 /// The step that failed.

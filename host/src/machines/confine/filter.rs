@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The system call filters. libkrun's process has an allow list of what a running machine needs; any other call fails
-//! as if the kernel did not have it. For other programs the needed calls are unknown, so they have a deny list of calls
-//! that no such program needs; QEMU adds a filter of its own.
+//! The system call filters. libkrun's process has an allow list of the calls that a running machine needs. Any other
+//! call fails as if the kernel did not implement it. The calls that other programs need are unknown, so these programs
+//! have a deny list of calls that none of them needs. QEMU also installs its own filter.
 
 use std::{io, process};
 
@@ -17,15 +17,15 @@ use super::Namespaces;
 /// The system calls that a process may make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Calls {
-    /// Only those that libkrun needs.
+    /// Only the calls that libkrun needs.
     Krun,
-    /// All but those that no program of a machine needs.
+    /// All calls except those that no program of a machine needs.
     Program,
 }
 
 /// Calls that libkrun may make with any arguments.
 const KRUN: &[libc::c_long] = &[
-    // Open files, and those in its root.
+    // Open files, and the files in the process's root.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -131,7 +131,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Calls that no program of a machine needs, besides [`waggle_seccomp::FORBIDDEN`].
+/// Calls that no program of a machine needs, in addition to [`waggle_seccomp::FORBIDDEN`].
 const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_chroot,
     libc::SYS_unshare,
@@ -145,7 +145,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_kcmp,
     libc::SYS_personality,
     libc::SYS_vhangup,
-    // Folders, nodes and links: in the run folder a program creates only files and sockets.
+    // Folders, device nodes and links: a program creates only files and sockets in the run folder.
     libc::SYS_mkdir,
     libc::SYS_mkdirat,
     libc::SYS_mknod,
@@ -167,7 +167,7 @@ const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// KVM's requests have this value in the byte that names the driver.
+/// KVM's `ioctl` requests have this value in the byte that identifies the driver.
 const KVM_REQUEST: u64 = 0xae00;
 const REQUEST_KIND: u64 = 0xff00;
 
@@ -191,7 +191,7 @@ fn krun() -> Result<BpfProgram, BackendError> {
     let unix = || equals(0, number(libc::AF_UNIX));
     rules.insert(libc::SYS_socket, any_of([unix()?])?);
     rules.insert(libc::SYS_socketpair, any_of([unix()?])?);
-    // Threads, and no processes.
+    // `clone` may create threads, but no processes.
     rules.insert(libc::SYS_clone, any_of([masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?);
     rules.insert(libc::SYS_tgkill, any_of([equals(0, own)?])?);
     rules.insert(libc::SYS_prlimit64, any_of([equals(0, 0)?, equals(0, own)?])?);
@@ -212,8 +212,8 @@ fn forbidden(namespaces: Namespaces) -> Result<Rules, BackendError> {
     }
     rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, differs(0, own)?])?);
     if namespaces == Namespaces::Shared {
-        // Without a pid namespace it reaches threads of any process. In one it stays allowed: musl's threads have no
-        // other call to signal each other.
+        // Without a pid namespace, `tkill` reaches threads of any process. Inside a pid namespace `tkill` stays
+        // allowed, because musl's threads have no other call to signal each other.
         rules.insert(libc::SYS_tkill, Vec::new());
     }
     Ok(rules)

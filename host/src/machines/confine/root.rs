@@ -19,7 +19,7 @@ use crate::machines::sys;
 
 /// Mount point of the new root in the machine's folder; only this process sees the mount.
 const NEW_ROOT: &str = ".root";
-/// Options of its tmpfs, which holds only mount points.
+/// Options of the new root's tmpfs, which contains only mount points and symbolic links.
 const TMPFS_OPTIONS: &str = "mode=0755,size=256k";
 /// Files that dynamically linked programs need, on any distribution.
 const SYSTEM: [&str; 9] = [
@@ -39,20 +39,20 @@ const SYSTEM: [&str; 9] = [
 pub(crate) struct RootFiles {
     /// The process's working folder, the only writable one.
     pub(crate) folder: PathBuf,
-    /// Files and folders to read; missing ones are skipped.
+    /// Files and folders that the process may read. Missing ones are skipped.
     pub(crate) read_only: Vec<PathBuf>,
     pub(crate) devices: Vec<&'static str>,
 }
 
 impl RootFiles {
-    /// Adds a dynamically linked program and the libraries it may need.
+    /// Adds a dynamically linked program and the libraries that the program may need.
     pub(crate) fn with_program(mut self, program: &Path) -> Self {
         self.read_only.extend(SYSTEM.map(PathBuf::from));
         self.read_only.push(program.to_owned());
         self
     }
 
-    /// Makes them the root of this process, which must have a mount namespace of its own.
+    /// Makes the files the root of this process. The process must have its own mount namespace.
     pub(super) fn enter_root(&self) -> io::Result<()> {
         make_mounts_private()?;
         let new_root = self.folder.join(NEW_ROOT);
@@ -66,7 +66,7 @@ impl RootFiles {
         for device in &self.devices {
             bind(Path::new(device), &new_root, MsFlags::empty())?;
         }
-        // The kernel stacks the old root on the new one until the umount, so it needs no mount point.
+        // The kernel stacks the old root on the new one until the umount, so the old root needs no mount point.
         env::set_current_dir(&new_root)?;
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
@@ -102,7 +102,7 @@ fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
         };
     }
     if place.exists() {
-        // It lies in a folder that has been mounted already.
+        // The path is in a folder that has been mounted already.
         return Ok(());
     }
     if kind.is_dir() {
@@ -118,8 +118,8 @@ fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     }
     match sys::make_mounts_read_only(&place) {
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
-            // Before Linux 5.12, mounts below it stay writable. A user namespace may not clear flags that the host has
-            // set, so they are passed again.
+            // Before Linux 5.12, mounts below `place` stay writable. In a user namespace, a remount may not clear flags
+            // that the host has set, so these flags are passed again.
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | current_flags(&place)?;
             Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
         }

@@ -17,12 +17,11 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::unpacked::{UnpackFault, UnpackedFirmware};
 use crate::machines::{firmware_binary, roles};
 
-/// The name that libkrun asks for. Files of `./taskw firmware` and of distributions append the full version.
+/// The file name that libkrun looks up. Files from `./taskw firmware` and from distributions append the full version.
 const NAME: &str = "libkrunfw.so.5";
 /// Folders in which distributions keep libraries.
 const LIBRARY_FOLDERS: [&str; 6] =
     ["/usr/local/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/lib"];
-/// Why libkrunfw cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirmwareFault {
     #[error(
@@ -49,16 +48,17 @@ pub(crate) enum FirmwareFault {
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
     pub(crate) path: PathBuf,
-    /// Set if it was unpacked from this program.
+    /// Set if the library was unpacked from this program.
     pub(crate) unpacked: Option<Arc<UnpackedFirmware>>,
 }
 
 impl Firmware {
-    /// Searches libkrunfw at the configured path, in this program, next to it, and in the system's library folders, and
-    /// checks it. An embedded one is unpacked into `folder`. `runner` is this binary.
+    /// Finds libkrunfw and checks it. A configured path has precedence, then a library embedded in this program, which
+    /// is unpacked into `folder`. Otherwise looks next to this program and in the system's library folders. `runner` is
+    /// this binary.
     ///
     /// # Errors
-    /// [`FirmwareFault`], whose text says how to get it.
+    /// [`FirmwareFault`]; its text says how to get the library.
     pub(crate) async fn find(setting: Option<&Path>, folder: &Path, runner: &OsStr) -> Result<Self, FirmwareFault> {
         let found = match (setting, firmware_binary::embedded()) {
             (Some(path), _) => {
@@ -95,7 +95,7 @@ impl Firmware {
         }
     }
 
-    /// Checks an unpacked file again and replaces it if it was changed. Must be called before each start of a machine.
+    /// Verifies an unpacked file again, and replaces a changed file. Must be called before each start of a machine.
     ///
     /// # Errors
     /// The changed file cannot be replaced.
@@ -107,7 +107,7 @@ impl Firmware {
     }
 }
 
-/// The library at `path`, or the one with the highest version in the folder `path`.
+/// Returns the file `path`. For a folder `path`, returns the library in it whose name sorts last, usually the newest.
 fn library(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return path.is_file().then(|| path.canonicalize().ok()).flatten();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Splits libkrun's log: lines of the guest's console, which are part of it, go to stdout, everything else to stderr.
+//! Splits libkrun's log: lines of the guest's console go to stdout, all other lines to stderr.
 
 use std::io;
 
@@ -14,7 +14,7 @@ struct ConsoleAndLog {
     level: LevelFilter,
 }
 
-/// Installs the logger. Level 1 is errors, which are always written, and 5 is everything.
+/// Installs the logger. Levels 0 and 1 log only errors, and level 5 logs everything.
 pub(super) fn start(level: u8) -> io::Result<()> {
     let level = match level {
         0 | 1 => LevelFilter::Error,
@@ -43,7 +43,7 @@ impl Log for ConsoleAndLog {
     fn flush(&self) {}
 }
 
-// Ignores errors: a line that cannot be written cannot be logged elsewhere either.
+// Write errors are ignored, because there is no other output to report them to.
 fn print(output: BorrowedFd<'_>, line: &str) {
     let mut rest = line.as_bytes();
     while let Ok(count @ 1..) = write(output, rest) {

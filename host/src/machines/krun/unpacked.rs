@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Unpacks the embedded libkrunfw into a file, because the system's loader needs one.
+//! Unpacks the embedded libkrunfw into a file, because the system's loader can only load files.
 //!
-//! The file is in a folder that only this user can access. Its name contains its digest, so versions do not conflict.
-//! Its content is verified by the digest before its first use, and again whenever its metadata has changed. A changed
-//! file is replaced and a warning logged.
+//! The file is in a folder that only this user can change. The file's name contains its digest, so versions do not
+//! conflict. The server verifies the content against the digest before the first use, and again whenever the metadata
+//! has changed. It replaces a changed file and logs a warning.
 //!
-//! A server holds a shared lock on the file that it uses, which covers its machines too, since they end with it. An old
-//! file of another version that is not locked is removed; a server that needs it again unpacks it again.
+//! A server holds a shared lock on the file that it uses. The lock protects its machines too, because they end with the
+//! server. Old unlocked files of other versions are removed; a server that needs one unpacks it again.
 
 use std::{
     error::Error,
@@ -31,16 +31,15 @@ use crate::{
     machines::firmware_binary::EmbeddedFirmware,
 };
 
-/// Attempts to unpack a file that another process keeps changing.
+/// Maximum number of attempts to unpack a file that another process keeps changing.
 const ATTEMPTS_MAX: u32 = 3;
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Age at which an unused file is removed. A downgrade within days still finds its version; later it is unpacked again,
-/// which takes less than a second.
+/// Age at which an unused file is removed. A downgrade within a week still finds its file; a later downgrade unpacks
+/// the file again in less than a second.
 const UNUSED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Length of a SHA-256 in hexadecimal, which ends the name of an unpacked file.
+/// Length of a SHA-256 digest in hexadecimal. The name of an unpacked file ends with its digest.
 const DIGEST_CHARS: usize = 64;
 
-/// Why the embedded firmware cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnpackFault {
     #[error("failed to unpack the firmware")]
@@ -54,7 +53,7 @@ pub(crate) enum UnpackFault {
     Changed { path: PathBuf },
 }
 
-/// Metadata by which a changed or replaced file is detected without reading it.
+/// Metadata that reveals a changed or replaced file without reading the content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Stamp([i128; 6]);
 
@@ -66,14 +65,13 @@ impl Stamp {
     }
 }
 
-/// A file whose digest was verified. The lock keeps other processes from removing it.
+/// A file whose digest was verified. The lock prevents other processes from removing the file.
 #[derive(Debug)]
 struct Verified {
     stamp: Stamp,
     _lock: File,
 }
 
-/// The unpacked library.
 #[derive(Debug)]
 pub(crate) struct UnpackedFirmware {
     embedded: EmbeddedFirmware,
@@ -83,7 +81,7 @@ pub(crate) struct UnpackedFirmware {
 }
 
 impl UnpackedFirmware {
-    /// Unpacks the library into the folder unless it is there already, and removes old unused ones.
+    /// Unpacks the library into the folder if it is not there yet, and removes old unused versions.
     pub(crate) fn new(embedded: EmbeddedFirmware, folder: &Path) -> Result<Self, UnpackFault> {
         let path = folder.join(format!("{}-{}", embedded.name, embedded.sha256));
         let unpacked = Self { embedded, folder: folder.to_owned(), path, verified: Mutex::default() };
@@ -96,7 +94,8 @@ impl UnpackedFirmware {
         &self.path
     }
 
-    /// Unpacks the file again unless it matches the digest. The digest is only calculated if the metadata changed.
+    /// Unpacks the file again if its content does not match the digest. The digest is calculated only if the metadata
+    /// changed.
     pub(crate) fn ensure(&self) -> Result<(), UnpackFault> {
         let mut verified = lock(&self.verified);
         let now = fs::symlink_metadata(&self.path).ok().map(|found| Stamp::of(&found));
@@ -123,12 +122,13 @@ impl UnpackedFirmware {
         Err(UnpackFault::Changed { path: self.path.clone() })
     }
 
-    /// Reads the file, and returns `None` if it belongs to another user or does not match the digest.
+    /// Locks and verifies the file. Returns `None` if another user could change the file, or if its type, size or
+    /// digest is wrong.
     fn verify(&self) -> io::Result<Option<Verified>> {
         let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
         let mut file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path) {
             Ok(file) => file,
-            // A symbolic link.
+            // The path is a symbolic link.
             Err(fault) if fault.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => return Ok(None),
             Err(fault) => return Err(fault),
         };
@@ -138,11 +138,11 @@ impl UnpackedFirmware {
         }
         file.lock_shared()?;
         if file.metadata()?.nlink() == 0 {
-            // Another process held the lock and removed the file because it was old.
+            // While this process waited for the lock, another process removed the file because of its age.
             return Err(io::ErrorKind::NotFound.into());
         }
         let digest = copy(&mut file, &mut io::sink(), self.embedded.bytes)?;
-        // The metadata is from before the read, so a change during the read is detected by the next check.
+        // The stamp was taken before the read, so the next check detects a change during the read.
         Ok((digest == self.embedded.sha256).then(|| Verified { stamp: Stamp::of(&found), _lock: file }))
     }
 
@@ -181,7 +181,7 @@ fn is_name_of_unpacked(path: &Path) -> bool {
     digest.is_some_and(|digest| digest.len() == DIGEST_CHARS && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// Removes a file that is old and not locked. Returns whether it did.
+/// Removes a file if it is old and not locked. Returns whether the file was removed.
 fn remove_unused(path: &Path, now: SystemTime) -> io::Result<bool> {
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
@@ -202,7 +202,7 @@ fn is_damage(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// Copies at most `bytes_max` and returns the digest of the copied bytes.
+/// Copies at most `bytes_max` bytes and returns the digest of the copied bytes.
 fn copy(from: &mut impl Read, to: &mut impl Write, bytes_max: u64) -> io::Result<String> {
     let mut from = from.take(bytes_max);
     let mut buffer = vec![0; BUFFER_BYTES];

@@ -1,15 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Detects that the kernel killed a process because memory ran out, from the counter of the runner's control group.
+//! Reads from a counter of the runner's control group whether the kernel killed a process because memory ran out.
 //!
-//! The kernel kills a machine that grows beyond the group's limit with SIGKILL, which others can send too; the counter
-//! tells the two apart. Machines of the same group share the counter, so it may have been another one.
+//! If a machine exceeds the group's memory limit, the kernel sends SIGKILL and increments the counter. A SIGKILL from
+//! another process does not change the counter. Machines of the same group share the counter, so another machine may
+//! have caused an increment.
 
 use std::{fs, path::PathBuf};
 
 use crate::machines::control_group;
 
-/// The value of the counter at some time.
+/// The value of the counter at the time of a call to [`OomKills::now`].
 pub(super) struct OomKills {
     events: Option<PathBuf>,
     before: u64,
@@ -22,7 +23,7 @@ impl OomKills {
         Self { events, before }
     }
 
-    /// Whether the counter has grown since.
+    /// Whether the counter has grown since that call.
     pub(super) fn have_grown(&self) -> bool {
         let now = self.events.as_ref().and_then(|path| fs::read_to_string(path).ok());
         now.is_some_and(|text| count(&text) > self.before)

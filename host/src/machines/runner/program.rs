@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Processes that the runner starts, and the wait for the first of them to end.
+//! Processes that the runner starts, and the wait until the first of them ends.
 
 use std::{
     ffi::OsString,
@@ -39,9 +39,9 @@ use crate::machines::{
     sys::{self, ForkedInto},
 };
 
-/// Exit code of a child whose runner died before the child could watch it; nothing reads it.
+/// Exit code of a child whose runner died before the child could watch the runner. No process reads this code.
 const ORPHANED: i32 = 122;
-/// Exit code of a child that failed to execute its program and has reported why.
+/// Exit code of a child that failed to execute its program and has reported the reason.
 const NOT_STARTED: i32 = 123;
 
 /// A child process. Dropping it kills the process and waits for its exit.
@@ -54,7 +54,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts another program, confined.
+    /// Executes another program in a confined child process.
     pub(super) fn start(
         path: &Path,
         arguments: Vec<OsString>,
@@ -66,11 +66,12 @@ impl Program {
         let (mut errors, error_writer) = UnixStream::pair().map_err(fault)?;
         let mut command = Command::new(path);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
-        // `clone` creates a pid namespace for this child only; `unshare` would put all later children into it.
+        // `clone` creates a pid namespace for this child only; `unshare` would put all later children into the same
+        // namespace.
         let fork = || sys::fork_to_execute(confinement.namespaces.clone_flags());
         let program = Self::forked(&name, fork, || {
             let fault = confinement.apply().map_or_else(|fault| fault, |()| command.exec());
-            // Fails if the runner is gone; then the error has no reader.
+            // The write fails if the runner has ended, and then no process needs the error.
             let _ = write!(&error_writer, "{fault}");
             NOT_STARTED
         })
@@ -81,8 +82,8 @@ impl Program {
         if cause.is_empty() { Ok(program) } else { Err(fault(io::Error::other(cause))) }
     }
 
-    /// Forks a child that calls `run` and exits with its result. `run` confines the child itself. At most one child
-    /// may be forked like this.
+    /// Forks a child that calls `run` and exits with the returned code. `run` must apply the confinement itself. A
+    /// runner may call this function only once.
     pub(super) fn fork(name: &str, confinement: &Confinement, run: impl FnOnce() -> i32) -> Result<Self, Report> {
         let fork = || {
             unshare(confinement.namespaces.clone_flags())?;
@@ -109,7 +110,7 @@ impl Program {
         &self.name
     }
 
-    /// Waits for the exit and returns its status, or `None` if that is unknown.
+    /// Waits for the exit. Returns the exit status, or `None` if the status is unknown.
     pub(super) fn wait(&mut self) -> Option<ExitStatus> {
         while self.status.is_none() {
             match waitpid(Some(self.pid), WaitOptions::empty()) {
@@ -121,7 +122,7 @@ impl Program {
         self.status
     }
 
-    /// Whether the kernel killed it because memory ran out. Waits for the exit.
+    /// Waits for the exit. Returns whether the kernel killed the process because memory ran out.
     pub(super) fn ran_out_of_memory(&mut self) -> bool {
         let kill = Some(Signal::KILL.as_raw());
         self.wait().is_some_and(|status| status.signal() == kill) && self.kills.have_grown()
@@ -145,7 +146,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if self.status.is_none() {
-            // Fails only if it has ended already.
+            // Fails only if the process has ended already.
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
             self.wait();
         }
@@ -154,21 +155,21 @@ impl Drop for Program {
 
 /// The result of a wait.
 pub(super) enum Event {
-    /// The host closed its end.
+    /// The host closed its end of the socket.
     HostClosed,
     /// The program at this index ended.
     Exited(usize),
     Timeout,
 }
 
-/// Watches the host's socket and the programs, including for signals that stop a program.
+/// Watches the host's socket and the programs. Also detects that a signal has stopped a program.
 pub(super) struct Watch<'a> {
     host: &'a UnixStream,
     children: SignalFd,
 }
 
 impl<'a> Watch<'a> {
-    /// Blocks SIGCHLD and reads it from a descriptor from now on. Only for a single-threaded process.
+    /// Blocks SIGCHLD and opens a descriptor that receives the signal. Only for a single-threaded process.
     pub(super) fn new(host: &'a UnixStream) -> Result<Self, Report> {
         let fault = |errno: nix::Error| not_started("watch for the exit of programs".into(), &errno.into());
         let mut signals = SigSet::empty();
@@ -178,7 +179,8 @@ impl<'a> Watch<'a> {
         Ok(Self { host, children: SignalFd::with_flags(&signals, flags).map_err(fault)? })
     }
 
-    /// Waits for an event. If several have happened, the host comes first, then the programs in their order.
+    /// Waits for an event. If several events have happened, the host's takes precedence, then those of the programs in
+    /// their order.
     pub(super) fn wait(&self, programs: &[&Program], timeout: Option<&Timespec>) -> Result<Event, Report> {
         loop {
             let watched = [self.host.as_fd(), self.children.as_fd()].into_iter();
@@ -198,7 +200,7 @@ impl<'a> Watch<'a> {
             if let Some(ended) = (0..programs.len()).find(|index| ready(index + 2)) {
                 return Ok(Event::Exited(ended));
             }
-            // The content is ignored, because the kernel merges signals of one kind; the programs are checked below.
+            // The kernel merges signals of one kind, so their content is ignored and all programs are checked below.
             while matches!(self.children.read_signal(), Ok(Some(_))) {}
             if let Some(stopped) = programs.iter().find(|program| program.is_stopped()) {
                 return Err(Report::Stopped { program: stopped.name.clone() });
@@ -207,7 +209,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-// The host sends nothing after its orders; anything else is ignored.
+// The host sends nothing after its orders. Data that arrives nevertheless is ignored.
 fn has_closed(mut host: &UnixStream) -> bool {
     let mut ignored = [0; 64];
     !matches!(host.read(&mut ignored), Ok(1..))

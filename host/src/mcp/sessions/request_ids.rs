@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Request ids and progress tokens in use in one session.
 //!
-//! A session's answers are routed by request id and its progress reports by token, so no two open requests may share
-//! either.
+//! A session's answers are routed by request id and its progress reports by token, so two open requests must not share
+//! an id or a token.
 
 use std::{
     collections::HashMap,
@@ -15,23 +15,24 @@ use rmcp::model::{ClientJsonRpcMessage, ClientNotification, GetMeta as _, Number
 use super::SessionRefusal;
 use crate::mcp::memory::{RequestMemory, WeakRequestMemory};
 
-/// Answers that the client of one session may abandon before their end. Their ids stay in use, since the client may
-/// still resume them. A session that reaches this limit accepts no more requests; its client opens another one.
+/// Maximum number of answers that the client of one session may abandon before their end. The ids of abandoned answers
+/// stay in use, because the client may still resume the answers. A session at this limit accepts no more requests, and
+/// its client must open another session.
 pub(super) const ABANDONED_MAX: usize = 1024;
 
 /// The ids and tokens of requests that are open or whose answers were abandoned.
 ///
-/// They are stored as hashes, because an id may be as long as a body. A collision costs the client one error.
+/// Only hashes are stored, because an id may be as long as a request body. A collision costs the client one error.
 #[derive(Debug, Default)]
 pub(super) struct RequestIds {
     in_use: HashMap<u64, WeakRequestMemory>,
     abandoned: usize,
-    /// The memory of requests whose answers were abandoned; a client may resume one of them.
+    /// The memory of requests with abandoned answers, which the client may resume.
     abandoned_memory: Vec<WeakRequestMemory>,
 }
 
 impl RequestIds {
-    /// Registers the ids of a request that holds `memory`.
+    /// Registers the ids of a request, together with the request's `memory`.
     pub(super) fn register(&mut self, ids: &[u64], memory: &RequestMemory) -> Result<(), SessionRefusal> {
         if ids.iter().any(|id| self.in_use.contains_key(id)) {
             return Err(SessionRefusal::Repeated);
@@ -40,12 +41,12 @@ impl RequestIds {
         Ok(())
     }
 
-    /// The memory of the request with this id, while its call runs or its answer is being written.
+    /// Returns the memory of the request with this id, if the call is running or the answer is being written.
     pub(super) fn memory_of(&self, id: u64) -> Option<RequestMemory> {
         self.in_use.get(&id)?.upgrade()
     }
 
-    /// Releases the ids of a request whose answer was read to its end; those of an abandoned answer stay in use.
+    /// Releases the ids of a request if its answer was read to the end. The ids of an abandoned answer stay in use.
     pub(super) fn release(&mut self, ids: &[u64], ended: bool, memory: &RequestMemory) {
         if ended {
             self.in_use.retain(|id, _| !ids.contains(id));
@@ -61,13 +62,13 @@ impl RequestIds {
         self.abandoned >= ABANDONED_MAX
     }
 
-    /// The memory that requests with abandoned answers still hold.
+    /// Returns the memory of requests with abandoned answers, as far as it is still reserved.
     pub(super) fn abandoned(&self) -> Vec<RequestMemory> {
         self.abandoned_memory.iter().filter_map(WeakRequestMemory::upgrade).collect()
     }
 }
 
-/// The hashes of a request's id and progress token; empty for other messages.
+/// Returns the hashes of a request's id and progress token; empty for other messages.
 pub(super) fn ids_of(message: &ClientJsonRpcMessage) -> Vec<u64> {
     let ClientJsonRpcMessage::Request(request) = message else { return Vec::new() };
     let token = request.request.get_meta().get_progress_token();
@@ -75,7 +76,7 @@ pub(super) fn ids_of(message: &ClientJsonRpcMessage) -> Vec<u64> {
     [Some(hash("id", &request.id)), token].into_iter().flatten().collect()
 }
 
-/// The hash of the request id that a cancellation names; `None` for other messages.
+/// Returns the hash of the request id in a cancellation; `None` for other messages.
 pub(super) fn cancelled_id(message: &ClientJsonRpcMessage) -> Option<u64> {
     let ClientJsonRpcMessage::Notification(notification) = message else { return None };
     let ClientNotification::CancelledNotification(cancelled) = &notification.notification else { return None };

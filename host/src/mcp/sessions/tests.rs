@@ -96,7 +96,7 @@ async fn request_ids_are_in_use_until_the_answer_is_read_to_its_end() {
     for repeated in [call(1, 11), call(2, 10)] {
         assert_eq!(register(repeated).await.map(drop), Err(SessionRefusal::Repeated));
     }
-    // Reading the answer to its end releases the ids; abandoning it does not.
+    // Reading the answer to its end releases the ids; abandoning the answer does not.
     assert_eq!(open(first).next().await.map(drop), None);
     drop(open(register(call(1, 10)).await.unwrap()));
     assert_eq!(register(call(1, 12)).await.map(drop), Err(SessionRefusal::Repeated));
@@ -107,7 +107,7 @@ async fn request_ids_are_in_use_until_the_answer_is_read_to_its_end() {
     assert!(sessions.table()[&id].ids.exhausted());
     let exists = on_behalf(principal("ada"), RequestMemory::default(), sessions.has_session(&id)).await;
     assert!(!exists.unwrap().unwrap());
-    // The next session to open closes it.
+    // Opening the next session closes the exhausted session.
     create(&sessions, "ada").await.unwrap();
     assert!(!sessions.table().contains_key(&id));
 }
@@ -148,7 +148,7 @@ async fn abandoned_answer_can_be_resumed_while_its_request_holds_memory() {
     drop(register(&sessions, &id, &memory, call(1, 10)).await.unwrap());
     let abandoned = || sessions.table()[&id].ids.abandoned().len();
     assert_eq!(abandoned(), 1);
-    // The call ends, and its answer with it.
+    // The call and its answer end.
     drop(memory);
     assert_eq!(abandoned(), 0);
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The outcome of a call as the final state of a task, and the memory that it takes.
+//! Converts the outcome of a call into the final state of a task, and measures the memory of that state.
 
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, TaskPayload};
 use serde::Serialize;
@@ -11,8 +11,8 @@ use crate::mcp::{
     json_size::{NODE_BYTES, value_bytes},
 };
 
-/// Returns the final state of a task and its size. An error that the caller can fix completes the task like any other
-/// result; only a failure of the server fails it.
+/// Returns the final state of a task, and the state's size. An error that the caller can fix completes the task like
+/// any other result; only a failure of the server fails the task.
 pub(super) fn settle(tool: &str, outcome: Outcome) -> (TaskPayload, usize) {
     if outcome.as_ref().is_err_and(Failure::is_cancelled) {
         return (TaskPayload::Cancelled, NODE_BYTES);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Collects the outputs of a command while it runs, and makes its result.
+//! Collects the outputs of a running command, and adds them to the command's result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The outputs of a command, and the network refusals counted before it.
+/// The outputs of a command, and the number of network refusals before the command.
 #[derive(Debug)]
 pub(super) struct Outputs {
     stdout: OutputWindow,
@@ -42,7 +42,7 @@ impl Outputs {
         }
     }
 
-    /// Adds the outputs to the result; a command that was stopped is a fault.
+    /// Adds the outputs to the result. If the command was stopped, returns a fault.
     pub(super) fn into_result(self, executed: Executed, timeout: Duration) -> Result<Executed, Fault> {
         let executed = Executed {
             hint: self.hint(),

@@ -11,79 +11,43 @@ use crate::domain::{
 /// An invalid argument.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgumentFault {
-    /// An invalid id.
     #[error("environment_id: {0}")]
     Id(EnvironmentIdFault),
-    /// An invalid network policy.
     #[error("network: {0}")]
     Network(PolicyFault),
-    /// An invalid name.
     #[error("name: {0}")]
     Name(NameFault),
-    /// An invalid path.
     #[error("{name}: {source}")]
-    Path {
-        /// The argument.
-        name: &'static str,
-        /// The broken rule.
-        source: GuestPathFault,
-    },
-    /// Invalid environment variables.
+    Path { name: &'static str, source: GuestPathFault },
     #[error("environment: {0}")]
     Variables(VariablesFault),
-    /// Invalid package names.
     #[error("packages: {0}")]
     Packages(PackagesFault),
     /// A number above its maximum.
     #[error("{name}: {value} is too large; must be at most {max}")]
-    AboveMaximum {
-        /// The argument.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// The maximum.
-        max: f64,
-    },
-    /// A number that is not an integer, or out of range.
+    AboveMaximum { name: &'static str, value: f64, max: f64 },
+    /// A number that is not an integer, or is out of range.
     #[error("{name}: {value} is invalid; must be an integer from {min} to {max}")]
-    NotWhole {
-        /// The argument.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// The minimum.
-        min: u64,
-        /// The maximum.
-        max: u64,
-    },
-    /// Invalid permissions.
+    NotWhole { name: &'static str, value: f64, min: u64, max: u64 },
     #[error("mode: invalid file mode; must be up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
     Mode,
-    /// Invalid base64.
     #[error("content: invalid base64: {reason}; leave encoding out for text")]
-    Base64 {
-        /// The error of the decoder.
-        reason: String,
-    },
-    /// Empty code.
+    Base64 { reason: String },
     #[error("code must not be empty")]
     NoCode,
     /// An argument above its size limit.
     #[error("{name}: {bytes} bytes are too many; must be at most {bytes_max} bytes in one call{advice}")]
     TooLarge {
-        /// The argument.
         name: &'static str,
-        /// Its size.
         bytes: usize,
-        /// The limit.
         bytes_max: usize,
-        /// Advice on doing it in smaller parts.
+        /// Advice on splitting the data; appended to the message.
         advice: &'static str,
     },
 }
 
 impl ArgumentFault {
-    /// Checks that an argument is at most `bytes_max` long.
+    /// Checks that an argument has at most `bytes_max` bytes.
     pub(crate) fn check_size(
         name: &'static str,
         bytes: usize,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The credit that a side grants its peer on a flow: a little to each flow, and more to those that use it, from a pool
-//! for the link.
+//! The credit that a side grants to its peer on a flow. Each flow begins with a little credit. Flows that use their
+//! credit borrow more from a pool that all flows of the link share.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -9,10 +9,11 @@ use waggle_protocol::egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX};
 
 use crate::limits::EGRESS_POOL_BYTES;
 
-/// When less than this is left in the pool, in bytes, flows return the credit that they have borrowed.
+/// Part of the pool that flows cannot borrow, in bytes. When less than twice this amount is left in the pool, flows
+/// return borrowed credit.
 const SCARCE_BYTES: usize = EGRESS_POOL_BYTES / 8;
 
-/// The credit that all flows of one link can borrow beyond their first credit.
+/// The credit that the flows of one link can borrow in addition to their initial credit.
 #[derive(Debug)]
 pub struct GrantPool(AtomicUsize);
 
@@ -23,7 +24,7 @@ impl Default for GrantPool {
 }
 
 impl GrantPool {
-    /// Returns how many bytes can still be borrowed.
+    /// Returns the number of bytes that are left in the pool.
     pub fn left(&self) -> usize {
         self.0.load(Relaxed)
     }
@@ -43,11 +44,11 @@ impl GrantPool {
 #[derive(Debug)]
 pub(super) struct Window<'a> {
     pool: &'a GrantPool,
-    /// Limit of the peer's data in flight and buffered here together, in bytes.
+    /// Limit of the peer's data, in flight or buffered on this side, in bytes.
     size: u32,
     /// Bytes that the peer may still send.
     open: u32,
-    /// Bytes that were written to the connection and not yet granted again.
+    /// Bytes that were written to the connection and for which no new credit was granted yet.
     consumed: u32,
 }
 
@@ -56,7 +57,7 @@ impl<'a> Window<'a> {
         Self { pool, size: FLOW_CREDIT_BYTES, open: FLOW_CREDIT_BYTES, consumed: 0 }
     }
 
-    /// Returns how many bytes the peer may still send.
+    /// Returns the number of bytes that the peer may still send.
     pub(super) fn open(&self) -> u32 {
         self.open
     }
@@ -71,8 +72,8 @@ impl<'a> Window<'a> {
         self.consumed = self.consumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// Returns the grant that is due, if any. The caller must send it to the peer. Calling this less often combines
-    /// grants.
+    /// Returns the grant that is due, if any. The caller must send it to the peer. If the caller waits between calls,
+    /// several grants become one.
     pub(super) fn grant(&mut self) -> Option<u32> {
         if self.consumed < self.size / 2 {
             return None;
