@@ -7,7 +7,7 @@ use std::{borrow::Cow, error::Error};
 /// Characters that end a URL in a message.
 const URL_ENDS: [char; 5] = ['"', '\'', '`', '<', '>'];
 
-/// The credentials in the description of a URL's form, which are not masked.
+/// Placeholder credentials, as in an error that shows the expected URL. They are not masked.
 const PLACEHOLDER: &str = "USER:PASSWORD";
 
 /// Formats an error and its causes on one line, outermost first, with the credentials of URLs masked.
@@ -23,7 +23,7 @@ pub fn chain(error: &dyn Error) -> String {
     mask_credentials(&text).into_owned()
 }
 
-/// Masks the user and the password of each URL in a text: errors repeat values, and a URL may be in the wrong setting.
+/// Masks the user and password of each URL in a text. Errors quote settings, and any setting may hold a misplaced URL.
 #[must_use]
 pub fn mask_credentials(text: &str) -> Cow<'_, str> {
     let (mut masked, mut rest, mut found) = (String::new(), text, false);

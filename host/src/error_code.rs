@@ -72,7 +72,7 @@ codes! {
         "Call list_environments to see its status; if that is \"error\", destroy the environment and create another.";
     EnvironmentBusy, "environment_busy", Result,
         "The environment already runs its maximum number of calls.",
-        "Retry when one of them has ended.";
+        "Retry when one of its calls has ended.";
     CapacityReached, "capacity_reached", Result,
         "The server has reached its maximum number of environments.",
         "Destroy an environment that you no longer need, or retry later.";
@@ -145,7 +145,7 @@ codes! {
         "Retry once; if it fails again, tell the server's operator.";
     Unauthorized, "unauthorized", Http,
         "The bearer token is missing or unknown to this server (status 401).",
-        "Send the header Authorization: Bearer with a token from the server's operator.";
+        "Send the header \"Authorization: Bearer TOKEN\", with a token from the server's operator.";
     TooManySessions, "too_many_sessions", Http,
         "The server has reached its maximum number of sessions (status 503).",
         "End a session that you no longer need, or retry in a minute.";
@@ -171,7 +171,7 @@ codes! {
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
         Every error of a tool, and every rejection listed here, has a message for people, a code for programs and a\n\
-        hint with advice. Codes never change; new ones may be added. Violations of HTTP or JSON-RPC have no code: a\n\
+        hint with advice. Codes never change; new ones may be added. Some violations of HTTP or JSON-RPC have no code: a\n\
         wrong Host or Origin (status 403), an unknown session (404), an unknown method.\n\n\
         Errors that the caller can fix are tool results with `isError`: their text is the message, and their\n\
         structured content has an object `error` with `code`, `message` and `hint`. All others are JSON-RPC errors\n\

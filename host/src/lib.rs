@@ -19,8 +19,7 @@
 //!               files                  the server's own files
 //! ```
 //!
-//! Each module imports only modules below it. The exception is `machines`, which imports the ports of `domain` to
-//! implement them.
+//! Each module imports only modules below it, and every module may import the types and ports of `domain`.
 //!
 //! Read these first:
 //!

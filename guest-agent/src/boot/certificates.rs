@@ -15,7 +15,8 @@ use std::{
 use super::replace::replace;
 use crate::step::{StepFault, WithStep};
 
-/// The distributions' stores, each a file with all certificates. An image without a store gets the first path.
+/// The distributions' stores, each a file with all certificates. If the image has no store, a store is created at the
+/// first path.
 const STORES: [&str; 5] = [
     // Debian, Alpine, Arch.
     "/etc/ssl/certs/ca-certificates.crt",
@@ -79,7 +80,7 @@ fn is_file(path: &str) -> bool {
 
 fn append(path: &Path, bundle: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
-    // The store may not end with a line break.
+    // Some stores do not end with a line break.
     file.write_all(format!("\n{}\n", bundle.trim_end()).as_bytes())
 }
 

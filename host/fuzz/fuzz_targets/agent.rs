@@ -36,7 +36,7 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
     let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
     seccompiler::apply_filter_all_threads(&filter).expect("the filter is in force");
     let started = std::process::Command::new("/bin/true").status();
-    assert!(started.is_err(), "commands could run on this host");
+    assert!(started.is_err(), "the seccomp filter did not stop a command from starting");
     // Use memory if possible, because each input creates a root.
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     fs::write(place.path().join(OUTSIDE), OUTSIDE).expect("a file");
@@ -47,7 +47,7 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
 fuzz_target!(|input: &[u8]| {
-    // The filter must be installed before the first thread starts.
+    // The first use of `PLACE` installs the filter. This must happen before the first thread starts.
     let place = PLACE.path();
     let Some((how, rest)) = input.split_first() else { return };
     let bytes = match how % 4 {

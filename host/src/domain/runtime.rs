@@ -274,13 +274,13 @@ pub enum RuntimeFault {
     #[error("failed to run {runtime} code: {wanted} not found in the image")]
     NoInterpreter {
         runtime: Runtime,
-        /// The suitable programs, as "bash or sh".
+        /// The suitable programs, for example "bash or sh".
         wanted: String,
     },
     #[error("failed to install packages for {runtime}: {wanted} not found in the image")]
     NoInstaller {
         runtime: Runtime,
-        /// The suitable programs, as "bash or sh".
+        /// The suitable package managers, for example "apk or apt-get".
         wanted: String,
     },
 }

@@ -37,7 +37,7 @@ pub(super) const RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExecuteArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
     /// The program text, at most 512,000 bytes. It is run from a file.
     code: String,
@@ -51,14 +51,14 @@ struct ExecuteArguments {
     /// The folder that the code starts in, absolute or relative to /home/sandbox; by default the image's own working
     /// directory, or else /home/sandbox.
     working_directory: Option<String>,
-    /// Environment variables for this call, by name; at most 256 of 64 KiB together. PATH cannot be set.
+    /// Environment variables for this call, by name; at most 256 variables and 64 KiB in total. PATH cannot be set.
     environment: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct InstallArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
     /// Names separated by white space, versions allowed: `requests numpy==2.1`, `lodash@4 @types/node`. No options.
     packages: String,
@@ -69,13 +69,13 @@ pub(super) fn execute() -> ServedTool {
         "execute",
         "Execute code",
         "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non-zero \
-         exit code is a result, not an error. Each call is a process of its own, which starts in /home/sandbox unless \
-         the image or working_directory says otherwise: files stay, variables do not. Only what is printed comes back, \
-         so print what you want to see. Of a very long output (above 512 KiB) the middle is left out; stdout_file and \
-         stderr_file then name files with all of it, up to 64 MiB, for read_file with offset and limit; the \
-         environment keeps the last 16 of them. At the timeout everything that the call started is killed. For what \
-         takes longer, or has to go on (a server), start it in the background and return: `nohup ./server >server.log \
-         2>&1 &` in a shell call lives until the environment ends; look at its log with later calls.",
+         exit code is a result, not an error. Each call is a separate process. It starts in /home/sandbox unless the \
+         image or working_directory says otherwise. Files persist between calls, variables do not. Only printed output \
+         is returned, so print what you want to see. The middle of an output above 512 KiB is left out; stdout_file \
+         and stderr_file then name files with the whole output (up to 64 MiB), which read_file reads in parts; the \
+         environment keeps the last 16 such files. At the timeout everything that the call started is killed. If a \
+         program takes longer or must keep running (a server), start it in the background: `nohup ./server >server.log \
+         2>&1 &` in a shell call. It runs until the environment ends; read its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )
@@ -88,9 +88,9 @@ pub(super) fn install_packages() -> ServedTool {
         "install_packages",
         "Install packages",
         "Install packages with the package manager of the environment's runtime: pip for python, npm for node, the \
-         system's (apt-get, apk, dnf, …) for shell. execute finds them afterwards. Returns the output of the package \
-         manager and its exit code; it is stopped after 5 minutes unless the operator set another limit. If one name \
-         is not allowed, nothing is installed.",
+         system's (apt-get, apk, dnf, …) for shell. Code that execute runs can use them afterwards. Returns the output \
+         of the package manager and its exit code; it is stopped after 5 minutes unless the operator set another \
+         limit. If one name is not allowed, nothing is installed.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(true),
         |services, arguments, context| services.install_packages(arguments, context).boxed(),
     )

@@ -19,7 +19,7 @@ const RESULTS_BYTES: usize = 64 * 1024 * 1024;
 /// Maximum time for which a result waits until other results are read.
 const RESERVATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The services behind the tools. Each tool is a method in the file of its kind.
+/// The services behind the tools. Each tool is a method, in `environment_tools`, `execution_tools` or `file_tools`.
 #[derive(Debug)]
 pub(super) struct Services {
     pub(super) environments: Arc<Environments>,

@@ -33,7 +33,7 @@ use waggle::{
 
 use crate::machines::{BROKEN, ENDLESS, Faults, InProcess};
 
-/// Limit of the wait for an event, after which a test fails.
+/// Maximum time that a test waits for an event before the test fails.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An id that no environment, session or task has.
@@ -144,7 +144,7 @@ pub(crate) async fn call(
     tool: &'static str,
     arguments: Value,
 ) -> Result<CallToolResult, ServiceError> {
-    let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+    let Value::Object(arguments) = arguments else { panic!("the arguments must be a JSON object") };
     let call = client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments));
     timeout(TIMEOUT, call).await.unwrap()
 }

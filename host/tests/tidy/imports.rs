@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The graph of a crate's imports: which file names an item of which other file.
+//! The import graph of a crate: for each file, the other files whose items it uses.
 //!
-//! It is read from the text: each path that begins with `crate`, `self` or `super`, groups included, leads to the file
-//! of its longest prefix that is a module. A module also counts as an import of each file that it declares.
+//! The graph is built from paths in the source that begin with `crate`, `self` or `super`, also inside `{}` groups. A
+//! path counts as an import of the file of its longest prefix that is a module. A `mod` declaration counts as an import
+//! too: the declaring file imports the declared file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use super::{assert_none, code_lines, sources};
 const CRATES: &[&str] = &["host/src", "guest-agent/src", "protocol/src", "protocol/link/src", "protocol/seccomp/src"];
 
 #[test]
-fn no_files_import_each_other_but_parents_and_their_children() {
+fn only_a_parent_and_its_children_import_each_other() {
     let texts: Vec<_> = sources("rs").collect();
     let texts = || texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let circles: Vec<_> = CRATES.iter().flat_map(|crate_root| Graph::read(crate_root, texts()).circles()).collect();
@@ -55,7 +56,7 @@ impl Graph {
         })
     }
 
-    /// Each circle of imports that is not a file with the files that it declares.
+    /// Returns the import cycles, except a cycle of a file and the files that it declares.
     pub(crate) fn circles(&self) -> Vec<String> {
         let reached: BTreeMap<_, _> = self.files.keys().map(|module| (module, self.reachable(module))).collect();
         let mut seen = BTreeSet::new();
@@ -96,7 +97,7 @@ fn is_family(circle: &BTreeSet<&Vec<String>>) -> bool {
     })
 }
 
-/// The module that a file is, or nothing if it is not compiled into the crate.
+/// Returns the module path of a file, or `None` for `main.rs` and `tests.rs`.
 fn module(root: &str, name: &str) -> Option<Vec<String>> {
     let path = name.strip_prefix(root)?.strip_prefix('/')?.strip_suffix(".rs")?;
     let path: Vec<String> = path.split('/').map(str::to_owned).collect();
@@ -108,7 +109,7 @@ fn module(root: &str, name: &str) -> Option<Vec<String>> {
     }
 }
 
-/// The text without comments, the contents of strings, and unit tests.
+/// Removes comments, unit tests and the contents of strings from the text.
 fn without_strings(text: &str) -> String {
     code_lines(text).flat_map(|line| line.split('"').step_by(2).chain(["\n"])).collect()
 }
@@ -136,7 +137,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads one path, and those of its group if it ends with one; returns what follows it.
+/// Reads a path. If the path ends with a group in braces, reads the paths of the group. Returns the remaining text.
 fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
     let mut path = above.to_vec();
     loop {
@@ -149,7 +150,8 @@ fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String
                     None if group.is_empty() => return group,
                     None => {
                         let rest = read_path(group, &path, found);
-                        // What is no path, as the body of a function behind one, ends the group.
+                        // Text that is not a path ends the group: the brace may open a function body that follows a
+                        // path.
                         if rest.len() == group.len() {
                             return rest;
                         }
@@ -173,7 +175,7 @@ fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String
     text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name))
 }
 
-/// A path from the crate's root.
+/// Converts a path that is used in the module `own` into a path from the crate's root.
 fn resolve(own: &[String], path: &[String]) -> Option<Vec<String>> {
     let mut base = own.to_vec();
     let mut rest = path;
@@ -195,7 +197,7 @@ fn is_name(character: char) -> bool {
 }
 
 #[test]
-fn a_circle_is_found_and_a_parent_with_its_children_is_none() {
+fn cycles_are_found_and_a_parent_with_its_children_is_no_cycle() {
     let circles = |sources: &[(&str, &str)]| Graph::read("src", sources.iter().copied()).circles();
     let lib = ("src/lib.rs", "mod a;\nmod b;\n");
     let child = ("src/a/c.rs", "use super::X;\n// crate::b::Y\nfn f() { g(\"crate::b\") }\n");

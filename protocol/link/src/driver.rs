@@ -7,6 +7,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -229,8 +230,11 @@ fn link_fault(fault: &ConnectionError) -> LinkFault {
         | ConnectionError::InvalidWindowUpdate
         | _ => None,
     };
-    match broken.and_then(Breach::of) {
-        Some(breach) => LinkFault::Breach { breach },
-        None => LinkFault::Failed { message: fault.to_string() },
+    // A peer that closes its end before it has read everything resets the connection.
+    let closed = broken.map(io::Error::kind);
+    match (broken.and_then(Breach::of), closed) {
+        (Some(breach), _) => LinkFault::Breach { breach },
+        (None, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => LinkFault::Closed,
+        (None, _) => LinkFault::Failed { message: fault.to_string() },
     }
 }

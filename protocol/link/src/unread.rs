@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_is_read_never_adds_up() {
+    fn read_data_does_not_accumulate() {
         let unread = Unread::new(BYTES_MAX);
         unread.register(1);
         // The reader always lags a little behind.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pieces_count_while_a_large_piece_is_partly_read() {
+    fn unread_small_pieces_still_count_after_a_large_piece_is_read() {
         let unread = Unread::new(BYTES_MAX);
         // The first piece of a stream arrives before the stream is registered.
         unread.arrived(1, 65_536).unwrap();

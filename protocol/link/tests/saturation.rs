@@ -173,5 +173,18 @@ async fn link_ends_when_the_peer_goes() {
     drop(acceptor);
     timeout(STUCK, opener.ended()).await.unwrap();
     let fault = opener.open().await.unwrap_err();
-    assert!(matches!(fault, LinkFault::Closed | LinkFault::Failed { .. }), "{fault}");
+    assert!(matches!(fault, LinkFault::Closed), "{fault}");
+}
+
+#[tokio::test]
+async fn reset_by_a_peer_that_did_not_read_counts_as_closed() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let opener = Opener::start(a, Link::Call);
+    let mut stream = opener.open().await.unwrap();
+    stream.write_all(b"unread").await.unwrap();
+    stream.flush().await.unwrap();
+    b.readable().await.unwrap();
+    drop(b);
+    let fault = timeout(STUCK, opener.ended()).await.unwrap();
+    assert!(matches!(fault, LinkFault::Closed), "{fault}");
 }

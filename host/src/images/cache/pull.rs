@@ -36,7 +36,7 @@ use crate::{
 /// Maximum number of concurrent downloads of one image's blobs.
 const DOWNLOADS_AT_ONCE: usize = 4;
 
-/// Maximum bytes of one stored blob. Registries reject larger blobs.
+/// Maximum bytes of one stored blob. Common registries do not accept larger blobs.
 const BLOB_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
 
 /// Interval of progress messages in the log.

@@ -50,8 +50,8 @@ pub(super) fn check(config: &ImageConfiguration) -> Result<CheckedConfig, Config
     Ok(CheckedConfig { env, working_directory, agent })
 }
 
-/// Returns `None` for the root, which build tools write if no directory is set. An invalid directory is not an error:
-/// commands then start in the sandbox user's home, as with a directory that does not exist.
+/// Returns `None` for `/`, which build tools write if an image sets no working directory. An invalid directory is not
+/// an error: commands then start in the sandbox user's home, as with a directory that does not exist.
 fn check_working_directory(path: Option<&str>) -> Option<String> {
     let path = path.filter(|path| !path.trim_matches('/').is_empty())?;
     if !is_absolute_path(path) {
