@@ -171,8 +171,8 @@ codes! {
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
         Every error of a tool, and every rejection listed here, has a message for people, a code for programs and a\n\
-        hint with advice. Codes never change; new ones may be added. Some violations of HTTP or JSON-RPC have no code: a\n\
-        wrong Host or Origin (status 403), an unknown session (404), an unknown method.\n\n\
+        hint with advice. Codes never change; new ones may be added. Some violations of HTTP or JSON-RPC have no\n\
+        code: a wrong Host or Origin (status 403), an unknown session (404), an unknown method.\n\n\
         Errors that the caller can fix are tool results with `isError`: their text is the message, and their\n\
         structured content has an object `error` with `code`, `message` and `hint`. All others are JSON-RPC errors\n\
         with `code` and `hint` in `data`, and so is `results_unread` when `tasks/get` returns it. If a request to\n\
