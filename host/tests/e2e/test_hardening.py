@@ -189,7 +189,7 @@ os.kill(os.getpid(), 19)
         result = await one.tools.raw(
             "execute", environment_id=one.id, code=PRELUDE + code, language="python", timeout_seconds=3
         )
-        assert result.is_error and "time-out" in result.content[0].text
+        assert result.is_error and "timeout" in result.content[0].text
 
 
 async def test_a_file_is_replaced_atomically_in_a_machine_too(serve):

@@ -78,7 +78,7 @@ def test_systemd_accepts_the_unit(host):
 async def test_the_unit_is_ready_confined_and_runs_a_machine(host, unit):
     # systemctl has returned, so the server is ready.
     assert unit.status("/readyz")[0] == 200, journal(host)
-    assert "serves MCP" in shown(host, "StatusText")
+    assert "serving MCP" in shown(host, "StatusText")
     pid = shown(host, "MainPID")
     status = dict(line.split(":\t", 1) for line in host.shell(f"cat /proc/{pid}/status").splitlines() if ":\t" in line)
     assert status["Uid"].split()[0] == host.shell("id -u waggle").strip() != "0"
