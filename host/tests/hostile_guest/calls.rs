@@ -49,8 +49,14 @@ async fn exec(host: &waggle::agent::AgentClient, cancel_after: Duration, stdin: 
 async fn half_a_frame_times_out() {
     bounded(async {
         let half = &framed(&Reply::Data(&[7; 500]))[..200];
-        assert_eq!(read_answered(half).await, "failed to understand the guest agent: no last reply within 1 s");
-        assert_eq!(read_answered(&[]).await, "failed to understand the guest agent: no last reply within 1 s");
+        assert_eq!(
+            read_answered(half).await,
+            "failed to understand the guest agent: the call's last reply did not arrive within 1 s"
+        );
+        assert_eq!(
+            read_answered(&[]).await,
+            "failed to understand the guest agent: the call's last reply did not arrive within 1 s"
+        );
     })
     .await;
 }
@@ -131,7 +137,7 @@ async fn endless_command_times_out_after_its_deadline() {
     bounded(async {
         let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::MAX, Vec::new(), async { guest.stall().await }).await;
-        assert_eq!(fault, "failed to understand the guest agent: no last reply within 1 s");
+        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 1 s");
     })
     .await;
 }
@@ -145,7 +151,7 @@ async fn unconfirmed_cancel_times_out() {
             guest.stall().await
         };
         let fault = exec(&host, Duration::from_millis(100), Vec::new(), reads).await;
-        assert_eq!(fault, "failed to understand the guest agent: no last reply within 0.5 s");
+        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 0.5 s");
     })
     .await;
 }
@@ -155,7 +161,7 @@ async fn unread_cancel_times_out_like_an_unconfirmed_one() {
     bounded(async {
         let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::from_millis(100), vec![0; 1_000_000], guest.stall()).await;
-        assert_eq!(fault, "failed to understand the guest agent: no last reply within 0.5 s");
+        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 0.5 s");
     })
     .await;
 }

@@ -146,7 +146,7 @@ async fn endless_output_stops_at_the_deadline() {
             let mut count = |_, output: &[u8]| bytes += output.len();
             let ended = host.exec(command(), Box::pin(std::future::pending()), &mut count).await;
             let fault = chain(&ended.unwrap_err());
-            assert!(fault.ends_with("no last reply within 1 s"), "{fault}");
+            assert!(fault.ends_with("the call's last reply did not arrive within 1 s"), "{fault}");
             assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
             assert!(piece == 0 || bytes > 1000, "only {bytes} bytes arrived");
             floods.abort();
@@ -174,7 +174,7 @@ async fn output_in_single_bytes_uses_little_memory() {
         });
         let ended = host.exec(command(), Box::pin(std::future::pending()), &mut |_, _| {}).await;
         let fault = chain(&ended.unwrap_err());
-        assert!(fault.ends_with("no last reply within 1 s"), "{fault}");
+        assert!(fault.ends_with("the call's last reply did not arrive within 1 s"), "{fault}");
         floods.abort();
     })
     .await;
