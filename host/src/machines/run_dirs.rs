@@ -168,8 +168,8 @@ fn set_aside(run: &Path, path: &Path) -> Result<PathBuf, RunDirFault> {
 /// Removes the folders of dead servers and those that were set aside before. A folder that cannot be removed does not
 /// keep the server from starting.
 fn sweep(run: &Path, within: Duration) -> Result<(), RunDirFault> {
-    // The folder is absent until a removal fails. Listed first, so that what this sweep sets aside is left to the next.
-    let set_aside = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
+    // The folder is absent until something is set aside.
+    let earlier = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
     let mut dead = folders_in(run)?;
     dead.retain(|folder| is_server_folder(folder));
     let runners_end = Instant::now() + RUNNER_END_MAX;
@@ -181,11 +181,19 @@ fn sweep(run: &Path, within: Duration) -> Result<(), RunDirFault> {
         }
     });
     let deadline = Instant::now() + within;
+    let mut leftovers = Vec::new();
     for server in dead {
         tracing::info!(folder = %server.display(), "removing the folder of a dead server");
-        remove_or_set_aside(run, &server, deadline);
+        // Moved first: a removal that is cut short may already have removed the marker.
+        match set_aside(run, &server) {
+            Ok(place) => leftovers.push(place),
+            Err(fault) => {
+                tracing::warn!(error = &fault as &dyn Error, "failed to move the folder of a dead server aside");
+                leftovers.push(server);
+            }
+        }
     }
-    for folder in set_aside {
+    for folder in leftovers.into_iter().chain(earlier) {
         if let Err(fault) = remove_until(&folder, deadline) {
             tracing::warn!(error = &fault as &dyn Error, "failed to remove a run folder that was set aside");
         }
