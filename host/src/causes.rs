@@ -32,7 +32,11 @@ pub fn mask_credentials(text: &str) -> Cow<'_, str> {
         masked.push_str(before);
         let end = after.find(|next: char| next.is_whitespace() || URL_ENDS.contains(&next)).unwrap_or(after.len());
         // A password that is not escaped may contain a slash or an @.
-        rest = match after.split_at(end).0.rfind('@') {
+        let url = after.split_at(end).0;
+        // The digest of an image follows an @, too.
+        let digest = url.rsplit_once("@sha256:").filter(|(_, digest)| !digest.contains('@'));
+        let url = digest.map_or(url, |(image, _)| image);
+        rest = match url.rfind('@') {
             Some(at) if after.split_at(at).0 != PLACEHOLDER => {
                 masked.push_str("...");
                 found = true;
@@ -58,6 +62,9 @@ mod tests {
             ("must be http://USER:PASSWORD@HOST:PORT", "must be http://USER:PASSWORD@HOST:PORT"),
             ("http://h:1/x and a@b", "http://h:1/x and a@b"),
             ("python@sha256:0", "python@sha256:0"),
+            ("http://b:h@sha256:@i", "http://...@i"),
+            ("docker://h/python@sha256:0", "docker://h/python@sha256:0"),
+            ("docker://b:h@i/python@sha256:0", "docker://...@i/python@sha256:0"),
         ] {
             assert_eq!(mask_credentials(text), expected);
         }
