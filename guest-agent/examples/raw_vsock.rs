@@ -27,7 +27,7 @@ use nix::{
 
 /// Size of a write in bytes, the same as in the agent.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// The agent's buffer size.
+/// Size of the vsock buffer in bytes, the same as in the agent.
 const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 const HOST_CID: u32 = 2;
 const PORT: u32 = 1026;

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent without a machine, for benchmarks: serves the socket at stdin, in the folder that the argument names.
+//! The agent without a machine, for benchmarks. Serves calls on the socket at stdin, with the first argument as the
+//! root folder.
 
 use std::{env, error::Error, io, os::fd::AsFd, os::unix::net::UnixStream as Socket};
 
@@ -9,7 +10,7 @@ use tokio::net::UnixStream;
 use waggle_protocol::Origin;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = env::args_os().nth(1).ok_or("the argument must be a folder to serve")?.into();
+    let root = env::args_os().nth(1).ok_or("the first argument must be the root folder")?.into();
     let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];

@@ -5,7 +5,7 @@
 //! ```text
 //!   kernel ─▶ PID 1, in the initial root
 //!              modules, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
-//!              fork ─▶ child: the image's agent if configured, else this one; connects to the host and serves
+//!              fork ─▶ child: the image's agent if configured, else this program; connects to the host, serves
 //!              reap until the child has exited, then end the machine
 //! ```
 //!
@@ -35,8 +35,8 @@ use crate::{
     sys,
 };
 
-/// Limit of the descriptors that one user may watch with epoll: practically unlimited, because memory is the real
-/// limit.
+/// Maximum number of descriptors that one user may watch with epoll. The value is practically unlimited: memory is the
+/// real limit.
 const EPOLL_WATCHES_MAX: &str = "100000000";
 
 /// Runs PID 1. Returns only if the machine could not be ended.
@@ -69,7 +69,7 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     protect_agent().step(|| "set up the control groups".to_owned())?;
     hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
-    // The image's own certificate variables follow in the list and override these.
+    // The image's own variables follow in the list, so they override these certificate variables.
     config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);
     let mut network = config.network.map(GuestNetwork::open).transpose()?;
     if let Some(network) = &mut network {
@@ -79,7 +79,7 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     Ok((config, network))
 }
 
-/// Keeps the agent running when user work uses up all memory. The serving child inherits the OOM score.
+/// Keeps the agent running when user processes use up all memory. The serving child inherits the OOM score.
 fn protect_agent() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
     // All processes of root share one epoll limit. A call as root must not use up the watches that the agent needs.

@@ -83,7 +83,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
 /// Sends the last reply and ends the stream.
 async fn end(writer: &mut Writer, mut last: Reply<'_>) {
     if let Reply::Fault(fault) = &mut last {
-        // The message may contain a path or a program's name, and their own limits are higher.
+        // The message may contain a path or a program's name, and both may exceed the limit.
         fault.message.truncate(fault.message.floor_char_boundary(TEXT_BYTES_MAX));
     }
     let ended: Result<(), SendFault> = async {

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Control groups (v2): one each for the agent, the network process and the sandbox's init process, and one per call.
+//! Control groups (v2) for the agent, the network process, the sandbox's init process, user processes, and each call.
 //!
 //! ```text
 //!   /sys/fs/cgroup/agent             the agent and its workers: memory.min, the highest cpu.weight
 //!   /sys/fs/cgroup/network           the network process: memory.max, which includes the data of connections
 //!   /sys/fs/cgroup/init              the sandbox's init process: no limits, the highest cpu.weight
-//!   /sys/fs/cgroup/sandbox           all user work: memory.max, pids.max; root of the sandbox's cgroup namespace
+//!   /sys/fs/cgroup/sandbox           all user processes: memory.max, pids.max; root of the sandbox's cgroup namespace
 //!   /sys/fs/cgroup/sandbox/calls/7   one call: optional memory.max and pids.max; all processes are killed together
 //! ```
 //!
@@ -30,23 +30,23 @@ use crate::{console::report, mutex::lock, sys};
 /// The mount point of the hierarchy.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Memory reserved for the agent and the kernel, in bytes. User work can't use this memory.
+/// Memory reserved for the agent and the kernel, in bytes. User processes can't use this memory.
 const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
 
 /// Memory of the agent that the kernel never reclaims, in bytes.
 const AGENT_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Divisor of the machine's memory that gives the network group's limit. The network process needs less than 16 MiB,
-/// and the kernel charges the data in flight on connections to the same group.
+/// The network group's memory limit is the machine's memory divided by this number. The network process needs less than
+/// 16 MiB, and the kernel charges the data in flight on connections to the same group.
 const NETWORK_MEMORY_DIVISOR: u64 = 4;
 
-/// OOM score adjustment of the network process: the OOM killer chooses the process only after all user work.
+/// OOM score adjustment of the network process: the OOM killer chooses the process only after all user processes.
 const NETWORK_OOM_SCORE: &str = "-900";
 
-/// Maximum number of processes and threads of all user work. Half of the kernel's own limit applies if it is lower.
+/// Maximum number of user processes and their threads. Half of the kernel's own limit applies if that is lower.
 const SANDBOX_PIDS_MAX: u64 = 8192;
 
-/// Processor weight of the agent and of the sandbox's init process: the kernel's maximum. Both run only for moments,
+/// Processor weight of the agent and of the sandbox's init process: the kernel's maximum. Both run only briefly,
 /// and all calls wait for them.
 const CPU_WEIGHT_MAX: &str = "10000";
 
@@ -73,7 +73,7 @@ pub(crate) fn set_up(memory_bytes: u64) -> io::Result<()> {
     let threads: u64 = threads.trim().parse().map_err(io::Error::other)?;
     write("sandbox/pids.max", &SANDBOX_PIDS_MAX.min(threads / 2).to_string())?;
     if let Err(fault) = prioritize() {
-        report(&format!("the kernel can't share the processor by call, so calls share it by process: {fault}"));
+        report(&format!("failed to set up the cpu controller: {fault}; processes, not calls, have equal shares"));
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ pub(crate) fn delegate_to_calls() -> io::Result<()> {
     Ok(())
 }
 
-/// Creates the calls' groups. If background processes outlive their call, its group is removed later.
+/// Creates the calls' groups. If background processes outlive their call, the call's group is removed later.
 #[derive(Debug, Default)]
 pub(crate) struct CallGroups {
     leftover: Arc<Mutex<Vec<PathBuf>>>,
@@ -141,8 +141,8 @@ impl CallGroups {
         Ok(group)
     }
 
-    /// Removes the groups of ended calls that are empty now. Starting calls also have empty groups, but are not in the
-    /// list.
+    /// Removes the groups of ended calls that have become empty. The groups of starting calls are also empty, but are
+    /// not in the list.
     fn sweep(&self) {
         let mut leftover = lock(&self.leftover);
         leftover.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
@@ -159,7 +159,7 @@ pub(crate) struct CallGroup {
 }
 
 impl CallGroup {
-    /// Opens the group's folder, to fork a command into it.
+    /// Opens the group's folder, to fork a command into the group.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.folder)?.into())
     }

@@ -3,8 +3,8 @@
 //! Drops the privileges of a process between fork and exec.
 //!
 //! The order is: resource limits, the capability bounding set, the user, `no_new_privs`, the system call filter. The
-//! operator can switch off the capability, `no_new_privs` and filter defences. The tests do so to prove which attack
-//! each of them stops.
+//! operator can switch off three of these defences: the capability limits, `no_new_privs` and the filter. Tests do so
+//! to prove which attack each defence stops.
 
 pub(crate) mod filter;
 
@@ -20,8 +20,8 @@ use waggle_protocol::{boot::Relaxed, request::User};
 
 use crate::sandbox_user::SANDBOX_ID;
 
-/// Capabilities of the guest's root in the sandbox. Package managers need them to unpack files, to change owners and to
-/// change users. All others are dropped, including `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO` and
+/// Capabilities of root in the sandbox. Package managers need these to unpack files, to change owners and to change
+/// users. All others are dropped, including `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO` and
 /// `MKNOD` (a device node would give access to the disks).
 const ROOT_CAPABILITIES: &[Capability] = &[
     Capability::CAP_CHOWN,
@@ -60,14 +60,14 @@ impl Defences {
             namespaces: !relaxed.namespaces,
             capabilities: !relaxed.capabilities,
             no_new_privileges: !relaxed.no_new_privileges,
-            // The filter needs `no_new_privs`, because a set-user-id program must not run under the filter.
+            // The filter needs `no_new_privs`: without this flag, installing a filter requires `CAP_SYS_ADMIN`.
             filter: !relaxed.filter && !relaxed.no_new_privileges,
         }
     }
 }
 
-/// Switches this process to `user` and drops the privileges that user work must not have. The process must be root and
-/// have only one thread.
+/// Switches this process to `user` and drops the privileges that user processes must not have. The process must be root
+/// and have only one thread.
 ///
 /// # Errors
 /// The kernel's error; the process must then exit.

@@ -7,7 +7,7 @@ use std::error::Error;
 use waggle_protocol::CONSOLE_PREFIX;
 
 /// Writes one line to the console.
-#[expect(clippy::print_stderr, reason = "it is the console")]
+#[expect(clippy::print_stderr, reason = "stderr is the console")]
 pub fn report(line: &str) {
     eprintln!("{CONSOLE_PREFIX}{line}");
 }

@@ -9,15 +9,15 @@ use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 
 use crate::{console::report, sys};
 
-/// Limit of bytes in flight towards the guest on one connection. The kernel resets a connection if a sender floods it
-/// with small packets while its reader is slow. A buffer of this size prevents the reset.
+/// Maximum number of bytes in flight towards the guest on one connection. The kernel resets a connection if many small
+/// packets arrive while the reader is slow. A buffer of this size prevents the reset.
 const VSOCK_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Delay between two attempts. The host listens before the machine starts, so attempts fail only until the vsock device
 /// is ready.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Maximum number of attempts, over about 5 s.
+/// Maximum number of attempts; together they take about 5 s.
 const TRIES: u32 = 250;
 
 /// Connects to a port of the host.

@@ -4,7 +4,7 @@
 //!
 //! A command that exits ends its call at once, even if a background child still has its pipes open. Bytes already in
 //! the pipes are sent; later bytes are not. A timeout, a cancellation or a lost host instead kills everything that the
-//! command started. Any reply is sent after the kill.
+//! command started. The last reply is sent after the kill.
 
 mod input;
 mod output;
@@ -39,7 +39,7 @@ use crate::{
     temporary::TemporaryFolder,
 };
 
-/// Limit of a command's timeout, in milliseconds: a day. The host's own limits are far lower.
+/// Maximum timeout of a command in milliseconds: one day. The host's own limits are far lower.
 const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// The answer for a command that was cancelled before all its inputs had arrived.

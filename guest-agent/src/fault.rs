@@ -27,7 +27,7 @@ pub(crate) fn fault_of(source: &io::Error, what: &str) -> Fault {
     fault(kind, format!("{what}: {source}"))
 }
 
-/// Checks that an input is not empty and has at most `missing` bytes, the rest of the size that the request announced.
+/// Checks that an input has 1 to `missing` bytes. `missing` is the announced size minus the bytes received so far.
 pub(crate) fn check_input(bytes: &[u8], missing: u64) -> Result<(), Fault> {
     if (1..=missing).contains(&(bytes.len() as u64)) {
         return Ok(());

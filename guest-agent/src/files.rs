@@ -8,8 +8,9 @@
 //! ```
 //!
 //! The worker speaks the protocol on its socket. The agent sends the request to the worker, and then copies bytes in
-//! both directions without parsing them. A thread with another user would still share the agent's memory. With
-//! [`Mode::Caller`](crate::Mode::Caller), there is no other user, so the same code runs on a thread.
+//! both directions without parsing them. A worker is a process because a thread that switches its user would still
+//! share the agent's memory. With [`Mode::Caller`](crate::Mode::Caller), the user stays the same, so the same code runs
+//! on a thread.
 
 mod list;
 mod path;

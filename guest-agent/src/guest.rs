@@ -20,7 +20,7 @@ pub struct Guest {
     pub working_directory: Option<String>,
 }
 
-/// The user of the calls, and whether a sandbox isolates them.
+/// Selects the user that runs the calls, and whether commands run in a sandbox.
 #[derive(Debug)]
 pub enum Mode {
     /// For a dedicated machine: calls run in a sandbox as the user `sandbox`, or as root on request. The agent must be

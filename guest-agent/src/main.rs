@@ -6,7 +6,7 @@
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
 //!   waggle-agent serve            as PID 1's child, from the image: serves; stdin has the boot configuration,
 //!                                 and a byte is written to stdout once the host has accepted the agent
-//!   waggle-agent files ROOT       as the agent's child: serves the one call on its stdin
+//!   waggle-agent files ROOT       as the agent's child: serves one file call on the socket at stdin
 //! ```
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         _ => {
             #[expect(clippy::print_stderr, reason = "for a person who starts the program by hand")]
             {
-                eprintln!("waggle-agent runs inside a machine, where the kernel starts it as PID 1");
+                eprintln!("waggle-agent must be started by the kernel, as PID 1 of a machine");
             }
             ExitCode::from(2)
         }

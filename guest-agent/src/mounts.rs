@@ -14,7 +14,7 @@ use nix::{
 
 use crate::step::{StepFault, WithStep};
 
-/// Flags for a mount without set-user-id programs, executables and devices.
+/// Flags for a mount that ignores set-user-id bits and allows neither executables nor devices.
 pub(crate) const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
 
 /// Character devices that every program may expect: name, major and minor number.

@@ -15,8 +15,8 @@
 //! exits, calls continue and PID 1 restarts the process. New connections wait until then, because they have no other
 //! route. The network process has no policy: the host decides which connections are allowed.
 //!
-//! Only TCP and DNS are carried. Other UDP fails at once because no socket listens, and programs in the sandbox may not
-//! open a socket for ICMP.
+//! Only TCP and DNS are carried. Other UDP fails at once because no socket receives it, and programs in the sandbox
+//! can't open ICMP sockets.
 
 mod dns_server;
 mod flow;
@@ -66,9 +66,9 @@ impl GuestNetwork {
         let v6 = network.ipv6.then_some(GUEST_ADDRESS_V6.into());
         for own in [Some(GUEST_ADDRESS.into()), v6].into_iter().flatten() {
             route::add_address(own).step(|| format!("give the machine the address {own}"))?;
-            route::add_default(own).step(|| format!("make all addresses local, with connections from {own}"))?;
+            route::add_default(own).step(|| format!("make all addresses local, with the source address {own}"))?;
         }
-        let sockets = Sockets::open(network.ipv6).step(|| "steer connections".to_owned())?;
+        let sockets = Sockets::open(network.ipv6).step(|| "redirect connections".to_owned())?;
         Ok(Self { sockets, starts: 0, process: None })
     }
 
@@ -83,7 +83,7 @@ impl GuestNetwork {
                     sleep(RESTART);
                 }
                 if let Err(source) = self.carry() {
-                    report(&format!("failed to carry the network: {source}"));
+                    report(&format!("the network process failed: {source}"));
                 }
                 // The child must not return into PID 1's code.
                 std::process::exit(1)
@@ -98,7 +98,7 @@ impl GuestNetwork {
     /// Restarts the network process if `pid` is that process. PID 1 calls this for every exited child.
     pub(crate) fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
         if self.process == Some(pid) {
-            report(&format!("the network process has exited ({status}), start {} of {STARTS_MAX}", self.starts));
+            report(&format!("the network process has exited ({status}) after start {} of {STARTS_MAX}", self.starts));
             self.process = None;
             if self.starts < STARTS_MAX {
                 self.start();

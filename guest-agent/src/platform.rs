@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The platform of the calls: a machine dedicated to the agent, or one that the agent shares with other programs.
+//! The platform of the calls: a machine dedicated to the agent, or a machine that the agent shares with other programs.
 
 use std::{
     future::pending,
@@ -27,7 +27,7 @@ pub(crate) enum Platform {
 }
 
 impl Platform {
-    /// Connects to the sandbox, if any. Must run in a runtime.
+    /// Connects to the sandbox if the mode has one. Must be called in a Tokio runtime.
     pub(crate) fn start(mode: Mode) -> io::Result<Self> {
         match mode {
             Mode::Sandbox(spawner) => Ok(Self::Machine(Sandbox::connect(spawner)?)),
@@ -44,7 +44,7 @@ impl Platform {
         }
     }
 
-    /// Sets the machine's clock, in nanoseconds since the epoch. A guest without a network has no other time source,
+    /// Sets the machine's clock to `unix_ns`, in nanoseconds since the Unix epoch. The guest can't reach NTP servers,
     /// and TLS fails if the time is wrong.
     pub(crate) fn set_clock(&self, unix_ns: u64) -> nix::Result<()> {
         match self {

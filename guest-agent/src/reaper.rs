@@ -23,7 +23,7 @@ use nix::{
 
 use crate::{console::report, network::GuestNetwork, sys};
 
-/// A serving child, and the pipe that the child writes to when the host has accepted it.
+/// A serving child, and the pipe through which the child reports that the host has accepted it.
 #[derive(Debug)]
 pub struct Serving {
     pub pid: Pid,
@@ -57,7 +57,7 @@ pub(crate) fn reap_until_exit(
         match second.take() {
             Some(start) if !accepted => {
                 report(&format!(
-                    "the image's agent exited before the host had accepted it ({status}); starting the host's"
+                    "the image's agent exited before the host had accepted it ({status}); starting the host's agent"
                 ));
                 match start(network) {
                     Ok(started) => serving = started,

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The sandbox for all user work: separate namespaces with an init process that starts and reaps every command.
+//! The sandbox for all user processes: separate namespaces with an init process that starts and reaps every command.
 //!
 //! ```text
 //!   serving agent ──seqpacket──▶ init (PID 1 of the sandbox's namespaces, root, single-threaded)
@@ -52,7 +52,7 @@ impl SandboxSpawner {
     /// Forks the sandbox. The calling process must not have started a thread.
     ///
     /// # Errors
-    /// The kernel's error. An error inside the sandbox is only on the console.
+    /// The kernel's error. An error inside the sandbox is reported only on the console.
     pub fn fork(defences: Defences) -> io::Result<Self> {
         let (socket, inside) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match sys::fork_single_threaded()? {

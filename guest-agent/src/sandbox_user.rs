@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The user that calls run as.
+//! The user that calls run as, unless they request root.
 
 /// The sandbox user's home, inside the root.
 pub(crate) const HOME: &str = "/home/sandbox";

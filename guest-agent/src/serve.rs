@@ -22,7 +22,7 @@ use crate::{
 /// Maximum number of simultaneous calls, including answered calls that still clean up. The host allows half as many.
 const RUNNING_MAX: usize = 2 * CALLS_MAX;
 
-/// The reason for a stop that the host did not request.
+/// The reason why [`serve`] stopped without a request from the host.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
     /// The sandbox, `/tmp` or the agent's own program is unusable.
@@ -36,7 +36,7 @@ pub enum ServeFault {
     Greet { source: GreetFault },
     #[error("failed to send the hello")]
     Hello { source: SendFault },
-    /// The host did not answer the hello; `source` is `None` if it closed the stream.
+    /// The host did not answer the hello; `source` is `None` if the host closed the stream.
     #[error("failed to receive the host's welcome")]
     Welcome { source: Option<ReceiveFault> },
     #[error("lost the link to the host")]

@@ -3,9 +3,9 @@
 //! Files that the agent creates in the guest's `/tmp` for code, stdin and long output. Their names have the form
 //! `waggle_<12 hex>.<extension>`.
 //!
-//! The agent is root, and every user can write to `/tmp`. The agent therefore opens the folder before any user work
-//! runs, uses unguessable new names, and follows no links. User work can make operations on the folder block, so files
-//! are created and removed outside the runtime's thread.
+//! The agent is root, and every user can write to `/tmp`. The agent therefore opens the folder before any user process
+//! runs, uses unguessable new names, and follows no links. User processes can cause operations on the folder to block,
+//! so files are created and removed outside the runtime's thread.
 
 use std::{
     fs::File,
@@ -30,7 +30,8 @@ const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 const EXTENSION_BYTES_MAX: usize = 8;
 
-/// The guest's `/tmp`, opened before any user work. A folder that user work puts in its place later is not used.
+/// The guest's `/tmp`, opened before any user process runs. If a user process later replaces `/tmp`, the agent still
+/// uses the original folder.
 #[derive(Debug)]
 pub(crate) struct TemporaryFolder {
     folder: OwnedFd,

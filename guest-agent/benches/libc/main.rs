@@ -22,7 +22,7 @@ use std::{
 
 use agent::Agent;
 
-/// Number of samples of a call with little data, and of a call with much data.
+/// Numbers of samples: of a call with little data, and of a call with much data.
 const SMALL_SAMPLES: usize = 1000;
 const LARGE_SAMPLES: usize = 40;
 const LARGE_BYTES: usize = 64 << 20;
@@ -159,10 +159,11 @@ const FOOT: &str = "
 - A ratio above 1 means that the agent for musl, which machines use, is faster.
 - Both agents run as processes on this machine, without a virtual machine and its sandbox, and with a thread instead of
   the file worker's process. Files are in memory. Each call is made to one agent and then to the other.
-- The processor time is the agent's, without the commands that it starts. It depends less than the time of the call on
-  the load of this machine, and on the processors that client and agent happen to run on.
-- The agent for musl uses the allocator `dlmalloc`. musl's own returns each large buffer to the kernel and requests it
-  again; a read of 64 MiB then took twice as long as with glibc.
-- Folders are read with the system call, because musl's `readdir` reads 2 KiB at a time. Its `memcpy` for x86_64 is
-  slower for a few bytes and for differently aligned sides, which explains the rest of the difference.
+- The processor time is the agent's, without the commands that it starts. Compared with the time of the call, it depends
+  less on the load of this machine and on the processors that client and agent happen to run on.
+- The agent for musl uses the allocator `dlmalloc`. musl's own allocator returns each large buffer to the kernel and
+  requests it again; a read of 64 MiB then took twice as long as with glibc.
+- Folders are read with the system call `getdents64`, because musl's `readdir` reads 2 KiB at a time. musl's `memcpy`
+  for x86_64 is slower for a few bytes, and if source and destination differ in alignment. That explains the rest of the
+  difference.
 ";

@@ -15,8 +15,8 @@ use std::{
 use super::replace::replace;
 use crate::step::{StepFault, WithStep};
 
-/// The distributions' stores, each a file with all certificates. If the image has no store, a store is created at the
-/// first path.
+/// The certificate stores of the distributions. Each store is one file with all certificates. If the image has no
+/// store, a store is created at the first path.
 const STORES: [&str; 5] = [
     // Debian, Alpine, Arch.
     "/etc/ssl/certs/ca-certificates.crt",
@@ -38,11 +38,11 @@ const DEBIAN_ANCHORS: &str = "/usr/local/share/ca-certificates";
 /// The folders from which the tools of Fedora and SUSE read certificates.
 const OTHER_ANCHORS: [&str; 2] = ["/etc/pki/ca-trust/source/anchors", "/etc/pki/trust/anchors"];
 
-/// Variables that replace the store of a program: of OpenSSL, requests, pip, curl and git.
+/// Variables that replace the certificate store of OpenSSL, requests, pip, curl and git.
 const STORE_VARIABLES: [&str; 5] =
     ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"];
 
-/// The variable that adds certificates to the store of Node.
+/// The variable that adds certificates to Node's store.
 const ADDED_VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
 
 /// Adds the PEM bundle to the image, and returns the variables that programs need. An empty bundle changes nothing.
@@ -73,7 +73,7 @@ pub(super) fn trust(bundle: &str) -> Result<Vec<(String, String)>, StepFault> {
     Ok(variables)
 }
 
-/// Returns whether the path is a regular file. Opening a pipe there would block the boot.
+/// Returns whether the path is a regular file. Opening a pipe would block the boot.
 fn is_file(path: &str) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file())
 }

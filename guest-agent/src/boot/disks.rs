@@ -29,7 +29,7 @@ const SCRATCH_DISK: &str = "/dev/vdb";
 /// Delay between two checks for a disk. A disk appears a moment after its driver was loaded.
 const DISK_RETRY: Duration = Duration::from_millis(2);
 
-/// Maximum number of checks for a disk. After the last one, about 5 s later, the mount is tried anyway.
+/// Maximum number of checks for a disk; together they take about 5 s. After the last check, the mount is tried anyway.
 const DISK_TRIES: u32 = 2500;
 
 /// Loads kernel modules in order, and skips modules that are loaded already.

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sets the machine's host name and writes `/etc/hosts`. Images expect their runtime to write this file, and servers on
-//! `localhost` need it.
+//! Sets the machine's host name and writes `/etc/hosts`. Images expect their runtime to write this file, and servers
+//! that listen on `localhost` need the file.
 
 use std::{fs, io};
 

@@ -20,7 +20,7 @@ use crate::{
     step::{StepFault, WithStep},
 };
 
-/// Mounts the file systems that the boot needs, and makes the console stdin, stdout and stderr.
+/// Mounts the file systems that the boot needs, and connects stdin, stdout and stderr to the console.
 pub(super) fn mount_initial() -> Result<(), StepFault> {
     // If the initial root is a file system and not an initramfs, the kernel may have mounted devtmpfs already.
     match mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, Some("mode=0755")) {
@@ -32,13 +32,13 @@ pub(super) fn mount_initial() -> Result<(), StepFault> {
     let console = fs::OpenOptions::new().read(true).write(true).open("/dev/console");
     let console = console.step(|| "open /dev/console".to_owned())?;
     for dup in [dup2_stdin(&console), dup2_stdout(&console), dup2_stderr(&console)] {
-        dup.step(|| "make the console stdin, stdout and stderr".to_owned())?;
+        dup.step(|| "connect stdin, stdout and stderr to the console".to_owned())?;
     }
     Ok(())
 }
 
-/// Makes the overlay the root. The initial root, which contains the agent, stays mounted below, where no other process
-/// sees it.
+/// Makes the overlay the root. The initial root, which contains the agent, stays mounted under the overlay, where no
+/// other process sees the initial root.
 pub(super) fn switch_root() -> Result<(), StepFault> {
     let step = || format!("make {NEW_ROOT} the root");
     chdir(NEW_ROOT).step(step)?;
@@ -56,10 +56,10 @@ pub(super) fn mount_in_root() -> Result<(), StepFault> {
     mount_kernel_fs("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
     let root_home = "/root";
     fs::create_dir_all(root_home).step(|| format!("create {root_home}"))?;
-    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("close {root_home} to others"))?;
+    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("set the mode of {root_home}"))?;
     for folder in ["/tmp", "/var/tmp"] {
         fs::create_dir_all(folder).step(|| format!("create {folder}"))?;
-        fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("open {folder} to everyone"))?;
+        fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("set the mode of {folder}"))?;
     }
     Ok(())
 }

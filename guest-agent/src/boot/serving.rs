@@ -101,7 +101,7 @@ pub fn serve_from_image() -> ExitCode {
     match served() {
         Ok(status) => ExitCode::from(status),
         Err(source) => {
-            report(&format!("failed to take over from PID 1: {source}"));
+            report(&format!("failed to start serving as the image's agent: {source}"));
             ExitCode::FAILURE
         }
     }

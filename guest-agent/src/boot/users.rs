@@ -14,7 +14,7 @@ use crate::{
     step::{StepFault, WithStep},
 };
 
-/// Limit of a user or group file, in bytes. Larger files are not changed.
+/// Maximum size of a user or group file in bytes. Larger files are not changed.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Adds the user, its group and its home. An existing user or group with the same id is used instead.

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The system call filter of user work. System calls fail with `EPERM` if programs in a sandbox do not need them, or if
-//! they expose rarely used parts of the kernel.
+//! The system call filter of user processes. System calls that programs in a sandbox do not need, or that expose rarely
+//! used parts of the kernel, fail with `EPERM`.
 //!
-//! The filter lists forbidden system calls, not allowed ones. Agents run arbitrary programs, and a program without a
-//! system call that it needs fails in confusing ways. The machine is the isolation boundary; the filter only protects
+//! The filter lists forbidden system calls, not allowed ones. Agents run arbitrary programs, and a program that is
+//! denied a system call fails in confusing ways. The machine is the isolation boundary; the filter only protects
 //! parts of the guest's kernel.
 
 use std::sync::OnceLock;
@@ -36,7 +36,7 @@ fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
     PROGRAMS.get_or_init(|| forbidden().and_then(deny).ok()).as_ref().ok_or(Errno::EINVAL)
 }
 
-/// The rules for calls that fail with `EPERM`.
+/// Returns the rules for the system calls that fail with `EPERM`.
 fn forbidden() -> Result<Rules, BackendError> {
     let mut rules = any_arguments(FORBIDDEN);
     let vsock = u64::try_from(libc::AF_VSOCK).unwrap_or_default();
@@ -47,8 +47,8 @@ fn forbidden() -> Result<Rules, BackendError> {
     for call in [libc::SYS_unshare, libc::SYS_clone] {
         rules.insert(call, any_of([masked(0, new_user, new_user)?])?);
     }
-    // User work must not change limits of other processes. The sandbox's init process, for example, has the user id of
-    // the guest's root.
+    // User processes must not change the limits of other processes. A command of root, for example, has the same user
+    // id as the sandbox's init process.
     rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
     Ok(rules)
 }

@@ -19,10 +19,10 @@ use crate::{
     temporary::{TemporaryFile, TemporaryFolder},
 };
 
-/// Limit of a script, in bytes: about twice the host's limit for its clients.
+/// Maximum size of a script in bytes: about twice the maximum that the host allows its clients.
 const SCRIPT_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Limit of stdin, in bytes: above the host's limit for its clients.
+/// Maximum size of stdin in bytes: more than the maximum that the host allows its clients.
 const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Inputs {
@@ -51,7 +51,7 @@ impl Inputs {
     }
 }
 
-/// The reason for not receiving all inputs.
+/// The reason why not all inputs were received.
 pub(super) enum NoInputs {
     Cancelled,
     HostGone,

@@ -68,7 +68,7 @@ impl Output {
     /// Sends the bytes that are in the pipes now, without waiting for more.
     pub(super) async fn drain(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
         for source in [&mut self.stdout, &mut self.stderr] {
-            // A background child may write faster than this loop reads, so at most one full pipe is read.
+            // At most one full pipe is read, because a background child may write faster than this loop reads.
             let mut left = PIPE_BYTES_MAX;
             while left > 0
                 && let Some(read) = source.read_now()
@@ -81,7 +81,7 @@ impl Output {
         Ok(())
     }
 
-    /// Returns the files of a long stdout and a long stderr.
+    /// Returns the files that contain stdout and stderr; `None` for a short output.
     pub(super) async fn finish(self) -> (Option<OutputFile>, Option<OutputFile>) {
         let stdout = self.stdout.spool.finish().await;
         (stdout, self.stderr.spool.finish().await)
@@ -106,7 +106,7 @@ impl Source {
     }
 
     /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty or closed. Calls the kernel
-    /// directly, because the runtime may not know of the last bytes yet.
+    /// directly, because the runtime might not have noticed the last bytes yet.
     fn read_now(&mut self) -> Option<usize> {
         let pipe = self.pipe.as_ref()?;
         nix::unistd::read(pipe.as_fd(), &mut self.buffer).ok().filter(|read| *read > 0)

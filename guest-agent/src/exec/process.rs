@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A running command: in the sandbox with its own control group, or with [`Platform::Caller`] a child of the agent.
+//! A running command: a process in the sandbox with its own control group or, with [`Platform::Caller`], a child of the
+//! agent.
 
 use std::{
     collections::BTreeMap,
@@ -34,10 +35,10 @@ use crate::{
     sandbox_user::HOME,
 };
 
-/// Limit of open files per process if the host sets none: the usual default.
+/// Maximum number of open files per process if the request sets no limit.
 const OPEN_FILES: u64 = 4096;
 
-/// Timeout for the exit status of a command's first process after it was killed.
+/// Timeout for the exit status of a command's first process after the kill.
 const REAPED_MAX: Duration = Duration::from_secs(1);
 
 /// Starts commands.
@@ -117,7 +118,7 @@ impl Launcher {
         let mut command = Command::new(program);
         command.args(arguments).args(script);
         command.env_clear().envs(self.settings.env(request.user)).envs(request.env.iter().cloned());
-        // The system's error does not tell a missing program from a missing folder, so the folder is checked first.
+        // The system's error is the same for a missing program and a missing folder, so the folder is checked first.
         let folders = self.working_directories(request);
         let found = folders.iter().map(|folder| self.settings.agent_path(folder)).find(|folder| folder.is_dir());
         let missing = || {
@@ -133,8 +134,8 @@ impl Launcher {
     }
 
     /// Returns the candidate folders for the start of a command; the first one that the user can enter is used. A
-    /// relative folder is relative to the home. The image's own folder has a fallback, because it may be deleted or
-    /// closed to the user.
+    /// relative folder is relative to the home. The image's own folder has a fallback, because the folder may be
+    /// missing or inaccessible to the user.
     fn working_directories(&self, request: &Exec) -> Vec<String> {
         match &request.working_directory {
             None => self.settings.working_directory.as_deref().into_iter().chain([HOME]).map(str::to_owned).collect(),
@@ -162,12 +163,12 @@ impl Process {
             Handle::Sandboxed { group, .. } => {
                 if let Err(source) = group.kill().await {
                     // The kernel may need more time to remove a killed process.
-                    report(&format!("a killed call is not gone yet: {source}"));
+                    report(&format!("failed to end all processes of a call: {source}"));
                 }
             }
             Handle::Child { leader, .. } => kill_process_group(*leader),
         }
-        // A tracer can prevent the first process from being reaped, although it is dead.
+        // A tracer can prevent the first process from being reaped, although the process is dead.
         if timeout(REAPED_MAX, self.exited()).await.is_err() {
             self.status = Some(Ok(ExitStatus::from_raw(Signal::SIGKILL as i32)));
         }
@@ -209,5 +210,5 @@ fn kill_process_group(leader: Option<Pid>) {
 }
 
 pub(super) fn no_program() -> Fault {
-    fault(FaultKind::BadRequest, "argv must name a program")
+    fault(FaultKind::BadRequest, "argv must not be empty")
 }

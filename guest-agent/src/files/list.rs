@@ -17,7 +17,7 @@ use super::{
 };
 use crate::fault::fault_of;
 
-/// Limit of the names' bytes in a batch: a batch that reaches the limit is sent, and still fits into a frame.
+/// Number of bytes of names after which a batch is sent. The batch then still fits into a frame.
 const BATCH_BYTES: usize = 16 * 1024;
 
 /// Maximum number of entries in one reply.
@@ -29,10 +29,10 @@ pub(super) const DEPTH_MAX: usize = 32;
 /// Buffer size for reading a folder, as in glibc's `readdir`. musl's `readdir` uses 2 KiB, which is slower.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Limit of an entry's name, in bytes: the kernel's own limit.
+/// Maximum length of an entry's name in bytes: the kernel's own limit.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Limit of an entry's path, in bytes: the kernel's own limit.
+/// Maximum length of an entry's path in bytes: the kernel's own limit.
 const PATH_BYTES_MAX: usize = 4096;
 
 /// Sends at most `entries_max` entries of the folder. Omits entries that vanish during the listing, and the content of
@@ -67,17 +67,17 @@ struct Walk<'a> {
     batch: Vec<Entry>,
     batch_bytes: usize,
     entries_left: u32,
-    /// Remaining bytes of names.
+    /// Number of bytes of names that may still be sent.
     bytes_left: usize,
     /// Whether a limit of the listing was reached.
     full: bool,
-    /// Whether a folder was omitted because it is too deep or its path too long.
+    /// Whether a folder's content was omitted because the folder is too deep or its path is too long.
     too_deep: bool,
     recursive: bool,
 }
 
 impl Walk<'_> {
-    /// Sends the entries of one folder. `above` is its path relative to the listed folder.
+    /// Sends the entries of `folder`. `above` is the path of `folder` relative to the listed folder.
     fn folder(&mut self, folder: &File, above: &mut Vec<u8>, depth: usize) -> Result<(), StreamFault> {
         let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
@@ -88,7 +88,7 @@ impl Walk<'_> {
                 continue;
             }
             let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // Vanished entries also count. Otherwise, listing a constantly changing folder might never end.
+                // Vanished entries also count towards the limit. Otherwise, listing a changing folder might never end.
                 self.bytes_left = self.bytes_left.saturating_sub(name.to_bytes().len());
                 self.full = self.bytes_left == 0;
                 if self.full {
@@ -128,7 +128,7 @@ impl Walk<'_> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(at, name, flags, Mode::empty()) {
             Ok(folder) => self.folder(&folder.into(), above, depth + 1),
-            // The folder was removed or replaced after its entry was sent, or the user may not read it.
+            // The folder was removed or replaced after its entry was sent, or is not readable for the user.
             Err(_unreadable) => Ok(()),
         }
     }

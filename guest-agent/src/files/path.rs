@@ -31,7 +31,7 @@ const MOVED_TRIES: u32 = 64;
 /// Maximum number of attempts to create the parents of a file while one of them is being removed.
 const TRIES: u32 = 8;
 
-/// The root that paths are resolved in.
+/// The folder inside which paths are resolved.
 pub(super) struct FileRoot {
     root: OwnedFd,
     /// The worker's own `/proc/self/fd`. The sandbox's `/proc` does not show the worker.
@@ -56,9 +56,9 @@ pub(super) fn descriptors() -> io::Result<OwnedFd> {
 /// The path of a call.
 pub(super) struct TargetPath<'a> {
     root: &'a FileRoot,
-    /// Relative to the root.
+    /// The path relative to the root.
     path: PathBuf,
-    /// Absolute, for messages.
+    /// The absolute path, for messages.
     named: String,
 }
 
@@ -177,7 +177,7 @@ impl FolderEntry {
 
     /// Removes a temporary file.
     pub(super) fn remove(&self, temporary: &OsStr) {
-        // The user owns the folder and may have removed it.
+        // The removal fails if the user has removed the file already.
         let _removed = unlinkat(&self.folder, temporary, UnlinkatFlags::NoRemoveDir);
     }
 }

@@ -56,10 +56,7 @@ pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Option
     let sent = send(wire, &file, limit).map_err(|fault| fault.into_fault(failed))?;
     // The file has grown since the check, or it is a kernel file without a reported size.
     if options.range.is_none() && sent == limit && file.read(&mut [0]).map_err(failed)? > 0 {
-        return refuse(
-            FaultKind::TooLarge,
-            &format!("it has more bytes than the {bytes_max} that a call reads at most"),
-        );
+        return refuse(FaultKind::TooLarge, &format!("it has more than the {bytes_max} bytes that a call can read"));
     }
     Ok(Reply::FileEnd { size: meta.len() })
 }

@@ -38,11 +38,11 @@ const RELAY_BYTES: usize = 64 * 1024;
 /// Timeout of a file call. The host's own timeout is shorter, so this one only ends calls of a host that vanished.
 const CALL_MAX: Duration = Duration::from_secs(150);
 
-/// Time that a worker may continue after its host has left: enough to remove a half-written file.
+/// Time that a worker may continue after the host has closed the call: enough to remove a half-written file.
 const ALONE_MAX: Duration = Duration::from_secs(5);
 
-/// Timeout for a worker to exit after its last message, or after its kill. The exit needs about a millisecond, unless
-/// the worker hangs in the kernel.
+/// Timeout for a worker to exit after its last message, or after it was killed. The exit needs about a millisecond,
+/// unless the worker hangs in the kernel.
 const EXIT_MAX: Duration = Duration::from_secs(2);
 
 /// Starts a worker for each file call.
@@ -83,8 +83,8 @@ impl Workers {
             true
         };
         let fed = async {
-            // The worker may answer before it has read all input. The host closes its side only when it leaves. The
-            // worker then gets an error from its next read of input, and some time to finish.
+            // The worker may answer before it has read all input. If the host closes its side, the host no longer waits
+            // for the call. The worker's next read of input then fails, and the worker has some time to finish.
             drop(copy_buf(&mut BufReader::with_capacity(RELAY_BYTES, reader.stream_mut()), &mut inputs).await);
             drop(inputs.shutdown().await);
             sleep(ALONE_MAX).await;
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boundary_finds_the_ends_of_messages_in_any_pieces() {
+    fn boundary_finds_message_ends_for_every_chunk_size() {
         let bytes = [&[3, 0, 0, 0, 9, 9, 9][..], &[0, 0, 0, 0], &[1, 0, 0, 0, 9]].concat();
         for piece in 1..bytes.len() {
             let (mut boundary, mut passed, mut ends) = (Boundary::default(), 0, Vec::new());

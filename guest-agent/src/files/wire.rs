@@ -66,7 +66,7 @@ impl Wire {
     }
 }
 
-/// An error while sending a file or folder: of the file, or of the call's stream.
+/// An error while the content of a file or folder is sent: an error of the file or an error of the call's stream.
 pub(super) enum StreamFault {
     File(io::Error),
     Stream(Fault),

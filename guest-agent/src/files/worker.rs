@@ -23,7 +23,7 @@ use crate::{
 /// The agent's subcommand that runs a worker.
 pub const WORKER: &str = "files";
 
-/// Limit of a worker's open files: one per level of a recursive listing, plus a reserve for other files.
+/// Maximum number of open files of a worker: one per level of a recursive listing, plus a reserve for other files.
 const OPEN_FILES_MAX: u64 = list::DEPTH_MAX as u64 + 32;
 
 /// Serves the call on stdin as the sandbox user. Stdout must be a descriptor of the sandbox's mount namespace, and this

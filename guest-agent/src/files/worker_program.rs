@@ -42,7 +42,7 @@ impl WorkerProgram {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let mut copy = File::from(memfd_create(c"waggle-agent", flags)?);
         io::copy(&mut own, &mut copy)?;
-        // Root executes the copy, and no file permissions protect the copy from changes.
+        // Seals protect the copy from changes, because root executes the copy and file permissions do not protect it.
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
         Ok(Self::Copy(copy.into()))

@@ -3,9 +3,10 @@
 //! Writes a whole file, or appends to one.
 //!
 //! A file is replaced in one step: the bytes are written to a temporary file in the same folder, which is then renamed
-//! to the file's name. If the write fails, because of a full disk or a lost host, the file keeps its old content. Links
-//! are followed first. Mode, owner and group are preserved; access control lists and extended attributes are not. The
-//! file is written in place if it has another owner or several hard links, or if its folder allows no new file.
+//! to the file's name. If the write fails, for example because the disk is full or the host is lost, the file keeps its
+//! old content. Links are followed first. Mode, owner and group are preserved; access control lists and extended
+//! attributes are not. The file is written in place if it has another owner or several hard links, or if no file can be
+//! created in its folder.
 
 use std::{
     fs::{File, Metadata, Permissions},

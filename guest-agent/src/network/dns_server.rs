@@ -26,7 +26,7 @@ use waggle_protocol::egress::{DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, Egres
 use super::link::LinkHandle;
 use crate::{console::report, streams::halves};
 
-/// Timeout for the host's answer; the host uses its system's resolver.
+/// Timeout for the host's answer. The host asks its system's resolver, which may take long.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Idle timeout of a TCP connection (RFC 7766, section 6.2.3).
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_ignores_other_messages_and_repeats_no_cut_question() {
+    fn failure_ignores_non_queries_and_omits_invalid_questions() {
         assert_eq!(failure(b"", REFUSED), None);
         assert_eq!(failure(&QUERY[..11], REFUSED), None);
         assert_eq!(failure(b"\x12\x34\x81\x20\0\x01\0\0\0\0\0\x01", REFUSED), None);

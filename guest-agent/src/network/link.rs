@@ -16,7 +16,7 @@ use crate::{
     dial,
 };
 
-/// Timeout of a flow for the link to come up, which needs a moment at boot and after a loss.
+/// Maximum time that a flow or query waits for the link, which is down briefly at boot and after a loss.
 const UP_MAX: Duration = Duration::from_secs(5);
 
 /// Timeout for the host's answer to the preamble.
@@ -55,11 +55,11 @@ pub(super) async fn keep_up(link: watch::Sender<Option<Opener>>) {
                 link.send_replace(Some(opener.clone()));
                 let fault = opener.ended().await;
                 link.send_replace(None);
-                report(&format!("lost the egress link; reconnecting: {fault}"));
+                report(&format!("lost the egress link: {fault}; reconnecting"));
             }
             Err(fault) if !reported => {
                 reported = true;
-                report(&format!("failed to connect the egress link; retrying: {}", with_cause(&fault)));
+                report(&format!("failed to connect the egress link: {}; retrying", with_cause(&fault)));
             }
             Err(_reported) => {}
         }

@@ -99,7 +99,7 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-/// Waits for the permit of another connection; `None` if no connection has ended for [`FULL_MAX`].
+/// Waits for a permit for a new connection; `None` if no connection has ended for [`FULL_MAX`].
 async fn permit(connections: &Arc<Semaphore>, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
     if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
         *full_since = None;

@@ -17,7 +17,7 @@ use waggle_protocol::egress::{DNS_PORT, GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_AD
 use super::lookup_program::{self, DNS_V4, DNS_V6, TCP_V4, TCP_V6};
 use crate::sys::bpf;
 
-/// Limit of connections that wait to be accepted. A `connect` beyond the limit waits.
+/// Maximum number of connections that wait to be accepted. A `connect` beyond the limit waits.
 const BACKLOG: i32 = 1024;
 
 /// Bytes that the kernel buffers for a connection in each direction: the maximum credit of a flow.
@@ -29,12 +29,12 @@ const QUERIES_BYTES: usize = 128 * 1024;
 /// The address of the DNS server's IPv6 socket. Queries to every other IPv6 address are steered to the same socket.
 const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 
-/// The sockets, and a link to the lookup program. The program is active until all copies of the link are closed.
+/// The sockets, and the BPF link of the lookup program. The program is active until all copies of the link are closed.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// One per address family.
+    /// The TCP listeners, one per address family.
     pub(super) listeners: Vec<TcpListener>,
-    /// One per address family.
+    /// The UDP sockets of the DNS server, one per address family.
     pub(super) dns_sockets: Vec<UdpSocket>,
     _link: OwnedFd,
 }
@@ -90,7 +90,7 @@ fn listen(address: IpAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Binds to the DNS port, because an answer must come from the port that was queried.
+/// Binds to the DNS port, because an answer must come from the queried port.
 fn bind_dns(address: IpAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM, None)?;
     socket.set_recv_buffer_size(QUERIES_BYTES)?;

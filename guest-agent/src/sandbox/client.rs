@@ -41,7 +41,7 @@ pub(crate) struct Sandbox {
     exited: watch::Receiver<bool>,
 }
 
-/// A sender for the report of each running command, by command number.
+/// The senders for the reports of running commands, by command number.
 type Commands = Arc<Mutex<HashMap<u64, oneshot::Sender<CommandReport>>>>;
 
 /// Buffer size for a packet of [`CommandReport`], in bytes.
@@ -55,7 +55,7 @@ pub(crate) struct StartedCommand {
 }
 
 impl Sandbox {
-    /// Starts a task that receives the sandbox's reports. Must run in a runtime.
+    /// Starts a task that receives the sandbox's reports. Must be called in a Tokio runtime.
     pub(crate) fn connect(spawner: SandboxSpawner) -> io::Result<Self> {
         fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
@@ -70,8 +70,8 @@ impl Sandbox {
         self.mounts.try_clone()
     }
 
-    /// Asks the sandbox to start a command; `fds` are its stdin, stdout, stderr and cgroup. [`StartedCommand::exited`]
-    /// returns the error if the start fails.
+    /// Asks the sandbox to start a command; `fds` are the command's stdin, stdout, stderr and cgroup. If the start
+    /// fails, [`StartedCommand::exited`] returns the error.
     pub(crate) async fn start(&self, spawn: &Spawn, fds: [OwnedFd; SPAWN_FDS]) -> Result<StartedCommand, Fault> {
         let lost = |source: io::Error| fault_of(&source, "failed to send a command to the sandbox");
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);

@@ -37,8 +37,8 @@ use crate::{
 /// Delay between two attempts to send a report while the kernel is out of memory.
 const SEND_RETRY: Duration = Duration::from_millis(20);
 
-/// Maximum number of attempts to send a report, over about 10 s. If the last one fails, the sandbox and the machine
-/// end.
+/// Maximum number of attempts to send a report; together they take about 10 s. If the last attempt fails, the sandbox
+/// and the machine end.
 const SEND_TRIES: u32 = 500;
 
 /// Maximum number of children reaped before the socket is checked again, because new children may exit as fast as this
@@ -102,7 +102,7 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
     }
 }
 
-/// Reaps children that have exited, and reports those that are commands. Returns whether more children may have exited.
+/// Reaps children that have exited, and reports the commands among them. Returns whether more children may have exited.
 fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::Result<bool> {
     for _ in 0..REAPED_AT_ONCE {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
@@ -111,7 +111,7 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
-        // The child has made this process its tracer, and has stopped or continued but not exited.
+        // A child that made this process its tracer is also returned when it stops or continues without exiting.
         if libc::WIFSTOPPED(status) || libc::WIFCONTINUED(status) {
             continue;
         }

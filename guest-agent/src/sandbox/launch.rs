@@ -24,7 +24,7 @@ use crate::{
     sys,
 };
 
-/// The reading end of a child's error pipe; the child writes to it if a step before or at exec fails.
+/// The reading end of a child's error pipe. The child writes to the pipe if a step before exec, or exec itself, fails.
 #[derive(Debug)]
 pub(super) struct ErrorPipe(OwnedFd);
 
@@ -81,8 +81,8 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     exec(spawn).map_err(at(SpawnStep::Exec))
 }
 
-/// Enters the first folder that the user may enter. Rejects paths through a descriptor (`/proc/self/fd/7`), because the
-/// folder of the call's cgroup is an open descriptor here and lies outside the sandbox.
+/// Enters the first folder that the user may enter. Rejects paths through a descriptor (`/proc/self/fd/7`), because
+/// this process has an open descriptor of the call's cgroup folder, which is outside the sandbox.
 fn enter(folders: &[String]) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -96,8 +96,8 @@ fn enter(folders: &[String]) -> Result<(), Errno> {
     entered
 }
 
-/// Executes `argv[0]`: the path if it contains a slash, else the first program of that name on the search path. In
-/// contrast to `execvp`, uses the command's own search path and never runs a shell.
+/// Executes `argv[0]`, which is a path if it contains a slash, and otherwise the name of a program on the search path.
+/// In contrast to `execvp`, uses the command's own search path and never runs a shell.
 fn exec(spawn: &Spawn) -> Result<Infallible, Errno> {
     let text = |text: &str| CString::new(text).map_err(|_nul| Errno::EINVAL);
     let arguments: Vec<CString> = spawn.argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Messages between the agent and the sandbox's init process: one postcard message per packet. Both processes run the
-//! same program.
+//! same program, so the format has no versions.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_protocol::{FRAME_BYTES_MAX, frame, request::User};
 
-/// Maximum size of a packet, in bytes: a frame of the host's request, with 16 KiB to spare for what the agent adds.
+/// Maximum size of a packet in bytes: the largest request of the host, plus 16 KiB for data that the agent adds.
 pub(super) const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
 
 /// Number of descriptors sent with a [`Spawn`]: stdin, stdout, stderr, and the folder of the command's cgroup.
@@ -21,7 +21,7 @@ pub(super) const SPAWN_FDS: usize = 4;
 /// Buffer size for a packet of [`Ready`], in bytes.
 pub(super) const READY_BYTES_MAX: usize = 16;
 
-/// Message that the sandbox sends once it is set up, with a descriptor of its mount namespace.
+/// Reports that the sandbox is set up. The packet also contains a descriptor of the sandbox's mount namespace.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 
@@ -37,11 +37,11 @@ pub(crate) struct Spawn {
     /// Candidate folders; the command starts in the first one that it may enter.
     pub(crate) working_directories: Vec<String>,
     pub(crate) user: User,
-    /// Limit of open files for each process of the command.
+    /// Maximum number of open files for each process of the command.
     pub(crate) open_files_max: u64,
 }
 
-/// Report of the sandbox about a command; each command has exactly one.
+/// The sandbox's report about a command. The sandbox sends exactly one report per command.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) enum CommandReport {
     /// The command could not be started; `errno` is the kernel's error number.

@@ -33,8 +33,8 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault
     }
     let forked = sys::fork_single_threaded().step(|| "fork the sandbox's init process".to_owned())?;
     if forked.is_child() {
-        // The limits of user work must not apply to init. Otherwise, init might be unable to start a command that kills
-        // the work.
+        // The limits of user processes must not apply to init. Otherwise, init might be unable to start a command that
+        // kills the processes.
         cgroups::join_init().step(|| "leave the sandbox's cgroup".to_owned())?;
         if defences.namespaces {
             mount_sandbox()?;
@@ -43,11 +43,11 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault
     Ok(forked)
 }
 
-/// Gives the sandbox the machine's root without mounts below it, and kernel file systems that show only the sandbox.
+/// Gives the sandbox the machine's root, and kernel file systems that show only the sandbox.
 fn mount_sandbox() -> Result<(), StepFault> {
     let step = || "make the sandbox's mounts private".to_owned();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).step(step)?;
-    leave_initial_root().step(|| "leave the initial root behind".to_owned())?;
+    leave_initial_root().step(|| "leave the initial root".to_owned())?;
     // The sandbox gets a separate /dev, because the agent opens files in the machine's /dev.
     for folder in ["/proc", "/sys", "/dev"] {
         umount2(folder, MntFlags::MNT_DETACH).step(|| format!("unmount the machine's {folder}"))?;
@@ -62,18 +62,18 @@ fn mount_sandbox() -> Result<(), StepFault> {
     protect_proc()
 }
 
-/// Binds the root over itself and pivots to the bind, so that processes can't escape to a mount below the sandbox's
-/// root.
+/// Bind-mounts the root over itself and pivots to the bind mount, so that processes can't escape to a mount that the
+/// sandbox's root covers.
 fn leave_initial_root() -> nix::Result<()> {
     mount(Some("/"), "/", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-    // This process's root is still the mount below the bind; "/.." resolves to the bind.
+    // This process's root is still the covered mount; "/.." resolves to the bind mount.
     let root = open("/..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     fchdir(root.as_fd())?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)
 }
 
-/// Makes files read-only that the sandbox's root user could otherwise write because of its user id.
+/// Makes files in `/proc` read-only. Otherwise, root in the sandbox could write them, because its user id is 0.
 fn protect_proc() -> Result<(), StepFault> {
     for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/1"] {
         if fs::metadata(path).is_err() {

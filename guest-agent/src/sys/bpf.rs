@@ -117,7 +117,7 @@ pub(crate) fn load_sk_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
     attributes.log_level = 1;
     attributes.log_bytes = u32::try_from(log.len()).map_err(io::Error::other)?;
     attributes.log = address(log.as_mut_ptr());
-    // SAFETY: as above. In addition, `log` has `log_bytes` bytes and is not used elsewhere during the call.
+    // SAFETY: as for the first call. Also, `log` has `log_bytes` bytes and is not used elsewhere during the call.
     unsafe { call(BPF_PROG_LOAD, &attributes) }.map(own).map_err(|source| {
         let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let last = String::from_utf8_lossy(text).lines().rev().take(3).collect::<Vec<_>>().join("; ");

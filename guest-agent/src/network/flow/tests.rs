@@ -32,7 +32,7 @@ struct Carried {
     _link: Acceptor,
 }
 
-/// Opens a flow. The host has read its request but not answered.
+/// Opens a flow. As the host, reads its request but does not answer it.
 async fn requested() -> Carried {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -62,7 +62,7 @@ async fn connected() -> Carried {
 impl Carried {
     /// Receives the next message.
     async fn next(&mut self) -> Option<Message> {
-        let message = timeout(STUCK, self.reader.receive::<Flow<'_>>()).await.expect("a message").unwrap()?;
+        let message = timeout(STUCK, self.reader.receive::<Flow<'_>>()).await.expect("no message in time").unwrap()?;
         Some(match message {
             Flow::Data(data) => Message::Data(data.to_vec()),
             Flow::Credit { bytes } => Message::Credit(bytes),
@@ -72,7 +72,7 @@ impl Carried {
     }
 
     async fn ended(self) {
-        timeout(STUCK, self.carrying).await.expect("the flow's end").unwrap();
+        timeout(STUCK, self.carrying).await.expect("the flow did not end in time").unwrap();
     }
 }
 
@@ -100,12 +100,12 @@ async fn end_of_one_direction_leaves_the_other_open() {
     let mut answer = Vec::new();
     carried.program.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer, b"answer");
-    assert_eq!(carried.next().await, None, "the stream's clean end");
+    assert_eq!(carried.next().await, None, "the stream must end without another message");
     carried.ended().await;
 }
 
 #[tokio::test]
-async fn program_can_write_after_the_end_of_the_host() {
+async fn program_can_write_after_the_host_ends_its_direction() {
     let mut carried = connected().await;
     carried.writer.send(&Flow::End).await.unwrap();
     assert_eq!(carried.program.read(&mut [0]).await.unwrap(), 0);
@@ -137,7 +137,7 @@ async fn loopback() -> TcpStream {
 }
 
 #[tokio::test]
-async fn cut_stream_and_refusal_are_resets_to_the_program() {
+async fn dropped_stream_and_refusal_reset_the_connection() {
     let Carried { mut program, reader, writer, carrying, _link } = connected().await;
     drop((reader, writer));
     was_reset(program.read(&mut [0]).await);
@@ -150,7 +150,7 @@ async fn cut_stream_and_refusal_are_resets_to_the_program() {
 }
 
 #[tokio::test]
-async fn stream_ends_if_the_program_leaves_before_the_answer() {
+async fn stream_ends_if_the_program_resets_before_the_answer() {
     let mut carried = requested().await;
     reset(std::mem::replace(&mut carried.program, loopback().await));
     assert_eq!(carried.next().await, None);
@@ -158,12 +158,12 @@ async fn stream_ends_if_the_program_leaves_before_the_answer() {
 }
 
 #[tokio::test]
-async fn reset_of_the_program_is_sent_without_credit() {
+async fn reset_by_the_program_is_sent_without_credit() {
     let mut carried = connected().await;
     let flood = vec![7; 1024 * 1024];
     let _some = carried.program.try_write(&flood).unwrap();
     assert_eq!(carried.next().await, Some(Message::Data(vec![7; FLOW_CREDIT_BYTES as usize])));
     reset(std::mem::replace(&mut carried.program, loopback().await));
-    assert_eq!(carried.next().await, Some(Message::Reset), "no byte above the credit, and the reset");
+    assert_eq!(carried.next().await, Some(Message::Reset), "the reset must follow, without bytes beyond the credit");
     carried.ended().await;
 }
