@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the back ends against each other: libkrun and QEMU with KVM in a nested host, QEMU with emulation here.
+"""Compares the back ends: libkrun and QEMU with KVM in a nested host, and QEMU with emulation on this machine.
 
-`./taskw bench-back-ends` makes what this needs and starts it; words after it choose places, of krun, qemu-kvm and qemu-tcg.
-With --kvm the first two run here, on this machine's KVM, and the third does not.
-Prints the page docs/benchmarks/back-ends.md, and writes it if all places were measured.
+`./taskw bench-back-ends` builds everything that the benchmark needs and starts it. Its arguments select the setups to
+measure: krun, qemu-kvm, qemu-tcg. The default is all of them. With --kvm, krun and qemu-kvm run directly on this machine's
+KVM, and qemu-tcg is not measured.
+The benchmark prints the page docs/benchmarks/back-ends.md, and writes the page if all setups were measured.
 """
 
 import asyncio
@@ -29,10 +30,10 @@ STARTS = int(os.environ.get("STARTS", "5"))
 CALLS = 40
 MANY = 10
 BULK_MIB = 32
-# Small enough that ten fit into the nested host, large enough for libkrun's kernel.
+# Small enough for ten machines in the nested host, and large enough for libkrun's kernel.
 MEMORY_MIB = 192
 KVM_HERE = "--kvm" in sys.argv[1:]
-PLACES = ["krun", "qemu-kvm"] if KVM_HERE else ["krun", "qemu-kvm", "qemu-tcg"]
+SETUPS = ["krun", "qemu-kvm"] if KVM_HERE else ["krun", "qemu-kvm", "qemu-tcg"]
 COMMAND = "./taskw bench-back-ends" + (" -- --kvm" if KVM_HERE else "")
 HEAD = f"""# Back ends
 
@@ -43,8 +44,8 @@ HEAD = f"""# Back ends
 ON_KVM = f"""Both ran on the KVM of one machine. This run: {processors()}.
 
 """
-NESTED = """`krun` and `qemu-kvm` ran in a nested host whose own processor, KVM included, is emulated: they compare with each other, and
-say nothing of real hardware. `qemu-tcg` ran outside of it.
+NESTED = """`krun` and `qemu-kvm` ran in a nested host, whose processor and KVM are emulated. Their figures are comparable
+with each other, but not with figures of real hardware. `qemu-tcg` ran outside the nested host.
 
 """
 
@@ -73,10 +74,10 @@ async def measure(server):
             await tools.call("destroy_environment", environment_id=one)
             ends.append(time.monotonic() - ended)
         figures["create"] = f"{statistics.median(starts):.2f} s"
-        figures["of it: until the kernel starts (disks, runner, VMM)"] = (
+        figures["create, until the kernel starts (disks, runner, VMM)"] = (
             f"{statistics.median(a - b for a, b in zip(starts, booted)):.2f} s"
         )
-        figures["of it: kernel, PID 1, agent, hello"] = f"{statistics.median(booted):.2f} s"
+        figures["create, after that (kernel, PID 1, agent, hello)"] = f"{statistics.median(booted):.2f} s"
         figures["destroy"] = f"{statistics.median(ends):.2f} s"
 
         one = (await create(tools))["environment_id"]
@@ -90,11 +91,11 @@ async def measure(server):
         figures["call without the guest (list_environments)"] = f"{idle * 1000:.1f} ms"
         figures["call into the guest (list_files)"] = f"{asked * 1000:.1f} ms"
         figures["call that starts a shell (execute true)"] = f"{ran * 1000:.1f} ms"
-        # Text, since what JSON has to escape is many times as long for the client.
+        # Printable text, because escapes would make the JSON many times longer for the client.
         text = f"yes {'x' * 4095} | head -c {BULK_MIB << 20}"
         began = time.monotonic()
         await tools.call("execute", environment_id=one, code=text, timeout_seconds=120)
-        figures["output out of the guest"] = f"{BULK_MIB / (time.monotonic() - began):.0f} MiB/s"
+        figures["output from the guest"] = f"{BULK_MIB / (time.monotonic() - began):.0f} MiB/s"
         await tools.call("destroy_environment", environment_id=one)
 
         for _ in range(MANY):
@@ -127,45 +128,45 @@ def run(server):
         server.remove()
 
 
-def measure_here(places, settings):
-    """The figures of libkrun and of QEMU, both on this machine's KVM."""
+def measure_here(setups, settings):
+    """Returns the figures of libkrun and of QEMU, both on this machine's KVM."""
     if fault := kvm_fault():
-        sys.exit(f"--kvm: KVM runs no guest on this machine: {fault}")
+        sys.exit(f"--kvm: KVM cannot run a guest on this machine: {fault}")
     servers = {"krun": lambda: KrunServer(**settings), "qemu-kvm": lambda: Server(**settings, BACKEND="qemu")}
-    return {place: run(make()) for place, make in servers.items() if place in places}
+    return {setup: run(make()) for setup, make in servers.items() if setup in setups}
 
 
-def measure_nested(places, settings):
-    """The figures of the back ends in a nested host, and of QEMU with emulation here."""
+def measure_nested(setups, settings):
+    """Returns the figures of the back ends in a nested host, and of QEMU with emulation on this machine."""
     columns = {}
-    if {"krun", "qemu-kvm"} & set(places):
+    if {"krun", "qemu-kvm"} & set(setups):
         programs = [shutil.which("qemu-system-x86_64"), shutil.which("vhost-device-vsock")]
         host = NestedHost(BINARY, ["foreign"], ROOT / "target/e2e-image-cache", programs)
         try:
-            for place, back_end in (("krun", "krun"), ("qemu-kvm", "qemu")):
-                if place in places:
-                    columns[place] = run(NestedServer(host, **settings, BACKEND=back_end))
+            for setup, back_end in (("krun", "krun"), ("qemu-kvm", "qemu")):
+                if setup in setups:
+                    columns[setup] = run(NestedServer(host, **settings, BACKEND=back_end))
         finally:
             host.stop()
-    if "qemu-tcg" in places:
+    if "qemu-tcg" in setups:
         columns["qemu-tcg"] = run(Server(**settings))
     return columns
 
 
 def main():
-    places = [word for word in sys.argv[1:] if word != "--kvm"] or PLACES
-    if unknown := sorted(set(places) - set(PLACES)):
-        sys.exit(f"unknown place {unknown[0]}; allowed: {', '.join(PLACES)}")
+    setups = [word for word in sys.argv[1:] if word != "--kvm"] or SETUPS
+    if unknown := sorted(set(setups) - set(SETUPS)):
+        sys.exit(f"unknown setup {unknown[0]}; allowed: {', '.join(SETUPS)}")
     image = f"oci:{ROOT / 'target/images/foreign'}"
     settings = {f"IMAGE_{runtime}": image for runtime in ("PYTHON", "NODE", "SHELL")}
     settings |= {"DEFAULT_MEMORY_MB": str(MEMORY_MIB), "DEFAULT_DISK_MB": "256"}
-    columns = measure_here(places, settings) if KVM_HERE else measure_nested(places, settings)
+    columns = measure_here(setups, settings) if KVM_HERE else measure_nested(setups, settings)
     page = HEAD + (ON_KVM if KVM_HERE else NESTED) + "| figure | " + " | ".join(columns) + " |\n"
     page += "| --- |" + " ---: |" * len(columns) + "\n"
     for name in next(iter(columns.values())):
         page += f"| {name} | " + " | ".join(figures[name] for figures in columns.values()) + " |\n"
     print(page)
-    if places == PLACES:
+    if setups == SETUPS:
         (ROOT / "docs/benchmarks/back-ends.md").write_text(page)
 
 

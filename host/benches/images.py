@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures images: how fast layers become a disk, and what the size of an image costs an environment.
+"""Measures how fast the layers of an image become a disk, and what the size of an image costs an environment.
 
-`./taskw bench-images` makes what this needs, starts it, and has the page docs/benchmarks/images.md written; with --quick it
-looks less often, and only prints.
+`./taskw bench-images` builds everything that the benchmark needs and starts it. The benchmark prints and writes the page
+docs/benchmarks/images.md. With --quick it measures fewer rounds and only prints the page.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ QUICK = "--quick" in sys.argv
 ROUNDS = 2 if QUICK else 7
 CREATES = 3 if QUICK else 10
 MANY = 10
-# Of each of the many environments, in MiB.
+# The amount that each of the many environments writes.
 WRITTEN_MIB = 8
 MEMORY_MIB = 192
-# What is merged: of the project's images those that many small files make, and that a few large ones do.
+# The project's images to merge: `python` has many small files, and `node` has a few large files.
 IMAGES = ["python", "node"]
 SMALL_MB, LARGE_MB = 50, 500
 MB = 1_000_000
@@ -47,12 +47,15 @@ def seconds(work):
 
 
 def blocks(path):
-    """Bytes of the disk that a file or a folder takes."""
+    """Returns the disk space that a file or a folder uses, in bytes."""
     return int(subprocess.run(["du", "-s", "--block-size=1", path], check=True, capture_output=True).stdout.split()[0])
 
 
 def speeds(name, folder):
-    """Medians of the seconds that each way takes from an image's layers to a disk, and the bytes of content."""
+    """Measures each way from an image's layers to a disk.
+
+    Returns the median seconds of each step, the bytes of content, the number of entries, and the sizes of both disks.
+    """
     layout = ROOT / "target/images" / name
     cache, bundle, other = folder / "cache", folder / "bundle", folder / "other.erofs"
     times = {"merge": [], "unpack": [], "mkfs": []}
@@ -65,7 +68,7 @@ def speeds(name, folder):
             ("unpack", lambda: subprocess.run(["umoci", "unpack", "--image", f"{layout}:latest", bundle], check=True)),
             ("mkfs", lambda: subprocess.run(["mkfs.erofs", "--quiet", other, bundle / "rootfs"], check=True)),
         ]:
-            # What an earlier step has left to be written must not slow the next one down.
+            # Pending writes of an earlier step must not slow down the next step.
             os.sync()
             times[step].append(seconds(work))
     rootfs = bundle / "rootfs"
@@ -78,24 +81,24 @@ def speeds(name, folder):
 
 def speed_table(folder):
     lines = [
-        "| image | content | `waggle image pull` | `umoci unpack` | `mkfs.erofs` of that | both | waggle against both | file |",
+        "| image | content | `waggle image pull` | `umoci unpack` | `mkfs.erofs` | both | waggle against both | file |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in IMAGES:
         took, content, files, sizes = speeds(name, folder)
         both = took["unpack"] + took["mkfs"]
 
-        def told(time_s):
+        def speed(time_s):
             return f"{content / MB / time_s:.0f} MB/s ({time_s:.2f} s)"
 
-        cells = [name, f"{content / MB:.0f} MB, {files:,} entries", *(told(took[step]) for step in ("merge", "unpack", "mkfs"))]
-        cells += [told(both), f"{both / took['merge']:.1f} ×", f"{sizes['ours'] / MB:.0f} MB, {sizes['theirs'] / MB:.0f} MB"]
+        cells = [name, f"{content / MB:.0f} MB, {files:,} entries", *(speed(took[step]) for step in ("merge", "unpack", "mkfs"))]
+        cells += [speed(both), f"{both / took['merge']:.1f} ×", f"{sizes['ours'] / MB:.0f} MB, {sizes['theirs'] / MB:.0f} MB"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def image_of(megabytes, folder):
-    """The image `foreign` with so many files of a megabyte each on top."""
+    """Returns a copy of the image `foreign` with one more layer of this many files of 1 MB each."""
     layout = folder / f"image-{megabytes}"
     shutil.copytree(ROOT / "target/images/foreign", layout)
     layer = Layer()
@@ -112,15 +115,18 @@ async def create(tools, runtime):
 
 
 async def environments(server):
-    """Seconds of a warm create of the small image and of the large one, in turn; and what ten of the large one take."""
+    """Measures warm creates of the small and the large image alternately, and the disk space of many of the large one.
+
+    Returns the seconds of the creates, and the disk space of the machines before and after each of them has written.
+    """
     times = {"shell": [], "python": []}
     async with server.client() as tools:
         for turn in range(CREATES + 1):
-            # Now the one is first, now the other.
+            # Alternate the image that comes first.
             for runtime, found in sorted(times.items(), reverse=turn % 2 == 0):
                 one, took = await create(tools, runtime)
                 await tools.call("destroy_environment", environment_id=one)
-                # The first one merges the image.
+                # The first create of an image merges the image, so it does not count.
                 if turn > 0:
                     found.append(took)
         made = [(await create(tools, "python"))[0] for _ in range(MANY)]
@@ -151,22 +157,22 @@ def environment_tables(folder):
         server.remove()
     of_small, of_large = statistics.median(times["shell"]), statistics.median(times["python"])
     merged = max(blocks(path) for path in cache.glob("merged-*/*.erofs"))
-    return f"""| warm `create_environment` of an image of | median | least | most |
+    return f"""| warm `create_environment` with an image of | median | least | most |
 | --- | ---: | ---: | ---: |
 | {SMALL_MB} MB | {of_small:.2f} s | {min(times["shell"]):.2f} s | {max(times["shell"]):.2f} s |
 | {LARGE_MB} MB | {of_large:.2f} s | {min(times["python"]):.2f} s | {max(times["python"]):.2f} s |
-| the second against the first | {of_large / of_small:.2f} × | | |
+| the large image compared with the small one | {of_large / of_small:.2f} × | | |
 
-| the disk that {MANY} environments of the {LARGE_MB} MB image take | together | each |
+| disk space of {MANY} environments with the {LARGE_MB} MB image | together | each |
 | --- | ---: | ---: |
-| the image's file, which they share | {merged / MB:.0f} MB | |
+| the file of the image, which all environments share | {merged / MB:.0f} MB | |
 | the machines' own files, fresh | {fresh / MB:.1f} MB | {fresh / MB / MANY:.2f} MB |
-| the same, once each guest has written {WRITTEN_MIB} MiB | {written / MB:.0f} MB | {written / MB / MANY:.1f} MB |
-| all of it against {MANY} copies of the image | {100 * (merged + fresh) / (MANY * merged):.0f} % | |"""
+| the machines' own files, once each guest has written {WRITTEN_MIB} MiB | {written / MB:.0f} MB | {written / MB / MANY:.1f} MB |
+| image and fresh machines together, compared with {MANY} copies of the image | {100 * (merged + fresh) / (MANY * merged):.0f} % | |"""
 
 
 def main():
-    assert os.geteuid() == 0, "to unpack images takes root: run this as root"
+    assert os.geteuid() == 0, "unpacking images requires root; run this benchmark as root"
     with tempfile.TemporaryDirectory(prefix="waggle-images-") as name:
         folder = pathlib.Path(name)
         speed = speed_table(folder)
@@ -176,18 +182,18 @@ def main():
 
 ## From layers to a disk
 
-The time from an image's layers, in a layout on this disk, to its file system: by `waggle image pull`, which verifies the blobs
-and merges them into one EROFS file; by `umoci unpack`, which unpacks them into a folder; and by `mkfs.erofs` from that
-folder, uncompressed as ours is. Medians of {ROUNDS} rounds, each of which took every way in turn, programs started and
-ended; speeds are of the content of the image's files. `umoci unpack` also hashes every file, to find changes later. The last
-column has the two files' sizes, ours first.
+The time from an image's layers, in a layout on this disk, to its file system. `waggle image pull` verifies the layers and
+merges them into one EROFS file. `umoci unpack` unpacks them into a folder, and `mkfs.erofs` makes a file system of that
+folder, without compression, like waggle. Medians of {ROUNDS} rounds, each of which ran all three programs. The times include
+the start and the exit of the programs; the speeds refer to the content of the image's files. `umoci unpack` also hashes
+every file, to find changes later. The last column contains the sizes of both file systems, waggle's first.
 
 {speed}
 
 ## What an image's size costs an environment
 
-The image `foreign` with {SMALL_MB} and {LARGE_MB} files of a megabyte each, which no compression makes smaller. {CREATES} creates of each,
-in turn; the machines are emulated by QEMU where there is no KVM that boots guests.
+The image `foreign` with {SMALL_MB} and with {LARGE_MB} incompressible files of 1 MB each. {CREATES} creates with each image,
+alternately. Without a usable KVM, QEMU emulates the machines.
 
 {environment_tables(folder)}
 """

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures a guest's network through the egress link against QEMU's user networking, in two machines of the same kind.
+"""Compares a guest's network through the egress link with QEMU's user networking, in two machines of the same kind.
 
-`./taskw bench-network` makes what this needs and starts it; `--quick` is for a look, and writes nothing. Prints the page
-docs/benchmarks/network.md, and writes it.
+`./taskw bench-network` builds everything that the benchmark needs and starts it. The benchmark prints and writes the page
+docs/benchmarks/network.md. With `--quick` it measures less and only prints the page.
 
-The second machine is one of waggle's, too, without its network: a program in front of QEMU adds a network card, and the
-guest's root, whose defences are relaxed, loads its driver. So the two differ in their networks and in nothing else.
+The second machine is also one of waggle's machines, but without waggle's network. A wrapper script around QEMU adds a
+network card. The guest's defences are switched off, so that its root can load the driver of the card. Otherwise
+the two machines are the same.
 """
 
 import asyncio
@@ -42,16 +43,16 @@ WHEEL_KIB = 2048
 
 SETTINGS = {"BACKEND": "qemu", "IMAGE_SHELL": image("python")}
 
-# Where slirp has the host's loopback.
+# The address at which slirp offers the host's loopback.
 SLIRP_HOST = "10.0.2.2"
 
-# The host gives no namespaces, so that this QEMU shares its network, which slirp dials from.
+# Prevents waggle from giving QEMU its own network namespace, because slirp must dial from the host's network.
 WITHOUT_NAMESPACES = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
 QEMU = """#!/bin/sh
 exec {qemu} "$@" -netdev user,id=card -device virtio-net-device,netdev=card
 """
 
-# As the guest's root: loads the card's driver, and gives it the address, the mask and the route that slirp expects.
+# Runs as the guest's root. Loads the card's driver, and sets the address and the mask that slirp expects.
 BRING_UP = """
 import ctypes, fcntl, os, socket, struct, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -69,7 +70,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
 print("up")
 """
 
-# What measures in the guests, and on the host itself. HOST and the ports come in front of it.
+# The client that measures, in the guests and on the host. Definitions of HOST and the ports are put in front of it.
 CLIENT = """
 import json, selectors, socket, time
 
@@ -142,7 +143,7 @@ print(json.dumps([time.monotonic() - start]))
 
 
 class Guest:
-    """A machine that measures; `host` is what it knows this machine's loopback as."""
+    """A machine in which the client runs. `host` is the address at which the machine reaches this host's loopback."""
 
     def __init__(self, tools, made, host, names):
         self.tools, self.id = tools, made["environment_id"]
@@ -155,7 +156,7 @@ class Guest:
 
 
 class Host:
-    """This machine itself, for comparison."""
+    """Runs the client on this host, for comparison."""
 
     def __init__(self, names):
         self.head = "\n".join(f"{name} = {value!r}" for name, value in ({"HOST": "127.0.0.1"} | names).items()) + "\n"
@@ -168,18 +169,18 @@ class Host:
 
 
 def make_index(folder):
-    """A simple index with wheels of bytes that cannot be compressed."""
+    """Writes a package index with wheels of incompressible bytes. Returns the names of the packages."""
     names = [f"bee{number}" for number in range(WHEELS)]
     for name in names:
-        place = folder / "simple" / name
-        place.mkdir(parents=True)
+        project = folder / "simple" / name
+        project.mkdir(parents=True)
         info, wheel = f"{name}-1.dist-info", f"{name}-1-py3-none-any.whl"
-        with zipfile.ZipFile(place / wheel, "w") as archive:
+        with zipfile.ZipFile(project / wheel, "w") as archive:
             archive.writestr(f"{name}/honey", os.urandom(WHEEL_KIB << 10))
             archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: b\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", f"{name}/honey,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-        (place / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
+        (project / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
     return names
 
 
@@ -193,10 +194,10 @@ def running(server):
 
 
 def with_card(folder):
-    """A server whose machines have QEMU's user networking, and none of waggle's."""
+    """Returns a server whose machines have QEMU's user networking instead of waggle's network."""
     (folder / "qemu-system-x86_64").write_text(QEMU.format(qemu=shutil.which("qemu-system-x86_64")))
     (folder / "qemu-system-x86_64").chmod(0o755)
-    # An operator's own command for shells runs as root.
+    # The install command that an operator sets for a runtime runs as the guest's root.
     bring_up = "/usr/bin/python3 /home/sandbox/up.py"
     server = Server(**SETTINGS, EGRESS="none", RELAX="all", RUNTIME_SHELL_INSTALL_COMMAND=bring_up)
     search = f"PATH={folder}:{os.environ['PATH']}"
@@ -215,7 +216,7 @@ async def bring_up(tools, one):
 
 
 async def measure(link, card, names):
-    """The times by work and place, each round of a work in turn in all places."""
+    """Returns the times by kind of work and place. Each round measures each work in all places, one after the other."""
     async with link.client() as ours, card.client() as theirs:
         async with ours.environment("shell") as one, theirs.environment("shell") as other:
             await bring_up(theirs, other["environment_id"])
@@ -225,7 +226,7 @@ async def measure(link, card, names):
                 for work, code in WORKS.items():
                     for place, who in places.items():
                         times = await who.times(CLIENT + code)
-                        # The first is for warming up.
+                        # The first round only warms up.
                         if round_number:
                             found[work][place] += times
             for _ in range(min(ROUNDS, 3)):
@@ -260,10 +261,10 @@ def page(found):
     text = f"""# Network
 
 `./taskw bench-network` measures this and writes this page. This run: {processors()};
-{machines}, of the same kernel and image, measured in turn in the same run. "Against" is how
-many times quicker the link is. Medians of {ROUNDS} rounds unless a row says otherwise.
+{machines}, of the same kernel and image, measured in turn in the same run. "Speed-up" says
+how many times faster the link is. Medians of {ROUNDS} rounds unless a row says otherwise.
 
-| what | through the link | QEMU's user networking | link against it | on the host's loopback |
+| what | through the link | QEMU's user networking | speed-up of the link | on the host's loopback |
 | --- | ---: | ---: | ---: | ---: |
 """
     text += row(f"download of {BULK_MIB} MiB", "download", mib, "MiB/s", True)
@@ -275,12 +276,13 @@ many times quicker the link is. Medians of {ROUNDS} rounds unless a row says oth
     return text + f"""
 ## What the numbers mean
 
-- The other end is a program on the host's loopback: no wire is in it. Client and servers are in Python.
-- A connection counts from `connect` until the first byte from the server has come: through the link a program's `connect` is
-  over before the host has dialled. There were {ROUNDS * SETUPS} of them in each place, one after the other.
-- QEMU's user networking (libslirp) carries frames of 1,500 bytes through a virtio network card. A tap device with the host's
-  kernel behind it would be quicker, and needs rights on the host.
-- pip's time is mostly the {processor} processor's, whichever way the packages come.
+- The other end is a program on the host's loopback, so no physical network is involved. Client and servers are written in
+  Python.
+- The time of a connection ends when the first byte from the server arrives, because with the link a program's `connect`
+  returns before the host has dialled. Each column measures {ROUNDS * SETUPS} connections, one after the other.
+- QEMU's user networking (libslirp) carries frames of 1,500 bytes through a virtio network card. A tap device, which uses the
+  host's kernel, would be faster, but requires privileges on the host.
+- pip's time is mostly the work of the {processor} processor, whichever network carries the packages.
 """
 
 

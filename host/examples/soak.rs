@@ -79,7 +79,7 @@ impl Caller {
 
     /// Sends a request of the stateless protocol version.
     async fn request(&self, method: &str, name: &str, mut params: Value) -> Value {
-        let Self::Stateless { url, http, supports_tasks } = self else { panic!("a stateless request in a session") };
+        let Self::Stateless { url, http, supports_tasks } = self else { panic!("this client has a session") };
         let extensions = if *supports_tasks { json!({"io.modelcontextprotocol/tasks": {}}) } else { json!({}) };
         params["_meta"] = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -214,7 +214,7 @@ async fn main() {
     for number in 0..CLIENTS {
         clients.spawn(client(url.clone(), Arc::clone(&ids), number, until, Arc::clone(&done)));
     }
-    // The mean memory of each fifth of the time.
+    // The mean memory use in each fifth of the duration.
     let part = Duration::from_secs(seconds) / MINUTES;
     let mut means = Vec::new();
     for index in 1..=MINUTES {
@@ -239,8 +239,9 @@ async fn main() {
     #[expect(clippy::cast_precision_loss, reason = "KiB of a process are far below 2^52")]
     let growth = *means.last().unwrap() as f64 / means[0] as f64;
     let [calls, tasks] = [&done.calls, &done.tasks].map(|count| count.load(Ordering::Relaxed));
-    println!("{calls} calls and {tasks} tasks, none lost; memory of the last part is {growth:.2} of the first's");
+    println!("{calls} calls and {tasks} tasks, none lost; memory grew by a factor of {growth:.2}");
     assert!(tasks > 0, "no call became a task");
     // If a part is shorter than a minute, the clients' buffers have not reached their full size in the first part.
-    assert!(part < Duration::from_secs(60) || growth <= GROWTH_MAX, "the memory has grown by {growth:.2}");
+    let is_short = part < Duration::from_secs(60);
+    assert!(is_short || growth <= GROWTH_MAX, "memory grew by a factor of {growth:.2}; must be at most {GROWTH_MAX}");
 }

@@ -11,10 +11,10 @@ use crate::frame::{self, FrameFault};
 /// The path of the configuration file in the initial root.
 pub const BOOT_CONFIG_PATH: &str = "/waggle/boot";
 
-/// Limit of [`BootConfig::ca_bundle`], in bytes: four times the size of the well-known authorities' certificates.
+/// Maximum size of [`BootConfig::ca_bundle`] in bytes: four times the size of the usual bundle of public authorities.
 pub const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Limit of an encoded [`BootConfig`], in bytes: certificates, an image's environment, and a few paths.
+/// Maximum size of an encoded [`BootConfig`] in bytes: the certificates, and 256 KiB for all other fields.
 pub const BOOT_CONFIG_BYTES_MAX: usize = CA_BUNDLE_BYTES_MAX + 256 * 1024;
 
 /// The settings that PID 1 uses to set up the machine.
@@ -26,12 +26,12 @@ pub struct BootConfig {
     pub image_agent: Option<String>,
     /// The image's environment variables.
     pub env: Vec<(String, String)>,
-    /// The image's default working directory for commands: an absolute path, which may not exist.
+    /// The image's default working directory for commands: an absolute path, which need not exist.
     pub working_directory: Option<String>,
     pub hostname: String,
     /// Defences that the operator has switched off.
     pub relaxed: Relaxed,
-    /// The guest's network. If there is one, the guest agent dials the egress link.
+    /// The guest's network, or `None` for a guest without a network. Only a guest with a network dials the egress link.
     pub network: Option<Network>,
     /// Certificates in PEM that programs in the guest trust in addition to the image's certificates; may be empty.
     pub ca_bundle: String,
@@ -44,7 +44,8 @@ pub struct Network {
     pub ipv6: bool,
 }
 
-/// Flags that switch off defences around user programs. By default all defences are on.
+/// The defences around user programs that are switched off. A flag is true if its defence is off; by default all
+/// defences are on.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Relaxed {
     /// Separate namespaces.
@@ -61,12 +62,12 @@ impl BootConfig {
     /// Returns the content of the file at [`BOOT_CONFIG_PATH`].
     ///
     /// # Errors
-    /// The error of postcard.
+    /// postcard failed to encode the configuration.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         postcard::to_allocvec(self)
     }
 
-    /// Parses the content of the file.
+    /// Parses the content of the file at [`BOOT_CONFIG_PATH`].
     ///
     /// # Errors
     /// [`FrameFault`] if the bytes are not exactly one `BootConfig`.

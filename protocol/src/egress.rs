@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The egress link, which carries the guest's TCP connections and DNS queries: each has its own yamux stream, which the
-//! guest opens.
+//! The egress link carries the guest's TCP connections and DNS queries. The guest opens one yamux stream for each
+//! connection and for each query.
 //!
 //! ```text
 //!   guest agent                                     host
@@ -20,43 +20,47 @@
 //!
 //! **Ends of a flow.** [`Flow::End`] ends one direction, like a TCP FIN; the other direction continues. [`Flow::Reset`]
 //! ends both. A side is done with a flow when it has sent and received an `End`, or has sent or received a `Reset`. The
-//! side then finishes its direction of the stream and drops the stream. `End` and `Reset` are messages because a yamux
-//! stream that was reset looks to its reader like one that ended cleanly. A stream that ends without either message was
-//! cut off, and counts as reset.
+//! side then finishes its direction of the stream and drops the stream. `End` and `Reset` are messages because a
+//! reader cannot distinguish a yamux stream that was reset from a stream that ended cleanly. A stream that ends without
+//! either message was cut off, and counts as reset.
 //!
 //! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes of data on a flow. The other side allows more with
-//! [`Flow::Credit`]. Credit bounds the data that a side buffers for a slow connection, although that side always reads
-//! the stream. yamux's own window of 256 KiB per stream is far too much for hundreds of flows. A guest that exceeds its
-//! credit loses the link.
+//! [`Flow::Credit`]. Each side always reads the stream, so only the credit limits the data that a side buffers for a
+//! slow connection. yamux's own window of 256 KiB per stream is far too much for hundreds of flows. If a guest exceeds
+//! its credit, the host ends the link.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// Maximum number of open streams on the egress link; a guest that opens more loses the link. An honest guest opens
-/// only [`FLOWS_MAX`] flows, so that streams that are still closing do not block new ones.
+/// Maximum number of open streams on the egress link. If a guest opens more, the host ends the link. An honest guest
+/// has at most [`FLOWS_MAX`] open flows, so that streams that are still closing do not block new ones.
 pub const EGRESS_STREAMS_MAX: usize = 512;
 
-/// Maximum number of flows and DNS queries at a time. Further ones are refused with [`Refusal::Busy`].
+/// Maximum number of flows and DNS queries together at a time. The host refuses further requests with
+/// [`Refusal::Busy`].
 pub const FLOWS_MAX: usize = EGRESS_STREAMS_MAX / 2;
 
-/// Initial credit of each side on a flow, in bytes; 2 MiB for all [`FLOWS_MAX`] flows together.
+/// Initial credit of each side on a flow in bytes. The initial credit of all [`FLOWS_MAX`] flows adds up to 2 MiB.
 pub const FLOW_CREDIT_BYTES: u32 = 8 * 1024;
 
-/// Limit of a side's credit on a flow, in bytes: well above the product of the link's delay and throughput. A grant
-/// that raises the credit above the limit violates the protocol.
+/// Maximum credit of a side on a flow in bytes: well above the link's bandwidth-delay product. A grant that raises the
+/// credit above this maximum violates the protocol.
 pub const FLOW_CREDIT_BYTES_MAX: u32 = 256 * 1024;
 
-/// Limit of the byte slice in a [`Flow::Data`]: at most the initial credit, so that a full slice can be sent at once.
+/// Maximum length of the byte slice in a [`Flow::Data`]. The initial credit covers a full slice, so that a new flow can
+/// send a full slice at once.
 pub const FLOW_CHUNK_BYTES_MAX: usize = 8 * 1024;
 
-/// Limit of a frame's body on the egress link, in bytes: enough for a chunk or a DNS query with its envelope.
+/// Maximum length of a frame's body on the egress link in bytes: enough for a full chunk, or for a DNS query, and the
+/// fields around it.
 pub const EGRESS_FRAME_BYTES_MAX: usize = FLOW_CHUNK_BYTES_MAX + 64;
 
-/// Limit of a DNS query, in bytes. Resolvers accept no longer query over UDP.
+/// Maximum length of a DNS query in bytes. Resolvers do not accept longer queries over UDP.
 pub const DNS_QUERY_BYTES_MAX: usize = 4096;
 
-/// Limit of a DNS response, in bytes. Every client accepts this size over UDP, so no response is ever truncated.
+/// Maximum length of a DNS response in bytes. Every client accepts this length over UDP. The host leaves out addresses
+/// that do not fit.
 pub const DNS_ANSWER_BYTES_MAX: usize = 512;
 
 /// The guest's own IPv4 address.
@@ -75,17 +79,17 @@ pub const DNS_PORT: u16 = 53;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum EgressRequest<'a> {
-    /// Dials an address and carries the flow.
+    /// Asks the host to dial an address and carry the flow.
     Connect { address: Address, port: u16 },
-    /// Answers a DNS query.
+    /// Asks the host to answer a DNS query.
     Resolve {
-        /// One query in the wire format of RFC 1035, without a length in front; at most [`DNS_QUERY_BYTES_MAX`] bytes.
+        /// One query in the wire format of RFC 1035, without a length prefix; at most [`DNS_QUERY_BYTES_MAX`] bytes.
         #[serde(borrow, with = "serde_bytes")]
         message: &'a [u8],
     },
 }
 
-/// An IP address, in network order.
+/// An IP address. The bytes are in network order.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Address {
@@ -111,7 +115,7 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// The host's first message on a stream. Every reply except `Connected` is also the last.
+/// The host's first message on a stream. Every reply except `Connected` is also the last message.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FlowReply<'a> {
@@ -147,14 +151,14 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Flow<'a> {
-    /// At least one byte, at most [`FLOW_CHUNK_BYTES_MAX`] bytes, and no more than the remaining credit.
+    /// Data: at least 1 byte, at most [`FLOW_CHUNK_BYTES_MAX`] bytes, and no more than the remaining credit.
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// A grant of more credit to the receiver of this message.
     Credit {
-        /// At least one. The credit must stay within [`FLOW_CREDIT_BYTES_MAX`].
+        /// At least 1. The sum with the unused credit must not exceed [`FLOW_CREDIT_BYTES_MAX`].
         bytes: u32,
     },
-    /// The end of this side's data. Credit may still follow.
+    /// The end of the sender's data. `Credit` and `Reset` may still follow.
     End,
     /// The connection was reset. Nothing follows.
     Reset,

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Fault {
     /// The kind of the failure, for programs.
     pub kind: FaultKind,
-    /// A text for people with the failed operation, its operands and the error; at most [`crate::TEXT_BYTES_MAX`]
-    /// bytes.
+    /// A text for people: the failed operation, its operands and the error. At most [`crate::TEXT_BYTES_MAX`] bytes.
     pub message: String,
 }
 
@@ -36,7 +35,7 @@ pub enum FaultKind {
     ReadOnly,
     /// An invalid path (ENAMETOOLONG, ELOOP, EINVAL).
     InvalidPath,
-    /// The agent serves too many calls.
+    /// Too many calls are running in the agent.
     Busy,
     /// The host violated the protocol, or requested an operation that this agent does not support.
     BadRequest,

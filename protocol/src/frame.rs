@@ -16,7 +16,7 @@ pub enum FrameFault {
     /// The length is above the limit.
     #[error("a frame of {bytes} bytes is above the limit of {bytes_max}")]
     TooLong {
-        /// The announced length. For an encoding, a lower bound of its length.
+        /// The length in the prefix. If encoding failed, a lower bound of the message's length.
         bytes: usize,
         bytes_max: usize,
     },

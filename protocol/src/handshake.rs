@@ -55,18 +55,18 @@ pub enum HandshakeRefusal {
         /// The peer's version.
         theirs: u32,
     },
-    /// The preamble names the wrong kind of link for this port.
+    /// The preamble requests the wrong kind of link for this port.
     #[error("invalid link number {found} on this port; must be {expected}")]
     WrongLink {
         /// The number of the link that the port serves.
         expected: u32,
-        /// The number of the link that the preamble names.
+        /// The number of the link that the preamble requests.
         found: u32,
     },
     /// The peer expects another kind of link on this port.
     #[error("peer rejected link number {link} on this port")]
     LinkRefused {
-        /// The number of the link that this side named.
+        /// The number of the link that this side requested.
         link: u32,
     },
     /// The host refused with a verdict that this version does not know.

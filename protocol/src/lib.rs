@@ -32,8 +32,8 @@
 //! **Ends of a call.** A call ends with its last reply; the documentation of [`Reply`] marks the variants that are
 //! last. A stream that ends without a last reply was cut off. To cancel, the host sends [`Input::Cancel`] and keeps
 //! reading until the last reply. If the host drops the stream, yamux resets it, which also cancels the call. No message
-//! depends on a half-closed stream. yamux does not reset such a stream when it is dropped, so the peer would never
-//! learn of the drop.
+//! depends on a half-closed stream, because yamux does not reset such a stream when it is dropped, and the peer would
+//! never learn of the drop.
 
 pub mod boot;
 pub mod egress;
@@ -48,7 +48,7 @@ pub use handshake::{Hello, Link, Origin, Welcome};
 pub use reply::Reply;
 pub use request::{Input, Request};
 
-/// The version of everything in this crate. Two sides with different versions refuse each other.
+/// The version of the protocol. Two sides with different versions refuse each other.
 pub const VERSION: u32 = 1;
 
 /// The vsock port of the call link. The guest dials this port on CID 2.
@@ -60,22 +60,23 @@ pub const EGRESS_PORT: u32 = 1025;
 /// The prefix of the agent's lines on the machine's console.
 pub const CONSOLE_PREFIX: &str = "waggle-agent: ";
 
-/// Limit of a frame's body, in bytes: enough for a full chunk with its envelope, or for a request with its environment.
+/// Maximum length of a frame's body in bytes: enough for a full chunk and the fields around it, or for a request with
+/// its environment variables.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 
-/// Limit of a byte slice in a message, in bytes. The limit is large enough to make the cost of the envelope negligible,
-/// and small enough for calls to share a link fairly.
+/// Maximum length of a byte slice in a message in bytes. The length is large enough to make the overhead of a frame
+/// negligible, and small enough for calls to share a link fairly.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Maximum number of calls that the host keeps open on one link at a time.
 pub const CALLS_MAX: usize = 32;
 
-/// Limit of each text in a hello or a fault, in bytes.
+/// Maximum length of each text in a hello or a fault in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 
 /// Maximum number of programs in a hello; the agent looks for about ten.
 pub const PROGRAMS_MAX: usize = 64;
 
-/// Limit of all names in one listing together, in bytes; a longer listing is truncated. Ten thousand names of the
+/// Maximum total length of the names in one listing in bytes; a longer listing is truncated. Ten thousand names of the
 /// kernel's maximum length fit.
 pub const LISTING_BYTES_MAX: usize = 3 * 1024 * 1024;

@@ -22,17 +22,17 @@ pub enum Reply<'a> {
     Exited(Exited),
     /// Last: the file is written.
     Written {
-        /// Length of the file.
+        /// Number of bytes written, which is less than the length of the file if the bytes were appended.
         bytes: u64,
     },
     /// Last: the requested part of the file has been sent.
     FileEnd {
-        /// Size of the whole file when it was opened; 0 for files that the kernel generates.
+        /// Size of the whole file when the agent opened it; 0 for files that the kernel generates.
         size: u64,
     },
     /// Last: the folder was listed.
     ListEnd {
-        /// True if the folder has more entries than requested.
+        /// True if the listing is incomplete, because a limit was reached.
         truncated: bool,
     },
     /// Last: the request is done.

@@ -33,7 +33,7 @@ pub enum Request {
     ListFiles {
         /// An absolute path, or one relative to the home directory.
         path: String,
-        /// Maximum number of entries to send. The reply reports whether there are more.
+        /// Maximum number of entries to send. The last reply reports whether entries were left out.
         entries_max: u32,
         /// True to list subfolders as well. Links to folders are not followed.
         recursive: bool,
@@ -63,7 +63,8 @@ pub struct Exec {
     /// Environment variables in addition to those that the agent gives to every command. These variables override those
     /// of the agent.
     pub env: Vec<(String, String)>,
-    /// The working directory. By default that of the image, or the home directory if the image has none.
+    /// The working directory. The default is the working directory of the image, or the home directory if the image has
+    /// none.
     pub working_directory: Option<String>,
     pub user: User,
     /// Timeout in milliseconds, after which everything that the call started is killed.

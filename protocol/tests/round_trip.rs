@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Properties of every message and of every byte string.
+//! Property tests: messages survive a round trip, and arbitrary bytes decode or fail without a panic.
 #![expect(clippy::unwrap_used, reason = "a failed encoding is a failed test")]
 
 use proptest::prelude::*;
@@ -123,8 +123,8 @@ proptest! {
         let (answer, verdict) = handshake::check_preamble(preamble, Link::Call);
         let ours = waggle_protocol::VERSION;
         prop_assert_eq!(verdict, Err(HandshakeRefusal::Version { ours, theirs }));
-        // A peer of another version would compare the answer with that version. Changing the version in the answer has
-        // the same effect.
+        // A peer with another version would compare the answer's version with its own. Here the answer's version is
+        // replaced instead, which has the same effect.
         let mut answer = answer.unwrap();
         answer[8..12].copy_from_slice(&theirs.to_le_bytes());
         prop_assert_eq!(handshake::read_answer(answer, Link::Call), Err(HandshakeRefusal::Version { ours, theirs }));

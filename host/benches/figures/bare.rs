@@ -25,7 +25,7 @@ use crate::{
     stats::timed,
 };
 
-/// The same values as in `raw_vsock.rs`.
+/// These values must match `raw_vsock.rs`.
 const PORT: u32 = 1026;
 const SEND: u8 = b's';
 const TAKE: u8 = b't';
@@ -47,7 +47,7 @@ pub(crate) struct Bare {
 
 /// A running bare machine.
 pub(crate) struct Running {
-    /// Time from QEMU's start to init's first words.
+    /// Time from QEMU's start to the first line of init on the console.
     pub(crate) init: Duration,
     link: UnixStream,
     _programs: [Child; 2],

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-/// The number of processors and their model.
+/// Returns the number of processors and their model.
 pub(crate) fn processors() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": an unknown processor");

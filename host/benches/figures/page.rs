@@ -20,17 +20,17 @@ pub(crate) const FOOT: &str = "
 ## What the numbers mean
 
 - The bare machine has waggle's own QEMU command line without the scratch disk, and an init that moves bytes over one
-  vsock connection and does nothing else (`guest-agent/examples/raw_vsock.rs`). \"Init\" is the time of its first
-  words on the console.
-- `execute` minus \"spawn to exit\" is the time that waggle adds to a command's own time: client and server (both in
-  the benchmark's process, over HTTP on loopback), the link, and in the guest the script's file, the control group and
-  the fork up to the point where the agent's own clock starts.
-- A file takes longer than the raw stream: it involves a worker process with the sandbox user's identity, and a real
-  file in the guest.
-- The aims are the project's own; a figure that is worse than its aim has not reached it yet. On an emulated
-  processor, which QEMU's machines have where there is no usable KVM, starting a process takes tens of milliseconds
-  and each wake-up counts: that explains most of the gap to the aims for `execute` and files.
+  vsock connection and does nothing else (`guest-agent/examples/raw_vsock.rs`). \"Init\" is the time until its
+  first line on the console.
+- `execute` minus the time from spawn to exit is the time that waggle adds to a command's own time. The client and the
+  server (both in the benchmark's process, over HTTP on loopback) and the link need this time, and in the guest the
+  script file, the control group and the fork, until the agent's own clock starts.
+- A file takes longer than the raw stream, because it involves a worker process that runs as the sandbox user, and a
+  real file in the guest.
+- The aims are the project's own; some figures do not reach their aim yet. Without a usable KVM, QEMU emulates the
+  processor. Then starting a process takes tens of milliseconds, and each wake-up is slow, which explains most of the
+  gap to the aims for `execute` and files.
 
-The figures do not show how many machines fit on a host, what KVM would gain on a host without it, or the behaviour
-under memory pressure.
+The figures do not show how many machines fit on a host, how much faster a host without KVM would be with KVM, or
+the behaviour under memory pressure.
 ";

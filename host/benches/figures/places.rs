@@ -22,7 +22,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing; `./taskw bench` installs it"))
 }
 
-/// The guests' kernel.
+/// The folder of the guests' kernel.
 pub(crate) fn kernel() -> PathBuf {
     root().join("target/kernel")
 }
@@ -40,7 +40,8 @@ pub(crate) fn static_example(name: &str) -> Vec<u8> {
     fs::read(root().join(String::from_utf8(built.stdout).unwrap().trim())).unwrap()
 }
 
-/// Finds the QEMU process that works in or below `folder`. Returns its command line and its working folder.
+/// Finds the QEMU process whose working folder is `folder` or a folder below it. Returns the process's command line and
+/// working folder.
 pub(crate) fn qemu_in(folder: &Path) -> (Vec<String>, PathBuf) {
     let folder = folder.canonicalize().unwrap();
     let mut processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());

@@ -18,7 +18,7 @@ impl Samples {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
-    /// The percentile by the nearest-rank method.
+    /// Returns the percentile by the nearest-rank method.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

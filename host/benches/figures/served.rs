@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Machines, and a server for them with a client that reuses its connection.
+//! Machines, and a server with a client that reuses its connection.
 
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
@@ -116,6 +116,6 @@ impl Served {
 fn settings() -> Settings {
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].map(OsString::from);
     let command = cli::parse(words, &|_variable| None).unwrap().command;
-    let Command::Serve(settings) = command else { panic!("{command:?} instead of serve") };
+    let Command::Serve(settings) = command else { panic!("expected serve: {command:?}") };
     *settings
 }

@@ -13,7 +13,7 @@ pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     (started.elapsed(), outcome)
 }
 
-/// The rate in MiB/s.
+/// Returns the rate in MiB/s.
 pub(crate) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 20) / time.as_secs_f64()
 }
@@ -23,7 +23,7 @@ pub(crate) fn is_quick() -> bool {
     std::env::args().any(|word| word == "--quick")
 }
 
-/// The number of rounds: `usual`, or a fifth of it with `--quick`.
+/// Returns the number of rounds: `usual`, or a fifth of `usual` with `--quick`.
 pub(crate) fn rounds(usual: usize) -> usize {
     if is_quick() { usual.div_ceil(5) } else { usual }
 }

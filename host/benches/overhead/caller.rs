@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 const SESSION_VERSION: &str = "2025-11-25";
 const STATELESS_VERSION: &str = "2026-07-28";
 
-/// The protocol version of the requests.
+/// The protocol of the requests: JSON without MCP, or a version of MCP with or without sessions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Dialect {
+pub(crate) enum Protocol {
     Plain,
     Session,
     Stateless,
 }
 
-impl Dialect {
+impl Protocol {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -33,14 +33,14 @@ impl Dialect {
 pub(crate) struct Caller {
     http: Client,
     url: String,
-    dialect: Dialect,
+    protocol: Protocol,
     session: Option<String>,
 }
 
 impl Caller {
-    pub(crate) async fn connect(url: &str, dialect: Dialect) -> Self {
-        let mut caller = Self { http: Client::new(), url: url.to_owned(), dialect, session: None };
-        if dialect == Dialect::Session {
+    pub(crate) async fn connect(url: &str, protocol: Protocol) -> Self {
+        let mut caller = Self { http: Client::new(), url: url.to_owned(), protocol, session: None };
+        if protocol == Protocol::Session {
             let about = json!({"name": "overhead", "version": "1"});
             let params = json!({"protocolVersion": SESSION_VERSION, "capabilities": {}, "clientInfo": about});
             let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
@@ -56,26 +56,26 @@ impl Caller {
     fn post(&self, tool: &str, body: &Value) -> RequestBuilder {
         let request = self.http.post(&self.url).header("content-type", "application/json").body(body.to_string());
         let request = request.header("accept", "application/json, text/event-stream");
-        match (self.dialect, &self.session) {
-            (Dialect::Session, Some(session)) => {
+        match (self.protocol, &self.session) {
+            (Protocol::Session, Some(session)) => {
                 request.header("mcp-session-id", session).header("mcp-protocol-version", SESSION_VERSION)
             }
-            (Dialect::Stateless, _) => {
+            (Protocol::Stateless, _) => {
                 let request = request.header("mcp-protocol-version", STATELESS_VERSION);
                 request.header("mcp-method", "tools/call").header("mcp-name", tool)
             }
-            (Dialect::Plain | Dialect::Session, _) => request,
+            (Protocol::Plain | Protocol::Session, _) => request,
         }
     }
 
     /// Calls a tool. Returns the duration of the call, and the body of the response.
     pub(crate) async fn call(&self, tool: &str, arguments: &Value) -> (Duration, String) {
-        let meta = match self.dialect {
-            Dialect::Stateless => json!({
+        let meta = match self.protocol {
+            Protocol::Stateless => json!({
                 "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
                 "io.modelcontextprotocol/clientCapabilities": {},
             }),
-            Dialect::Plain | Dialect::Session => json!({}),
+            Protocol::Plain | Protocol::Session => json!({}),
         };
         let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
         let request = self.post(tool, &json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}));

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The cheapest call, to each server in turn.
+//! Measures the cheapest call to each server. The servers take turns.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    caller::{Caller, Dialect},
+    caller::{Caller, Protocol},
     samples::Samples,
 };
 
@@ -20,18 +20,18 @@ const CLIENTS: [usize; 2] = [1, 32];
 /// The index of the server without MCP.
 const AXUM: usize = 0;
 
-/// The length of one server's turn, and the number of turns.
+/// The duration of one turn of a server, and the number of turns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     pub(crate) stretch: Duration,
     pub(crate) rounds: u32,
 }
 
-/// One server, in one protocol version.
+/// One server, measured with one protocol.
 pub(crate) struct Contestant {
     name: &'static str,
-    dialect: Dialect,
-    /// The index of the bare server with the same protocol version.
+    protocol: Protocol,
+    /// The index of the bare server with the same protocol.
     rival: usize,
     callers: Vec<Caller>,
 }
@@ -46,18 +46,18 @@ struct Outcome {
 /// Connects to bare axum, and to bare rmcp and waggle in both protocol versions.
 pub(crate) async fn contestants(axum: &str, rmcp: &str, waggle: &str) -> Vec<Contestant> {
     let mut contestants = Vec::new();
-    for (name, url, dialect, rival) in [
-        ("bare axum", axum, Dialect::Plain, AXUM),
-        ("bare rmcp", rmcp, Dialect::Session, 1),
-        ("waggle", waggle, Dialect::Session, 1),
-        ("bare rmcp", rmcp, Dialect::Stateless, 3),
-        ("waggle", waggle, Dialect::Stateless, 3),
+    for (name, url, protocol, rival) in [
+        ("bare axum", axum, Protocol::Plain, AXUM),
+        ("bare rmcp", rmcp, Protocol::Session, 1),
+        ("waggle", waggle, Protocol::Session, 1),
+        ("bare rmcp", rmcp, Protocol::Stateless, 3),
+        ("waggle", waggle, Protocol::Stateless, 3),
     ] {
         let mut callers = Vec::new();
         for _ in 0..CLIENTS[1] {
-            callers.push(Caller::connect(url, dialect).await);
+            callers.push(Caller::connect(url, protocol).await);
         }
-        contestants.push(Contestant { name, dialect, rival, callers });
+        contestants.push(Contestant { name, protocol, rival, callers });
     }
     contestants
 }
@@ -65,7 +65,7 @@ pub(crate) async fn contestants(axum: &str, rmcp: &str, waggle: &str) -> Vec<Con
 /// Measures all servers and returns the table.
 pub(crate) async fn measure(contestants: &[Contestant], turns: Turns) -> String {
     let mut table = "
-| server | dialect | clients | p50 ms | p99 ms | calls/s | p50 against bare axum | against bare rmcp |
+| server | protocol version | clients | p50 ms | p99 ms | calls/s | p50 against bare axum | against bare rmcp |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 "
     .to_owned();
@@ -80,14 +80,14 @@ pub(crate) async fn measure(contestants: &[Contestant], turns: Turns) -> String 
         for (contestant, outcome) in contestants.iter().zip(&outcomes) {
             let p50 = outcome.times.median();
             let against = |other: usize| format!("{:.1} ×", p50 / outcomes[other].times.median());
-            let (axum, rmcp) = match contestant.dialect {
-                Dialect::Plain => (String::new(), String::new()),
-                Dialect::Session | Dialect::Stateless => (against(AXUM), against(contestant.rival)),
+            let (axum, rmcp) = match contestant.protocol {
+                Protocol::Plain => (String::new(), String::new()),
+                Protocol::Session | Protocol::Stateless => (against(AXUM), against(contestant.rival)),
             };
             table += &format!(
                 "| {} | {} | {clients} | {p50:.2} | {:.2} | {:.0} | {axum} | {rmcp} |\n",
                 contestant.name,
-                contestant.dialect.describe(),
+                contestant.protocol.describe(),
                 outcome.times.percentile(99),
                 outcome.calls as f64 / outcome.time.as_secs_f64(),
             );

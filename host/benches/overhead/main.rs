@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The figures of docs/benchmarks/overhead.md: the cost of a tool call compared with bare axum and bare rmcp, in both
 //! protocol versions, and the stages of an `execute`. `./taskw bench-overhead` starts the benchmark. With `--quick` the
-//! benchmark writes nothing.
+//! benchmark measures less and writes nothing.
 //!
-//! Servers and clients share one process and its processors. Each server's cheapest tool is called, so the round trip
-//! dominates the time.
+//! Servers and clients share one process and its processors. The clients call the cheapest tool of each server, so the
+//! round trip dominates the time.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -36,13 +36,14 @@ const FOOT: &str = "
 ## What the numbers mean
 
 - Bare axum reads JSON and writes JSON, without MCP. Bare rmcp has a handler that returns a constant, behind axum as in
-  waggle. waggle is the product without tokens: limits of connections, bodies, sessions and calls, principals, checked
-  arguments, the result as text and as structured content.
-- In the protocol version with sessions a response is a stream of events; in the stateless one it is a document.
-- Server and clients share the processors, so the figures include the clients' work.
-- The stages are those that `RUST_LOG=info,waggle::stages=debug` logs, of one client without sessions; each row is a
-  median of its own, so the rows need not add up to the first one. The agent is the real one, in this process instead
-  of a machine: [calls.md](calls.md) shows what a machine adds to `guest`.
+  waggle. waggle is the product without tokens. Beyond bare rmcp it has principals, limits on connections, bodies,
+  sessions and calls, checks of arguments, and results both as text and as structured content.
+- In the protocol version with sessions, a response is a stream of events. In the stateless version, a response is one
+  JSON document.
+- Servers and clients share the processors, so the figures include the clients' work.
+- The stages are those that `RUST_LOG=info,waggle::stages=debug` logs, measured with one client of the stateless
+  version. Each row is a separate median, so the rows need not add up to the first row. The agent is the real one, but
+  runs in this process instead of a machine; [calls.md](calls.md) shows what a machine adds to `guest`.
 ";
 
 #[tokio::main]

@@ -69,7 +69,7 @@ pub(crate) async fn rmcp() -> String {
 
 pub(crate) async fn waggle() -> (Waggle, String) {
     let words = ["waggle", "serve"].map(OsString::from);
-    let Command::Serve(settings) = cli::parse(words, &|_| None).unwrap().command else { panic!("not serve") };
+    let Command::Serve(settings) = cli::parse(words, &|_| None).unwrap().command else { panic!("expected serve") };
     let image = || "oci:/in-process".parse::<ImageRef>().unwrap();
     let images = ByRuntime { python: image(), node: image(), shell: image() };
     let mut waggle = Waggle::start(&settings, images, Arc::new(InProcess::default()));

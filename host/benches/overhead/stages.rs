@@ -20,21 +20,21 @@ use tracing_subscriber::{
 use waggle::telemetry::STAGES;
 
 use crate::{
-    caller::{Caller, Dialect},
+    caller::{Caller, Protocol},
     samples::Samples,
 };
 
-/// The spans of one call.
+/// The names of the spans of one call.
 const SPANS: [&str; 6] = ["request", "body", "call", "begin", "guest", "result"];
 
 /// The stages in the order of the table, and their contents.
 const ROWS: [(&str, &str); 8] = [
     ("round trip", "everything that the client waits for"),
-    ("outside `request`", "the client, the connection, and the response's way back"),
+    ("outside `request`", "the client, the connection, and the way of the response back to the client"),
     ("`body`", "reading the request's body"),
     ("rest of `request`", "HTTP and rmcp: routing, JSON, the way to the handler and back"),
     ("rest of `call`", "arguments, admission, building the command"),
-    ("`begin`", "until the environment takes the call"),
+    ("`begin`", "until the environment accepts the call"),
     ("`guest`", "until its agent has responded: link, script, spawn, the command, its outputs"),
     ("`result`", "writing the result as text and as structured content"),
 ];
@@ -71,15 +71,15 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ended {
     }
 }
 
-/// Measures the stages and returns the table. The spans stay enabled afterwards.
+/// Measures the stages and returns the table. The spans stay enabled for the rest of the process.
 pub(crate) async fn measure(url: &str, calls: usize) -> String {
     let ended = Ended::default();
     let stages = ended.clone().with_filter(filter_fn(|what| what.is_span() && what.target() == STAGES));
     tracing_subscriber::registry().with(stages).init();
-    let caller = Caller::connect(url, Dialect::Stateless).await;
+    let caller = Caller::connect(url, Protocol::Stateless).await;
     let made: Value =
         serde_json::from_str(&caller.call("create_environment", &json!({"runtime": "shell"})).await.1).unwrap();
-    // A create has fewer spans than an execute. Its request span ends last.
+    // `create_environment` has fewer spans than `execute`. Its request span ends last.
     while ended.0.lock().unwrap().remove("request").is_none() {
         tokio::task::yield_now().await;
     }
@@ -104,7 +104,7 @@ pub(crate) async fn measure(url: &str, calls: usize) -> String {
             row.add_ms(time);
         }
     }
-    let mut table = "\n| stage | p50 ms | p99 ms | what is in it |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut table = "\n| stage | p50 ms | p99 ms | contents |\n| --- | --- | --- | --- |\n".to_owned();
     for ((name, what), times) in ROWS.iter().zip(&rows) {
         table += &format!("| {name} | {:.3} | {:.3} | {what} |\n", times.median(), times.percentile(99));
     }

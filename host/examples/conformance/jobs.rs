@@ -60,10 +60,10 @@ pub(crate) async fn call(
     let seconds = Duration::from_secs_f64(arguments["seconds"].as_f64().unwrap_or_default());
     let takes_tasks = context.client_capabilities().is_some_and(|can| can.supports_tasks());
     match &*request.name {
-        "greet" => return Ok(said(&format!("Hello, {}!", text("name"))).into()),
+        "greet" => return Ok(text_result(&format!("Hello, {}!", text("name"))).into()),
         "slow_compute" if seconds.is_zero() || !takes_tasks => {
             sleep(seconds).await;
-            return Ok(said("computed").into());
+            return Ok(text_result("computed").into());
         }
         "test_tool_with_task" if request.input_responses.is_none() => {
             let name = question("What is your name?", "name", "string");
@@ -84,7 +84,7 @@ pub(crate) async fn call(
             let confirm = || from_value(question("Are you sure?", "confirm", "boolean")).unwrap();
             match &*name {
                 "slow_compute" => tokio::select! {
-                    () = sleep(seconds) => Ok(said("computed")),
+                    () = sleep(seconds) => Ok(text_result("computed")),
                     () = job.cancelled() => Err(TaskExit::Cancelled),
                 },
                 "failing_job" => {
@@ -94,19 +94,19 @@ pub(crate) async fn call(
                 "protocol_error_job" => Err(ErrorData::internal_error("This job breaks.", None).into()),
                 "confirm_delete" => {
                     job.request_input("confirm", confirm()).await?;
-                    Ok(said("deleted"))
+                    Ok(text_result("deleted"))
                 }
                 "multi_input" => {
                     tokio::try_join!(job.request_input("first", confirm()), job.request_input("second", confirm()))?;
-                    Ok(said("all is known"))
+                    Ok(text_result("received both answers"))
                 }
-                _ => Ok(said(&format!("Hello, {user}!"))),
+                _ => Ok(text_result(&format!("Hello, {user}!"))),
             }
         })
     });
     Ok(CreateTaskResult::new(task).into())
 }
 
-fn said(text: &str) -> CallToolResult {
+fn text_result(text: &str) -> CallToolResult {
     CallToolResult::success(vec![ContentBlock::text(text)])
 }

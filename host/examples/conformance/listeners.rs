@@ -28,7 +28,7 @@ impl Listeners {
         let note: ServerNotification = from_value(json!({"method": method})).unwrap();
         let listeners = self.0.lock().unwrap().clone();
         for listener in listeners {
-            // A client that has gone, or has not subscribed to this list, is not an error.
+            // Sending fails if the client has disconnected or did not subscribe to this list. Neither is an error.
             let _ = listener.send(note.clone()).await;
         }
     }

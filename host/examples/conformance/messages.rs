@@ -4,13 +4,13 @@
 
 use serde_json::{Value, json};
 
-/// Marks a result as complete, as the newest protocol version requires; rmcp removes the mark for older versions.
+/// Marks a result as complete, as the newest protocol version requires. rmcp removes this field for older versions.
 pub(crate) fn complete(mut result: Value) -> Value {
     result["resultType"] = "complete".into();
     result
 }
 
-/// A request for a form with one field.
+/// Returns a request that asks the user to fill in a form with one field.
 pub(crate) fn question(message: &str, field: &str, kind: &str) -> Value {
     let schema = json!({"type": "object", "properties": {field: {"type": kind}}, "required": [field]});
     json!({

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that request input from the client: each round returns questions, and the next call has the
-//! answers and a sealed state.
+//! The suite's tools that request input from the client in several rounds. Each result asks questions. The next call
+//! contains the answers, and the number of the round with a keyed hash.
 
 use rmcp::{
     ErrorData, RoleServer,
@@ -37,7 +37,7 @@ fn roots() -> Value {
     json!({"method": "roots/list", "params": {}})
 }
 
-/// A round's number with a seal that only this server can compute.
+/// Returns a round's number with a keyed hash that only this server can compute.
 fn seal(round: u32) -> String {
     let key = "a key that protects nothing real";
     format!("{round}-{:x}", Sha256::digest(format!("{key}{round}")))
@@ -91,7 +91,7 @@ pub(crate) fn call(
                 "client_roots": roots(),
             });
             match ["user_name", "greeting", "client_roots"].into_iter().all(|name| answered(name).is_some()) {
-                true => answer_with("All is known."),
+                true => answer_with("Received all answers."),
                 false => ask(questions, Some(1)),
             }
         }
@@ -99,7 +99,7 @@ pub(crate) fn call(
             1 if answered("step1").is_some() => {
                 ask(json!({"step2": question("Step 2: What is your favorite color?", "color", "string")}), Some(2))
             }
-            2 if answered("step2").is_some() => answer_with("All is known."),
+            2 if answered("step2").is_some() => answer_with("Received all answers."),
             _ => ask(json!({"step1": question("Step 1: What is your name?", "name", "string")}), Some(1)),
         },
         _ => {

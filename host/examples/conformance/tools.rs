@@ -22,7 +22,7 @@ use crate::{
     rounds,
 };
 
-/// A silent sound.
+/// A WAV file without samples.
 const WAV: &str = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 
 /// The pause between two steps, as the suite requires.
@@ -119,11 +119,11 @@ pub(crate) async fn call(
         }
         "test_trigger_tool_change" => {
             listeners.announce("tools").await;
-            json!([text("told")])
+            json!([text("announced")])
         }
         "test_trigger_prompt_change" => {
             listeners.announce("prompts").await;
-            json!([text("told")])
+            json!([text("announced")])
         }
         _ => json!([text("done")]),
     };
@@ -146,10 +146,10 @@ async fn progress(context: &RequestContext<RoleServer>) -> Value {
         }
         sleep(STEP).await;
     }
-    json!([text("Progress was told.")])
+    json!([text("Sent progress.")])
 }
 
-/// In the stateless protocol version a client requests log messages with a level in each request.
+/// Sends log messages. In the stateless protocol version, sends them only if the request contains a log level.
 async fn log(context: &RequestContext<RoleServer>) -> Value {
     let modern = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
     for line in ["Tool execution started", "Tool processing data", "Tool execution completed"] {

@@ -26,29 +26,30 @@ const NOT_PERMITTED: u32 = 1;
 /// Timeout of a stuck agent; no input needs this long.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// A file in the folder above the root. The file must be unchanged after each input.
+/// A file in the base folder, outside the root. The file must be unchanged after each input.
 const OUTSIDE: &str = "outside";
 
-static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
+/// The folder that contains the roots.
+static BASE: LazyLock<TempDir> = LazyLock::new(|| {
     let rules = EXEC.map(|call| (call, Vec::new()));
     let refuse = SeccompAction::Errno(NOT_PERMITTED);
     let filter = SeccompFilter::new(BTreeMap::from(rules), SeccompAction::Allow, refuse, TargetArch::x86_64);
-    let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
-    seccompiler::apply_filter_all_threads(&filter).expect("the filter is in force");
+    let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("failed to compile the filter");
+    seccompiler::apply_filter_all_threads(&filter).expect("failed to install the filter");
     let started = std::process::Command::new("/bin/true").status();
     assert!(started.is_err(), "the seccomp filter did not stop a command from starting");
     // Use memory if possible, because each input creates a root.
-    let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
-    fs::write(place.path().join(OUTSIDE), OUTSIDE).expect("a file");
-    place
+    let base = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("failed to create a folder");
+    fs::write(base.path().join(OUTSIDE), OUTSIDE).expect("failed to write a file");
+    base
 });
 
 static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("failed to start the runtime"));
 
 fuzz_target!(|input: &[u8]| {
-    // The first use of `PLACE` installs the filter. This must happen before the first thread starts.
-    let place = PLACE.path();
+    // The first use of `BASE` installs the filter. This must happen before the first thread starts.
+    let base = BASE.path();
     let Some((how, rest)) = input.split_first() else { return };
     let bytes = match how % 4 {
         0 => rest.to_vec(),
@@ -58,23 +59,23 @@ fuzz_target!(|input: &[u8]| {
             Err(_used_up) => return,
         },
     };
-    RUNTIME.block_on(serve(place, &bytes));
-    assert_eq!(fs::read_to_string(place.join(OUTSIDE)).expect("the file is there"), OUTSIDE);
+    RUNTIME.block_on(serve(base, &bytes));
+    assert_eq!(fs::read_to_string(base.join(OUTSIDE)).expect("failed to read the file outside the root"), OUTSIDE);
 });
 
 fn greeting() -> Vec<u8> {
     let (answer, _) = handshake::check_preamble(handshake::preamble(Link::Call), Link::Call);
-    let mut bytes = answer.expect("an answer").to_vec();
-    frame::encode(&Welcome { unix_ns: 0 }, &mut bytes).expect("a welcome fits a frame");
+    let mut bytes = answer.expect("the preamble got no answer").to_vec();
+    frame::encode(&Welcome { unix_ns: 0 }, &mut bytes).expect("failed to encode the welcome");
     bytes
 }
 
-async fn serve(place: &Path, bytes: &[u8]) {
-    // A root of its own for each input: a worker of an earlier input may still write to the earlier root.
-    let folder = tempfile::tempdir_in(place).expect("a folder");
+async fn serve(base: &Path, bytes: &[u8]) {
+    // Each input needs a new root, because a worker of an earlier input may still write to the earlier root.
+    let folder = tempfile::tempdir_in(base).expect("failed to create a folder");
     let root = folder.path().join("root");
     for folder in ["home/sandbox", "tmp"] {
-        fs::create_dir_all(root.join(folder)).expect("a folder");
+        fs::create_dir_all(root.join(folder)).expect("failed to create a folder");
     }
     let guest = Guest { origin: Origin::Host, root, mode: Mode::Caller, env: Vec::new(), working_directory: None };
     let (near, far) = tokio::io::duplex(64 * 1024);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The host's client with a guest that sends arbitrary bytes. Each call must end with a result or an error, and no
-//! result may exceed the requested size. The clock is paused and advances only when all tasks wait, so timeouts cost no
+//! result may exceed its maximum size. The clock is paused and advances only when all tasks wait, so timeouts cost no
 //! real time.
 #![no_main]
 
@@ -20,10 +20,10 @@ use waggle_fuzz::{
 };
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 
-/// Requested size of a read, in bytes.
+/// Maximum size of a read in bytes.
 const READ_BYTES_MAX: u64 = 1000;
 
-/// Requested number of entries of a listing.
+/// Maximum number of entries of a listing.
 const ENTRIES_MAX: u32 = 20;
 
 /// Timeout of a stuck client; all timeouts under test are shorter.
@@ -39,7 +39,8 @@ fuzz_target!(|input: &[u8]| {
             None => return,
         },
     };
-    let runtime: Runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime: Runtime = runtime.expect("failed to start the runtime");
     runtime.block_on(async {
         tokio::time::timeout(STUCK, link(&bytes)).await.expect("the client is stuck");
     });
@@ -52,7 +53,7 @@ fn replies(input: &[u8]) -> Option<Vec<u8>> {
 fn greeting() -> Vec<u8> {
     let mut bytes = handshake::preamble(Link::Call).to_vec();
     let hello = Hello { origin: Origin::Image, build: "0".to_owned(), programs: Vec::new() };
-    frame::encode(&hello, &mut bytes).expect("a hello fits a frame");
+    frame::encode(&hello, &mut bytes).expect("failed to encode the hello");
     bytes
 }
 
@@ -66,7 +67,7 @@ async fn link(bytes: &[u8]) {
 }
 
 async fn calls(host: &AgentClient) {
-    static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").expect("a path"));
+    static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").expect("invalid path"));
     let command = Command {
         argv: vec!["sh".to_owned()],
         script: None,

@@ -30,8 +30,8 @@ const STUCK: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The port of an echo server on loopback: the only destination that the policy allows.
 static ECHO: LazyLock<u16> = LazyLock::new(|| {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("failed to bind a port");
+    let port = listener.local_addr().expect("failed to get the address").port();
     std::thread::spawn(move || {
         while let Ok((mut server, _)) = listener.accept() {
             std::thread::spawn(move || {
@@ -61,9 +61,10 @@ fuzz_target!(|input: &[u8]| {
             bytes.extend(traffic::<Flow<'_>>(rest));
         }
     }
-    let runtime: Runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime: Runtime = runtime.expect("failed to start the runtime");
     runtime.block_on(async {
-        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the link never ends");
+        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the link is stuck");
     });
 });
 
@@ -75,14 +76,14 @@ fn traffic<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8]) -> Vec<u8> 
 fn connect(stream: u8) -> Vec<u8> {
     let mut request = Vec::new();
     let address = Address::V4(HOST_ADDRESS.octets());
-    frame::encode(&EgressRequest::Connect { address, port: *ECHO }, &mut request).expect("a request fits a frame");
-    let length = u8::try_from(request.len()).expect("a short request");
+    frame::encode(&EgressRequest::Connect { address, port: *ECHO }, &mut request).expect("failed to encode a request");
+    let length = u8::try_from(request.len()).expect("request longer than 255 bytes");
     [&[0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, length], &request[..]].concat()
 }
 
 async fn link(bytes: &[u8]) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let policy = format!("127.0.0.1:{}, localhost", *ECHO).parse().expect("a policy");
+    let policy = format!("127.0.0.1:{}, localhost", *ECHO).parse().expect("invalid policy");
     let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
     let network = Network { egress: Egress::new(policy, None), on_refusal };
     let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));

@@ -24,8 +24,8 @@ struct Workspace {
 
 static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| {
     // Use memory if possible, because each input writes and syncs several files.
-    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
-    let merged = Merged::open(&folder.path().join("cache")).expect("a cache");
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("failed to create a folder");
+    let merged = Merged::open(&folder.path().join("cache")).expect("failed to open the cache");
     Workspace { folder, merged }
 });
 
@@ -42,13 +42,14 @@ fuzz_target!(|input: &[u8]| {
     let layout = folder.path().join("layout");
     let _absent = fs::remove_dir_all(&layout);
     write_layout(&layout, &layers);
-    let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("a reference");
+    let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("invalid reference");
     let found = FoundImage::on_this_machine(&image);
     match found.and_then(|found| merged.merge(&found, &MergeControl::default())) {
-        Ok(path) => fs::remove_file(path).expect("the image is there"),
+        Ok(path) => fs::remove_file(path).expect("failed to remove the image"),
         Err(fault) => drop(fault.to_string()),
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 2, "a file was left outside the cache");
+    let entries = fs::read_dir(folder.path()).expect("failed to list the folder");
+    assert_eq!(entries.count(), 2, "a file was left outside the cache");
 });
 
 /// Names that collide, and names that try to leave the image.
@@ -122,10 +123,10 @@ fn put(archive: &mut Builder<Vec<u8>>, entry: &Entry<'_>) {
 
 fn write_layout(layout: &Path, layers: &[Vec<u8>]) {
     let blobs = layout.join("blobs/sha256");
-    fs::create_dir_all(&blobs).expect("a folder");
+    fs::create_dir_all(&blobs).expect("failed to create a folder");
     let add = |media_type: &str, bytes: &[u8]| {
         let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        fs::write(blobs.join(&digest), bytes).expect("a blob");
+        fs::write(blobs.join(&digest), bytes).expect("failed to write a blob");
         json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() })
     };
     let described: Vec<_> = layers.iter().map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer)).collect();
@@ -138,6 +139,6 @@ fn write_layout(layout: &Path, layers: &[Vec<u8>]) {
     });
     let manifest = add("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-    fs::write(layout.join("index.json"), index.to_string()).expect("an index");
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a layout");
+    fs::write(layout.join("index.json"), index.to_string()).expect("failed to write the index");
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("failed to write oci-layout");
 }

@@ -66,7 +66,7 @@ enum Piece {
     Data { stream: u32, flags: u16, bytes: Vec<u8> },
     /// A yamux frame without a body.
     Bare { kind: u8, stream: u32, flags: u16, length: u32 },
-    /// Arbitrary bytes.
+    /// Arbitrary bytes without a header.
     Raw(Vec<u8>),
 }
 

@@ -17,10 +17,10 @@ macro_rules! survives {
     ($message:ty, $body:expr) => {
         if let Ok(message) = frame::decode::<$message>($body) {
             let mut encoded = Vec::new();
-            // A hostile encoding may be denser than ours, so our encoding of the same message may exceed a frame.
+            // A hostile peer's encoding may be shorter than ours, so our encoding of the message may exceed a frame.
             if frame::encode(&message, &mut encoded).is_ok() {
                 let again = frame::decode::<$message>(&encoded[PREFIX_BYTES..]);
-                assert_eq!(again.expect("an encoded message decodes"), message);
+                assert_eq!(again.expect("failed to decode an encoded message"), message);
             }
         }
     };

@@ -17,15 +17,15 @@ macro_rules! passes {
         let Ok(message) = <$message>::arbitrary(&mut $input) else { return };
         let mut bytes = Vec::new();
         if frame::encode(&message, &mut bytes).is_err() {
-            assert!(bytes.is_empty(), "a failed encoding leaves the buffer unchanged");
+            assert!(bytes.is_empty(), "a failed encoding changed the buffer");
             return;
         }
-        let (prefix, body) = bytes.split_first_chunk::<PREFIX_BYTES>().expect("a frame has a length");
-        assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).expect("the length is within the limit"), body.len());
+        let (prefix, body) = bytes.split_first_chunk::<PREFIX_BYTES>().expect("frame without a length prefix");
+        assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).expect("length above the limit"), body.len());
         assert!(body.len() <= FRAME_BYTES_MAX);
-        assert_eq!(frame::decode::<$message>(body).expect("an encoded message decodes"), message);
+        assert_eq!(frame::decode::<$message>(body).expect("failed to decode an encoded message"), message);
         let longer = [body, &[0]].concat();
-        let fault = frame::decode::<$message>(&longer).expect_err("a trailing byte is rejected");
+        let fault = frame::decode::<$message>(&longer).expect_err("a trailing byte was accepted");
         assert!(matches!(fault, FrameFault::Trailing { rest: 1, .. }), "{fault}");
         let mut changed = body.to_vec();
         if let (Ok(at), Ok(byte)) = ($input.choose_index(changed.len().max(1)), u8::arbitrary(&mut $input)) {

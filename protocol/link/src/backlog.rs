@@ -12,11 +12,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Limit of one link's backlog, in bytes. The last queued piece may exceed the limit.
+/// Limit of one link's backlog in bytes. The last queued piece may exceed the limit.
 const BACKLOG_BYTES_MAX: i64 = 2 * 1024 * 1024;
 
-/// Waiting streams are woken only when the backlog falls to this many bytes, so that not every written piece wakes
-/// them.
+/// Backlog in bytes at which waiting streams are woken. It is well below the limit, so that not every written piece
+/// wakes all streams.
 const WAKE_BYTES: i64 = BACKLOG_BYTES_MAX / 2;
 
 /// The backlog of one link, shared by its streams and its driver.

@@ -6,7 +6,7 @@ use std::io;
 
 use waggle_protocol::CHUNK_BYTES_MAX;
 
-/// Limit of a yamux frame's body, in bytes. Both sides send at most one chunk at a time.
+/// Maximum length of a yamux frame's body in bytes. Both sides send at most one chunk at a time.
 pub(crate) const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 
 /// A rule of the link that the peer broke.
@@ -33,7 +33,7 @@ pub enum Breach {
 }
 
 impl Breach {
-    /// Returns the breach inside an I/O error, if there is one.
+    /// Returns the breach that an I/O error contains, if any.
     pub(crate) fn of(fault: &io::Error) -> Option<Self> {
         fault.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).copied()
     }

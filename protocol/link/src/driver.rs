@@ -196,8 +196,8 @@ where
         }
         let Side::Opens(requests) = side else { return Poll::Pending };
         match requests.poll_recv(cx) {
-            // If the requester has gone, the new stream is dropped and thereby reset. The loop polls the connection
-            // again, because yamux serves a new stream only from its next poll on.
+            // If the requester no longer waits, the new stream is dropped and thereby reset. The loop polls the
+            // connection again, because yamux serves a new stream only from the connection's next poll on.
             Poll::Ready(Some(reply)) => drop(reply.send(open(connection, counts, cx))),
             Poll::Ready(None) => return Poll::Ready(LinkFault::Closed),
             Poll::Pending => return Poll::Pending,

@@ -34,8 +34,8 @@ use crate::{
     stream::Stream,
 };
 
-/// Limit of one read from a connection, in bytes. Few large reads cost less than many small ones. If the peer grants
-/// credit but does not read the stream, the flow buffers up to this many bytes.
+/// Maximum length of one read from a connection in bytes. Few large reads cost less than many small ones. If the peer
+/// grants credit but does not read the stream, the flow buffers up to this many bytes.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
 /// The outcome of a flow.
@@ -55,14 +55,16 @@ pub enum FlowBreach {
     #[error("received an invalid frame on a flow")]
     Frame { source: FrameFault },
     /// Data beyond the credit, empty data, or data after `End`.
-    #[error("received {bytes} bytes on a flow with {granted} bytes of credit")]
+    #[error("invalid data of {bytes} bytes on a flow with {granted} bytes of credit")]
     Data {
         bytes: usize,
         /// The unused credit of the peer.
         granted: u32,
     },
     /// A grant of zero bytes, or one that raises the credit above the limit.
-    #[error("received invalid credit: {bytes} bytes on top of {left}, of at most {FLOW_CREDIT_BYTES_MAX}")]
+    #[error(
+        "invalid grant of {bytes} bytes on top of {left}; must be at least 1, in total at most {FLOW_CREDIT_BYTES_MAX}"
+    )]
     Credit {
         bytes: u32,
         /// The unused credit from earlier grants.
@@ -218,7 +220,7 @@ impl<'a> FlowState<'a> {
         self.ended && self.peer_ended
     }
 
-    /// True until the stream ends, even after the peer's `End`, because data that is not read would use memory.
+    /// True until the stream ends, even after the peer's `End`, because unread messages would use memory.
     fn can_receive(&self) -> bool {
         !self.peer_closed
     }

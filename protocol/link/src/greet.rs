@@ -36,8 +36,8 @@ pub async fn send_preamble<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, li
 /// The host's part: reads the preamble on a connection to the port of `expected`, and answers with a verdict.
 ///
 /// # Errors
-/// [`GreetFault`], also if the stream ends early. Before a refusal is returned, the peer is sent the verdict. Only a
-/// peer that does not speak waggle gets none.
+/// [`GreetFault`], also if the stream ends early. A refused peer receives the verdict first. A peer that does not speak
+/// waggle receives nothing.
 pub async fn answer_preamble<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     expected: Link,

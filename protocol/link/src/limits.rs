@@ -22,7 +22,7 @@ pub(crate) struct LinkLimits {
     /// Maximum number of streams waiting to be opened or accepted. When the queue is full, local openers wait, and
     /// streams that the peer opens are reset.
     pub(crate) queue: usize,
-    /// Limit of the bytes that the opening side's pump stores while a write is blocked.
+    /// Maximum number of bytes that the opening side's pump stores while a write is blocked.
     pub(crate) opener_pump_bytes_max: usize,
     /// The same limit for the accepting side.
     pub(crate) acceptor_pump_bytes_max: usize,
@@ -59,8 +59,8 @@ const EGRESS: LinkLimits = LinkLimits {
     acceptor_unread_bytes_max: 8 * 1024 * 1024,
 };
 
-/// Limit of the credit that one side grants to all flows of an egress link together, in addition to their initial
-/// credit, in bytes. The limit bounds the data that this side buffers.
+/// Maximum credit in bytes that one side grants to all flows of an egress link together, in addition to their initial
+/// credit. The maximum bounds the data that this side buffers.
 pub const EGRESS_POOL_BYTES: usize = 2 * 1024 * 1024;
 
 impl LinkLimits {

@@ -46,14 +46,14 @@ const ACK: u16 = 2;
 /// seconds, and one or two frames when it closes a stream.
 const EMPTY_FRAMES_BURST: u64 = 8192;
 
-/// Interval at which a peer regains one frame without data: a thousand per second.
+/// Interval after which a peer may send one more frame without data. One millisecond allows a thousand per second.
 const EMPTY_FRAME_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Number of bytes sent to a peer that allow the peer one more frame without data. An honest peer's yamux grants new
-/// credit only after half a window, 32 times this number.
+/// Number of bytes that this side sends before the peer may send one more frame without data. An honest peer's yamux
+/// grants new credit only after half a window, 32 times this number.
 const BYTES_PER_EMPTY_FRAME: u64 = 4096;
 
-/// Number of frames without data that a peer may send for each stream that this side opens or answers. Examples are an
+/// Number of frames without data that a peer may send for each stream that this side opens or answers, for example an
 /// acknowledgement, an end and a reset.
 const EMPTY_FRAMES_PER_STREAM: u64 = 4;
 

@@ -43,9 +43,10 @@ struct State {
 struct StreamCount {
     arrived: u64,
     read: u64,
-    /// Numbers of small pieces before and after position `mark`. The older pieces count until all of them are read.
+    /// Numbers of small pieces before and after `mark`. The older pieces count until all of them are read.
     older: u64,
     newer: u64,
+    /// A position in the stream, in bytes from its start.
     mark: u64,
 }
 
@@ -103,7 +104,7 @@ impl Unread {
         self.lock().dropped.push(stream);
     }
 
-    /// Subtracts the data of dropped streams. To be called when yamux has released the data.
+    /// Subtracts the data of dropped streams. Must be called only after yamux has released the data.
     pub(crate) fn release_dropped(&self) {
         let mut state = self.lock();
         for stream in std::mem::take(&mut state.dropped) {

@@ -96,9 +96,9 @@ async fn answer_arrives_after_half_close() {
 
 #[tokio::test]
 async fn reset_arrives_as_a_reset_both_ways() {
-    for programs in [true, false] {
+    for program_resets in [true, false] {
         let (program, server, carriers) = links().flow_alone().await;
-        let (resetting, mut other) = if programs { (program, server) } else { (server, program) };
+        let (resetting, mut other) = if program_resets { (program, server) } else { (server, program) };
         socket2::SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
         drop(resetting);
         let fault = timeout(STUCK, other.read(&mut [0])).await.unwrap().unwrap_err();
@@ -155,7 +155,7 @@ async fn slow_reader_delays_only_its_own_flow() {
         drop((server, program));
         timeout(STUCK, ended(carriers)).await.unwrap();
     }
-    assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the flood was not held up");
+    assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the write to the slow flow did not block");
     let granted: usize = links.pools.iter().map(|pool| EGRESS_POOL_BYTES - pool.left()).sum();
     assert!(granted <= 2 * FLOW_CREDIT_BYTES_MAX as usize, "{granted}");
     flood.abort();
@@ -166,13 +166,16 @@ async fn slow_reader_delays_only_its_own_flow() {
 async fn rejects_invalid_flow_messages() {
     let beyond = vec![0; FLOW_CREDIT_BYTES as usize];
     let cases: [(&[Flow<'_>], &str); 5] = [
-        (&[Flow::Data(&[])], "received 0 bytes on a flow with 8192 bytes of credit"),
-        (&[Flow::Data(&beyond), Flow::Data(b"x")], "received 1 bytes on a flow with 0 bytes of credit"),
-        (&[Flow::End, Flow::Data(b"x")], "received 1 bytes on a flow with 0 bytes of credit"),
-        (&[Flow::Credit { bytes: 0 }], "received invalid credit: 0 bytes on top of 8192, of at most 262144"),
+        (&[Flow::Data(&[])], "invalid data of 0 bytes on a flow with 8192 bytes of credit"),
+        (&[Flow::Data(&beyond), Flow::Data(b"x")], "invalid data of 1 bytes on a flow with 0 bytes of credit"),
+        (&[Flow::End, Flow::Data(b"x")], "invalid data of 1 bytes on a flow with 0 bytes of credit"),
+        (
+            &[Flow::Credit { bytes: 0 }],
+            "invalid grant of 0 bytes on top of 8192; must be at least 1, in total at most 262144",
+        ),
         (
             &[Flow::Credit { bytes: u32::MAX }],
-            "received invalid credit: 4294967295 bytes on top of 8192, of at most 262144",
+            "invalid grant of 4294967295 bytes on top of 8192; must be at least 1, in total at most 262144",
         ),
     ];
     for (messages, expected) in cases {

@@ -16,7 +16,7 @@ use waggle_protocol::{CHUNK_BYTES_MAX, Input, Link, Reply};
 /// Bytes per stream and direction.
 const FLOOD_BYTES: usize = 8 * 1024 * 1024;
 
-/// Streams that flood at the same time.
+/// Number of streams that flood at the same time.
 const STREAMS: usize = 8;
 
 /// The timeout after which a stuck test fails; a flood takes a second or two.
@@ -57,7 +57,7 @@ async fn flood(stream: Stream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
+async fn all_data_arrives_under_full_load_both_ways_over_4_kib_buffers() {
     let (a, b) = narrow_pair();
     let (opener, mut acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     let serving = tokio::spawn(async move {
@@ -76,8 +76,8 @@ async fn floods_both_ways_over_4_kib_buffers_all_arrive() {
     timeout(STUCK, serving).await.expect("the accepting side is stuck").unwrap();
 }
 
-/// Lets two sides write a mebibyte each before they read, as yamux does while it cannot write a response. Returns true
-/// if both sides finish with a pump that stores `stored_bytes_max`.
+/// Makes two sides write 1 MiB each before they read, as yamux does while it cannot write a response. Each side has a
+/// pump that stores at most `stored_bytes_max` bytes. Returns true if both sides finish.
 async fn both_write_first(stored_bytes_max: usize) -> bool {
     const BYTES: usize = 1024 * 1024;
     let (a, b) = narrow_pair();
@@ -97,7 +97,7 @@ async fn both_write_first(stored_bytes_max: usize) -> bool {
 
 #[tokio::test]
 async fn pump_prevents_a_deadlock_of_two_writers() {
-    assert!(both_write_first(1024 * 1024).await, "the pump did not store what arrived");
+    assert!(both_write_first(1024 * 1024).await, "the pump did not store the bytes that arrived");
     assert!(!both_write_first(16 * 1024).await, "the sockets buffer too much to test the pump");
 }
 
@@ -132,7 +132,7 @@ async fn cancelled_send_leaves_no_partial_frame() {
     let chunk = vec![7; 1000];
     assert!(
         timeout(Duration::ZERO, writer.send(&Reply::Stdout(&chunk))).await.is_err(),
-        "1000 bytes do not fit into 64"
+        "sending 1000 bytes through a buffer of 64 bytes did not block"
     );
     let sending = tokio::spawn(async move { writer.send(&Reply::Done).await.unwrap() });
     assert_eq!(reader.receive::<Reply<'_>>().await.unwrap(), Some(Reply::Stdout(&vec![7; 1000])));
@@ -167,7 +167,7 @@ fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn link_ends_when_the_peer_goes() {
+async fn link_ends_when_the_peer_closes_it() {
     let (a, b) = UnixStream::pair().unwrap();
     let (opener, acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     drop(acceptor);

@@ -18,7 +18,7 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 
 #[cfg(target_arch = "x86_64")]
 const KEXEC_FILE_LOAD: libc::c_long = libc::SYS_kexec_file_load;
-/// From the kernel's `include/uapi/asm-generic/unistd.h`; libc lacks this number for aarch64 with musl.
+/// The number in the kernel's `include/uapi/asm-generic/unistd.h`. libc lacks this constant for aarch64 with musl.
 #[cfg(target_arch = "aarch64")]
 const KEXEC_FILE_LOAD: libc::c_long = 294;
 
@@ -151,7 +151,7 @@ pub fn deny(rules: Rules) -> Result<[BpfProgram; 3], BackendError> {
     Ok([forbidden, clone3, x32()])
 }
 
-/// Rejects all calls of the x32 ABI, which uses other numbers for the same calls.
+/// Returns a filter that rejects all calls of the x32 ABI, which uses other numbers for the same calls.
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
     let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {

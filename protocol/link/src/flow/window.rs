@@ -44,7 +44,7 @@ impl GrantPool {
 #[derive(Debug)]
 pub(super) struct Window<'a> {
     pool: &'a GrantPool,
-    /// Limit of the peer's data, in flight or buffered on this side, in bytes.
+    /// Maximum number of the peer's bytes that are in flight or buffered on this side.
     size: u32,
     /// Bytes that the peer may still send.
     open: u32,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_stay_within_the_pool_and_each_flow_keeps_some() {
+    fn grants_stay_within_the_pool_and_each_flow_keeps_its_initial_credit() {
         let pool = GrantPool::default();
         let mut windows: Vec<_> = (0..256).map(|_| Window::new(&pool)).collect();
         for _ in 0..20 {
