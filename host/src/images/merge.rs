@@ -49,7 +49,8 @@ use crate::{
     files::draft::{DraftFault, DraftFolder},
 };
 
-/// The version in this name changes with the rules of merging: images merged by older rules are not used.
+/// Folder of merged images. The version in the name changes with the rules of merging, so images that were merged by
+/// older rules are not used.
 const MERGED_FOLDER: &str = "merged-v2";
 /// Prefix of the merged folder's name in all versions.
 const MERGED_FOLDER_PREFIX: &str = "merged-";
@@ -189,8 +190,8 @@ impl Merged {
         self.folder.path()
     }
 
-    /// Returns the folders of images that other versions merged. This version also evicts files in these folders,
-    /// because the other versions may never run again.
+    /// Returns the folders of images that were merged by other versions of waggle. This version also evicts files in
+    /// these folders, because the other versions may never run again.
     pub(crate) fn other_folders(&self) -> Vec<PathBuf> {
         let beside = self.folder().parent().and_then(|cache| fs::read_dir(cache).ok());
         let paths = beside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());

@@ -32,10 +32,10 @@ use self::{challenge::Challenge, credential::Credential};
 pub use self::{fault::RegistryFault, plain::PlainHosts};
 use crate::domain::image::RegistryRef;
 
-/// Longer than any TCP and TLS handshake takes.
+/// Timeout of a connection attempt. TCP and TLS handshakes take less time, even over slow networks.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum silence within a response. Slow registries start to respond after a second or two.
+/// Maximum time that a registry may send nothing. Slow registries start to respond after a second or two.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of redirects of one request. Registries need one redirect.
@@ -68,8 +68,8 @@ impl Registries {
         Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
     }
 
-    /// Returns the HTTP client, which is created at the first request. Its creation fails on a host without CA
-    /// certificates, but such a host can still use local images.
+    /// Returns the HTTP client. The client is created at the first request and not earlier, because the creation fails
+    /// on a host without CA certificates, and such a host can still use local images.
     fn http(&self) -> Result<&reqwest::Client, RegistryFault> {
         if let Some(http) = self.http.get() {
             return Ok(http);
@@ -94,7 +94,7 @@ impl Registries {
                 if attempt.previous().first().is_some_and(|first| plain.allows_redirect(first, attempt.url())) {
                     return attempt.follow();
                 }
-                attempt.error("redirect to plain HTTP, or to a loopback or link-local address")
+                attempt.error("forbidden redirect to plain HTTP, or to a loopback or link-local address")
             }))
             .build()
             .map_err(|source| RegistryFault::Tls { source })
@@ -135,7 +135,7 @@ struct Target {
     reference: Reference,
     /// Host, and port if the reference has one.
     registry: String,
-    /// `https://REGISTRY/v2/`, or `http:` where plain HTTP is allowed.
+    /// `https://REGISTRY/v2/`, or `http://REGISTRY/v2/` if the registry is reached over plain HTTP.
     base: Url,
     credential: Credential,
 }
@@ -167,7 +167,7 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Renews the access, because a token is valid for some minutes and a pull can take longer.
+    /// Renews the access, because a token is valid for only a few minutes, and a pull can take longer.
     async fn renew(&self) -> Result<(), RegistryFault> {
         let (_, challenge) = self.registries.challenge(&self.target.registry).await?;
         let access = self.registries.access(&self.target, challenge).await?;

@@ -82,13 +82,14 @@ fn rejects_unsupported_media_types() {
 fn unknown_tags_are_errors_that_list_the_tags() {
     let layout = Layout::new();
     layout.index(&[]);
-    check(&layout, "", "it contains no image");
+    check(&layout, "", "its index contains no image");
     let manifest = layout.manifest(&[]);
     layout.index(&[tagged(manifest.clone(), "v1"), tagged(manifest.clone(), "v2")]);
-    check(&layout, ":v3", r#"tag "v3" not found in it; its tags are: v1, v2"#);
-    check(&layout, "", "it has several images, none of them tagged latest: add :TAG; its tags are: v1, v2");
+    check(&layout, ":v3", r#"tag "v3" not found in the layout; existing tags: v1, v2"#);
+    let expected = "has several images, and none is tagged latest; add :TAG to choose one; existing tags: v1, v2";
+    check(&layout, "", expected);
     layout.index(&[manifest]);
-    check(&layout, ":v1", r#"tag "v1" not found in it; its images have no tags"#);
+    check(&layout, ":v1", r#"tag "v1" not found in the layout; its images have no tags"#);
 }
 
 #[test]
@@ -111,11 +112,11 @@ fn rejects_deeply_nested_indexes() {
         inner = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": [inner]}));
     }
     layout.index(&[inner]);
-    check(&layout, "", "its indexes are nested more than 4 deep");
+    check(&layout, "", "its indexes are nested more than 4 levels deep");
 }
 
 #[test]
-fn rejects_wrong_or_too_many_layers() {
+fn rejects_mismatched_or_excessive_layer_counts() {
     let layout = Layout::new();
     let content = json!({"schemaVersion": 2, "config": layout.config(2, "amd64"), "layers": []});
     layout.index(&[layout.json(OCI_MANIFEST, &content)]);
@@ -134,7 +135,7 @@ fn rejects_blobs_that_do_not_match_their_descriptors() {
         "",
         &format!("has 5 bytes; its descriptor says {}", content.len()),
     );
-    // Each change damages the archive's structure too, but the error names the digest.
+    // Some of these changes also damage the archive's structure, but the error is always about the digest.
     for at in [0, 200, content.len() - 1] {
         let layout = damaged(PLAIN, &content, |path| {
             let mut changed = content.clone();

@@ -40,7 +40,7 @@ async fn password_is_sent_only_to_a_registry_that_requires_it() {
     registry.behaviour().challenge = Some(("Basic realm=\"hive\"".to_owned(), basic()));
     let fault = pull(&store(&layout), &reference).await.unwrap_err();
     let advice = format!(
-        "no credentials for it were found; check the image's name, or log in with `docker login {}`",
+        "no credentials for the registry were found; check the image's name, or log in with `docker login {}`",
         registry.host
     );
     assert!(fault.contains(&advice), "{fault}");
@@ -61,7 +61,7 @@ async fn wrong_password_is_reported() {
     let reference = registry.tag("v1", &image(&layout, "x").1);
     registry.behaviour().challenge = Some(("Basic realm=\"hive\"".to_owned(), "Basic other".to_owned()));
     let fault = pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap_err();
-    assert!(fault.contains("the credentials that were found for it were rejected"), "{fault}");
+    assert!(fault.contains("the credentials found for the registry were rejected"), "{fault}");
     assert!(!fault.contains("honey"), "{fault}");
 }
 
@@ -91,10 +91,7 @@ async fn password_is_not_sent_to_a_realm_on_another_host() {
     let realm = format!("http://{}/token", stranger.host.replace("127.0.0.1", "localhost"));
     registry.behaviour().challenge = Some((format!("Bearer realm=\"{realm}\""), "Bearer wax".to_owned()));
     let fault = pull(&store_with_password(&layout, &registry.host), &reference).await.unwrap_err();
-    assert!(
-        fault.contains("uses the token service") && fault.contains("the credentials were not sent there"),
-        "{fault}"
-    );
+    assert!(fault.contains("uses the token service") && fault.contains("no credentials were sent there"), "{fault}");
     assert_eq!(stranger.requests(), []);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Attributes of entries that a merge keeps: owners, modes, times, extended attributes, devices, long names.
+//! Tests that a merge keeps the attributes of entries: owners, modes, times, extended attributes, devices, long names.
 
 use std::{
     fs::{self, File},
@@ -64,7 +64,7 @@ async fn devices_and_pipes_are_kept() {
 }
 
 #[tokio::test]
-async fn attributes_are_kept_except_acls_and_overlayfs_marks() {
+async fn extended_attributes_are_kept_except_acls_and_overlayfs() {
     let capability = b"\x01\0\0\x02\0\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let layer = Layer::new()
         .pax(&[
@@ -85,7 +85,7 @@ async fn attributes_are_kept_except_acls_and_overlayfs_marks() {
 }
 
 #[tokio::test]
-async fn long_names_are_kept_in_both_dialects() {
+async fn long_names_are_kept_in_gnu_and_pax_formats() {
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
     let target = "t".repeat(300);
     let gnu = Layer::new()
@@ -148,7 +148,7 @@ fn sparse_layer(options: &[&str]) -> (Vec<u8>, Vec<u8>) {
         .output()
         .unwrap();
     assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-    assert!((tar.stdout.len() as u64) < bytes / 10, "tar wrote no holes: {}", tar.stdout.len());
+    assert!((tar.stdout.len() as u64) < bytes / 10, "tar stored the holes: {} bytes", tar.stdout.len());
     (tar.stdout, fs::read(folder.path().join("holes")).unwrap())
 }
 

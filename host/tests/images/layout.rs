@@ -179,7 +179,7 @@ fn erofs_tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}; apt-get install erofs-utils"));
+        .unwrap_or_else(|error| panic!("failed to run {program} of erofs-utils: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
     text
@@ -215,7 +215,7 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Returns the output of `dump.erofs` for an inode, with single spaces between the columns.
+/// Returns the output of `dump.erofs` for an inode, with all white space replaced by single spaces.
 pub(crate) fn inode(erofs: &Path, path: &str) -> String {
     let text = erofs_tool("dump.erofs", &[&format!("--path={path}"), erofs.to_str().unwrap()]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the image store. Images come from generated layouts and registries, and erofs-utils read the EROFS files.
+//! Tests of the image store. Images come from generated layouts and a test registry. The tools of erofs-utils read the
+//! EROFS files.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

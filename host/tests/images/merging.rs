@@ -102,7 +102,7 @@ fn folder_over_a_folder_keeps_children_and_changes_mode() {
 }
 
 #[test]
-fn kinds_replace_each_other() {
+fn entries_of_different_kinds_replace_each_other() {
     check(
         vec![
             Layer::new().symlink("link", "to").folder("folder").file("folder/x", "").file("file", "").folder("d2"),
@@ -150,7 +150,7 @@ fn symbolic_links_cannot_leave_the_image() {
 }
 
 #[test]
-fn rejects_circles_of_symbolic_links() {
+fn rejects_cycles_of_symbolic_links() {
     check_rejected(
         vec![Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "")],
         r#"the entry "a/x" cannot be used: its path has more than 40 symbolic links"#,
@@ -172,7 +172,7 @@ fn hard_links_become_copies() {
 fn rejects_hard_links_to_missing_targets_and_folders() {
     check_rejected(
         vec![Layer::new().hard_link("b", "a")],
-        r#"it is a hard link to "a", which was not found in this layer"#,
+        r#"it is a hard link to "a", which was not found in lower layers or earlier in this layer"#,
     );
     check_rejected(vec![Layer::new().folder("a").hard_link("b", "a")], r#"it is a hard link to the folder "a""#);
     check_rejected(vec![Layer::new().hard_link("b", "../a")], "the target of its link is invalid");
@@ -195,7 +195,7 @@ fn root_folder_cannot_be_replaced() {
 
 #[test]
 fn content_of_any_size_is_kept() {
-    // Sizes around the limits at which the writer inlines, pads, and switches from memory to a stream.
+    // Sizes around the thresholds at which the writer inlines, pads, and switches from memory to a stream.
     let sizes = [0, 1, 511, 512, 4000, 4095, 4096, 4097, 8192, 65_537, 300_000];
     let content = |size: usize| "0123456789abcdef".chars().cycle().take(size).collect::<String>();
     let layer = sizes.iter().fold(Layer::new(), |layer, size| layer.file(&format!("{size:06}"), &content(*size)));

@@ -216,12 +216,12 @@ async fn reports_rejections_and_retries_temporary_errors() {
         let pulled = pull(&store, &reference).await;
         pulled.unwrap()
     };
-    let mended = async {
+    let recovered = async {
         let before = registry.requests().len();
-        until("it has retried", || registry.requests().len() >= before + 5).await;
+        until("the store has retried", || registry.requests().len() >= before + 5).await;
         registry.behaviour().blob_status = None;
     };
-    assert_eq!(tokio::join!(waited, mended).0, "x");
+    assert_eq!(tokio::join!(waited, recovered).0, "x");
 }
 
 #[tokio::test]

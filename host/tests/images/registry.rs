@@ -40,7 +40,7 @@ const CUT_BYTES_MIN: usize = 1 << 20;
 pub(crate) struct Behaviour {
     /// The `WWW-Authenticate` header of the challenge, and the `Authorization` header that the registry expects.
     pub(crate) challenge: Option<(String, String)>,
-    /// Each number interrupts one response with a large blob, after this number of bytes.
+    /// Numbers of bytes after which responses with large blobs are interrupted, one number per response.
     pub(crate) cuts: Vec<usize>,
     pub(crate) ignores_ranges: bool,
     /// Redirects requests for blobs to the same path below this URL.
@@ -144,7 +144,7 @@ impl Registry {
     }
 }
 
-/// Waits until `check` returns true; `what` describes it.
+/// Waits until `check` returns true; `what` describes the condition.
 pub(crate) async fn until(what: &str, check: impl Fn() -> bool) {
     let reached = async {
         while !check() {

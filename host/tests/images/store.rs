@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The image store: how it chooses an image of a layout, shares work between callers, and evicts files.
+//! Tests of the image store: choosing an image of a layout, sharing work between callers, and evicting files.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_tag_decides_and_latest_is_the_default() {
+async fn tag_selects_the_image_and_defaults_to_latest() {
     let layout = Layout::new();
     let image = |content: &str| layout.manifest(&[layout.blob(PLAIN, &Layer::new().file("a", content).tar())]);
     layout.index(&[tagged(image("one"), "v1"), tagged(image("two"), "latest")]);

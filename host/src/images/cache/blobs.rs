@@ -24,7 +24,7 @@ use crate::{
 
 const FOLDER: &str = "blobs";
 const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
-/// Name of the lock file, which is locked shared while blobs must stay, and exclusively to remove blobs.
+/// Name of the lock file. The file is locked shared while blobs must not be removed, and exclusively to remove blobs.
 const LOCK_NAME: &str = ".lock";
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -97,7 +97,7 @@ impl Blobs {
         Ok(file)
     }
 
-    /// Locks the blobs for a removal; `None` while another task or process pulls or merges.
+    /// Locks the blobs for a removal. Returns `None` while another task or process pulls or merges.
     pub(super) fn try_lock_exclusive(&self) -> io::Result<Option<File>> {
         let file = open_lock(&self.cache_dir.join(LOCK_NAME))?;
         match file.try_lock() {

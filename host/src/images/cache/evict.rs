@@ -3,8 +3,8 @@
 //! Evicts files that exceed the limits of age or total size. The least recently used files are evicted first. Files in
 //! use are never evicted.
 //!
-//! A file's modification time is the time of its last use. A layer is used when it is merged, a merged image whenever a
-//! machine starts from it. The layers of an image in use are therefore evicted first.
+//! A file's modification time is the time of its last use. A layer is used when it is merged, and a merged image is
+//! used whenever a machine starts from it. The layers of an image are therefore evicted before the merged image.
 
 use std::{
     collections::HashSet,

@@ -60,7 +60,7 @@ impl Cache {
     ) -> Result<T, PrepareFault> {
         let cache = Arc::clone(self);
         let done = spawn_blocking(move || work(&cache)).await;
-        done.map_err(|source| PrepareFault::Lost { what: "files of the image cache".to_owned(), source })?
+        done.map_err(|source| PrepareFault::Lost { what: "access to the image cache".to_owned(), source })?
     }
 
     /// Returns the manifest that the reference was resolved to, if the manifest's blob is in the cache.

@@ -18,17 +18,17 @@ use super::{
 };
 use crate::domain::image::ImageRef;
 
-/// Number of attempts to lock the blobs. After the last failed attempt, a removal leaves the blobs to a later removal.
+/// Number of attempts to lock the blobs. If all attempts fail, the blobs stay until a later removal.
 const LOCK_TRIES: u32 = 10;
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Minimum length of a digest's prefix that names an image.
+/// Minimum length of a digest prefix that identifies an image.
 const DIGEST_CHARS_MIN: usize = 6;
 
 /// An image in the cache.
 #[derive(Clone, Debug, Serialize)]
 pub struct CachedImage {
-    /// Empty if only the merged file is left. Several references can be resolved to the same manifest.
+    /// References that were resolved to the image's manifest; empty if only the merged file is left.
     pub references: Vec<String>,
     /// Digest of the image's manifest.
     pub digest: String,
@@ -58,9 +58,9 @@ impl CachedImage {
     }
 }
 
-/// The cache does not have the image.
+/// The cache does not have the image, or several images match a digest prefix.
 #[derive(Debug, thiserror::Error)]
-#[error("image {name} not found in the cache; list its images with `waggle image ls`")]
+#[error("image {name} not found in the cache, or the digest prefix is ambiguous; `waggle image ls` lists all images")]
 pub struct UnknownImage {
     name: String,
 }
@@ -122,7 +122,7 @@ pub(super) fn find(cache: &Cache, name: &str) -> Result<CachedImage, UnknownImag
     let full = full_name(name);
     let all = list(cache);
     let by_reference = all.iter().find(|image| image.references.contains(&full));
-    // A prefix may start after the algorithm, which `ls` does not show.
+    // A prefix may omit the algorithm, as in the output of `waggle image ls`.
     let is_digest = |image: &&CachedImage| {
         let hex = image.digest.split_once(':').map_or(&*image.digest, |(_, hex)| hex);
         name.len() >= DIGEST_CHARS_MIN && (image.digest.starts_with(name) || hex.starts_with(name))
@@ -159,7 +159,7 @@ pub(super) fn list(cache: &Cache) -> Vec<CachedImage> {
     all
 }
 
-/// Returns the path of an image's manifest. Includes the paths of the manifest's parts if the manifest is in the cache.
+/// Returns the paths of an image's blobs: the manifest and, if the cache has the manifest, configuration and layers.
 fn blob_paths(cache: &Cache, manifest: &Descriptor) -> impl Iterator<Item = PathBuf> {
     let mut blobs = vec![manifest.clone()];
     if cache.blobs.has(manifest) {

@@ -29,7 +29,7 @@ type Key = (ImageRef, Resolve);
 #[derive(Debug, Default)]
 pub(super) struct Jobs(Mutex<HashMap<Key, Weak<Job>>>);
 
-/// A running preparation; dropping the last handle aborts it.
+/// A running preparation. Dropping the last `Arc` aborts the preparation.
 #[derive(Debug)]
 pub(super) struct Job {
     outcome: Shared<BoxFuture<'static, Outcome>>,
@@ -37,7 +37,7 @@ pub(super) struct Job {
 }
 
 impl Jobs {
-    /// Joins the running job of this key. Without a running job, starts one with the future that `start` returns.
+    /// Joins the running job of this key, or starts a job with the future that `start` returns.
     pub(super) fn join<F>(&self, key: Key, start: impl FnOnce(StageSender) -> F) -> Arc<Job>
     where
         F: Future<Output = Result<PreparedImage, PrepareFault>> + Send + 'static,
@@ -45,7 +45,7 @@ impl Jobs {
         let mut jobs = lock(&self.0);
         jobs.retain(|_, job| job.strong_count() > 0);
         let running = jobs.get(&key).and_then(Weak::upgrade);
-        // The outcome of a finished job is outdated, even if another caller has not read the outcome yet.
+        // A finished job may still be in the map, but its outcome is outdated.
         if let Some(job) = running.filter(|job| job.outcome.peek().is_none()) {
             return job;
         }

@@ -77,7 +77,8 @@ impl Preparer {
         evict::evict(&self.cache, &self.rules)
     }
 
-    /// Prepares the image under the caller's lock. Also returns whether a merged image was added to the cache.
+    /// Prepares the image while the caller holds the lock of the blobs. Also returns whether a merged image was added
+    /// to the cache.
     async fn prepare_locked(
         &self,
         image: &ImageRef,
@@ -117,7 +118,7 @@ impl Preparer {
         Ok((PreparedImage { erofs, env, working_directory, agent, lease: Arc::new(lease) }, is_new))
     }
 
-    /// Returns the merged image, a lease on the image, and whether this call merged it.
+    /// Returns the path of the merged image, a lease on the file, and whether this call merged the image.
     async fn merge(&self, found: FoundImage, stages: &StageSender) -> Result<(PathBuf, Lease, bool), PrepareFault> {
         let path = self.cache.merged.path_of(found.manifest().digest());
         if let Some(lease) = self.lease(path.clone()).await? {
@@ -142,7 +143,7 @@ impl Preparer {
             }
         });
         let merged = report_while(merging, stages, Stage::Merge, total, || control.read_bytes()).await;
-        merged.map_err(|source| PrepareFault::Lost { what: path.display().to_string(), source })??;
+        merged.map_err(|source| PrepareFault::Lost { what: format!("the merge to {}", path.display()), source })??;
         match self.lease(path.clone()).await? {
             Some(lease) => Ok((path, lease, true)),
             // Another process has deliberately removed the image since the merge, so this call does not merge again.

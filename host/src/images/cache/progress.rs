@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::domain::stage::{Amount, Stage};
 
-/// Short enough for a progress bar.
+/// Interval between two checks of the progress; short enough for a progress bar.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A sender of the current stage, which is `None` until the first stage begins.

@@ -59,7 +59,7 @@ pub(super) struct Puller {
 }
 
 impl Puller {
-    /// Downloads the blobs of an image that are needed and not in the cache, and reads the image's configuration.
+    /// Downloads the needed blobs of an image that the cache does not have, and reads the image's configuration.
     pub(super) async fn pull(
         &self,
         image: &ImageRef,
@@ -183,7 +183,7 @@ impl Puller {
     }
 }
 
-/// Returns the blobs that are needed and not in the cache. Layers are needed only if the image is not merged yet.
+/// Returns the needed blobs that the cache does not have. Layers are needed only if the image is not merged yet.
 fn missing(cache: &Cache, name: &str, manifest: &Descriptor) -> Result<Vec<Descriptor>, PrepareFault> {
     let parts = cache.parts(name, manifest)?;
     let is_merged = cache.merged.path_of(manifest.digest()).is_file();

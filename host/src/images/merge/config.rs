@@ -33,7 +33,7 @@ pub enum ConfigFault {
     },
 }
 
-/// The parts of a configuration that are used.
+/// The fields of a configuration that are used.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct CheckedConfig {
     pub(super) env: Vec<(String, String)>,
@@ -57,7 +57,7 @@ fn check_working_directory(path: Option<&str>) -> Option<String> {
     if !is_absolute_path(path) {
         tracing::warn!(
             path = shorten(path),
-            "ignored the invalid working directory of an image; commands start in the home"
+            "ignored the invalid working directory of an image; commands start in the home folder"
         );
         return None;
     }
@@ -79,7 +79,7 @@ fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
     entries.iter().map(split).collect()
 }
 
-/// Invalid labels are not an error: the host's agent is used instead.
+/// Returns `None` if the labels are missing or invalid. The host's agent is then used.
 fn check_agent(protocol: Option<&str>, path: Option<&str>) -> Option<ImageAgent> {
     let (protocol, path) = (protocol?, path?);
     let has_parent = path.split('/').any(|component| component == "..");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ignores_invalid_working_directories() {
+    fn ignores_root_and_invalid_working_directories() {
         let long = format!("/{}", "a".repeat(PATH_BYTES_MAX));
         for path in ["", "/", "//", "srv", "../srv", "/a\0b", &long] {
             check_config(&serde_json::json!({"WorkingDir": path}), &Ok(CheckedConfig::default()));

@@ -35,13 +35,13 @@ pub enum NameFlaw {
 /// The operation that an entry's last component requests.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Request<'a> {
-    /// Set the attributes of the root folder.
+    /// Sets the attributes of the root folder.
     Root,
-    /// Add an entry of this name.
+    /// Adds an entry of this name.
     Put(&'a str),
-    /// Remove the entry of this name, if lower layers added it.
+    /// Removes the entry of this name, if a lower layer added the entry.
     Delete(&'a str),
-    /// Remove all entries that lower layers added to the folder.
+    /// Removes all entries that lower layers added to the folder.
     Empty,
     Ignore,
 }

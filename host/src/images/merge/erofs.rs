@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes the merged tree as an uncompressed EROFS image with blocks of 4 KiB.
 //!
-//! The writer is from the crate `erofs-builder`. The writer keeps files of up to a block in memory, searches folders
-//! linearly and recurses into folders, so the tree is first checked against the limits. The writer is async, but the
-//! sink and the sources here are always ready, so each future completes at the first poll. The poll can block the
+//! The writer is from the crate `erofs-builder`. The writer keeps files of at most one block in memory, searches
+//! folders linearly and recurses into folders, so the tree is first checked against limits. The writer is async, but
+//! the sink and the sources here are always ready, so each future completes at the first poll. The poll can block the
 //! thread.
 
 use std::{
@@ -36,18 +36,18 @@ const SINK_BUFFER_BYTES: usize = 1024 * 1024;
 /// An image could not be written as EROFS.
 #[derive(Debug, thiserror::Error)]
 pub enum ErofsFault {
-    #[error("the merged image has {found} {what}; at most {max} are allowed")]
+    #[error("the merged image exceeds a limit: {found} {what}; at most {max} are allowed")]
     TooMuch { what: &'static str, found: u64, max: u64 },
-    /// The spool file cannot be read, or the image cannot be written.
-    #[error("failed to write the merged image at {path:?}")]
+    /// The spool file cannot be read, the image cannot be written, or the merge was cancelled.
+    #[error("failed to write the merged image (entry {path:?})")]
     Write {
-        /// The entry that was being written; empty after the last entry.
+        /// Path of the entry that was being written; empty after the last entry.
         path: String,
         source: io::Error,
     },
 }
 
-/// The measured size of a tree, and the cost of writing it.
+/// The measured size of a tree, and the cost of writing the tree.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Measure {
     pub(super) entries: u64,
@@ -79,7 +79,8 @@ pub(super) fn write(
     let mut pending: Vec<(String, &Children)> =
         tree.root().children().map(|root| (String::new(), root)).into_iter().collect();
     while let Some((folder, children)) = pending.pop() {
-        // Folders are written first, because the writer searches a folder from its start for each parent of an entry.
+        // Subfolders are written before other entries, because the writer finds each parent of a path by a linear
+        // search in the order of writing.
         let (folders, leaves): (Vec<_>, Vec<_>) = children.iter().partition(|(_, node)| node.children().is_some());
         for (name, node) in &folders {
             let path = format!("{folder}/{name}");
@@ -194,10 +195,10 @@ impl Measure {
         let limits = [
             ("entries", self.entries, ENTRIES_MAX),
             ("bytes of content", self.content_bytes, CONTENT_BYTES_MAX),
-            ("bytes in files of up to a block", self.small_file_bytes, SMALL_FILE_BYTES_MAX),
+            ("bytes in files of at most 4 KiB", self.small_file_bytes, SMALL_FILE_BYTES_MAX),
             ("bytes of names and attributes", self.metadata_bytes, METADATA_BYTES_MAX),
             ("bytes of paths", self.path_bytes, PATHS_BYTES_MAX),
-            ("steps to write it", self.steps, WRITE_STEPS_MAX),
+            ("steps to write the image", self.steps, WRITE_STEPS_MAX),
         ];
         match limits.into_iter().find(|(_, found, max)| found > max) {
             Some((what, found, max)) => Err(ErofsFault::TooMuch { what, found, max }),
@@ -282,6 +283,6 @@ mod tests {
     fn rejects_too_many_bytes_of_paths() {
         let measure = Measure { path_bytes: PATHS_BYTES_MAX + 1, ..Measure::default() };
         let text = measure.check().unwrap_err().to_string();
-        assert_eq!(text, "the merged image has 536870913 bytes of paths; at most 536870912 are allowed");
+        assert_eq!(text, "the merged image exceeds a limit: 536870913 bytes of paths; at most 536870912 are allowed");
     }
 }

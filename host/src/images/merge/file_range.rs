@@ -26,7 +26,7 @@ impl FileRange {
         Self { file, position: offset, end: offset.saturating_add(bytes) }
     }
 
-    /// Number of bytes left in the range. A short file has fewer bytes left.
+    /// Number of bytes left in the range. The file may end before the range.
     pub(super) fn bytes_left(&self) -> u64 {
         self.end.saturating_sub(self.position)
     }

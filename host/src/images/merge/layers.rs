@@ -34,7 +34,7 @@ use super::{
 /// Size of the buffers for reading blobs, for decompression, and for writing the spool file.
 const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Limit of a zstd layer's window size, as log2: 128 MiB, the default of `zstd --long`.
+/// Maximum window size of a zstd layer, as log2: 128 MiB, the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Layers could not be merged.
@@ -65,7 +65,7 @@ pub enum LayerFault {
     Entry { source: EntryFault },
     #[error("it expands to more than {RATIO_MAX} times its size")]
     Ratio,
-    #[error("with it the image's layers expand to more than {EXPANDED_BYTES_MAX} bytes")]
+    #[error("the image's layers expand to more than {EXPANDED_BYTES_MAX} bytes")]
     Expanded,
     #[error("failed to spool its files")]
     Spool { source: io::Error },
@@ -155,7 +155,7 @@ impl Merge {
         while let Some(entry) = archive.next_entry().map_err(|source| LayerFault::Tar { source })? {
             let mut extent = Extent::default();
             if let TarKind::File { bytes } = entry.kind {
-                // The archive does not contain holes, but the image does, so their bytes count as expanded.
+                // The archive omits the zeros of holes, but the image contains them, so they count as expanded bytes.
                 archive
                     .reader()
                     .count(entry.hole_bytes)
@@ -171,7 +171,7 @@ impl Merge {
     fn spool_content(&mut self, mut content: impl Read, control: &MergeControl) -> Result<(), LayerFault> {
         let mut buffer = [0; 16 * 1024];
         loop {
-            // A hole can be long, and the blob's reader is not called for it, so a cancellation is checked here.
+            // Within a hole, which can be long, no other reader is called that checks for a cancellation.
             control.check().map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
             let read = match content.read(&mut buffer) {
                 Ok(0) => return Ok(()),
@@ -208,7 +208,8 @@ struct Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A decoder reads on while the blob expands to nothing, for example from a million empty gzip members.
+        // A decoder keeps calling this function while the content expands to nothing, for example in a million empty
+        // gzip members. Without this check, such a merge could not be cancelled.
         self.control.check()?;
         let read = self.blob.read(buffer)?;
         self.control.add_read(read);
@@ -269,7 +270,7 @@ mod tests {
         control.cancel();
         assert_eq!(decoded.read(&mut [0; 1]).unwrap_err().to_string(), "the merge was cancelled");
         drop(decoded);
-        // The decoder read one buffer before the cancellation, for the header.
+        // Before the cancellation, the decoder read one buffer to parse the header.
         assert_eq!(control.read_bytes(), STREAM_BUFFER_BYTES as u64);
         blob.finish().unwrap();
     }

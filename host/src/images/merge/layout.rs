@@ -43,7 +43,7 @@ pub(super) struct Layer {
 pub(super) struct Image {
     pub(super) manifest: Descriptor,
     pub(super) config: ImageConfiguration,
-    /// Lowest first.
+    /// Layers, lowest first.
     pub(super) layers: Vec<Layer>,
 }
 
@@ -185,7 +185,7 @@ impl PlatformSearch {
         Err(if found.is_empty() { LayoutFault::Empty } else { LayoutFault::Platform { found } })
     }
 
-    /// Adds the content of the index that the last [`SearchStep::Read`] named.
+    /// Adds the content of the index that the last [`SearchStep::Read`] requested.
     pub(crate) fn add(&mut self, content: &[u8]) -> Result<(), LayoutFault> {
         let index: ImageIndex = parse("an index of the image", content)?;
         let below = index.manifests().iter().rev().map(|descriptor| (descriptor.clone(), self.depth_left));

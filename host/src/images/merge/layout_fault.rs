@@ -21,7 +21,7 @@ pub enum LayoutFault {
     Archive { path: String, source: TarFault },
     #[error("{path} has too many files; at most {max} are allowed")]
     ArchiveMembers { path: String, max: usize },
-    #[error("the layout's version is {found:?}; 1.0.0 is supported")]
+    #[error("the layout's version is {found:?}; must be 1.x")]
     Version { found: String },
     #[error("{document} has {bytes} bytes; at most {DOCUMENT_BYTES_MAX} are allowed")]
     DocumentTooLarge { document: String, bytes: u64 },
@@ -29,26 +29,26 @@ pub enum LayoutFault {
     Document { document: String, source: serde_json::Error },
     #[error("{document} has the media type {found:?}; must be {expected}")]
     MediaType { document: String, found: String, expected: &'static str },
-    #[error("its indexes are nested more than {INDEX_DEPTH_MAX} deep")]
+    #[error("its indexes are nested more than {INDEX_DEPTH_MAX} levels deep")]
     TooDeep,
     #[error("more than {INDEXES_READ_MAX} indexes would have to be read to find the image")]
     TooManyIndexes,
-    #[error("tag {tag:?} not found in it; {}", list(tags))]
+    #[error("tag {tag:?} not found in the layout; {}", list(tags))]
     TagNotFound { tag: String, tags: Vec<String> },
-    #[error("it contains no image")]
+    #[error("its index contains no image")]
     Empty,
-    #[error("it has several images, none of them tagged latest: add :TAG; {}", list(tags))]
+    #[error("the layout has several images, and none is tagged latest; add :TAG to choose one; {}", list(tags))]
     Ambiguous { tags: Vec<String> },
     #[error("the image is for {}; must be for linux/amd64", found.join(", "))]
     Platform { found: Vec<String> },
     #[error("the image has {layers} layers; at most {LAYERS_MAX} are allowed")]
     TooManyLayers { layers: usize },
-    #[error("the manifest has {layers} layers and the configuration {diff_ids}")]
+    #[error("the manifest has {layers} layers and the configuration {diff_ids}; the numbers must be equal")]
     LayerCount { layers: usize, diff_ids: usize },
     #[error("failed to read {document}")]
     Blob { document: String, source: BlobFault },
 }
 
 fn list(tags: &[String]) -> String {
-    if tags.is_empty() { "its images have no tags".to_owned() } else { format!("its tags are: {}", tags.join(", ")) }
+    if tags.is_empty() { "its images have no tags".to_owned() } else { format!("existing tags: {}", tags.join(", ")) }
 }

@@ -68,8 +68,8 @@ impl SparseRecords {
         Ok(())
     }
 
-    /// Returns the map. Version 1 reads the map from the start of `content`. `stored` is the number of bytes in the
-    /// archive.
+    /// Returns the map, or `None` if the map is missing or invalid. In version 1, the map is read from the start of
+    /// `content`. `stored` is the number of content bytes in the archive.
     pub(super) fn map(&self, content: impl Read, stored: u64) -> io::Result<Option<SparseMap>> {
         let Some(bytes) = self.bytes else { return Ok(None) };
         SparseMap::of_records(self.major, &self.numbers, bytes, content, stored)
@@ -81,7 +81,7 @@ pub(super) fn parse(mut rest: &[u8]) -> Result<PaxRecords, PaxFault> {
     while !rest.is_empty() {
         let (key, value, after) = split_record(rest).ok_or(PaxFault::Record)?;
         rest = after;
-        // An empty value cancels a record of a global header, but global headers are ignored.
+        // An empty value cancels a record of a global header. Global headers are ignored, so the record has no effect.
         if value.is_empty() && !key.starts_with(XATTR_PREFIX) {
             continue;
         }

@@ -3,7 +3,7 @@
 //! Reads a tar archive as a stream of entries: ustar, GNU long names, pax.
 //!
 //! Only the header decoding of the crate `tar` is used. The crate's archive reader reads extension headers of any
-//! length into memory, and splits pax records at line breaks, which corrupts binary attributes. Where tar dialects
+//! length into memory, and splits pax records at line breaks, which corrupts binary attributes. Where tar formats
 //! differ, this module follows Go's archive/tar, which the image tools use.
 
 use std::io::{self, Read};
@@ -134,7 +134,7 @@ impl<R: Read> TarStream<R> {
                 let records = self.read_extension(bytes)?;
                 extensions.pax = pax::parse(&records).map_err(|source| TarFault::Pax { source })?;
             } else if kind.is_pax_global_extensions() {
-                // In practice global headers contain comments, and the image tools ignore them too.
+                // Global headers usually contain only comments. The image tools ignore global headers too.
                 self.read_extension(bytes)?;
             } else {
                 let entry = self.entry(&header, bytes, extensions)?;
@@ -208,8 +208,8 @@ impl<R: Read> TarStream<R> {
         })
     }
 
-    /// Prepares to read a file's content, of which the archive contains `stored` bytes. Returns the map of a sparse
-    /// file.
+    /// Prepares to read a file's content, of which the archive contains `stored` bytes. Returns the map if the file is
+    /// sparse.
     fn expect_file(
         &mut self,
         header: &Header,
@@ -306,7 +306,7 @@ pub(super) fn read_fault(source: io::Error) -> TarFault {
     if source.kind() == io::ErrorKind::UnexpectedEof { TarFault::Truncated } else { TarFault::Read { source } }
 }
 
-/// Returns false at the end of the stream; a partial block is an error.
+/// Reads a block. Returns false at the end of the stream; a partial block is an error.
 fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK_BYTES]) -> Result<bool, TarFault> {
     let mut filled = 0;
     while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {

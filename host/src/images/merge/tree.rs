@@ -7,7 +7,7 @@
 //! containerd:
 //!
 //! - an entry replaces an older entry of the same path, but a folder that replaces a folder keeps the children;
-//! - a whiteout removes entries of lower layers, never of its own layer, whatever the order of the layer's entries;
+//! - a whiteout removes entries of lower layers, never of its own layer, in any order of the layer's entries;
 //! - symbolic links among an entry's parents are followed inside the tree: with a link `lib -> usr/lib`, the entry
 //!   `lib/x` becomes `usr/lib/x`; if the target of a link is missing, its folders are created;
 //! - missing parents are created with mode 0755 and owner 0:0; a parent that is a file is replaced by a folder;
@@ -55,7 +55,7 @@ pub(super) enum Body {
 pub(super) struct Node {
     pub(super) meta: Meta,
     pub(super) body: Body,
-    /// The last layer that set this node or a node below it.
+    /// Number of the highest layer that set this node or a node below it.
     layer: usize,
 }
 
@@ -76,7 +76,7 @@ pub enum EntryFlaw {
     Target(NameFlaw),
     #[error("the target of its link is empty, too long, or contains a NUL")]
     SymlinkTarget,
-    #[error("it is a hard link to {target:?}, which was not found in this layer before it, nor in a layer below")]
+    #[error("it is a hard link to {target:?}, which was not found in lower layers or earlier in this layer")]
     LinkToNothing { target: String },
     #[error("it is a hard link to the folder {target:?}")]
     LinkToFolder { target: String },
@@ -85,15 +85,15 @@ pub enum EntryFlaw {
     /// Symbolic links form a cycle or a long chain.
     #[error("its path has more than {SYMLINKS_FOLLOWED_MAX} symbolic links")]
     TooManySymlinks,
-    #[error("it is too deep or too long once symbolic links are followed")]
+    #[error("its path is too deep or too long after symbolic links are followed")]
     TooDeep,
     #[error("{0}")]
     Xattr(XattrFlaw),
-    #[error("with it the image has more than {ENTRIES_MAX} entries")]
+    #[error("the image's layers have more than {ENTRIES_MAX} entries")]
     TooManyEntries,
-    #[error("with it the image has more than {METADATA_BYTES_MAX} bytes of names and attributes")]
+    #[error("the image's layers have more than {METADATA_BYTES_MAX} bytes of names and attributes")]
     TooMuchMetadata,
-    #[error("with it the layers take more than {TREE_STEPS_MAX} steps to merge")]
+    #[error("the image's layers take more than {TREE_STEPS_MAX} steps to merge")]
     TooManySteps,
 }
 
@@ -313,13 +313,13 @@ impl Node {
         match &mut self.body {
             Body::Folder(children) => children,
             Body::File(_) | Body::Symlink(_) | Body::CharDevice(..) | Body::BlockDevice(..) | Body::Fifo => {
-                unreachable!("it was made a folder above")
+                unreachable!("the node was replaced by a folder above")
             }
         }
     }
 }
 
-/// Adds or replaces a child. A folder that replaces a folder keeps the children.
+/// Adds or replaces a child. A folder that replaces a folder takes over the old folder's children.
 fn put(children: &mut Children, name: &str, mut node: Node) {
     if let Some(old) = children.get_mut(name)
         && let (Body::Folder(old), Body::Folder(new)) = (&mut old.body, &mut node.body)
@@ -350,7 +350,7 @@ fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<()
 mod tests {
     use super::*;
 
-    /// Slashes in a link's target are not names, but the merge has to read them too.
+    /// Slashes in a link's target are not names, but reading them takes time too.
     #[test]
     fn long_link_targets_count_as_steps() {
         let mut tree = Tree::new();

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_acls_and_overlayfs_marks() {
+    fn drops_acls_and_overlayfs_attributes() {
         check("security.capability", 20, &Ok(1));
         check("user.note", 3, &Ok(1));
         check("trusted.note", 3, &Ok(1));

@@ -201,7 +201,7 @@ impl Session<'_> {
             read_bounded(response, ERROR_BYTES_MAX).await.unwrap_or_default()
         } else {
             // Errors never quote the response of a host that a registry redirected us to.
-            format!("by {}, after a redirect", response.url().host_str().unwrap_or_default()).into_bytes()
+            format!("sent by {} after a redirect", response.url().host_str().unwrap_or_default()).into_bytes()
         };
         Err(RegistryFault::bad_status(registry, status, &message))
     }

@@ -23,8 +23,8 @@ impl Credential {
     /// Describes the credentials for error messages.
     pub(super) fn describe(&self) -> &'static str {
         match self {
-            Self::None => "no credentials for it were found",
-            Self::Password { .. } | Self::IdentityToken(_) => "the credentials that were found for it were rejected",
+            Self::None => "no credentials for the registry were found",
+            Self::Password { .. } | Self::IdentityToken(_) => "the credentials found for the registry were rejected",
         }
     }
 }

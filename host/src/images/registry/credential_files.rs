@@ -67,7 +67,7 @@ async fn in_file(file: &Path, registry: &str) -> Option<Credential> {
 }
 
 /// Uses the server's helper, or else the server's entry, or else the default helper. The crate `docker_credential` gets
-/// only the entries, because it would wait for a helper without a timeout.
+/// only the entries, because it would call a helper without a timeout.
 async fn in_config(content: &[u8], server: &str) -> Result<Credential, String> {
     let unreadable = |_fault| CredentialRetrievalError::ConfigReadError.to_string();
     let mut config: Map<String, Value> = serde_json::from_slice(content).map_err(unreadable)?;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Calls credential helper programs with docker's protocol. Dropping the caller's future kills the helper, because a
-//! helper may wait for a person without a timeout.
+//! helper may wait indefinitely for a person's input.
 
 use std::{io, process::Stdio};
 
@@ -34,7 +34,7 @@ pub(super) async fn ask(mut helper: Command, server: &str) -> io::Result<Credent
         stdout.take(RESPONSE_BYTES_MAX).read_to_end(&mut content).await?;
     }
     if !child.wait().await?.success() {
-        return Err(io::Error::other("no credentials, or it failed"));
+        return Err(io::Error::other("the helper failed, or it has no credentials for the server"));
     }
     let response = serde_json::from_slice(&content);
     let Response { username, secret } = response.map_err(|_| io::Error::other("invalid response"))?;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failing_or_endless_helper_is_an_error_that_hides_its_output() {
+    async fn errors_of_failing_or_endless_helpers_hide_their_output() {
         for script in
             ["echo wax; exit 1", r#"echo '{"Username":"u","Secret":7,"wax":1}'"#, "exec yes wax", "echo '\"wax\"'"]
         {

@@ -13,7 +13,7 @@ use reqwest::{
 use super::{RegistryFault, Session};
 use crate::images::merge::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
 
-/// A long timeout for a document of some KiB.
+/// Timeout of a request for a small response: a manifest, a token or a challenge.
 pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A manifest or an index.
@@ -57,7 +57,7 @@ pub(super) async fn read_bounded(mut response: Response, bytes_max: u64) -> Resu
 }
 
 impl Session<'_> {
-    /// Fetches the manifest or index that the image's tag or digest names.
+    /// Fetches the image's manifest or index, by digest if the reference has one, otherwise by tag.
     pub(crate) async fn top(&self) -> Result<Document, RegistryFault> {
         let reference = &self.target.reference;
         match reference.digest() {

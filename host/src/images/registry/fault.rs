@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Errors of registries, with advice.
+//! Errors of pulling from a registry, with advice.
 
 use std::{error::Error, io, time::Duration};
 
@@ -21,15 +21,16 @@ pub enum RegistryFault {
     #[error("invalid registry {registry:?}; must be HOST or HOST:PORT")]
     Address { registry: String },
     #[error(
-        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY where a proxy is \
-         needed, or copy the image to a folder where the registry can be reached (skopeo copy docker://IMAGE \
-         oci:DIR:latest) and name it as oci:DIR"
+        "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY if a proxy is needed, \
+         or copy the image into a folder on a machine that can reach the registry (skopeo copy docker://IMAGE \
+         oci:DIR:latest), move the folder here, and use oci:DIR as the image"
     )]
     Unreachable { registry: String, source: reqwest::Error },
     #[error(
-        "the certificate of the registry {registry} is not trusted; if an authority of your own has issued it, add \
-         that authority to the system's certificates (in Debian: /usr/local/share/ca-certificates, \
-         update-ca-certificates), or name a file with all certificates to trust in SSL_CERT_FILE"
+        "the certificate of the registry {registry} is not trusted; if your own authority issued it, add the \
+         authority's certificate to the system's certificates (in Debian: copy it to \
+         /usr/local/share/ca-certificates and run update-ca-certificates), or set SSL_CERT_FILE to a file with all \
+         trusted certificates"
     )]
     Untrusted { registry: String, source: reqwest::Error },
     #[error(
@@ -40,13 +41,13 @@ pub enum RegistryFault {
     #[error("the registry has no image {image}; check its name and tag")]
     NotFound { image: String },
     #[error(
-        "{registry} uses the token service {realm:?}, which is on another site or not encrypted; the credentials were \
-         not sent there"
+        "{registry} uses the token service {realm:?}, which is on another site or not encrypted; no credentials were \
+         sent there"
     )]
     Realm { registry: String, realm: String },
     #[error("the token service of {registry} returned no valid token")]
     NoToken { registry: String },
-    #[error("{registry} responded {status} to a request for {what}")]
+    #[error("{registry} responded with {status} to a request for {what}")]
     Status { registry: String, what: &'static str, status: StatusCode },
     #[error("failed to parse the manifest of {image}")]
     NoImage { image: String, source: Box<dyn Error + Send + Sync> },

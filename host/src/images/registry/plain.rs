@@ -44,8 +44,8 @@ impl PlainHosts {
 
     /// Returns whether `first` may redirect to `next`. A redirect to plain HTTP is allowed only if both hosts may be
     /// reached without TLS. A redirect to a loopback or link-local address is allowed only from the same host, or
-    /// between loopback hosts; cloud metadata has a link-local address. Names are not resolved here: the TLS
-    /// certificate check rejects a name that resolves to such an address.
+    /// between loopback hosts. Cloud metadata services, for example, have link-local addresses. Names are not resolved
+    /// here, because the TLS certificate check rejects a name that resolves to such an address.
     pub(super) fn allows_redirect(&self, first: &Url, next: &Url) -> bool {
         let (Some(from), Some(to)) = (first.host_str(), next.host_str()) else { return false };
         let plain = next.scheme() == "http" && self.allows_url(first) && self.allows_url(next);
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_and_named_registries_may_be_plain() {
+    fn plain_http_is_allowed_only_for_this_machine_and_named_registries() {
         let hosts: PlainHosts = "registry.lan, Other.lan:5000".parse().unwrap();
         for registry in ["localhost", "localhost:5000", "127.0.0.1:1", "[::1]:5000", "registry.lan", "registry.lan:80"]
         {

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Requests tokens from a registry's token service, as described in the documentation of distribution ("Token
-//! Authentication", "OAuth2").
+//! Requests tokens from a registry's token service, as described in the documentation of the registry software
+//! "distribution" ("Token Authentication", "OAuth2").
 //!
-//! The registry names the URL of the token service, the realm. Plain HTTP to the realm is allowed only if the registry
-//! and the realm may both be reached without TLS. With credentials, the realm must be on the registry's own site.
+//! The registry's challenge contains the URL of the token service, which is called the realm. Plain HTTP to the realm
+//! is allowed only if the registry and the realm may both be reached without TLS. With credentials, the realm must be
+//! on the registry's site.
 
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -74,8 +75,8 @@ fn same_site(one: &Url, other: &Url) -> bool {
     one == other || site(one).is_some_and(|one| Some(one) == site(other))
 }
 
-/// Returns the token in a response of the token service. Returns `None` if the token is missing or invalid in an HTTP
-/// header.
+/// Returns the token in a response of the token service. Returns `None` if the token is missing, or contains characters
+/// that are not allowed in an HTTP header.
 fn parse(content: &[u8]) -> Option<SecretString> {
     #[derive(serde::Deserialize)]
     struct Response {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn password_goes_only_encrypted_to_the_own_site() {
+    fn password_is_sent_only_encrypted_and_to_the_registrys_site() {
         let password = || Credential::Password { user: "u".into(), password: "p".into() };
         for (registry, realm, allowed) in [
             ("index.docker.io", "https://auth.docker.io/token", true),
@@ -126,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn any_encrypted_realm_is_asked_without_a_password() {
+    fn any_encrypted_realm_is_allowed_without_credentials() {
         assert!(check("ghcr.io", Credential::None, "https://tokens.example/"));
         assert!(!check("ghcr.io", Credential::None, "http://tokens.example/"));
     }
 
     #[test]
-    fn rejects_tokens_that_no_header_can_hold() {
+    fn rejects_tokens_that_are_missing_or_invalid_in_headers() {
         let parse = |content| parse(content).map(|token| token.expose_secret().to_owned());
         assert_eq!(parse(br#"{"token":"a.b","access_token":"c"}"#).as_deref(), Some("a.b"));
         assert_eq!(parse(br#"{"token":"","access_token":"c"}"#).as_deref(), Some("c"));
