@@ -7,9 +7,9 @@
 //!                                                                       or ─▶ qemu-system-x86_64, vhost-device-vsock
 //! ```
 //!
-//! `owner` manages the life of a machine, `runner` its processes, `run_dirs` its files. The guest reaches the host only
-//! through the agent's link, the egress link and its console. The last lines of the console are buffered, and logged if
-//! the machine fails.
+//! `owner` manages a machine from start to end, `runner` its processes, and `run_dirs` its files. The guest reaches the
+//! host only through the agent's link, the egress link and the console. The last lines of the console are buffered, and
+//! logged if the machine fails.
 
 pub mod agent_binary;
 mod backend;
@@ -79,7 +79,7 @@ pub use self::{
     programs::MissingProgram,
     runner::run_if_runner,
     settings::VmSettings,
-    survey::{Look, Needs, Survey},
+    survey::{CheckOutcome, Needs, Survey},
 };
 use crate::{
     domain::{
@@ -93,20 +93,20 @@ use crate::{
 
 /// Capacity of the channel from an owner. During a start, the owner sends at most two stages and the outcome.
 const PROGRESS_MAX: usize = 4;
-/// Number of characters of the environment's id in the host name: enough to distinguish machines in a prompt.
+/// Number of characters of the environment's id in the guest's host name. Eight distinguish machines in a shell prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
-/// Why no machines can be started on this host.
+/// The reason why this host cannot start machines.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenFault {
-    #[error("this build contains no guest agent; build one that does with `./taskw build`")]
+    #[error("this build contains no guest agent; `./taskw build` builds waggle with an agent")]
     NoAgent,
     /// The configured back end cannot run machines on this host.
     #[error("failed to choose a back end for machines")]
     Backend { source: Box<dyn Error + Send + Sync> },
     #[error("failed to find the programs of the back end {backend}")]
     Program {
-        /// The back end, and why it was chosen.
+        /// The back end and the reason for its choice.
         backend: String,
         source: MissingProgram,
     },
@@ -162,7 +162,7 @@ impl BackendParts {
 }
 
 impl Vms {
-    /// Chooses the back end, finds its programs and kernel, and removes run folders that dead servers left.
+    /// Chooses the back end, finds its programs and kernel, and removes the run folders of dead servers.
     ///
     /// # Errors
     /// [`OpenFault`]; its text says how to install a missing part.
@@ -182,14 +182,14 @@ impl Vms {
             Err(fault) => {
                 tracing::warn!(
                     error = &fault as &dyn Error,
-                    "failed to check whether machines can have namespaces; if they cannot, they will fail to start"
+                    "failed to check whether machines can have namespaces; if they cannot, no machine starts"
                 );
                 Namespaces::Own
             }
             Ok(Some(reason)) => {
                 tracing::warn!(
                     reason,
-                    "machines share the server's namespaces and see its files; their other restrictions apply"
+                    "machines share the server's namespaces and can see its files; all other restrictions apply"
                 );
                 Namespaces::Shared
             }

@@ -52,8 +52,8 @@ use crate::{
 /// Timeout of the handshake with a guest.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
-/// Limit of flows per machine whose socket buffers the kernel may enlarge, to some megabytes for a fast, distant peer.
-/// The connections of further flows have small buffers.
+/// Maximum number of flows per machine with large socket buffers. The kernel enlarges a large buffer to some megabytes
+/// if the peer is fast and distant. The connections of further flows have small buffers.
 const LARGE_BUFFER_FLOWS_MAX: usize = 8;
 
 /// Limits of concurrent lookups. A lookup occupies a thread, for half a minute if the name server does not respond. A
@@ -97,7 +97,7 @@ fn has_ipv6_route() -> bool {
     UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(IPV6_PROBE)).is_ok()
 }
 
-/// Permits for lookups: of one machine, or of all machines together.
+/// Permits for the lookups of one machine, or of all machines together.
 #[derive(Debug)]
 struct Lookups {
     first: Arc<Semaphore>,
@@ -142,30 +142,23 @@ impl Guest {
 /// The reason why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
-    /// The listener failed.
     #[error("failed to accept the guest's connection")]
     Accept { source: io::Error },
-    /// The handshake of host and guest failed.
     #[error("failed to greet the guest")]
     Greet { source: GreetFault },
-    /// The handshake timed out.
     #[error("the guest did not greet within {} s", within.as_secs())]
     Silent { within: Duration },
-    /// The link ended.
     #[error("the link ended")]
     Link { source: LinkFault },
-    /// The guest broke a rule of a flow.
     #[error("the guest broke the rules of a flow")]
     Flow { source: FlowBreach },
-    /// The guest sent an invalid request.
     #[error("the guest sent an invalid request")]
     Request { source: Box<dyn Error + Send + Sync> },
-    /// A flow's task panicked.
     #[error("the task of a flow panicked")]
     Task { source: JoinError },
 }
 
-/// Serves a link until it ends; its flows end with it. Dropping the future ends the link.
+/// Serves a link until the link ends. The link's flows end with the link. Dropping the future ends the link.
 pub async fn serve<S>(mut stream: S, guest: Arc<Guest>) -> ServeFault
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -200,7 +193,7 @@ fn to_host_address(address: IpAddr) -> IpAddr {
     if address == HOST_ADDRESS { Ipv4Addr::LOCALHOST.into() } else { address }
 }
 
-/// Translates an address for guests: they reach the host's loopback address at [`HOST_ADDRESS`].
+/// Translates an address for a guest: the guest reaches the host's loopback address at [`HOST_ADDRESS`].
 fn to_guest_address(address: IpAddr) -> IpAddr {
     if address == Ipv4Addr::LOCALHOST { HOST_ADDRESS.into() } else { address }
 }

@@ -41,7 +41,7 @@ use waggle::{
     network::Gateway,
 };
 
-/// Boot timeout of the machines. Only the test of the timeout reaches it.
+/// Boot timeout of machines whose start must end before the timeout.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn cancelled_start_leaves_nothing() {
     let report = |stage| stage_sender.try_send(stage).unwrap();
     let mut start = host.vms.start(&spec, &report, Box::pin(std::future::pending()));
     tokio::select! {
-        _ = &mut start => panic!("the guest never connects"),
+        _ = &mut start => panic!("the start ended before its cancellation"),
         () = async { while stages.recv().await != Some(Stage::Boot) {} } => {}
     }
     drop(start);
@@ -175,7 +175,7 @@ impl TestHost {
 
     async fn fails(&self, boot_timeout: Duration) -> StartFault {
         match self.vms.start(&self.spec(boot_timeout), &|_| {}, Box::pin(std::future::pending())).await {
-            Ok(_) => panic!("the guest never connects"),
+            Ok(_) => panic!("the machine started although its guest has no agent"),
             Err(fault) => fault,
         }
     }

@@ -20,15 +20,15 @@ use crate::causes::chain;
 /// The back end that the operator configured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum WantedBackend {
-    /// The best that works
+    /// The best back end that works on this host
     Auto,
-    /// QEMU, with KVM where that works
+    /// QEMU, with KVM if KVM works
     Qemu,
-    /// libkrun or nothing
+    /// libkrun, or an error if libkrun does not work
     Krun,
 }
 
-/// Why the configured back end is not available.
+/// The reason why the configured back end is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendFault {
     /// libkrun was configured, but KVM does not work.
@@ -81,7 +81,7 @@ impl Backend {
         let emulation = || Self { chosen: Chosen::Qemu(Accelerator::Emulation { tsc_khz }), why: kvm.to_string() };
         let with_kvm = |why: String| Self { chosen: Chosen::Qemu(Accelerator::Kvm), why };
         let krun = |firmware: Firmware| {
-            let why = format!("{kvm}; the kernel of its guests is in {}", firmware.path.display());
+            let why = format!("{kvm}; the guests' kernel is in {}", firmware.path.display());
             Self { chosen: Chosen::Krun(firmware), why }
         };
         Ok(match (wanted, kvm, firmware) {
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn auto_chooses_the_best_working_back_end() {
         let works = |has_firmware| chosen(WantedBackend::Auto, &Kvm::Usable, has_firmware);
-        assert_eq!(works(true), "libkrun (KVM works; the kernel of its guests is in /lib/libkrunfw.so.5)");
+        assert_eq!(works(true), "libkrun (KVM works; the guests' kernel is in /lib/libkrunfw.so.5)");
         assert!(works(false).starts_with("qemu with KVM (no libkrun: libkrunfw.so.5 not found"), "{}", works(false));
         let broken = Kvm::Unusable("sse2".into());
         let emulation = "qemu, software emulation (KVM unusable: sse2)";

@@ -32,7 +32,7 @@ pub(super) use self::{
 };
 use super::sys;
 
-/// Limit of open files per program; a machine needs about 60.
+/// Maximum number of open files per program. A machine needs about 60.
 const OPEN_FILES_MAX: u64 = 1024;
 /// Highest possible number of a capability: the kernel's masks have 64 bits.
 const CAPABILITY_MAX: u32 = 63;
@@ -62,8 +62,8 @@ pub(super) fn enter_user_namespace() -> io::Result<()> {
 }
 
 impl Namespaces {
-    /// Flags that create a child in its own pid namespace, if machines have namespaces. There the child sees only its
-    /// descendants, and the kernel kills all of them when the child ends.
+    /// Flags that create a child in its own pid namespace, if machines have namespaces. In its namespace, the child
+    /// sees only its descendants, and the kernel kills all descendants when the child ends.
     pub(super) fn clone_flags(self) -> CloneFlags {
         match self {
             Self::Own => CloneFlags::CLONE_NEWPID,
@@ -95,18 +95,18 @@ impl Confinement {
                 | CloneFlags::CLONE_NEWUTS
                 | CloneFlags::CLONE_NEWCGROUP;
             unshare(flags).map_err(|errno| step("create namespaces")(errno.into()))?;
-            self.files.enter_root().map_err(step("enter its root"))?;
+            self.files.enter_root().map_err(step("enter the confined root"))?;
         }
-        set_no_new_privs(true).map_err(|errno| step("rule out new privileges")(errno.into()))?;
+        set_no_new_privs(true).map_err(|errno| step("set no_new_privs")(errno.into()))?;
         drop_capabilities().map_err(step("drop capabilities"))?;
-        limit().map_err(step("set limits"))?;
+        limit().map_err(step("set resource limits"))?;
         self.calls.install(self.namespaces).map_err(step("install the system call filter"))
     }
 }
 
 fn drop_capabilities() -> io::Result<()> {
     for number in 0..=CAPABILITY_MAX {
-        // Has no effect if the kernel does not know the capability, or if the process may not drop capabilities.
+        // Has no effect if the kernel does not know the capability, or if the process lacks the right to drop it.
         sys::drop_from_bounding_set(number);
     }
     sys::drop_all_capabilities()

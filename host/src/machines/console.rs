@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 
 use crate::printable;
 
-/// Limit of buffered bytes. A kernel panic with its call trace has about 6 KiB.
+/// Maximum number of buffered bytes. A kernel panic with its call trace has about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
-/// Limit of logged lines, about one screen.
+/// Maximum number of logged lines: about one screen.
 const LOGGED_LINES_MAX: usize = 25;
-/// Limit of lines returned to a caller. A full buffer has about this number of lines.
+/// Maximum number of lines returned to a caller. A full buffer contains about this many lines.
 const SHOWN_LINES_MAX: usize = 200;
-/// Limit of a line in characters; the kernel's lines are shorter.
+/// Maximum length of a line in characters. The kernel's lines are shorter.
 const SHOWN_LINE_CHARS_MAX: usize = 200;
 /// The beginning of Linux's panic message.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
@@ -40,7 +40,7 @@ impl ConsoleTail {
         self.kept.extend(bytes);
     }
 
-    /// Whether the kernel printed a panic. A hostile guest can fake a panic, but that ends only its own machine.
+    /// Whether the kernel printed a panic. A hostile guest can fake a panic, which ends only its own machine.
     pub(super) fn panicked(&self) -> bool {
         self.panicked
     }
@@ -64,8 +64,8 @@ impl ConsoleTail {
         lines
     }
 
-    // The first letter of `PANIC` occurs only once in `PANIC`, so after a mismatch only this byte can start a new
-    // match.
+    // The first letter of `PANIC` occurs only once in `PANIC`, so after a mismatch only the mismatched byte can start
+    // a new match.
     fn watch_for_panic(&mut self, byte: u8) {
         let expected = PANIC.get(self.panic_matched).copied();
         self.panic_matched = match expected {

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Writes cpio archives in the newc format, the only one that the kernel accepts as an initramfs.
+//! Writes cpio archives in the newc format, which the kernel accepts as an initramfs.
 //!
-//! Source: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to root and
-//! has one link and no modification time, so equal content yields equal bytes. Archives can be concatenated; the kernel
-//! reads all of them.
+//! Specification: `Documentation/driver-api/early-userspace/buffer-format.rst` in the kernel. Every entry belongs to
+//! root and has one link and no modification time, so equal content yields equal bytes. Archives can be concatenated;
+//! the kernel reads all of them.
 
 use std::fmt::Write;
 

@@ -42,8 +42,8 @@ const MKFS_PROGRAMS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkf
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum";
 
-/// With these options, `mkfs.ext4` zeroes the inode tables itself, which creates holes. Otherwise the guest's kernel
-/// would zero the tables in the background after the first mount, and fill the sparse file.
+/// With these options, `mkfs.ext4` initializes the inode tables, and the zeroed tables stay holes in the file. Without
+/// them, the guest's kernel would zero the tables in the background after the first mount, and fill the sparse file.
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=0,nodiscard,root_owner=0:0";
 
 /// The folder of templates. The version in its name must change whenever the options above change.
@@ -59,8 +59,8 @@ pub enum DiskFault {
         source: DraftFault,
     },
     #[error(
-        "mkfs.ext4 not found, which creates the machines' disks; install the package e2fsprogs (apt-get install, dnf \
-         install or pacman -S)"
+        "mkfs.ext4, which creates the machines' disks, was not found; install the package e2fsprogs (with apt-get \
+         install, dnf install or pacman -S)"
     )]
     MkfsMissing,
     #[error("failed to run {program}")]
@@ -72,9 +72,9 @@ pub enum DiskFault {
         /// The error output of `mkfs.ext4`, shortened and joined to one line.
         message: String,
     },
-    #[error("mkfs.ext4 timed out creating a file system of {size_mib} MiB after {} s", MKFS_TIMEOUT.as_secs())]
+    #[error("mkfs.ext4 did not finish within {} s", MKFS_TIMEOUT.as_secs())]
     MkfsTimeout { size_mib: u32 },
-    #[error("failed to copy the disk template to {path}")]
+    #[error("failed to write the disk {path}")]
     Copy { path: String, source: io::Error },
     /// The task panicked, or the server is shutting down.
     #[error("the task that creates the disk {path} ended without a result")]
@@ -102,8 +102,8 @@ impl Disks {
     /// belongs to root and has mode 0755.
     ///
     /// # Errors
-    /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. After an error, a new file at
-    /// `path` is removed.
+    /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. If the copy fails, the new
+    /// file at `path` is removed.
     pub async fn scratch(&self, path: &Path, size_mib: u32) -> Result<(), DiskFault> {
         let template = self.template(size_mib).await?;
         let copied = spawn_blocking({
@@ -180,7 +180,7 @@ async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault
     Err(DiskFault::MkfsMissing)
 }
 
-/// Limit of the output of `mkfs.ext4` that an error quotes, in characters.
+/// Maximum length of the output of `mkfs.ext4` in an error, in characters.
 const MESSAGE_CHARS_MAX: usize = 400;
 
 fn one_line(output: &[u8]) -> String {
@@ -199,7 +199,7 @@ fn copy(template: &Path, path: &Path) -> io::Result<()> {
     copied
 }
 
-/// Copies the data and leaves the holes.
+/// Copies only the data, so holes stay holes.
 fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let bytes = i64::try_from(from.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     to.set_len(bytes.unsigned_abs())?;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scratch_disk_is_sparse_and_clean_without_journal() {
+    async fn scratch_disk_is_sparse_passes_fsck_and_has_no_journal() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::open(folder.path()).unwrap();
         let path = folder.path().join("disk");

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Accepts and serves a machine's egress link for as long as the machine lives.
+//! Accepts and serves a machine's egress link until the machine ends.
 //!
 //! A machine that loses the link may connect again.
 
@@ -14,7 +14,7 @@ use crate::network::{self, Guest, ServeFault};
 /// Delay before the next link is accepted, so a misbehaving guest cannot keep the host busy with new links.
 const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
-/// Limit of log lines about lost links per machine.
+/// Maximum number of log lines about lost links, per machine.
 const LOST_LOGGED_MAX: u32 = 10;
 
 /// A machine's egress link. Dropping it closes all connections.

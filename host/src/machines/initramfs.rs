@@ -12,7 +12,7 @@ use super::{
     modules::Module,
 };
 
-/// Mount points that the agent needs. The kernel creates `/dev/console` itself.
+/// Folders that the agent needs, mostly mount points. The kernel creates `/dev/console` itself.
 const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "image", "scratch", "modules"];
 
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The folder that contains the guests' kernel: `vmlinuz`, `modules/` (as `/lib/modules/<version>`), `version`.
+//! The folder that contains the guests' kernel: `vmlinuz`, `version`, and `modules/`, which has the layout of
+//! `/lib/modules/<version>`.
 
 use std::{
     fs::File,
@@ -26,8 +27,9 @@ pub(super) struct Kernel {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelFault {
     #[error(
-        "failed to read the guests' kernel {}; `./taskw kernel` fetches one into target/kernel, \
-         `/usr/lib/waggle/fetch-kernel FOLDER` of the Debian package into a folder, and WAGGLE_KERNEL names the folder",
+        "failed to read the guests' kernel {}; fetch a kernel with `./taskw kernel` (into target/kernel) or, \
+         if waggle's Debian package is installed, with `/usr/lib/waggle/fetch-kernel FOLDER`, and set WAGGLE_KERNEL \
+         to its folder",
         path.display()
     )]
     Read { path: PathBuf, source: io::Error },
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_no_kernel_is_refused_by_name() {
+    fn error_names_a_file_that_is_not_a_kernel() {
         let folder = tempfile::tempdir().unwrap();
         for content in [&b"#!/bin/sh\n"[..], &[0; 4096]] {
             fs::write(folder.path().join("vmlinuz"), content).unwrap();
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_kernel_says_how_to_get_one() {
+    fn error_for_a_missing_kernel_says_how_to_get_one() {
         let folder = tempfile::tempdir().unwrap();
         let fault = Kernel::open(folder.path()).unwrap_err();
         assert!(fault.to_string().contains("./taskw kernel"), "{fault}");
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bzimage_without_modules_names_their_list() {
+    fn error_for_a_kernel_without_modules_names_the_missing_list() {
         let folder = tempfile::tempdir().unwrap();
         let mut image = vec![0; 4096];
         image[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(MAGIC);

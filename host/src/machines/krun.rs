@@ -50,11 +50,11 @@ const REPORTED: i32 = 120;
 const START_FAILED: i32 = 121;
 /// libkrun's own exit code after an error of KVM.
 const KVM_FAILED: i32 = 1;
-/// Limit of virtual CPUs in libkrunfw's kernel.
+/// Maximum number of virtual CPUs that libkrunfw's kernel supports.
 pub(super) const CPUS_MAX: u32 = 16;
 /// Path of the guest's first process. libkrun passes this path on the kernel's command line.
 const INIT: &str = "/init.krun";
-/// Mount points that the agent needs. The guest cannot create files or folders in this root.
+/// Folders of the initial root: mount points, and the folder of the boot configuration. The guest cannot create others.
 const FOLDERS: [&str; 9] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/image", "/scratch", "/waggle"];
 const FOLDER_MODE: u32 = 0o755;
 const AGENT_MODE: u32 = 0o755;
@@ -80,7 +80,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// Turns this process into the machine whose run folder is the working folder. Returns the exit code if this fails.
+/// Turns this process into the machine whose run folder is the working folder. Returns an exit code if that fails.
 ///
 /// An error before the guest runs is written to `report_writer` as a [`Report`]. `report_writer` is closed before the
 /// guest starts.

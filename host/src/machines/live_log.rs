@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::console;
 
-/// Limit of logged lines per machine and interval. A person could not read more lines.
+/// Maximum number of logged lines per machine and interval. A person could not read more lines.
 const LINES_MAX: u32 = 50;
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Limit of a line's buffer in bytes.
+/// Maximum number of buffered bytes per line. The rest of a longer line is dropped.
 const LINE_BYTES_MAX: usize = 1024;
 
 /// Splits output into lines and logs them.
@@ -23,7 +23,7 @@ pub(super) struct LiveLog {
 }
 
 impl LiveLog {
-    /// Appends output, and logs each complete line.
+    /// Appends output, and logs complete lines within the limits.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {

@@ -15,7 +15,7 @@ use crate::{
     printable,
 };
 
-/// Limit of the reason for a machine's end, in bytes.
+/// Maximum length of the reason for a machine's end, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 
 /// One machine. Dropping it stops the machine.

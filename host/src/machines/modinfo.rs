@@ -15,16 +15,16 @@ const NAMES_INDEX_AT: usize = 0x3e;
 const CONTENT_AT: usize = 0x18;
 const CONTENT_SIZE_AT: usize = 0x20;
 
-/// The modules that must be loaded before one module.
+/// The dependencies of one module.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Needs {
     /// Modules whose symbols the module uses.
     pub(super) depends: Vec<String>,
-    /// Modules that should be loaded before the module if they exist. They may be built in, or be mere aliases.
+    /// Modules that should be loaded before the module if they exist. They may be built in, or be only aliases.
     pub(super) soft: Vec<String>,
 }
 
-/// Reads the needs from a module file's content. Returns `None` if the content is not a module.
+/// Reads the dependencies from a module file's content. Returns `None` if the content is not a module.
 pub(super) fn needs(module: &[u8]) -> Option<Needs> {
     let mut needs = Needs::default();
     for entry in section(module, b".modinfo")?.split(|byte| *byte == 0) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_has_no_needs() {
+    fn returns_none_if_the_content_is_not_a_module() {
         assert_eq!(needs(b""), None);
         assert_eq!(needs(b"\xfd7zXZ\0\0\0\0\0"), None);
         assert_eq!(needs(&module(b"depends=a\0")[..0x80]), None);
@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_files_do_not_end_the_process(at in 0_usize..0x90, byte: u8) {
+        fn damaged_module_does_not_cause_a_panic(at in 0_usize..0x90, byte: u8) {
             let mut file = module(b"depends=a\0");
             file[at] = byte;
             let _ = needs(&file);

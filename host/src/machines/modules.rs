@@ -14,7 +14,8 @@ use super::modinfo::{self, plain};
 const WANTED: [&str; 6] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "erofs", "virtio_rng"];
 /// Size limit of a module file. The largest of the wanted modules is under 1 MiB.
 const MODULE_BYTES_MAX: u64 = 16 << 20;
-/// Limit of modules, dependencies included. About a dozen are needed, so a folder that exceeds the limit is damaged.
+/// Maximum number of modules, dependencies included. A guest needs about a dozen. A folder that exceeds the
+/// limit is damaged.
 const MODULES_MAX: usize = 64;
 
 /// One module to load.
@@ -28,20 +29,18 @@ pub(super) struct Module {
 /// The reason why the guest's modules could not be collected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModuleFault {
-    /// The list of a folder's modules cannot be read.
+    /// A list of modules or a module file cannot be read.
     #[error("failed to read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// The module is neither a file nor built into the kernel.
+    /// The module is neither in `modules.order` nor in `modules.builtin`.
     #[error("the kernel in {} has no module {name}", folder.display())]
     Missing { name: String, folder: PathBuf },
     /// The module is compressed or damaged.
-    #[error("{} is not an uncompressed kernel module; unpack compressed ones (.ko.xz, .ko.zst) first", path.display())]
+    #[error("{} must be an uncompressed kernel module; unpack .ko.xz and .ko.zst files first", path.display())]
     NotPlain { path: PathBuf },
-    /// The file is larger than any wanted module.
-    #[error("{} is larger than {MODULE_BYTES_MAX} bytes", path.display())]
+    #[error("{} is too large for a kernel module; must have at most {MODULE_BYTES_MAX} bytes", path.display())]
     TooLarge { path: PathBuf },
-    /// More modules are needed than the limit allows.
-    #[error("the modules in {} need more than {MODULES_MAX} others", folder.display())]
+    #[error("the guest needs more than {MODULES_MAX} modules from {}; the folder may be damaged", folder.display())]
     TooMany { folder: PathBuf },
 }
 
@@ -134,7 +133,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ModuleFault> {
 mod tests {
     use super::{super::modinfo::module, *};
 
-    /// Creates a folder with these modules, each with its `.modinfo`, and lists the built-in modules.
+    /// Creates a kernel's folder. `modules` are the names and the `.modinfo` contents of the module files.
     fn folder(modules: &[(&str, &str)], built_in: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let list =
@@ -194,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_module_is_named() {
+    fn error_names_the_missing_module() {
         let fault = load_order(folder(&REST, &[]).path()).unwrap_err();
         assert!(matches!(&fault, ModuleFault::Missing { name, .. } if name == "vmw_vsock_virtio_transport"), "{fault}");
     }
 
     #[test]
-    fn a_compressed_module_is_refused() {
+    fn rejects_compressed_modules() {
         let folder = folder(&REST, &[]);
         fs::rename(folder.path().join("kernel/virtio_mmio.ko"), folder.path().join("kernel/virtio_mmio.ko.xz"))
             .unwrap();

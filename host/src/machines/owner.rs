@@ -105,8 +105,8 @@ enum FileFault {
 pub(super) struct LaunchPlan {
     /// The path of this binary.
     pub(super) runner: OsString,
-    /// The runner's orders. This task creates the scratch disk and the other files that the orders name in the run
-    /// folder.
+    /// The runner's orders. The owner creates the files of the run folder to which the orders refer, such as the
+    /// scratch disk.
     pub(super) orders: Orders,
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
@@ -127,7 +127,7 @@ pub(super) struct LaunchPlan {
 pub(super) enum InitialRoot {
     /// An initramfs file. It starts with the archive that all machines share.
     Initramfs { file: &'static str, shared: Arc<SharedRoot> },
-    /// This task writes only the boot configuration to a file. The runner creates the rest of the root in memory.
+    /// The owner writes only the boot configuration to a file. The runner creates the rest of the root in memory.
     FromRunner { boot: &'static str },
 }
 
@@ -300,7 +300,7 @@ async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &Canc
     }
 }
 
-// The runner has removed the folder already, except if the runner was killed.
+// The runner has usually removed the folder already, but a killed runner has not.
 async fn remove(run_dir: PathBuf) {
     if let Err(fault) = spawn_blocking(move || run_dirs::clear(&run_dir)).await {
         tracing::error!(error = &fault as &dyn Error, "failed to remove a run folder");

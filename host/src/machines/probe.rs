@@ -15,10 +15,10 @@ use super::{
 };
 
 /// Timeout from one line of the probe to the next. All tests together take 0.03 s if KVM is unusable, and up to 0.7 s
-/// if KVM is nested in an emulation. They take longer on a busy machine, but a single test that takes a whole second
-/// hangs.
+/// if this host is itself an emulated machine. They take longer on a busy host, but a single test that takes a whole
+/// second is considered hung.
 const LINE_MAX: Duration = Duration::from_secs(1);
-/// Limit of the probe's output in bytes; its lines are short.
+/// Maximum length of the probe's output in bytes. The lines are short.
 const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// The result of the probe.
@@ -60,9 +60,9 @@ fn verdict(answer: &str) -> Kvm {
         Some(USABLE) => Kvm::Usable,
         Some(line) => Kvm::Unusable(match line.strip_prefix(UNUSABLE) {
             Some(reason) => reason.to_owned(),
-            None => format!("{line}: no answer within {LINE_MAX:?}"),
+            None => format!("{line}: the test crashed or took more than {LINE_MAX:?}"),
         }),
-        None => Kvm::Unusable(format!("the probe printed nothing within {LINE_MAX:?}")),
+        None => Kvm::Unusable(format!("the probe crashed or printed nothing within {LINE_MAX:?}")),
     }
 }
 
@@ -77,8 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn hanging_probe_names_its_test() {
-        assert_eq!(verdict("trivial\nmmio\nsse2\nloop\n").to_string(), "KVM unusable: loop: no answer within 1s");
-        assert_eq!(verdict("").to_string(), "KVM unusable: the probe printed nothing within 1s");
+    fn reason_names_the_test_that_did_not_finish() {
+        let unusable = verdict("trivial\nmmio\nsse2\nloop\n").to_string();
+        assert_eq!(unusable, "KVM unusable: loop: the test crashed or took more than 1s");
+        assert_eq!(verdict("").to_string(), "KVM unusable: the probe crashed or printed nothing within 1s");
     }
 }

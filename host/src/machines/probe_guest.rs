@@ -25,7 +25,7 @@ pub(super) const UNUSABLE: &str = "unusable: ";
 
 /// The version of the KVM API, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// Size of the guest's memory in 4 KiB pages. Together they are one large page.
+/// Size of the guest's memory in 4 KiB pages. All pages together have the size of one large page, 2 MiB.
 const MEMORY_PAGES: usize = 512;
 /// Page numbers of the page tables and of the code.
 const ROOT_TABLE_PAGE: usize = 9;

@@ -25,7 +25,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Finds both programs. A bare name is looked up in `PATH`; any other path must name the program's file.
+    /// Finds both programs. A bare name is looked up in `PATH`; any other path must be that of the program's file.
     ///
     /// # Errors
     /// [`MissingProgram`]; its text says how to install the program.
@@ -41,7 +41,7 @@ pub(super) fn qemu(program: &Path) -> Result<PathBuf, MissingProgram> {
 pub(super) fn vhost_device_vsock(program: &Path) -> Result<PathBuf, MissingProgram> {
     look_up(
         program,
-        "`./taskw run` builds and uses it; otherwise run `cargo install vhost-device-vsock` and add its folder to PATH",
+        "`./taskw run` builds and uses it; or run `cargo install vhost-device-vsock` and add ~/.cargo/bin to PATH",
     )
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_program_names_its_remedy() {
+    fn error_for_a_missing_program_says_how_to_install_it() {
         let shell = Path::new("/bin/sh");
         let fault = Programs::find(Path::new("/nowhere/qemu-system-x86_64"), shell).unwrap_err().to_string();
         assert!(fault.contains("apt-get install qemu-system-x86"), "{fault}");

@@ -24,10 +24,10 @@ pub(super) const FIRMWARE: &str = "firmware";
 
 /// Timeout of a check. Creating namespaces or loading 20 MB from a cold disk takes milliseconds.
 const CHECK_MAX: Duration = Duration::from_secs(5);
-/// Limit of the reason of a failed check, in characters.
+/// Maximum length of the reason of a failed check, in characters.
 const REASON_CHARS_MAX: usize = 300;
 
-/// Returns a command that starts `runner`, which is this binary, in a role. Its environment is empty.
+/// Returns a command that starts `runner`, which is this binary, in a role. The environment of the command is empty.
 pub(super) fn command(runner: &OsStr, role: &str) -> Command {
     let mut command = process::Command::new(runner);
     command.args([SUBCOMMAND, role]).env_clear();

@@ -2,12 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Run folders: `<data>/machines/<server>/<machine>/` contains a machine's sockets, initial root and scratch disk.
 //!
-//! A server locks its folder while it runs, and a runner its machine's folder. A server's folder that is not locked was
-//! left behind: the next server removes it, once the runners in it have ended too. It removes only folders that a
-//! server created: those with a name of the right form that contain the marker file.
+//! A running server holds a lock on its folder, and a runner holds a lock on its machine's folder. If a server's folder
+//! is not locked, the server is dead. The next server waits until the runners of the dead server have ended, and then
+//! removes the folder. It removes only folders that a server created. Such a folder has a name of eight hexadecimal
+//! digits and contains the marker file.
 //!
-//! The programs of a machine can write to its folder, and may be hostile. A folder whose removal fails or takes too
-//! long is moved to `<data>/machines/.set-aside/`, and each later start tries again to remove it.
+//! The programs of a machine can write to the machine's folder, and may be hostile. If the removal of a folder fails or
+//! takes too long, the folder is moved to `<data>/machines/.set-aside/`, and the next server tries again to remove it.
 
 use std::{
     error::Error,
@@ -30,26 +31,28 @@ use crate::files::private_folder;
 
 /// The parent of all run folders, in the data folder.
 const FOLDER: &str = "machines";
-/// A file in each server's folder.
+/// The file that marks a folder as a server's folder.
 const MARKER: &str = ".waggle-server";
-/// Name of a server's folder while it is created, under the sweep lock.
+/// Name of a server's folder during its creation. The sweep lock lets only one server use this name at a time.
 const NEW: &str = ".new";
-/// Length of the name of a server's folder; short, because the paths of sockets in it are limited.
+/// Length of the name of a server's folder. The name is short, because the length of a socket's path is limited.
 const NAME_CHARS: usize = 8;
 
-/// Time to wait for a runner that was left behind, which ends soon after its host.
+/// Timeout for the end of a dead server's runners. A runner ends soon after its server.
 const RUNNER_END_MAX: Duration = Duration::from_secs(5);
-/// Interval between two checks whether it has ended.
+/// Interval between two checks whether a runner has ended.
 const RUNNER_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time to remove one machine's folder. It usually contains five files; a million files take about this long.
+/// Timeout for the removal of one machine's folder. The folder usually contains five files. A million files take about
+/// five seconds.
 const REMOVAL_MAX: Duration = Duration::from_secs(5);
-/// Time for all removals of one sweep, since hostile folders would delay the start of the server.
+/// Timeout for all removals of one sweep, because hostile folders could delay the server's start.
 const SWEEP_MAX: Duration = Duration::from_secs(10);
-/// Contains the folders that could not be removed.
+/// Name of the folder that contains the folders whose removal failed or has not finished.
 const SET_ASIDE: &str = ".set-aside";
 
-/// Locked while folders are created or swept, so that no server removes a folder that another has not locked yet.
+/// Locked while a server creates its folder or sweeps. So no server removes a new folder that its server has not locked
+/// yet.
 const SWEEP_LOCK: &str = ".lock";
 
 #[derive(Debug, thiserror::Error)]
@@ -89,14 +92,14 @@ impl RunDirs {
         sweep(&run, SWEEP_MAX)?;
         let name = Uuid::new_v4().simple().to_string();
         let path = run.join(name.get(..NAME_CHARS).unwrap_or(&name));
-        // It gets its final name when it has its marker: a half-created folder is replaced by the next server.
+        // The folder gets its final name after it contains the marker. The next server replaces a half-created folder.
         let new = run.join(NEW);
         remove(&new, REMOVAL_MAX)?;
         DirBuilder::new().mode(0o700).create(&new).map_err(fault("create", &new))?;
         let lock = File::open(&new).map_err(fault("lock", &new))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| fault("lock", &new)(errno.into()))?;
         fs::write(new.join(MARKER), []).map_err(fault("mark", &new))?;
-        fs::rename(&new, &path).map_err(fault("name", &path))?;
+        fs::rename(&new, &path).map_err(fault("rename", &path))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -113,14 +116,14 @@ impl RunDirs {
 
 impl Drop for RunDirs {
     fn drop(&mut self) {
-        // Machines remove their own folders; what is left is removed by the next server.
+        // Machines' folders are removed when the machines end. If one is left, the next server removes the parent too.
         if folders_in(&self.path).is_ok_and(|machines| machines.is_empty()) {
             let _ = remove(&self.path, REMOVAL_MAX);
         }
     }
 }
 
-/// Removes one machine's folder within this time, if it exists.
+/// Removes a run folder if it exists. `within` is the timeout.
 ///
 /// # Errors
 /// [`RunDirFault`].
@@ -128,7 +131,7 @@ pub(super) fn remove(path: &Path, within: Duration) -> Result<(), RunDirFault> {
     remove_until(path, Instant::now() + within)
 }
 
-/// Removes one machine's folder, or moves it aside and logs that.
+/// Removes one machine's folder. If the removal fails, moves the folder aside and logs a warning.
 pub(super) fn clear(path: &Path) {
     let Some(run) = path.ancestors().nth(2) else { return };
     remove_or_set_aside(run, path, Instant::now() + REMOVAL_MAX);
@@ -145,7 +148,7 @@ fn remove_or_set_aside(run: &Path, path: &Path, deadline: Instant) {
         Ok(place) => tracing::warn!(
             error = removal,
             folder = %place.display(),
-            "failed to remove a run folder; the next start tries again"
+            "failed to remove a run folder; the next start of the server tries again"
         ),
         Err(fault) => {
             tracing::warn!(
@@ -165,10 +168,10 @@ fn set_aside(run: &Path, path: &Path) -> Result<PathBuf, RunDirFault> {
     Ok(place)
 }
 
-/// Removes the folders of dead servers and those that were set aside before. A folder that cannot be removed does not
-/// keep the server from starting.
+/// Removes the folders of dead servers and the folders that were set aside earlier. A failed removal does not prevent
+/// the server's start.
 fn sweep(run: &Path, within: Duration) -> Result<(), RunDirFault> {
-    // The folder is absent until something is set aside.
+    // This folder does not exist until a folder is set aside.
     let earlier = folders_in(&run.join(SET_ASIDE)).unwrap_or_default();
     let mut dead = folders_in(run)?;
     dead.retain(|folder| is_server_folder(folder));
@@ -184,7 +187,7 @@ fn sweep(run: &Path, within: Duration) -> Result<(), RunDirFault> {
     let mut leftovers = Vec::new();
     for server in dead {
         tracing::info!(folder = %server.display(), "removing the folder of a dead server");
-        // Moved first: a removal that is cut short may already have removed the marker.
+        // The folder is moved first, because a removal that fails may already have removed the marker.
         match set_aside(run, &server) {
             Ok(place) => leftovers.push(place),
             Err(fault) => {
@@ -207,7 +210,7 @@ fn is_server_folder(folder: &Path) -> bool {
     name.len() == NAME_CHARS && name.iter().all(is_hex) && folder.join(MARKER).is_file()
 }
 
-/// Waits until the runners of a dead server have ended, or for this long; false if the server is alive.
+/// Waits until the runners of a dead server have ended, at most until `until`. Returns false if the server is alive.
 fn wait_for_runners(server: &Path, until: Instant) -> Result<bool, RunDirFault> {
     if is_locked(server).map_err(fault("check", server))? {
         return Ok(false);

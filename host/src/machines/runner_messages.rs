@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::Namespaces;
 
-/// Limit of a line in bytes: a dozen paths of 4096 bytes fit.
+/// Maximum length of a line in bytes. A dozen paths of 4096 bytes fit.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The host's message: the machine that the runner must run.
@@ -97,7 +97,7 @@ pub(super) enum Report {
     #[error("{program} was stopped by a signal")]
     Stopped { program: String },
     /// The kernel killed a program because memory ran out.
-    #[error("{program} ended: the host's control group ran out of memory, and the kernel killed it")]
+    #[error("{program} ended: the kernel killed it, because the host's control group ran out of memory")]
     OutOfMemory { program: String },
     #[error("{program} ended: {how}")]
     Ended {

@@ -64,7 +64,7 @@ impl RunnerProcess {
     /// programs is logged as it arrives.
     ///
     /// # Errors
-    /// [`SpawnFault`]; nothing is left running.
+    /// [`SpawnFault`]; no process keeps running.
     pub(super) async fn start(runner: &OsStr, orders: &Orders, shows_log: bool) -> Result<Self, SpawnFault> {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;

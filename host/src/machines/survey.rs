@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks all components that can run machines on this host, even those that the chosen back end does not need.
 //!
-//! [`Vms::open`](super::Vms::open) runs the same checks, so the two cannot disagree. The checks change nothing, except
-//! that embedded firmware is unpacked.
+//! [`Vms::open`](super::Vms::open) runs the same checks, but only for its back end. The checks change nothing, except
+//! that they unpack embedded firmware and remove old unpacked versions.
 
 use std::{
     error::Error,
@@ -27,33 +27,33 @@ use super::{
 };
 use crate::{causes::chain, machines::agent_binary};
 
-/// The result of one check, with an explanation.
+/// The outcome of one check, with an explanation.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Look {
+pub enum CheckOutcome {
     Works(String),
     Missing(String),
-    /// The component exists but cannot be used.
+    /// The component cannot be used, or the check itself failed.
     Broken(String),
 }
 
-/// The results of all checks.
+/// The outcomes of all checks.
 #[derive(Clone, Debug)]
 pub struct Survey {
     /// The guest agent embedded in this binary.
-    pub agent: Look,
+    pub agent: CheckOutcome,
     /// KVM's device file.
-    pub kvm_device: Look,
+    pub kvm_device: CheckOutcome,
     /// Whether KVM runs a guest.
-    pub kvm: Look,
+    pub kvm: CheckOutcome,
     /// The kernel of libkrun's guests.
-    pub firmware: Look,
-    pub qemu: Look,
+    pub firmware: CheckOutcome,
+    pub qemu: CheckOutcome,
     /// The virtual socket device of QEMU machines.
-    pub vhost_device_vsock: Look,
+    pub vhost_device_vsock: CheckOutcome,
     /// The kernel of QEMU's guests.
-    pub kernel: Look,
+    pub kernel: CheckOutcome,
     /// Whether the machines' processes can have their own namespaces.
-    pub namespaces: Look,
+    pub namespaces: CheckOutcome,
     /// The back end that a server would choose, or the reason why none can be chosen.
     pub backend: Result<Backend, String>,
 }
@@ -74,8 +74,8 @@ impl Survey {
         let (firmware, firmware_dir) = (settings.firmware.as_deref(), settings.firmware_dir());
         let backend = Backend::find(settings.backend, firmware, &firmware_dir, &settings.runner).await;
         let kvm = match probe::probe(&settings.runner).await {
-            Kvm::Usable => Look::Works("a guest runs".to_owned()),
-            Kvm::Unusable(reason) => Look::Broken(reason),
+            Kvm::Usable => CheckOutcome::Works("a guest runs".to_owned()),
+            Kvm::Unusable(reason) => CheckOutcome::Broken(reason),
         };
         let kernel_dir = settings.kernel_dir.clone();
         let kernel = spawn_blocking(move || check_kernel(&kernel_dir)).await;
@@ -86,11 +86,11 @@ impl Survey {
             firmware: check_firmware(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
             qemu: check_program(programs::qemu(&settings.qemu)),
             vhost_device_vsock: check_program(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
-            kernel: kernel.unwrap_or_else(|fault| Look::Broken(fault.to_string())),
+            kernel: kernel.unwrap_or_else(|fault| CheckOutcome::Broken(fault.to_string())),
             namespaces: match confine::missing(&settings.runner).await {
-                Ok(None) => Look::Works("machines have namespaces of their own".to_owned()),
-                Ok(Some(reason)) => Look::Missing(reason),
-                Err(fault) => Look::Broken(format!("failed to run the check: {fault}")),
+                Ok(None) => CheckOutcome::Works("machines can have their own namespaces".to_owned()),
+                Ok(Some(reason)) => CheckOutcome::Missing(reason),
+                Err(fault) => CheckOutcome::Broken(format!("failed to run the check: {fault}")),
             },
             backend: backend.map_err(|fault| chain(&fault)),
         }
@@ -108,41 +108,45 @@ impl Survey {
     }
 }
 
-fn check_agent() -> Look {
+fn check_agent() -> CheckOutcome {
     match agent_binary::embedded() {
-        Some(agent) => Look::Works(format!("{} KiB, embedded in this program", agent.len() / 1024)),
-        None => Look::Missing("this build contains no guest agent".to_owned()),
+        Some(agent) => CheckOutcome::Works(format!("{} KiB, embedded in this program", agent.len() / 1024)),
+        None => CheckOutcome::Missing("this build contains no guest agent".to_owned()),
     }
 }
 
-fn check_device(path: &Path) -> Look {
+fn check_device(path: &Path) -> CheckOutcome {
     match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(_) => Look::Works(format!("{} opens", path.display())),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Look::Missing(format!("{} not found", path.display())),
-        Err(fault) => Look::Broken(format!("{}: {fault}", path.display())),
+        Ok(_) => CheckOutcome::Works(format!("{} can be opened", path.display())),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+            CheckOutcome::Missing(format!("{} not found", path.display()))
+        }
+        Err(fault) => CheckOutcome::Broken(format!("{}: {fault}", path.display())),
     }
 }
 
-fn check_firmware(found: Result<Firmware, FirmwareFault>) -> Look {
+fn check_firmware(found: Result<Firmware, FirmwareFault>) -> CheckOutcome {
     match found {
-        Ok(firmware) => Look::Works(firmware.path.display().to_string()),
-        Err(fault @ (FirmwareFault::Missing | FirmwareFault::NotThere { .. })) => Look::Missing(fault.to_string()),
-        Err(fault) => Look::Broken(chain(&fault)),
+        Ok(firmware) => CheckOutcome::Works(firmware.path.display().to_string()),
+        Err(fault @ (FirmwareFault::Missing | FirmwareFault::NotThere { .. })) => {
+            CheckOutcome::Missing(fault.to_string())
+        }
+        Err(fault) => CheckOutcome::Broken(chain(&fault)),
     }
 }
 
-fn check_program(found: Result<PathBuf, programs::MissingProgram>) -> Look {
+fn check_program(found: Result<PathBuf, programs::MissingProgram>) -> CheckOutcome {
     match found {
-        Ok(path) => Look::Works(path.display().to_string()),
-        Err(fault) => Look::Missing(fault.to_string()),
+        Ok(path) => CheckOutcome::Works(path.display().to_string()),
+        Err(fault) => CheckOutcome::Missing(fault.to_string()),
     }
 }
 
-fn check_kernel(folder: &Path) -> Look {
+fn check_kernel(folder: &Path) -> CheckOutcome {
     match Kernel::open(folder) {
-        Ok(kernel) => Look::Works(format!("{} and {} modules", kernel.image.display(), kernel.modules.len())),
-        Err(fault @ KernelFault::Read { .. }) if is_not_found(&fault) => Look::Missing(fault.to_string()),
-        Err(fault) => Look::Broken(chain(&fault)),
+        Ok(kernel) => CheckOutcome::Works(format!("{} and {} modules", kernel.image.display(), kernel.modules.len())),
+        Err(fault @ KernelFault::Read { .. }) if is_not_found(&fault) => CheckOutcome::Missing(fault.to_string()),
+        Err(fault) => CheckOutcome::Broken(chain(&fault)),
     }
 }
 
@@ -156,15 +160,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absent_parts_are_missing_and_invalid_ones_are_broken() {
+    fn absent_components_are_missing_and_invalid_components_are_broken() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(check_kernel(folder.path()), Look::Missing(_)));
+        assert!(matches!(check_kernel(folder.path()), CheckOutcome::Missing(_)));
         std::fs::write(folder.path().join("vmlinuz"), "nonsense").unwrap();
-        assert!(matches!(check_kernel(folder.path()), Look::Broken(text) if text.contains("not a Linux kernel")));
-        assert!(matches!(check_device(&folder.path().join("kvm")), Look::Missing(_)));
-        assert!(matches!(check_device(folder.path()), Look::Broken(_)));
+        assert!(
+            matches!(check_kernel(folder.path()), CheckOutcome::Broken(text) if text.contains("not a Linux kernel"))
+        );
+        assert!(matches!(check_device(&folder.path().join("kvm")), CheckOutcome::Missing(_)));
+        assert!(matches!(check_device(folder.path()), CheckOutcome::Broken(_)));
         let cut = FirmwareFault::Unusable { path: "/x".into(), reason: "cut short".into() };
-        assert_eq!(check_firmware(Err(cut)), Look::Broken("failed to use /x: cut short".into()));
-        assert!(matches!(check_firmware(Err(FirmwareFault::Missing)), Look::Missing(_)));
+        assert_eq!(check_firmware(Err(cut)), CheckOutcome::Broken("failed to use /x: cut short".into()));
+        assert!(matches!(check_firmware(Err(FirmwareFault::Missing)), CheckOutcome::Missing(_)));
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn remove_tree(path: &Path, deadline: Instant) -> io::Result<()> {
 
 struct Removal {
     top: OwnedFd,
-    /// Number of the last folder that was moved to the top.
+    /// Counter for the names of folders that are moved to the top.
     moved: u64,
     deadline: Instant,
 }
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// Too deep for `remove_dir_all` with a stack of [`STACK_BYTES`], and for one open descriptor per level.
+    /// Depth of a tree in which `remove_dir_all` overflows a stack of [`STACK_BYTES`] and runs out of descriptors.
     const DEPTH: usize = 30_000;
     /// The stack size of tokio's blocking threads.
     const STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_folder_is_no_error() {
+    fn absent_folder_is_not_an_error() {
         let parent = tempfile::tempdir().unwrap();
         remove_tree(&parent.path().join("absent"), soon()).unwrap();
     }

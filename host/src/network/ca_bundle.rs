@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the operator's certificates for the guests. Everything else in the file is left out, and a private key is an
-//! error: guests must not see one.
+//! Reads the operator's certificates for the guests. Other content of the file is ignored, except that a private key is
+//! an error, because guests must not see it.
 
 use std::{
     fs::File,
@@ -18,22 +18,10 @@ const END: &str = "-----END CERTIFICATE-----";
 /// A file with certificates could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaBundleFault {
-    /// The file is unreadable.
     #[error("failed to read the certificates in {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The content is invalid.
+    Read { path: PathBuf, source: io::Error },
     #[error("invalid certificates in {}: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: &'static str,
-    },
+    Content { path: PathBuf, reason: &'static str },
 }
 
 /// Reads the certificates in a file, as concatenated PEM.
@@ -62,14 +50,14 @@ fn certificates(text: &str) -> Result<String, &'static str> {
         let (body, behind) = behind.split_once(END).ok_or("a certificate has no END line")?;
         let encoded: String = body.split_whitespace().collect();
         let decoded = STANDARD.decode(&encoded).map_err(|_no_base64| "a certificate is not base64")?;
-        // A certificate begins with the tag of a sequence.
+        // In DER, a certificate begins with the tag of a sequence.
         if decoded.first() != Some(&0x30) {
             return Err("a certificate is not DER");
         }
         found.extend([BEGIN, body, END, "\n"]);
         rest = behind;
     }
-    if found.is_empty() { Err("found none; certificates must be in PEM") } else { Ok(found) }
+    if found.is_empty() { Err("the file contains no certificate in PEM format") } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -86,7 +74,7 @@ mod tests {
     #[test]
     fn rejects_files_without_valid_certificates() {
         for (text, expected) in [
-            ("", "found none"),
+            ("", "contains no certificate"),
             ("-----BEGIN CERTIFICATE-----\nMAA=", "no END line"),
             ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----", "not base64"),
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "not DER"),

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The limit of flows that follows from the process's limit of file descriptors.
+//! Derives the maximum number of flows from the process's limit of file descriptors.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Upper bound to which this module raises the process's descriptor limit.
 const DESCRIPTORS_MAX: u64 = 65_536;
 
-/// Raises the process's descriptor limit as far as allowed. Returns half of the descriptors as the limit of flows; the
-/// other half is for all other files.
+/// Raises the process's descriptor limit as far as allowed. Returns half of the descriptors as the maximum number of
+/// flows. The other half is for all other files.
 #[must_use]
 pub fn flows_max() -> usize {
     let limit = getrlimit(Resource::Nofile);

@@ -16,7 +16,7 @@ use waggle_protocol::egress::Refusal;
 use super::proxy::{Proxy, ProxyFault};
 use crate::domain::egress::DomainName;
 
-/// Timeout of a connect. Programs in guests mostly have shorter timeouts.
+/// Timeout of an attempt to connect. Programs in guests mostly have shorter timeouts.
 const DIAL_MAX: Duration = Duration::from_secs(30);
 
 /// TCP keepalive detects a vanished peer after two minutes. A peer that responds may be idle without limit.
@@ -57,8 +57,8 @@ pub(super) async fn dial(
     Ok(stream)
 }
 
-/// Sets the options of a new connection. Until [`end`] is called, the connection closes with a reset: a server must not
-/// mistake the data of a lost guest for complete.
+/// Sets the options of a new connection. Until [`end`] is called, the connection closes with a reset. So a server does
+/// not mistake the partial data of a lost guest for complete data.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;

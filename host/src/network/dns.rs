@@ -18,7 +18,7 @@ const HEADER_BYTES: usize = 12;
 /// Length of an answer's record without its address, in bytes.
 const RECORD_BYTES: usize = 12;
 
-/// Limit of a name's length on the wire, in bytes.
+/// Maximum length of a name on the wire, in bytes.
 const WIRE_NAME_BYTES_MAX: usize = 255;
 
 /// Bits of the header's flags.

@@ -42,7 +42,7 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
     };
     let begun = tokio::select! {
         begun = begin(&guest, request, busy, &mut writer) => begun,
-        // Before the flow begins, a guest may send nothing but a reset.
+        // Before the flow begins, a guest may send only a reset.
         received = reader.receive::<Flow<'_>>() => return match received {
             Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
             Ok(Some(_)) => Err(ServeFault::Request { source: "received data on a flow that has not begun".into() }),

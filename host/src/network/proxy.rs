@@ -14,7 +14,7 @@ use tokio::{
 };
 use waggle_protocol::egress::Refusal;
 
-/// Limit of the response's head, in bytes.
+/// Maximum length of the response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 #[derive(Clone, Debug)]
@@ -46,23 +46,23 @@ impl FromStr for Proxy {
     }
 }
 
-/// The valid forms, for errors.
-const FORM: &str = "a proxy is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT";
+/// The valid forms of a URL, for error texts.
+const FORM: &str = "the URL must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT";
 
 /// An invalid URL of a proxy. The error does not repeat the URL, since the URL may contain a password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProxyUrlFault {
     /// The URL contains a line break or another control character.
-    #[error("it has a control character such as a line break; {FORM}")]
+    #[error("the URL contains a control character, such as a line break; {FORM}")]
     Control,
     /// The scheme is missing or not `http`.
-    #[error("it does not begin with http://; {FORM}")]
+    #[error("the URL does not begin with http://; {FORM}")]
     Scheme,
     /// The port is missing or invalid.
-    #[error("its port is missing or not from 1 to 65535; {FORM}")]
+    #[error("the port is missing or not from 1 to 65535; {FORM}")]
     Port,
     /// The host is missing or invalid.
-    #[error("its host is missing or invalid; {FORM}")]
+    #[error("the host is missing or invalid; {FORM}")]
     Host,
 }
 
@@ -71,7 +71,7 @@ pub enum ProxyUrlFault {
 pub(super) enum ProxyFault {
     /// The proxy is unreachable.
     Dial { source: io::Error },
-    /// The proxy refused with a status.
+    /// The proxy refused the request with this status.
     Status { status: u16 },
     /// The response is not HTTP, or too long.
     InvalidResponse,
@@ -106,7 +106,7 @@ impl Proxy {
     }
 }
 
-/// Reads exactly the response's head, since the flow's data follows; returns the status.
+/// Reads the response's head and returns the status. Does not read the flow's data, which follows the head.
 async fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use super::{Proxy, ProxyUrlFault};
 use crate::files::secret_file::{self, SecretFileFault};
 
-/// Limit of the file's size, in bytes: more than any user, password and host take.
+/// Maximum size of the file in bytes. A URL with a user, a password and a host is always shorter.
 const FILE_BYTES_MAX: u64 = 8 * 1024;
 
 /// Reads the URL in a file, which may end in a newline.
@@ -28,20 +28,9 @@ pub fn read(path: &Path) -> Result<Proxy, ProxyFileFault> {
 pub enum ProxyFileFault {
     /// The file is unreadable, or readable by other users.
     #[error("failed to read the URL of the egress proxy in {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: SecretFileFault,
-    },
-    /// The content is not a URL of a proxy.
+    Read { path: PathBuf, source: SecretFileFault },
     #[error("invalid URL of the egress proxy in {}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: ProxyUrlFault,
-    },
+    Content { path: PathBuf, source: ProxyUrlFault },
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::domain::egress::{Destination, DomainName, Refused, canonical};
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
 
-/// Limit of the addresses considered per name. A name server can send thousands; an answer has space for about thirty.
+/// Maximum number of addresses considered per name. A name server can send thousands. About thirty fit in an answer.
 const ADDRESSES_MAX: usize = 64;
 
 /// Returns the answer to a message, or `None` for a message that must not be answered.
@@ -68,7 +68,7 @@ async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
 /// Whether the policy lets the guest reach this address of the name on at least one port.
 fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddresses) -> bool {
     let address = canonical(address);
-    // The only loopback address of the host that guests can reach is the one that has an address in guests.
+    // Guests can reach only the loopback address that `to_guest_address` translates.
     if address.is_loopback() && super::to_guest_address(address) == address {
         return false;
     }

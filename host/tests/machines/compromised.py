@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for a program that its guest has compromised: tries forbidden calls and writes down the results."""
+"""Simulates a compromised program of a machine: tries forbidden calls and writes the results to the file `tried`."""
 
 import ctypes
 import errno
@@ -14,7 +14,7 @@ SIGCHLD, CLONE_NEWUSER, X32, NO_PROCESS = 17, 0x10000000, 0x40000000, 4_194_303
 AT_FDCWD, FIFO = -100, 0o010600
 CALLS = {
     "create a user namespace": (56, CLONE_NEWUSER | SIGCHLD),
-    "create one with clone3": (435, 0, 0),
+    "create a user namespace with clone3": (435, 0, 0),
     "signal itself": (62, os.getpid(), 0),
     "signal all processes": (62, -1, 0),
     "signal a process": (62, NO_PROCESS, 0),
@@ -57,7 +57,7 @@ def write(path):
 SELF = os.getpid()
 tried = {name: attempt(numbers) for name, numbers in CALLS.items()}
 tried["its process id"] = SELF
-tried["write to a mount below a read-only one"] = write("/usr/share/written")
+tried["write to a mount below a read-only folder"] = write("/usr/share/written")
 with open("writing", "w") as file:
     json.dump(tried, file)
 os.rename("writing", "tried")

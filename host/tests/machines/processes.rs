@@ -14,7 +14,7 @@ use rustix::process::Pid;
 /// Timeout for the start or the end of a process.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The processes whose working folder is in `folder`, with their names. The kernel cuts a name at 15 letters.
+/// The processes whose working folder is in `folder`, with their names. The kernel cuts each name to 15 bytes.
 pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -29,7 +29,7 @@ pub(crate) fn working_in(folder: &Path) -> Vec<(String, Pid)> {
     found
 }
 
-/// The process with this name. `name` may be longer than 15 letters.
+/// The process with this name. `name` may be longer than 15 bytes.
 pub(crate) fn named(processes: &[(String, Pid)], name: &str) -> Pid {
     let cut: String = name.chars().take(15).collect();
     processes.iter().find(|(found, _)| *found == cut).map(|(_, pid)| *pid).unwrap()

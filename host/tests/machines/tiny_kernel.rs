@@ -38,7 +38,7 @@ fn with_code(code: &[u8]) -> Vec<u8> {
     let distance = u8::try_from(CODE_AT - MAGIC_AT).unwrap();
     kernel[0x200..MAGIC_AT].copy_from_slice(&[0xeb, distance]);
     kernel[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(b"HdrS");
-    // Boot protocol 2.8, kernel loaded high, initial root anywhere below 2 GiB.
+    // Boot protocol 2.8, kernel loaded high, initrd anywhere below 2 GiB.
     kernel[0x206..0x208].copy_from_slice(&[0x08, 0x02]);
     kernel[0x211] = 1;
     kernel[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());

@@ -70,7 +70,7 @@ async fn life(
     let mut signals = ShutdownSignals::new()?;
     stages.begin("open", "opening images and machines");
     let (machines, _images) = open_machines::open(settings, folders).await?;
-    // Most of the server's machines have a network. Booting with one detects a kernel without network support.
+    // Most of the server's machines have a network. Booting with a network detects a kernel without network support.
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     let spec = MachineSpec {

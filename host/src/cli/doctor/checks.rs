@@ -15,7 +15,7 @@ use crate::{
     domain::{image::ImageRef, runtime::ByRuntime},
     images::cache::ImageStore,
     machines::{
-        Look, Survey,
+        CheckOutcome, Survey,
         disks::{self, Disks},
     },
 };
@@ -24,8 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     pub(super) name: &'static str,
-    /// The outcome.
-    pub(super) look: Look,
+    pub(super) outcome: CheckOutcome,
     /// Whether machines on this host need the checked thing.
     pub(super) needed: bool,
     /// The purpose of the checked thing.
@@ -35,14 +34,14 @@ pub(super) struct Check {
 }
 
 impl Check {
-    fn new(name: &'static str, needed: bool, look: Look, why: &'static str) -> Self {
-        let fix = fix(name, &look);
-        Self { name, look, needed, why, fix }
+    fn new(name: &'static str, needed: bool, outcome: CheckOutcome, why: &'static str) -> Self {
+        let fix = fix(name, &outcome);
+        Self { name, outcome, needed, why, fix }
     }
 
     /// Whether machines cannot run until this check succeeds.
     pub(super) fn is_blocking(&self) -> bool {
-        self.needed && !matches!(self.look, Look::Works(_))
+        self.needed && !matches!(self.outcome, CheckOutcome::Works(_))
     }
 }
 
@@ -55,9 +54,9 @@ pub(super) async fn all(
     let survey = Survey::of(&open_machines::vm_settings(settings, folders)).await;
     let needs = survey.needs();
     let mkfs = match disks::mkfs_version().await {
-        Ok(version) => Look::Works(version),
-        Err(disks::DiskFault::MkfsMissing) => Look::Missing("found no mkfs.ext4".to_owned()),
-        Err(fault) => Look::Broken(chain(&fault)),
+        Ok(version) => CheckOutcome::Works(version),
+        Err(disks::DiskFault::MkfsMissing) => CheckOutcome::Missing("found no mkfs.ext4".to_owned()),
+        Err(fault) => CheckOutcome::Broken(chain(&fault)),
     };
     let backend = survey.backend.as_ref().map(ToString::to_string).map_err(Clone::clone);
     let mut checks = vec![
@@ -68,8 +67,13 @@ pub(super) async fn all(
             survey.kvm_device,
             "lets guests run on the processor instead of an emulation",
         ),
-        Check::new("KVM guests", needs.kvm, survey.kvm, "a device that opens may still fail to run a guest"),
-        Check::new("libkrunfw", needs.firmware, survey.firmware, "the kernel of libkrun's guests, which start fastest"),
+        Check::new("KVM guests", needs.kvm, survey.kvm, "the KVM device may open but fail to run a guest"),
+        Check::new(
+            "libkrunfw",
+            needs.firmware,
+            survey.firmware,
+            "contains the kernel of libkrun's guests, which start fastest",
+        ),
         Check::new("QEMU", needs.qemu, survey.qemu, "runs machines where libkrun cannot"),
         Check::new(
             "vhost-device-vsock",
@@ -90,7 +94,7 @@ pub(super) async fn all(
             "memory",
             true,
             resources::memory(settings.default_memory_mb),
-            "each machine takes its memory as it uses it",
+            "each machine takes memory from this host as programs use it",
         ),
     ];
     checks.extend(folder_checks(folders).await);
@@ -101,19 +105,19 @@ pub(super) async fn all(
 /// Checks whether the folders can be opened and have free space.
 async fn folder_checks(folders: &Folders) -> Vec<Check> {
     let (data, cache) = (folders.data.clone(), folders.images.clone());
-    let looks = spawn_blocking(move || {
-        let data_look = match Disks::open(&data) {
+    let outcomes = spawn_blocking(move || {
+        let data_outcome = match Disks::open(&data) {
             Ok(_) => resources::free_space(&data),
-            Err(fault) => Look::Broken(chain(&fault)),
+            Err(fault) => CheckOutcome::Broken(chain(&fault)),
         };
-        let cache_look = match ImageStore::open(&cache) {
+        let cache_outcome = match ImageStore::open(&cache) {
             Ok(_) => resources::free_space(&cache),
-            Err(fault) => Look::Broken(chain(&fault)),
+            Err(fault) => CheckOutcome::Broken(chain(&fault)),
         };
-        (data_look, cache_look)
+        (data_outcome, cache_outcome)
     });
-    let (data, cache) = looks.await.unwrap_or_else(|fault| {
-        let broken = Look::Broken(fault.to_string());
+    let (data, cache) = outcomes.await.unwrap_or_else(|fault| {
+        let broken = CheckOutcome::Broken(fault.to_string());
         (broken.clone(), broken)
     });
     vec![
@@ -135,15 +139,15 @@ async fn pulled(folders: &Folders) -> Vec<String> {
 /// can run.
 fn image_checks(images: &ByRuntime<ImageRef>, pulled: &[String]) -> Vec<Check> {
     let named = [("image python", &images.python), ("image node", &images.node), ("image shell", &images.shell)];
-    let looks = named.map(|(name, image)| (name, image, check_image(image)));
-    let needed = looks.iter().all(|(_, _, look)| look.is_err());
-    let checks = looks.map(|(name, image, look)| {
+    let outcomes = named.map(|(name, image)| (name, image, check_image(image)));
+    let needed = outcomes.iter().all(|(_, _, outcome)| outcome.is_err());
+    let checks = outcomes.map(|(name, image, outcome)| {
         let describe = || match image {
             ImageRef::Registry(_) if !pulled.contains(&image.to_string()) => format!("{image}, not pulled yet"),
             ImageRef::Registry(_) | ImageRef::Layout(_) | ImageRef::Archive(_) => image.to_string(),
         };
-        let look = look.map_or_else(Look::Missing, |()| Look::Works(describe()));
-        Check::new(name, needed, look, "the image of environments with this runtime")
+        let outcome = outcome.map_or_else(CheckOutcome::Missing, |()| CheckOutcome::Works(describe()));
+        Check::new(name, needed, outcome, "the image of environments with this runtime")
     });
     checks.into()
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Fixes for failed checks, for three distributions.
 
-use crate::machines::Look;
+use crate::machines::CheckOutcome;
 
 /// A fix, as a command for each distribution.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,11 +19,11 @@ impl Fix {
 }
 
 /// Returns the fix for a check, or `None` if the check succeeded or its fix is unknown.
-pub(super) fn fix(name: &str, look: &Look) -> Option<Fix> {
-    let broken = match look {
-        Look::Works(_) => return None,
-        Look::Missing(_) => false,
-        Look::Broken(_) => true,
+pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
+    let broken = match outcome {
+        CheckOutcome::Works(_) => return None,
+        CheckOutcome::Missing(_) => false,
+        CheckOutcome::Broken(_) => true,
     };
     Some(match name {
         "guest agent" => Fix::everywhere("./taskw build, in waggle's source tree"),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{boot::Boot, checks::Check, fix::Fix};
 use crate::{
     cli::terminal::{Colour, Palette},
-    machines::Look,
+    machines::CheckOutcome,
 };
 
 /// The outcome of all checks and of the boot.
@@ -37,11 +37,11 @@ impl Report {
     /// Prints the report for people.
     pub(super) fn print(&self, out: &mut impl Write, palette: Palette) -> io::Result<()> {
         for check in &self.checks {
-            let (state, found) = state(&check.look);
-            let colour = match (&check.look, check.needed) {
-                (Look::Works(_), _) => Colour::Green,
-                (Look::Missing(_) | Look::Broken(_), true) => Colour::Red,
-                (Look::Missing(_) | Look::Broken(_), false) => Colour::Yellow,
+            let (state, found) = state(&check.outcome);
+            let colour = match (&check.outcome, check.needed) {
+                (CheckOutcome::Works(_), _) => Colour::Green,
+                (CheckOutcome::Missing(_) | CheckOutcome::Broken(_), true) => Colour::Red,
+                (CheckOutcome::Missing(_) | CheckOutcome::Broken(_), false) => Colour::Yellow,
             };
             let state = format!("{state:<8}");
             writeln!(out, "{} {:<19} {found}", palette.paint(colour, &state), check.name)?;
@@ -108,7 +108,7 @@ impl Report {
 }
 
 fn check_json(check: &Check) -> Value {
-    let (state, found) = state(&check.look);
+    let (state, found) = state(&check.outcome);
     let mut value = json!({
         "name": check.name, "state": state, "found": found, "needed": check.needed, "why": check.why,
     });
@@ -119,11 +119,11 @@ fn check_json(check: &Check) -> Value {
     value
 }
 
-fn state(look: &Look) -> (&'static str, &str) {
-    match look {
-        Look::Works(found) => ("ok", found),
-        Look::Missing(found) => ("missing", found),
-        Look::Broken(found) => ("broken", found),
+fn state(outcome: &CheckOutcome) -> (&'static str, &str) {
+    match outcome {
+        CheckOutcome::Works(found) => ("ok", found),
+        CheckOutcome::Missing(found) => ("missing", found),
+        CheckOutcome::Broken(found) => ("broken", found),
     }
 }
 
@@ -141,12 +141,12 @@ mod tests {
     use super::*;
     use crate::cli::doctor::fix::fix;
 
-    fn check(name: &'static str, needed: bool, look: Look) -> Check {
-        Check { name, fix: fix(name, &look), look, needed, why: "does it" }
+    fn check(name: &'static str, needed: bool, outcome: CheckOutcome) -> Check {
+        Check { name, fix: fix(name, &outcome), outcome, needed, why: "does it" }
     }
 
     fn report(needed: bool, boot: Boot) -> Report {
-        let checks = vec![check("mkfs.ext4", needed, Look::Missing("found no mkfs.ext4".into()))];
+        let checks = vec![check("mkfs.ext4", needed, CheckOutcome::Missing("found no mkfs.ext4".into()))];
         Report { backend: Ok("qemu".into()), checks, boot }
     }
 

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use rustix::fs::{Access, access, statvfs};
 
-use crate::machines::{Look, control_group};
+use crate::machines::{CheckOutcome, control_group};
 
 /// Minimum of free disk space, in MiB. One image, or the packages that one machine installs, can use this much space.
 const FREE_MIN_MIB: u64 = 512;
@@ -14,50 +14,50 @@ const FREE_MIN_MIB: u64 = 512;
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// Checks the free space of a folder's file system.
-pub(super) fn free_space(folder: &Path) -> Look {
+pub(super) fn free_space(folder: &Path) -> CheckOutcome {
     let found = match statvfs(folder) {
         Ok(found) => found,
-        Err(fault) => return Look::Broken(format!("{}: {fault}", folder.display())),
+        Err(fault) => return CheckOutcome::Broken(format!("{}: {fault}", folder.display())),
     };
     let free_mib = found.f_bavail.saturating_mul(found.f_frsize) / (1024 * 1024);
     let text = format!("{free_mib} MiB free in {}", folder.display());
-    if free_mib < FREE_MIN_MIB { Look::Broken(format!("only {text}")) } else { Look::Works(text) }
+    if free_mib < FREE_MIN_MIB { CheckOutcome::Broken(format!("only {text}")) } else { CheckOutcome::Works(text) }
 }
 
 /// Checks whether the memory suffices for a machine of `machine_mib`.
-pub(super) fn memory(machine_mib: u32) -> Look {
+pub(super) fn memory(machine_mib: u32) -> CheckOutcome {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    memory_look(&meminfo, machine_mib)
+    memory_outcome(&meminfo, machine_mib)
 }
 
-fn memory_look(meminfo: &str, machine_mib: u32) -> Look {
+fn memory_outcome(meminfo: &str, machine_mib: u32) -> CheckOutcome {
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let available_kib = available.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
     match available_kib.map(|kib| kib / 1024) {
-        None => Look::Broken("found no MemAvailable in /proc/meminfo".to_owned()),
+        None => CheckOutcome::Broken("found no MemAvailable in /proc/meminfo".to_owned()),
         Some(mib) if mib < u64::from(machine_mib) => {
-            Look::Broken(format!("only {mib} MiB available, and each machine may use {machine_mib}"))
+            CheckOutcome::Broken(format!("only {mib} MiB available, and each machine may use {machine_mib}"))
         }
-        Some(mib) => Look::Works(format!("{mib} MiB available, {machine_mib} for each machine")),
+        Some(mib) => CheckOutcome::Works(format!("{mib} MiB available, {machine_mib} for each machine")),
     }
 }
 
 /// Checks whether this process's control group is delegated to its user.
-pub(super) fn control_group() -> Look {
+pub(super) fn control_group() -> CheckOutcome {
     let Some(folder) = control_group::own() else {
-        return Look::Missing("found no control groups of version 2".to_owned());
+        return CheckOutcome::Missing("found no control groups of version 2".to_owned());
     };
     let Ok(controllers) = fs::read_to_string(folder.join("cgroup.controllers")) else {
-        return Look::Missing(format!("failed to read {}", folder.display()));
+        return CheckOutcome::Missing(format!("failed to read {}", folder.display()));
     };
     let lacking: Vec<_> =
         CONTROLLERS.into_iter().filter(|name| !controllers.split_whitespace().any(|there| there == *name)).collect();
     if !lacking.is_empty() {
-        return Look::Missing(format!("{} lacks {}", folder.display(), lacking.join(", ")));
+        return CheckOutcome::Missing(format!("{} lacks {}", folder.display(), lacking.join(", ")));
     }
     match access(folder.join("cgroup.procs"), Access::WRITE_OK) {
-        Ok(()) => Look::Works(format!("{} is delegated", folder.display())),
-        Err(_) => Look::Missing(format!("{} is not delegated to this user", folder.display())),
+        Ok(()) => CheckOutcome::Works(format!("{} is delegated", folder.display())),
+        Err(_) => CheckOutcome::Missing(format!("{} is not delegated to this user", folder.display())),
     }
 }
 
@@ -68,16 +68,18 @@ mod tests {
     #[test]
     fn memory_must_suffice_for_one_machine() {
         let meminfo = "MemTotal:  8000000 kB\nMemAvailable:     614400 kB\n";
-        assert_eq!(memory_look(meminfo, 512), Look::Works("600 MiB available, 512 for each machine".into()));
+        assert_eq!(memory_outcome(meminfo, 512), CheckOutcome::Works("600 MiB available, 512 for each machine".into()));
         assert_eq!(
-            memory_look(meminfo, 1024),
-            Look::Broken("only 600 MiB available, and each machine may use 1024".into())
+            memory_outcome(meminfo, 1024),
+            CheckOutcome::Broken("only 600 MiB available, and each machine may use 1024".into())
         );
-        assert!(matches!(memory_look("", 512), Look::Broken(_)));
+        assert!(matches!(memory_outcome("", 512), CheckOutcome::Broken(_)));
     }
 
     #[test]
     fn missing_folder_is_broken() {
-        assert!(matches!(free_space(Path::new("/nowhere/at/all")), Look::Broken(text) if text.contains("/nowhere")));
+        assert!(
+            matches!(free_space(Path::new("/nowhere/at/all")), CheckOutcome::Broken(text) if text.contains("/nowhere"))
+        );
     }
 }

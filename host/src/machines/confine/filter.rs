@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The system call filters. libkrun's process has an allow list of the calls that a running machine needs. Any other
-//! call fails as if the kernel did not implement it. The calls that other programs need are unknown, so these programs
-//! have a deny list of calls that none of them needs. QEMU also installs its own filter.
+//! call fails as if the kernel did not implement it. The exact calls that the other programs need are unknown, so these
+//! programs have a deny list of calls that are certainly not needed. QEMU also installs its own filter.
 
 use std::{io, process};
 
@@ -19,7 +19,7 @@ use super::Namespaces;
 pub(crate) enum Calls {
     /// Only the calls that libkrun needs.
     Krun,
-    /// All calls except those that no program of a machine needs.
+    /// All calls except those on the deny list.
     Program,
 }
 

@@ -52,7 +52,7 @@ impl RootFiles {
         self
     }
 
-    /// Makes the files the root of this process. The process must have its own mount namespace.
+    /// Replaces this process's root by a root with only the files. The process must have its own mount namespace.
     pub(super) fn enter_root(&self) -> io::Result<()> {
         make_mounts_private()?;
         let new_root = self.folder.join(NEW_ROOT);
@@ -118,8 +118,8 @@ fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
     }
     match sys::make_mounts_read_only(&place) {
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
-            // Before Linux 5.12, mounts below `place` stay writable. In a user namespace, a remount may not clear flags
-            // that the host has set, so these flags are passed again.
+            // Before Linux 5.12, mounts below `place` stay writable. In a user namespace, a remount must not clear
+            // flags that the host has set, so these flags are passed again.
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | current_flags(&place)?;
             Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
         }

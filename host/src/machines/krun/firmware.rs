@@ -87,7 +87,7 @@ impl Firmware {
         match roles::check(runner, roles::FIRMWARE, Some(self.path.as_os_str())).await {
             Ok(None) => Ok(self),
             Ok(Some(reason)) if reason.is_empty() => {
-                let reason = "the process that loaded it died; it may be truncated".to_owned();
+                let reason = "the process that loaded the library died; the file may be truncated".to_owned();
                 Err(FirmwareFault::Unusable { path: self.path, reason })
             }
             Ok(Some(reason)) => Err(FirmwareFault::Unusable { path: self.path, reason }),
@@ -107,7 +107,7 @@ impl Firmware {
     }
 }
 
-/// Returns the file `path`. For a folder `path`, returns the library in it whose name sorts last, usually the newest.
+/// Returns `path` if it is a file. If it is a folder, returns its library whose name sorts last, usually the newest.
 fn library(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return path.is_file().then(|| path.canonicalize().ok()).flatten();

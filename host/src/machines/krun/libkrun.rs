@@ -21,7 +21,7 @@ pub(crate) const FIRMWARE_ABI: c_int = 5;
 const ROOT: &CStr = c"/dev/root";
 /// The raw disk format. Other formats can refer to further files of the host, so they are never used.
 const RAW: u32 = 0;
-/// The mode in which a guest's flush does not sync the host's disk: a scratch disk is deleted with its machine.
+/// The mode in which a guest's flush does not sync the host's disk. Scratch disks are deleted anyway.
 const NO_SYNC: u32 = 0;
 const LINUX_PERMISSIONS: u32 = 0;
 const NO_SHARED_MEMORY: u64 = 0;
@@ -43,7 +43,7 @@ pub(crate) fn load_firmware(path: &Path) -> io::Result<()> {
     // SAFETY: the function has no parameters and returns a constant.
     let abi = unsafe { version() };
     if abi != FIRMWARE_ABI {
-        return Err(io::Error::other(format!("it has interface version {abi}; must be {FIRMWARE_ABI}")));
+        return Err(io::Error::other(format!("the interface version is {abi}; must be {FIRMWARE_ABI}")));
     }
     // The library contains the guest's kernel, which must stay mapped until the process ends.
     std::mem::forget(library);
@@ -119,7 +119,7 @@ impl Context {
         checked(krun::krun_add_vsock(self.0, NO_TSI))
     }
 
-    /// Forwards connections that the guest opens to `port` on the host. They arrive at a Unix socket of the host.
+    /// Forwards vsock port `port` of the host. The guest's connections to this port arrive at the Unix socket `socket`.
     pub(super) fn add_dialled_port(&self, port: u32, socket: &CStr) -> io::Result<()> {
         // SAFETY: the path is a C string that outlives the call.
         checked(unsafe { krun::krun_add_vsock_port2(self.0, port, socket.as_ptr(), false) })

@@ -307,7 +307,7 @@ mod tests {
         let soon = SystemTime::now() + week;
         File::open(&young_path).unwrap().set_modified(soon - Duration::from_secs(60)).unwrap();
         let current = UnpackedFirmware::new(embedded(b"current"), folder.path()).unwrap();
-        assert!(gone.exists(), "it is not old yet");
+        assert!(gone.exists(), "removed although it is not old yet");
         current.sweep(soon);
         let left = [&gone, used.path(), &young_path, current.path(), &folder.path().join("libkrunfw.so.5")];
         assert_eq!(left.map(|path| path.exists()), [false, true, true, true, true]);

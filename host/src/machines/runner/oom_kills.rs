@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Reads from a counter of the runner's control group whether the kernel killed a process because memory ran out.
+//! Detects that the kernel killed a process because memory ran out, by a counter of the runner's control group.
 //!
 //! If a machine exceeds the group's memory limit, the kernel sends SIGKILL and increments the counter. A SIGKILL from
 //! another process does not change the counter. Machines of the same group share the counter, so another machine may
@@ -23,7 +23,7 @@ impl OomKills {
         Self { events, before }
     }
 
-    /// Whether the counter has grown since that call.
+    /// Whether the counter has grown since the call to [`OomKills::now`].
     pub(super) fn have_grown(&self) -> bool {
         let now = self.events.as_ref().and_then(|path| fs::read_to_string(path).ok());
         now.is_some_and(|text| count(&text) > self.before)
@@ -40,7 +40,7 @@ mod tests {
     use super::count;
 
     #[test]
-    fn counts_only_kills() {
+    fn counts_only_the_kills_of_processes() {
         assert_eq!(count("low 0\nhigh 5\nmax 19\noom 2\noom_kill 3\noom_group_kill 7\n"), 3);
         assert_eq!(count(""), 0);
     }

@@ -179,8 +179,8 @@ impl<'a> Watch<'a> {
         Ok(Self { host, children: SignalFd::with_flags(&signals, flags).map_err(fault)? })
     }
 
-    /// Waits for an event. If several events have happened, the host's takes precedence, then those of the programs in
-    /// their order.
+    /// Waits for an event. If several events have happened, the host's event takes precedence, then the event of the
+    /// program that is first in `programs`.
     pub(super) fn wait(&self, programs: &[&Program], timeout: Option<&Timespec>) -> Result<Event, Report> {
         loop {
             let watched = [self.host.as_fd(), self.children.as_fd()].into_iter();
