@@ -42,13 +42,13 @@ use crate::{
 };
 
 // The protocol's limit of a listing must equal the domain's limit.
-const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the limits of the protocol and the port differ");
+const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the listing limits must be equal");
 
-/// Limit of the agent's build string, in bytes. A program's name and version are shorter.
+/// Maximum length of the agent's build string in bytes. A program's name and version are shorter.
 const BUILD_BYTES_MAX: usize = 200;
 
-/// Limit of a file in the guest that stores an output stream, in bytes. Sixteen such files still leave space on the
-/// guest's disk.
+/// Maximum size in bytes of a file in the guest that stores an output stream. The agent keeps 16 such files, which
+/// leave space on the guest's disk.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A connection to the guest agent failed.
@@ -79,15 +79,15 @@ pub enum ConnectFault {
 pub struct AgentClient {
     link: Opener,
     capabilities: Capabilities,
-    /// One permit per concurrent call; further callers wait for a permit.
+    /// One permit for each concurrent call; further calls wait for a permit.
     calls: Semaphore,
     timeouts: Timeouts,
     clock: AbortHandle,
-    /// Cancelled after too many consecutive `SetClock` requests without a reply.
+    /// Cancelled after too many consecutive `SetClock` requests without a valid reply.
     silent: CancellationToken,
 }
 
-/// Greets the agent on a new connection, reads its hello, and starts the link.
+/// Greets the agent on a new connection, exchanges the hello and the welcome, and starts the link.
 ///
 /// # Errors
 /// [`ConnectFault`].
@@ -250,7 +250,7 @@ impl AgentClient {
         Ok(Listing { entries, truncated })
     }
 
-    /// Requests a power-off, before which the agent syncs the disks. Waits a few seconds for the agent's confirmation.
+    /// Asks the agent to sync the disks and power off the machine. Waits a few seconds for the agent's confirmation.
     pub async fn power_off(&self) {
         if let Err(fault) = control(&self.link, Request::PowerOff, self.timeouts).await {
             tracing::debug!(error = &fault as &dyn Error, "the agent did not confirm the power-off");
@@ -271,7 +271,7 @@ impl AgentClient {
 
     async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallFault> {
         let permit = self.calls.acquire().await;
-        permit.map_err(|_closed| CallFault::Gone { reason: "the link takes no more calls".to_owned() })
+        permit.map_err(|_closed| CallFault::Gone { reason: "the link accepts no more calls".to_owned() })
     }
 }
 

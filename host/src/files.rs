@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The server's own files: private folders, files that appear only when they are whole, files that hold secrets.
+//! The server's own files: private folders, files that appear only once they are complete, files that hold
+//! secrets.
 
 pub(crate) mod draft;
 pub(crate) mod private_folder;

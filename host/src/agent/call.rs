@@ -21,8 +21,8 @@ use crate::{
     printable,
 };
 
-/// Timeout of the wait for the link's end after a call's stream broke. The link's error says more than the stream's
-/// error.
+/// Maximum time to wait for the link's end after a call's stream has broken. The link's error is more precise than the
+/// stream's error.
 const LINK_END_MAX: Duration = Duration::from_millis(300);
 
 /// A call to send, and its timeouts.
@@ -33,12 +33,12 @@ pub(super) struct Call<'a> {
     pub(super) body: [&'a [u8]; 2],
     /// Timeout of the whole call. The agent should respond much earlier.
     pub(super) within: Duration,
-    /// Timeout from the cancel to the last reply.
+    /// Maximum time from the cancel to the last reply.
     pub(super) cancel_within: Duration,
 }
 
 impl Call<'_> {
-    /// Makes the call. `on_reply` receives each reply, and returns the result at the last reply. When `cancelled`
+    /// Makes the call. `on_reply` receives each reply and, for the last reply, returns the result. When `cancelled`
     /// resolves, the host sends a cancel and waits for the last reply. Dropping the future resets the stream, and the
     /// agent then ends the call's work.
     pub(super) async fn make<T>(

@@ -4,23 +4,24 @@
 
 use std::time::Duration;
 
-/// The timeouts of one link. The default is for machines; tests use shorter ones.
+/// The timeouts of one link. The default is for machines; tests use shorter timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From a connection to the agent's hello. An agent sends the hello as soon as it connects. In an emulated guest
-    /// this takes a second.
+    /// Maximum time from the connection to the agent's hello. An agent sends the hello as soon as it connects; an
+    /// emulated guest needs about a second.
     pub hello: Duration,
     /// Interval at which the host sets the guest's clock. The guest has no other time source.
     pub clock_interval: Duration,
-    /// From a `PowerOff` or `SetClock` request to the agent's reply.
+    /// Maximum time from a `PowerOff` or `SetClock` request to the agent's reply.
     pub control: Duration,
-    /// Limit of consecutive `SetClock` requests without a reply. At the limit the link ends. A guest that swaps or is
-    /// paused may fail to reply to one or two.
+    /// Maximum number of consecutive `SetClock` requests without a valid reply. At this number the link ends. A guest
+    /// that swaps or is paused may leave one or two requests unanswered.
     pub unanswered_max: u32,
-    /// Added to a command's timeout. The agent ends the command at the timeout; the host ends the call this much later.
+    /// Time added to a command's timeout. The agent ends the command at the timeout; the host ends the call this much
+    /// later.
     pub deadline_grace: Duration,
-    /// From a cancel to the call's last reply. The agent kills a command within milliseconds, but output in transit
-    /// arrives before the last reply.
+    /// Maximum time from a cancel to the call's last reply. The agent kills a command within milliseconds, but output
+    /// in transit arrives before the last reply.
     pub cancel: Duration,
     /// Timeout of a file call. Even an emulated guest handles 10 MiB in a fraction of a second, but a full disk is
     /// slower.

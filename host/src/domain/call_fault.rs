@@ -4,7 +4,6 @@
 
 use std::error::Error;
 
-/// A failed call into a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum CallFault {
     /// The guest refused, for a reason that the caller can fix.
@@ -18,7 +17,7 @@ pub enum CallFault {
     #[error("the machine is gone: {reason}")]
     Gone { reason: String },
     /// The agent broke the protocol.
-    #[error("failed to understand the guest agent")]
+    #[error("the guest agent broke the protocol")]
     Protocol { source: Box<dyn Error + Send + Sync> },
 }
 
@@ -39,9 +38,7 @@ pub enum RefusalKind {
     TooLarge,
     /// The guest's disk is full, or its quota is used up.
     NoSpace,
-    /// The file system is read-only.
     ReadOnly,
-    /// The path is invalid.
     InvalidPath,
     /// Too many calls are running.
     Busy,

@@ -10,7 +10,7 @@ pub struct Capabilities {
     /// The version and build that the agent reports. The text is limited in length and contains only printable
     /// characters.
     pub agent_build: String,
-    /// Names of the interpreters and package managers that waggle looked for and found.
+    /// Names of the interpreters and package managers that the agent looked for and found.
     pub programs: Vec<String>,
 }
 

@@ -48,7 +48,7 @@ pub struct Script {
 /// The user that runs a command in the guest.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum User {
-    /// `sandbox`, 1000:1000.
+    /// The user `sandbox`, with user and group id 1000.
     #[default]
     Sandbox,
     /// The guest's root, for package managers that need it.
@@ -67,7 +67,7 @@ pub enum OutputStream {
 pub struct Executed {
     /// The exit code; 128 + n if signal n ended the command.
     pub exit_code: i32,
-    /// The signal that ended the command, if a signal did.
+    /// The signal that ended the command, if any.
     pub signal: Option<i32>,
     pub cause: EndCause,
     /// The time from spawn to exit, measured by the agent.

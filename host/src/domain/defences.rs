@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 /// away from the agent and from rarely used parts of the guest's kernel.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Defence {
-    /// Separate namespaces: user code neither sees nor signals the agent.
+    /// Separate namespaces: user code can neither see nor signal the agent.
     Namespaces,
     /// The capability bounding set: the guest's root has few capabilities.
     Capabilities,
@@ -54,7 +54,7 @@ impl Relaxed {
 
 /// An unknown defence.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("unknown defence {word:?}; must be some of {}, separated by commas, or `all`", names())]
+#[error("unknown defence {word:?}; must be `all`, or a comma-separated list of these: {}", names())]
 pub struct UnknownDefence {
     /// The unknown name.
     pub word: String,

@@ -162,14 +162,14 @@ impl Egress {
         self.policies().all(|policy| policy.allows(to))
     }
 
-    /// Returns a name of the destination that is enough to allow the flow. An upstream proxy that resolves names itself
+    /// Returns a name of the destination that by itself allows the flow. An upstream proxy that resolves names itself
     /// gets this name, because another name could resolve to an address that is not allowed.
     #[must_use]
     pub fn allowed_name<'a>(&self, to: &Destination<'a>) -> Option<&'a DomainName> {
         to.names.iter().find(|name| self.allows(&Destination { names: std::slice::from_ref(name), ..*to }))
     }
 
-    /// Whether a flow to at least one port of the address may be allowed. If not, the guest does not receive the
+    /// Whether a flow to at least one port of the address may be allowed. If not, DNS answers to the guest omit the
     /// address.
     #[must_use]
     pub fn allows_some_port(&self, to: &Destination<'_>) -> bool {

@@ -63,7 +63,7 @@ const DEFAULT_NAME_DIGITS: usize = 8;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameFault {
     /// Empty, or only white space.
-    #[error("must not be blank; leave it out to get a default name")]
+    #[error("must not be blank; omit the argument to get a default name")]
     Blank,
     #[error("{chars} characters are too many; must be at most {NAME_CHARS_MAX}")]
     TooLong { chars: usize },

@@ -24,7 +24,7 @@ pub struct FileRange {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FileContent {
     pub bytes: Vec<u8>,
-    /// The whole file's size in bytes; 0 for files that the guest's kernel generates, as in `/proc`.
+    /// The whole file's size in bytes; 0 for files that the guest's kernel generates, for example in `/proc`.
     pub file_size: u64,
 }
 

@@ -116,7 +116,7 @@ pub enum ImageRefFlaw {
         scheme: String,
     },
     /// `oci:` or `oci-archive:` without a path.
-    #[error("path not found after {prefix:?}; must be {prefix}PATH[:TAG]")]
+    #[error("missing path after {prefix:?}; must be {prefix}PATH[:TAG]")]
     NoPath {
         /// `oci:` or `oci-archive:`.
         prefix: &'static str,
@@ -219,7 +219,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
         return Err(ImageRefFlaw::Scheme { scheme: format!("{scheme}://") });
     }
     let reference: Reference = text.parse().map_err(|error| explain(text, &error))?;
-    // The library first accepts a component with a capital letter as a registry, but then adds it to the repository.
+    // The library accepts a first component with a capital letter as a registry, but then adds it to the repository.
     if has_upper_case(reference.repository()) {
         return Err(ImageRefFlaw::UpperCase { repository: reference.repository().to_owned() });
     }
@@ -229,7 +229,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
     Ok(RegistryRef(reference))
 }
 
-/// Detects common mistakes. The library reports all of them as "invalid reference format".
+/// Finds the mistake in an invalid reference. The library reports most mistakes only as "invalid reference format".
 fn explain(text: &str, error: &ParseError) -> ImageRefFlaw {
     match error {
         ParseError::NameEmpty => ImageRefFlaw::Empty,

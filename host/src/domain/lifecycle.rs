@@ -68,14 +68,14 @@ impl State {
     }
 }
 
-/// An event in the life of an environment.
+/// An event in the lifecycle of an environment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Event {
     /// The machine's agent serves calls.
     Ready,
     /// The machine did not start, or ended by itself.
     Failed,
-    /// A client, the idle timeout or the shutdown destroys the environment.
+    /// The environment must be destroyed, for example on a client's request or after its idle timeout.
     DestroyRequested,
     /// All resources of the environment are released.
     Released,
@@ -109,8 +109,8 @@ mod tests {
 
     use super::*;
 
-    /// Repeats the transitions as a table, so that a change must be made twice: one row per state, one column per
-    /// event.
+    /// Repeats the transitions as a table with a row for each state and a column for each event. So each change must be
+    /// made twice.
     #[test]
     fn every_pair_of_state_and_event_has_an_outcome() {
         use Refusal::*;
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gone_is_final(events in events()) {
+        fn destroyed_is_final(events in events()) {
             let seen = walk(&events);
             if let Some(gone) = seen.iter().position(|state| *state == State::Destroyed) {
                 prop_assert!(seen[gone..].iter().all(|state| *state == State::Destroyed));
@@ -164,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn destroy_and_release_end_any_life(mut events in events()) {
+        fn destroy_then_release_leads_to_destroyed_from_any_state(mut events in events()) {
             events.extend([Event::DestroyRequested, Event::Released]);
             prop_assert_eq!(walk(&events).pop(), Some(State::Destroyed));
         }

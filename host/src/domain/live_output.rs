@@ -68,7 +68,8 @@ impl LiveOutput {
 }
 
 impl Cut {
-    /// Appends all characters that are complete after `bytes`; invalid UTF-8 is replaced.
+    /// Appends the characters that are complete with `bytes`, and keeps an incomplete last character. Replaces invalid
+    /// UTF-8.
     fn decode(&mut self, bytes: &[u8], text: &mut String) {
         let joined = [std::mem::take(&mut self.0).as_slice(), bytes].concat();
         let mut chunks = joined.utf8_chunks().peekable();

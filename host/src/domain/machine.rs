@@ -26,13 +26,13 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Machines: Send + Sync {
     /// Starts one machine and resolves when its agent serves calls.
     ///
-    /// `stages` is called with each stage as it begins. When `cancelled` resolves, the start is cancelled: the future
-    /// resolves with a fault once all resources of the machine are released. If the machine became ready just before
-    /// the cancellation, the future resolves with the machine, and the caller must stop it. Dropping the future also
-    /// ends the machine, but does not signal when the machine has ended.
+    /// `stages` is called when a stage begins, and with the progress within the stage. When `cancelled` resolves, the
+    /// start is cancelled: the future resolves with a fault once all resources of the machine are released. If the
+    /// machine became ready just before the cancellation, the future resolves with the machine, and the caller must
+    /// stop it. Dropping the future also ends the machine, but does not signal when the machine has ended.
     ///
     /// # Errors
-    /// [`StartFault`] names the stage that failed. All resources of the machine have been released by then.
+    /// [`StartFault`] contains the stage that failed. All resources of the machine are released before it is returned.
     fn start<'a>(
         &'a self,
         spec: &'a MachineSpec,
@@ -101,7 +101,7 @@ pub trait Agent: Send + Sync {
 pub struct MachineSpec {
     /// Id of the environment that the machine serves. The machine's files and log lines carry this id.
     pub id: EnvironmentId,
-    /// The root file system.
+    /// The image of the root file system.
     pub image: ImageRef,
     /// Number of virtual CPUs.
     pub cpus: u32,
@@ -111,7 +111,7 @@ pub struct MachineSpec {
     pub disk_mib: u32,
     /// Maximum time from the start of the virtual machine to the agent's hello.
     pub boot_timeout: Duration,
-    /// The network; `None` if the machine can reach nothing.
+    /// The network; `None` for a machine without a network.
     pub network: Option<Network>,
 }
 

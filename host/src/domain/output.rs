@@ -9,8 +9,8 @@ use super::{
     utf8::{without_cut_end, without_cut_start},
 };
 
-/// Maximum bytes kept from the start of an output. The heads and tails of a call's two outputs are at most 1 MiB. No
-/// client can show more.
+/// Maximum bytes kept from the start of an output. The heads and tails of a call's two outputs are at most 1 MiB in
+/// total. No client can show more.
 pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Maximum bytes kept from the end of an output. Programs usually report there why they failed.
@@ -91,7 +91,7 @@ pub struct Output {
     pub file: Option<OutputFile>,
 }
 
-/// A file in the guest with a long output. The agent deletes the file when later commands need the space.
+/// A file in the guest with a long output. The agent keeps only the newest files of this kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OutputFile {
     pub path: GuestPath,

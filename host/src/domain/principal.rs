@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Principals: the callers of the server, by the names that the operator gave them.
+//! Principals: the callers of the server, identified by the names that the operator gave them.
 
 use std::{fmt, str::FromStr};
 

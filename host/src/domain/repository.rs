@@ -4,7 +4,7 @@
 //!
 //! The repository returns copies; changing a copy does not change the repository. A slot represents one machine. The
 //! slot is reserved before anything is created for the machine, and dropping the slot frees it. The count is therefore
-//! exact, and a failed create leaves no trace. A failed environment has no slot, but stays visible until it is
+//! exact, and a failed create occupies no slot. A failed environment has no slot, but stays visible until it is
 //! destroyed.
 
 use std::{
@@ -15,8 +15,8 @@ use std::{
 use super::{environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal};
 use crate::mutex::lock;
 
-/// Maximum number of remembered destroyed environments. The error of a late call says why its environment was
-/// destroyed.
+/// Maximum number of destroyed environments that the repository remembers. For these, the error of a later call says
+/// why the environment was destroyed.
 pub const DESTROYED_REMEMBERED_MAX: usize = 256;
 
 /// The environments of all owners, oldest first.
@@ -153,8 +153,8 @@ impl Drop for Slot {
 /// All slots are taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "all {environments_max} environments of this server are in use, its maximum; destroy one with \
-     destroy_environment, or wait until one reaches its idle timeout"
+    "this server has reached its maximum of {environments_max} environments; destroy one with destroy_environment, \
+     or wait until one reaches its idle timeout"
 )]
 pub struct CapacityFault {
     /// The number of slots.

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runtimes, and the choice of the programs that run their code and install their packages.
 //!
-//! The operator's command has priority over the guest's programs. If there is neither, an error names the programs that
-//! are missing.
+//! The operator's command has priority over the guest's programs. If neither exists, the error names the missing
+//! programs.
 
 use std::{fmt, str::FromStr};
 
@@ -119,7 +119,6 @@ pub struct ByRuntime<T> {
 }
 
 impl<T> ByRuntime<T> {
-    /// Returns the value of a runtime.
     pub fn of(&self, runtime: Runtime) -> &T {
         match runtime {
             Runtime::Python => &self.python,
@@ -148,19 +147,19 @@ pub enum Installer {
     Zypper,
     /// The operator's command.
     Operator {
-        /// The command without package names, which are appended.
+        /// The command, to which the names of the packages are appended.
         command: CommandLine,
         /// The user that runs the command.
         user: User,
     },
 }
 
-/// A script that chooses or creates the Python environment for the packages, and runs pip in it.
+/// A script that chooses or creates the Python environment for the packages, and runs pip in that environment.
 const PIP_SCRIPT: &str = include_str!("runtime/pip_install.py");
 
 impl Installer {
-    /// The programs that the package manager needs in the guest. pip runs as a module of Python, so pip installs for
-    /// that Python.
+    /// The programs that the package manager needs in the guest. pip runs as `python3 -m pip`, so only `python3` is
+    /// required.
     fn programs(&self) -> &'static [&'static str] {
         match self {
             Self::Pip => &["python3"],
@@ -174,8 +173,8 @@ impl Installer {
         }
     }
 
-    /// Returns the command that installs the packages. If there is a second command, it must run only after the first
-    /// has succeeded.
+    /// Returns one or two commands that install the packages. The second command must run only after the first has
+    /// succeeded.
     #[must_use]
     pub fn steps(&self, packages: &[PackageName]) -> (Command, Option<Command>) {
         let as_root = |words: &[&str]| step(words, packages, User::Root);
@@ -254,12 +253,11 @@ impl FromStr for CommandLine {
 /// An invalid command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandLineFault {
-    /// The program is not an absolute path.
     #[error("must start with an absolute path, such as /usr/bin/python3")]
     NotAbsolute,
-    /// A character that only a shell would interpret.
+    /// A character outside the allowed set, which contains no shell syntax.
     #[error(
-        "must be a path and plain arguments separated by blanks; no shell interprets it, so \"{character}\" is not \
+        "must be a path and plain arguments, separated by spaces and without shell syntax; \"{character}\" is not \
          allowed"
     )]
     NotPlain {
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn system_package_managers_run_as_root() {
+    fn package_managers_have_the_expected_commands() {
         let packages = parse_packages("a b==1").unwrap();
         for (installer, argv) in [
             (Installer::Npm, "npm install --prefix /home/sandbox --no-audit --no-fund a b==1"),
@@ -333,18 +331,18 @@ mod tests {
             (Installer::Yum, "yum install -y a b==1"),
             (Installer::Zypper, "zypper --non-interactive install a b==1"),
         ] {
-            let (step, None) = installer.steps(&packages) else { panic!("{installer:?} takes one step") };
+            let (step, None) = installer.steps(&packages) else { panic!("{installer:?} must take one step") };
             assert_eq!(step.argv, words(argv));
             assert_eq!(step.user == User::Sandbox, installer == Installer::Npm);
         }
-        let (update, Some(install)) = Installer::AptGet.steps(&packages) else { panic!("apt-get takes two steps") };
+        let (update, Some(install)) = Installer::AptGet.steps(&packages) else { panic!("apt-get must take two steps") };
         assert_eq!(update.argv, words("apt-get update -q"));
         assert_eq!(install.argv, words("apt-get install -q -y --no-install-recommends a b==1"));
     }
 
     #[test]
     fn pip_script_gets_packages_as_python_strings() {
-        let (step, None) = Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap()) else { panic!("one step") };
+        let (step, None) = Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap()) else { panic!("two steps") };
         let script = step.script.unwrap();
         assert_eq!(script.extension, "py");
         assert!(script.code.starts_with(b"PACKAGES = [\"a[x]>=1,<2\", \"b\"]\n"));

@@ -70,8 +70,7 @@ impl Tokens {
         if tokens.is_empty() { Err(TokensFault::None) } else { Ok(Self(tokens)) }
     }
 
-    /// Returns the principal of a token. The duration of the lookup depends only on the number of tokens, not on their
-    /// content.
+    /// Returns the principal of a token. The duration of the lookup does not depend on the content of the tokens.
     #[must_use]
     pub fn principal(&self, token: &str) -> Option<&Principal> {
         if token.len() > TOKEN_CHARS_MAX {

@@ -1,19 +1,19 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Environment variables for a command, checked so that they cannot keep the command from starting.
+//! Environment variables for a command. Valid variables cannot prevent the start of the command.
 
 use std::collections::BTreeMap;
 
 /// Maximum number of variables of one command. Programs use a few dozen at most.
 pub const VARIABLES_MAX: usize = 256;
 
-/// Maximum total bytes of names and values. Variables and arguments must fit one message of 128 KiB.
+/// Maximum total bytes of names and values. A message of 128 KiB must hold the variables and the arguments.
 pub const VARIABLES_BYTES_MAX: usize = 64 * 1024;
 
 /// Maximum number of characters of an invalid name that an error quotes.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// Valid variables for a command. None of them affects which program runs.
+/// Valid variables for a command. `PATH` is not among them, because it determines which program runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Variables(Vec<(String, String)>);
 
@@ -64,7 +64,8 @@ pub enum VariablesFault {
     #[error("{count} variables are too many; must be at most {VARIABLES_MAX}")]
     TooMany { count: usize },
     #[error(
-        "{bytes} bytes of names and values are too many; must be at most {VARIABLES_BYTES_MAX}; use stdin or a file"
+        "the names and values have {bytes} bytes; at most {VARIABLES_BYTES_MAX} are allowed; pass large data in stdin \
+         or in a file"
     )]
     TooLong { bytes: usize },
     #[error("invalid name {name:?}; must be letters, digits and _, and must not start with a digit")]
@@ -72,8 +73,8 @@ pub enum VariablesFault {
         /// The name, shortened.
         name: String,
     },
-    /// `PATH` is set, although the lookup of the interpreter depends on it.
-    #[error("PATH must not be set, because the interpreter is found with it; set it in the code instead")]
+    /// `PATH` is set, although waggle finds the interpreter through `PATH`.
+    #[error("PATH must not be set, because waggle finds the interpreter through PATH; set PATH in the code instead")]
     Path,
     /// A NUL character in a value.
     #[error("the value of {name} must not contain NUL characters")]
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_any_text_in_values() {
+    fn keeps_line_breaks_quotes_and_unicode_in_values() {
         let pairs = [("HOME", "/tmp"), ("_x1", "a=b\n\"ä\""), ("empty", "")];
         let owned: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert_eq!(parse(&pairs), Ok(owned));

@@ -21,8 +21,8 @@ use nix::{
 use crate::files::private_folder;
 
 const DRAFT_PREFIX: &str = ".draft-";
-/// A file that is locked while a process creates a draft or removes dead drafts. So no process mistakes a draft that is
-/// created but not locked yet for a dead one.
+/// A file that a process locks while it creates a draft or removes the drafts of dead processes. Without this lock, a
+/// process could remove a new draft that its writer has not locked yet.
 const LOCK_NAME: &str = ".lock";
 
 /// An operation in a folder of drafts failed.

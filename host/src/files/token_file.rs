@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use super::secret_file::{self, SecretFileFault};
 use crate::domain::tokens::{Tokens, TokensFault};
 
-/// Limit of the file's size, in bytes: a thousand long tokens fit. A larger file is probably the wrong file.
+/// Maximum size of the file in bytes: enough for a thousand long tokens. A larger file is probably the wrong file.
 const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 /// Reads the tokens in a file that belongs to the server's user or to root.

@@ -30,14 +30,14 @@
 //!   there are never more machines than slots.
 //! - All other code sends requests through an `mpsc::Sender<Request>`. A [`Call`] contains the machine, and a permit
 //!   for the message that reports the call's end. Calls do not delay a destroy: stopping the machine ends the calls.
-//! - The caller of the create owns the guard of `abandoned` until the caller receives the result, so a create that is
-//!   dropped at any time leaves nothing behind.
+//! - The caller of `create` holds a guard until it receives the result. Dropping the guard cancels `abandoned`, so a
+//!   create that is dropped at any time leaves nothing behind.
 //!
 //! # The end
 //!
 //! The task may end by return, panic or abort. In each case, dropping the [`Driver`] first frees the slot, then removes
-//! the environment from the registry, then wakes the waiters for the destruction. Because of this order, a client that
-//! sees the destruction or a failed create can use the slot at once.
+//! the environment from the registry, then wakes the callers that wait for the destruction. Because of this order, a
+//! client that sees the destruction or a failed create can use the slot at once.
 
 use std::{future::pending, sync::Arc};
 
@@ -64,7 +64,6 @@ use crate::{
     },
 };
 
-/// The driver of one environment.
 pub(super) struct Driver {
     pub(super) environment: Environment,
     pub(super) spec: MachineSpec,
@@ -73,7 +72,7 @@ pub(super) struct Driver {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) journal: Arc<Journal>,
-    /// Cancelled when the caller of the create leaves before receiving the result.
+    /// Cancelled when the caller of `create` leaves before it receives the result.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
     /// Callers that wait for the destruction.
@@ -95,7 +94,8 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Runs the environment until it is destroyed. `ready` receives the outcome of the start.
+    /// Runs the environment until it is destroyed. `ready` receives the outcome of the start, and is dropped without an
+    /// outcome if the start is cancelled.
     pub(super) async fn run(
         mut self,
         machines: Arc<dyn Machines>,
@@ -121,7 +121,7 @@ impl Driver {
                 self.apply(Event::DestroyRequested);
                 self.apply(Event::Released);
                 self.registry.remember_failed_start(self.log(fault.console.clone()));
-                // The slot is free before the caller sees the failure.
+                // Frees the slot before the caller sees the failure.
                 drop(self);
                 let _ = ready.send(Err(fault));
                 return;

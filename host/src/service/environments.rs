@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Creates, lists and destroys environments, and destroys all environments when the server shuts down.
 //!
-//! One `driver` owns each environment. This module spawns the drivers and sends requests to them. If the caller of a
-//! create leaves, the create is undone.
+//! One `driver` owns each environment. This module spawns the drivers and sends requests to them. If the caller
+//! of `create` leaves before the result, the environment is destroyed.
 
 use std::{
     sync::Arc,
@@ -175,7 +175,8 @@ impl Environments {
         handle.map_or((0, None), |handle| (handle.refusals.count(), handle.refusals.last()))
     }
 
-    /// Returns the log of an environment in any state, even if it failed to start. Reading the log is not a call.
+    /// Returns the log of an environment in any state, even if it failed to start. Reading the log does not count as a
+    /// call.
     ///
     /// # Errors
     /// [`CallerFault::UnknownEnvironment`] or [`CallerFault::DestroyedEnvironment`].

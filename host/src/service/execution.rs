@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs code and installs packages in environments.
 //!
-//! Code is sent as a file that an interpreter runs; it is never part of a shell command line. The agent in the guest
-//! enforces the timeouts; the agent's client limits the wait for a guest that never answers.
+//! Code is sent as a file that an interpreter runs; the code is never part of a shell command line. The agent in the
+//! guest enforces the timeouts; the agent's client limits the wait for a guest that never answers.
 
 mod outputs;
 
@@ -34,7 +34,7 @@ use crate::telemetry::STAGES;
 /// Maximum bytes of code in one call.
 pub const CODE_BYTES_MAX: usize = 512_000;
 
-/// Maximum bytes of stdin in one call: the same as for a file.
+/// Maximum bytes of stdin in one call: the same limit as for a file.
 pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// The advice for larger inputs.
@@ -121,7 +121,7 @@ impl Execution {
         outputs.into_result(executed, timeout)
     }
 
-    /// Runs a file of the environment with the interpreter of the environment's runtime. A timeout or a cancellation is
+    /// Runs a file in the environment with the interpreter of the environment's runtime. A timeout or a cancellation is
     /// a result, not a fault. Only the watcher receives the output. `command` contains the program's arguments,
     /// standard input, variables and timeout.
     ///
@@ -204,7 +204,7 @@ impl Execution {
         runtime.interpreter(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)
     }
 
-    /// Returns the timeout for a caller's `seconds`. Without `seconds`, or for zero or less, returns the server's
+    /// Returns the timeout for a caller's `seconds`. If `seconds` is `None`, zero or negative, returns the server's
     /// default.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub enum CallerFault {
     #[error("{0}")]
     Argument(ArgumentFault),
     /// The caller has no environment with this id.
-    #[error("environment {id} not found; list_environments returns the ids of yours")]
+    #[error("environment {id} not found; list_environments returns the ids of your environments")]
     UnknownEnvironment { id: EnvironmentId },
     /// The environment was destroyed before the call.
     #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
@@ -55,10 +55,10 @@ pub enum CallerFault {
     #[error(transparent)]
     Capacity(#[from] CapacityFault),
     /// The environment has reached its limit of calls.
-    #[error("environment {id} already runs {CALLS_MAX} calls, its maximum; retry when one has ended")]
+    #[error("environment {id} has reached its maximum of {CALLS_MAX} running calls; retry when one has ended")]
     Busy { id: EnvironmentId },
     /// The caller, or the server, has reached its limit of calls.
-    #[error("{whose} {calls_max} calls running, the maximum; retry when one has ended")]
+    #[error("{whose} reached the maximum of {calls_max} running calls; retry when one has ended")]
     TooManyCalls {
         /// The start of the message: "you have" or "the server has".
         whose: &'static str,
@@ -87,7 +87,7 @@ pub enum CallerFault {
         /// The result of the command, with the output up to the cancellation; `None` if no command had started.
         executed: Option<Box<Executed>>,
     },
-    /// The guest's kernel or the agent refused.
+    /// The guest's kernel or the agent refused the call.
     #[error("{message}")]
     Guest { kind: RefusalKind, message: String },
     /// The server is shutting down.

@@ -46,7 +46,7 @@ impl Filesystem {
         content: &[u8],
         how: Writing,
     ) -> Result<u64, Fault> {
-        let advice = "; write it in parts with append, or create it with execute";
+        let advice = "; write the file in parts with append, or create it with execute";
         ArgumentFault::check_size("content", content.len(), FILE_BYTES_MAX, advice)?;
         let call = self.environments.begin(owner, id).await?;
         let answer = call.machine.agent().write_file(path, content, how);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::domain::{call_fault::CallFault, principal::Principal};
 
-/// Waits for the answer of a guest. When the machine fails, the environment's state decides the fault.
+/// Waits for the answer of a guest. If the machine has ended, the environment's state determines the fault.
 pub(super) async fn await_guest<T>(
     environments: &Environments,
     owner: &Principal,

@@ -103,7 +103,7 @@ mod tests {
     use crate::domain::stage::Amount;
 
     #[test]
-    fn stage_is_noted_once_however_often_its_progress_is_reported() {
+    fn stage_with_repeated_progress_is_recorded_once() {
         let journal = Journal::default();
         journal.note_stage(Stage::Image);
         for done in 0..1000 {

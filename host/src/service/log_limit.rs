@@ -10,7 +10,7 @@ use std::{
 
 use crate::{domain::environment_id::EnvironmentId, mutex::lock};
 
-/// Maximum number of lines in a burst: the number that a person may read about one failure.
+/// Maximum number of lines in a burst: enough to understand one failure.
 const LINES_BURST: u32 = 20;
 
 /// The interval at which further lines are allowed.

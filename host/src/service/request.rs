@@ -22,21 +22,21 @@ pub(super) const REQUESTS_MAX: usize = 16;
 pub(super) enum Request {
     /// Begins a call. A shutdown waits until the token is dropped.
     Begin(TaskTrackerToken, oneshot::Sender<Result<Call, CallRefusal>>),
-    /// Destroys the environment. The answer is sent when all its resources are released.
+    /// Destroys the environment. The answer is sent when all resources of the environment are released.
     Destroy(DestroyReason, oneshot::Sender<()>),
     /// Destroys the environment if it has reached its idle timeout.
     Expire,
 }
 
-/// A call that runs in an environment. While it exists, the environment is not idle and a shutdown waits for it.
+/// A call that runs in an environment. While the call exists, the environment is not idle and a shutdown waits.
 pub(super) struct Call {
     pub(super) machine: Arc<dyn Machine>,
     /// A copy of the environment, made when the call began.
     pub(super) environment: Environment,
-    /// The network refusals of the environment, which are still counted during the call.
+    /// The live counter of the environment's network refusals; it keeps counting during the call.
     pub(super) refusals: Arc<Refusals>,
-    /// Permit for the message to the driver that the call has ended. It is reserved when the call begins, so the
-    /// message is never lost.
+    /// Permit to tell the driver that the call has ended. The permit is reserved when the call begins, so the message
+    /// is never lost.
     pub(super) ended: Option<mpsc::OwnedPermit<()>>,
     pub(super) _counted: TaskTrackerToken,
 }

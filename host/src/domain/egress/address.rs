@@ -13,7 +13,7 @@ pub enum Kind {
     Public,
     /// Not on the public internet: private, shared, unique local, documentation and benchmark addresses.
     Private,
-    /// Loopback, link-local, cloud metadata, multicast and broadcast addresses, and all that cannot belong to a host.
+    /// Loopback, link-local, cloud metadata, multicast, broadcast, reserved and unassigned addresses.
     Special,
 }
 
@@ -50,7 +50,7 @@ pub fn kind(address: IpAddr) -> Kind {
 fn kind_v4(address: Ipv4Addr) -> Kind {
     let [a, b, c, _] = address.octets();
     match (a, b, c) {
-        // This network, loopback, link-local, multicast, reserved, broadcast.
+        // "This network" (0.0.0.0/8), loopback, link-local, multicast, reserved, broadcast.
         (0 | 127 | 224.., ..) | (169, 254, _) => Kind::Special,
         _ if METADATA_V4.contains(&address) => Kind::Special,
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Kind::Private,

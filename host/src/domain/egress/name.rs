@@ -60,8 +60,8 @@ pub enum DomainNameFault {
     Length { bytes: usize },
     /// An invalid part between dots.
     #[error(
-        "a name must have 1 to {LABEL_CHARS_MAX} letters, digits and hyphens between dots (international names start \
-         with xn--)"
+        "each part of a name between dots must have 1 to {LABEL_CHARS_MAX} letters, digits and hyphens (international \
+         names must be in their xn-- form)"
     )]
     Label,
     /// A name that could be parsed as an address.

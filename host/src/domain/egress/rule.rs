@@ -55,8 +55,9 @@ impl Rule {
     }
 }
 
-/// Whether a rule with a name may allow an address. The owner of a name controls the addresses of that name. A name
-/// therefore never allows the host itself or cloud metadata, and only an exact name allows a private network.
+/// Whether a rule with a name may allow an address. The owner of a name controls the addresses of that name. A rule
+/// with a name therefore never allows the host itself or a [`Kind::Special`] address, such as cloud metadata, and only
+/// an exact name allows a private network.
 fn name_may_allow(pattern: &NamePattern, to: &Destination<'_>) -> bool {
     match (kind(to.address), pattern) {
         _ if to.is_hosts_own => false,
@@ -98,7 +99,8 @@ impl FromStr for Rule {
             Some(_) => return Err(RuleFault::Words),
             None => (true, text),
         };
-        // An IPv6 address with a port must be in brackets, so several colons without a bracket mean an address alone.
+        // An IPv6 address with a port must be in brackets, so several colons without a bracket mean an address without
+        // a port.
         if !rest.starts_with('[') && rest.matches(':').count() > 1 {
             return Ok(Self { allows, target: Target::Range(rest.parse()?), ports: None });
         }

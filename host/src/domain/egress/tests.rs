@@ -242,7 +242,7 @@ fn name_is_looked_up_only_if_an_address_could_be_allowed() {
 }
 
 #[test]
-fn address_without_an_allowed_port_is_known() {
+fn detects_addresses_without_an_allowed_port() {
     let check = |policy: &str, address: &str, expected: bool| {
         assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");
     };

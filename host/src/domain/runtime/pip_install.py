@@ -20,8 +20,8 @@ python = sys.executable
 if os.path.exists(venv_python):
     python = venv_python
 elif managed_externally():
-    # The image's own packages stay visible in there, its pip among them: a second one would take most of a minute to
-    # unpack under emulation.
+    # The image's packages, including its pip, stay visible in the virtual environment. Unpacking a second pip would
+    # take most of a minute under emulation.
     bare = ["--without-pip"] if importlib.util.find_spec("pip") else []
     made = subprocess.run([python, "-m", "venv", "--system-site-packages", *bare, VENV])
     if made.returncode != 0:

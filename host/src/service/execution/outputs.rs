@@ -25,7 +25,7 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Creates empty outputs, before the command starts.
+    /// Creates empty outputs. Must be called before the command starts.
     pub(super) fn new(refusals: &Arc<Refusals>) -> Self {
         Self {
             stdout: OutputWindow::default(),

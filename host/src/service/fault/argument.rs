@@ -31,7 +31,7 @@ pub enum ArgumentFault {
     NotWhole { name: &'static str, value: f64, min: u64, max: u64 },
     #[error("mode: invalid file mode; must be up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
     Mode,
-    #[error("content: invalid base64: {reason}; leave encoding out for text")]
+    #[error("content: invalid base64 ({reason}); for text, omit the argument \"encoding\"")]
     Base64 { reason: String },
     #[error("code must not be empty")]
     NoCode,
