@@ -61,8 +61,8 @@ impl Budget {
 
     /// Waits until the principal can reserve `bytes`. A request above the principal's share is reduced to that share.
     ///
-    /// A request that does not fit the private reserve waits for the principal's own share first. While it waits there,
-    /// it does not block other principals.
+    /// A request that does not fit the private reserve waits for the principal's own share first. During this wait, the
+    /// request does not block other principals.
     pub(crate) async fn reserve(&self, owner: &Principal, bytes: usize) -> Reservation {
         let units = u32::try_from(units(bytes).min(self.share_units)).unwrap_or(u32::MAX);
         let quota = self.quota(owner);

@@ -10,7 +10,7 @@ const URL_ENDS: [char; 5] = ['"', '\'', '`', '<', '>'];
 /// Placeholder credentials, as in an error that shows the expected URL. They are not masked.
 const PLACEHOLDER: &str = "USER:PASSWORD";
 
-/// Formats an error and its causes on one line, outermost first, with the credentials of URLs masked.
+/// Joins the texts of an error and its causes, outermost first, with the credentials of URLs masked.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -76,7 +76,7 @@ Examples:
   waggle completions zsh > ~/.zfunc/_waggle, with ~/.zfunc in fpath
   waggle completions fish > ~/.config/fish/completions/waggle.fish
 
-The Debian package installs them.";
+The Debian package installs these scripts.";
 
 /// Commands with settings.
 const WITH_SETTINGS: [&str; 4] = ["serve", "doctor", "image", "run"];
@@ -96,7 +96,7 @@ pub enum Command {
     /// Serve MCP over HTTP, or over standard input and output
     #[command(after_help = SERVE_HELP)]
     Serve(Box<Settings>),
-    /// Run a program in a machine of its own, without a server, and exit with its exit code
+    /// Run a program in a new machine, without a server, and exit with the program's exit code
     Run(Box<RunArguments>),
     /// List the environments of a running server
     Ps(PsArguments),

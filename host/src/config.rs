@@ -66,24 +66,25 @@ pub struct Settings {
     /// Callers and their limits.
     #[command(flatten)]
     pub access: Access,
-    /// Limit of concurrent environments, 1 to 1000
+    /// Maximum number of environments, 1 to 1000
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "COUNT")]
     pub max_environments: u32,
-    /// Virtual CPUs of an environment, 1 to 64; libkrun gives at most 16
+    /// Virtual CPUs of an environment, 1 to 64; libkrun supports at most 16
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "COUNT")]
     pub default_cpus: u32,
     /// Memory of an environment, in MiB, 128 to 1048576
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     #[arg(value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
     pub default_memory_mb: u32,
-    /// Scratch disk of an environment, in MiB, 64 to 1048576; it takes space on the host only as it fills
+    /// Scratch disk of an environment, in MiB, 64 to 1048576; the disk takes space on the host only as programs fill it
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub default_disk_mb: u32,
-    /// Minutes without a call after which an environment is destroyed, 1 to 60, unless its client chooses otherwise
+    /// Idle timeout: minutes without a call after which an environment is destroyed, 1 to 60, unless the client chooses
+    /// another timeout
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60), value_name = "MINUTES")]
     pub default_timeout_min: u32,
-    /// Timeout of a call of execute that sets none
+    /// Timeout of a call of execute that sets no timeout
     #[arg(long, default_value = "30s", value_parser = duration::parse, value_name = "DURATION")]
     pub default_exec_timeout: Duration,
     /// Longest timeout that a call of execute can set
@@ -92,10 +93,10 @@ pub struct Settings {
     /// Timeout of a call of install_packages
     #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub install_timeout: Duration,
-    /// Limit of the processes and threads of one call, 16 to 8192
+    /// Maximum number of processes and threads of one call, 16 to 8192
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=8192), value_name = "COUNT")]
     pub exec_pids: u32,
-    /// Limit of the open files of one process, 64 to 1048576
+    /// Maximum number of open files of one process, 64 to 1048576
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub exec_open_files: u32,
@@ -107,20 +108,21 @@ pub struct Settings {
     #[arg(long, default_value = "", value_name = "DEFENCES", hide_default_value = true)]
     pub relax: Relaxed,
     /// Destinations that programs in the guests may connect to: none, public (the internet without private networks),
-    /// or rules separated by commas, of which the first that matches decides; see docs/network.md
+    /// or rules separated by commas; the first rule that matches decides; see docs/network.md
     #[arg(long, default_value = "public", value_name = "POLICY")]
     pub egress: Policy,
     /// HTTP proxy for the guests' connections, as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; a password on the
-    /// command line is visible in ps, one in --egress-proxy-file is not
+    /// command line is visible in ps, a password in --egress-proxy-file is not
     #[arg(long, value_parser = SecretParser::<Proxy>::NEW, value_name = "URL")]
     pub egress_proxy: Option<Proxy>,
-    /// File with that URL, instead of --egress-proxy; it must belong to the server's user and have mode 0600
+    /// File with the proxy's URL, instead of --egress-proxy; the file must belong to the server's user and have mode
+    /// 0600
     #[arg(long, value_name = "FILE")]
     pub egress_proxy_file: Option<PathBuf>,
     /// File with certificates in PEM that the guests trust in addition to those of their images
     #[arg(long, value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
-    /// Timeout of a machine's boot, counted from when its image is ready
+    /// Timeout of a machine's boot, counted from the time when the image is ready
     #[arg(long, default_value = "2m", value_parser = duration::parse, value_name = "DURATION")]
     pub boot_timeout: Duration,
     /// Interval of the check for idle environments
@@ -132,18 +134,20 @@ pub struct Settings {
     /// The image store.
     #[command(flatten)]
     pub image_store: ImageSettings,
-    /// When images are pulled from registries: on-demand, by the first environment that needs one, or at-start, which
-    /// also resolves their tags again
+    /// Time when images are pulled from registries: on-demand, when the first environment needs the image, or at-start,
+    /// when the server starts; at-start also resolves tags again
     #[arg(long, default_value = "on-demand", value_name = "on-demand|at-start", hide_possible_values = true)]
     pub pull_images: PullImages,
-    /// Image for python environments [default: the OCI layout images/python in the data folder if there is one, else
+    /// Image for python environments [default: the OCI layout images/python in the data folder if it exists, else
     /// docker.io/library/python:3-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_python: Option<ImageRef>,
-    /// Image for node environments [default: images/node there, else docker.io/library/node:lts-slim]
+    /// Image for node environments [default: the OCI layout images/node in the data folder if it exists, else
+    /// docker.io/library/node:lts-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_node: Option<ImageRef>,
-    /// Image for shell environments [default: images/shell there, else docker.io/library/debian:stable-slim]
+    /// Image for shell environments [default: the OCI layout images/shell in the data folder if it exists, else
+    /// docker.io/library/debian:stable-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_shell: Option<ImageRef>,
     /// Command that runs python code, instead of the image's interpreter
@@ -165,17 +169,18 @@ pub struct Settings {
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_install_command: Option<CommandLine>,
     /// Hypervisor of the machines: krun is libkrun and needs KVM, qemu also works without KVM, and auto chooses the
-    /// fastest that works
+    /// fastest of them that works
     #[arg(long, default_value = "auto", value_name = "auto|krun|qemu", hide_possible_values = true)]
     pub backend: WantedBackend,
-    /// Path of libkrunfw.so.5, which contains the kernel of libkrun's guests, or of its folder [default: the copy in
-    /// the program; without one, next to the program or in the system's library folders]
+    /// Path of libkrunfw.so.5, which contains the kernel of libkrun's guests, or path of the folder with this library
+    /// [default: the copy in the program; if the program has no copy, the library next to the program or in the
+    /// system's library folders]
     #[arg(long, value_name = "PATH")]
     pub firmware: Option<PathBuf>,
     /// Folder with the kernel of QEMU's guests: vmlinuz and modules [default: kernel/ in the data folder]
     #[arg(long, value_name = "FOLDER")]
     pub kernel: Option<PathBuf>,
-    /// Verbosity of the machines in the log, 0 to 5; above 3 it includes internals of the hypervisor
+    /// Verbosity of the machines in the log, 0 to 5; above 3 the log includes internals of the hypervisor
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5), value_name = "LEVEL")]
     pub log_level: u8,
 }
@@ -219,7 +224,7 @@ impl Settings {
         }
         if self.egress_proxy.is_some() && self.egress_proxy_file.is_some() {
             return Err("--egress-proxy (WAGGLE_EGRESS_PROXY) and --egress-proxy-file (WAGGLE_EGRESS_PROXY_FILE) are \
-                        both set; set one of them"
+                        both set; set only one of them"
                 .to_owned());
         }
         self.access.check(self.listen_addr)

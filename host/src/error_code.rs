@@ -7,12 +7,12 @@
 
 use std::fmt::Write as _;
 
-/// The part of the protocol in which a client sees a code.
+/// The part of the protocol in which a client sees an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
     /// A tool result with `isError`: the caller can fix the error.
     Result,
-    /// A JSON-RPC error: the request as a whole is invalid, or the server failed.
+    /// A JSON-RPC error: the tool or the task is unknown, or the server failed.
     Protocol,
     /// The response to an HTTP request that did not reach a tool.
     Http,
@@ -48,7 +48,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $meaning,)* }
             }
 
-            /// Returns the place in which a client sees the code.
+            /// Returns the part of the protocol in which a client sees the error.
             #[must_use]
             pub fn place(self) -> Place {
                 match self { $(Self::$variant => Place::$place,)* }
@@ -63,16 +63,18 @@ codes! {
         "Correct the argument that the message names, then retry.";
     EnvironmentNotFound, "environment_not_found", Result,
         "You have no environment with this id.",
-        "Call list_environments for the ids of your environments, or create_environment for a new one.";
+        "Call list_environments to see the ids of your environments, or create_environment to create a new \
+         environment.";
     EnvironmentDestroyed, "environment_destroyed", Result,
-        "The environment was destroyed: on request, after its idle timeout, or during the call.",
-        "Call create_environment for a new one; the files of the old one are lost.";
+        "The environment was destroyed before or during the call, for example on request or after its idle timeout.",
+        "Call create_environment to create a new environment; the files of the destroyed environment are lost.";
     EnvironmentNotRunning, "environment_not_running", Result,
         "The environment exists but takes no calls: it is being created or destroyed, or its machine failed.",
-        "Call list_environments to see its status; if that is \"error\", destroy the environment and create another.";
+        "Call list_environments to see the environment's status. If the status is \"error\", destroy the \
+         environment and create a new one.";
     EnvironmentBusy, "environment_busy", Result,
         "The environment already runs its maximum number of calls.",
-        "Retry when one of its calls has ended.";
+        "Retry when a call in this environment has ended.";
     CapacityReached, "capacity_reached", Result,
         "The server has reached its maximum number of environments.",
         "Destroy an environment that you no longer need, or retry later.";
@@ -80,36 +82,36 @@ codes! {
         "The server, or this caller, already runs its maximum number of calls.",
         "Retry when other calls have ended.";
     ResultsUnread, "results_unread", Result,
-        "Unread results of other calls fill the buffer.",
-        "Read the pending results, request less at a time, or retry a little later.";
+        "The server's buffer for results is full of results that clients have not read.",
+        "Read the results of your earlier calls, request less data at a time, or retry a little later.";
     RuntimeUnavailable, "runtime_unavailable", Result,
         "The environment's image has no interpreter or package manager for this runtime.",
         "Use another language, or create an environment with another runtime.";
     TimedOut, "timed_out", Result,
-        "The command reached its timeout, and all its processes were killed.",
-        "Give execute a longer timeout_seconds, or start the work in the background and read its log with later calls; \
-         install fewer packages at a time.";
+        "The command reached its timeout, and all processes of the call were killed.",
+        "For execute, set a longer timeout_seconds, or start the work in the background and read its log later. For \
+         install_packages, install fewer packages at a time.";
     Cancelled, "cancelled", Result,
-        "The caller cancelled the call, and all its processes were killed.",
+        "The caller cancelled the call, and all processes of the call were killed.",
         "Retry if you need the result.";
     NotFound, "not_found", Result,
         "No file or folder exists at the path.",
-        "Call list_files on the parent folder to see its entries.";
+        "Call list_files on the parent folder to see which files and folders exist.";
     IsADirectory, "is_a_directory", Result,
         "The path is a folder, but the call needs a file.",
-        "Call list_files for its entries.";
+        "Call list_files to see the entries of the folder.";
     NotADirectory, "not_a_directory", Result,
-        "The path, or a part of it, is a file, but the call needs a folder.",
-        "Call list_files on the parent folder to see its entries.";
+        "The path or a part of the path is a file, but the call needs a folder.",
+        "Call list_files on the parent folder to see which files and folders exist.";
     NotARegularFile, "not_a_regular_file", Result,
         "The path is a device, a socket or a pipe.",
         "Use execute for devices, sockets and pipes.";
     PermissionDenied, "permission_denied", Result,
-        "The user named sandbox has no permission to do this.",
+        "The user named sandbox has no permission for this operation on the path.",
         "Use a path below /home/sandbox or /tmp.";
     TooLarge, "too_large", Result,
-        "The file exceeds the limit of one call.",
-        "Read it in parts with offset and limit.";
+        "The file, or the requested part of the file, is larger than one call can read.",
+        "Read the file in smaller parts with offset and limit.";
     NoSpace, "no_space", Result,
         "The environment's disk is full.",
         "Use execute to delete files that are no longer needed.";
@@ -123,26 +125,26 @@ codes! {
         "The environment is too busy to begin the call.",
         "Retry in a moment.";
     GuestRefused, "guest_refused", Result,
-        "The environment's kernel reported the error in the message.",
-        "Read the message; the paths in it are inside the environment.";
+        "The environment's kernel refused the operation; the message contains the kernel's error.",
+        "Read the error message; the paths in the message are paths inside the environment.";
     ShuttingDown, "shutting_down", Result,
         "The server is shutting down.",
-        "Retry when it is back; its environments are lost.";
+        "Retry when the server runs again. All environments of the server are lost, so create a new environment.";
     UnknownTool, "unknown_tool", Protocol,
         "No tool has this name.",
-        "Call tools/list for the names of the tools.";
+        "Call tools/list to see the names of the tools.";
     UnknownTask, "unknown_task", Protocol,
         "You have no task with this id: it never existed or has expired.",
-        "Call the tool again if you still need its result.";
+        "Call the tool again if you still need the result.";
     StartFailed, "start_failed", Protocol,
         "The environment's machine failed to start; see the server's log.",
-        "Retry once; if it fails again, tell the server's operator.";
+        "Retry the call once; if the call fails again, tell the server's operator.";
     MachineFailed, "machine_failed", Protocol,
         "The environment's machine sent an invalid response; see the server's log.",
         "Destroy the environment and create a new one.";
     Internal, "internal", Protocol,
-        "The server failed; see its log.",
-        "Retry once; if it fails again, tell the server's operator.";
+        "The server failed to serve the call; see the server's log.",
+        "Retry the call once; if the call fails again, tell the server's operator.";
     Unauthorized, "unauthorized", Http,
         "The bearer token is missing or unknown to this server (status 401).",
         "Send the header \"Authorization: Bearer TOKEN\", with a token from the server's operator.";
@@ -153,17 +155,18 @@ codes! {
         "The server has reached its maximum number of connections (status 503).",
         "Close connections that you no longer need, or retry in a minute.";
     RequestTooLarge, "request_too_large", Http,
-        "The body of the request exceeds the limit (status 413).",
-        "Write large files in parts with append.";
+        "The body of the request exceeds the size limit (status 413).",
+        "Write a large file in parts: call write_file several times with append.";
     RequestTooSlow, "request_too_slow", Http,
-        "The body of the request did not arrive in time, or found no free buffer in time (status 408).",
-        "Retry.";
+        "The body of the request did not arrive in time, or the server had no free memory for the body in time \
+         (status 408).",
+        "Retry the request.";
     NotAMessage, "not_a_message", Http,
         "The body of the request is not a single JSON-RPC message, or has too many values (status 400).",
         "Send one JSON object with jsonrpc, method and params; batches are not supported.";
     RequestRepeated, "request_repeated", Http,
         "A pending request of the session has the same id or progress token (status 400).",
-        "Give each request of a session its own id.";
+        "Give each request of a session a new id and, if the request has one, a new progress token.";
 }
 
 /// Returns the page of codes in Markdown.
@@ -171,12 +174,13 @@ codes! {
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
         Every error of a tool, and every rejection listed here, has a message for people, a code for programs and a\n\
-        hint with advice. Codes never change; new ones may be added. Some violations of HTTP or JSON-RPC have no\n\
-        code: a wrong Host or Origin (status 403), an unknown session (404), an unknown method.\n\n\
-        Errors that the caller can fix are tool results with `isError`: their text is the message, and their\n\
-        structured content has an object `error` with `code`, `message` and `hint`. All others are JSON-RPC errors\n\
-        with `code` and `hint` in `data`, and so is `results_unread` when `tasks/get` returns it. If a request to\n\
-        `/environments/ID/log` fails, the response is the object `error` alone.\n"
+        hint with advice. Codes never change, but new codes may be added. Some violations of HTTP or JSON-RPC have no\n\
+        code: a wrong Host or Origin header (status 403), an unknown session (404), and an unknown method.\n\n\
+        The errors of the first table are tool results with `isError`: their text is the message, and their\n\
+        structured content has an object `error` with `code`, `message` and `hint`. The errors of the other tables\n\
+        are JSON-RPC errors with `code` and `hint` in `data`. There are two exceptions: `tasks/get` returns\n\
+        `results_unread` as a JSON-RPC error, and `/environments/ID/log` returns an error of the first table as a\n\
+        JSON object that contains only the object `error`.\n"
         .to_owned();
     for (place, title) in [
         (Place::Result, "In tool results"),
@@ -196,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_unique() {
+    fn codes_are_unique_and_lowercase() {
         let mut words: Vec<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert!(words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
         words.sort_unstable();

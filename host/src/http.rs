@@ -82,7 +82,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Entrance {
     pub tokens: CurrentTokens,
-    /// Limit of concurrent connections.
+    /// Maximum number of concurrent connections.
     pub connections_max: usize,
     /// The host names by which clients may address the server.
     pub hosts: Vec<String>,
@@ -161,19 +161,19 @@ async fn answer<H: mcp::ServerHandler>(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let reading = tracing::debug_span!(target: STAGES, "body");
-    let (body, room) = match bodies.read(&principal, body).instrument(reading).await {
+    let (body, reservation) = match bodies.read(&principal, body).instrument(reading).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
-    let kept = mcp::RequestMemory::default();
-    kept.hold_body(room);
-    parts.extensions.insert(kept.clone());
+    let memory = mcp::RequestMemory::default();
+    memory.hold_body(reservation);
+    parts.extensions.insert(memory.clone());
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
-    match mcp::on_behalf(principal, kept.clone(), endpoint.handle(request)).await {
+    match mcp::on_behalf(principal, memory.clone(), endpoint.handle(request)).await {
         // rmcp also responds with this status to JSON that is not a message.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
-        Ok(answer) => answer.map(|answer| Body::new(HoldingBody::new(Body::new(answer), kept))),
+        Ok(answer) => answer.map(|answer| Body::new(HoldingBody::new(Body::new(answer), memory))),
         Err(refusal) => refuse_session(refusal),
     }
 }
@@ -197,7 +197,7 @@ pub struct BindFault {
     pub source: io::Error,
 }
 
-/// Returns the reason and the remedy for an error that another address avoids.
+/// Returns the cause of a bind error and the remedy, or an empty text if another address would not help.
 fn remedy(fault: &io::Error) -> &'static str {
     let kind = fault.kind();
     if kind == io::ErrorKind::AddrInUse {

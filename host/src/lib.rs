@@ -14,8 +14,8 @@
 //!                 │ implements the ports
 //!             machines                 starts microVMs with libkrun or QEMU
 //!      ┌──────────┼──────────┐
-//!   images     network     agent       make disks of images; connect guests; call the guest agent
-//!      └──────────┼──────────┘
+//!   images     network     agent       images: makes disks from images; network: connects the guests;
+//!      └──────────┼──────────┘         agent: calls the guest agent
 //!               files                  the server's own files
 //! ```
 //!

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! MCP: the eight tools as clients see them.
 //!
-//! This module parses arguments into the domain's types, and converts faults into MCP's two kinds of error. An error
-//! that the caller can fix is a tool result with `isError`. A failure of the server, including a panic, is a protocol
-//! error. The logic of the tools is in `service`.
+//! This module parses arguments into the domain's types, and converts faults into MCP's two kinds of error. A fault of
+//! a tool call that the caller can fix is a tool result with `isError`. An unknown tool or task, and a failure of the
+//! server (a panic, for example), is a protocol error. The logic of the tools is in `service`.
 //!
 //! `tool_table` lists the tools; each tool is a method of `Services` in `environment_tools`, `execution_tools` or
 //! `file_tools`. This file dispatches requests to the tools. `sessions` and `tasks` contain state that outlives
@@ -81,12 +81,12 @@ use crate::{
 const TOOLS_FRESH_MS: u64 = 60 * 60 * 1000;
 
 const INSTRUCTIONS: &str = "\
-Waggle gives you isolated Linux machines. The flow: create_environment once (python, node or shell) and keep its \
-environment_id; then, as often as you need, write_file, execute, install_packages, read_file and list_files in it; and \
-destroy_environment when you are done. Files and installed packages stay until then. Code runs as the user `sandbox`, \
-whose home is /home/sandbox, each call in a process of its own: variables do not survive a call, files do. A non-zero \
-exit_code is a result, not an error. An environment without a call for its idle timeout (30 minutes by default) is \
-destroyed.";
+Waggle gives you isolated Linux machines. The flow: call create_environment once (python, node or shell) and keep the \
+environment_id; then, as often as you need, call write_file, execute, install_packages, read_file and list_files with \
+this id; and call destroy_environment when you are done. Files and installed packages stay until then. Code runs as \
+the user `sandbox`, whose home is /home/sandbox. Each call is a separate process: files persist between calls, \
+variables do not. A non-zero exit_code is a result, not an error. An environment that receives no call during its \
+idle timeout (30 minutes by default) is destroyed.";
 
 /// The handler of all requests from MCP clients.
 #[derive(Clone, Debug)]

@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-// The documented limit of a shutdown is 30 s: these two timeouts, plus those of the last responses, of the machines,
-// and of blocking tasks.
+// A shutdown takes at most 30 s, as documented: the sum of these two timeouts and of the timeouts of the last
+// responses, of the machines, and of blocking tasks.
 
 /// Timeout for running calls in a shutdown.
 const DRAIN: Duration = Duration::from_secs(12);
@@ -88,7 +88,7 @@ impl Waggle {
     /// Serves a handler that wraps the tools, like [`Waggle::listen`].
     ///
     /// # Errors
-    /// As [`Waggle::listen`].
+    /// The same as for [`Waggle::listen`].
     pub fn listen_with<H>(
         &mut self,
         handler: H,
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_on_every_address_has_only_allowed_names() {
+    fn server_on_all_addresses_accepts_only_local_and_allowed_names() {
         let local = ["localhost", "127.0.0.1", "::1"];
         assert_eq!(hosts("0.0.0.0:80".parse().unwrap(), &[]), local);
         let named = hosts("0.0.0.0:80".parse().unwrap(), &["waggle.example".to_owned()]);

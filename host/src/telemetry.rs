@@ -24,7 +24,7 @@ use tracing_subscriber::{
 pub const STAGES: &str = "waggle::stages";
 
 /// The server's log filter if `RUST_LOG` is unset. The filter hides most messages of rmcp, which logs each cancelled
-/// call as an error and each protocol error as a warning. waggle logs the important ones itself.
+/// call as an error and each protocol error as a warning. waggle itself logs the important messages.
 pub const SERVER_FILTER: &str = "info,rmcp=error,rmcp::service=off";
 
 /// Starts logging for the whole process with the filter in `RUST_LOG`, or with `default` if `RUST_LOG` is unset or

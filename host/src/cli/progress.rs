@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The progress of a pull on standard error: a bar if that is a terminal, otherwise a line at an interval.
+//! The progress of a pull, on standard error: a bar if standard error is a terminal, otherwise a line every few
+//! seconds.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

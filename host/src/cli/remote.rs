@@ -19,7 +19,7 @@ use self::server::{RemoteFault, call, get};
 use super::exit_codes::TIMED_OUT;
 use crate::{domain::environment_id::EnvironmentId, error_code::ErrorCode, printable};
 
-/// Added to a command's timeout for the server's part of the call.
+/// Time for the server's part of a call, in addition to the command's timeout.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
 /// Timeout of a request that runs no command, and the default timeout of a command.
 const QUICK_SECONDS: u64 = 30;
@@ -44,15 +44,15 @@ Examples:
   waggle exec 123e4567-e89b-42d3-a456-426614174000 -- ls -l
   waggle exec $ID --timeout 120 -- sh -c 'make && ./test'
 
-The image's shell runs the command, without input; its output is shown at its end. The exit code is the command's; 124 \
-means that it timed out, 1 that it did not run.")]
+The image's shell runs the command, without input. The output is shown when the command has ended. The exit code is \
+the command's; 124 means that the command timed out, 1 that it did not run.")]
 pub struct ExecArguments {
     /// The environment, as `waggle ps` lists it
     pub environment_id: String,
     /// The command, with its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
-    /// Timeout in seconds; at most the server's longest timeout, by default 300
+    /// Timeout in seconds; at most the server's --max-exec-timeout
     #[arg(long, default_value_t = QUICK_SECONDS, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
@@ -159,7 +159,7 @@ fn print_log(out: &mut dyn Write, log: &Value) -> io::Result<()> {
     if let Some(count @ 1..) = log.get("egress_refused").and_then(Value::as_u64) {
         writeln!(
             out,
-            "\nthe network policy refused {count}, the last one to {}",
+            "\nthe network policy refused {count} connections or names, the latest: {}",
             plain(text(log, "egress_refused_last"))
         )?;
     }
@@ -209,7 +209,7 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "1  shell  error  n\\u{1b}[2J\nimage oci:/x\n\n\
              2026-01-02T03:04:05Z  the machine is gone: \\u{d}it panicked\n\n\
-             the network policy refused 2, the last one to 192.0.2.1:80\n\n\
+             the network policy refused 2 connections or names, the latest: 192.0.2.1:80\n\n\
              console:\n  Kernel panic\n  \\u{202e}x\n"
         );
         let mut nothing = Vec::new();

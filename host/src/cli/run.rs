@@ -59,8 +59,9 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
   echo 'console.log(1 + 1)' | waggle run node
   waggle run shell build.sh --timeout 10m && echo built
 
-The machine is destroyed when the program ends; no server is needed. Of this host's files the machine gets only FILE; \
--i passes standard input on. The exit code is the program's; 124 means that it timed out, 1 that it did not run.")]
+The machine is destroyed when the program ends; no server is needed. FILE is the only file of this host \
+that the machine gets; -i passes standard input to the program. The exit code is the program's; 124 means that the \
+program timed out, 1 that it did not run.")]
 pub struct RunArguments {
     /// Runtime of the program
     #[arg(value_parser = runtime_parser())]
@@ -70,13 +71,13 @@ pub struct RunArguments {
     /// Arguments for the program
     #[arg(last = true)]
     pub arguments: Vec<String>,
-    /// Image of the machine [default: the runtime's]
+    /// Image of the machine [default: the image of the runtime]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<ImageRef>,
     /// Time after which the program is killed
     #[arg(long, default_value = "1h", value_parser = duration::parse, value_name = "DURATION")]
     pub timeout: Duration,
-    /// Pass standard input to the program; it is read to its end first
+    /// Pass standard input to the program, which starts when all input has been read
     #[arg(long, short)]
     pub interactive: bool,
     /// The settings, as for `waggle serve`.

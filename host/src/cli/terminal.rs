@@ -16,7 +16,7 @@ use crate::config::Lookup;
 /// Interval of the spinner's frames.
 const SPINNER_STEP: Duration = Duration::from_millis(100);
 
-/// Colours of the terminal's own palette, by their SGR numbers (ECMA-48).
+/// Text styles and colours of the terminal's own palette, by their SGR numbers (ECMA-48).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Colour {
     Bold = 1,
@@ -33,7 +33,8 @@ pub(super) struct Palette {
 }
 
 impl Palette {
-    /// Enables colours if the output is a terminal that supports them and `NO_COLOR` is unset (no-color.org).
+    /// Enables colours if the output is a terminal that supports colours, and `NO_COLOR` is unset or empty
+    /// (no-color.org).
     pub(super) fn of(output: &impl IsTerminal, variable: Lookup<'_>) -> Self {
         Self { coloured: output.is_terminal() && may_colour(variable) }
     }

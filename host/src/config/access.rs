@@ -14,27 +14,27 @@ pub struct Access {
     #[arg(long)]
     pub stdio: bool,
     /// Host names and addresses by which clients may address the server, in addition to localhost and the listening
-    /// address, separated by commas; required if it listens on all addresses
+    /// address, separated by commas; required if the server listens on all addresses
     #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
     pub allowed_hosts: Vec<String>,
-    /// File with a line for each bearer token: a name, and the token or sha256: and its digest; environments belong to
-    /// the name. It is read again on SIGHUP, must belong to the server's user and have mode 0600. Without it everyone
-    /// who reaches the server may use it, and it listens only on loopback addresses
+    /// File with a line for each bearer token: a name, then the token or sha256: with the token's digest; environments
+    /// belong to the name. The file is read again on SIGHUP, must belong to the server's user and have mode 0600.
+    /// Without this file everyone who reaches the server may use it, and the server listens only on loopback addresses
     #[arg(long, value_name = "FILE")]
     pub auth_tokens_file: Option<PathBuf>,
-    /// Limit of concurrent HTTP connections
+    /// Maximum number of concurrent HTTP connections
     #[arg(long, default_value_t = 512, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_connections: u32,
-    /// Limit of concurrent sessions; only clients up to protocol version 2025-11-25 have sessions
+    /// Maximum number of concurrent sessions; only clients up to protocol version 2025-11-25 have sessions
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions: u32,
-    /// Limit of concurrent calls
+    /// Maximum number of concurrent calls
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_calls: u32,
-    /// Limit of concurrent calls per name in the tokens file
+    /// Maximum number of concurrent calls per name in the tokens file
     #[arg(long, default_value_t = 128, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_calls_per_principal: u32,

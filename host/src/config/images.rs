@@ -28,12 +28,12 @@ pub struct ImageSettings {
     /// Time without use after which an image is removed
     #[arg(long, global = true, default_value = "168h", value_parser = duration::parse, value_name = "DURATION")]
     pub image_cache_max_age: Duration,
-    /// Size limit of all images, in MiB; above it the least recently used ones are removed, except those in use
-    /// [default: no limit]
+    /// Maximum size of all images together, in MiB; above this size the least recently used images are removed, except
+    /// images in use [default: no limit]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..), value_name = "MIB")]
     pub image_cache_max_mb: Option<u32>,
-    /// Registries that may be used without TLS, as HOST or HOST:PORT, separated by commas; those on this machine always
-    /// may
+    /// Registries that may be used without TLS, as HOST or HOST:PORT, separated by commas; registries on this machine
+    /// may always be used without TLS
     #[arg(long, global = true, default_value = "", value_name = "REGISTRIES", hide_default_value = true)]
     pub insecure_registries: PlainHosts,
 }
@@ -85,7 +85,7 @@ pub enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Remove images above the limits of age and size, and files that no image needs
+    /// Remove images that exceed the limits of age and size, and files that no image needs
     Prune {
         /// Remove everything that is not in use
         #[arg(long)]
@@ -99,7 +99,7 @@ pub enum ImageCommand {
 /// The time when images are pulled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum PullImages {
-    /// By the first environment that needs one
+    /// When the first environment needs the image
     OnDemand,
     /// When the server starts
     AtStart,

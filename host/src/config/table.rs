@@ -7,8 +7,8 @@ use super::variables::variable_name;
 const HEAD: &str = "\
 # Configuration
 
-`waggle serve` takes each setting as a flag or as an environment variable; the flag takes precedence. So do `waggle run`
-and `waggle doctor`; `waggle image` takes the settings of the image store. An invalid value is an error at the start.
+`waggle serve`, `waggle run` and `waggle doctor` take each setting as a flag or as an environment variable; the flag
+takes precedence. `waggle image` takes only the settings of the image store. An invalid value is an error at the start.
 Durations are written as `30s`, `5m` or `1h30m`. This page is generated from the program.
 
 | variable | flag | default | meaning |
@@ -20,9 +20,9 @@ Other variables:
 
 - `RUST_LOG`: the log's filter, such as `info,waggle::network=debug`; `info` if unset
 - `NO_COLOR`: disables colours
-- `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: the places of podman's and docker's credentials for registries
+- `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: the locations of podman's and docker's credentials for registries
 - `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY`: the trusted certificates and the proxy for pulling images
-- `WAGGLE_TOKEN`: the token that `waggle ps`, `exec` and `logs` send; their `--url` names a server on another machine
+- `WAGGLE_TOKEN`: the token that `waggle ps`, `waggle exec` and `waggle logs` send to the server in `--url`
 ";
 
 /// Builds a Markdown page. Its table has a row for each setting of the command, in the order of `--help`.

@@ -35,7 +35,7 @@ fn defaults_are_as_documented() {
 }
 
 #[test]
-fn flag_takes_precedence_over_its_variable_and_that_over_the_default() {
+fn flag_overrides_its_variable_and_the_variable_overrides_the_default() {
     let variables = [("WAGGLE_MAX_ENVIRONMENTS", "3"), ("WAGGLE_BOOT_TIMEOUT", "90s")];
     let settings = read(&["--max-environments", "4"], &variables).unwrap();
     assert_eq!((settings.max_environments, settings.boot_timeout.as_secs()), (4, 90));
@@ -74,9 +74,9 @@ fn settings_hide_the_credentials_of_the_proxy() {
 #[test]
 fn error_for_an_invalid_proxy_names_flag_and_reason() {
     for (value, reason) in [
-        ("https://bee:honey@h:1", "it does not begin with http://"),
-        ("http://bee:honey@h", "its port is missing"),
-        ("http://bee:honey@:1", "its host is missing"),
+        ("https://bee:honey@h:1", "the URL does not begin with http://"),
+        ("http://bee:honey@h", "the port is missing"),
+        ("http://bee:honey@:1", "the host is missing"),
     ] {
         let message = read(&[], &[("WAGGLE_EGRESS_PROXY", value)]).unwrap_err();
         assert!(
@@ -129,10 +129,7 @@ fn allowed_hosts_are_separated_by_commas() {
 #[test]
 fn retired_setting_causes_a_warning() {
     let lookup = |name: &str| (name == "WAGGLE_SSH_PORT_BASE").then(|| OsString::from("2222"));
-    assert_eq!(
-        warnings(&lookup),
-        ["WAGGLE_SSH_PORT_BASE no longer has an effect: waggle uses neither SSH nor helper programs"]
-    );
+    assert_eq!(warnings(&lookup), ["WAGGLE_SSH_PORT_BASE no longer has an effect; unset it"]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn process_variable(name: &str) -> Option<OsString> {
 #[must_use]
 pub fn warnings(variable: Lookup<'_>) -> Vec<String> {
     let set = RETIRED.iter().map(|name| format!("{PREFIX}{name}")).filter(|name| variable(name).is_some());
-    set.map(|name| format!("{name} no longer has an effect: waggle uses neither SSH nor helper programs")).collect()
+    set.map(|name| format!("{name} no longer has an effect; unset it")).collect()
 }
 
 /// Returns the name of the variable for the setting with this clap id.

@@ -10,8 +10,8 @@ use std::{
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Size of a piece, in bytes. The connection polls for the next piece after writing most of the earlier pieces, so the
-/// reservations are released when the client has read almost the whole response.
+/// Maximum size of a piece of the response, in bytes. The connection polls for the next piece after writing most of the
+/// earlier pieces, so the reservations are released when the client has read almost the whole response.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// A body, and a value that is dropped with it.
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn large_response_is_sent_in_pieces_and_holds_until_the_last() {
+    async fn large_response_is_sent_in_pieces_and_holds_its_value_until_the_last() {
         let whole = vec![b'x'; 3 * PIECE_BYTES - 1];
         let held = Arc::new(());
         let body = Body::new(HoldingBody::new(Body::from(whole.clone()), Arc::clone(&held)));

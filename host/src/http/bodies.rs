@@ -20,20 +20,22 @@ use crate::{
     mcp::REQUEST_BODY_BYTES_MAX,
 };
 
-/// Memory limit of all requests in progress, in bytes: fifteen requests of the maximum size and some small ones.
+/// Memory limit of all requests in progress, in bytes: enough for fifteen requests of the maximum size and some small
+/// requests.
 const BUDGET_BYTES: usize = 16 * REQUEST_BODY_BYTES_MAX;
 
 /// Timeout for reading a body, long enough for a body of the maximum size over a slow connection.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
-/// Timeout of the wait for a reservation in the budget.
-const ROOM_TIME: Duration = Duration::from_secs(10);
+/// Maximum time that a body waits for a reservation in the budget.
+const RESERVE_TIME: Duration = Duration::from_secs(10);
 
-/// Limit of the bytes of a too large body that are read and discarded.
+/// Maximum number of bytes of a too large body that are read and discarded.
 const DISCARDED_BYTES_MAX: usize = 4 * REQUEST_BODY_BYTES_MAX;
 
-/// Limit of the commas, opening brackets and opening braces in one body, outside of strings. A call has a few per
-/// argument and variable. Parsing the message allocates about a hundred bytes for each of them, several times over.
+/// Maximum number of marks in one body. Marks are commas, opening brackets and opening braces outside of strings; a
+/// call has a few of them per argument and variable. Parsing a message allocates about a hundred bytes per mark,
+/// several times.
 const MARKS_MAX: usize = 10_000;
 
 /// The budget and the timeouts of bodies.
@@ -41,33 +43,33 @@ const MARKS_MAX: usize = 10_000;
 pub(super) struct Bodies {
     budget: Arc<Budget>,
     body_time: Duration,
-    room_time: Duration,
+    reserve_time: Duration,
 }
 
 impl Bodies {
     pub(super) fn new() -> Self {
-        Self { budget: Arc::new(Budget::new(BUDGET_BYTES)), body_time: BODY_TIME, room_time: ROOM_TIME }
+        Self { budget: Arc::new(Budget::new(BUDGET_BYTES)), body_time: BODY_TIME, reserve_time: RESERVE_TIME }
     }
 
-    /// Reads a body; returns it with its reservation in the budget.
+    /// Reads a body; returns the body with its reservation in the budget.
     ///
     /// # Errors
     /// The response to a body that is too large, too slow, too complex, or beyond the budget.
     pub(super) async fn read(&self, owner: &Principal, body: Body) -> Result<(Bytes, Reservation), Response> {
         let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if announced.is_some_and(|bytes| bytes > REQUEST_BODY_BYTES_MAX) {
-            let _ = timeout(self.room_time, discard(body)).await;
+            let _ = timeout(self.reserve_time, discard(body)).await;
             return Err(too_large());
         }
-        let room = self.budget.reserve(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
-        let Ok(mut room) = timeout(self.room_time, room).await else {
+        let reservation = self.budget.reserve(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
+        let Ok(mut reservation) = timeout(self.reserve_time, reservation).await else {
             return Err(too_slow("timed out waiting for memory; too many other requests are being read"));
         };
         match timeout(self.body_time, to_bytes(body, REQUEST_BODY_BYTES_MAX)).await {
             Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
             Ok(Ok(bytes)) => {
-                room.shrink(bytes.len());
-                Ok((bytes, room))
+                reservation.shrink(bytes.len());
+                Ok((bytes, reservation))
             }
             // The body is too long. Or the connection broke, and no client reads this response.
             Ok(Err(_)) => Err(too_large()),
@@ -76,7 +78,7 @@ impl Bodies {
     }
 }
 
-/// Whether JSON has more than `marks_max` commas, opening brackets and opening braces outside of strings.
+/// Whether JSON has more than `marks_max` marks; see [`MARKS_MAX`].
 fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
     let (mut marks, mut in_string, mut escaped) = (0, false, false);
     for byte in json {
@@ -118,7 +120,7 @@ mod tests {
 
     fn impatient() -> Bodies {
         let soon = Duration::from_millis(50);
-        Bodies { body_time: soon, room_time: soon, ..Bodies::new() }
+        Bodies { body_time: soon, reserve_time: soon, ..Bodies::new() }
     }
 
     fn ada() -> Principal {
@@ -142,7 +144,7 @@ mod tests {
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
         let announced = || Body::from(vec![b'x'; REQUEST_BODY_BYTES_MAX]);
         let mut held = Vec::new();
-        // Each reservation is one piece larger than its body, so only seven bodies of the maximum size fit in half of
+        // Each reservation is one unit larger than its body, so only seven bodies of the maximum size fit in half of
         // the budget.
         for owner in [&ada, &bob] {
             for _ in 0..7 {

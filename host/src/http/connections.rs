@@ -82,7 +82,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, 
 
 /// Rejects a connection above the limit, without waiting for the client.
 fn reject(stream: TcpStream) {
-    tracing::debug!("rejected a connection; the limit is reached");
+    tracing::debug!("rejected a connection: the limit of connections is reached");
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(too_many_connections().as_bytes());
         let _ = stream.shutdown(Shutdown::Write);

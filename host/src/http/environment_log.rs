@@ -46,7 +46,7 @@ pub(super) async fn log(
     headers: HeaderMap,
 ) -> Response {
     if headers.contains_key(ORIGIN) || !names_allowed_host(&uri, &headers, &logs.hosts) {
-        return (StatusCode::FORBIDDEN, "Forbidden: requests must name an allowed host and have no Origin")
+        return (StatusCode::FORBIDDEN, "Forbidden: requests must name an allowed host and have no Origin header")
             .into_response();
     }
     let found = match id.parse::<EnvironmentId>() {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Responses to requests that never reach a tool. They are JSON-RPC errors, since every client of `/mcp` can parse
-//! these.
+//! JSON-RPC errors.
 
 use axum::{
     Json,
@@ -45,7 +45,7 @@ pub(super) fn not_a_message(body: &[u8]) -> Response {
     (StatusCode::BAD_REQUEST, Json(error(number, ErrorCode::NotAMessage, &message))).into_response()
 }
 
-/// The response to a body with too many commas, brackets and braces.
+/// Returns the response to a body with too many commas, brackets and braces.
 pub(super) fn too_complex(marks_max: usize) -> Response {
     let message = format!(
         "the body must have at most {marks_max} commas, opening brackets and opening braces outside of strings"

@@ -10,48 +10,49 @@ use crate::domain::{
     output::{LostRange, Output},
 };
 
-/// The end of a command and its output. Keys for unusual events are absent where those did not happen.
+/// The end of a command and its output. The keys of unusual events are absent if the events did not happen.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct CommandResult<'a> {
-    /// True if the call was cancelled; everything that it had started was killed.
+    /// True if the call was cancelled; everything that the call had started was killed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     cancelled: bool,
-    /// From start to exit, measured in the environment.
+    /// The duration in milliseconds from start to exit, measured in the environment.
     duration_ms: u64,
-    /// 0 for success; 128 + n if signal n ended it.
+    /// 0 for success; 128 + n if signal n ended the command.
     exit_code: i32,
-    /// A note on connections that the network policy refused while it ran, if any.
+    /// A note on connections that the network policy refused while the command ran; absent if it refused none.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
     /// True if the command exceeded its memory limit and the kernel killed one of its processes.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     out_of_memory: bool,
-    /// The number of the signal that ended it, if one did: 9 for KILL, 11 for SEGV, 15 for TERM.
+    /// The number of the signal that ended the command, such as 9 for KILL, 11 for SEGV or 15 for TERM; absent if no
+    /// signal ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
     stderr: &'a str,
-    /// The file in the environment that holds a long stderr; read on there with read_file and offset.
+    /// The path of the file in the environment that contains a long stderr; read the file with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_file: Option<&'a str>,
-    /// The size of that file, if it could not hold all of stderr.
+    /// The size of stderr_file in bytes; absent if the file contains all of stderr.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_file_bytes: Option<u64>,
-    /// The bytes left out of a long stderr.
+    /// The range of bytes that was left out of a long stderr.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_lost: Option<Lost>,
     stdout: &'a str,
-    /// The file in the environment that holds a long stdout; read on there with read_file and offset.
+    /// The path of the file in the environment that contains a long stdout; read the file with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_file: Option<&'a str>,
-    /// The size of that file, if it could not hold all of stdout.
+    /// The size of stdout_file in bytes; absent if the file contains all of stdout.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_file_bytes: Option<u64>,
-    /// The bytes left out of a long stdout.
+    /// The range of bytes that was left out of a long stdout.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_lost: Option<Lost>,
-    /// True if it exceeded its timeout; everything that it had started was killed.
+    /// True if the command reached its timeout; everything that the command had started was killed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     timed_out: bool,

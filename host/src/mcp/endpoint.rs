@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! MCP over Streamable HTTP, in both dialects: protocol versions up to 2025-11-25 have sessions, and versions from
-//! 2026-07-28 on are stateless.
+//! MCP over Streamable HTTP. Protocol versions up to 2025-11-25 have sessions; versions from 2026-07-28 on are
+//! stateless.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{progress, sessions::Sessions};
 
-/// Limit of a request body in bytes. A file of 10 MiB is 13.3 MiB in base64, and JSON adds a little.
+/// Maximum size of a request body in bytes. A file of 10 MiB is 13.3 MiB in base64, and JSON adds a little.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Maximum number of messages that a session buffers for one call: all its reports and the result. With a smaller
@@ -31,7 +31,7 @@ pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 /// The access rules of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointRules {
-    /// Host names under which clients may reach the server.
+    /// Host names by which clients may address the server.
     pub hosts: Vec<String>,
     /// Maximum number of open sessions.
     pub sessions_max: usize,

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `create_environment`, `destroy_environment`, `list_environments`.
+//! The tools `create_environment`, `destroy_environment` and `list_environments`.
 
 use std::{borrow::Cow, future::ready, time::Duration};
 
@@ -32,10 +32,10 @@ use crate::{
 /// Maximum idle timeout that a client can set, in minutes.
 const IDLE_MINUTES_MAX: f64 = 60.0;
 
-/// Number of stages in the progress of a create: the image, the disks, the boot.
+/// Number of stages in the progress of create_environment: the image, the disks, the boot.
 const STAGES: u32 = 3;
 
-/// Limit of the memory for the result of a create, with names of any length.
+/// Maximum memory for the result of create_environment, with names of any length.
 const RESULT_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -43,11 +43,12 @@ const RESULT_BYTES_MAX: usize = 64 * 1024;
 struct CreateArguments {
     /// Sets the default language and the package manager of the environment.
     runtime: RuntimeArgument,
-    /// A name for people, at most 64 characters; `<runtime>-<8 hex digits>` if left out.
+    /// A name for people to read, at most 64 characters; by default `<runtime>-<8 hex digits>`.
     name: Option<String>,
-    /// Limits connections of programs in the environment, within what the operator allows: `none`, `public`, or rules
-    /// separated by commas, of which the first that matches decides, such as `index.example:443, *.files.example:443`
-    /// or `deny 192.0.2.0/24, public`. By default all that the operator allows.
+    /// The destinations that programs in the environment may connect to: `none`, `public`, or rules separated by
+    /// commas, such as `index.example:443, *.files.example:443` or `deny 192.0.2.0/24, public`. The first rule that
+    /// matches decides. Destinations that the server's operator denies stay denied. By default everything that the
+    /// operator allows.
     network: Option<String>,
     /// The idle timeout: the environment is destroyed after this many minutes without a call. At most 60; by default
     /// 30, unless the server's operator set another default.
@@ -56,23 +57,23 @@ struct CreateArguments {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Created {
-    /// Whether the machine's agent came with the image or from the host.
+    /// The origin of the agent in the machine: `image` or `host`.
     agent_origin: &'static str,
-    /// RFC 3339.
+    /// The time of the creation, as RFC 3339.
     created_at: String,
-    /// Identifies the environment in all other tools.
+    /// The id of the environment, for calls of the other tools.
     environment_id: String,
     name: String,
     runtime: &'static str,
     status: &'static str,
-    /// The idle timeout, as `30m0s`.
+    /// The idle timeout, such as `30m0s`.
     timeout: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DestroyArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
 }
 
@@ -89,21 +90,21 @@ struct ListArguments {}
 #[derive(Debug, Serialize, JsonSchema)]
 struct Listed {
     count: usize,
-    /// Oldest first.
+    /// The environments, oldest first.
     environments: Vec<ListedEnvironment>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
 struct ListedEnvironment {
-    /// Whether the machine's agent came with the image or from the host; absent until it runs.
+    /// The origin of the agent in the machine: `image` or `host`; absent until the agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_origin: Option<&'static str>,
-    /// RFC 3339.
+    /// The time of the creation, as RFC 3339.
     created_at: String,
-    /// The number of connections and names that its network policy refused.
+    /// The number of connections and names that the environment's network policy refused.
     egress_refused: u64,
-    /// The target of the latest of them.
+    /// The target of the latest refused connection, or the latest refused name; absent if none was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused_last: Option<String>,
     environment_id: String,
@@ -118,8 +119,9 @@ pub(super) fn create_environment() -> ServedTool {
         "create_environment",
         "Create environment",
         "Create an isolated Linux machine with its own kernel and file system, and wait until it runs (some seconds). \
-         Returns its environment_id, which every other tool needs. Choose the runtime by what you mostly run in it; \
-         code in another language runs too if its interpreter is installed. Destroy it when you are done.",
+         Returns its environment_id, which all other tools except list_environments need. Choose the runtime by the \
+         language that you use most; code in another language runs too if its interpreter is installed. Destroy the \
+         environment when you are done.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(false).open_world(false),
         |services, arguments, context| services.create_environment(arguments, context).boxed(),
     )
@@ -131,8 +133,8 @@ pub(super) fn destroy_environment() -> ServedTool {
     ServedTool::new(
         "destroy_environment",
         "Destroy environment",
-        "Stop an environment and delete everything in it, files included. This cannot be undone. Destroying one that \
-         is destroyed already does nothing.",
+        "Stop an environment and delete everything in it, files included. This cannot be undone. Destroying a \
+         destroyed environment does nothing.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(true).open_world(false),
         |services, arguments, context| services.destroy_environment(arguments, context).boxed(),
     )
@@ -143,7 +145,8 @@ pub(super) fn list_environments() -> ServedTool {
     ServedTool::new(
         "list_environments",
         "List environments",
-        "List your environments, oldest first, with their ids, runtimes and states. Only running ones accept calls.",
+        "List your environments, oldest first, with their ids, runtimes and states. Only running environments accept \
+         calls.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, ListArguments {}, context| ready(services.list_environments(context)).boxed(),
     )
@@ -165,7 +168,7 @@ impl Services {
         };
         let progress = context.progress.clone();
         let stages = move |stage: Stage| {
-            // A pull is always followed by a merge, so each is half of the first stage.
+            // A pull is always followed by a merge, so each of the two is half of the first stage.
             let at = match stage {
                 Stage::Image => 0.0,
                 Stage::Pull(amount) => amount.share() / 2.0,
@@ -179,7 +182,7 @@ impl Services {
             };
             progress.stage(at, Some(STAGES), message);
         };
-        // Dropping the future undoes the create.
+        // Dropping the future cancels the creation and destroys the unfinished environment.
         let create = self.environments.create(new, stages);
         let (environment, agent_origin) = context.unless_cancelled(create).await?;
         results::object(&Created {

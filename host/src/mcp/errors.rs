@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two kinds of error in answers to calls.
 //!
-//! An error that the caller can fix is a tool result, which the model reads. A failure of the server is a protocol
-//! error with its cause, and a line in the server's log.
+//! A fault of a tool call that the caller can fix is a tool result, which the model reads. An unknown tool or task is a
+//! protocol error. A failure of the server is a protocol error with its cause, and a line in the server's log.
 
 use rmcp::{
     ErrorData,
@@ -24,11 +24,11 @@ use crate::{
     },
 };
 
-/// Maximum number of characters of an error in the log: enough for a chain of causes of one line each.
+/// Maximum number of characters of an error in the log: enough for an error and its causes, of one line each.
 const LOGGED_CHARS_MAX: usize = 2000;
 
-/// The code of a protocol error after which a retry may succeed. JSON-RPC leaves the meaning of this code to
-/// servers (section 5.1 of its specification).
+/// The JSON-RPC code of an error after which a retry may succeed. JSON-RPC leaves the meaning of this code to servers
+/// (section 5.1 of its specification).
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 
 /// The result of a call.

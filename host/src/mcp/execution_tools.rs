@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `execute`, `install_packages`.
+//! The tools `execute` and `install_packages`.
 
 use std::collections::BTreeMap;
 
@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// Limit of the memory for the result of a command. A byte of the two outputs (1 MiB together) becomes at most seven
-/// bytes: an invalid byte becomes three in the structured content and three in the text, a control character one and
-/// six.
+/// Maximum memory for the result of a command. The result contains the two outputs (1 MiB together) twice: as
+/// structured content and as JSON text. So each byte of output becomes at most seven bytes: a control character takes
+/// one byte in the content and six in the text, and an invalid byte takes three bytes in each.
 pub(super) const RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -60,7 +60,8 @@ struct ExecuteArguments {
 struct InstallArguments {
     /// The environment's id, as returned by create_environment.
     environment_id: String,
-    /// Names separated by white space, versions allowed: `requests numpy==2.1`, `lodash@4 @types/node`. No options.
+    /// Package names separated by white space, optionally with versions, such as `requests numpy==2.1` or
+    /// `lodash@4 @types/node`. Options are not allowed.
     packages: String,
 }
 
@@ -72,10 +73,10 @@ pub(super) fn execute() -> ServedTool {
          exit code is a result, not an error. Each call is a separate process. It starts in /home/sandbox unless the \
          image or working_directory says otherwise. Files persist between calls, variables do not. Only printed output \
          is returned, so print what you want to see. The middle of an output above 512 KiB is left out; stdout_file \
-         and stderr_file then name files with the whole output (up to 64 MiB), which read_file reads in parts; the \
+         and stderr_file then name files with the whole output (up to 64 MiB), which read_file reads in parts. The \
          environment keeps the last 16 such files. At the timeout everything that the call started is killed. If a \
          program takes longer or must keep running (a server), start it in the background: `nohup ./server >server.log \
-         2>&1 &` in a shell call. It runs until the environment ends; read its log with later calls.",
+         2>&1 &` in a shell call. The program then runs until the environment ends; read its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )
@@ -88,9 +89,9 @@ pub(super) fn install_packages() -> ServedTool {
         "install_packages",
         "Install packages",
         "Install packages with the package manager of the environment's runtime: pip for python, npm for node, the \
-         system's (apt-get, apk, dnf, …) for shell. Code that execute runs can use them afterwards. Returns the output \
-         of the package manager and its exit code; it is stopped after 5 minutes unless the operator set another \
-         limit. If one name is not allowed, nothing is installed.",
+         system's (apt-get, apk, dnf, …) for shell. Code that you run with execute can use the packages afterwards. \
+         Returns the output and the exit code of the package manager, which is stopped after 5 minutes unless the \
+         server's operator set another limit. If one of the names is invalid, nothing is installed.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(true),
         |services, arguments, context| services.install_packages(arguments, context).boxed(),
     )

@@ -22,8 +22,8 @@ use crate::domain::{
 /// The key in `_meta` that describes the part of the file in a result.
 const PART_META: &str = "waggle/part";
 
-/// Maximum bytes of text that a call without a limit returns: the same as for an output. A model cannot use more, and
-/// clients cut a longer text silently.
+/// Maximum number of bytes of text that a call without a limit returns: the same as for an output of a command. A model
+/// cannot use more, and clients cut a longer text silently.
 pub(super) const TEXT_BYTES_MAX: usize = 512 * 1024;
 
 /// Returns the result of reading a whole file, or the part of the file in `range`.
@@ -46,7 +46,7 @@ pub(super) fn reply(
     CallToolResult::success(blocks).with_meta(Some(meta))
 }
 
-/// Truncates a long text, and returns the remaining range.
+/// Truncates a long text, and returns the remaining range; returns `None` if the content needs no cut.
 fn cut_long_text(content: &mut FileContent, base64: bool) -> Option<FileRange> {
     if base64 || content.bytes.len() <= TEXT_BYTES_MAX || std::str::from_utf8(&content.bytes).is_err() {
         return None;
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(longer.content[0].as_text().unwrap().text.len(), TEXT_BYTES_MAX - 1);
         let note = "[bytes 0 to 524287 of 524289; read on with offset 524287]";
         assert_eq!(longer.content[1].as_text().unwrap().text, note);
-        // A part of any other file is useless, so such files are never cut.
+        // Only text is cut, because a part of any other file is useless.
         assert_eq!(read(vec![0xff; TEXT_BYTES_MAX + 1]).content.len(), 1);
     }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `write_file`, `read_file`, `list_files`. Cancelling a call drops its future. This resets the call's stream to the
-//! guest, and the guest then stops the operation.
+//! The tools `write_file`, `read_file` and `list_files`. Cancelling a call drops the call's future. The drop resets the
+//! call's stream to the guest, and the guest then stops the operation.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::FutureExt as _;
@@ -42,7 +42,7 @@ const MODE_MAX: u32 = 0o7777;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
 #[schemars(inline)]
 enum Encoding {
-    /// Text, as it is.
+    /// Plain text.
     #[default]
     #[serde(rename = "utf-8")]
     Utf8,
@@ -54,15 +54,16 @@ enum Encoding {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriteArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
-    /// Absolute, or relative to /home/sandbox.
+    /// The path of the file, absolute or relative to /home/sandbox.
     path: String,
     /// The content, at most 10 MiB; may be empty. Write larger files in parts, with append.
     content: String,
-    /// Permissions in octal, such as `0755`; by default an existing file keeps its own and a new one gets 0644.
+    /// Permissions in octal, such as `0755`; by default an existing file keeps its permissions, and a new file gets
+    /// 0644.
     mode: Option<String>,
-    /// Whether the content is added to the end of the file; by default it replaces the file in one step.
+    /// True to add the content to the end of the file; by default the content replaces the file in one step.
     append: Option<bool>,
     /// `base64` for content that is not text; by default `utf-8`.
     encoding: Option<Encoding>,
@@ -78,27 +79,28 @@ struct Written {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReadArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
-    /// Absolute, or relative to /home/sandbox.
+    /// The path of the file, absolute or relative to /home/sandbox.
     path: String,
-    /// The first byte to read, for a part of the file; by default 0.
+    /// The offset of the first byte to read, to read a part of the file; by default 0.
     offset: Option<f64>,
-    /// The most bytes to read, for a part of the file; at most 10 MiB, by default 512 KiB if offset is given.
+    /// The maximum number of bytes to read, to read a part of the file; at most 10 MiB, by default 512 KiB if offset is
+    /// given.
     limit: Option<f64>,
-    /// `base64` to get any file in base64; by default `utf-8`, which returns text as it is.
+    /// `base64` to get any file in base64; by default `utf-8`, which returns text as plain text.
     encoding: Option<Encoding>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListArguments {
-    /// As create_environment returned it.
+    /// The environment's id, as returned by create_environment.
     environment_id: String,
-    /// Absolute, or relative to /home/sandbox; by default /home/sandbox.
+    /// The path of the folder, absolute or relative to /home/sandbox; by default /home/sandbox.
     path: Option<String>,
-    /// Whether to list the folders below as well; each name is then a path relative to the listed folder. Links to
-    /// folders are not followed.
+    /// True to list the subfolders as well; each name is then a path relative to the listed folder. Links to folders
+    /// are not followed.
     recursive: Option<bool>,
 }
 
@@ -117,15 +119,15 @@ struct Listed {
 #[schemars(inline)]
 struct ListedFile {
     is_dir: bool,
-    /// As `-rwxr-xr-x`.
+    /// Type and permissions, such as `-rwxr-xr-x`.
     mode: String,
-    /// RFC 3339.
+    /// The time of the last change, as RFC 3339.
     modified: String,
     name: String,
-    /// The name in base64 if it is not UTF-8; name then has replacement characters. Absent otherwise.
+    /// The name in base64 if the name is not UTF-8; `name` then has replacement characters. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     name_base64: Option<String>,
-    /// Bytes.
+    /// The size in bytes.
     size: u64,
 }
 
@@ -133,8 +135,8 @@ pub(super) fn write_file() -> ServedTool {
     ServedTool::new(
         "write_file",
         "Write file",
-        "Write a file in an environment: replace it in one step, or add to its end with append. Missing folders above \
-         it are created. Text goes in as it is, other bytes in base64.",
+        "Write a file in an environment: replace the file in one step, or add to its end with append. Missing parent \
+         folders are created. Pass text as plain text, and other content in base64.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(false),
         |services, arguments, context| services.write_file(arguments, context).boxed(),
     )
@@ -145,9 +147,10 @@ pub(super) fn read_file() -> ServedTool {
     ServedTool::new(
         "read_file",
         "Read file",
-        "Read a file from an environment. Text comes back as it is; a PNG, JPEG, GIF or WebP as a picture that you can \
-         look at; anything else as an embedded resource in base64, of at most 10 MiB. Of a text above 512 KiB only the \
-         beginning comes back; offset and limit select a part of any file. A line after a part says how to read on.",
+        "Read a file from an environment. Text is returned as plain text; a PNG, JPEG, GIF or WebP as a picture that \
+         you can look at; anything else as an embedded resource in base64. Of a text above 512 KiB only the beginning \
+         is returned. A file above 10 MiB must be read in parts: offset and limit select a part of any file. A line \
+         after a part says how to read on.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.read_file(arguments, context).boxed(),
     )
@@ -157,8 +160,8 @@ pub(super) fn list_files() -> ServedTool {
     ServedTool::new(
         "list_files",
         "List files",
-        "List a folder in an environment, hidden files included, with sizes, permissions and times: one level, or \
-         everything below it with recursive.",
+        "List a folder in an environment, hidden files included, with sizes, permissions and times. With recursive, \
+         list its subfolders as well.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.list_files(arguments, context).boxed(),
     )

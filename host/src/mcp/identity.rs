@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The identity of this server. The server sends it once in each session, and with every answer in the stateless
-//! dialect.
+//! The identity of this server. The server sends its identity once in each session, and with every answer in the
+//! stateless protocol versions.
 
 use rmcp::model::{Implementation, MetaObject};
 use serde_json::json;
@@ -17,7 +17,7 @@ pub(super) fn about() -> Implementation {
     Implementation::new(NAME, VERSION).with_title("Waggle").with_description("Isolated Linux machines for AI agents.")
 }
 
-/// Adds the server's identity to an answer of the stateless dialect.
+/// Adds the server's identity to an answer if the request was stateless.
 pub(super) fn sign(meta: &mut Option<MetaObject>, is_stateless: bool) {
     if is_stateless {
         let server = json!({"name": NAME, "version": VERSION});

@@ -5,7 +5,7 @@
 //! Reports are sent concurrently with the call and never block the call: if a client does not read, the reports stop,
 //! but the call continues. Each stage counts as 1. A report without a new stage advances by a small fraction of a
 //! stage, because the numbers must always increase. The interval between reports of output doubles repeatedly, so the
-//! report limit covers an hour of output.
+//! maximum number of reports is enough for an hour of output.
 
 use std::{
     borrow::Cow,
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Maximum number of reports of one call: enough for an hour of output. A session's channel has room for all reports of
-/// a call, so a client that does not read blocks no other call of its session.
+/// a call, so a client that does not read them does not block other calls of its session.
 pub(super) const REPORTS_MAX: usize = 1024;
 
 /// Maximum time between two reports. Clients time out after 60 s at the earliest; people lose patience sooner.

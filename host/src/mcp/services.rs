@@ -12,11 +12,12 @@ use crate::{
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 
-/// Limit of all results that are being created or written, in bytes as the guests sent them. It allows six files of the
-/// maximum size, or 64 commands with outputs of the maximum size. JSON can make an output about twelve times larger.
+/// Maximum total size of the results that are being created or written, measured in the bytes that the guests sent:
+/// enough for six files of the maximum size, or for 64 commands with outputs of the maximum size. JSON can make an
+/// output about twelve times larger.
 const RESULTS_BYTES: usize = 64 * 1024 * 1024;
 
-/// Maximum time for which a result waits until other results are read.
+/// Maximum time that a result waits for memory while other results are unread.
 const RESERVATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The services behind the tools. Each tool is a method, in `environment_tools`, `execution_tools` or `file_tools`.

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Sessions, with owners and with a limit of their number. Only older protocol versions have sessions.
+//! Sessions with owners, and with a limit on the number of sessions. Only older protocol versions have sessions.
 //!
 //! This table wraps rmcp's session table, which has no limit and no owners. Only the principal that opened a session
 //! can use it; for others the id does not exist. When the table is full, a new session evicts a session that has been
-//! idle for a minute. If there is none, the new session is refused. Whenever a session opens, all sessions that have
-//! been idle for an hour are closed.
+//! idle for a minute. If no session has been idle that long, the new session is refused. Whenever a session opens, all
+//! sessions that have been idle for an hour are closed.
 
 mod request_ids;
 
@@ -36,8 +36,8 @@ use crate::{domain::principal::Principal, mutex::lock};
 /// another session.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// Time without a request after which such a session expires. An expired session is closed when the next session opens,
-/// even if the table has room.
+/// Time without a request after which a session without open answers expires. An expired session is closed when the
+/// next session opens, even if the table is not full.
 const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 60);
 
 tokio::task_local! {
@@ -77,7 +77,8 @@ pub enum SessionRefusal {
     /// The table is full, and none of its sessions may be evicted.
     #[error("too many sessions are open; close one, or retry in a minute")]
     Full,
-    /// An open request owns its request id and its progress token, because answers and reports are routed by them.
+    /// Another open request of the session has the same request id or progress token. Answers and reports are routed by
+    /// request id and token, so two open requests must not share one.
     #[error("the request id or progress token is in use by another open request of this session; use a new one")]
     Repeated,
 }
@@ -87,7 +88,7 @@ pub enum SessionRefusal {
 pub struct Sessions {
     inner: LocalSessionManager,
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
-    /// Locked while a session opens, from the check for room until the session is in the table.
+    /// Locked while a session opens, from the check of the limit until the session is in the table.
     opening: tokio::sync::Mutex<()>,
     sessions_max: usize,
 }
@@ -117,7 +118,7 @@ impl Sessions {
         lock(&self.table)
     }
 
-    /// Returns the session to evict before another one opens, or `None` if the table has room.
+    /// Returns the session to evict before another session opens, or `None` if the table is not full.
     fn session_to_evict(&self) -> Result<Option<SessionId>, SessionFault> {
         let table = self.table();
         if table.len() < self.sessions_max {
@@ -130,7 +131,8 @@ impl Sessions {
         }
     }
 
-    /// Whether the current request may use a session. rmcp's own tasks answer no request and may use all sessions.
+    /// Whether the current request may use a session. rmcp's own tasks run outside of any request and may use all
+    /// sessions.
     fn is_owned(&self, id: &SessionId) -> bool {
         let table = self.table();
         let Some(session) = table.get(id) else { return false };

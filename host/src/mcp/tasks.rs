@@ -69,7 +69,7 @@ pub(super) struct RunningCall {
     pub(super) outcome: BoxFuture<'static, Outcome>,
     pub(super) cancelled: CancellationToken,
     pub(super) progress: Progress,
-    /// Limit of the memory for the arguments and the outcome together.
+    /// Maximum memory for the arguments and the outcome together.
     pub(super) bytes_max: usize,
 }
 

@@ -15,7 +15,7 @@ use super::{arguments, call_context::CallContext, errors::Outcome, json_size::va
 /// A tool with the code behind it.
 pub(super) struct ServedTool {
     pub(super) definition: Tool,
-    /// Limit of a result's memory. It is set only for tools with calls that can become tasks.
+    /// Maximum memory of a result; `None` if calls of this tool never become tasks.
     task_result_bytes_max: Option<usize>,
     /// Serves a call; fails if the arguments do not match the schema.
     pub(super) serve: Box<Serve>,
@@ -51,12 +51,12 @@ impl ServedTool {
         self
     }
 
-    /// Lets long calls become tasks. The limit of a result's memory is `result_bytes_max`.
+    /// Lets long calls become tasks. `result_bytes_max` is the maximum memory of a result.
     pub(super) fn with_tasks(self, result_bytes_max: usize) -> Self {
         Self { task_result_bytes_max: Some(result_bytes_max), ..self }
     }
 
-    /// Returns the limit of the memory for a call's arguments and result; `None` if the calls never become tasks.
+    /// Returns the maximum memory for a call's arguments and result; `None` if the calls never become tasks.
     pub(super) fn task_bytes_max(&self, arguments: Option<&JsonObject>) -> Option<usize> {
         let result_bytes_max = self.task_result_bytes_max?;
         let arguments = arguments.into_iter().flat_map(JsonObject::values);

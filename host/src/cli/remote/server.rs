@@ -13,14 +13,14 @@ use crate::config::{SecretParser, process_variable};
 
 /// The protocol version. In this version a call needs no session.
 const PROTOCOL: &str = "2026-07-28";
-/// Limit of a response, in bytes. The largest responses contain the two outputs of a command, or a list of
+/// Maximum size of a response in bytes. The largest responses contain the two outputs of a command, or a list of
 /// environments.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The server of a command, and the form of its output.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArguments {
-    /// The server's endpoint; the bearer token, if it requires one, is read from the variable WAGGLE_TOKEN
+    /// The server's endpoint; if the server requires a bearer token, the variable WAGGLE_TOKEN must hold it
     #[arg(
         long,
         default_value = "http://127.0.0.1:8080/mcp",

@@ -62,7 +62,7 @@ impl RequestIds {
         self.abandoned >= ABANDONED_MAX
     }
 
-    /// Returns the memory of requests with abandoned answers, as far as it is still reserved.
+    /// Returns the memory of each request with an abandoned answer, if that memory is still reserved.
     pub(super) fn abandoned(&self) -> Vec<RequestMemory> {
         self.abandoned_memory.iter().filter_map(WeakRequestMemory::upgrade).collect()
     }

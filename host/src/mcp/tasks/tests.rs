@@ -47,7 +47,7 @@ fn text(text: &str) -> CallToolResult {
     CallToolResult::success(vec![ContentBlock::text(text)])
 }
 
-/// Lets all tasks run that are ready.
+/// Runs all tasks that are ready.
 async fn settle() {
     for _ in 0..32 {
         tokio::task::yield_now().await;
@@ -118,7 +118,7 @@ async fn call_beyond_the_limits_stays_a_request() {
         assert!(start_as("bob"));
     }
     assert_eq!(["bob", "eve", "dan"].map(start_as), [false; 3]);
-    // Small outcomes leave room for more tasks, up to their number.
+    // Small outcomes leave room for more tasks, up to the maximum number of tasks.
     for end in ends {
         end.send(Ok(text("small"))).unwrap();
     }
