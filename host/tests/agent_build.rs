@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent's build is reproducible: the same sources give the same bytes, wherever the sources and cargo's home
-//! are.
+//! The guest agent's build is reproducible: the same sources give the same bytes in any folder and with any cargo
+//! home.
 //!
 //! The second build is kept in `target/reproduced`, so that the next run is quick if the agent's sources have not
 //! changed.
@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-/// Builds of the agent, one for each processor architecture.
+/// Paths of the built agents, one for each processor architecture.
 const AGENTS: [&str; 2] = ["target/agent/waggle-agent", "target/agent/aarch64-unknown-linux-musl/waggle-agent"];
 
 /// Folders and files of the work tree that cargo needs for the agent.
@@ -36,7 +36,8 @@ fn agent_has_the_same_bytes_in_every_folder_and_cargo_home() {
     }
 }
 
-/// Replaces the sources at `to`. The copies keep their modification times, so that cargo builds only what has changed.
+/// Replaces the sources in `to` with those in `from`. The copies keep their modification times, so cargo builds only
+/// what has changed.
 fn copy_sources(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for source in SOURCES {
@@ -47,7 +48,7 @@ fn copy_sources(from: &Path, to: &Path) {
     run(Command::new("sh").args(["-c", &copy]).arg(to).args(SOURCES).current_dir(from));
 }
 
-/// Turns `to` into a home of cargo with the settings and the downloads of `from`.
+/// Links the settings and downloads of the cargo home `from` into the cargo home `to`.
 fn share_registry(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for name in ["config.toml", "registry"] {

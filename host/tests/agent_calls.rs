@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's client and the real guest agent on the two ends of a socket pair: each kind of call, and each kind of
-//! end.
+//! The host's client and the real guest agent, connected by a socket pair: each kind of call, and each way in which a
+//! call or the link ends.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -139,7 +139,7 @@ async fn long_output_is_kept_in_a_file_of_its_user() {
 }
 
 #[tokio::test]
-async fn cancelled_output_leaves_the_part_that_was_sent_in_the_file() {
+async fn output_file_of_a_cancelled_call_has_the_output_until_then() {
     let machine = machine().await;
     let flood = shell("yes | head -c 2000000; touch started; exec yes");
     let (ended, outcome) = run_until(&machine, flood, Box::pin(machine.has_started())).await;
@@ -213,7 +213,7 @@ async fn command_ends_although_a_background_child_holds_its_pipes() {
     let (ended, outcome) = run(&machine, shell("sleep 5 & echo last; exit 0")).await;
     assert_eq!((ended.exit_code, ended.cause), (0, EndCause::Exited));
     assert_eq!(outcome.stdout, b"last\n");
-    assert!(started.elapsed() < Duration::from_secs(4), "it waited for the child");
+    assert!(started.elapsed() < Duration::from_secs(4), "the call waited for the child");
 }
 
 #[tokio::test]
@@ -320,7 +320,7 @@ async fn file_is_replaced_atomically_and_keeps_its_mode() {
     assert_eq!(
         std::io::read_to_string(reader).unwrap(),
         "old",
-        "a reader that had it open still reads the old content"
+        "a reader that opened the file before the write must still read the old content"
     );
     let how = Writing { mode: Some(0o600), append: false };
     machine.agent.write_file(&path("script"), b"newer", how).await.unwrap();

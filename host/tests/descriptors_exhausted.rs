@@ -21,7 +21,7 @@ use waggle_protocol::{
 /// A query for the IPv4 addresses of `localhost`.
 const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
 
-/// Codes of an answer (RFC 1035, section 4.1.1).
+/// Response codes of a DNS answer (RFC 1035, section 4.1.1).
 const NO_ERROR: u8 = 0;
 const SERVER_FAILURE: u8 = 2;
 
@@ -31,7 +31,7 @@ async fn resolve(link: &Opener) -> u8 {
     let mut reader = FrameReader::new(&mut stream);
     match timeout(Duration::from_secs(30), reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
         FlowReply::Answer { message } => message[3] & 15,
-        other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("{other:?} in place of an answer"),
+        other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("expected an answer, got {other:?}"),
     }
 }
 

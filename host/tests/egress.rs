@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of the egress link with an honest guest: real sockets on both sides, and no machine.
+//! The host's side of the egress link with an honest guest, over real sockets and without a machine.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed step is a failed test")]
 
 #[path = "machines/log.rs"]
@@ -69,7 +69,7 @@ impl Rig {
         match timeout(STUCK, reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
             FlowReply::Connected => Ok(stream),
             FlowReply::Refused { reason } => Err(reason),
-            FlowReply::Answer { .. } => panic!("an answer to a connect"),
+            FlowReply::Answer { .. } => panic!("received a DNS answer to a connect request"),
         }
     }
 
@@ -92,7 +92,7 @@ impl Rig {
                 let records = answer[message.len()..].chunks_exact(16);
                 (answer[3] & 15, records.map(|record| <[u8; 4]>::try_from(&record[12..]).unwrap().into()).collect())
             }
-            other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("{other:?} in place of an answer"),
+            other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("expected an answer, got {other:?}"),
         }
     }
 
@@ -307,7 +307,7 @@ async fn taken(flow: &mut Stream) -> usize {
 }
 
 #[tokio::test]
-async fn further_flows_of_a_machine_get_small_buffers() {
+async fn ninth_flow_of_a_machine_gets_small_buffers() {
     let (_listener, port) = listen().await;
     let rig = rig("127.0.0.1").await;
     let mut flows = Vec::new();
@@ -317,7 +317,7 @@ async fn further_flows_of_a_machine_get_small_buffers() {
     let (first, last) = (taken(&mut flows[0]).await, taken(&mut flows[8]).await);
     assert!(first > 1024 * 1024 && last < 1024 * 1024, "{first}, {last}");
     flows.remove(0);
-    // The permit of a flow that has ended is free for another flow.
+    // When a flow ends, another flow can use its permit for large buffers.
     let next = async { while taken(&mut rig.connect(HOST_ADDRESS.into(), port).await.unwrap()).await < 1024 * 1024 {} };
     timeout(STUCK, next).await.unwrap();
 }

@@ -36,7 +36,7 @@ use tempfile::TempDir;
 fn death_of_the_host_ends_everything() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     machine.read_console_until("up");
-    // Another process gets the lifeline, and the test kills this process with SIGKILL.
+    // A process that stands in for the host gets the lifeline and is killed with SIGKILL.
     let lifeline = OwnedFd::from(machine.lifeline.take().unwrap());
     let mut host = Command::new("sleep").arg("1000").stdin(lifeline).spawn().unwrap();
     assert_eq!(machine.programs().len(), 2);
@@ -115,12 +115,12 @@ fn compromised_program_is_confined_to_its_machine() {
         orders["maker"]["Qemu"]["vhost_device_vsock"] = program.to_str().into();
     });
     let tried = machine.run_dir.join("tried");
-    processes::wait_until("the program has tried everything", || tried.exists());
+    processes::wait_until("the program has written its results", || tried.exists());
     let tried: serde_json::Value = serde_json::from_slice(&fs::read(tried).unwrap()).unwrap();
     let expected = serde_json::json!({
         "its process id": 1,
         "create a user namespace": "EPERM",
-        "create one with clone3": "ENOSYS",
+        "create a user namespace with clone3": "ENOSYS",
         "signal itself": "done",
         "signal all processes": "EPERM",
         "signal a process": "EPERM",
@@ -141,7 +141,7 @@ fn compromised_program_is_confined_to_its_machine() {
         "create a symbolic link by symlinkat": "EPERM",
         "create a hard link": "EPERM",
         "create a hard link by linkat": "EPERM",
-        "write to a mount below a read-only one": "EROFS",
+        "write to a mount below a read-only folder": "EROFS",
     });
     assert_eq!(tried, expected);
 }

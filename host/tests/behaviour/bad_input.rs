@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Errors of invalid input. An error that the caller can fix is a tool result. A failure of the server is a protocol
-//! error.
+//! Errors of invalid input. Invalid arguments give a tool result. An unknown tool and a failure of the server give a
+//! protocol error.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -17,7 +17,7 @@ async fn check(served: &Served, tool: &'static str, arguments: Value, kind: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_invalid_arguments_by_name() {
+async fn errors_name_the_invalid_argument() {
     let served = serve(&[]).await;
     for (tool, arguments, message) in [
         (
@@ -48,7 +48,7 @@ async fn rejects_invalid_arguments_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_values_out_of_range_with_their_limits() {
+async fn errors_for_invalid_values_say_what_is_valid() {
     let served = serve(&[]).await;
     for (tool, arguments, message) in [
         (
@@ -81,8 +81,8 @@ async fn rejects_values_out_of_range_with_their_limits() {
         (
             "write_file",
             json!({"environment_id": UNKNOWN_ID, "path": "big", "content": "x".repeat(10 * 1024 * 1024 + 1)}),
-            "content: 10485761 bytes are too many; must be at most 10485760 bytes in one call; write it in parts with \
-             append, or create it with execute",
+            "content: 10485761 bytes are too many; must be at most 10485760 bytes in one call; write the file in \
+             parts with append, or create it with execute",
         ),
         (
             "read_file",
@@ -108,7 +108,7 @@ async fn rejects_values_out_of_range_with_their_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_invalid_stdin_variables_and_folders() {
+async fn rejects_invalid_stdin_environment_and_working_directory() {
     let served = serve(&[]).await;
     for (arguments, message) in [
         (
@@ -118,7 +118,8 @@ async fn rejects_invalid_stdin_variables_and_folders() {
         ),
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"PATH": "/bin"}}),
-            "environment: PATH must not be set, because the interpreter is found with it; set it in the code instead",
+            "environment: PATH must not be set, because waggle finds the interpreter through PATH; set PATH in the \
+             code instead",
         ),
         (
             json!({"environment_id": UNKNOWN_ID, "code": "1", "environment": {"A=B": "c"}}),
@@ -150,12 +151,13 @@ async fn unknown_and_destroyed_environments_have_different_errors() {
             arguments["environment_id"] = json!(id);
             arguments
         };
-        let unknown = format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of yours");
+        let unknown =
+            format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of your environments");
         check(&served, tool, with(UNKNOWN_ID), "environment_not_found", &unknown).await;
         let destroyed = format!("environment {id} has been destroyed; create a new one with create_environment");
         check(&served, tool, with(&id), "environment_destroyed", &destroyed).await;
     }
-    let unknown = format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of yours");
+    let unknown = format!("environment {UNKNOWN_ID} not found; list_environments returns the ids of your environments");
     check(&served, "destroy_environment", json!({"environment_id": UNKNOWN_ID}), "environment_not_found", &unknown)
         .await;
 }
@@ -186,7 +188,7 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     for _ in 0..10 {
         ids.push(served.create("shell").await);
     }
-    let full = "all 10 environments of this server are in use, its maximum; destroy one with destroy_environment, or \
+    let full = "this server has reached its maximum of 10 environments; destroy one with destroy_environment, or \
                 wait until one reaches its idle timeout";
     check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
     served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
@@ -195,7 +197,7 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_failure_is_a_protocol_error_with_its_cause() {
+async fn server_failure_and_unknown_tool_are_protocol_errors() {
     let served = serve_trouble(&[]).await;
     let (code, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
     assert_eq!(code, -32603);

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Cancelled calls: their processes are killed, in every dialect and for every kind of cancellation.
+//! Cancelled calls: their processes are killed, with and without a session, and for every kind of cancellation.
 
 use std::{path::Path, time::Duration};
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::served::{Served, serve};
 
-/// Number of bytes that a result keeps of the start, and of the end, of a long output.
+/// Number of bytes that a result keeps at the start of a long output, and as many at the end.
 const END_BYTES: usize = 256 * 1024;
 
 async fn run(served: &Served, code: &str) -> Value {
@@ -30,7 +30,7 @@ async fn command_gets_its_stdin_variables_and_folder() {
     let executed = served.call("execute", arguments).await;
     assert_eq!(executed["stdout"], "here\n3000000\ngrüß\n\"dich\"|somebody");
     let executed = served.call("execute", json!({"environment_id": id, "code": "cat; echo \"[$GREETING]\""})).await;
-    assert_eq!(executed["stdout"], "[]\n", "variables do not carry over to the next call");
+    assert_eq!(executed["stdout"], "[]\n", "the variables of a call must not apply to the next call");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,7 +95,7 @@ async fn recursive_listing_includes_names_that_are_not_utf8() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_output_can_be_read_from_its_file() {
+async fn omitted_output_can_be_read_from_its_file() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let executed = served.call("execute", json!({"environment_id": id, "code": "seq 200000"})).await;
@@ -150,7 +150,7 @@ async fn rejects_invalid_file_arguments() {
         (
             "write_file",
             json!({"content": "no base64!", "encoding": "base64"}),
-            "content: invalid base64: Invalid symbol 33, offset 8.; leave encoding out for text",
+            "content: invalid base64 (Invalid symbol 33, offset 8.); for text, omit the argument \"encoding\"",
         ),
         ("read_file", json!({"offset": -1}), "offset: -1 is invalid; must be an integer from 0 to 9007199254740992"),
         ("read_file", json!({"limit": 0.5}), "limit: 0.5 is invalid; must be an integer from 1 to 10485760"),

@@ -52,13 +52,13 @@ async fn cancelled_create_holds_its_slot_until_the_machine_is_gone() {
     let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
     served.until_alive(1).await;
     handle.cancel(None).await.unwrap();
-    until("it is being destroyed", async || statuses(&served).await == ["destroying"]).await;
+    until("the environment is being destroyed", async || statuses(&served).await == ["destroying"]).await;
     let (text, kind) = served.refused("create_environment", json!({"runtime": "python"})).await;
     assert_eq!(kind, "capacity_reached", "{text}");
     assert_eq!(served.machines_alive(), 1);
 
     drop(held);
-    until("it is gone", async || statuses(&served).await.is_empty()).await;
+    until("the environment is gone", async || statuses(&served).await.is_empty()).await;
     assert_eq!(served.machines_alive(), 0);
     served.create("python").await;
 }
@@ -122,10 +122,10 @@ async fn shutdown_waits_for_calls_and_destroys_every_environment() {
 async fn crashed_environment_has_status_error_and_holds_no_slot() {
     let served = serve(&["--max-environments", "1"]).await;
     let id = served.create("shell").await;
-    // The caller gets a tool error whether the call or the server notices the crash first.
+    // The caller gets a tool error, no matter whether the call or the server notices the crash first.
     served.faults.crashes.store(true, SeqCst);
     served.refused("write_file", json!({"environment_id": id, "path": "x", "content": ""})).await;
-    until("the crash is seen", async || statuses(&served).await == ["error"]).await;
+    until("the crash is detected", async || statuses(&served).await == ["error"]).await;
     let (text, kind) = served.refused("execute", json!({"environment_id": id, "code": "true"})).await;
     let hint = format!("environment {id} is not running: its machine failed; destroy it and create a new one");
     assert_eq!((text, kind.as_str()), (hint, "environment_not_running"));

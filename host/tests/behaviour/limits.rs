@@ -35,7 +35,7 @@ async fn rejects_sessions_beyond_the_limit_until_one_closes() {
     let end = reqwest::Client::new().delete(&served.url).header("mcp-session-id", id.unwrap());
     assert!(end.send().await.unwrap().status().is_success());
     assert_eq!(raw::greet(&served.url, None).await.0, 200);
-    // The stateless dialect has no sessions, so the limit does not affect this call.
+    // This call uses no session, so the limit does not affect the call.
     let answer = raw::stateless_call(&served.url, "list_environments", &json!({}), None).await;
     assert_eq!(answer.status().as_u16(), 200);
 }
@@ -64,7 +64,7 @@ async fn rejects_calls_beyond_the_limit_of_their_principal() {
     assert_eq!(timeout(TIMEOUT, refused).await.unwrap(), "too_many_calls");
     assert_eq!(call(&bob, "list_environments", json!({})).await.unwrap().is_error, Some(false));
     running.abort();
-    until("another one is accepted", async || list().await.is_error == Some(false)).await;
+    until("another call is accepted", async || list().await.is_error == Some(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,11 +90,12 @@ async fn connection_beyond_the_limit_gets_an_error_and_is_closed() {
     drop(held);
     // The server notices the closed connections a little later.
     let health = async || reqwest::get(served.url.replace("/mcp", "/healthz")).await;
-    until("another one is accepted", async || health().await.is_ok_and(|answer| answer.status().is_success())).await;
+    until("another connection is accepted", async || health().await.is_ok_and(|answer| answer.status().is_success()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_bodies_that_are_not_messages() {
+async fn rejects_invalid_and_oversized_bodies() {
     let served = serve(&[]).await;
     let post = |body: String| {
         let request = reqwest::Client::new().post(&served.url).header("content-type", "application/json");

@@ -11,7 +11,7 @@ use crate::{
     served::{ADA, BOB, Served, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
-/// Requests a log; returns the status and the text of the response.
+/// Requests a log. Returns the status and the text of the response.
 async fn ask(served: &Served, id: &str, headers: &[(&str, &str)]) -> (u16, String) {
     let url = served.url.replace("/mcp", &format!("/environments/{id}/log"));
     let client = reqwest::Client::new();
@@ -34,18 +34,18 @@ fn events(log: &Value) -> Vec<String> {
 async fn log_has_events_and_the_cause_of_a_crash() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
-    let born = ["preparing the image", "making the disks", "booting the machine", "running"];
+    let start_events = ["preparing the image", "making the disks", "booting the machine", "running"];
     let first = log(&served, &id).await;
-    assert_eq!(events(&first), born);
+    assert_eq!(events(&first), start_events);
     assert_eq!((&first["status"], &first["environment_id"]), (&json!("running"), &json!(id)));
     assert_eq!(first["console"], json!([CONSOLE]));
     assert!(first["events"][0]["at"].as_str().unwrap() <= first["events"][3]["at"].as_str().unwrap());
 
     served.faults.crashes.store(true, SeqCst);
     served.refused("write_file", json!({"environment_id": id, "path": "x", "content": ""})).await;
-    until("the crash is seen", async || log(&served, &id).await["status"] == "error").await;
+    until("the crash is detected", async || log(&served, &id).await["status"] == "error").await;
     let failed = log(&served, &id).await;
-    assert_eq!(events(&failed)[..4], born);
+    assert_eq!(events(&failed)[..4], start_events);
     assert!(events(&failed)[4].starts_with("the machine is gone: "), "{failed}");
     assert_eq!(failed["console"], json!([CONSOLE]));
 
@@ -73,14 +73,14 @@ async fn log_has_the_cause_of_a_failed_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_has_the_stage_of_a_running_start() {
     let served = serve_trouble(&[]).await;
-    // This create waits without end, because the machine never finishes booting.
+    // This call waits until the environment is destroyed, because the machine never finishes booting.
     let create = served.raw("create_environment", json!({"runtime": "shell"}));
     let look = async {
         served.until_alive(1).await;
         let listed = served.call("list_environments", json!({})).await;
         let id = listed["environments"][0]["environment_id"].as_str().unwrap();
         let stage = async || events(&log(&served, id).await).pop();
-        until("it boots", async || stage().await.is_some_and(|what| what == "booting the machine")).await;
+        until("the machine boots", async || stage().await.is_some_and(|what| what == "booting the machine")).await;
         let log = log(&served, id).await;
         assert_eq!((&log["status"], &log["console"]), (&json!("creating"), &json!([])));
         served.call("destroy_environment", json!({"environment_id": id})).await;
@@ -97,9 +97,9 @@ async fn only_the_owner_can_read_a_log() {
     assert_eq!(ask(&served, &id, &[("authorization", &token(ADA))]).await.0, 200);
     assert_eq!(ask(&served, &id, &[]).await.0, 401);
     let bobs = ask(&served, &id, &[("authorization", &token(BOB))]).await;
-    let nobodys = ask(&served, UNKNOWN_ID, &[("authorization", &token(BOB))]).await;
-    assert_eq!((bobs.0, bobs.1.replace(&id, UNKNOWN_ID)), nobodys);
-    assert_eq!(nobodys.0, 404);
+    let unknown = ask(&served, UNKNOWN_ID, &[("authorization", &token(BOB))]).await;
+    assert_eq!((bobs.0, bobs.1.replace(&id, UNKNOWN_ID)), unknown);
+    assert_eq!(unknown.0, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn reading_a_log_does_not_extend_the_idle_timeout() {
     let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
     let id = made["environment_id"].as_str().unwrap();
     // The idle timeout of 600 ms expires although the test reads the log all the time.
-    until("it is gone", async || ask(&served, id, &[]).await.0 != 200).await;
+    until("the environment is gone", async || ask(&served, id, &[]).await.0 != 200).await;
     assert_eq!(ask(&served, id, &[]).await.0, 410);
     assert_eq!(served.machines_alive(), 0);
 }

@@ -137,7 +137,7 @@ impl Drop for InProcessMachine {
 
 impl Machine for InProcessMachine {
     fn agent(&self) -> &dyn Agent {
-        assert!(!self.faults.panics.swap(false, Ordering::SeqCst), "a defect, as the test asked for");
+        assert!(!self.faults.panics.swap(false, Ordering::SeqCst), "a simulated defect of the host");
         if self.faults.crashes.swap(false, Ordering::SeqCst) {
             self.serving.abort();
         }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Raw clients that behave as no client library does: they disconnect early, or do not read.
+//! Clients that send raw HTTP requests. Unlike client libraries, they can disconnect early or not read an answer.
 
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn tool_call(id: u32, tool: &str, arguments: &Value, meta: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
 }
 
-/// A client of the dialect with sessions.
+/// A client with an MCP session.
 pub(crate) struct Session {
     url: String,
     id: String,
@@ -124,7 +124,7 @@ impl Session {
     }
 }
 
-/// Calls a tool in the stateless dialect. Dropping the future, or the answer, closes the connection.
+/// Calls a tool without a session. Dropping the future, or the answer, closes the connection.
 pub(crate) async fn stateless_call(url: &str, tool: &str, arguments: &Value, token: Option<&str>) -> Response {
     stateless_call_as(url, None, tool, arguments, token).await
 }

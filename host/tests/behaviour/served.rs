@@ -69,7 +69,7 @@ impl ClientHandler for Listener {
 pub(crate) fn settings(flags: &[&str]) -> Settings {
     let words = ["waggle", "serve", "--listen-addr", "127.0.0.1:0"].iter().chain(flags).map(OsString::from);
     let command = cli::parse(words, &|_| None).unwrap().command;
-    let Command::Serve(settings) = command else { panic!("serve was asked for, not {command:?}") };
+    let Command::Serve(settings) = command else { panic!("expected the command `serve`, got {command:?}") };
     *settings
 }
 
@@ -149,7 +149,7 @@ pub(crate) async fn call(
     timeout(TIMEOUT, call).await.unwrap()
 }
 
-/// Waits until `check` returns true. If the wait times out, the error names the condition `what`.
+/// Waits until `check` returns true. If the wait times out, the error contains `what`, the condition in words.
 pub(crate) async fn until(what: &str, check: impl AsyncFn() -> bool) {
     let reached = async {
         while !check().await {

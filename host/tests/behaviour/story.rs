@@ -130,7 +130,7 @@ async fn pictures_are_images_and_other_bytes_are_blobs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn create_reports_its_stages() {
     let served = serve_trouble(&[]).await;
-    // This create never ends. If it ended at once, its reports could arrive after the answer.
+    // This call never ends. If the call ended at once, its reports could arrive after the answer.
     let reports = tokio::select! {
         reports = served.until_reported() => reports,
         made = served.raw("create_environment", json!({"runtime": "shell"})) => panic!("the create ended: {made:?}"),

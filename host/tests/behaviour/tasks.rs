@@ -22,7 +22,7 @@ use crate::{
     served::{ADA, BOB, TIMEOUT, UNKNOWN_ID, serve, serve_guarded, serve_trouble, until},
 };
 
-/// A client that supports tasks, in the stateless dialect or with a session.
+/// A client that supports tasks, with or without a session.
 struct Client(RunningService<RoleClient, ClientConfig>);
 
 impl Client {

@@ -24,7 +24,7 @@ use crate::{
 async fn read_answered(bytes: &[u8]) -> String {
     let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
-        let stream = guest.call().await;
+        let stream = guest.next_call().await;
         guest.send(stream, bytes).await;
         guest.stall().await
     };
@@ -51,11 +51,11 @@ async fn half_a_frame_times_out() {
         let half = &framed(&Reply::Data(&[7; 500]))[..200];
         assert_eq!(
             read_answered(half).await,
-            "failed to understand the guest agent: the call's last reply did not arrive within 1 s"
+            "the guest agent broke the protocol: the call's last reply did not arrive within 1 s"
         );
         assert_eq!(
             read_answered(&[]).await,
-            "failed to understand the guest agent: the call's last reply did not arrive within 1 s"
+            "the guest agent broke the protocol: the call's last reply did not arrive within 1 s"
         );
     })
     .await;
@@ -79,7 +79,7 @@ async fn rejects_more_bytes_than_requested() {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let range = Some(FileRange { offset: 5, limit: 10 });
         let answering = async {
-            let stream = guest.call().await;
+            let stream = guest.next_call().await;
             guest.reply(stream, &Reply::Data(&[7; 11])).await;
             guest.stall().await
         };
@@ -97,7 +97,7 @@ async fn rejects_more_bytes_than_requested() {
 async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
     let (host, mut guest) = greeted(TIMEOUTS).await;
     let answering = async {
-        let stream = guest.call().await;
+        let stream = guest.next_call().await;
         guest.flood_stream(stream, &framed(&Reply::Entries(entries))).await;
         guest.stall().await
     };
@@ -108,7 +108,7 @@ async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
 }
 
 #[tokio::test]
-async fn rejects_a_listing_with_more_or_longer_names_than_requested() {
+async fn rejects_a_listing_above_the_limits() {
     bounded(async {
         let entry = |bytes| Entry { name: vec![b'n'; bytes], mode: 0, size: u64::MAX, modified_unix_s: i64::MIN };
         let fault = listing_answered(10, vec![entry(1); 11]).await;
@@ -137,7 +137,7 @@ async fn endless_command_times_out_after_its_deadline() {
     bounded(async {
         let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::MAX, Vec::new(), async { guest.stall().await }).await;
-        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 1 s");
+        assert_eq!(fault, "the guest agent broke the protocol: the call's last reply did not arrive within 1 s");
     })
     .await;
 }
@@ -151,17 +151,17 @@ async fn unconfirmed_cancel_times_out() {
             guest.stall().await
         };
         let fault = exec(&host, Duration::from_millis(100), Vec::new(), reads).await;
-        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 0.5 s");
+        assert_eq!(fault, "the guest agent broke the protocol: the call's last reply did not arrive within 0.5 s");
     })
     .await;
 }
 
 #[tokio::test]
-async fn unread_cancel_times_out_like_an_unconfirmed_one() {
+async fn unread_cancel_times_out() {
     bounded(async {
         let (host, guest) = greeted(TIMEOUTS).await;
         let fault = exec(&host, Duration::from_millis(100), vec![0; 1_000_000], guest.stall()).await;
-        assert_eq!(fault, "failed to understand the guest agent: the call's last reply did not arrive within 0.5 s");
+        assert_eq!(fault, "the guest agent broke the protocol: the call's last reply did not arrive within 0.5 s");
     })
     .await;
 }
@@ -172,7 +172,7 @@ async fn fault_text_is_escaped_and_capped() {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let message = format!("\x1b[2J\u{202e}{}", "x".repeat(100_000));
         let answering = async {
-            let stream = guest.call().await;
+            let stream = guest.next_call().await;
             for part in framed(&Reply::Fault(Fault { kind: FaultKind::Denied, message })).chunks(60_000) {
                 guest.send(stream, part).await;
             }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that break the rules of the egress link or exhaust its limits: they harm only their own link, and the host
-//! uses little memory for them.
+//! Guests that break the rules of the egress link or exhaust its limits. Such a guest harms only its own link, and the
+//! host uses little memory for the guest.
 
 use std::{
     collections::BTreeSet,
@@ -229,7 +229,7 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
             guest.socket.write_all(&wire::in_stream(stream, &grant)).await.unwrap();
         }
         saturated(&host_end, &written).await;
-        assert!(!guest.served.is_finished(), "the guest has broken no rule");
+        assert!(!guest.served.is_finished(), "the guest broke no rule, but its link ended");
         guest.served.abort();
         flooding.abort();
     })

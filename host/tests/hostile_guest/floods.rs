@@ -102,7 +102,7 @@ async fn data_beyond_the_window_ends_the_link() {
         let mut call = pin!(host.exec(command(), Box::pin(std::future::pending()), &mut ignore));
         let stream = tokio::select! {
             ended = &mut call => panic!("{ended:?}"),
-            stream = guest.call() => stream,
+            stream = guest.next_call() => stream,
         };
         // The call is no longer polled, so the host does not read the stream and grants no credit.
         let floods = async {
@@ -137,7 +137,7 @@ async fn endless_output_stops_at_the_deadline() {
         bounded(async {
             let (host, mut guest) = greeted(TIMEOUTS).await;
             let floods = tokio::spawn(async move {
-                let stream = guest.call().await;
+                let stream = guest.next_call().await;
                 // Fill one yamux frame with replies.
                 let reply = framed(&Reply::Stdout(&vec![b'x'; piece]));
                 guest.flood_stream(stream, &reply.repeat((65_536 / reply.len()).max(1))).await;
@@ -160,7 +160,7 @@ async fn output_in_single_bytes_uses_little_memory() {
     bounded(async {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let floods = tokio::spawn(async move {
-            let stream = guest.call().await;
+            let stream = guest.next_call().await;
             // One long reply with each byte in a separate yamux frame, until the window is used up.
             let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
             frames.extend(in_stream(stream, &[0]));
@@ -188,7 +188,7 @@ async fn maximum_calls_to_a_guest_that_stops_reading_use_little_memory() {
         let stalls = tokio::spawn(async move {
             let mut streams = Vec::new();
             for _ in 0..CALLS_MAX {
-                let stream = guest.call().await;
+                let stream = guest.next_call().await;
                 streams.push(stream);
                 guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
             }
@@ -205,7 +205,7 @@ async fn maximum_calls_to_a_guest_that_stops_reading_use_little_memory() {
         let calls = (0..CALLS_MAX).map(|_| host.write_file(path(), &content, Writing::default()));
         for written in join_all(calls).await {
             let fault = chain(&written.unwrap_err());
-            assert!(fault.starts_with("failed to understand the guest agent: "), "{fault}");
+            assert!(fault.starts_with("the guest agent broke the protocol: "), "{fault}");
         }
         stalls.abort();
     })
@@ -217,7 +217,7 @@ async fn flooding_call_does_not_starve_others() {
     bounded(async {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let answering = tokio::spawn(async move {
-            let flooded = guest.call().await;
+            let flooded = guest.next_call().await;
             let reply = framed(&Reply::Stdout(b"x"));
             let replies = in_stream(flooded, &reply.repeat(1000));
             let exited = Exited {

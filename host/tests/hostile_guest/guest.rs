@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A guest that sends arbitrary bytes: yamux frames built by hand on a real socket.
+//! A guest that sends arbitrary bytes, such as hand-made yamux frames, on a real socket.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ impl Guest {
     }
 
     /// Waits until the host opens a stream, and returns the id of the stream.
-    pub(crate) async fn call(&mut self) -> u32 {
+    pub(crate) async fn next_call(&mut self) -> u32 {
         loop {
             let frame = self.frame().await.unwrap();
             if frame.opens() {
@@ -154,12 +154,12 @@ impl Guest {
         Some(Frame { kind: header[1], flags, stream: word(4), length: word(8) })
     }
 
-    /// Sends bytes on a stream.
+    /// Sends bytes on a stream; returns false if the host has closed the link.
     pub(crate) async fn send(&mut self, stream: u32, bytes: &[u8]) -> bool {
         self.write(&in_stream(stream, bytes)).await
     }
 
-    /// Sends a reply on a stream.
+    /// Sends a reply on a stream; returns false if the host has closed the link.
     pub(crate) async fn reply(&mut self, stream: u32, reply: &Reply<'_>) -> bool {
         self.send(stream, &framed(reply)).await
     }
@@ -170,7 +170,7 @@ impl Guest {
     }
 }
 
-/// Builds one yamux frame with the bytes of a stream.
+/// Builds a yamux data frame that carries `bytes` on the stream.
 pub(crate) fn in_stream(stream: u32, bytes: &[u8]) -> Vec<u8> {
     let mut frame = yamux(DATA, ACK, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
     frame.extend_from_slice(bytes);

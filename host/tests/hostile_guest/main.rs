@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that lie, flood or stall, against the host's client over real sockets. With each guest the caller gets an
-//! error within a timeout, and the host's memory grows by at most 16 MiB.
+//! The host's client with guests that lie, flood or stall, over real sockets. The caller must get an error within a
+//! timeout, and the host's memory must grow by at most 16 MiB.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 mod calls;
@@ -25,7 +25,7 @@ const GROWTH_MAX: usize = 16 * 1024 * 1024;
 /// Time limit of each test; the timeouts under test are much shorter.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// Lock of the running test. Only one test runs at a time, so that each test measures only its own memory.
+/// Lock that each test holds while it runs. Only one test runs at a time, so each measures only its own memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Runs a test that must neither hang nor use much memory.

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Each guarantee in docs/guarantees.md names the test that holds it.
+//! Each guarantee in docs/guarantees.md names the test that verifies it.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ fn each_guarantee_names_a_test_that_runs() {
     }
 }
 
-/// The reason why a function does not count as a test.
+/// Returns the reason why a function does not count as a test.
 fn fault(test: &str, sources: &str) -> Option<&'static str> {
     let function = sources.find(&format!("fn {test}(")).or_else(|| sources.find(&format!("def {test}(")));
     let Some(at) = function else { return Some("there is no such test") };
@@ -31,7 +31,7 @@ fn fault(test: &str, sources: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn a_function_without_its_attribute_is_no_test() {
+fn ignored_tests_and_plain_functions_do_not_count() {
     let sources = "#[test]\nfn a() {}\n\n#[test]\n#[ignore = \"slow\"]\nfn b() {}\n\nfn c() {}\n";
     let faults = ["a", "b", "c", "d"].map(|test| fault(test, sources));
     assert_eq!(

@@ -17,25 +17,25 @@ const CRATES: &[&str] = &["host/src", "guest-agent/src", "protocol/src", "protoc
 fn only_a_parent_and_its_children_import_each_other() {
     let texts: Vec<_> = sources("rs").collect();
     let texts = || texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-    let circles: Vec<_> = CRATES.iter().flat_map(|crate_root| Graph::read(crate_root, texts()).circles()).collect();
-    assert_none(&circles);
+    let cycles: Vec<_> = CRATES.iter().flat_map(|crate_root| Graph::read(crate_root, texts()).cycles()).collect();
+    assert_none(&cycles);
 }
 
-/// The files of one crate by their module paths, and what each imports.
+/// The files of one crate by module path, and the modules that each file imports.
 pub(crate) struct Graph {
     files: BTreeMap<Vec<String>, String>,
     imports: BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
 }
 
 impl Graph {
-    /// Reads a crate whose modules lie below `root`, from pairs of a file's name and its text.
+    /// Reads a crate whose modules are below `root`, from pairs of a file's name and its text.
     pub(crate) fn read<'a>(root: &str, sources: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let modules: BTreeMap<Vec<String>, (&str, &str)> =
             sources.filter_map(|(name, text)| Some((module(root, name)?, (name, text)))).collect();
         let mut imports = BTreeMap::new();
         for (own, (_, text)) in &modules {
             let mut found = BTreeSet::new();
-            let code = without_strings(text);
+            let code = bare_code(text);
             for path in paths(&code).into_iter().filter_map(|path| resolve(own, &path)).chain(declared(own, &code)) {
                 if let Some(target) =
                     (0..=path.len()).rev().map(|end| &path[..end]).find(|path| modules.contains_key(*path))
@@ -49,26 +49,26 @@ impl Graph {
         Self { files: modules.into_iter().map(|(module, (name, _))| (module, name.to_owned())).collect(), imports }
     }
 
-    /// Each import: the importing file, its module and the imported module.
-    pub(crate) fn arrows(&self) -> impl Iterator<Item = (&str, &[String], &[String])> {
+    /// Returns each import as the importing file, the module of this file, and the imported module.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = (&str, &[String], &[String])> {
         self.imports.iter().flat_map(|(from, imported)| {
             imported.iter().map(|to| (self.files[from].as_str(), from.as_slice(), to.as_slice()))
         })
     }
 
     /// Returns the import cycles, except a cycle of a file and the files that it declares.
-    pub(crate) fn circles(&self) -> Vec<String> {
+    pub(crate) fn cycles(&self) -> Vec<String> {
         let reached: BTreeMap<_, _> = self.files.keys().map(|module| (module, self.reachable(module))).collect();
         let mut seen = BTreeSet::new();
-        let mut circles = Vec::new();
+        let mut cycles = Vec::new();
         for module in self.files.keys() {
-            let circle: BTreeSet<_> =
+            let cycle: BTreeSet<_> =
                 reached[module].iter().copied().filter(|other| reached[*other].contains(module)).collect();
-            if circle.len() > 1 && !is_family(&circle) && seen.insert(circle.clone()) {
-                circles.push(self.describe(&circle));
+            if cycle.len() > 1 && !is_family(&cycle) && seen.insert(cycle.clone()) {
+                cycles.push(self.describe(&cycle));
             }
         }
-        circles
+        cycles
     }
 
     fn reachable<'a>(&'a self, from: &'a Vec<String>) -> BTreeSet<&'a Vec<String>> {
@@ -79,19 +79,19 @@ impl Graph {
         found
     }
 
-    fn describe(&self, circle: &BTreeSet<&Vec<String>>) -> String {
-        let arrows = circle.iter().flat_map(|from| {
-            let within = self.imports[*from].iter().filter(|to| circle.contains(*to));
+    fn describe(&self, cycle: &BTreeSet<&Vec<String>>) -> String {
+        let edges = cycle.iter().flat_map(|from| {
+            let within = self.imports[*from].iter().filter(|to| cycle.contains(*to));
             within.map(|to| format!("\n  {} -> {}", self.files[*from], self.files[to]))
         });
-        format!("{} files import each other:{}", circle.len(), arrows.collect::<String>())
+        format!("{} files import each other:{}", cycle.len(), edges.collect::<String>())
     }
 }
 
 /// Whether one of the modules is the parent of all others.
-fn is_family(circle: &BTreeSet<&Vec<String>>) -> bool {
-    circle.iter().any(|parent| {
-        circle
+fn is_family(cycle: &BTreeSet<&Vec<String>>) -> bool {
+    cycle.iter().any(|parent| {
+        cycle
             .iter()
             .all(|module| module == parent || module.split_last().is_some_and(|(_, above)| above == parent.as_slice()))
     })
@@ -110,11 +110,11 @@ fn module(root: &str, name: &str) -> Option<Vec<String>> {
 }
 
 /// Removes comments, unit tests and the contents of strings from the text.
-fn without_strings(text: &str) -> String {
+fn bare_code(text: &str) -> String {
     code_lines(text).flat_map(|line| line.split('"').step_by(2).chain(["\n"])).collect()
 }
 
-/// The modules that a file declares.
+/// Returns the modules that a file declares.
 fn declared(own: &[String], code: &str) -> Vec<Vec<String>> {
     let names = code.lines().filter_map(|line| {
         let line = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
@@ -123,7 +123,7 @@ fn declared(own: &[String], code: &str) -> Vec<Vec<String>> {
     names.map(|name| own.iter().cloned().chain([name.to_owned()]).collect()).collect()
 }
 
-/// The paths that begin with `crate`, `self` or `super`, each as its segments.
+/// Returns the paths that begin with `crate`, `self` or `super`, split into their segments.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "self::", "super::"] {
@@ -197,8 +197,8 @@ fn is_name(character: char) -> bool {
 }
 
 #[test]
-fn cycles_are_found_and_a_parent_with_its_children_is_no_cycle() {
-    let circles = |sources: &[(&str, &str)]| Graph::read("src", sources.iter().copied()).circles();
+fn cycles_are_found_and_a_parent_with_its_children_is_not_a_cycle() {
+    let cycles = |sources: &[(&str, &str)]| Graph::read("src", sources.iter().copied()).cycles();
     let lib = ("src/lib.rs", "mod a;\nmod b;\n");
     let child = ("src/a/c.rs", "use super::X;\n// crate::b::Y\nfn f() { g(\"crate::b\") }\n");
     let family = [
@@ -207,9 +207,9 @@ fn cycles_are_found_and_a_parent_with_its_children_is_no_cycle() {
         child,
         ("src/b.rs", "use crate::a::{self, c::{Z, W as V}};\n"),
     ];
-    assert_eq!(circles(&family), Vec::<String>::new());
+    assert_eq!(cycles(&family), Vec::<String>::new());
     let siblings = [lib, ("src/a.rs", "use crate::b::Y;\n"), ("src/b.rs", "fn f(x: super::a::X) {}\n")];
-    assert_eq!(circles(&siblings), ["2 files import each other:\n  src/a.rs -> src/b.rs\n  src/b.rs -> src/a.rs"]);
+    assert_eq!(cycles(&siblings), ["2 files import each other:\n  src/a.rs -> src/b.rs\n  src/b.rs -> src/a.rs"]);
     let grandchild = [
         lib,
         ("src/a.rs", "pub mod c;\n"),
@@ -218,7 +218,7 @@ fn cycles_are_found_and_a_parent_with_its_children_is_no_cycle() {
         ("src/b.rs", "use crate::{\n    a::{c, X},\n};\n"),
     ];
     assert_eq!(
-        circles(&grandchild),
+        cycles(&grandchild),
         ["3 files import each other:\n  src/a.rs -> src/a/c.rs\n  src/a/c.rs -> src/a/c/d.rs\n  \
              src/a/c/d.rs -> src/a.rs"]
     );

@@ -6,7 +6,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a check that cannot read the tree should stop"
+    reason = "a check must fail if it cannot read the sources"
 )]
 
 mod guarantees;
@@ -21,7 +21,7 @@ use std::{
     process::Command,
 };
 
-/// Limit of the lines of a file. Split a longer file in two; the median length is meant to be a third of the limit.
+/// Maximum number of lines of a file. Split a longer file in two; the median file should have a third of the maximum.
 const LINES_MAX: usize = 500;
 
 /// Names that say nothing about a file's content.
@@ -42,7 +42,7 @@ fn sources_are_tidy() {
             broken.push(format!("{name}: no module doc after the two SPDX lines"));
         }
         if NAMES_BANNED.iter().any(|banned| Path::new(&name).file_stem().is_some_and(|stem| stem == *banned)) {
-            broken.push(format!("{name}: a name that says nothing"));
+            broken.push(format!("{name}: the name says nothing about the content"));
         }
     }
     assert_none(&broken);
@@ -55,7 +55,7 @@ fn every_source_names_its_licence() {
         .filter(|name| {
             let Ok(text) = fs::read_to_string(root().join(name)) else { return false };
             let lines: Vec<_> = text.lines().skip(usize::from(text.starts_with("#!"))).take(2).collect();
-            bears_licence(name, &text)
+            must_name_licence(name, &text)
                 && !(lines.len() == 2 && lines.iter().zip(SPDX).all(|(line, tag)| line.ends_with(tag)))
         })
         .map(|name| format!("{name}: the two SPDX lines are missing at the top"))
@@ -63,9 +63,9 @@ fn every_source_names_its_licence() {
     assert_none(&broken);
 }
 
-/// Whether a file must carry the licence: sources, settings and scripts must; data and formats without comments need
+/// Whether a file must name its licence. Sources, settings and scripts must; data and formats without comments need
 /// not.
-fn bears_licence(name: &str, text: &str) -> bool {
+fn must_name_licence(name: &str, text: &str) -> bool {
     let named = matches!(extension(name), "rs" | "toml" | "yml" | "yaml" | "sh" | "py" | "mjs" | "js" | "ts" | "ini");
     named || text.starts_with("#!") || name.ends_with("Containerfile") || name.ends_with("requirements.txt")
 }
@@ -75,13 +75,13 @@ fn assert_none(broken: &[String]) {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The lines that are compiled into the product: no comments, and no unit tests.
+/// Returns the lines without comments and unit tests.
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {
     let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
     text[..tests].lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
-/// The files with this extension, each with its text.
+/// Returns the name and the text of each file with this extension.
 fn sources(wanted: &str) -> impl Iterator<Item = (String, String)> {
     tracked().into_iter().filter(move |name| extension(name) == wanted).map(|name| {
         let text = fs::read_to_string(root().join(&name)).unwrap();
@@ -97,13 +97,13 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The paths that git tracks or would track, from the root; .gitignore excludes build output.
+/// Returns the files that git tracks or would track, as paths from the root. .gitignore excludes build output.
 fn tracked() -> Vec<String> {
     let output = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output()
-        .expect("git, to list the sources");
+        .expect("failed to run git");
     assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).unwrap();
     names.lines().filter(|name| root().join(name).is_file()).map(str::to_owned).collect()

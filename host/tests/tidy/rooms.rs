@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The rooms of the host import only what the table in docs/architecture.md allows, and some words stay in their rooms.
+//! The rooms (top-level modules) of the host import only the rooms that the table in docs/architecture.md allows, and
+//! some words occur only in certain rooms.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +10,11 @@ use std::{
 
 use super::{assert_none, code_lines, imports::Graph, root, sources};
 
-/// The heading of the table: a room or several, what they hold, what they may import, the file to read first.
+/// Heading of the table. A row has one or more rooms, their content, the rooms that they may import, and the file to
+/// read first.
 const HEADING: &str = "| room | holds | may import | read first |";
 
-/// Folders that do no I/O and know no clock, and the words that would show it.
+/// Folders whose code does no I/O and reads no clock, each with words that this code must not contain.
 const PURE: &[(&str, &[&str])] = &[
     (
         "host/src/domain",
@@ -31,7 +33,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("protocol/src", &["tokio::", "std::io", "std::net", "std::fs"]),
 ];
 
-/// A word, and the only rooms of the host whose code may mention it.
+/// Words, each with the only rooms of the host whose code may contain the word.
 const PLACES: &[(&str, &[&str])] = &[
     ("waggle_protocol::", &["machines", "network", "agent"]),
     ("waggle_link::", &["machines", "network", "agent"]),
@@ -44,14 +46,14 @@ fn rooms_import_what_the_architecture_allows() {
     let rooms = table(&fs::read_to_string(root().join("docs/architecture.md")).unwrap());
     let texts: Vec<_> = sources("rs").collect();
     let graph = Graph::read("host/src", texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    assert_none(&faults(&rooms, graph.arrows()));
+    assert_none(&faults(&rooms, graph.edges()));
     for (room, row) in &rooms {
         assert!(row.read_first.iter().all(|file| root().join("host/src").join(file).is_file()), "{room}: {row:?}");
     }
 }
 
 #[test]
-fn words_stay_in_their_rooms() {
+fn words_occur_only_in_their_rooms() {
     let broken: Vec<_> = sources("rs").flat_map(|(name, text)| out_of_place(&name, &text)).collect();
     assert_none(&broken);
 }
@@ -73,7 +75,7 @@ fn table(document: &str) -> BTreeMap<String, Row> {
             assert_eq!(rooms.insert(name.clone(), row), None, "{name} has two rows");
         }
     }
-    assert!(!rooms.is_empty(), "no table with the heading {HEADING}");
+    assert!(!rooms.is_empty(), "docs/architecture.md has no table with the heading {HEADING}");
     rooms
 }
 
@@ -83,10 +85,10 @@ fn quoted(cell: &str) -> BTreeSet<String> {
 
 fn faults<'a>(
     rooms: &BTreeMap<String, Row>,
-    arrows: impl Iterator<Item = (&'a str, &'a [String], &'a [String])>,
+    edges: impl Iterator<Item = (&'a str, &'a [String], &'a [String])>,
 ) -> Vec<String> {
     let (mut broken, mut used) = (BTreeSet::new(), BTreeSet::new());
-    for (file, from, to) in arrows {
+    for (file, from, to) in edges {
         let (Some(from), Some(to)) = (from.first(), to.first()) else { continue };
         let may = rooms.get(from).is_some_and(|row| row.may_import.contains(to));
         if from != to && !may {
@@ -96,7 +98,9 @@ fn faults<'a>(
     }
     let allowed = rooms.iter().flat_map(|(from, row)| row.may_import.iter().map(move |to| (from, to)));
     let unused = allowed.filter(|pair| !used.contains(pair));
-    broken.extend(unused.map(|(from, to)| format!("the table of rooms lets {from} import {to}, which it does not")));
+    broken.extend(
+        unused.map(|(from, to)| format!("the table of rooms lets {from} import {to}, but {from} does not import {to}")),
+    );
     broken.into_iter().collect()
 }
 
@@ -119,27 +123,27 @@ fn out_of_place(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_forbidden_import_is_found() {
+fn forbidden_import_is_found() {
     let rooms = table(&format!("{HEADING}\n|---|\n| `a`, `b` | x | `c` | `a.rs` |\n| `c` | y | | |\n"));
     let path = |text: &str| text.split("::").map(str::to_owned).collect::<Vec<_>>();
-    let arrows = [
+    let edges = [
         ("a", path("a::x"), path("c")),
         ("b", path("b"), path("a")),
         ("c", path("c::y"), path("c::z")),
         ("d", path("d"), path("c")),
     ];
     assert_eq!(
-        faults(&rooms, arrows.iter().map(|(file, from, to)| (*file, from.as_slice(), to.as_slice()))),
+        faults(&rooms, edges.iter().map(|(file, from, to)| (*file, from.as_slice(), to.as_slice()))),
         [
             "b: the table of rooms does not let b import a",
             "d: the table of rooms does not let d import c",
-            "the table of rooms lets b import c, which it does not",
+            "the table of rooms lets b import c, but b does not import c",
         ]
     );
 }
 
 #[test]
-fn a_word_in_another_room_is_found() {
+fn word_in_a_wrong_room_is_found() {
     let text = "use std::fs;\n// use rmcp::x\nlet now = axum::serve(\"rmcp::y\");\n\
                 #[cfg(test)]\nmod tests {\n tokio::spawn }\n";
     assert_eq!(

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A field or variant that is named like a secret has the type that hides it in errors and logs.
+//! Each field or variant that is named like a secret has a type that hides the value in errors and logs.
 
 use super::{assert_none, sources};
 

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Width of lines, and the form of doc comments and of test names.
+//! Rules for the width of lines, for the first words of doc comments, and for test names.
 
 use super::{assert_none, sources};
 
-/// rustfmt's `max_width`, which it does not hold comments and strings to.
+/// rustfmt's `max_width`, which rustfmt does not apply to comments and strings.
 const COLUMNS_MAX: usize = 120;
 
-/// Width of documents, whose lines have words only.
+/// Maximum width of a line in a Markdown document.
 const MARKDOWN_COLUMNS_MAX: usize = 130;
 
-/// Openings of a doc comment that leave its subject open.
+/// Forbidden first words of a doc comment: they leave its subject open.
 const OPENINGS_BANNED: &[&str] = &["What ", "Who ", "Whose ", "Which ", "How ", "So many ", "As many "];
 
 #[test]
@@ -36,7 +36,8 @@ fn documents_are_wrapped() {
     assert_none(&broken);
 }
 
-/// Lines of Rust that are too wide, doc comments that open with a question word, and names with a possessive `_s_`.
+/// Finds lines of Rust that are too wide, doc comments that open with a question word, and names with a possessive
+/// `_s_`.
 fn faults(name: &str, text: &str) -> Vec<String> {
     let mut broken = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -47,12 +48,12 @@ fn faults(name: &str, text: &str) -> Vec<String> {
         let code = line.trim_start();
         let doc = code.strip_prefix("/// ").or_else(|| code.strip_prefix("//! ")).unwrap_or_default();
         if OPENINGS_BANNED.iter().any(|opening| doc.starts_with(opening)) {
-            add("a doc comment opens with a noun or a verb in the third person");
+            add("a doc comment must open with a noun or a verb in the third person");
         }
         let code = code.trim_start_matches("async ");
         let function = code.strip_prefix("fn ").or_else(|| code.strip_prefix("def test"));
         if function.is_some_and(|function| function.split('(').next().is_some_and(|name| name.contains("_s_"))) {
-            add("a name has no possessive `_s_`");
+            add("a name must not have a possessive `_s_`");
         }
     }
     broken
@@ -64,8 +65,8 @@ fn bad_wording_is_found() {
     assert_eq!(
         faults("a.rs", &text),
         [
-            "a.rs:1: a doc comment opens with a noun or a verb in the third person",
-            "a.rs:3: a name has no possessive `_s_`",
+            "a.rs:1: a doc comment must open with a noun or a verb in the third person",
+            "a.rs:3: a name must not have a possessive `_s_`",
             "a.rs:4: the line is too wide",
         ]
     );
