@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Servers for the tests. A missing requirement is an error that names the command that makes it, never a skip."""
+"""Fixtures that start servers. If a requirement is missing, the run fails and names the command that makes it."""
 
 import shutil
 
@@ -35,28 +35,28 @@ def pytest_addoption(parser):
         "--back-end",
         choices=["qemu", "krun"],
         default="qemu",
-        help="krun: in a nested host, whose KVM is emulated, unless --kvm is given",
+        help="the back end to test; krun runs in a nested host with emulated KVM unless --kvm is given",
     )
-    parser.addoption("--kvm", action="store_true", help="use this machine's KVM; fail if it runs no guest")
+    parser.addoption("--kvm", action="store_true", help="use this machine's KVM; fail if KVM runs no guest")
 
 
 def is_nested(config):
-    """Whether servers run in the nested host."""
+    """Whether the servers under test run in the nested host."""
     return config.option.back_end == "krun" and not config.option.kvm
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "smoke: has to work on every back end, in a few minutes")
-    config.addinivalue_line("markers", "packages: needs the package that ./taskw deb made")
-    config.addinivalue_line("markers", "index: downloads packages from this machine's pip index, for minutes")
-    config.addinivalue_line("markers", "nested: changes the host, so it needs a nested one")
-    config.addinivalue_line("markers", "outside(reason): inspects the server in ways that only this machine allows")
+    config.addinivalue_line("markers", "smoke: ./taskw test runs these tests with libkrun, too")
+    config.addinivalue_line("markers", "packages: needs the package that ./taskw deb makes")
+    config.addinivalue_line("markers", "index: takes minutes, as it downloads packages from this machine's pip index")
+    config.addinivalue_line("markers", "nested: changes settings of the host, so it runs only in a nested host")
+    config.addinivalue_line("markers", "outside(reason): is skipped with libkrun, for this reason")
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("nested") and not is_nested(config):
-            item.add_marker(pytest.mark.skip(reason="changes the host, so it needs a nested one"))
+            item.add_marker(pytest.mark.skip(reason="changes settings of the host, so it runs only in a nested host"))
         if config.option.back_end == "krun":
             for mark in item.iter_markers("outside"):
                 item.add_marker(pytest.mark.skip(reason=mark.args[0]))
@@ -92,7 +92,7 @@ def nested_host(request):
 
 @pytest.fixture(scope="session")
 def make_server(request, nested_host):
-    """Makes a server, here or in the nested host."""
+    """Makes a server, on this machine or in the nested host."""
     if nested_host:
         return lambda **settings: NestedServer(nested_host, **settings)
     return KrunServer if request.config.option.back_end == "krun" else Server
@@ -113,7 +113,7 @@ def anyio_backend():
 
 @pytest.fixture
 def serve(make_server):
-    """Makes servers; at the end stops those that still run and checks that nothing is left."""
+    """Makes servers; at the end, stops the servers that still run and checks that nothing is left."""
     servers = []
 
     def make(**settings):
@@ -140,7 +140,7 @@ def server(serve):
 
 @pytest.fixture
 def open_server(serve, nested_host):
-    """The same for clients without a token."""
+    """A ready server, like `server`, for clients without a token."""
     made = serve()
     if nested_host:
         made.open()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A server with libkrun on this machine, whose KVM must run guests."""
+"""A server with libkrun on this machine. KVM must run guests here."""
 
 from server import ROOT, Server
 
@@ -18,7 +18,7 @@ class KrunProcesses:
         return self._of_machines(lambda threads: threads == 1)
 
     def _of_machines(self, which):
-        """A machine has two processes: the one with threads is the machine, the other its runner."""
+        """Selects processes by their number of threads: a machine has several, its runner has one."""
         pids = [pid for pid, line in self.processes() if "runner machine" in line]
         threads = self.shell("\n".join(f"ls /proc/{pid}/task | wc -l" for pid in pids)).split()
         return [pid for pid, count in zip(pids, threads) if which(int(count))]

@@ -14,7 +14,7 @@ GZIP_LEVEL = 1
 
 
 class Layer:
-    """A layer's archive."""
+    """A tar archive for one layer."""
 
     def __init__(self):
         self.data = io.BytesIO()

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host with working KVM, for machines that have none: a QEMU guest whose emulated processor has AMD's SVM.
 
-An unprivileged server with libkrun runs in it, and clients reach it through forwarded ports. The tests inspect its
-processes and files through a shell of the guest's root on another port.
+An unprivileged server with libkrun runs in it, and clients reach it through forwarded ports. The tests inspect the
+server's processes and files through a root shell on another port.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ KERNEL = ROOT / "target/kernel"
 BOOT_S = 60
 # The timeout of a command in the tests' shell.
 SHELL_S = 60
-# The last line of its answer.
+# The last line of the shell's answer to a command.
 SHELL_END = "-- end --"
 # Free space on the disk, for machines and prepared images.
 DISK_FREE_MIB = 3072
@@ -36,15 +36,15 @@ MEMORY_MIB = 3072
 # System programs that a user's search path may lack.
 TOOLS = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 
-# Ports inside: the shell's, and the servers'.
+# Ports in the guest: the tests' shell, and the servers.
 SHELL_PORT = 9000
 SERVER_PORTS = range(8080, 8084)
-# Connections to the first are forwarded to the second on the loopback address, which is unreachable from outside.
+# Connections to OPEN_PORT are forwarded to LOOPBACK_PORT on the guest's loopback, which is unreachable from outside.
 OPEN_PORT, LOOPBACK_PORT = 8090, 8091
 
-# The kernel modules that are needed: the guest's own devices, and KVM.
+# Kernel modules for the guest's own devices and file systems, and for KVM.
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "kvm-amd", "overlay", "erofs"]
-# The server's user.
+# The id of the server's user.
 USER_ID = 1000
 
 INIT = f"""#!/bin/busybox sh
@@ -68,7 +68,7 @@ export PATH
 ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
-# The route leads nowhere; connections to it are refused at once.
+# The route leads nowhere: connections that use it are refused at once.
 ip route add default via 10.0.2.2
 ip address add fd00:2::15/64 dev eth0 nodad
 ip -6 route add default via fd00:2::2
@@ -82,9 +82,9 @@ poweroff -f
 
 
 class NestedHost:
-    """The booted guest; `stop` ends it. It contains images, and their merged files if the cache `prepared` has them.
+    """A booted guest with `images`, and with those of their merged files that the cache `prepared` has. `stop` ends it.
 
-    `programs` are further programs of this machine; if QEMU is one of them, its files and its guests' kernel are added.
+    `programs` are QEMU and its helpers on this machine; with them, QEMU's files and its guests' kernel are added.
     `with_python` adds this machine's Python, for servers that guests connect to.
     """
 
@@ -179,7 +179,7 @@ class NestedHost:
             ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
             + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
-            # On a busy machine the emulated timer is too late for the kernel's check of it.
+            # On a busy machine the emulated timer is too slow to pass the kernel's timer check.
             + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0", "-serial", f"file:{self.console}"]
             + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
             + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
@@ -201,8 +201,8 @@ class NestedHost:
             answer = self._ask(f"exec 2>&1\n{script}\nexec echo {SHELL_END}\n", timeout_s)
             if answer.endswith(SHELL_END):
                 return answer.removesuffix(SHELL_END)
-            # QEMU accepts connections before anything listens inside.
-            assert answer == "" and time.monotonic() < deadline, f"the nested host's shell broke off:\n{answer}"
+            # QEMU accepts connections before anything listens in the guest.
+            assert answer == "" and time.monotonic() < deadline, f"the nested host's shell stopped early:\n{answer}"
             time.sleep(0.1)
 
     def _ask(self, script, timeout_s):
@@ -227,7 +227,7 @@ def in_load_order(names):
     order = []
 
     def visit(name):
-        # A name without a file is built into the kernel; an unknown name fails when the host boots.
+        # A module without a file is built into the kernel. If the module does not exist, the host does not boot.
         file = files.get(name.replace("-", "_"))
         if file is None or file in order:
             return
@@ -252,7 +252,7 @@ def copy_libraries(programs, tree):
 
 
 def copy_python(python, tree):
-    """The interpreter and its library, at the same paths as here."""
+    """Copies the interpreter and its library to the same paths as on this machine."""
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     skipped = ["__pycache__", "test", "tests", "idlelib", "ensurepip", "lib2to3", "site-packages", "dist-packages", "config-*"]
     shutil.copytree(library, tree / library.relative_to("/"), ignore=shutil.ignore_patterns(*skipped))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A server with libkrun in a nested host, with the interface of a server that runs here."""
+"""A server with libkrun in a nested host, with the interface of a server that runs on this machine."""
 
 import pathlib
 import signal
@@ -14,10 +14,10 @@ from server import ROOT, STOP_S, Server, hosts_file
 # The nested host's loopback is unreachable from outside, and a server on another address requires tokens.
 TOKEN = "what-every-client-of-nested-hosts-shows"
 
-# One query through the nested host's shell takes about this long.
+# The interval of polls. One query through the nested host's shell takes about as long.
 LOOK_S = 0.2
 
-# The user's processes with their ids, command lines and environments, separated by spaces.
+# Prints the id, working directory and command line of each process of the server's user, separated by spaces.
 PROCESSES = f"""
 for place in $(stat -c '%u %n' /proc/[0-9]* 2>/dev/null | sed -n 's/^{USER_ID} //p'); do
   line=$(tr '\\0' ' ' <$place/cmdline 2>/dev/null)
@@ -27,7 +27,7 @@ done
 
 
 class NestedProcess:
-    """A process in the nested host, as `subprocess.Popen` would show it."""
+    """A process in the nested host, with methods of `subprocess.Popen`."""
 
     def __init__(self, host, folder):
         self.host = host
@@ -57,16 +57,16 @@ class NestedProcess:
 
 
 class NestedServer(KrunProcesses, Server):
-    """Everything but the client runs in the nested host, as a user who owns only /dev/kvm there."""
+    """The server runs in the nested host, as a user who owns only /dev/kvm and the server's folders."""
 
     token = TOKEN
-    # A connection takes 80 ms in a guest with an emulated host.
+    # In a guest of an emulated host, a connection takes 80 ms.
     connections = 300
 
     def __init__(self, host, **settings):
         super().__init__(**settings)
         self.host = host
-        # From here on, only the folder is on the other machine.
+        # The folder is in the nested host instead.
         self.folder.rmdir()
         self.inside = host.free_ports.pop(0)
         self.port = host.ports[self.inside]
@@ -89,7 +89,7 @@ class NestedServer(KrunProcesses, Server):
         )
 
     def open(self):
-        """Makes it listen on its host's loopback address, without tokens; only one server at a time can."""
+        """Makes the server listen on its host's loopback, without tokens. Only one server can do so at a time."""
         del self.settings["AUTH_TOKENS_FILE"]
         self.settings["LISTEN_ADDR"] = f"127.0.0.1:{LOOPBACK_PORT}"
         self.port, self.token = self.host.ports[OPEN_PORT], None
@@ -105,7 +105,7 @@ echo $! >pid
 wait $!
 echo $? >status
 """
-        # Files of an earlier start would be mistaken for those of this one.
+        # Files of an earlier start would be mistaken for those of this start.
         self.host.shell(f"cd {self.folder} && rm -f pid status")
         self.host.shell(
             f"cat >{self.folder}/run <<'end of script'\n{script}end of script\n"
@@ -129,7 +129,7 @@ echo $? >status
         self.host.free_ports.append(self.inside)
 
     def processes(self):
-        """The user's processes that work in this server's folder, without the shell that waits for the server."""
+        """The processes that run in this server's folder, except the shell that waits for the server."""
         found = []
         for entry in self.host.shell(PROCESSES).splitlines():
             pid, rest = entry.split(" ", 1)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The package index of this machine's pip, as pip reports it, so that a rule can allow guests to reach only that."""
+"""The package index that this machine's pip uses, for rules that allow guests to reach only that index."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-# Pip's settings from its files, variables and defaults; pip has no public interface for the defaults.
+# Prints pip's settings from its files, environment variables and defaults. pip has no public interface for defaults.
 ASK_PIP = """
 import json, ssl
 from pip._internal.commands import create_command
@@ -22,7 +22,7 @@ print(json.dumps({
 
 
 class Index:
-    """`url`, `certificates` (a file, if there is one) and `proxy` (a URL, if there is one)."""
+    """The index's `url`, the file of trusted `certificates` and the `proxy` URL. The last two can be None."""
 
     def __init__(self):
         asked = json.loads(subprocess.run([sys.executable, "-c", ASK_PIP], capture_output=True, check=True).stdout)
@@ -31,7 +31,7 @@ class Index:
         self.proxy = asked["proxy"] or urllib.request.getproxies().get("https")
 
     def rules(self, *packages):
-        """Rules that allow the index and the hosts that it links to for these packages."""
+        """Rules that allow the index and the hosts from which pip downloads these packages."""
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
         report = json.loads(subprocess.run([*command, *packages], capture_output=True, check=True).stdout)
         urls = [self.url, *(package["download_info"]["url"] for package in report["install"])]

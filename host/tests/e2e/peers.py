@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Servers for guests to connect to, each a separate process on the machine that waggle runs on, nested or not.
+"""Servers for guests to connect to. Each is a process on the machine that waggle runs on, which may be the nested host.
 
-    peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port, then each input on a line
+    peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port; `watch` and `greet` then
+                             print a line for each connection
     peers.py names ADDRESS   runs a DNS server on port 53, for the names below
     peers.py own TARGET...   prints this machine's source address for each target, or `none` without a route
 
-It uses only the standard library, because the nested host has nothing else.
+This program uses only the standard library, because the nested host has nothing else.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ import sys
 import threading
 import time
 
-# A process that has begun to print finishes soon.
+# Maximum time from the start of a server until it has printed its port.
 PRINT_S = 60
 
 
 def repeat(connection):
-    """Answers after the end of the question, which needs a half-closed connection."""
+    """Reads until the peer shuts down its sending side, and then sends back what it has read."""
     question = b""
     while part := connection.recv(65536):
         question += part
@@ -41,20 +42,20 @@ def stall(connection):
 
 
 def watch(connection):
-    """Sends a byte, and prints what it receives next; nothing at the end of the connection."""
+    """Sends a byte, and prints the next byte that it receives, or no byte if the connection ends."""
     connection.sendall(b"!")
     print("heard", connection.recv(1).decode(), flush=True)
 
 
 def greet(connection):
-    """Prints the peer, and sends a greeting."""
+    """Prints the peer's address, and answers the first data with a greeting."""
     print("came", connection.getpeername()[0], flush=True)
     connection.recv(100)
     connection.sendall(b"hello")
 
 
 def banner(connection):
-    """Sends something at once, and waits for the peer to close."""
+    """Sends a byte at once, and waits for the peer to close."""
     connection.sendall(b"!")
     connection.recv(1)
 
@@ -90,7 +91,7 @@ def serve(kind, address):
             threading.Thread(target=carry, args=(server.accept()[0],), daemon=True).start()
 
 
-# The DNS server's records: an address, or another name. An alias of an unknown name dangles.
+# The DNS server's records. A name has an address, or is an alias of another name, which may be unknown.
 ZONE = {
     b"place.test": "198.41.0.4",
     b"other.test": b"place.test",
@@ -103,7 +104,7 @@ DNS_PORT = 53
 
 def answer(question):
     """An answer in the wire format, with every alias on the way to the address."""
-    # One question, without compression: its name ends in a zero byte, followed by type and class.
+    # The message has one question, without compression. Its name ends with a zero byte; type and class follow.
     end = question.index(b"\0", 12) + 5
     labels, at = [], 12
     while question[at]:
@@ -134,7 +135,7 @@ def serve_names(address):
 
 
 def own_address(target):
-    """This machine's address as the target would see it; nothing is sent there."""
+    """This machine's source address for connections to the target. Nothing is sent to the target."""
     with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             one.connect((target, 9))
@@ -144,7 +145,7 @@ def own_address(target):
 
 
 class Peers:
-    """Starts servers where `shell` runs its scripts; `stop` ends all of them."""
+    """Starts servers on the machine where `shell` runs scripts; `stop` ends all of them."""
 
     def __init__(self, shell, python=sys.executable, program=pathlib.Path(__file__).resolve()):
         self.shell = shell
@@ -156,7 +157,7 @@ class Peers:
         return self.started[-1]
 
     def own_addresses(self, *targets):
-        """That machine's source addresses for the targets that it has a route to."""
+        """That machine's source address for each target, or None for a target without a route."""
         found = self.shell(f"{self.command} own {' '.join(targets)}").split()
         return [None if address == "none" else address for address in found]
 
@@ -182,7 +183,7 @@ class Peer:
         return self.shell(f"cat {self.log}").splitlines()
 
     def heard(self):
-        """The lines that it has printed since it started."""
+        """The lines that the server has printed after its port."""
         return self._lines()[1:]
 
     def stop(self):

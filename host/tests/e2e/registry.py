@@ -15,17 +15,17 @@ import urllib.request
 from server import ROOT, free_port
 
 USER, PASSWORD = "bee", "honey"
-# The bcrypt hash of the password, the only kind that docker-registry accepts.
+# The password's bcrypt hash; docker-registry accepts no other kind of hash.
 HTPASSWD = "bee:$2b$04$JUiTVxo3aINsSIT9ASQWk.ai9AiE.yLfbPyUcyu5pVd7T9NOCv5zi\n"
 READY_S = 20
 
 
 class Registry:
-    """A registry, optionally with a password, and with TLS by a private authority's certificate."""
+    """A registry, optionally with a password, and optionally with a TLS certificate of a private authority."""
 
     def __init__(self, folder, password=False, tls=False):
         self.folder = pathlib.Path(folder)
-        # The certificate to trust.
+        # The authority's certificate, which clients must trust; None without TLS.
         self.authority = None
         self.host = f"127.0.0.1:{free_port()}"
         self.password = password
@@ -53,7 +53,7 @@ class Registry:
         deadline = time.monotonic() + READY_S
         while True:
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, "docker-registry did not get ready"
+            assert time.monotonic() < deadline, "docker-registry did not become ready"
             try:
                 context = ssl.create_default_context(cafile=self.authority) if self.authority else None
                 scheme = "https" if self.authority else "http"
@@ -65,7 +65,7 @@ class Registry:
                 time.sleep(0.05)
 
     def certificate(self):
-        """Makes an authority and a certificate that it signs."""
+        """Makes an authority, and a certificate that the authority signs."""
         key, request, certificate = (self.folder / name for name in ("key.pem", "request.pem", "certificate.pem"))
         authority_key = self.folder / "authority-key.pem"
         new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
@@ -81,11 +81,11 @@ class Registry:
         return {"certificate": str(certificate), "key": str(key)}
 
     def push(self, name):
-        """Pushes an image of ours, and returns its reference."""
+        """Pushes one of the project's images, and returns its reference."""
         reference = f"{self.host}/hive/{name}:v1"
         login = ["--dest-creds", f"{USER}:{PASSWORD}"] if self.password else []
         source = f"oci:{ROOT / 'target/images' / name}:latest"
-        # Skopeo itself is not under test.
+        # Skopeo is not under test, so it checks neither signatures nor certificates.
         command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *login, source]
         subprocess.run([*command, f"docker://{reference}"], check=True)
         return reference

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Package repositories for the tests, served on loopback, and images whose package managers use only these."""
+"""Package repositories for the tests, served on loopback, and images whose package managers use only them."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ import zipfile
 
 from server import ROOT
 
-# The guest's address for its host's loopback.
+# The address at which guests reach their host's loopback.
 HOST = "10.0.77.1"
 NAME = "waggle-bee"
 MODULE = "waggle_bee"
@@ -78,7 +78,7 @@ def serve_tls(folder):
 
 
 def make_wheel(folder):
-    """A simple index (PEP 503) with one pure wheel (PEP 427)."""
+    """Makes a simple index (PEP 503) with one pure wheel (PEP 427)."""
     place = folder / "simple" / NAME
     place.mkdir(parents=True)
     info = f"{MODULE}-{VERSION}.dist-info"
@@ -101,7 +101,7 @@ def make_wheel(folder):
 
 
 def make_npm_package(folder, port):
-    """An npm registry's answer for one package, and the archive that `npm pack` would make of it."""
+    """Makes an npm registry's answer for one package, and the package's archive in the form of `npm pack`."""
     place = folder / "npm"
     place.mkdir()
     manifest = {"name": NAME, "version": VERSION, "main": "index.js"}
@@ -117,7 +117,7 @@ def make_npm_package(folder, port):
 
 
 def make_debian_package(folder):
-    """A flat repository with one package, whose script needs root's privileges."""
+    """Makes a flat repository with one package. The package's install script needs root."""
     place = folder / "apt"
     tree = place / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
@@ -138,10 +138,10 @@ def make_debian_package(folder):
 
 
 def take_rpms(folder):
-    """Extracts the repository from the image that contains it."""
+    """Extracts the rpm repository from the image `rpm`."""
     layout = ROOT / "target/images/rpm"
     [manifest] = json.loads((layout / "index.json").read_bytes())["manifests"]
-    # It is the image's last layer.
+    # The repository is the image's last layer.
     layer = json.loads(blob(layout, manifest["digest"]).read_bytes())["layers"][-1]
     with tarfile.open(blob(layout, layer["digest"])) as archive:
         archive.extractall(folder, filter="data")
@@ -150,7 +150,7 @@ def take_rpms(folder):
 def image(name, folder, port, changed=None):
     """A copy of one of the project's images, whose package managers use the server on that port of the host.
 
-    `changed` maps paths to the text of further files; None deletes the file.
+    `changed` maps the paths of further files to their text; None deletes the file.
     """
     url = f"http://{HOST}:{port}"
     rpms = f"[bee]\nname=bee\nbaseurl={url}/srv/repository\ngpgcheck=0\nautorefresh=1\n"

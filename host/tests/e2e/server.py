@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A waggle server, started as by a user, and checks of what it must not leave behind."""
+"""A waggle server, started as a user would start it, and checks that it leaves nothing behind."""
 
 import contextlib
 import json
@@ -23,15 +23,15 @@ from mcp.client.streamable_http import create_mcp_http_client, streamable_http_c
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = pathlib.Path(os.environ.get("WAGGLE_BINARY", ROOT / "target/debug/waggle"))
 
-# The KVM probe comes before the server is ready.
+# Maximum time of a start, which includes the KVM probe.
 READY_S = 60
 # The server promises to exit within 30 s of SIGTERM.
 STOP_S = 35
-# A runner that lost its server has this long to end its machine.
+# Maximum time in which a runner ends its machine after the server has ended.
 ORPHAN_S = 15
 # Runs a command in a separate mount namespace, with the first argument mounted over the hosts file.
 WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
-# Software emulation on a busy machine.
+# The timeout of a call, for software emulation on a busy machine.
 CALL_S = 180
 
 
@@ -65,7 +65,7 @@ class Server:
         }
         self.process = None
         self.binary = BINARY
-        # A command that starts the server's command.
+        # A command to which the server's own command is appended.
         self.through = []
 
     @property
@@ -74,7 +74,7 @@ class Server:
 
     @property
     def own_port(self):
-        """Its address on its own machine."""
+        """The port on the server's machine; clients connect to `port`, which may be forwarded to it."""
         return int(self.settings["LISTEN_ADDR"].rpartition(":")[2])
 
     def variables(self):
@@ -102,12 +102,12 @@ class Server:
         deadline = time.monotonic() + READY_S
         while self.status(page)[0] != 200:
             assert self.process.poll() is None, f"the server ended at its start:\n{self.output()}"
-            assert time.monotonic() < deadline, f"the server did not get ready in {READY_S} s:\n{self.output()}"
+            assert time.monotonic() < deadline, f"the server was not ready after {READY_S} s:\n{self.output()}"
             time.sleep(0.05)
         return self
 
     def status(self, path):
-        """The HTTP status and body of a page, or 0 while nothing answers."""
+        """The HTTP status and body of a page; the status is 0 while nothing answers."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, json.load(answer)
@@ -120,7 +120,7 @@ class Server:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def kill(self):
-        """Kills the server, which leaves it no time to clean up."""
+        """Kills the server, so that it cannot clean up."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process = None
@@ -135,7 +135,7 @@ class Server:
             status = self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise AssertionError(f"the server was still there {STOP_S} s after SIGTERM:\n{self.output()}") from None
+            raise AssertionError(f"the server was still running {STOP_S} s after SIGTERM:\n{self.output()}") from None
         assert status == 0, f"the server ended with {status}:\n{self.output()}"
 
     def remove(self):
@@ -145,7 +145,10 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self):
-        """The server's descendants: programs of a machine run in its folder and have its files in their arguments."""
+        """The server and the processes of its machines.
+
+        All of them have the server's folder in their arguments, environment or working directory.
+        """
         mark = str(self.folder).encode()
         found = []
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
@@ -161,7 +164,7 @@ class Server:
         return run_script(script)
 
     def machines(self):
-        """The ids of the processes that are machines."""
+        """The ids of the VMM processes."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
 
     def helpers(self):
@@ -177,7 +180,7 @@ class Server:
             os.kill(pid, number)
 
     def resident_kib(self):
-        """The resident memory of the server's process."""
+        """The resident memory of the server's process, in KiB."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0])
 
@@ -186,7 +189,7 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def machine_files(self):
-        """The files in the folders of machines, sockets and unfinished images, except for permanent lock files."""
+        """The sockets in the server's folder, and the files in the folders of machines, except hidden ones."""
         run = self.data / "machines"
         found = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
         for place in (self.data, self.folder):
@@ -194,11 +197,11 @@ class Server:
         return sorted({str(path) for path in found})
 
     def bound_sockets(self):
-        """The Unix sockets with a path in the server's folder that the kernel still knows."""
+        """The lines of /proc/net/unix with a path in the server's folder."""
         return [line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if str(self.folder) in line]
 
     def machine_folders(self):
-        """The folders of machines, full or empty, in their server's folder."""
+        """The folders of machines, including empty ones."""
         return sorted(str(path) for path in (self.data / "machines").glob("*/*") if path.is_dir())
 
     def leftovers(self, but=()):
@@ -207,7 +210,7 @@ class Server:
         return processes + self.machine_folders() + self.machine_files() + self.bound_sockets()
 
     def assert_nothing_left(self, within_s=0.0):
-        """Asserts that nothing is left of any machine, and no process but a running server."""
+        """Asserts that nothing is left of any machine, and that no process runs except the server itself."""
         alive = [self.process.pid] if self.process and self.process.poll() is None else []
         deadline = time.monotonic() + within_s
         while (left := self.leftovers(alive)) and time.monotonic() < deadline:
@@ -225,7 +228,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def conversation(self, **options):
-        """A client that starts the server itself and talks to its standard input and output."""
+        """A client that starts the server itself and talks to it over standard input and output."""
         settings = {f"WAGGLE_{name}": value for name, value in self.settings.items()}
         command = mcp.StdioServerParameters(command=str(BINARY), args=["serve", "--stdio"], env=os.environ | settings)
         with open(self.log, "a") as log:
@@ -235,7 +238,7 @@ class Server:
 
 
 class Tools:
-    """The eight tools as functions that return the parsed result or fail. Results must match their schemas."""
+    """Calls the tools. Each method asserts that results match the tools' schemas."""
 
     def __init__(self, client, schemas):
         self.client = client
@@ -270,7 +273,7 @@ class Tools:
         return result.content[0].text
 
     async def fault(self, tool, **arguments):
-        """The error code of a call that must fail, for either kind of error."""
+        """The error code of a call that must fail, from a tool result or a protocol error."""
         try:
             result = await self.raw(tool, **arguments)
         except mcp.MCPError as error:
@@ -300,7 +303,7 @@ def kvm_fault():
 
 
 def hosts_file(addresses):
-    """A hosts file in which these names, below `test`, have these addresses."""
+    """A hosts file that gives each NAME.test its address."""
     return "".join(f"{address} {name}.test\n" for name, address in addresses.items())
 
 

@@ -10,7 +10,7 @@ from server import ROOT
 
 PACKAGES = ROOT / "target/packages"
 
-# The time of systemd's start, with emulation, on a busy machine.
+# Maximum time of the boot with systemd, with emulation, on a busy machine.
 BOOT_S = 180
 # The token of the test's client.
 TOKEN = "what-the-client-of-the-unit-shows"
@@ -27,13 +27,14 @@ WAGGLE_IMAGE_NODE=oci:{IMAGES}/foreign
 WAGGLE_IMAGE_SHELL=oci:{IMAGES}/foreign
 """
 
-# Here, a system call that the unit forbids kills the process, so the test sees it; the package's unit returns EPERM.
+# With this setting, a forbidden system call kills the process, so the test notices the call. In the package's unit,
+# the call fails with EPERM.
 DROP_IN = """\
 [Service]
 SystemCallErrorNumber=kill
 """
 
-# A shell for the tests. It prints on the console that the system is up.
+# The unit of the tests' shell. It also prints on the console that the system is up.
 SHELL_UNIT = f"""\
 [Unit]
 After=basic.target
@@ -44,12 +45,12 @@ ExecStart=/bin/busybox nc -ll -p {SHELL_PORT} -e /bin/sh
 WantedBy=multi-user.target
 """
 
-# Packages that systemd, our package and the tests need and a minimal Debian lacks.
+# Packages that a minimal Debian lacks. systemd, waggle's package and the tests need them.
 INCLUDE = ["systemd-sysv", "udev", "iproute2", "e2fsprogs", "passwd", "libgcc-s1", "kmod"]
 
 
 class SystemdHost(NestedHost):
-    """The guest, booted with systemd; the unit is installed but not started."""
+    """The guest, booted with systemd; waggle's unit is installed but not started."""
 
     init = nested.INIT.replace("exec switch_root /host /bin/sh /start", "exec switch_root /host /sbin/init")
     boot_s = BOOT_S
@@ -65,7 +66,7 @@ class SystemdHost(NestedHost):
             "install -d -m 755 /etc/waggle",
             f"echo tests {TOKEN} >/etc/waggle/tokens && chown waggle:waggle /etc/waggle/tokens && chmod 600 /etc/waggle/tokens",
             "systemctl enable tests.service",
-            # The emulated machine does not need them, and they take time.
+            # The emulated machine does not need these units, and they take time.
             "systemctl mask systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service",
         ]
         files = {

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Access to a server, and clients that start one themselves."""
+"""Tokens, passwords, and clients that start the server themselves."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ def tokens_file(folder, text=f"# who may\nada {ADA}\nbob {BOB}\n", mode=0o600):
 
 
 def status(server, token):
-    """The status of a request with nothing but a token: 406 if the token is accepted."""
+    """The HTTP status of a request with this token: 406 if the server accepts it, as there is no Accept header."""
     request = urllib.request.Request(server.url, data=b"{}", headers={"Content-Type": "application/json"})
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -40,11 +40,11 @@ def status(server, token):
     return answer.value.code
 
 
-def test_a_server_that_anybody_could_reach_does_not_start_without_tokens(serve):
+def test_a_server_on_every_address_does_not_start_without_tokens(serve):
     assert "auth-tokens-file" in refused(serve(LISTEN_ADDR="0.0.0.0:0"))
 
 
-def test_tokens_that_others_can_read_stop_the_start(serve, tmp_path):
+def test_a_tokens_file_that_others_can_read_stops_the_start(serve, tmp_path):
     output = refused(serve(AUTH_TOKENS_FILE=str(tokens_file(tmp_path, mode=0o644))))
     assert "0644" in output and ADA not in output
 
@@ -52,7 +52,7 @@ def test_tokens_that_others_can_read_stop_the_start(serve, tmp_path):
 async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("RUST_LOG", "trace")
     path = tokens_file(tmp_path)
-    # On every address, as behind a proxy.
+    # Listens on every address, like a server behind a proxy.
     server = serve(AUTH_TOKENS_FILE=str(path))
     server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
     server.start()
@@ -66,7 +66,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
                     "execute", environment_id=made["environment_id"], code="true"
                 )
     # An invalid file changes nothing, and a valid one takes effect at once.
-    for text, said, ada_s in [
+    for text, said, ada_status in [
         (f"ada {ADA}\nnonsense\n", "failed to reload the tokens", 406),
         (f"bob {BOB}\n", "reloaded the tokens", 401),
     ]:
@@ -76,9 +76,9 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
         while said not in server.output():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        assert (status(server, ADA), status(server, BOB)) == (ada_s, 406)
+        assert (status(server, ADA), status(server, BOB)) == (ada_status, 406)
     log = server.output()
-    # The log has every level, and no token is in it.
+    # The log has every level, but no token.
     assert "TRACE" in log
     assert ADA not in log and BOB not in log and "nobody-has-this-token" not in log
 
@@ -135,12 +135,12 @@ async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
         deadline = time.monotonic() + STOP_S
         while (await tools.call("execute", environment_id=one, code=LEFT))["stdout"] != "[]\n":
             assert time.monotonic() < deadline
-    # It ended with its input, and nothing of its environment is left; its log is on standard error.
+    # The server ended with its input, and left nothing of its environment; its log is on standard error.
     server.assert_nothing_left(within_s=STOP_S)
     assert "shutting down" in server.output()
 
 
-async def test_a_conversation_that_ends_in_the_middle_of_a_call_leaves_nothing(serve):
+async def test_a_stdio_server_stopped_during_a_call_leaves_nothing(serve):
     server = serve()
     async with server.conversation() as tools:
         one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
@@ -148,6 +148,6 @@ async def test_a_conversation_that_ends_in_the_middle_of_a_call_leaves_nothing(s
         await until_started(tools, one, "a call")
         [pid] = [pid for pid, line in server.processes() if line.endswith("serve --stdio")]
         os.kill(pid, signal.SIGTERM)
-        # The client gets a specific error or the end of the conversation.
+        # The call fails with an error, or the conversation ends.
         await asyncio.gather(running, return_exceptions=True)
     server.assert_nothing_left(within_s=STOP_S)

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-# The time within which a cancelled call ends, on a busy machine with emulation.
+# Maximum time until a cancelled call has ended, on a busy machine with emulation.
 GONE_S = 20
-# The time within which another call is answered while a fork bomb runs, likewise.
+# Maximum time until another call is answered while a fork bomb runs, on such a machine.
 ANSWER_S = 60
 
-# Each reports that it has started, and then never ends.
+# Programs that make the file `started` and then never end.
 PROGRAMS = {
     "a shell's children": ("shell", "sleep 1000 & (sleep 1000; :) & sh -c 'sleep 1000; :' & touch started; wait"),
     "a flood of output": ("shell", "sleep 1000 & touch started; exec cat /dev/zero"),
@@ -30,7 +30,7 @@ open("started", "w").close()
 while True: os.write(1, b"x" * 65536); os.write(2, b"y" * 65536)
 """,
     ),
-    "those that leave the session": (
+    "processes that leave the session": (
         "python",
         """
 import os, time
@@ -46,7 +46,7 @@ open("started", "w").close()
 time.sleep(1000)
 """,
     ),
-    "those that ignore signals, in a flood": (
+    "processes that ignore signals, in a flood": (
         "python",
         """
 import os, signal, time
@@ -59,7 +59,7 @@ open("started", "w").close()
 while True: os.write(1, b"x" * 65536)
 """,
     ),
-    "stopped ones": (
+    "stopped processes": (
         "python",
         """
 import os, signal, time
@@ -82,7 +82,7 @@ while True:
     ),
 }
 
-# User processes of a machine see each other, and the sandbox's init process.
+# Prints the live user processes of the machine, without this one and the sandbox's init process.
 LEFT = """
 import os
 left = []
@@ -108,7 +108,7 @@ async def until_started(tools, one, name):
             break
         assert time.monotonic() < deadline, name
         await asyncio.sleep(0.1)
-    # It is running at full speed.
+    # Time for the program to reach full speed.
     await asyncio.sleep(0.5)
 
 
@@ -127,7 +127,7 @@ async def test_a_timeout_kills_everything_the_call_started(server):
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 async def test_cancelling_a_call_kills_everything_it_started(server, mode):
-    """The official client sends notifications/cancelled in a session, and closes the response without one."""
+    """In a session, the official client sends notifications/cancelled; without a session, it closes the response."""
     async with server.client(mode=mode) as caller, server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
         for name, (language, code) in PROGRAMS.items():
@@ -159,7 +159,7 @@ for _ in range(200):
             one = made["environment_id"]
             ran = await tools.call("execute", environment_id=one, language="shell", code=serve)
             assert ran["exit_code"] == 0 and int(ran["stdout"]) > 1
-            # A process that holds the call's pipes delays no call either.
+            # A background process that keeps its call's pipes open does not delay the call.
             held = await tools.call("execute", environment_id=one, language="shell", code="sleep 1000 & echo at once")
             assert (held["stdout"], held["duration_ms"] < 20_000) == ("at once\n", True)
             for _ in range(2):
@@ -227,7 +227,7 @@ async def test_an_environment_with_a_fork_bomb_answers_and_can_be_destroyed(serv
         server.assert_nothing_left()
 
 
-async def test_what_a_long_output_lost_can_be_read_in_the_guest(server):
+async def test_the_omitted_part_of_a_long_output_can_be_read_in_the_guest(server):
     async with server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
         ran = await tools.call("execute", environment_id=one, code="for n in range(200000): print(n)")

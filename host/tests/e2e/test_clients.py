@@ -16,7 +16,7 @@ PREVIOUS = ROOT / "target/e2e-venv-previous/bin/python"
 CONFORMANCE = ROOT / "target/debug/examples/conformance"
 # The suite takes 3 s on an idle machine.
 SUITE_S = 120
-# The suite's scenarios for the tasks extension, which its default run omits. One more tests nothing yet.
+# The suite's scenarios for the tasks extension; its default run omits them. A further scenario tests nothing yet.
 TASKS = [
     "tasks-lifecycle",
     "tasks-capability-negotiation",
@@ -31,14 +31,14 @@ TASKS = [
 
 
 def node(program, *arguments, **options):
-    """Runs a program of a package with the tests' own Node."""
+    """Runs a program of an npm package with the tests' own Node."""
     command = [ROOT / "target/e2e-venv/bin/node", NODE / ".bin" / program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=SUITE_S, **options)
 
 
 @pytest.fixture
 def fixtures():
-    """The URL of our tools and the suite's fixtures, behind the product's HTTP server."""
+    """The URL of waggle's HTTP server with our tools and the suite's fixtures."""
     server = subprocess.Popen([CONFORMANCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield server.stdout.readline().strip()
@@ -47,7 +47,7 @@ def fixtures():
         assert server.wait(SUITE_S) == 0
 
 
-@pytest.mark.outside("looks at the HTTP server, which no back end changes")
+@pytest.mark.outside("tests the HTTP server, which is the same with each back end")
 @pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
 def test_the_conformance_suite_finds_no_failure(version, fixtures, tmp_path):
     arguments = ["server", "--url", fixtures, "--suite", "all", "--spec-version", version]
@@ -58,7 +58,7 @@ def test_the_conformance_suite_finds_no_failure(version, fixtures, tmp_path):
     assert int(passed) >= 80, run.stdout
 
 
-@pytest.mark.outside("looks at the HTTP server, which no back end changes")
+@pytest.mark.outside("tests the HTTP server, which is the same with each back end")
 def test_the_conformance_suite_finds_no_failure_in_tasks(fixtures, tmp_path):
     for scenario in TASKS:
         run = node("conformance", "server", "--url", fixtures, "--scenario", scenario, cwd=tmp_path)
@@ -78,23 +78,23 @@ def test_the_inspector_finds_the_tools_and_calls_one(open_server, era):
     assert json.loads(called.stdout)["structuredContent"] == {"count": 0, "environments": []}
 
 
-def test_the_previous_python_client_tells_the_story(open_server):
-    told = subprocess.run(
+def test_the_previous_python_client_completes_the_story(open_server):
+    ran = subprocess.run(
         [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", open_server.url], capture_output=True, text=True, timeout=CALL_S
     )
-    assert told.stdout == "the end\n", told.stdout + told.stderr
+    assert ran.stdout == "the end\n", ran.stdout + ran.stderr
 
 
 @pytest.mark.outside("starts the server as a client does")
 def test_the_previous_python_client_starts_the_server_itself(serve):
     server = serve()
     settings = {f"WAGGLE_{name}": value for name, value in server.settings.items()}
-    told = subprocess.run(
+    ran = subprocess.run(
         [PREVIOUS, ROOT / "host/tests/e2e/previous/story.py", BINARY, "serve", "--stdio"],
         capture_output=True,
         text=True,
         timeout=CALL_S,
         env=os.environ | settings,
     )
-    assert told.stdout == "the end\n", told.stdout + told.stderr
+    assert ran.stdout == "the end\n", ran.stdout + ran.stderr
     server.assert_nothing_left()

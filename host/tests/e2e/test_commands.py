@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The commands other than `serve`: run, which needs no server, and those that talk to a server."""
+"""The commands other than `serve`: `run`, which needs no server, those that talk to a server, and their help."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def waggle(server, *arguments, **options):
 
 
 def started(server, tmp_path, code, *arguments):
-    """A run whose program has begun to write; its process and the first line."""
+    """Starts a run and waits for its program's first line; returns the process and the line."""
     (tmp_path / "script.py").write_text(code)
     command = [BINARY, "run", "python", tmp_path / "script.py", *arguments]
     process = subprocess.Popen(
@@ -42,7 +42,7 @@ def test_a_run_passes_arguments_outputs_and_exit_code_and_leaves_nothing(serve, 
     server.assert_nothing_left()
 
 
-def test_a_program_from_standard_input_runs_in_the_image_that_is_named(serve):
+def test_a_run_takes_its_program_from_standard_input_and_its_image_from_a_flag(serve):
     server = serve()
     image = server.settings["IMAGE_NODE"]
     ran = waggle(server, "run", "shell", "--image", image, input="command -v node && exit 3")
@@ -78,7 +78,7 @@ def test_a_signal_ends_a_run_and_leaves_nothing(serve, tmp_path, number, code):
     server.assert_nothing_left()
 
 
-def test_a_run_whose_reader_left_ends(serve, tmp_path):
+def test_a_run_ends_when_its_output_pipe_is_closed(serve, tmp_path):
     server = serve()
     process, _ = started(server, tmp_path, "while True: print('x' * 1000, flush=True)")
     process.stdout.close()
@@ -89,14 +89,14 @@ def test_a_run_whose_reader_left_ends(serve, tmp_path):
 def test_a_signal_ends_a_run_whose_output_is_not_read(serve, tmp_path):
     server = serve()
     process, _ = started(server, tmp_path, "while True: print('x' * 1000, flush=True)")
-    # The pipe is full by then, and the program waits.
+    # By then the pipe is full, and the program waits.
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(CALL_S) == 143
     server.assert_nothing_left()
 
 
-async def test_ps_and_exec_work_on_what_clients_have_made(server):
+async def test_ps_and_exec_work_on_environments_of_other_clients(server):
     url = ["--url", server.url]
     async with server.client() as tools, tools.environment("shell", name="hive") as made:
         one = made["environment_id"]
@@ -140,7 +140,7 @@ async def test_logs_say_why_a_machine_failed(server):
     assert f"environment {one} has been destroyed" in gone.stderr
 
 
-def test_shells_and_manual_readers_know_the_command_line(serve, tmp_path):
+def test_manual_pages_and_completions_cover_the_command_line(serve, tmp_path):
     server = serve()
     assert waggle(server, "man", tmp_path).returncode == 0
     pages = {page.name for page in tmp_path.iterdir()}
@@ -157,7 +157,7 @@ def test_shells_and_manual_readers_know_the_command_line(serve, tmp_path):
         assert word in waggle(server, "completions", shell).stdout
 
 
-def test_every_command_is_explained_with_an_example(serve):
+def test_the_help_of_every_command_has_an_example(serve):
     server = serve()
     listed = waggle(server, "--help").stdout.split("Commands:")[1].split("Options:")[0]
     commands = re.findall(r"^  (\w+)", listed, re.MULTILINE)
@@ -166,7 +166,7 @@ def test_every_command_is_explained_with_an_example(serve):
         assert "Examples:\n  " in waggle(server, command, "--help").stdout, command
 
 
-def test_a_server_that_is_not_there_is_named_with_what_to_do(serve):
+def test_an_unreachable_server_is_reported_with_advice(serve):
     server = serve()
     ran = waggle(server, "ps", "--url", server.url)
     assert ran.returncode == 1

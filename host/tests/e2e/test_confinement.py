@@ -29,14 +29,14 @@ async def test_each_process_of_a_machine_is_confined(server):
             assert {found[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
             own = namespaces(server, pid)
             for name in NAMESPACES:
-                # They share the runner's user namespace, in which neither has capabilities.
+                # All share the runner's user namespace, in which none of them has capabilities.
                 others = around if name != "user" else around[:1]
                 assert own[name] and own[name] not in [other[name] for other in others], name
             around.append(own)
             assert server.shell(f"cat /proc/{pid}/net/dev").count(":") == 1
             limits = server.shell(f"cat /proc/{pid}/limits")
             assert "Max core file size        0 " in limits
-            # Of the user's files it sees only its machine's folder and its own prepared image.
+            # The process sees only its machine's folder; the VMM also sees its prepared image.
             hidden = ["proc", "sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
             assert server.shell(f"cd /proc/{pid}/root && ls -d {' '.join(hidden)} 2>/dev/null") == ""
             images = server.shell(f"find /proc/{pid}/root/ -xdev -name '*.erofs' | wc -l").strip()

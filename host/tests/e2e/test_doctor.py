@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor distinguishes working hosts from others, and reports what is wrong."""
+"""The doctor accepts a working host, and reports what is wrong with others."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from server import BINARY, CALL_S
 
-pytestmark = pytest.mark.outside("breaks what this machine has, piece by piece")
+pytestmark = pytest.mark.outside("hides programs and devices of this machine")
 
 
 def doctor(server, *arguments, prefix=(), **variables):
@@ -23,7 +23,7 @@ def doctor(server, *arguments, prefix=(), **variables):
     return ran.returncode, ran.stdout
 
 
-def looked(server, *arguments, prefix=(), **variables):
+def run_checks(server, *arguments, prefix=(), **variables):
     """The exit code, the report, and the checks by their names; no machine is booted."""
     code, printed = doctor(server, "--json", "--no-boot", *arguments, prefix=prefix, **variables)
     report = json.loads(printed)
@@ -45,14 +45,14 @@ def test_a_working_host_boots_a_machine(serve):
 
 def test_missing_requirements_are_reported_with_their_command(serve):
     server = serve()
-    code, report, checks = looked(server, PATH="")
+    code, report, checks = run_checks(server, PATH="")
     assert code == 1
     for name in ["QEMU", "vhost-device-vsock"]:
         assert (checks[name]["state"], checks[name]["needed"]) == ("missing", True)
         assert set(checks[name]["mend"]) == {"debian", "fedora", "arch"}
     assert checks["QEMU"]["mend"]["debian"] == "apt-get install qemu-system-x86"
     assert report["boot"]["state"] == "not tried"
-    # Without --no-boot, it reports the same and does not boot.
+    # Without --no-boot, the doctor reports the same and still boots no machine.
     code, printed = doctor(server, PATH="")
     assert code == 1
     assert "booted no machine: fix QEMU first" in printed
@@ -63,46 +63,46 @@ def test_missing_requirements_are_reported_with_their_command(serve):
 def test_an_unusable_kernel_is_reported(serve, tmp_path, content, state):
     if content:
         (tmp_path / "vmlinuz").write_bytes(content)
-    code, _, checks = looked(serve(KERNEL=str(tmp_path)))
+    code, _, checks = run_checks(serve(KERNEL=str(tmp_path)))
     assert (code, checks["guest kernel"]["state"]) == (1, state)
     assert str(tmp_path) in checks["guest kernel"]["found"]
 
 
-def test_a_host_without_mkfs_is_told(serve):
-    # An empty folder in front of the system's, for this process only.
+def test_a_missing_mkfs_is_reported(serve):
+    # An empty folder hides the system's, for this process only.
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /usr/sbin && exec "$@"', "sh"]
-    code, _, checks = looked(serve(), prefix=hidden)
+    code, _, checks = run_checks(serve(), prefix=hidden)
     assert (code, checks["mkfs.ext4"]["state"]) == (1, "missing")
     assert checks["mkfs.ext4"]["mend"]["arch"] == "pacman -S e2fsprogs"
 
 
-def test_firmware_that_was_cut_short_is_told(serve, tmp_path):
+def test_truncated_firmware_is_reported(serve, tmp_path):
     (tmp_path / "libkrunfw.so.5").write_bytes(b"\x7fELF and no more")
-    _, _, checks = looked(serve(FIRMWARE=str(tmp_path)))
+    _, _, checks = run_checks(serve(FIRMWARE=str(tmp_path)))
     assert checks["libkrunfw"]["state"] == "broken"
 
 
-def test_a_chosen_back_end_needs_its_requirements(serve):
-    # Another device in KVM's place, for this process only.
+def test_only_the_chosen_back_ends_requirements_are_needed(serve):
+    # Another device replaces KVM's, for this process only.
     hidden = ["unshare", "--mount", "sh", "-c", '[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
-    code, report, checks = looked(serve(), "--backend", "krun", prefix=hidden)
+    code, report, checks = run_checks(serve(), "--backend", "krun", prefix=hidden)
     assert code == 1
     assert "libkrun requires KVM" in report["backend"]["fault"]
     assert (checks["KVM guests"]["state"], checks["KVM guests"]["needed"]) == ("broken", True)
     assert not checks["QEMU"]["needed"]
 
 
-def test_a_folder_that_others_can_write_to_is_told(serve, tmp_path):
+def test_a_data_folder_that_others_can_write_to_is_reported(serve, tmp_path):
     tmp_path.chmod(0o777)
     folder = tmp_path / "scratch-v1"
     folder.mkdir()
     folder.chmod(0o777)
-    code, _, checks = looked(serve(DATA_DIR=str(tmp_path)))
+    code, _, checks = run_checks(serve(DATA_DIR=str(tmp_path)))
     assert (code, checks["data folder"]["state"]) == (1, "broken")
     assert "chmod go-w" in checks["data folder"]["found"]
 
 
-def test_an_image_in_a_registry_that_is_not_reached_is_told_with_what_to_do(serve):
+def test_an_unreachable_registry_is_reported_with_advice(serve):
     nowhere = {f"IMAGE_{runtime}": "127.0.0.1:1/none/none:1" for runtime in ["PYTHON", "NODE", "SHELL"]}
     server = serve(**nowhere)
     code, printed = doctor(server, "--json")
@@ -116,27 +116,27 @@ def test_an_image_in_a_registry_that_is_not_reached_is_told_with_what_to_do(serv
 
 def test_a_host_without_images_fails_the_check(serve, tmp_path):
     nowhere = {f"IMAGE_{runtime}": f"oci:{tmp_path}/none" for runtime in ["PYTHON", "NODE", "SHELL"]}
-    code, _, checks = looked(serve(**nowhere))
+    code, _, checks = run_checks(serve(**nowhere))
     assert (code, checks["image shell"]["state"], checks["image shell"]["needed"]) == (1, "missing", True)
 
 
 @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
-def test_a_terminal_has_colours_unless_they_are_refused(serve, no_colour, coloured):
-    # Its stderr is no terminal, so no spinner is drawn.
+def test_a_terminal_has_colours_unless_no_color_is_set(serve, no_colour, coloured):
+    # The doctor's stderr is not a terminal, so no spinner is drawn.
     shown = shown_on_terminal(serve(), "stdout", NO_COLOR=no_colour)
     assert (b"\x1b[32mok" in shown) == coloured
     assert b"QEMU" in shown
 
 
-def test_a_terminal_is_told_what_is_going_on_and_left_clean(serve):
+def test_progress_is_shown_on_a_terminal_and_cleared_at_the_end(serve):
     shown = shown_on_terminal(serve(), "stderr")
     assert b"checking this host" in shown
-    # The line is cleared in the end (ECMA-48, EL), and nothing follows.
+    # At the end the line is cleared (ECMA-48, EL), and nothing follows.
     assert shown.endswith(b"\x1b[2K"), shown[-80:]
 
 
 def shown_on_terminal(server, stream, **variables):
-    """The output on a terminal that is one of the doctor's outputs; the other is discarded."""
+    """The doctor's output on one stream, which is a terminal. The other stream is discarded."""
     ours, theirs = pty.openpty()
     environment = server.variables() | {"TERM": "xterm"} | variables
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: theirs}

@@ -16,7 +16,7 @@ from server import ROOT
 
 pytestmark = pytest.mark.outside("reads files of the repository")
 
-# The command that clients start a server with.
+# The command with which clients start a server.
 COMMAND = {"command": "waggle", "args": ["serve", "--stdio"]}
 URL = "http://127.0.0.1:8080/mcp"
 
@@ -26,13 +26,13 @@ def blocks(page, language):
 
 
 def servers(configuration):
-    """Waggle's entry in a client's configuration, whatever the client names the table."""
+    """waggle's entry in a client's configuration. Clients name the table differently."""
     [table] = [configuration[name] for name in ("mcpServers", "servers", "mcp_servers") if name in configuration]
     return table["waggle"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
-def test_every_snippet_tells_a_client_how_to_find_the_server(page):
+def test_every_snippet_has_the_servers_url_or_command(page):
     found = [servers(json.loads(text)) for text in blocks(page, "json")]
     found += [servers(tomllib.loads(text)) for text in blocks(page, "toml")]
     assert found
@@ -40,21 +40,21 @@ def test_every_snippet_tells_a_client_how_to_find_the_server(page):
         assert snippet.get("url") == URL or {name: snippet[name] for name in COMMAND} == COMMAND, snippet
 
 
-def test_the_example_is_one_to_copy():
+def test_the_example_configuration_has_the_servers_url():
     example = servers(json.loads((ROOT / "docs/examples/mcp.json").read_text()))
     assert (example["type"], URL in example["url"]) == ("http", True)
 
 
-def test_the_description_for_registries_is_of_this_version():
+def test_server_json_describes_this_version():
     described = json.loads((ROOT / "server.json").read_text())
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
     assert described["version"] == workspace["version"]
-    # The rules of its schema that apply to its content.
+    # The rules of server.json's schema for these fields.
     assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", described["name"])
     assert 1 <= len(described["description"]) <= 100 and 1 <= len(described["title"]) <= 100
 
 
-def test_the_bundle_holds_the_program_and_says_how_to_start_it(tmp_path):
+def test_the_bundle_contains_the_program_and_its_start_command(tmp_path):
     program = tmp_path / "waggle"
     program.write_bytes(b"#!/bin/sh\n")
     url = "https://waggle.example/mcp/waggle.mcpb"

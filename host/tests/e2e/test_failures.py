@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every way in which a machine's processes can end is detected at once, reported, and cleaned up."""
+"""Every unexpected end of a machine's processes is detected at once, reported, and cleaned up."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from test_recovery import becomes
 DEEP_TREE_LEVELS = 20_000
 STARTS_MAX = 10
 
-# Detection is promised within a second; the clean-up before the report and the query take the rest.
+# Detection takes at most a second; the rest is for the clean-up before the report, and for the test's query.
 NOTICED_S = 5
 
 
@@ -45,7 +45,7 @@ async def test_two_servers_do_not_touch_each_others_machines(serve):
         await theirs.call("destroy_environment", environment_id=one)
 
 
-@pytest.mark.outside("makes folders in the server's own")
+@pytest.mark.outside("makes folders in the server's data folder")
 async def test_a_deep_tree_in_a_run_folder_stops_no_server(serve):
     server = serve().start()
     async with server.client() as tools:
@@ -58,7 +58,7 @@ async def test_a_deep_tree_in_a_run_folder_stops_no_server(serve):
         server.kill()
     server.start()
     assert not run_folder(server, two)
-    # Each start goes on with what took too long to remove.
+    # Each start continues to remove the folders that took too long before.
     for _ in range(STARTS_MAX):
         if not set_aside(server):
             break
@@ -111,7 +111,7 @@ async def test_a_machine_that_runs_out_of_memory_is_reported(server):
         ("head -c 1000000 /waggle/libkrunfw.so.5.* >/tmp/cut", "rm /tmp/cut", {"FIRMWARE": "/tmp/cut"}, "failed to use /tmp/cut"),
         ("cp /lib/*/libc.so.6 /tmp/other", "rm /tmp/other", {"FIRMWARE": "/tmp/other"}, "krunfw_get_version"),
     ],
-    ids=["no permission", "no firmware", "cut short", "another library"],
+    ids=["no permission", "no firmware", "truncated", "another library"],
 )
 def test_missing_requirements_of_libkrun_stop_the_start(serve, prepare, undo, settings, told):
     server = serve(**settings)

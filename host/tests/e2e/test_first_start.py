@@ -12,7 +12,7 @@ import pytest
 
 from server import BINARY, CALL_S, ROOT, free_port
 
-pytestmark = pytest.mark.outside("takes this machine's programs and folders away from a user")
+pytestmark = pytest.mark.outside("hides programs and folders of this machine from a user")
 
 # The user `nobody`, who owns no files.
 STRANGER = 65534
@@ -49,7 +49,7 @@ class Stranger:
             os.chown(self.home / folder, STRANGER, STRANGER)
 
     def _reachable(self, program):
-        """A copy of a program at a path that every user can read."""
+        """A path at which every user can read a program; a hard link if necessary."""
         found = pathlib.Path(shutil.which(program)).resolve()
         if found.is_relative_to("/usr"):
             return found
@@ -82,14 +82,14 @@ class Stranger:
 
 @pytest.fixture(scope="module")
 def stranger():
-    somebody = Stranger()
-    yield somebody
-    shutil.rmtree(somebody.home)
+    user = Stranger()
+    yield user
+    shutil.rmtree(user.home)
 
 
 DOCTOR = "hint: `waggle doctor`"
 
-# The fault, its settings, and the words that the error must contain.
+# Faults by name, with the settings that cause each and the words that the error must contain.
 SERVE = {
     "no qemu": ({"PATH": "/usr/lib"}, ["software emulation (KVM unusable", "qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
     "no vsock device": ({"PATH": "HOME/only-qemu"}, ["vhost-device-vsock", "cargo install", DOCTOR]),
@@ -123,14 +123,14 @@ def test_a_host_without_mkfs_says_so_at_the_start(stranger):
     assert "mkfs.ext4" in ran.stderr and "e2fsprogs" in ran.stderr
 
 
-def test_a_device_of_another_group_is_told_with_the_command(stranger):
+def test_an_inaccessible_kvm_device_is_reported_with_the_command_that_helps(stranger):
     ran = stranger.run("serve", before=FOREIGN_KVM, WAGGLE_BACKEND="krun")
     assert ran.returncode == 1
     for word in ["/dev/kvm", "usermod -aG kvm", "WAGGLE_BACKEND=auto", DOCTOR]:
         assert word in ran.stderr, ran.stderr
 
 
-# Faults of a run that a server's start does not have.
+# Faults that stop a run, but not the start of a server: preparations, settings, and words of the error.
 RUN = {
     "no registry": ("", {"WAGGLE_IMAGE_SHELL": "127.0.0.1:1/none/none:1"}, ["./taskw images", "WAGGLE_IMAGE_SHELL"]),
     "no layout": ("", {"WAGGLE_IMAGE_SHELL": "oci:HOME/none"}, ["HOME/none", "./taskw images", "skopeo copy"]),

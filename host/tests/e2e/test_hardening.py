@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each defence inside the guest: its operations are denied, and permitted once that one defence is off.
+"""Each defence inside the guest denies its operations; they succeed once that one defence is off.
 
-The second half shows that the first half tests something.
+The success without the defence shows that a probe tests something.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import pytest
 
 from server import image
 
-# Functions for probes. Each prints `refused` with the reason, or its result.
+# Functions for probes. `attempt` prints `refused` with the reason, or `done` with the result.
 PRELUDE = """
 import ctypes, os, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +34,7 @@ def syscall(number, *arguments):
 
 NOT_PERMITTED = "refused: Operation not permitted"
 
-# Probes by name: the user, the code, the output with all defences on, and the one defence that stops it.
+# Probes by name: the user, the code, the output with all defences on, and the one defence that stops the probe.
 PROBES = {
     "vsock": ("sandbox", "attempt(lambda: socket.socket(socket.AF_VSOCK) and 'socket')", NOT_PERMITTED, "filter"),
     "user_namespace": ("sandbox", "attempt(lambda: syscall(272, 0x10000000))", NOT_PERMITTED, "filter"),
@@ -60,7 +60,8 @@ PROBES = {
     ),
 }
 
-# Denied by more than one defence, so no single switch permits them: a mount needs the capability and the system call.
+# Operations that several defences deny, so that switching one off permits none of them. A mount, for example, needs a
+# capability and a system call.
 ALWAYS_REFUSED = {
     "mount": ("root", "attempt(lambda: syscall(165, b'tmpfs', b'/mnt', b'tmpfs', 0, 0))"),
     "load_module": ("root", "attempt(lambda: syscall(175, b'', 0, b''))"),
@@ -174,7 +175,7 @@ for name in ("null", "urandom", "zero"):
     os.remove(f"/dev/{name}"); os.mkfifo(f"/dev/{name}")
 """
         await one.run("root", spoil)
-        # The agent has its own devices: it can still make a file for the code, and a stdin.
+        # The agent has its own devices, so it can still make the file for the code, and stdin.
         assert await one.tools.text("list_files", environment_id=one.id, path="/dev")
         ran = await one.tools.call("execute", environment_id=one.id, code="echo served", language="shell")
         assert ran["stdout"] == "served\n"
@@ -199,12 +200,12 @@ async def test_a_file_is_replaced_atomically_in_a_machine_too(serve):
         await one.tools.call("write_file", environment_id=one.id, path="kept", content="new")
         after = await one.run("sandbox", "print(os.stat('/home/sandbox/kept').st_ino, open('/home/sandbox/kept').read())")
         assert after.split()[1] == "new"
-        assert after.split()[0] != before, "it was written in place"
+        assert after.split()[0] != before, "the file was written in place"
 
 
 async def test_no_working_directory_leads_out_of_the_sandbox(serve):
     async with guest(serve) as one:
-        # Before a program runs, its control group's folder is open, from which `..` leads to the agent's folders.
+        # Before a program runs, its control group's folder is open, and `..` leads from there to the agent's folders.
         for folder in [f"/proc/self/fd/{number}" for number in range(24)] + ["/proc/self/root", "/proc/self/cwd"]:
             arguments = {"environment_id": one.id, "code": "pwd; ls ..", "language": "shell", "working_directory": folder}
             assert "failed to enter the working directory" in await one.tools.refusal("execute", **arguments), folder

@@ -5,10 +5,10 @@
 
 import pytest
 
-# A program's timeout; most would never end.
+# The timeout of a program; most of the programs never end by themselves.
 TIMEOUT_S = 4
 
-# The server's maximum growth over one class, in KiB: its own buffers, whatever the guest sends.
+# Maximum growth of the server's memory over one class, in KiB. Its buffers have limits that no guest can raise.
 GROWTH_KIB_MAX = 16 * 1024
 
 PROGRAMS = {
@@ -43,12 +43,12 @@ while True:
 """,
     },
     "memory": {
-        "take all there is": "hog = []\nwhile True: hog.append(bytearray(8 << 20))",
+        "take all memory": "hog = []\nwhile True: hog.append(bytearray(8 << 20))",
         "fill the shared memory": """
 while True:
     with open("/dev/shm/hog", "ab") as file: file.write(bytes(8 << 20))
 """,
-        "take it in many small processes": """
+        "take all memory in many small processes": """
 import os
 for _ in range(200):
     if os.fork() == 0:
@@ -64,12 +64,12 @@ while True:
     os.write(1, b"o" * 65536); os.write(2, b"e" * 65536)
 """,
         "write a byte at a time": "import os\nwhile True: os.write(1, b'x')",
-        "write what is no text": "import os\nwhile True: os.write(1, os.urandom(65536))",
+        "write bytes that are not text": "import os\nwhile True: os.write(1, os.urandom(65536))",
     },
     "file system": {
         "fill the disk": "with open('hog', 'wb') as file:\n    while True: file.write(bytes(1 << 20))",
         "make files without end": "import os\nos.makedirs('many', exist_ok=True)\nn = 0\nwhile True:\n    open(f'many/{n}', 'w').close(); n += 1",
-        "dig, and tie knots": """
+        "make deep folders and links in circles": """
 import os
 os.symlink("knot", "knot")
 while True:

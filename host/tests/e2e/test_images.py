@@ -17,7 +17,7 @@ from server import ROOT, image
 MADE_HERE = "makes an image in a folder of this machine"
 
 
-async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
+async def test_an_image_without_an_agent_is_served_by_the_hosts_agent(serve):
     server = serve(IMAGE_SHELL=image("foreign")).start()
     async with server.client() as tools:
         async with tools.environment("shell") as made:
@@ -34,7 +34,7 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts(serve):
             assert await tools.refusal("install_packages", environment_id=one, packages="anthill")
 
 
-@pytest.mark.outside("the image is not taken into the nested host")
+@pytest.mark.outside("the nested host does not contain the image")
 async def test_an_image_built_on_musl_is_served_by_the_hosts_agent(serve):
     # One name is allowed, so there is a network and a resolver; the guest asks for another name.
     settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "index.example:443"}
@@ -97,10 +97,10 @@ async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
     [
         {"waggle.agent.protocol": "999", "waggle.agent.path": "/bin/busybox"},
         {"waggle.agent.protocol": "1", "waggle.agent.path": "/no/such/agent"},
-        # It starts and exits at once: busybox has no applet `serve`.
+        # This agent starts and exits at once: busybox has no applet `serve`.
         {"waggle.agent.protocol": "1", "waggle.agent.path": "/bin/busybox"},
     ],
-    ids=["another version", "missing", "goes at once"],
+    ids=["another version", "missing", "exits at once"],
 )
 async def test_an_unusable_agent_of_an_image_is_replaced(serve, tmp_path, labels):
     layout = tmp_path / "image"
@@ -116,7 +116,7 @@ async def test_an_unusable_agent_of_an_image_is_replaced(serve, tmp_path, labels
 @pytest.mark.outside(MADE_HERE)
 async def test_commands_start_in_the_images_working_directory_or_the_home(serve, tmp_path):
     layer = Layer()
-    # The owner of the parent folder may remove it.
+    # The user `sandbox` owns the parent folder, so it can remove `srv/app`.
     layer.add("srv", tarfile.DIRTYPE, uid=1000, gid=1000)
     layer.add("srv/app", tarfile.DIRTYPE, uid=1000, gid=1000)
     layer.add("shut", tarfile.DIRTYPE, mode=0o700)
@@ -131,7 +131,7 @@ async def test_commands_start_in_the_images_working_directory_or_the_home(serve,
         reconfigure(layout, WorkingDir=folder)
         return f"oci:{layout}"
 
-    # The control group's folder is open when a command starts; the command must not start in it.
+    # The control group's folder is an open descriptor when a command starts; the command must not start there.
     images = {"IMAGE_SHELL": of("/srv/app"), "IMAGE_PYTHON": of("/shut"), "IMAGE_NODE": of("/proc/self/fd/10")}
     server = serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), **images).start()
     async with server.client() as tools:
@@ -193,13 +193,13 @@ async def test_a_corrupt_layer_is_refused(serve, tmp_path):
         # Other images still work.
         async with tools.environment("python") as made:
             assert made["status"] == "running"
-    # The other image and its record, and nothing of the broken one.
+    # The cache has the other image and its record, and nothing of the broken image.
     kept = [path.suffix for path in pathlib.Path(tmp_path / "cache").rglob("*") if path.is_file() and path.suffix]
     assert sorted(kept) == [".erofs", ".json"]
 
 
 async def create_fails(tools, server):
-    """Asserts that a create fails with a message, occupies no slot and leaves nothing behind."""
+    """Asserts that a create fails, that no environment is running and that nothing is left behind."""
     assert await tools.fault("create_environment", runtime="shell") == "start_failed"
     listed = await tools.call("list_environments")
     assert [one for one in listed["environments"] if one["status"] == "running"] == []

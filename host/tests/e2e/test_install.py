@@ -14,9 +14,9 @@ from repositories import HOST
 from server import image
 from test_network_policy import probe
 
-pytestmark = pytest.mark.outside("serves files of this machine's")
+pytestmark = pytest.mark.outside("serves files from this machine")
 
-# The address in rules for the address that guests use as HOST.
+# The address that rules contain if guests are to connect to HOST.
 LOOPBACK = "127.0.0.1"
 
 
@@ -54,8 +54,8 @@ async def test_pip_npm_and_apt_get_install_what_a_rule_allows(installing):
                 assert ran["stdout"] == SAYS[runtime], ran
 
 
-# Package managers of other distributions in Debian, and the changes that leave the image with only one of them. On
-# systems that have both, yum is an alias of dnf.
+# Package managers of other distributions, with the changes to Debian's image `rpm` that make waggle use each. The image
+# has no yum; on systems that have dnf, yum is an alias of dnf.
 OTHERS = {
     "dnf": {},
     "yum": {"usr/bin/dnf": None, "usr/bin/yum": "#!/bin/sh\nexec dnf-3 \"$@\"\n"},
@@ -105,7 +105,7 @@ async def test_the_operators_certificates_are_trusted(serve, tmp_path):
                     for name, code in programs.items():
                         ran = await tools.call("execute", environment_id=made["environment_id"], code=code)
                         assert ran["stdout"].strip() == ("HEAD\nrefs/heads/hum" if name == "git" else "hum"), (name, ran)
-        # Without the bundle, the same fails.
+        # Without the bundle, the same request fails.
         async with serve(EGRESS=settings["EGRESS"], IMAGE_PYTHON=image("python")).start().client() as tools:
             async with tools.environment("python") as made:
                 ran = await tools.call("execute", environment_id=made["environment_id"], code=fetches["python"]["python"])
@@ -123,7 +123,7 @@ print(round(float(numpy.trapezoid(x ** 2, x)), 3))
 """
 
 
-# An emulated processor unpacks and compiles the packages and builds a font cache.
+# The timeout is long because an emulated processor unpacks and compiles the packages and builds a font cache.
 @pytest.mark.index
 @pytest.mark.timeout(1500)
 async def test_a_plot_is_made_with_packages_of_a_local_index(serve, peers):
@@ -143,7 +143,7 @@ async def test_a_plot_is_made_with_packages_of_a_local_index(serve, peers):
         [picture] = (await tools.raw("read_file", environment_id=one, path="plot.png")).content
         assert (picture.type, picture.mime_type) == ("image", "image/png")
         content = base64.b64decode(picture.data)
-        # Signature, and the first chunk's width and height.
+        # The PNG signature, and the width and height in the first chunk.
         assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", content[16:24]) == (640, 480)
 
         # The same environment reaches nothing else.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Merged images compared with an independent unpacker: every path, mode, owner, size, target, time, attribute, byte."""
+"""Merged images equal the output of an independent unpacker: paths, modes, owners, times, attributes, content."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from unpacked import differences, merge, mounted, tree, unpack
 
 pytestmark = pytest.mark.outside("mounts images on this machine")
 
-# The maximum number of lines of a failure; a fault of one file is often a fault of all.
+# Maximum number of differences that a failure prints; a fault often affects all files.
 SHOWN = 40
 # A capability (CAP_NET_RAW, permitted and effective) and an ACL equal to the mode, in the kernel's encoding.
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -33,12 +33,12 @@ def compare(layout, folder):
 
 
 @pytest.mark.parametrize("name", ["base", "python", "node", "shell", "foreign"])
-def test_a_merged_image_equals_another_unpackers(name, tmp_path):
+def test_a_merged_image_equals_the_output_of_another_unpacker(name, tmp_path):
     merged = compare(ROOT / "target/images" / name, tmp_path)
     assert any(facts.kind == "file" and facts.mode == "0755" for facts in merged.values())
 
 
-def test_a_merged_image_with_every_oddity_equals_another_unpackers(tmp_path):
+def test_a_merged_image_with_every_kind_of_entry_equals_the_output_of_another_unpacker(tmp_path):
     merged = compare(odd_image(tmp_path / "layout", tmp_path / "sparse"), tmp_path)
     assert merged["bin/su"].mode == "4755" and merged["tmp"].mode == "1777" and merged["bin/nobody"].mode == "0000"
     assert merged["bin/ping"].xattrs == {"security.capability": CAPABILITY, "user.note": b"a\nb=\0"}
@@ -108,7 +108,7 @@ def odd_image(layout, scratch):
 
 
 def sparse_layer(folder):
-    """Made with GNU tar, because other programs do not record holes."""
+    """A layer with a sparse file, made with GNU tar, because Python's tarfile does not record holes."""
     folder.mkdir()
     with open(folder / "sparse", "wb") as file:
         for at in range(0, 6 << 20, 1 << 20):

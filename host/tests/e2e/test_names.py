@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names in guests: the host resolves them as for its own programs, and they do not bypass the policy."""
+"""The host resolves names for guests as for its own programs, and names do not bypass the policy."""
 
 import contextlib
 import shlex
@@ -12,10 +12,10 @@ from repositories import HOST
 from server import run_script
 from test_network import LOOPBACK, run
 
-# The two ends of a cable: this machine's, and that of another machine on its network.
+# The addresses at the two ends of a cable: this machine's, and that of another machine on its network.
 HERE, THERE = "10.77.88.1", "10.77.88.2"
 
-# Sends one question in the wire format, over UDP or TCP, to any server; returns the response code and addresses.
+# Functions that send a DNS query to any server, over UDP or TCP, and return the response code and the addresses.
 ASK = """
 import struct
 
@@ -79,7 +79,7 @@ print(json.dumps({{
 async def test_a_name_that_changes_to_a_denied_address_leads_nowhere(serve, peers):
     port = peers("repeat").port
     server = serve(EGRESS="*.test, public")
-    # First an allowed address, then the attacker's targets.
+    # The attacker's targets, to which the name changes after an allowed address.
     places = [LOOPBACK, "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "0.0.0.0"]
     code = f"""
 found = [attempt(lambda: [entry[4][0] for entry in socket.getaddrinfo("bee.test", 80, type=socket.SOCK_STREAM)])]
@@ -95,7 +95,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.nested
-async def test_an_alias_leads_where_its_target_may(serve, peers):
+async def test_an_alias_is_allowed_only_if_its_target_is(serve, peers):
     peers("names")
     server = serve(EGRESS="public, *.test")
     settings = "/etc/resolv.conf"
@@ -129,7 +129,7 @@ def neighbour():
     made = Peers(lambda script: run_script(f"{inside} sh -c {shlex.quote(script)}"))
     done = run_script(" && ".join(steps))
     try:
-        assert done == "done\n", "no network namespace could be made: run ./setup test, and the tests as root"
+        assert done == "done\n", "failed to make a network namespace: run ./setup test, and run the tests as root"
         yield made
     finally:
         made.stop()

@@ -11,10 +11,10 @@ from repositories import HOST
 from server import BINARY, ROOT
 from test_hardening import NOT_PERMITTED, guest
 
-# The address in rules for the address that guests use as HOST.
+# The address that rules contain if guests are to connect to HOST.
 LOOPBACK = "127.0.0.1"
 
-# Functions for programs in a guest. Each attempt returns its result or the fault.
+# Functions for programs in a guest. `attempt` returns the action's result or the name of its fault.
 PRELUDE = """
 import errno, json, socket, time
 
@@ -45,7 +45,7 @@ def attempt(action):
     try:
         result = action()
     except OSError as error:
-        # A reset between two steps is reported as one of the other errors.
+        # A reset between two system calls is reported as EPIPE or ENOTCONN.
         resets = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
         result = "reset" if error.errno in resets else type(error).__name__
     assert time.monotonic() - start < 20, "it took too long"
@@ -84,7 +84,7 @@ async def test_many_connections_are_carried_at_once_and_one_after_the_other(serv
     async with server.client() as tools, tools.environment("python") as made:
         code = f"""
 from concurrent.futures import ThreadPoolExecutor
-# All are open before the first of them says anything.
+# All connections are open before the first one sends anything.
 open_ones = [connect({HOST!r}, {port}) for _ in range(200)]
 for number, one in enumerate(open_ones):
     one.sendall(str(number).encode())
@@ -119,7 +119,7 @@ except TimeoutError:
 print(json.dumps([sent, ask({HOST!r}, {quick}, b"bee")]))
 """
         sent, heard = await run(tools, made, code)
-        # The buffers of both kernels, and a little in between.
+        # Only the buffers of both kernels, and a little in between, hold unread data.
         assert sent < 32 << 20, sent
         assert heard == "heard bee"
         assert server.resident_kib() - before < 16 << 10
@@ -137,7 +137,7 @@ time.sleep(15)
 for one in held[:10]:
     one.sendall(b"?")
 print(json.dumps("idled"), flush=True)
-# As a crash would, without a word.
+# Ends without closing the connections, like a crash.
 os.kill(os.getpid(), 9)
 """
         ran = await tools.call("execute", environment_id=made["environment_id"], code=PRELUDE + code, timeout_seconds=100)
@@ -149,7 +149,7 @@ os.kill(os.getpid(), 9)
         assert sorted(peer.heard()) == ["heard "] * 10 + ["heard ?"] * 10
 
 
-async def test_what_is_not_carried_fails_at_once(serve):
+async def test_traffic_that_is_not_carried_fails_at_once(serve):
     async with serve(EGRESS="public").start().client() as tools, tools.environment("python") as made:
         code = """
 print(json.dumps({
@@ -208,7 +208,7 @@ async def test_ipv6_works_where_the_host_has_it_and_fails_at_once_where_not(serv
         assert await run(tools, made, code) == ("heard bee" if outside else "OSError")
 
 
-# As the guest's root: deletes the route to all addresses, and the program that selects a connection's socket.
+# Deletes the route that makes all addresses local, and prints the kernel's answer.
 DELETE_ROUTE = """
 import struct
 with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as one:
@@ -221,15 +221,15 @@ with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as one:
 async def test_the_guests_root_cannot_change_the_routing(serve):
     async with guest(serve) as one:
         for user in ("sandbox", "root"):
-            # BPF_PROG_GET_NEXT_ID, which would find the program.
+            # BPF_PROG_GET_NEXT_ID, which would find the BPF program that redirects connections.
             assert await one.run(user, "attempt(lambda: syscall(321, 11, bytes(120), 120))") == NOT_PERMITTED
             assert await one.run(user, DELETE_ROUTE) == "Operation not permitted"
             bind = "attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(('10.0.77.1', 53)))"
             assert (await one.run(user, bind)).startswith("refused: ")
 
 
-# As the guest's root that sees the agent: kills the only process in the control group `network`.
-KILL_THE_NETWORKS_PROCESS = """
+# Kills the only process in the control group `network`. Needs root, and a sandbox that sees the agent's processes.
+KILL_NETWORK_PROCESS = """
 import signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
@@ -241,21 +241,21 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 """
 
 
-async def test_the_networks_process_is_started_again(serve, peers):
+async def test_a_killed_network_process_is_started_again(serve, peers):
     port = peers("repeat").port
     async with guest(serve, relax="namespaces", EGRESS=f"{LOOPBACK}:{port}") as one:
         ask = PRELUDE + f'print(attempt(lambda: ask({HOST!r}, {port}, b"bee")))'
         assert await one.run("sandbox", ask) == "heard bee"
-        assert await one.run("root", KILL_THE_NETWORKS_PROCESS) == "killed"
-        # The connection waits for the next process.
+        assert await one.run("root", KILL_NETWORK_PROCESS) == "killed"
+        # The connection waits for the new process.
         assert await one.run("sandbox", ask) == "heard bee"
 
 
-# The agent's instruction with the number of `bpf` (`mov $321, %edi`), and one with an unknown number.
+# The agent's instruction that loads the system call number of `bpf` (`mov $321, %edi`), and one with an unknown number.
 BPF, NO_CALL = b"\xbf\x41\x01\x00\x00", b"\xbf\x0f\x27\x00\x00"
 
 
-@pytest.mark.outside("runs another server than the one under test")
+@pytest.mark.outside("runs a modified server")
 async def test_a_guest_kernel_without_sk_lookup_is_reported(serve, tmp_path):
     agent = (ROOT / "target/agent/waggle-agent").read_bytes()
     assert BPF in agent
@@ -268,7 +268,7 @@ async def test_a_guest_kernel_without_sk_lookup_is_reported(serve, tmp_path):
     async with server.start().client() as tools:
         with pytest.raises(Exception) as refused:
             await tools.call("create_environment", runtime="python")
-        told = "failed to steer connections: Function not implemented (os error 38); the guest's network requires Linux 5.9 or newer"
+        told = "failed to redirect connections: Function not implemented (os error 38); the guest's network requires Linux 5.9 or newer"
         assert told in str(refused.value)
         # Machines without a network still run.
         async with tools.environment("python", network="none") as made:

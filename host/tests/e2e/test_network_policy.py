@@ -35,9 +35,9 @@ async def test_metadata_the_hosts_loopback_and_its_networks_are_out_of_reach(ser
     v4, v6 = peers.own_addresses("192.0.2.9", "2000::1")
     asked = [HOST, "169.254.169.254", "192.168.0.1", "10.0.0.1", "172.17.0.1", "100.100.100.200", "198.18.0.1"]
     asked += ["::ffff:169.254.169.254", *([v4] if v4 else [])]
-    # These reach the host only if it has IPv6 itself; otherwise the guest refuses them.
+    # Connections to these reach the host only if the host has IPv6; otherwise the guest refuses them.
     of_ipv6 = ["fd00:ec2::254", "64:ff9b::7f00:1", *([v6] if v6 else [])]
-    # These never leave the guest.
+    # Connections to these never leave the guest.
     kept = ["0.0.0.0", "::", "224.0.0.1"]
     targets = [[place, port] for place in asked + of_ipv6 + kept for port in (80, listener.port)]
     server = serve().start()
@@ -49,7 +49,7 @@ async def test_metadata_the_hosts_loopback_and_its_networks_are_out_of_reach(ser
         heard_of = asked + of_ipv6 if v6 else asked
         assert listed["egress_refused"] == 2 * len(heard_of), listed
         assert listed["egress_refused_last"] == f"{heard_of[-1]} port {listener.port}"
-        # The log gets 20 lines at once, and then few.
+        # The log gets 20 lines at once, and then one every 30 s.
         for _ in range(3):
             await probe(tools, made, targets)
     assert "the network policy refused a guest" in server.output()

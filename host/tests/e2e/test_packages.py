@@ -13,14 +13,14 @@ import pytest
 from server import CALL_S, ROOT
 
 pytestmark = [
-    pytest.mark.outside("makes roots of its own"),
+    pytest.mark.outside("makes separate root file systems"),
     pytest.mark.packages,
 ]
 
 RELEASE = pathlib.Path(os.environ.get("WAGGLE_RELEASE_BINARY", ROOT / "target/release/waggle"))
 PACKAGES = ROOT / "target/packages"
 
-# A user, mount and pid namespace whose root is the folder, with only the usual file systems mounted.
+# Runs a command with a folder as its root; only two devices and /proc are mounted there.
 ENTER = """
 root=$1; shift
 for device in null urandom; do touch "$root/dev/$device"; mount --bind /dev/$device "$root/dev/$device"; done
@@ -67,7 +67,7 @@ def test_the_program_needs_the_c_library_and_nothing_else(bare):
     ran = enter(bare, "/bin/waggle", "version")
     assert ran.returncode == 0, ran.stderr
     assert "guest agent   " in ran.stdout and "sha256" in ran.stdout
-    assert "libkrunfw.so.5" in ran.stdout, "it was built without firmware: run ./taskw build"
+    assert "libkrunfw.so.5" in ran.stdout, "the program was built without firmware: run ./taskw build"
     licences = enter(bare, "/bin/waggle", "licences").stdout
     assert "Apache License" in licences and "GNU LESSER GENERAL PUBLIC LICENSE" in licences
 
@@ -119,7 +119,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    # The output of hooks goes there.
+    # mmdebstrap writes the output of hooks to standard error.
     told = made.stderr
     assert "libkrunfw.so.5" in told and "uid=" in told and "(kvm)" in told
     assert "man1/waggle-serve.1.gz" in told and "vendor-completions/_waggle" in told

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Unplanned ends; nothing is left after any end."""
+"""Ends of servers and machines, most of them unplanned, leave nothing behind."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ async def test_a_killed_server_leaves_no_machine(serve):
         await tools.call("create_environment", runtime="shell")
         assert server.machines()
         server.kill()
-        # The client does not know; closing it contacts a server that no longer exists.
+        # The client does not notice: when it closes, it contacts a server that no longer exists.
         deadline = time.monotonic() + ORPHAN_S
         while server.processes() and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
@@ -62,7 +62,7 @@ async def test_a_call_ends_when_its_machine_dies(server):
         server.assert_nothing_left()
 
 
-async def test_capacity_is_exact_and_a_place_comes_back(serve):
+async def test_capacity_is_exact_and_a_destroyed_environment_frees_it(serve):
     server = serve(MAX_ENVIRONMENTS="1").start()
     async with server.client() as tools:
         async with tools.environment("shell"):
@@ -71,7 +71,7 @@ async def test_capacity_is_exact_and_a_place_comes_back(serve):
             assert made["status"] == "running"
 
 
-async def test_a_server_told_to_stop_ends_its_machines(serve):
+async def test_a_server_that_stops_ends_its_machines(serve):
     server = serve().start()
     async with server.client() as tools:
         await asyncio.gather(*(tools.call("create_environment", runtime="shell") for _ in range(2)))

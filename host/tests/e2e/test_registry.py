@@ -18,7 +18,7 @@ from server import BINARY, ROOT
 pytestmark = pytest.mark.outside("runs a registry on this machine")
 
 
-# Spread over the duration of a whole pull.
+# The kills are spread over the duration of a whole pull.
 KILLS = 8
 
 
@@ -54,7 +54,7 @@ def image(tmp_path):
 
 
 async def echoed(server, text):
-    """The echo from a new machine of the server."""
+    """The output of `echo` in a new environment of the server."""
     async with server.client() as tools, tools.environment("shell") as made:
         ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {text}")
         return ran["stdout"].strip()
@@ -109,12 +109,12 @@ async def test_a_create_reports_the_progress_of_its_pull(serve, registries, tmp_
 async def test_a_registry_with_a_password_requires_it(serve, registries, image):
     registry = registries(password=True)
     reference = registry.push("foreign")
-    nobody = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": "/nonexistent/auth.json"}
-    fault = image("pull", reference, fails=True, **nobody)
+    no_credentials = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": "/nonexistent/auth.json"}
+    fault = image("pull", reference, fails=True, **no_credentials)
     assert f"log in with `docker login {registry.host}`" in fault
     pulled = json.loads(image("pull", reference, "--json", REGISTRY_AUTH_FILE=str(registry.auth_file())))
     assert pulled["references"] == [reference]
-    # Without a terminal it logs its progress instead of a bar, and results go to standard output.
+    # Without a terminal, the command logs its progress instead of drawing a bar; results go to standard output.
     assert image("inspect", reference, "--json").startswith("{")
 
 
@@ -139,7 +139,7 @@ echo '{"ServerURL":"SERVER","Username":"USER","Secret":"PASSWORD"}'
 """
 
 
-@pytest.mark.parametrize("entry", [{"credHelpers": {"HOST": "hive"}}, {"credsStore": "hive"}], ids=["of a registry", "of all"])
+@pytest.mark.parametrize("entry", [{"credHelpers": {"HOST": "hive"}}, {"credsStore": "hive"}], ids=["one registry", "all registries"])
 def test_a_credential_helper_is_asked_and_its_output_is_hidden(registries, image, tmp_path, entry):
     registry, other = registries(password=True), registries(password=True)
     reference, unknown = registry.push("foreign"), other.push("foreign")
@@ -157,10 +157,10 @@ def test_a_credential_helper_is_asked_and_its_output_is_hidden(registries, image
     assert json.loads(image("pull", reference, "--json", **known))["references"] == [reference]
     assert (tmp_path / "docker-credential-hive.asked").read_text() == f"get {registry.host}\n"
     fault = image("pull", unknown, fails=True, **known)
-    assert "no credentials for it were found" in fault
+    assert "no credentials for the registry were found" in fault
 
 
-def test_the_images_that_are_built_can_be_pushed(registries, image):
+def test_built_images_can_be_pushed_to_a_registry(registries, image):
     registry = registries(password=True)
     known = {"REGISTRY_AUTH_FILE": str(registry.auth_file())}
     command = [ROOT / "images/build", "--push", f"{registry.host}/hive", "foreign"]
@@ -213,7 +213,7 @@ def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):
     took = time.monotonic() - began
     (whole,) = merged("other")
     for part in range(1, KILLS):
-        # Each continues where the previous one was killed, so later ones are killed while they merge.
+        # Each pull continues where the previous one was killed, so later pulls are killed while they merge.
         killed = start("cache")
         with contextlib.suppress(subprocess.TimeoutExpired):
             killed.wait(took * part / KILLS)

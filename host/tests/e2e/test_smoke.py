@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""An environment's whole life in one test, for back ends whose full run takes long."""
+"""All steps of using an environment in one test, for back ends with which all tests would take too long."""
 
 import signal
 
@@ -11,9 +11,9 @@ from test_recovery import becomes
 
 
 @pytest.mark.smoke
-async def test_a_life_from_create_to_destroy(serve):
+async def test_an_environment_works_from_create_to_destroy(serve):
     server = serve()
-    # It may reach only the server itself.
+    # Guests may reach only the server itself.
     server.settings["EGRESS"] = f"127.0.0.1:{server.own_port}"
     async with server.start().client() as tools:
         made = await tools.call("create_environment", runtime="shell")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Starts that must fail say why and exit."""
+"""Starts that must fail and say why; the version, the health pages, and the log of a call's stages."""
 
 import re
 import socket
@@ -10,7 +10,7 @@ import pytest
 
 from server import BINARY
 
-# A refused start only checks its settings.
+# Maximum time of a start that must fail. Such a start only checks its settings.
 REFUSED_S = 30
 
 
@@ -22,7 +22,7 @@ def refused(server):
     return server.output()
 
 
-@pytest.mark.outside("reads settings, which no back end changes")
+@pytest.mark.outside("reads settings, which are the same for each back end")
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -53,14 +53,14 @@ def test_a_taken_port_stops_the_start(serve):
     assert "--listen-addr or WAGGLE_LISTEN_ADDR" in output
 
 
-@pytest.mark.outside("libkrun has its kernel from its firmware")
+@pytest.mark.outside("libkrun's kernel is in its firmware")
 async def test_an_invalid_kernel_fails_the_start_or_the_first_machine(serve, tmp_path):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/modules.dep").write_text("")
     (tmp_path / "version").write_text("0.0\n")
     (tmp_path / "vmlinuz").write_bytes(b"not a kernel" * 1000)
     server = serve(KERNEL=str(tmp_path), BOOT_TIMEOUT="20s").launch()
-    # Detected at the start or with the first machine, the fault is reported.
+    # The fault is detected at the start, or with the first machine.
     for _ in range(REFUSED_S * 20):
         if server.process.poll() is not None or server.status("/readyz")[0] == 200:
             break
@@ -99,11 +99,11 @@ async def test_the_stages_of_a_call_are_logged_on_request(serve, monkeypatch):
     server = serve().start()
     async with server.client() as tools, tools.environment("shell") as made:
         await tools.call("execute", environment_id=made["environment_id"], code="true")
-    # The last event of a span, with its duration.
+    # The log lines at the ends of spans, with durations.
     ends = [line for line in server.output().splitlines() if " close " in line and "time.idle=" in line]
     for stage in ["request", "request:body", "call{tool=execute}", "begin", 'guest{operation="run the code"}', "result"]:
         assert any(stage in line for line in ends), (stage, ends)
-    # Without this setting they are not logged.
+    # Without this setting, the stages are not logged.
     monkeypatch.delenv("RUST_LOG")
     quiet = serve().start()
     async with quiet.client() as tools:

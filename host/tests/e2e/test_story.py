@@ -114,7 +114,7 @@ async def test_a_machine_has_no_network_card(server):
         assert (cards["stdout"], cards["exit_code"]) == ("", 2)
 
 
-async def test_packages_come_from_a_wheel_made_in_the_guest(server):
+async def test_pip_installs_a_wheel_made_in_the_guest(server):
     make_wheel = """
 import zipfile
 info = "anthill-1.0.dist-info"
@@ -139,7 +139,7 @@ with zipfile.ZipFile("anthill-1.0-py3-none-any.whl", "w") as wheel:
         assert "no-such-package-at-all" in missing["stderr"]
 
 
-async def test_a_machine_is_what_programs_expect(server):
+async def test_programs_can_open_standard_streams_by_name_and_resolve_local_names(server):
     async with server.client() as tools, tools.environment("python") as made:
         one = made["environment_id"]
         # The standard streams can be opened by name, and the machine can resolve its own name.

@@ -11,14 +11,14 @@ from server import STOP_S, Server
 from systemd_host import PACKAGES, PORT, TOKEN, SystemdHost
 
 pytestmark = [
-    pytest.mark.outside("boots a host of its own"),
+    pytest.mark.outside("boots a separate host"),
     pytest.mark.packages,
     pytest.mark.xdist_group("unit"),
     # Making and booting the host takes most of the time.
     pytest.mark.timeout(600),
 ]
 
-# The time for systemctl to start the server, which probes emulated KVM and unpacks the firmware.
+# Maximum time of a start by systemctl, in which the server probes emulated KVM and unpacks the firmware.
 START_S = 90
 # The score of `systemd-analyze security`: 0 is fully confined, 10 unconfined, 5 is MEDIUM.
 EXPOSURE_MAX = 4.9
@@ -84,7 +84,7 @@ async def test_the_unit_is_ready_confined_and_runs_a_machine(host, unit):
     assert status["Uid"].split()[0] == host.shell("id -u waggle").strip() != "0"
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert {int(status[kind], 16) for kind in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]} == {0}
-    # It owns its folders and cannot change the rest of the system.
+    # The server owns its folders and cannot change the rest of the system.
     assert host.shell("stat -c '%U %a' /var/lib/waggle /var/cache/waggle").split("\n")[:2] == ["waggle 700"] * 2
     refused = host.shell(f"nsenter --target {pid} --mount -- sh -c 'touch /usr/bin/x; ls -A /root /home'")
     assert "Read-only file system" in refused, refused
@@ -97,7 +97,7 @@ async def test_the_unit_is_ready_confined_and_runs_a_machine(host, unit):
     assert not re.search(r"seccomp|type=1326", host.shell("dmesg")), host.shell("dmesg")
 
 
-def test_a_reload_reads_the_tokens_again_and_ends_nothing(host, unit):
+def test_a_reload_reads_the_tokens_again_without_a_restart(host, unit):
     before = shown(host, "MainPID")
     tokens = "/etc/waggle/tokens"
     kept = host.shell(f"cat {tokens}")
@@ -107,7 +107,7 @@ def test_a_reload_reads_the_tokens_again_and_ends_nothing(host, unit):
     try:
         host.shell(f"echo other another-token-than-before >>{tokens} && systemctl reload waggle")
         deadline = time.monotonic() + START_S
-        # The server accepts the token by then, and the environment does not exist.
+        # 400 shows that the server accepts the token, because it looks for the environment, which does not exist.
         while "400" not in (said := host.shell(ask)):
             assert time.monotonic() < deadline, (said, journal(host))
             time.sleep(0.2)
@@ -145,7 +145,7 @@ def test_a_failed_start_says_why(host):
     try:
         told = host.shell("systemctl start waggle || echo refused", START_S)
         assert "refused" in told
-        # systemd does not restart it.
+        # systemd does not restart the unit.
         assert shown(host, "ActiveState") == "failed"
         assert "--max-environments" in journal(host)
     finally:

@@ -29,7 +29,7 @@ SHOWN_CHARS = 200
 
 @dataclasses.dataclass
 class Facts:
-    """All facts about a path that an image records. Hard links become separate files, so links are not counted."""
+    """The facts that an image records about a path. Hard links become separate files, so no link count is compared."""
 
     kind: str
     mode: str
@@ -43,14 +43,14 @@ class Facts:
 
 
 def unpack(layout, folder):
-    """Unpacks a layout's image with umoci; its owners and devices need root."""
-    assert os.geteuid() == 0, "to unpack and mount images takes root: run the end-to-end tests as root"
+    """Unpacks a layout's image with umoci. Only root can set the owners and make the devices."""
+    assert os.geteuid() == 0, "unpacking and mounting images requires root: run the end-to-end tests as root"
     subprocess.run(["umoci", "unpack", "--image", f"{layout}:latest", folder], check=True)
     return pathlib.Path(folder) / "rootfs"
 
 
 def merge(layout, cache):
-    """Merges a layout's image with waggle, and returns the file."""
+    """Merges a layout's image with waggle, and returns the merged file."""
     subprocess.run([BINARY, "image", "pull", f"oci:{layout}", "--image-cache-dir", cache], check=True, stdout=subprocess.DEVNULL)
     (erofs,) = pathlib.Path(cache).glob("merged-*/*.erofs")
     return erofs
@@ -82,7 +82,7 @@ def facts(path):
     found = os.lstat(path)
     kind = stat.S_IFMT(found.st_mode)
     names = [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(DROPPED_XATTRS)]
-    told = Facts(
+    result = Facts(
         kind=KINDS.get(kind, oct(kind)),
         mode=f"{stat.S_IMODE(found.st_mode):04o}",
         owner=f"{found.st_uid}:{found.st_gid}",
@@ -90,12 +90,12 @@ def facts(path):
         xattrs={name: os.getxattr(path, name, follow_symlinks=False) for name in names},
     )
     if kind == stat.S_IFREG:
-        told.size, told.sha256 = found.st_size, sha256(path)
+        result.size, result.sha256 = found.st_size, sha256(path)
     elif kind == stat.S_IFLNK:
-        told.target = os.readlink(path)
+        result.target = os.readlink(path)
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-        told.device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    return told
+        result.device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return result
 
 
 def sha256(path):
@@ -107,7 +107,7 @@ def sha256(path):
 
 
 def differences(unpacked, merged):
-    """One line for each fact that differs."""
+    """One line for each path that only one image has, and for each fact that differs."""
     lines = [f"{path}: missing in the merged image" for path in sorted(unpacked.keys() - merged.keys())]
     lines += [f"{path}: only in the merged image" for path in sorted(merged.keys() - unpacked.keys())]
     for path in sorted(unpacked.keys() & merged.keys()):

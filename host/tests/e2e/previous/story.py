@@ -12,7 +12,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamablehttp_client
 
-# Software emulation on a busy machine.
+# The timeout of a call, for software emulation on a busy machine.
 CALL = datetime.timedelta(seconds=120)
 
 

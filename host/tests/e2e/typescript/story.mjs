@@ -15,7 +15,7 @@ const { StreamableHTTPClientTransport } = await import(
 const client = new Client({ name: "waggle-e2e", version: "1" }, { versionNegotiation: { mode } });
 await client.connect(new StreamableHTTPClientTransport(new URL(url)));
 
-// Software emulation on a busy machine.
+// The timeout of a call in ms, for software emulation on a busy machine.
 const options = { timeout: 120_000 };
 const raw = (name, args, more = {}) => {
   const request = [{ name, arguments: args }];
@@ -58,7 +58,7 @@ const refused = await raw("read_file", { environment_id, path: "nothing" });
 assert.ok(refused.isError);
 assert.equal(refused.structuredContent.error.code, "not_found");
 
-// A cancelled call ends in the machine, too: apart from this call's process, one process of the user is left.
+// A cancelled call also ends in the machine: no `sleep` process is left.
 const abort = new AbortController();
 const endless = { environment_id, language: "shell", code: "touch started; sleep 1000" };
 const cancelled = raw("execute", endless, { signal: abort.signal }).then(() => "answered", () => "cancelled");

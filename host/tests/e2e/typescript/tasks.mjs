@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-// Long calls as tasks, with the official TypeScript client and its package of tasks. Argument: the server's URL.
+// Long calls as tasks, with the official TypeScript client and its tasks package. Argument: the server's URL.
 import assert from "node:assert/strict";
 import { setTimeout } from "node:timers/promises";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
@@ -11,7 +11,7 @@ const about = { name: "waggle-e2e", version: "1" };
 const client = new Client(about, { versionNegotiation: { mode: "auto" } });
 await client.connect(new StreamableHTTPClientTransport(new URL(url)));
 
-// The client's own response parser treats a task as an error, so its package needs a sender from its user.
+// The client's response parser treats a task as an error, so the tasks package requires a function that sends requests.
 let id = 0;
 async function rawDispatch(request, { signal } = {}) {
   const response = await fetch(url, {
@@ -40,7 +40,7 @@ assert.equal(made.status, "running");
 const environment_id = made.environment_id;
 const shell = (code) => session.callTool("execute", { environment_id, language: "shell", code, timeout_seconds: 200 });
 
-// It ends once the file exists; by then it has been a task for a while.
+// The command runs until the file exists, so its call becomes a task.
 const long = await shell("while [ ! -e go ]; do sleep 0.1; done; echo well");
 assert.equal(long.kind, "task");
 const short = await session.callTool("write_file", { environment_id, path: "go", content: "" });
