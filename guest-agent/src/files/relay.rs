@@ -27,6 +27,7 @@ use super::{
     worker_program::WorkerProgram,
 };
 use crate::{
+    console::report,
     fault::{fault, fault_of},
     platform::Platform,
     streams::{Reader, Writer},
@@ -45,6 +46,10 @@ const ALONE_MAX: Duration = Duration::from_secs(5);
 /// unless the worker hangs in the kernel.
 const EXIT_MAX: Duration = Duration::from_secs(2);
 
+/// First byte of the first variant of [`Reply`](waggle_protocol::Reply) that ends a call. All later variants end a call
+/// as well.
+const FIRST_LAST_REPLY: u8 = 4;
+
 /// Starts a worker for each file call.
 #[derive(Debug)]
 pub(crate) struct Workers {
@@ -59,7 +64,7 @@ impl Workers {
     }
 
     /// Serves the call of `request` through a worker. Returns a fault to send to the host if the worker could not be
-    /// started or was lost. Returns `None` once the stream has ended.
+    /// started, or was lost before its last reply. Returns `None` once the stream has ended.
     pub(crate) async fn relay(&self, request: &Request, reader: &mut Reader, writer: &mut Writer) -> Option<Fault> {
         let (mut near, worker) = match self.start() {
             Ok(started) => started,
@@ -69,13 +74,13 @@ impl Workers {
             return Some(fault(FaultKind::Other, source.to_string()));
         }
         let (mut replies, mut inputs) = near.split();
-        let mut replied = Boundary::default();
+        let mut replies_sent = SentReplies::default();
         let answered = async {
             let mut buffer = vec![0; RELAY_BYTES];
             // A broken socket is treated like a closed one.
             while let Ok(read @ 1..) = replies.read(&mut buffer).await {
                 let bytes = buffer.get(..read).unwrap_or_default();
-                replied.pass(bytes);
+                replies_sent.pass(bytes);
                 if writer.stream_mut().write_all(bytes).await.is_err() {
                     return false;
                 }
@@ -97,15 +102,21 @@ impl Workers {
         // The worker exits only after this side has closed its socket.
         drop(near);
         let lost = worker.end(in_time).await;
+        if let (Some(reason), true) = (&lost, replies_sent.last_has_begun) {
+            report(&format!("a file worker failed after its last reply: {reason}"));
+        }
         if !host_listens {
             return None;
         }
-        // After half a reply, the host would read a fault as the rest of that reply, so only the stream is closed.
-        let fault = lost.filter(|_| replied.is_between_messages());
-        if fault.is_none() {
-            drop(writer.stream_mut().shutdown().await);
+        match lost.filter(|_| replies_sent.may_continue()) {
+            Some(reason) => {
+                Some(fault(FaultKind::Other, format!("lost the file worker before it had answered: {reason}")))
+            }
+            None => {
+                drop(writer.stream_mut().shutdown().await);
+                None
+            }
         }
-        fault
     }
 
     fn start(&self) -> io::Result<(UnixStream, Worker)> {
@@ -129,19 +140,26 @@ impl Workers {
     }
 }
 
-/// Finds the boundaries of messages in a stream of bytes.
+/// The position in the stream of replies that were sent to the host.
 #[derive(Default)]
-struct Boundary {
+struct SentReplies {
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: usize,
     body_left: usize,
+    /// Whether the next byte of the body is its first.
+    is_body_new: bool,
+    last_has_begun: bool,
 }
 
-impl Boundary {
+impl SentReplies {
     fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (body, rest) = bytes.split_at(self.body_left.min(bytes.len()));
             self.body_left -= body.len();
+            if let (Some(first), true) = (body.first(), self.is_body_new) {
+                self.is_body_new = false;
+                self.last_has_begun |= *first >= FIRST_LAST_REPLY;
+            }
             let (part, rest) = rest.split_at((PREFIX_BYTES - self.prefix_bytes).min(rest.len()));
             bytes = rest;
             if let Some(free) = self.prefix.get_mut(self.prefix_bytes..self.prefix_bytes + part.len()) {
@@ -151,12 +169,15 @@ impl Boundary {
             if self.prefix_bytes == PREFIX_BYTES {
                 self.prefix_bytes = 0;
                 self.body_left = usize::try_from(u32::from_le_bytes(self.prefix)).unwrap_or(usize::MAX);
+                self.is_body_new = true;
             }
         }
     }
 
-    fn is_between_messages(&self) -> bool {
-        self.prefix_bytes == 0 && self.body_left == 0
+    /// Whether another reply may follow. After half a reply, the host would read a fault as the rest of that reply.
+    /// After the last reply, the host reads nothing.
+    fn may_continue(&self) -> bool {
+        self.prefix_bytes == 0 && self.body_left == 0 && !self.last_has_begun
     }
 }
 
@@ -166,9 +187,10 @@ enum Worker {
 }
 
 impl Worker {
-    /// Waits for the worker to exit, and kills it if the call was not `in_time` or the worker does not exit. Returns a
-    /// fault unless the worker exited successfully. A worker that hangs in the kernel is abandoned.
-    async fn end(self, in_time: bool) -> Option<Fault> {
+    /// Waits for the worker to exit, and kills it if the call was not `in_time` or the worker does not exit. Returns
+    /// the reason for the failure unless the worker exited successfully. A worker that hangs in the kernel is
+    /// abandoned.
+    async fn end(self, in_time: bool) -> Option<String> {
         match self {
             Self::Process(mut child) => {
                 let ended = if in_time { timeout(EXIT_MAX, child.wait()).await.ok() } else { None };
@@ -177,13 +199,12 @@ impl Worker {
                     drop(child.start_kill());
                     drop(timeout(EXIT_MAX, child.wait()).await);
                 }
-                let reason = match ended {
-                    Some(Ok(status)) if status.success() => return None,
-                    Some(Ok(status)) => status.to_string(),
-                    Some(Err(source)) => source.to_string(),
-                    None => "timeout".to_owned(),
-                };
-                Some(fault(FaultKind::Other, format!("lost the file worker before it had answered: {reason}")))
+                match ended {
+                    Some(Ok(status)) if status.success() => None,
+                    Some(Ok(status)) => Some(status.to_string()),
+                    Some(Err(source)) => Some(source.to_string()),
+                    None => Some("timeout".to_owned()),
+                }
             }
             // A thread can't be killed; it ends at its next read or write of the socket.
             Self::Thread => None,
@@ -193,22 +214,68 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use waggle_protocol::{
+        Reply, frame,
+        reply::{Cause, Entry, Exited, Status},
+    };
+
     use super::*;
 
+    fn encoded(reply: &Reply<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame::encode(reply, &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
-    fn boundary_finds_message_ends_for_every_chunk_size() {
-        let bytes = [&[3, 0, 0, 0, 9, 9, 9][..], &[0, 0, 0, 0], &[1, 0, 0, 0, 9]].concat();
+    fn another_reply_may_follow_only_between_replies() {
+        let bytes = [&[3, 0, 0, 0, 2, 9, 9][..], &[0, 0, 0, 0], &[1, 0, 0, 0, 3]].concat();
         for piece in 1..bytes.len() {
-            let (mut boundary, mut passed, mut ends) = (Boundary::default(), 0, Vec::new());
+            let (mut sent, mut passed, mut ends) = (SentReplies::default(), 0, Vec::new());
             for piece in bytes.chunks(piece) {
-                boundary.pass(piece);
+                sent.pass(piece);
                 passed += piece.len();
-                if boundary.is_between_messages() {
+                if sent.may_continue() {
                     ends.push(passed);
                 }
             }
             assert!(ends.iter().all(|end| [7, 11, 16].contains(end)), "{ends:?}");
             assert_eq!(ends.last(), Some(&16));
+        }
+    }
+
+    #[test]
+    fn no_reply_may_follow_the_last_one() {
+        let entry = Entry { name: b"a".to_vec(), mode: 0, size: 0, modified_unix_s: 0 };
+        let (status, cause) = (Status::Code(0), Cause::Itself);
+        let exited = Exited { status, cause, duration_us: 0, stdout_file: None, stderr_file: None };
+        for reply in [
+            Reply::Stdout(b"9"),
+            Reply::Stderr(b"9"),
+            Reply::Data(b"9"),
+            Reply::Entries(vec![entry]),
+            Reply::Exited(exited),
+            Reply::Written { bytes: 0 },
+            Reply::FileEnd { size: 0 },
+            Reply::ListEnd { truncated: false },
+            Reply::Done,
+            Reply::Fault(fault(FaultKind::Other, "no")),
+        ] {
+            let is_last = match reply {
+                Reply::Stdout(_) | Reply::Stderr(_) | Reply::Data(_) | Reply::Entries(_) => false,
+                Reply::Exited(_)
+                | Reply::Written { .. }
+                | Reply::FileEnd { .. }
+                | Reply::ListEnd { .. }
+                | Reply::Done
+                | Reply::Fault(_) => true,
+            };
+            let bytes = [encoded(&Reply::Data(&[9; 10])), encoded(&reply)].concat();
+            for piece in 1..=bytes.len() {
+                let mut sent = SentReplies::default();
+                bytes.chunks(piece).for_each(|piece| sent.pass(piece));
+                assert_eq!((sent.last_has_begun, sent.may_continue()), (is_last, !is_last), "{reply:?}");
+            }
         }
     }
 }
