@@ -152,7 +152,7 @@ impl ImageStore {
     /// and all its references. Also removes blobs that no image needs. Blocks.
     ///
     /// # Errors
-    /// [`RemoveFault`] if the image is not in the cache, or a machine uses the image.
+    /// [`RemoveFault`] if the image is not in the cache, a machine uses the image, or its file cannot be removed.
     pub fn remove(&self, name: &str) -> Result<Removed, RemoveFault> {
         inventory::remove(&self.preparer.cache, name)
     }

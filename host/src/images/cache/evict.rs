@@ -8,7 +8,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     ops::AddAssign,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -78,7 +78,7 @@ pub(super) fn evict(cache: &Cache, rules: &EvictionRules) -> Removed {
         if !(too_much || rules.is_too_old(&file, now)) || (file.kind != FileKind::Merged && lock.is_none()) {
             continue;
         }
-        if remove(&file, &mut removed) {
+        if remove_or_log(&file, &mut removed) {
             bytes_left = bytes_left.saturating_sub(file.bytes);
         }
     }
@@ -107,25 +107,29 @@ fn needed_by_leased(cache: &Cache) -> HashSet<PathBuf> {
 
 /// Removes a file unless it is leased. Returns whether the file was removed. For blobs and records, the caller must
 /// hold the exclusive lock.
-pub(super) fn remove(file: &CachedFile, removed: &mut Removed) -> bool {
-    let done = match file.kind {
-        FileKind::Merged => lease::remove_unleased(&file.path),
-        FileKind::Blob | FileKind::Record => fs::remove_file(&file.path).map(|()| true),
-    };
-    match done {
-        Ok(true) => {}
-        Ok(false) => return false,
-        Err(error) => {
-            tracing::warn!(path = %file.path.display(), %error, "failed to remove a file of the image cache");
-            return false;
+pub(super) fn remove(file: &CachedFile, removed: &mut Removed) -> io::Result<bool> {
+    match file.kind {
+        FileKind::Merged => {
+            if !lease::remove_unleased(&file.path)? {
+                return Ok(false);
+            }
+            removed.images += 1;
+        }
+        FileKind::Blob | FileKind::Record => {
+            fs::remove_file(&file.path)?;
+            removed.files += 1;
         }
     }
-    match file.kind {
-        FileKind::Merged => removed.images += 1,
-        FileKind::Blob | FileKind::Record => removed.files += 1,
-    }
     removed.bytes = removed.bytes.saturating_add(file.bytes);
-    true
+    Ok(true)
+}
+
+/// Like [`remove`], but logs an error and returns false.
+pub(super) fn remove_or_log(file: &CachedFile, removed: &mut Removed) -> bool {
+    remove(file, removed).unwrap_or_else(|error| {
+        tracing::warn!(path = %file.path.display(), %error, "failed to remove a file of the image cache");
+        false
+    })
 }
 
 #[cfg(test)]
@@ -147,6 +151,26 @@ mod tests {
         let chosen = candidates(all, now, &rules);
         let names: Vec<_> = chosen.iter().map(|file| file.path.to_str().unwrap()).collect();
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn failed_removal_is_an_error_and_a_leased_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name| CachedFile {
+            path: folder.path().join(name),
+            kind: FileKind::Merged,
+            bytes: 10,
+            used: SystemTime::UNIX_EPOCH,
+        };
+        let (leased, broken) = (file("leased"), file("broken"));
+        fs::write(&leased.path, "x").unwrap();
+        let _lease = lease::lease(&leased.path).unwrap().unwrap();
+        // A folder cannot be removed as a file.
+        fs::create_dir(&broken.path).unwrap();
+        let mut removed = Removed::default();
+        assert!(!remove(&leased, &mut removed).unwrap());
+        assert_eq!(remove(&broken, &mut removed).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(removed, Removed::default());
     }
 
     #[test]

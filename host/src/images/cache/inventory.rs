@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    io,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -72,6 +73,8 @@ pub enum RemoveFault {
     Unknown(#[from] UnknownImage),
     #[error("the image {name} is in use by {}", pids(users))]
     InUse { name: String, users: Vec<LeaseHolder> },
+    #[error("failed to remove the file {}", path.display())]
+    Remove { path: PathBuf, source: io::Error },
 }
 
 fn pids(users: &[LeaseHolder]) -> String {
@@ -92,10 +95,14 @@ pub(super) fn remove(cache: &Cache, name: &str) -> Result<Removed, RemoveFault> 
         let is_merged = |file: &CachedFile| {
             file.kind == FileKind::Merged && cache.merged.digest_of(&file.path).as_deref() == Some(&*found.digest)
         };
-        if let Some(merged) = cache.files().into_iter().find(is_merged)
-            && !evict::remove(&merged, &mut removed)
-        {
-            return Err(RemoveFault::InUse { name: name.to_owned(), users: lease::holders(&merged.path) });
+        if let Some(merged) = cache.files().into_iter().find(is_merged) {
+            match evict::remove(&merged, &mut removed) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(RemoveFault::InUse { name: name.to_owned(), users: lease::holders(&merged.path) });
+                }
+                Err(source) => return Err(RemoveFault::Remove { path: merged.path, source }),
+            }
         }
     }
     for reference in found.references.iter().filter(|reference| !by_reference || **reference == full) {
@@ -184,7 +191,7 @@ fn remove_unneeded(cache: &Cache) -> Removed {
     let needed: HashSet<_> = records.iter().flat_map(|(_, record)| blob_paths(cache, &record.manifest)).collect();
     for file in cache.files() {
         if file.kind == FileKind::Blob && !needed.contains(&file.path) {
-            evict::remove(&file, &mut removed);
+            evict::remove_or_log(&file, &mut removed);
         }
     }
     drop(lock);
