@@ -19,6 +19,8 @@ pub enum PaxFault {
     Number { key: &'static str },
     #[error("the value of {key} is invalid; must not contain a NUL")]
     Nul { key: &'static str },
+    #[error("the records of a sparse file are out of order; GNU.sparse.offset must alternate with GNU.sparse.numbytes")]
+    SparseOrder,
 }
 
 /// The supported records of an extended header.
@@ -57,7 +59,7 @@ impl SparseRecords {
             b"realsize" => self.bytes = Some(number("GNU.sparse.realsize", value)?),
             b"offset" if is_offset_next => self.numbers.push(number("GNU.sparse.offset", value)?),
             b"numbytes" if !is_offset_next => self.numbers.push(number("GNU.sparse.numbytes", value)?),
-            b"offset" | b"numbytes" => return Err(PaxFault::Number { key: "GNU.sparse.numbytes" }),
+            b"offset" | b"numbytes" => return Err(PaxFault::SparseOrder),
             b"map" => {
                 let numbers = value.split(|byte| *byte == b',').map(|part| number("GNU.sparse.map", part));
                 self.numbers = numbers.collect::<Result<_, _>>()?;
@@ -178,5 +180,9 @@ mod tests {
         }
         check(b"12 path=a\0b\n", &Err(PaxFault::Nul { key: "path" }));
         check(b"11 size=-1\n", &Err(PaxFault::Number { key: "size" }));
+        let [offset, length] = [&b"23 GNU.sparse.offset=0\n"[..], b"25 GNU.sparse.numbytes=1\n"];
+        for records in [length.to_vec(), [offset, offset].concat(), [offset, length, length].concat()] {
+            check(&records, &Err(PaxFault::SparseOrder));
+        }
     }
 }
