@@ -60,12 +60,14 @@ pub enum DomainNameFault {
     Length { bytes: usize },
     /// An invalid part between dots.
     #[error(
-        "each part of a name between dots must have 1 to {LABEL_CHARS_MAX} letters, digits and hyphens (international \
-         names must be in their xn-- form)"
+        "each part of a name between dots must have 1 to {LABEL_CHARS_MAX} letters, digits, hyphens and underscores, \
+         and must not start with a hyphen (international names must be in their xn-- form)"
     )]
     Label,
     /// A name that could be parsed as an address.
-    #[error("the last part of a name must not start with a digit, and an IPv4 address must have four numbers")]
+    #[error(
+        "the last part of a name must not start with a digit (if this is an IPv4 address, it must have four numbers)"
+    )]
     Address,
 }
 

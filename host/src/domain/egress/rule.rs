@@ -11,6 +11,9 @@ use super::{
     name::{DomainNameFault, NamePattern},
 };
 
+/// Length of the common prefix of all IPv4-mapped IPv6 addresses, in bits (RFC 4291, section 2.5.5.2).
+const MAPPED_PREFIX_BITS: u8 = 96;
+
 /// A rule that allows or denies flows to a target.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rule {
@@ -142,17 +145,16 @@ impl FromStr for Range {
     fn from_str(text: &str) -> Result<Self, RuleFault> {
         let (first, bits) = text.split_once('/').map_or((text, None), |(first, bits)| (first, Some(bits)));
         let first: IpAddr = first.parse().map_err(|_no_address| RuleFault::Address)?;
+        let start = canonical(first);
+        // A range that starts with an IPv4-mapped address must contain only such addresses.
+        let least = if first.is_ipv6() && start.is_ipv4() { MAPPED_PREFIX_BITS } else { 0 };
         let most = if first.is_ipv4() { 32 } else { 128 };
+        let fits = |bits: &u8| (least..=most).contains(bits);
         let prefix_bits: u8 = match bits {
             None => most,
-            Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or(RuleFault::Prefix { most })?,
+            Some(bits) => bits.parse().ok().filter(fits).ok_or(RuleFault::Prefix { least, most })?,
         };
-        let range = match (first, canonical(first)) {
-            (IpAddr::V6(_), first @ IpAddr::V4(_)) => {
-                Self { first, prefix_bits: prefix_bits.checked_sub(96).ok_or(RuleFault::Prefix { most })? }
-            }
-            (_, first) => Self { first, prefix_bits },
-        };
+        let range = Self { first: start, prefix_bits: prefix_bits - least };
         if range.is_exact() { Ok(range) } else { Err(RuleFault::HostBits { prefix_bits }) }
     }
 }
@@ -204,8 +206,10 @@ pub enum RuleFault {
     Words,
     #[error("invalid IP address or range; IPv6 with a port must be like [2001:db8::/32]:443")]
     Address,
-    #[error("the prefix must have 0 to {most} bits")]
+    #[error("the prefix must have {least} to {most} bits")]
     Prefix {
+        /// 96 for a range of IPv4-mapped addresses, otherwise 0.
+        least: u8,
         /// The number of bits of an address.
         most: u8,
     },

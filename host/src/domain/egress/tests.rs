@@ -274,17 +274,19 @@ fn rejects_invalid_policies() {
         ("forbid public", "invalid rule \"forbid public\": must be [allow|deny] TARGET"),
         ("10.0.0", "invalid IP address or range"),
         ("10.0.0.0/33", "the prefix must have 0 to 32 bits"),
+        ("fd00::/129", "the prefix must have 0 to 128 bits"),
+        ("::ffff:0:0/95", "the prefix must have 96 to 128 bits"),
         ("10.0.0.1/8", "the bits after the first 8 must be zero"),
         ("fd00::1/8", "the bits after the first 8 must be zero"),
         ("index.example:0", "a port must be a number from 1 to 65535"),
         ("index.example:443-80", "a port must be a number"),
         ("index.example:", "a port must be a number"),
-        ("*", "letters, digits and hyphens"),
-        ("*.*.org", "letters, digits and hyphens"),
+        ("*", "letters, digits, hyphens and underscores"),
+        ("*.*.org", "letters, digits, hyphens and underscores"),
         ("exa mple.org", "must be [allow|deny] TARGET"),
         ("http://index.example", "a port must be a number"),
         ("a.0x7f", "must not start with a digit"),
-        ("-x.example", "letters, digits and hyphens"),
+        ("-x.example", "must not start with a hyphen"),
     ] {
         let fault = text.parse::<Policy>().unwrap_err().to_string();
         assert!(fault.contains(expected), "{text}: {fault}");
