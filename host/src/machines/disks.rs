@@ -42,8 +42,9 @@ const MKFS_PROGRAMS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkf
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum";
 
-/// With these options, `mkfs.ext4` initializes the inode tables, and the zeroed tables stay holes in the file. Without
-/// them, the guest's kernel would zero the tables in the background after the first mount, and fill the sparse file.
+/// With these options, `mkfs.ext4` marks the inode tables as initialized and leaves them as holes in the file, which
+/// read as zeros. Otherwise, the guest's kernel would zero the tables in the background after the first mount, and fill
+/// the sparse file.
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=0,nodiscard,root_owner=0:0";
 
 /// The folder of templates. The version in its name must change whenever the options above change.
@@ -73,7 +74,7 @@ pub enum DiskFault {
         message: String,
     },
     #[error("mkfs.ext4 did not finish within {} s", MKFS_TIMEOUT.as_secs())]
-    MkfsTimeout { size_mib: u32 },
+    MkfsTimeout,
     #[error("failed to write the disk {path}")]
     Copy { path: String, source: io::Error },
     /// The task panicked, or the server is shutting down.
@@ -149,7 +150,7 @@ fn start_template(templates: &DraftFolder, size_mib: u32) -> Result<Draft, DiskF
 
 async fn make_file_system(path: &Path, size_mib: u32) -> Result<(), DiskFault> {
     let options = ["-q", "-F", "-b", "4096", "-m", "0", "-O", FEATURES, "-E", EXTENDED_OPTIONS].map(OsStr::new);
-    let output = mkfs(options.into_iter().chain([path.as_os_str()]).collect(), size_mib).await?;
+    let output = mkfs(options.into_iter().chain([path.as_os_str()]).collect()).await?;
     if output.status.success() {
         return Ok(());
     }
@@ -161,17 +162,17 @@ async fn make_file_system(path: &Path, size_mib: u32) -> Result<(), DiskFault> {
 /// # Errors
 /// `mkfs.ext4` is missing or does not run.
 pub async fn mkfs_version() -> Result<String, DiskFault> {
-    let output = mkfs(vec![OsStr::new("-V")], 0).await?;
+    let output = mkfs(vec![OsStr::new("-V")]).await?;
     // `mkfs.ext4` prints its version to stderr.
     Ok(one_line(&output.stderr))
 }
 
-async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault> {
+async fn mkfs(arguments: Vec<&OsStr>) -> Result<Output, DiskFault> {
     for program in MKFS_PROGRAMS {
         let mut command = Command::new(program);
         let output = command.args(&arguments).stdin(Stdio::null()).kill_on_drop(true).output();
         match timeout(MKFS_TIMEOUT, output).await {
-            Err(_) => return Err(DiskFault::MkfsTimeout { size_mib }),
+            Err(_) => return Err(DiskFault::MkfsTimeout),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
             Ok(Err(source)) => return Err(DiskFault::MkfsSpawn { program, source }),
             Ok(Ok(output)) => return Ok(output),
@@ -180,7 +181,7 @@ async fn mkfs(arguments: Vec<&OsStr>, size_mib: u32) -> Result<Output, DiskFault
     Err(DiskFault::MkfsMissing)
 }
 
-/// Maximum length of the output of `mkfs.ext4` in an error, in characters.
+/// Maximum length of the output of `mkfs.ext4` in an error or a version, in characters.
 const MESSAGE_CHARS_MAX: usize = 400;
 
 fn one_line(output: &[u8]) -> String {
