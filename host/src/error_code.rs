@@ -125,7 +125,7 @@ codes! {
         "The environment is too busy to begin the call.",
         "Retry in a moment.";
     GuestRefused, "guest_refused", Result,
-        "The environment's kernel refused the operation; the message contains the kernel's error.",
+        "The environment's kernel or guest agent refused the operation; the message contains the reason.",
         "Read the error message; the paths in the message are paths inside the environment.";
     ShuttingDown, "shutting_down", Result,
         "The server is shutting down.",
@@ -140,7 +140,7 @@ codes! {
         "The environment's machine failed to start; see the server's log.",
         "Retry the call once; if the call fails again, tell the server's operator.";
     MachineFailed, "machine_failed", Protocol,
-        "The environment's machine sent an invalid response; see the server's log.",
+        "The environment's machine sent an invalid or incomplete response, or none in time; see the server's log.",
         "Destroy the environment and create a new one.";
     Internal, "internal", Protocol,
         "The server failed to serve the call; see the server's log.",
