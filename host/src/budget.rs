@@ -142,12 +142,14 @@ mod tests {
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
         let reserve = async |owner, bytes| timeout(Duration::from_secs(1), budget.reserve(owner, bytes)).await.ok();
         let held = (reserve(&ada, 100 * UNIT_BYTES).await.unwrap(), reserve(&bob, 100 * UNIT_BYTES).await.unwrap());
+        let own = reserve(&ada, UNIT_BYTES).await.unwrap();
+        assert!(reserve(&ada, 0).await.is_none());
         let mut small = reserve(&eve, UNIT_BYTES).await.unwrap();
         assert!(reserve(&eve, 0).await.is_none());
         small.shrink(0);
         assert!(reserve(&eve, 0).await.is_some());
         assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_none());
-        drop(held);
+        drop((held, own));
         assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_some());
     }
 }

@@ -169,7 +169,7 @@ print(json.dumps({
         }
 
 
-async def test_a_guest_reaches_only_what_a_rule_allows(serve, peers):
+async def test_the_default_policy_refuses_the_host_metadata_and_private_networks(serve, peers):
     [outside] = peers.own_addresses("192.0.2.1")
     port, everywhere = peers("greet").port, peers("greet", "0.0.0.0").port
     server = serve().start()

@@ -29,7 +29,7 @@ async def probe(tools, made, targets):
     return json.loads(ran["stdout"])
 
 
-async def test_metadata_the_hosts_loopback_and_its_networks_are_out_of_reach(serve, peers):
+async def test_refused_connections_are_counted_once_and_logged_up_to_a_limit(serve, peers):
     # Listens on every address of the host; it must receive no connection.
     listener = peers("greet", "0.0.0.0")
     v4, v6 = peers.own_addresses("192.0.2.9", "2000::1")

@@ -84,7 +84,7 @@ async fn password_is_exchanged_for_a_token() {
 }
 
 #[tokio::test]
-async fn password_is_not_sent_to_a_realm_on_another_host() {
+async fn password_is_not_sent_to_a_realm_on_another_site() {
     let layout = Layout::new();
     let (registry, stranger) = (Registry::start(&layout).await, Registry::start(&layout).await);
     let reference = registry.tag("v1", &image(&layout, "x").1);
