@@ -45,7 +45,10 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
         // Before the flow begins, a guest may send only a reset.
         received = reader.receive::<Flow<'_>>() => return match received {
             Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
-            Ok(Some(_)) => Err(ServeFault::Request { source: "received data on a flow that has not begun".into() }),
+            Ok(Some(_)) => {
+                let source = "received a message other than a reset before the flow began".into();
+                Err(ServeFault::Request { source })
+            }
             Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
         },
     };
@@ -113,8 +116,8 @@ async fn begin<'a>(
 async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
     let (address, port) = (to_host_address(requested.ip()), requested.port());
     let names = guest.granted().names(address, Instant::now());
-    // In the guest these addresses mean the guest itself. Dialled on the host they would mean the host, so they are
-    // refused even if the policy allows them.
+    // In the guest, loopback and unspecified addresses mean the guest itself. If the host dialled them, they would mean
+    // the host, so they are refused even if the policy allows them.
     let is_guest_itself = requested.ip().is_loopback() || requested.ip().is_unspecified();
     let is_hosts_own = HostAddresses::now().contains(address);
     let to = Destination { address, port, names: &names, is_hosts_own };

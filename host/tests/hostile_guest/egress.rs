@@ -189,7 +189,7 @@ async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
         let ended = guest.ended().await;
         assert!(
             ended.starts_with("the guest broke the rules of a flow: received 8000 bytes")
-                || ended.starts_with("the guest sent an invalid request: received data on a flow"),
+                || ended.starts_with("the guest sent an invalid request: received a message other than a reset"),
             "{ended}"
         );
     })
@@ -303,7 +303,7 @@ async fn data_after_a_query_ends_the_link() {
         guest.open(1, &bytes).await;
         assert_eq!(
             guest.ended().await,
-            "the guest sent an invalid request: received data on a flow that has not begun"
+            "the guest sent an invalid request: received a message other than a reset before the flow began"
         );
     })
     .await;

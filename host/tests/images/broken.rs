@@ -82,7 +82,7 @@ fn rejects_unsupported_media_types() {
 fn unknown_tags_are_errors_that_list_the_tags() {
     let layout = Layout::new();
     layout.index(&[]);
-    check(&layout, "", "its index contains no image");
+    check(&layout, "", "the index contains no image");
     let manifest = layout.manifest(&[]);
     layout.index(&[tagged(manifest.clone(), "v1"), tagged(manifest.clone(), "v2")]);
     check(&layout, ":v3", r#"tag "v3" not found in the layout; existing tags: v1, v2"#);
@@ -112,7 +112,7 @@ fn rejects_deeply_nested_indexes() {
         inner = layout.json(OCI_INDEX, &json!({"schemaVersion": 2, "manifests": [inner]}));
     }
     layout.index(&[inner]);
-    check(&layout, "", "its indexes are nested more than 4 levels deep");
+    check(&layout, "", "the image's indexes are nested more than 4 levels deep");
 }
 
 #[test]

@@ -47,13 +47,15 @@ pub(super) fn control_group() -> CheckOutcome {
     let Some(folder) = control_group::own() else {
         return CheckOutcome::Missing("found no control groups of version 2".to_owned());
     };
-    let Ok(controllers) = fs::read_to_string(folder.join("cgroup.controllers")) else {
-        return CheckOutcome::Missing(format!("failed to read {}", folder.display()));
+    let list = folder.join("cgroup.controllers");
+    let controllers = match fs::read_to_string(&list) {
+        Ok(controllers) => controllers,
+        Err(error) => return CheckOutcome::Missing(format!("failed to read {}: {error}", list.display())),
     };
     let lacking: Vec<_> =
         CONTROLLERS.into_iter().filter(|name| !controllers.split_whitespace().any(|there| there == *name)).collect();
     if !lacking.is_empty() {
-        return CheckOutcome::Missing(format!("{} lacks {}", folder.display(), lacking.join(", ")));
+        return CheckOutcome::Missing(format!("{} lacks the controllers {}", folder.display(), lacking.join(", ")));
     }
     match access(folder.join("cgroup.procs"), Access::WRITE_OK) {
         Ok(()) => CheckOutcome::Works(format!("{} is delegated", folder.display())),

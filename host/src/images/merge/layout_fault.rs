@@ -29,13 +29,13 @@ pub enum LayoutFault {
     Document { document: String, source: serde_json::Error },
     #[error("{document} has the media type {found:?}; must be {expected}")]
     MediaType { document: String, found: String, expected: &'static str },
-    #[error("its indexes are nested more than {INDEX_DEPTH_MAX} levels deep")]
+    #[error("the image's indexes are nested more than {INDEX_DEPTH_MAX} levels deep")]
     TooDeep,
     #[error("more than {INDEXES_READ_MAX} indexes would have to be read to find the image")]
     TooManyIndexes,
     #[error("tag {tag:?} not found in the layout; {}", list(tags))]
     TagNotFound { tag: String, tags: Vec<String> },
-    #[error("its index contains no image")]
+    #[error("the index contains no image")]
     Empty,
     #[error("the layout has several images, and none is tagged latest; add :TAG to choose one; {}", list(tags))]
     Ambiguous { tags: Vec<String> },
