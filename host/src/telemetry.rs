@@ -15,7 +15,7 @@ use tracing_subscriber::{
 /// Target of the spans that measure the stages of a call. `RUST_LOG=info,waggle::stages=debug` logs the duration of
 /// each span:
 ///
-/// - `request`: from the first byte of the body to the head of the response
+/// - `request`: from the end of the authentication to the head of the response
 /// - `body`: within `request`, the reading of the body
 /// - `call`: one tool call
 /// - `begin`: within `call`, until the environment accepts the call

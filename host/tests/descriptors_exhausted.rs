@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Name lookups of a host that has no file descriptor left. The limit applies to the whole process, so this test runs
-//! in its own process.
+//! Name lookups when the host's process has no file descriptor left. The limit applies to the whole process, so this
+//! test runs in its own process.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
 use std::{sync::Arc, time::Duration};

@@ -4,8 +4,8 @@
 //! used parts of the kernel, fail with `EPERM`.
 //!
 //! The filter lists forbidden system calls, not allowed ones. Agents run arbitrary programs, and a program that is
-//! denied a system call fails in confusing ways. The machine is the isolation boundary; the filter only protects
-//! parts of the guest's kernel.
+//! denied a system call fails in confusing ways. The machine is the isolation boundary; the filter is an additional
+//! defence inside the guest.
 
 use std::sync::OnceLock;
 

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Saves a long output to a file in the guest, where the caller can read the part that the host does not return.
 //!
-//! Short outputs are not written to a file. The size of a file and the number of files are limited, and the oldest file
-//! is removed first. Bytes beyond the limit, or after a write error such as a full disk, are dropped. The reply then
-//! marks the file as incomplete; the command does not notice.
+//! A short output leaves no file. The size of a file and the number of files are limited, and the oldest file is
+//! removed first. Bytes beyond the limit, or after a write error such as a full disk, are dropped. The reply then marks
+//! the file as incomplete; the command does not notice.
 
 use std::{
     collections::VecDeque,

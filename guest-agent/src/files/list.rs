@@ -35,8 +35,8 @@ const NAME_BYTES_MAX: usize = 255;
 /// Maximum length of an entry's path in bytes: the kernel's own limit.
 const PATH_BYTES_MAX: usize = 4096;
 
-/// Sends at most `entries_max` entries of the folder. Omits entries that vanish during the listing, and the content of
-/// subfolders that can't be read.
+/// Sends at most `entries_max` entries of the folder. Omits entries whose status can't be read, for example because
+/// they vanished during the listing, and the content of subfolders that can't be read.
 pub(super) fn folder(
     wire: &mut Wire,
     root: &FileRoot,
@@ -88,7 +88,7 @@ impl Walk<'_> {
                 continue;
             }
             let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // Vanished entries also count towards the limit. Otherwise, listing a changing folder might never end.
+                // Omitted entries also count towards the limit. Otherwise, listing a changing folder might never end.
                 self.bytes_left = self.bytes_left.saturating_sub(name.to_bytes().len());
                 self.full = self.bytes_left == 0;
                 if self.full {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The suite's tools that run as tasks. Some of these tasks request input while they run. Waggle's own tasks never
-//! request input, so rmcp's task manager runs the tasks of the suite.
+//! The suite's tools for tests of tasks. Most calls run as tasks; calls of `greet` never do. Some tasks request input
+//! while they run. Waggle's own tasks never request input, so rmcp's task manager runs the tasks of the suite.
 
 use std::time::Duration;
 

@@ -48,7 +48,7 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("failed to start the runtime"));
 
 fuzz_target!(|input: &[u8]| {
-    // The first use of `BASE` installs the filter. This must happen before the first thread starts.
+    // The first use of `BASE` installs the filter on all threads. This must happen before the agent serves an input.
     let base = BASE.path();
     let Some((how, rest)) = input.split_first() else { return };
     let bytes = match how % 4 {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Merges hostile layers that consist of raw bytes or of generated entries. The result must be an EROFS image or an
-//! error, and no other file may stay on the disk.
+//! Merges hostile layers that consist of raw bytes or of generated entries. The merge must return a file or an error,
+//! without a crash, and must leave no file outside the cache.
 #![no_main]
 
 use std::{fs, path::Path, sync::LazyLock};

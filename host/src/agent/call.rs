@@ -31,16 +31,16 @@ pub(super) struct Call<'a> {
     pub(super) request: Request,
     /// The parts of the body, sent in chunks after the request.
     pub(super) body: [&'a [u8]; 2],
-    /// Timeout of the whole call. The agent should respond much earlier.
+    /// Timeout for opening the stream, and then for the rest of the call. The agent should respond much earlier.
     pub(super) within: Duration,
     /// Maximum time from the cancel to the last reply.
     pub(super) cancel_within: Duration,
 }
 
 impl Call<'_> {
-    /// Makes the call. `on_reply` receives each reply and, for the last reply, returns the result. When `cancelled`
-    /// resolves, the host sends a cancel and waits for the last reply. Dropping the future resets the stream, and the
-    /// agent then ends the call's work.
+    /// Makes the call. `on_reply` receives each reply except a fault and, for the last reply, returns the result. When
+    /// `cancelled` resolves, the host sends a cancel and waits for the last reply. Dropping the future resets the
+    /// stream, and the agent then ends the call's work.
     pub(super) async fn make<T>(
         self,
         link: &Opener,
@@ -81,8 +81,8 @@ impl Call<'_> {
         made.unwrap_or_else(|_elapsed| Err(AgentFault::Silent { within: self.within }.into()))
     }
 
-    /// Sends the request and its body, and never resolves. If sending fails, the reader receives a reply or the
-    /// stream's end.
+    /// Sends the request and its body, and never resolves, so that the caller's `select!` waits for the replies. If
+    /// sending fails, the reader receives a reply or the stream's end.
     async fn send(&self, writer: &mut FrameWriter<io::WriteHalf<Stream>>) {
         let body = async {
             writer.send(&self.request).await?;

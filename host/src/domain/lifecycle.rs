@@ -109,8 +109,8 @@ mod tests {
 
     use super::*;
 
-    /// Repeats the transitions as a table with a row for each state and a column for each event. So each change must be
-    /// made twice.
+    /// Repeats the transitions as a table with a row for each state and a column for each event, so that no transition
+    /// changes by accident.
     #[test]
     fn every_pair_of_state_and_event_has_an_outcome() {
         use Refusal::*;

@@ -7,7 +7,7 @@ use std::fmt;
 /// The stages of a start, in their order.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Stage {
-    /// Looking up the image.
+    /// Preparing the image: looking it up in the cache, before any pull or merge.
     Image,
     /// Pulling missing parts of the image from its registry.
     Pull(Amount),

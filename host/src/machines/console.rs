@@ -15,7 +15,7 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 const LOGGED_LINES_MAX: usize = 25;
 /// Maximum number of lines returned to a caller. A full buffer contains about this many lines.
 const SHOWN_LINES_MAX: usize = 200;
-/// Maximum length of a line in characters. The kernel's lines are shorter.
+/// Maximum length of a line in characters, before escaping. The kernel's lines are shorter.
 const SHOWN_LINE_CHARS_MAX: usize = 200;
 /// The beginning of Linux's panic message.
 const PANIC: &[u8] = b"Kernel panic - not syncing";

@@ -111,7 +111,7 @@ pub(super) struct LaunchPlan {
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
     pub(super) egress: Option<Guest>,
-    /// Whether the output of the machine's programs is logged as it arrives, not only after a failure.
+    /// Whether the output of the VMM and its helpers is logged as it arrives, not only after a failure.
     pub(super) shows_log: bool,
     pub(super) disk_mib: u32,
     /// Timeout from the start of the runner to the end of the agent's handshake.
@@ -179,8 +179,8 @@ async fn run(
         return (Err((Stage::Disks, fault.into())), None);
     }
     let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
-    // Cancellation is checked only here: the blocking task that creates the files cannot be cancelled, and would
-    // continue to write into a removed folder.
+    // Cancellation is not checked before the files are complete: the blocking task that creates them cannot be
+    // cancelled, and would continue to write into a removed folder.
     if stop.is_cancelled() {
         return (boot_fault(BootFault::Cancelled), None);
     }

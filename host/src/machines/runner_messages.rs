@@ -58,7 +58,7 @@ pub(super) struct QemuConfig {
     /// A bzImage.
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
-    /// Log level of QEMU and `vhost-device-vsock`, 0 to 5. Errors are always logged.
+    /// Log level of QEMU, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,
 }
 

@@ -60,8 +60,8 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the runner's
-    /// programs is logged as it arrives.
+    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the VMM and its
+    /// helpers is logged as it arrives.
     ///
     /// # Errors
     /// [`SpawnFault`]; no process keeps running.

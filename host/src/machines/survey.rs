@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Checks all components that can run machines on this host, even those that the chosen back end does not need.
+//! Checks every component that some back end needs to run machines on this host, even if the chosen back end does not
+//! need the component.
 //!
 //! [`Vms::open`](super::Vms::open) runs the same checks, but only for its back end. The checks change nothing, except
 //! that they unpack embedded firmware and remove old unpacked versions.

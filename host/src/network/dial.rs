@@ -31,7 +31,7 @@ const SMALL_BUFFER_BYTES: usize = 128 * 1024;
 /// filter by name.
 ///
 /// # Errors
-/// The refusal to send to the guest.
+/// The reason for the refusal, which the caller sends to the guest.
 pub(super) async fn dial(
     address: IpAddr,
     port: u16,
@@ -57,8 +57,8 @@ pub(super) async fn dial(
     Ok(stream)
 }
 
-/// Sets the options of a new connection. Until [`end`] is called, the connection closes with a reset. So a server does
-/// not mistake the partial data of a lost guest for complete data.
+/// Sets the options of a new connection. A connection that is closed before [`end`] is called is reset. So a remote
+/// server does not mistake the partial data of a lost guest for complete data.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
@@ -69,8 +69,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Prevents the socket buffers of a connection from growing. A guest that also controls the server could make hundreds
-/// of buffers grow to some megabytes each by reading fast, and then leave them full.
+/// Prevents the socket buffers of a connection from growing. A guest that also controls the remote server could make
+/// hundreds of buffers grow to some megabytes each by reading fast, and then leave them full.
 pub(super) fn limit_buffers(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_send_buffer_size(stream, SMALL_BUFFER_BYTES)?;
     sockopt::set_socket_recv_buffer_size(stream, SMALL_BUFFER_BYTES)?;

@@ -71,7 +71,7 @@ async fn log_has_the_cause_of_a_failed_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_has_the_stage_of_a_running_start() {
+async fn log_has_the_stage_of_a_start_in_progress() {
     let served = serve_trouble(&[]).await;
     // This call waits until the environment is destroyed, because the machine never finishes booting.
     let create = served.raw("create_environment", json!({"runtime": "shell"}));

@@ -161,7 +161,7 @@ async fn output_in_single_bytes_uses_little_memory() {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let floods = tokio::spawn(async move {
             let stream = guest.next_call().await;
-            // One long reply with each byte in a separate yamux frame, until the window is used up.
+            // A long reply with each byte in a separate yamux frame. The last bytes of the reply never arrive.
             let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
             frames.extend(in_stream(stream, &[0]));
             let single = in_stream(stream, &[1]);
@@ -192,7 +192,7 @@ async fn maximum_calls_to_a_guest_that_stops_reading_use_little_memory() {
                 streams.push(stream);
                 guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
             }
-            // The guest reads nothing more, and sends incomplete replies until the windows are used up.
+            // The guest reads nothing more, and sends one long incomplete reply on each stream.
             let begun = 131_072_u32.to_le_bytes();
             for stream in streams {
                 let mut frames = in_stream(stream, &begun);

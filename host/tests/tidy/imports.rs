@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The import graph of a crate: for each file, the other files whose items it uses.
 //!
-//! The graph is built from paths in the source that begin with `crate`, `self` or `super`, also inside `{}` groups. A
-//! path counts as an import of the file of its longest prefix that is a module. A `mod` declaration counts as an import
+//! The graph is built from paths in the source that begin with `crate`, `self` or `super`, also inside `{}` groups. The
+//! longest prefix of a path that names a module determines the imported file. A `mod` declaration counts as an import
 //! too: the declaring file imports the declared file.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,7 +109,7 @@ fn module(root: &str, name: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Removes comments, unit tests and the contents of strings from the text.
+/// Removes comment lines, unit tests and the contents of strings from the text.
 fn bare_code(text: &str) -> String {
     code_lines(text).flat_map(|line| line.split('"').step_by(2).chain(["\n"])).collect()
 }
@@ -150,8 +150,8 @@ fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String
                     None if group.is_empty() => return group,
                     None => {
                         let rest = read_path(group, &path, found);
-                        // Text that is not a path ends the group: the brace may open a function body that follows a
-                        // path.
+                        // Text that is not a path ends the group. After a return type, for example, the brace opens
+                        // a function body.
                         if rest.len() == group.len() {
                             return rest;
                         }

@@ -183,8 +183,8 @@ where
         match (connection.poll_next_inbound(cx), &*side) {
             (Poll::Ready(Some(Ok(_stream))), Side::Opens(_)) => return Poll::Ready(LinkFault::UnexpectedStream),
             (Poll::Ready(Some(Ok(stream))), Side::Accepts(arrivals)) => {
-                // If the queue is full, the stream is dropped and thereby reset, because the peer has too many streams
-                // open.
+                // A full queue means that the peer has too many streams open. The new stream is then dropped and
+                // thereby reset.
                 drop(arrivals.try_send(Stream::new(stream, Arc::clone(counts))));
                 continue;
             }

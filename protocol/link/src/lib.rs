@@ -6,7 +6,7 @@
 //!   carry                         a TCP connection as a flow of the egress link
 //!   FrameReader / FrameWriter     messages, cancel-safe
 //!   Stream                        one yamux stream per call or flow; Backlog and Unread bound their memory
-//!   Driver                        the task that polls the yamux connection
+//!   driver                        the task that polls the yamux connection
 //!   RuleChecker                   ends a link whose peer breaks the rules
 //!   Pump                          keeps reading while a write is blocked
 //!   Batch                         few large reads and writes in place of many small ones

@@ -201,8 +201,8 @@ impl PlatformSearch {
     }
 }
 
-/// Returns the media type of a manifest or an index that has no descriptor. A media type in the content takes
-/// precedence over the response's header.
+/// Returns the media type of a manifest or an index that a registry sent for a tag, without a descriptor. A media type
+/// in the content takes precedence over the header of the registry's response.
 pub(crate) fn media_type_of(content: &[u8], header: Option<&str>) -> Result<String, LayoutFault> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]

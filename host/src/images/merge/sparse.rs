@@ -169,7 +169,7 @@ impl SparseCursor {
         Self { map, next_part: 0, position: 0 }
     }
 
-    /// Returns the next span. At the end of the file, the span is empty.
+    /// Returns the span at the position, which [`Self::advance`] moves. At the end of the file, the span is empty.
     pub(super) fn next(&mut self) -> Span {
         while let Some(part) = self.map.parts.get(self.next_part) {
             let end = part.offset.saturating_add(part.bytes);

@@ -43,9 +43,10 @@ impl PlainHosts {
     }
 
     /// Returns whether `first` may redirect to `next`. A redirect to plain HTTP is allowed only if both hosts may be
-    /// reached without TLS. A redirect to a loopback or link-local address is allowed only from the same host, or
-    /// between loopback hosts. Cloud metadata services, for example, have link-local addresses. Names are not resolved
-    /// here, because the TLS certificate check rejects a name that resolves to such an address.
+    /// reached without TLS. A redirect to an address of [`Kind::Special`], such as a loopback or link-local address or
+    /// a cloud metadata service, is allowed only from the same host, or between loopback hosts. Names are not resolved
+    /// here. If a name resolves to such an address, the service at the address has no certificate for the name, so
+    /// HTTPS to the service fails. Names that may be reached without TLS have no such protection.
     pub(super) fn allows_redirect(&self, first: &Url, next: &Url) -> bool {
         let (Some(from), Some(to)) = (first.host_str(), next.host_str()) else { return false };
         let plain = next.scheme() == "http" && self.allows_url(first) && self.allows_url(next);
