@@ -16,7 +16,7 @@
 //!      ┌──────────┼──────────┐
 //!   images     network     agent       images: makes disks from images; network: connects the guests;
 //!      └──────────┼──────────┘         agent: calls the guest agent
-//!               files                  the server's own files
+//!               files                  files that hold secrets
 //! ```
 //!
 //! Each module imports only modules below it, and every module may import the types and ports of `domain`.
@@ -56,7 +56,6 @@
 
 pub mod agent;
 mod budget;
-pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod domain;
@@ -66,7 +65,6 @@ pub mod http;
 pub mod images;
 pub mod machines;
 pub mod mcp;
-mod mutex;
 pub mod network;
 mod printable;
 pub mod reaper;

@@ -27,8 +27,6 @@ pub mod domain {
 
 #[path = "../../src/files"]
 mod files {
-    pub(crate) mod draft;
-    pub(crate) mod private_folder;
     pub(crate) mod secret_file;
 }
 
@@ -40,13 +38,12 @@ pub mod images {
 #[path = "../../src"]
 mod host {
     pub mod agent;
-    pub(crate) mod mutex;
     pub mod network;
     pub(crate) mod printable;
 }
 
 pub use self::host::{agent, network};
-pub(crate) use self::host::{mutex, printable};
+pub(crate) use self::host::printable;
 
 use std::time::Duration;
 

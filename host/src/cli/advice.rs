@@ -5,9 +5,9 @@
 use std::{error::Error, io, iter::successors, sync::Arc};
 
 use nix::errno::Errno;
+use waggle_shared::causes::chain;
 
 use crate::{
-    causes::chain,
     images::{cache::PrepareFault, registry::RegistryFault},
     machines::OpenFault,
 };

@@ -30,6 +30,7 @@ use std::{
 };
 
 use oci_spec::image::{Descriptor, Digest};
+use waggle_shared::draft::{DraftFault, DraftFolder};
 
 pub(crate) use self::{
     blob::Hasher,
@@ -44,10 +45,7 @@ use self::{
     layout_fault::LayoutFault,
     source::Source,
 };
-use crate::{
-    domain::image::{ImageRef, LocalRef},
-    files::draft::{DraftFault, DraftFolder},
-};
+use crate::domain::image::{ImageRef, LocalRef};
 
 /// Folder of merged images. The version in the name changes with the rules of merging, so images that were merged by
 /// older rules are not used.

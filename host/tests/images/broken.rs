@@ -5,7 +5,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use waggle::causes::chain;
+use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tagged};
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tar::EntryType;
-use waggle::causes::chain;
+use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, gzip, inode, tree, zstd};
 

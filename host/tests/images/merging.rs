@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of merging layers.
 
-use waggle::causes::chain;
+use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, tree};
 

@@ -13,13 +13,13 @@ use std::{
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use waggle::{
-    causes::chain,
     domain::{
         image::ImageRef,
         stage::{Amount, Stage},
     },
     images::cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
 };
+use waggle_shared::causes::chain;
 
 use crate::{
     layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tree, zstd},

@@ -10,10 +10,8 @@ use std::{
 };
 
 use serde_json::json;
-use waggle::{
-    causes::chain,
-    images::cache::{EvictionRules, ImageStore, ImageStoreSettings},
-};
+use waggle::images::cache::{EvictionRules, ImageStore, ImageStoreSettings};
+use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};
 

@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use waggle_shared::{causes::chain, mutex::lock};
+
 use crate::{
-    causes::chain,
     cli::{advice::next_step, open_machines, serve::check_image, signals::ShutdownSignals},
     config::{Folders, Settings},
     domain::{
@@ -21,7 +22,6 @@ use crate::{
         runtime::ByRuntime,
         stage::Stage,
     },
-    mutex::lock,
 };
 
 /// Timeout of the test command, long enough for an emulated machine on a busy host.

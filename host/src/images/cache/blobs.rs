@@ -14,12 +14,10 @@ use super::{
     fault::{PrepareFault, file_fault},
     lease,
 };
-use crate::{
-    files::{
-        draft::{Draft, DraftFolder},
-        private_folder,
-    },
-    images::merge::Hasher,
+use crate::images::merge::Hasher;
+use waggle_shared::{
+    draft::{Draft, DraftFolder},
+    private_folder,
 };
 
 const FOLDER: &str = "blobs";

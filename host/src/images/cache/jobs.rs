@@ -15,12 +15,10 @@ use futures_util::{
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
+use waggle_shared::mutex::lock;
 
 use super::{fault::PrepareFault, prepare::PreparedImage, progress::StageSender, pull::Resolve};
-use crate::{
-    domain::{image::ImageRef, stage::Stage},
-    mutex::lock,
-};
+use crate::domain::{image::ImageRef, stage::Stage};
 
 type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
 type Key = (ImageRef, Resolve);

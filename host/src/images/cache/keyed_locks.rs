@@ -9,8 +9,7 @@ use std::{
 };
 
 use tokio::sync::OwnedMutexGuard;
-
-use crate::mutex::lock;
+use waggle_shared::mutex::lock;
 
 /// Stores a lock for each path that a task has locked or waits to lock.
 #[derive(Debug, Default)]

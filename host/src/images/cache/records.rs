@@ -12,9 +12,10 @@ use std::{
 
 use oci_spec::image::Descriptor;
 use sha2::{Digest as _, Sha256};
+use waggle_shared::draft::DraftFolder;
 
 use super::fault::{PrepareFault, file_fault};
-use crate::{domain::image::ImageRef, files::draft::DraftFolder};
+use crate::domain::image::ImageRef;
 
 const FOLDER: &str = "records";
 

@@ -6,8 +6,7 @@ use std::{error::Error, io, time::Duration};
 
 use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::StatusCode;
-
-use crate::causes::chain;
+use waggle_shared::causes::chain;
 
 /// Maximum number of characters of a registry's message that an error quotes.
 const MESSAGE_CHARS_MAX: usize = 300;

@@ -7,7 +7,7 @@ use std::{convert::Infallible, net::IpAddr, str::FromStr};
 
 use reqwest::Url;
 
-use crate::domain::egress::{Kind, kind};
+use waggle_shared::address::{Kind, kind};
 
 /// Registries that the operator names, each as `HOST` or `HOST:PORT`. Registries on this machine are always allowed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -28,7 +28,7 @@ enum Distrust {
 ///
 /// # Errors
 /// The folder cannot be created or is not trusted.
-pub(crate) fn ensure(path: &Path) -> io::Result<()> {
+pub fn ensure(path: &Path) -> io::Result<()> {
     // `create` fails for a dangling link instead of creating the link's target. The check below rejects the link.
     if let Err(fault) = DirBuilder::new().mode(0o700).recursive(true).create(path)
         && fault.kind() != io::ErrorKind::AlreadyExists
@@ -51,7 +51,8 @@ pub(crate) fn ensure(path: &Path) -> io::Result<()> {
 }
 
 /// Returns whether this user owns a file and others cannot write to it.
-pub(crate) fn is_own(found: &Metadata) -> bool {
+#[must_use]
+pub fn is_own(found: &Metadata) -> bool {
     found.uid() == rustix::process::geteuid().as_raw() && found.mode() & WRITABLE_BY_OTHERS == 0
 }
 

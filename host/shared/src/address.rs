@@ -78,7 +78,7 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
 }
 
 /// Returns the IPv4 addresses embedded in an IPv6 address by mapping, NAT64, 6to4 or Teredo.
-pub(super) fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+pub fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [a, b, c, d, _, _, g, h] = address.segments();
     let of = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     let found = match (a, b, c, d) {

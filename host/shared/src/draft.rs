@@ -18,7 +18,7 @@ use nix::{
     fcntl::{AT_FDCWD, RenameFlags, renameat2},
 };
 
-use crate::files::private_folder;
+use crate::private_folder;
 
 const DRAFT_PREFIX: &str = ".draft-";
 /// A file that a process locks while it creates a draft or removes the drafts of dead processes. Without this lock, a
@@ -41,13 +41,16 @@ fn fault(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Draf
 
 /// A folder of files that are written as drafts.
 #[derive(Debug)]
-pub(crate) struct DraftFolder {
+pub struct DraftFolder {
     folder: PathBuf,
 }
 
 impl DraftFolder {
     /// Creates the folder if absent, and removes the drafts of dead processes.
-    pub(crate) fn open(folder: PathBuf) -> Result<Self, DraftFault> {
+    ///
+    /// # Errors
+    /// The folder cannot be created, locked or listed, or others can write to it.
+    pub fn open(folder: PathBuf) -> Result<Self, DraftFault> {
         private_folder::ensure(&folder).map_err(fault("create the folder", &folder))?;
         let folder = Self { folder };
         let swept = folder.sweep()?;
@@ -57,12 +60,16 @@ impl DraftFolder {
         Ok(folder)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.folder
     }
 
     /// Creates a draft.
-    pub(crate) fn draft(&self) -> Result<Draft, DraftFault> {
+    ///
+    /// # Errors
+    /// The file cannot be created or locked.
+    pub fn draft(&self) -> Result<Draft, DraftFault> {
         let _lock = self.lock()?;
         let path = self.folder.join(format!("{DRAFT_PREFIX}{}", uuid::Uuid::new_v4()));
         let file = OpenOptions::new()
@@ -78,7 +85,10 @@ impl DraftFolder {
     }
 
     /// Removes the drafts of dead processes from a folder that another version of this program uses.
-    pub(crate) fn sweep_other(folder: PathBuf) -> Result<(), DraftFault> {
+    ///
+    /// # Errors
+    /// The folder cannot be locked or listed.
+    pub fn sweep_other(folder: PathBuf) -> Result<(), DraftFault> {
         Self { folder }.sweep().map(drop)
     }
 
@@ -139,24 +149,29 @@ fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
 
 /// A file that is being written. Dropping the draft removes the file unless it was published.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub struct Draft {
     file: File,
     path: PathBuf,
     published: bool,
 }
 
 impl Draft {
-    pub(crate) fn file(&self) -> &File {
+    #[must_use]
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// The temporary path, for programs that write the file.
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Syncs the file and renames it to `to`. An existing file at `to` stays.
-    pub(crate) fn publish(mut self, to: &Path) -> Result<(), DraftFault> {
+    ///
+    /// # Errors
+    /// The file cannot be synced or renamed.
+    pub fn publish(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         match renameat2(AT_FDCWD, &self.path, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => self.published = true,
@@ -174,7 +189,10 @@ impl Draft {
     }
 
     /// Syncs the file and renames it to `to`. Atomically replaces an existing file.
-    pub(crate) fn replace(mut self, to: &Path) -> Result<(), DraftFault> {
+    ///
+    /// # Errors
+    /// The file cannot be synced or renamed.
+    pub fn replace(mut self, to: &Path) -> Result<(), DraftFault> {
         self.file.sync_all().map_err(fault("sync", &self.path))?;
         fs::rename(&self.path, to).map_err(fault("rename", &self.path))?;
         self.published = true;
