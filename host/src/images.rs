@@ -9,4 +9,5 @@
 
 pub mod cache;
 pub mod merge;
+pub mod progress;
 pub mod registry;

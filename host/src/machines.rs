@@ -247,8 +247,9 @@ impl Vms {
             firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?;
         }
         stages(Stage::Image);
+        let on_progress = |progress| stages(Stage::from(progress));
         let image = tokio::select! {
-            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, stages) => {
+            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &on_progress) => {
                 prepared.map_err(|fault| at(Stage::Image, fault))?
             }
             // Other callers may wait for the same image, so its preparation continues.

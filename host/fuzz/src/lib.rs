@@ -33,6 +33,7 @@ mod files {
 #[path = "../../src/images"]
 pub mod images {
     pub mod merge;
+    pub mod progress;
 }
 
 #[path = "../../src"]

@@ -62,9 +62,9 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
 
 async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     for image in images {
-        let progress = PullProgress::new(image.to_string());
-        let prepared = store.prepare_with(image, Resolve::Always, &|stage| progress.report(stage)).await;
-        progress.finish();
+        let shown = PullProgress::new(image.to_string());
+        let prepared = store.prepare_with(image, Resolve::Always, &|progress| shown.report(progress.into())).await;
+        shown.finish();
         prepared?;
         let listed = store.inspect(&image.to_string())?;
         if json {

@@ -27,7 +27,6 @@ mod jobs;
 mod keyed_locks;
 mod lease;
 mod prepare;
-mod progress;
 mod pull;
 mod records;
 
@@ -49,8 +48,11 @@ pub use self::{
 };
 use self::{folder::Cache, jobs::Jobs, prepare::Preparer};
 use crate::{
-    domain::{image::ImageRef, stage::Stage},
-    images::registry::{Registries, RegistrySettings},
+    domain::image::ImageRef,
+    images::{
+        progress::Progress,
+        registry::{Registries, RegistrySettings},
+    },
 };
 
 const EVICTION_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -99,7 +101,7 @@ impl ImageStore {
         self.prepare_with(image, Resolve::IfUnknown, &|_| {}).await
     }
 
-    /// Like [`Self::prepare`], and calls `on_stage` as the work proceeds.
+    /// Like [`Self::prepare`], and calls `on_progress` as the work proceeds.
     ///
     /// Callers with the same image and `resolve` share one job. Dropping the last caller's future cancels the job.
     ///
@@ -109,13 +111,13 @@ impl ImageStore {
         &self,
         image: &ImageRef,
         resolve: Resolve,
-        on_stage: &(dyn Fn(Stage) + Send + Sync),
+        on_progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<PreparedImage, Arc<PrepareFault>> {
-        let job = self.jobs.join((image.clone(), resolve), |stages| {
+        let job = self.jobs.join((image.clone(), resolve), |progress| {
             let (preparer, image) = (Arc::clone(&self.preparer), image.clone());
-            async move { preparer.prepare(&image, resolve, &stages).await }
+            async move { preparer.prepare(&image, resolve, &progress).await }
         });
-        job.outcome(on_stage).await
+        job.outcome(on_progress).await
     }
 
     /// Evicts images by the rules of the settings. Blocks.

@@ -17,8 +17,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use waggle_shared::mutex::lock;
 
-use super::{fault::PrepareFault, prepare::PreparedImage, progress::StageSender, pull::Resolve};
-use crate::domain::{image::ImageRef, stage::Stage};
+use super::{fault::PrepareFault, prepare::PreparedImage, pull::Resolve};
+use crate::{
+    domain::image::ImageRef,
+    images::progress::{Progress, ProgressSender},
+};
 
 type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
 type Key = (ImageRef, Resolve);
@@ -31,12 +34,12 @@ pub(super) struct Jobs(Mutex<HashMap<Key, Weak<Job>>>);
 #[derive(Debug)]
 pub(super) struct Job {
     outcome: Shared<BoxFuture<'static, Outcome>>,
-    stages: watch::Receiver<Option<Stage>>,
+    progress: watch::Receiver<Option<Progress>>,
 }
 
 impl Jobs {
     /// Joins the running job of this key, or starts a job with the future that `start` returns.
-    pub(super) fn join<F>(&self, key: Key, start: impl FnOnce(StageSender) -> F) -> Arc<Job>
+    pub(super) fn join<F>(&self, key: Key, start: impl FnOnce(ProgressSender) -> F) -> Arc<Job>
     where
         F: Future<Output = Result<PreparedImage, PrepareFault>> + Send + 'static,
     {
@@ -47,29 +50,29 @@ impl Jobs {
         if let Some(job) = running.filter(|job| job.outcome.peek().is_none()) {
             return job;
         }
-        let (sender, stages) = watch::channel(None);
+        let (sender, progress) = watch::channel(None);
         let what = format!("the image {}", key.0);
         let task = AbortOnDropHandle::new(tokio::spawn(start(sender).in_current_span()));
         let outcome = task
             .map(|joined| joined.unwrap_or_else(|source| Err(PrepareFault::Lost { what, source })).map_err(Arc::new));
-        let job = Arc::new(Job { outcome: outcome.boxed().shared(), stages });
+        let job = Arc::new(Job { outcome: outcome.boxed().shared(), progress });
         jobs.insert(key, Arc::downgrade(&job));
         job
     }
 }
 
 impl Job {
-    /// Waits for the outcome. Meanwhile calls `on_stage` with the current stage and with later stages.
-    pub(super) async fn outcome(&self, on_stage: &(dyn Fn(Stage) + Send + Sync)) -> Outcome {
-        let (mut outcome, mut stages) = (self.outcome.clone(), self.stages.clone());
-        stages.mark_changed();
+    /// Waits for the outcome. Meanwhile calls `on_progress` with the current progress and with later progress.
+    pub(super) async fn outcome(&self, on_progress: &(dyn Fn(Progress) + Send + Sync)) -> Outcome {
+        let (mut outcome, mut progress) = (self.outcome.clone(), self.progress.clone());
+        progress.mark_changed();
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut outcome => return outcome,
-                Ok(()) = stages.changed() => {
-                    let stage = *stages.borrow_and_update();
-                    stage.into_iter().for_each(on_stage);
+                Ok(()) = progress.changed() => {
+                    let current = *progress.borrow_and_update();
+                    current.into_iter().for_each(on_progress);
                 }
             }
         }

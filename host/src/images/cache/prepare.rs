@@ -12,13 +12,13 @@ use super::{
     fault::{PrepareFault, file_fault},
     folder::Cache,
     lease::{self, Lease},
-    progress::{StageSender, report_while},
     pull::{Puller, Resolve},
 };
 use crate::{
-    domain::{image::ImageRef, stage::Stage},
+    domain::image::ImageRef,
     images::{
         merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
+        progress::{ProgressSender, Step, report_while},
         registry::Registries,
     },
 };
@@ -57,12 +57,12 @@ impl Preparer {
         &self,
         image: &ImageRef,
         resolve: Resolve,
-        stages: &StageSender,
+        progress: &ProgressSender,
     ) -> Result<PreparedImage, PrepareFault> {
         let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
-        let mut prepared = self.prepare_locked(image, resolve, stages).await;
+        let mut prepared = self.prepare_locked(image, resolve, progress).await;
         if prepared.is_err() && self.remove_corrupt(image).await {
-            prepared = self.prepare_locked(image, resolve, stages).await;
+            prepared = self.prepare_locked(image, resolve, progress).await;
         }
         drop(blobs_lock);
         let (prepared, is_new) = prepared?;
@@ -83,10 +83,10 @@ impl Preparer {
         &self,
         image: &ImageRef,
         resolve: Resolve,
-        stages: &StageSender,
+        progress: &ProgressSender,
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let found = match image {
-            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, stages).await?,
+            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, progress).await?,
             ImageRef::Layout(_) | ImageRef::Archive(_) => {
                 let image = image.clone();
                 self.cache.blocking(move |_| Ok(FoundImage::on_this_machine(&image)?)).await?
@@ -95,7 +95,7 @@ impl Preparer {
         let manifest = found.manifest().clone();
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
         let working_directory = found.working_directory().map(str::to_owned);
-        let (erofs, lease, is_new) = self.merge(found, stages).await?;
+        let (erofs, lease, is_new) = self.merge(found, progress).await?;
         let image = image.clone();
         self.cache
             .blocking(move |cache| {
@@ -119,7 +119,11 @@ impl Preparer {
     }
 
     /// Returns the path of the merged image, a lease on the file, and whether this call merged the image.
-    async fn merge(&self, found: FoundImage, stages: &StageSender) -> Result<(PathBuf, Lease, bool), PrepareFault> {
+    async fn merge(
+        &self,
+        found: FoundImage,
+        progress: &ProgressSender,
+    ) -> Result<(PathBuf, Lease, bool), PrepareFault> {
         let path = self.cache.merged.path_of(found.manifest().digest());
         if let Some(lease) = self.lease(path.clone()).await? {
             return Ok((path, lease, false));
@@ -142,7 +146,7 @@ impl Preparer {
                 merged
             }
         });
-        let merged = report_while(merging, stages, Stage::Merge, total, || control.read_bytes()).await;
+        let merged = report_while(merging, progress, Step::Merge, total, || control.read_bytes()).await;
         merged.map_err(|source| PrepareFault::Lost { what: format!("the merge to {}", path.display()), source })??;
         match self.lease(path.clone()).await? {
             Some(lease) => Ok((path, lease, true)),

@@ -20,15 +20,12 @@ use tokio::time::{Instant, sleep};
 use super::{
     fault::{PrepareFault, file_fault},
     folder::Cache,
-    progress::{StageSender, report_while},
 };
 use crate::{
-    domain::{
-        image::{ImageRef, RegistryRef},
-        stage::Stage,
-    },
+    domain::image::{ImageRef, RegistryRef},
     images::{
         merge::{EXPANDED_BYTES_MAX, FoundImage, PlatformSearch, SearchStep, layout_fault},
+        progress::{ProgressSender, Step, report_while},
         registry::{Registries, RegistryFault, Session},
     },
 };
@@ -65,7 +62,7 @@ impl Puller {
         image: &ImageRef,
         registry: &RegistryRef,
         resolve: Resolve,
-        stages: &StageSender,
+        progress: &ProgressSender,
     ) -> Result<FoundImage, PrepareFault> {
         let name = image.to_string();
         let known = match resolve {
@@ -91,7 +88,7 @@ impl Puller {
                 Some(session) => session,
                 None => self.registries.connect(registry).await.map_err(pull_fault(&name))?,
             };
-            self.download(&name, &session, missing, stages).await?;
+            self.download(&name, &session, missing, progress).await?;
         }
         let image = image.clone();
         self.cache
@@ -135,7 +132,7 @@ impl Puller {
         name: &str,
         session: &Session<'_>,
         missing: Vec<Descriptor>,
-        stages: &StageSender,
+        progress: &ProgressSender,
     ) -> Result<(), PrepareFault> {
         let too_large =
             |what, bytes, bytes_max| PrepareFault::TooLarge { image: name.to_owned(), what, bytes, bytes_max };
@@ -155,7 +152,7 @@ impl Puller {
             .try_collect::<()>();
         let done = || received.load(Ordering::Relaxed);
         tokio::select! {
-            downloaded = report_while(downloads, stages, Stage::Pull, total, done) => downloaded?,
+            downloaded = report_while(downloads, progress, Step::Pull, total, done) => downloaded?,
             never = log_progress(name, total, done) => match never {},
         }
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
