@@ -13,13 +13,14 @@
 //!                 ▲
 //!                 │ implements the ports
 //!             machines                 starts microVMs with libkrun or QEMU
-//!      ┌──────────┼──────────┐
-//!   images     network     agent       images: makes disks from images; network: connects the guests;
-//!      └──────────┼──────────┘         agent: calls the guest agent
-//!               files                  files that hold secrets
+//!            ┌────┴────┐
+//!         network    agent             network: connects the guests; agent: calls the guest agent
+//!            │
+//!          files                       files that hold secrets
 //! ```
 //!
-//! Each module imports only modules below it, and every module may import the types and ports of `domain`.
+//! Each module imports only modules below it, and every module may import the types and ports of `domain`. Machines
+//! start from images that the crate `waggle_images` prepares; `waggle_shared` has the modules that both crates use.
 //!
 //! Read these first:
 //!
@@ -62,7 +63,6 @@ pub mod domain;
 pub mod error_code;
 pub mod files;
 pub mod http;
-pub mod images;
 pub mod machines;
 pub mod mcp;
 pub mod network;

@@ -57,6 +57,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
+use waggle_images::cache::{ImageStore, PreparedImage, Resolve};
 use waggle_protocol::boot::{self, BootConfig};
 
 pub(crate) use self::krun::FIRMWARE_ABI;
@@ -87,7 +88,6 @@ use crate::{
         machine::{Machine, MachineSpec, Machines, PortFuture, StartFault},
         stage::Stage,
     },
-    images::cache::{ImageStore, PreparedImage, Resolve},
     network::Guest,
 };
 

@@ -14,7 +14,6 @@ pub mod domain {
     pub mod environment_id;
     pub mod file;
     pub mod guest_path;
-    pub mod image;
     pub mod lifecycle;
     pub mod machine;
     pub mod output;
@@ -30,12 +29,6 @@ mod files {
     pub(crate) mod secret_file;
 }
 
-#[path = "../../src/images"]
-pub mod images {
-    pub mod merge;
-    pub mod progress;
-}
-
 #[path = "../../src"]
 mod host {
     pub mod agent;
@@ -43,8 +36,8 @@ mod host {
     pub(crate) mod printable;
 }
 
-pub use self::host::{agent, network};
 pub(crate) use self::host::printable;
+pub use self::host::{agent, network};
 
 use std::time::Duration;
 

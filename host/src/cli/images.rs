@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     config::{ImageArguments, ImageCommand, process_variable},
-    domain::image::ImageRef,
-    images::cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
     telemetry,
 };
 use serde_json::json;
 use tokio::signal::ctrl_c;
+use waggle_images::{
+    cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
+    reference::ImageRef,
+};
 
 /// Length of a digest in `ls`; long enough to identify an image uniquely.
 const DIGEST_CHARS: usize = 12;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::images::progress::{Progress, Step};
+use waggle_images::progress::{Progress, Step};
 
 /// The stages of a start, in their order.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

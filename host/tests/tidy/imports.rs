@@ -13,6 +13,7 @@ use super::{assert_none, code_lines, sources};
 /// The crates as paths name them, each with the folder of its modules.
 pub(crate) const CRATES: &[(&str, &str)] = &[
     ("waggle", "host/src"),
+    ("waggle_images", "host/images/src"),
     ("waggle_shared", "host/shared/src"),
     ("guest_agent", "guest-agent/src"),
     ("waggle_protocol", "protocol/src"),

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use waggle_images::reference::ImageRef;
 use waggle_shared::{causes::chain, mutex::lock};
 
 use crate::{
@@ -17,7 +18,6 @@ use crate::{
         command::Command,
         egress::{Egress, Network},
         environment_id::EnvironmentId,
-        image::ImageRef,
         machine::{MachineSpec, Machines as _},
         runtime::ByRuntime,
         stage::Stage,

@@ -48,11 +48,9 @@ pub use self::{
 };
 use self::{folder::Cache, jobs::Jobs, prepare::Preparer};
 use crate::{
-    domain::image::ImageRef,
-    images::{
-        progress::Progress,
-        registry::{Registries, RegistrySettings},
-    },
+    progress::Progress,
+    reference::ImageRef,
+    registry::{Registries, RegistrySettings},
 };
 
 const EVICTION_INTERVAL: Duration = Duration::from_secs(60 * 60);

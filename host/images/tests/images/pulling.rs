@@ -12,12 +12,10 @@ use std::{
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use waggle::{
-    domain::image::ImageRef,
-    images::{
-        cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
-        progress::Step,
-    },
+use waggle_images::{
+    cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
+    progress::Step,
+    reference::ImageRef,
 };
 use waggle_shared::causes::chain;
 

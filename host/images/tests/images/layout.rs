@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
-use waggle::images::cache::{ImageStore, PrepareFault, PreparedImage};
+use waggle_images::cache::{ImageStore, PrepareFault, PreparedImage};
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -3,7 +3,7 @@
 //! Merges an image into an EROFS file for a machine's disk. The image is in an OCI layout, or in the cache's blobs.
 //!
 //! Each manifest gives one file. No entry is unpacked onto the host's file system. Pulling, caching and leases are in
-//! `images::cache`.
+//! `cache`.
 
 mod blob;
 mod config;
@@ -45,7 +45,7 @@ use self::{
     layout_fault::LayoutFault,
     source::Source,
 };
-use crate::domain::image::{ImageRef, LocalRef};
+use crate::reference::{ImageRef, LocalRef};
 
 /// Folder of merged images. The version in the name changes with the rules of merging, so images that were merged by
 /// older rules are not used.

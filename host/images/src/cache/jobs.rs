@@ -19,8 +19,8 @@ use waggle_shared::mutex::lock;
 
 use super::{fault::PrepareFault, prepare::PreparedImage, pull::Resolve};
 use crate::{
-    domain::image::ImageRef,
-    images::progress::{Progress, ProgressSender},
+    progress::{Progress, ProgressSender},
+    reference::ImageRef,
 };
 
 type Outcome = Result<PreparedImage, Arc<PrepareFault>>;

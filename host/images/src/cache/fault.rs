@@ -7,7 +7,7 @@ use std::{io, path::Path};
 use tokio::task::JoinError;
 use waggle_shared::draft::DraftFault;
 
-use crate::images::{merge::ImageFault, registry::RegistryFault};
+use crate::{merge::ImageFault, registry::RegistryFault};
 
 /// An image could not be prepared.
 #[derive(Debug, thiserror::Error)]

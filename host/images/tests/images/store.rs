@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::json;
-use waggle::images::cache::{EvictionRules, ImageStore, ImageStoreSettings};
+use waggle_images::cache::{EvictionRules, ImageStore, ImageStoreSettings};
 use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};
@@ -124,7 +124,7 @@ async fn callers_of_one_image_share_one_file() {
 #[tokio::test]
 async fn dropped_callers_leave_no_unfinished_files() {
     let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(8 << 20))]);
-    let image: waggle::domain::image::ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let image: waggle_images::reference::ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
     let store = std::sync::Arc::new(ImageStore::open(layout.cache()).unwrap());
     for _ in 0..5 {
         let task = tokio::spawn({

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{READ_TIMEOUT, RegistryFault, Session, document::read_bounded};
-use crate::images::merge::Hasher;
+use crate::merge::Hasher;
 
 /// Maximum number of consecutive tries without progress, for one blob.
 const TRIES_MAX: u32 = 6;

@@ -11,7 +11,7 @@ use reqwest::{
 };
 
 use super::{RegistryFault, Session};
-use crate::images::merge::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
+use crate::merge::{DOCUMENT_BYTES_MAX, Hasher, accepted_types, media_type_of};
 
 /// Timeout of a request for a small response: a manifest, a token or a challenge.
 pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use waggle_shared::draft::DraftFolder;
 
 use super::fault::{PrepareFault, file_fault};
-use crate::domain::image::ImageRef;
+use crate::reference::ImageRef;
 
 const FOLDER: &str = "records";
 

@@ -15,8 +15,8 @@ use tokio::task::spawn_blocking;
 
 use super::{blobs::Blobs, fault::PrepareFault, keyed_locks::KeyedLocks, records::Records};
 use crate::{
-    domain::image::ImageRef,
-    images::merge::{self, FoundImage, ImageFault, Merged},
+    merge::{self, FoundImage, ImageFault, Merged},
+    reference::ImageRef,
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

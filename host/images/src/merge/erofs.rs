@@ -245,7 +245,7 @@ impl AsyncSeek for Sink<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::merge::{
+    use crate::merge::{
         limits::NAME_BYTES_MAX,
         tar_stream::{TarEntry, TarKind},
         tree::Extent,

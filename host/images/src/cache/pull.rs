@@ -22,12 +22,10 @@ use super::{
     folder::Cache,
 };
 use crate::{
-    domain::image::{ImageRef, RegistryRef},
-    images::{
-        merge::{EXPANDED_BYTES_MAX, FoundImage, PlatformSearch, SearchStep, layout_fault},
-        progress::{ProgressSender, Step, report_while},
-        registry::{Registries, RegistryFault, Session},
-    },
+    merge::{EXPANDED_BYTES_MAX, FoundImage, PlatformSearch, SearchStep, layout_fault},
+    progress::{ProgressSender, Step, report_while},
+    reference::{ImageRef, RegistryRef},
+    registry::{Registries, RegistryFault, Session},
 };
 
 /// Maximum number of concurrent downloads of one image's blobs.

@@ -16,7 +16,7 @@ use super::{
     folder::{Cache, CachedFile, FileKind},
     lease::{self, LeaseHolder},
 };
-use crate::domain::image::ImageRef;
+use crate::reference::ImageRef;
 
 /// Number of attempts to lock the blobs. If all attempts fail, the blobs stay until a later removal.
 const LOCK_TRIES: u32 = 10;

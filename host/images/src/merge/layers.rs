@@ -250,7 +250,7 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     use super::*;
-    use crate::images::merge::file_range::FileRange;
+    use crate::merge::file_range::FileRange;
 
     /// The blob expands to nothing, so without a cancellation the decoder would read the whole blob before returning.
     #[test]

@@ -15,12 +15,10 @@ use super::{
     pull::{Puller, Resolve},
 };
 use crate::{
-    domain::image::ImageRef,
-    images::{
-        merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
-        progress::{ProgressSender, Step, report_while},
-        registry::Registries,
-    },
+    merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
+    progress::{ProgressSender, Step, report_while},
+    reference::ImageRef,
+    registry::Registries,
 };
 
 /// An image that machines can start from.

@@ -14,7 +14,7 @@ use super::{
     fault::{PrepareFault, file_fault},
     lease,
 };
-use crate::images::merge::Hasher;
+use crate::merge::Hasher;
 use waggle_shared::{
     draft::{Draft, DraftFolder},
     private_folder,

@@ -7,7 +7,7 @@ use std::fs;
 use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
-use waggle::images::{
+use waggle_images::{
     cache::{ImageStore, ImageStoreSettings},
     registry::RegistrySettings,
 };

@@ -30,7 +30,7 @@ use tokio::sync::{RwLock, Semaphore};
 
 use self::{challenge::Challenge, credential::Credential};
 pub use self::{fault::RegistryFault, plain::PlainHosts};
-use crate::domain::image::RegistryRef;
+use crate::reference::RegistryRef;
 
 /// Timeout of a connection attempt. TCP and TLS handshakes take less time, even over slow networks.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
