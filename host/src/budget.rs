@@ -11,8 +11,9 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use waggle_shared::mutex::lock;
 
-use crate::{domain::principal::Principal, mutex::lock};
+use crate::domain::principal::Principal;
 
 /// The unit in which memory is counted. Every reservation is at least one unit, so empty requests count as well.
 const UNIT_BYTES: usize = 1024;

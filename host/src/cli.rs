@@ -32,6 +32,7 @@ use std::{
 
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use waggle_shared::causes::mask_credentials;
 
 pub use self::{
     advice::next_step,
@@ -40,7 +41,6 @@ pub use self::{
     run::RunArguments,
 };
 use crate::{
-    causes::mask_credentials,
     config::{self, ImageArguments, Lookup, Settings, with_variables},
     error_code, mcp, telemetry,
 };

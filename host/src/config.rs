@@ -22,6 +22,7 @@ use std::{
 };
 
 use clap::Args;
+use waggle_images::reference::ImageRef;
 
 pub use self::{
     access::Access,
@@ -39,7 +40,6 @@ use crate::{
         command::CommandLimits,
         defences::Relaxed,
         egress::Policy,
-        image::ImageRef,
         runtime::{ByRuntime, CommandLine, Runtime},
     },
     machines::WantedBackend,

@@ -13,7 +13,6 @@ pub mod environment;
 pub mod environment_id;
 pub mod file;
 pub mod guest_path;
-pub mod image;
 pub mod lifecycle;
 pub mod live_output;
 pub mod machine;

@@ -13,13 +13,14 @@
 //!                 ▲
 //!                 │ implements the ports
 //!             machines                 starts microVMs with libkrun or QEMU
-//!      ┌──────────┼──────────┐
-//!   images     network     agent       images: makes disks from images; network: connects the guests;
-//!      └──────────┼──────────┘         agent: calls the guest agent
-//!               files                  the server's own files
+//!            ┌────┴────┐
+//!         network    agent             network: connects the guests; agent: calls the guest agent
+//!            │
+//!          files                       files that hold secrets
 //! ```
 //!
-//! Each module imports only modules below it, and every module may import the types and ports of `domain`.
+//! Each module imports only modules below it, and every module may import the types and ports of `domain`. Machines
+//! start from images that the crate `waggle_images` prepares; `waggle_shared` has the modules that both crates use.
 //!
 //! Read these first:
 //!
@@ -56,17 +57,14 @@
 
 pub mod agent;
 mod budget;
-pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod error_code;
 pub mod files;
 pub mod http;
-pub mod images;
 pub mod machines;
 pub mod mcp;
-mod mutex;
 pub mod network;
 mod printable;
 pub mod reaper;

@@ -57,6 +57,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
+use waggle_images::cache::{ImageStore, PreparedImage, Resolve};
 use waggle_protocol::boot::{self, BootConfig};
 
 pub(crate) use self::krun::FIRMWARE_ABI;
@@ -87,7 +88,6 @@ use crate::{
         machine::{Machine, MachineSpec, Machines, PortFuture, StartFault},
         stage::Stage,
     },
-    images::cache::{ImageStore, PreparedImage, Resolve},
     network::Guest,
 };
 
@@ -247,8 +247,9 @@ impl Vms {
             firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?;
         }
         stages(Stage::Image);
+        let on_progress = |progress| stages(Stage::from(progress));
         let image = tokio::select! {
-            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, stages) => {
+            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &on_progress) => {
                 prepared.map_err(|fault| at(Stage::Image, fault))?
             }
             // Other callers may wait for the same image, so its preparation continues.

@@ -7,7 +7,8 @@ use std::{
     process::ExitCode,
 };
 
-use waggle::{causes::chain, cli, config::process_variable, machines};
+use waggle::{cli, config::process_variable, machines};
+use waggle_shared::causes::chain;
 
 /// jemalloc instead of glibc's allocator. glibc does not return free memory between long-lived allocations in its
 /// per-thread arenas, so a server of a few megabytes would grow for hours under constant load.

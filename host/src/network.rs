@@ -39,15 +39,13 @@ use waggle_protocol::{
     Link,
     egress::{FLOWS_MAX, HOST_ADDRESS},
 };
+use waggle_shared::mutex::lock;
 
 pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
 };
-use crate::{
-    domain::egress::{Granted, Network, Refused},
-    mutex::lock,
-};
+use crate::domain::egress::{Granted, Network, Refused};
 
 /// Timeout of the handshake with a guest.
 const GREETING_MAX: Duration = Duration::from_secs(10);

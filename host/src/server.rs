@@ -10,10 +10,11 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+use waggle_images::reference::ImageRef;
 
 use crate::{
     config::{Access, Settings},
-    domain::{image::ImageRef, machine::Machines, runtime::ByRuntime},
+    domain::{machine::Machines, runtime::ByRuntime},
     http::{Check, CurrentTokens, Entrance, Server},
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,

@@ -36,10 +36,10 @@ use waggle::{
         machine::{MachineSpec, Machines, StartFault},
         stage::Stage,
     },
-    images::cache::ImageStore,
     machines::{OpenFault, VmSettings, Vms, WantedBackend, disks::Disks},
     network::Gateway,
 };
+use waggle_images::cache::ImageStore;
 
 /// Boot timeout of machines whose start must end before the timeout.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use waggle::domain::image::ImageRef;
+use waggle_images::reference::ImageRef;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

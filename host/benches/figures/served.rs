@@ -18,16 +18,15 @@ use waggle::{
     domain::{
         defences::Relaxed,
         environment_id::EnvironmentId,
-        image::ImageRef,
         machine::{Machine, MachineSpec, Machines},
         runtime::ByRuntime,
     },
     http,
-    images::cache::ImageStore,
     machines::{VmSettings, Vms, WantedBackend, disks::Disks},
     network::Gateway,
     server::Waggle,
 };
+use waggle_images::{cache::ImageStore, reference::ImageRef};
 
 use crate::places::{kernel, program};
 

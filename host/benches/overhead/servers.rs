@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use waggle::{
     cli::{self, Command},
-    domain::{image::ImageRef, runtime::ByRuntime},
+    domain::runtime::ByRuntime,
     server::Waggle,
 };
+use waggle_images::reference::ImageRef;
 
 use crate::machines::InProcess;
 

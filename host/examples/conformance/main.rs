@@ -28,11 +28,12 @@ use std::{ffi::OsString, sync::Arc};
 use tokio::io::{AsyncReadExt as _, stdin};
 use waggle::{
     cli::{self, Command, CommandArguments},
-    domain::{image::ImageRef, runtime::ByRuntime},
+    domain::runtime::ByRuntime,
     http,
     server::Waggle,
     telemetry,
 };
+use waggle_images::reference::ImageRef;
 
 use crate::{fixtures::Fixtures, machines::InProcess};
 

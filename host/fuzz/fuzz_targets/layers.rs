@@ -12,9 +12,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
-use waggle_fuzz::{
-    domain::image::ImageRef,
-    images::merge::{FoundImage, MergeControl, Merged},
+use waggle_images::{
+    merge::{FoundImage, MergeControl, Merged},
+    reference::ImageRef,
 };
 
 struct Workspace {

@@ -14,7 +14,6 @@ pub mod domain {
     pub mod environment_id;
     pub mod file;
     pub mod guest_path;
-    pub mod image;
     pub mod lifecycle;
     pub mod machine;
     pub mod output;
@@ -27,26 +26,18 @@ pub mod domain {
 
 #[path = "../../src/files"]
 mod files {
-    pub(crate) mod draft;
-    pub(crate) mod private_folder;
     pub(crate) mod secret_file;
-}
-
-#[path = "../../src/images"]
-pub mod images {
-    pub mod merge;
 }
 
 #[path = "../../src"]
 mod host {
     pub mod agent;
-    pub(crate) mod mutex;
     pub mod network;
     pub(crate) mod printable;
 }
 
+pub(crate) use self::host::printable;
 pub use self::host::{agent, network};
-pub(crate) use self::host::{mutex, printable};
 
 use std::time::Duration;
 

@@ -5,12 +5,10 @@
 use std::{error::Error, io, iter::successors, sync::Arc};
 
 use nix::errno::Errno;
+use waggle_images::{cache::PrepareFault, registry::RegistryFault};
+use waggle_shared::causes::chain;
 
-use crate::{
-    causes::chain,
-    images::{cache::PrepareFault, registry::RegistryFault},
-    machines::OpenFault,
-};
+use crate::machines::OpenFault;
 
 const LACKS: &str = "`waggle doctor` lists everything that machines need on this host, and how to install it";
 const DISK_FULL: &str = "free disk space (`waggle image prune --all` removes images that are not in use), or set \
@@ -56,7 +54,7 @@ fn is_unreachable(fault: &RegistryFault) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::merge::ImageFault;
+    use waggle_images::merge::ImageFault;
 
     #[derive(Debug, thiserror::Error)]
     #[error("failed to start")]

@@ -8,8 +8,9 @@ use std::{
 };
 
 use serde_json::json;
+use waggle_images::reference::ImageRef;
 
-use crate::domain::{image::ImageRef, runtime::ByRuntime};
+use crate::domain::runtime::ByRuntime;
 
 /// Prints the endpoint, the back end, the images and a `.mcp.json` to paste.
 pub(super) fn announce(address: SocketAddr, images: &ByRuntime<ImageRef>, backend: &str) -> io::Result<()> {

@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     config::{ImageArguments, ImageCommand, process_variable},
-    domain::image::ImageRef,
-    images::cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
     telemetry,
 };
 use serde_json::json;
 use tokio::signal::ctrl_c;
+use waggle_images::{
+    cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
+    reference::ImageRef,
+};
 
 /// Length of a digest in `ls`; long enough to identify an image uniquely.
 const DIGEST_CHARS: usize = 12;
@@ -62,9 +64,9 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
 
 async fn pull(store: &ImageStore, images: &[ImageRef], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     for image in images {
-        let progress = PullProgress::new(image.to_string());
-        let prepared = store.prepare_with(image, Resolve::Always, &|stage| progress.report(stage)).await;
-        progress.finish();
+        let shown = PullProgress::new(image.to_string());
+        let prepared = store.prepare_with(image, Resolve::Always, &|progress| shown.report(progress.into())).await;
+        shown.finish();
         prepared?;
         let listed = store.inspect(&image.to_string())?;
         if json {

@@ -5,10 +5,10 @@
 use std::{error::Error, path::PathBuf, sync::Arc};
 
 use tokio::task::spawn_blocking;
+use waggle_images::cache::{ImageStore, ImageStoreSettings, PrepareFault};
 
 use crate::{
     config::{Folders, Settings, process_variable},
-    images::cache::{ImageStore, ImageStoreSettings, PrepareFault},
     machines::{
         self,
         disks::{self, DiskFault, Disks},

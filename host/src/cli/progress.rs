@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::stage::Stage, mutex::lock};
+use crate::domain::stage::Stage;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use waggle_shared::mutex::lock;
 
 /// Interval of the lines if standard error is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

@@ -19,6 +19,7 @@ use clap::{
 };
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
+use waggle_images::reference::ImageRef;
 
 use super::{
     exit_codes::{BROKEN_PIPE, TIMED_OUT},
@@ -33,7 +34,6 @@ use crate::{
         environment::NewEnvironment,
         file::Writing,
         guest_path::GuestPath,
-        image::ImageRef,
         principal::Principal,
         runtime::Runtime,
     },

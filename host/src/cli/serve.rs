@@ -11,13 +11,16 @@ use std::{
 
 use sd_notify::NotifyState;
 use tokio::time::timeout;
+use waggle_images::{
+    cache::{ImageStore, Resolve},
+    reference::ImageRef,
+};
 
 use super::{announce, open_machines, signals::ShutdownSignals, token_reader::TokenReader};
 use crate::{
     config::{self, PullImages, Settings, process_variable},
-    domain::{image::ImageRef, runtime::ByRuntime},
+    domain::runtime::ByRuntime,
     http::{self, Check},
-    images::cache::{ImageStore, Resolve},
     machines::Vms,
     mcp,
     server::Waggle,

@@ -5,18 +5,16 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
+use waggle_images::{
+    cache::{EvictionRules, ImageStoreSettings},
+    reference::ImageRef,
+    registry::{PlainHosts, RegistrySettings},
+};
 
 use super::{
     duration,
     folders::{FoldersFault, absolute, xdg},
     variables::Lookup,
-};
-use crate::{
-    domain::image::ImageRef,
-    images::{
-        cache::{EvictionRules, ImageStoreSettings},
-        registry::{PlainHosts, RegistrySettings},
-    },
 };
 
 /// The settings of the image store.

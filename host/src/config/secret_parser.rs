@@ -5,8 +5,7 @@
 use std::{error::Error, ffi::OsStr, marker::PhantomData, str::FromStr};
 
 use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
-
-use crate::causes::chain;
+use waggle_shared::causes::chain;
 
 /// A parser with an error that does not repeat the value. The errors of clap's own parsers repeat the value.
 #[derive(Debug)]

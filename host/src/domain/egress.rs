@@ -6,7 +6,6 @@
 //! connect to addresses, but a rule may contain a name. The host therefore remembers the names for which an environment
 //! received an address; see [`Granted`].
 
-mod address;
 mod granted;
 mod name;
 mod refused;
@@ -17,7 +16,6 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use self::rule::{Rule, Target};
 pub use self::{
-    address::{Kind, canonical, kind},
     granted::{ANSWER_TTL_S, Granted},
     name::{DomainName, DomainNameFault},
     refused::Refused,
@@ -34,7 +32,7 @@ pub struct Policy(Vec<Rule>);
 /// The destination of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
-    /// The address, in its [`canonical`] form.
+    /// The address, in its [`canonical`](waggle_shared::address::canonical) form.
     pub address: IpAddr,
     pub port: u16,
     /// The unexpired names for which the environment received the address.

@@ -7,11 +7,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use waggle_images::reference::ImageRef;
+
 use super::{
     capabilities::AgentOrigin,
     egress::Policy,
     environment_id::EnvironmentId,
-    image::ImageRef,
     lifecycle::{Event, Refusal, State},
     principal::Principal,
     runtime::Runtime,

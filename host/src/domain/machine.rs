@@ -7,6 +7,8 @@
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use waggle_images::reference::ImageRef;
+
 use super::{
     call_fault::CallFault,
     capabilities::Capabilities,
@@ -15,7 +17,6 @@ use super::{
     environment_id::EnvironmentId,
     file::{FileContent, FileRange, Listing, Writing},
     guest_path::GuestPath,
-    image::ImageRef,
     stage::Stage,
 };
 

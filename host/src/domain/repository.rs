@@ -12,8 +12,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use waggle_shared::mutex::lock;
+
 use super::{environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal};
-use crate::mutex::lock;
 
 /// Maximum number of destroyed environments that the repository remembers. For these, the error of a later call says
 /// why the environment was destroyed.

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use waggle_images::progress::{Progress, Step};
+
 /// The stages of a start, in their order.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Stage {
@@ -42,6 +44,16 @@ impl Stage {
     }
 }
 
+impl From<Progress> for Stage {
+    fn from(Progress { step, done_bytes, total_bytes }: Progress) -> Self {
+        let amount = Amount { done: done_bytes, total: total_bytes };
+        match step {
+            Step::Pull => Self::Pull(amount),
+            Step::Merge => Self::Merge(amount),
+        }
+    }
+}
+
 /// Progress in bytes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Amount {
@@ -66,5 +78,15 @@ impl fmt::Display for Amount {
         let tenths = |bytes: u64| (bytes / MB, bytes % MB / (MB / 10));
         let ((done, done_tenths), (total, total_tenths)) = (tenths(self.done), tenths(self.total));
         write!(f, "{done}.{done_tenths} of {total}.{total_tenths} MB")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amount_is_shown_in_megabytes() {
+        assert_eq!(Amount { done: 1_250_000, total: 40_000_000 }.to_string(), "1.2 of 40.0 MB");
     }
 }

@@ -8,6 +8,7 @@ use std::{ffi::OsStr, fmt, path::Path};
 
 use clap::ValueEnum;
 use tokio::task::{JoinError, spawn_blocking};
+use waggle_shared::causes::chain;
 
 use super::{
     krun::{Firmware, FirmwareFault},
@@ -15,7 +16,6 @@ use super::{
     runner_messages::Accelerator,
     tsc,
 };
-use crate::causes::chain;
 
 /// The back end that the operator configured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

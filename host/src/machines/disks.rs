@@ -28,8 +28,7 @@ use tokio::{
     task::{JoinError, spawn_blocking},
     time::timeout,
 };
-
-use crate::files::draft::{Draft, DraftFault, DraftFolder};
+use waggle_shared::draft::{Draft, DraftFault, DraftFolder};
 
 /// Timeout of `mkfs.ext4`, which usually takes about 20 ms. If it takes a minute, the host's disk hangs.
 const MKFS_TIMEOUT: Duration = Duration::from_secs(60);

@@ -24,6 +24,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use waggle_images::cache::Lease;
 use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
 
 use super::{
@@ -38,7 +39,6 @@ use super::{
 use crate::{
     agent::{self, AgentClient, ConnectFault, Timeouts},
     domain::{machine::StartFault, stage::Stage},
-    images::cache::Lease,
     machines::disks::{DiskFault, Disks},
     network::Guest,
 };

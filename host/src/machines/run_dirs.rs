@@ -25,9 +25,9 @@ use rustix::{
     io::Errno,
 };
 use uuid::Uuid;
+use waggle_shared::private_folder;
 
 use super::tree_removal::remove_tree;
-use crate::files::private_folder;
 
 /// The parent of all run folders, in the data folder.
 const FOLDER: &str = "machines";
@@ -286,7 +286,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), data.path().join(FOLDER)).unwrap();
-        let fault = crate::causes::chain(&RunDirs::open(data.path()).unwrap_err());
+        let fault = waggle_shared::causes::chain(&RunDirs::open(data.path()).unwrap_err());
         assert!(fault.contains("symbolic links are not followed"), "{fault}");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }

@@ -22,6 +22,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use waggle_shared::mutex::lock;
 
 use super::{
     console::ConsoleTail,
@@ -29,7 +30,6 @@ use super::{
     roles,
     runner_messages::{LINE_BYTES_MAX, Orders, Report},
 };
-use crate::mutex::lock;
 
 /// Timeout for the runner's exit after its lifeline closed. Killing two programs and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);

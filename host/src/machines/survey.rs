@@ -14,6 +14,7 @@ use std::{
 };
 
 use tokio::task::spawn_blocking;
+use waggle_shared::causes::chain;
 
 use super::{
     backend::{Backend, Chosen},
@@ -26,7 +27,7 @@ use super::{
     runner_messages::Accelerator,
     settings::VmSettings,
 };
-use crate::{causes::chain, machines::agent_binary};
+use crate::machines::agent_binary;
 
 /// The outcome of one check, with an explanation.
 #[derive(Clone, Debug, Eq, PartialEq)]

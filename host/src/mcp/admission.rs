@@ -7,7 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{domain::principal::Principal, mutex::lock, service::fault::CallerFault};
+use waggle_shared::mutex::lock;
+
+use crate::{domain::principal::Principal, service::fault::CallerFault};
 
 /// The limits of concurrent calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -10,13 +10,13 @@ use rmcp::{
     model::{CallToolResult, ContentBlock, JsonObject},
 };
 use serde_json::{Value, json};
+use waggle_shared::causes::chain;
 
 use super::{
     arguments::{SchemaFault, shown},
     command_result::CommandResult,
 };
 use crate::{
-    causes::chain,
     error_code::ErrorCode,
     service::{
         fault::{CallerFault, Fault, ServerFault},

@@ -7,7 +7,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use crate::{budget::Reservation, mutex::lock};
+use waggle_shared::mutex::lock;
+
+use crate::budget::Reservation;
 
 /// The reservations of one request. The handler and the response writer have one clone each; dropping the last clone
 /// releases the reservations.

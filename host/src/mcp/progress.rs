@@ -23,11 +23,9 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
+use waggle_shared::mutex::lock;
 
-use crate::{
-    domain::{command::OutputStream, live_output::LiveOutput},
-    mutex::lock,
-};
+use crate::domain::{command::OutputStream, live_output::LiveOutput};
 
 /// Maximum number of reports of one call: enough for an hour of output. A session's channel has room for all reports of
 /// a call, so a client that does not read them does not block other calls of its session.

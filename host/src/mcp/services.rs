@@ -5,10 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
+use waggle_images::reference::ImageRef;
 
 use crate::{
     budget::{Budget, Reservation},
-    domain::{image::ImageRef, principal::Principal, runtime::ByRuntime},
+    domain::{principal::Principal, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 

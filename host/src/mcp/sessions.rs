@@ -27,10 +27,11 @@ use rmcp::{
     },
 };
 use tokio::time::Instant;
+use waggle_shared::mutex::lock;
 
 use self::request_ids::{RequestIds, cancelled_id, ids_of};
 use super::memory::{OrphanedResults, RequestMemory};
-use crate::{domain::principal::Principal, mutex::lock};
+use crate::domain::principal::Principal;
 
 /// Time without a request after which a session without open answers may be evicted. A client that returns later opens
 /// another session.

@@ -33,13 +33,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
+use waggle_shared::mutex::lock;
 
 use super::{
     errors::{self, Outcome},
     formats,
     progress::Progress,
 };
-use crate::{domain::principal::Principal, mutex::lock};
+use crate::domain::principal::Principal;
 
 /// The time after which a running call becomes a task. Most calls end earlier and so need no poll.
 pub(super) const START_AFTER: Duration = Duration::from_secs(2);

@@ -16,9 +16,10 @@ use tokio::{
 };
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowReply, Refusal};
+use waggle_shared::address::canonical;
 
 use super::{Guest, HostAddresses, ServeFault, dial, resolver, to_host_address};
-use crate::domain::egress::{Destination, Refused, canonical};
+use crate::domain::egress::{Destination, Refused};
 
 /// Timeout for receiving the whole request on a new stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);

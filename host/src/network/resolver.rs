@@ -18,12 +18,13 @@ use tokio::{
     task::spawn_blocking,
     time::timeout,
 };
+use waggle_shared::address::canonical;
 
 use super::{
     Guest, HostAddresses, Lookups,
     dns::{self, Code, Family, Question},
 };
-use crate::domain::egress::{Destination, DomainName, Refused, canonical};
+use crate::domain::egress::{Destination, DomainName, Refused};
 
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);

@@ -46,6 +46,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use waggle_shared::causes::chain;
 
 use super::{
     journal::{EnvironmentLog, Journal},
@@ -53,15 +54,12 @@ use super::{
     registry::Registry,
     request::{Call, Request},
 };
-use crate::{
-    causes::chain,
-    domain::{
-        capabilities::AgentOrigin,
-        environment::{CALLS_MAX, CallRefusal, Environment},
-        lifecycle::{Event, State},
-        machine::{Machine, MachineSpec, Machines, StartFault},
-        repository::{DestroyReason, Slot},
-    },
+use crate::domain::{
+    capabilities::AgentOrigin,
+    environment::{CALLS_MAX, CallRefusal, Environment},
+    lifecycle::{Event, State},
+    machine::{Machine, MachineSpec, Machines, StartFault},
+    repository::{DestroyReason, Slot},
 };
 
 pub(super) struct Driver {

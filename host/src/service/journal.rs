@@ -8,11 +8,9 @@ use std::{
 };
 
 use tokio::sync::watch;
+use waggle_shared::mutex::lock;
 
-use crate::{
-    domain::{egress::Refused, environment::Environment, machine::Machine, stage::Stage},
-    mutex::lock,
-};
+use crate::domain::{egress::Refused, environment::Environment, machine::Machine, stage::Stage};
 
 /// Maximum number of events of one environment. An environment normally has fewer than ten.
 const EVENTS_MAX: usize = 32;

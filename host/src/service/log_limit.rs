@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::environment_id::EnvironmentId, mutex::lock};
+use waggle_shared::mutex::lock;
+
+use crate::domain::environment_id::EnvironmentId;
 
 /// Maximum number of lines in a burst: enough to understand one failure.
 const LINES_BURST: u32 = 20;

@@ -7,11 +7,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use waggle_shared::mutex::lock;
+
 use super::log_limit;
-use crate::{
-    domain::{egress::Refused, environment_id::EnvironmentId},
-    mutex::lock,
-};
+use crate::domain::{egress::Refused, environment_id::EnvironmentId};
 
 /// The refusals of one environment.
 #[derive(Debug)]

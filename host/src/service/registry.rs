@@ -11,19 +11,17 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
 };
+use waggle_shared::mutex::lock;
 
 use super::{
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     request::Request,
 };
-use crate::{
-    domain::{
-        environment_id::EnvironmentId,
-        principal::Principal,
-        repository::{DestroyReason, Repository},
-    },
-    mutex::lock,
+use crate::domain::{
+    environment_id::EnvironmentId,
+    principal::Principal,
+    repository::{DestroyReason, Repository},
 };
 
 /// Maximum number of logs of failed starts; each log is a screenful of lines. Above the limit, the principal with the

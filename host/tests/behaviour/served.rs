@@ -26,10 +26,11 @@ use tokio::{
 use waggle::{
     cli::{self, Command},
     config::Settings,
-    domain::{image::ImageRef, runtime::ByRuntime, tokens::Tokens},
+    domain::{runtime::ByRuntime, tokens::Tokens},
     http,
     server::Waggle,
 };
+use waggle_images::reference::ImageRef;
 
 use crate::machines::{BROKEN, ENDLESS, Faults, InProcess};
 

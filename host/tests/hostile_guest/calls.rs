@@ -4,14 +4,12 @@
 
 use std::time::Duration;
 
-use waggle::{
-    causes::chain,
-    domain::{
-        call_fault::{CallFault, RefusalKind},
-        file::{FileRange, Writing},
-    },
+use waggle::domain::{
+    call_fault::{CallFault, RefusalKind},
+    file::{FileRange, Writing},
 };
 use waggle_protocol::{Fault, FaultKind, Reply, reply::Entry};
+use waggle_shared::causes::chain;
 
 use crate::{
     bounded, command,

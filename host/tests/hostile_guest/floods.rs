@@ -11,13 +11,13 @@ use std::{
 use futures_util::future::join_all;
 use waggle::{
     agent::Timeouts,
-    causes::chain,
     domain::{command::Command, file::Writing},
 };
 use waggle_protocol::{
     CALLS_MAX, Reply,
     reply::{Cause, Exited, Status},
 };
+use waggle_shared::causes::chain;
 
 use crate::{
     bounded, command,

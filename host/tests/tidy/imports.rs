@@ -1,37 +1,45 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The import graph of a crate: for each file, the other files whose items it uses.
+//! The import graph of the crates: for each file, the other files whose items it uses.
 //!
-//! The graph is built from paths in the source that begin with `crate`, `self` or `super`, also inside `{}` groups. The
-//! longest prefix of a path that names a module determines the imported file. A `mod` declaration counts as an import
-//! too: the declaring file imports the declared file.
+//! The graph is built from paths in the source that begin with `crate`, `self`, `super` or the name of one of the
+//! crates, also inside `{}` groups. The longest prefix of a path that names a module determines the imported file. A
+//! `mod` declaration counts as an import too: the declaring file imports the declared file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{assert_none, code_lines, sources};
 
-/// Folders of the crates' modules.
-const CRATES: &[&str] = &["host/src", "guest-agent/src", "protocol/src", "protocol/link/src", "protocol/seccomp/src"];
+/// The crates as paths name them, each with the folder of its modules.
+pub(crate) const CRATES: &[(&str, &str)] = &[
+    ("waggle", "host/src"),
+    ("waggle_images", "host/images/src"),
+    ("waggle_shared", "host/shared/src"),
+    ("guest_agent", "guest-agent/src"),
+    ("waggle_protocol", "protocol/src"),
+    ("waggle_link", "protocol/link/src"),
+    ("waggle_seccomp", "protocol/seccomp/src"),
+];
 
 #[test]
 fn only_a_parent_and_its_children_import_each_other() {
     let texts: Vec<_> = sources("rs").collect();
-    let texts = || texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-    let cycles: Vec<_> = CRATES.iter().flat_map(|crate_root| Graph::read(crate_root, texts()).cycles()).collect();
-    assert_none(&cycles);
+    let graph = Graph::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+    assert_none(&graph.cycles());
 }
 
-/// The files of one crate by module path, and the modules that each file imports.
+/// The files of all crates by module path, and the modules that each file imports. A module path begins with the
+/// name of its crate.
 pub(crate) struct Graph {
     files: BTreeMap<Vec<String>, String>,
     imports: BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
 }
 
 impl Graph {
-    /// Reads a crate whose modules are below `root`, from pairs of a file's name and its text.
-    pub(crate) fn read<'a>(root: &str, sources: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+    /// Reads the crates from pairs of a file's name and its text.
+    pub(crate) fn read<'a>(sources: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let modules: BTreeMap<Vec<String>, (&str, &str)> =
-            sources.filter_map(|(name, text)| Some((module(root, name)?, (name, text)))).collect();
+            sources.filter_map(|(name, text)| Some((module(name)?, (name, text)))).collect();
         let mut imports = BTreeMap::new();
         for (own, (_, text)) in &modules {
             let mut found = BTreeSet::new();
@@ -47,6 +55,11 @@ impl Graph {
             imports.insert(own.clone(), found);
         }
         Self { files: modules.into_iter().map(|(module, (name, _))| (module, name.to_owned())).collect(), imports }
+    }
+
+    /// Returns the modules that have a file.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &[String]> {
+        self.files.keys().map(Vec::as_slice)
     }
 
     /// Returns each import as the importing file, the module of this file, and the imported module.
@@ -97,15 +110,17 @@ fn is_family(cycle: &BTreeSet<&Vec<String>>) -> bool {
     })
 }
 
-/// Returns the module path of a file, or `None` for `main.rs` and `tests.rs`.
-fn module(root: &str, name: &str) -> Option<Vec<String>> {
-    let path = name.strip_prefix(root)?.strip_prefix('/')?.strip_suffix(".rs")?;
-    let path: Vec<String> = path.split('/').map(str::to_owned).collect();
-    match path.last()?.as_str() {
-        "lib" if path.len() == 1 => Some(Vec::new()),
-        "main" if path.len() == 1 => None,
-        "tests" => None,
-        _ => Some(path),
+/// Returns the module path of a file, or `None` for `main.rs`, `tests.rs` and files outside the crates' folders.
+fn module(name: &str) -> Option<Vec<String>> {
+    let in_crate = |(crate_name, folder): &(&'static str, &str)| {
+        Some((*crate_name, name.strip_prefix(folder)?.strip_prefix('/')?.strip_suffix(".rs")?))
+    };
+    let (crate_name, path) = CRATES.iter().find_map(in_crate)?;
+    match path {
+        "lib" => Some(vec![crate_name.to_owned()]),
+        "main" => None,
+        _ if path.split('/').next_back() == Some("tests") => None,
+        _ => Some([crate_name].into_iter().chain(path.split('/')).map(str::to_owned).collect()),
     }
 }
 
@@ -123,11 +138,11 @@ fn declared(own: &[String], code: &str) -> Vec<Vec<String>> {
     names.map(|name| own.iter().cloned().chain([name.to_owned()]).collect()).collect()
 }
 
-/// Returns the paths that begin with `crate`, `self` or `super`, split into their segments.
+/// Returns the paths that begin with `crate`, `self`, `super` or the name of a crate, split into their segments.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
-    for start in ["crate::", "self::", "super::"] {
-        for (at, _) in code.match_indices(start) {
+    for start in ["crate", "self", "super"].into_iter().chain(CRATES.iter().map(|(name, _)| *name)) {
+        for (at, _) in code.match_indices(&format!("{start}::")) {
             let before = code[..at].chars().next_back();
             if before.is_none_or(|before| !is_name(before) && before != ':') {
                 read_path(&code[at..], &[], &mut found);
@@ -175,13 +190,14 @@ fn read_path<'a>(mut text: &'a str, above: &[String], found: &mut Vec<Vec<String
     text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name))
 }
 
-/// Converts a path that is used in the module `own` into a path from the crate's root.
+/// Converts a path that is used in the module `own` into a path that begins with the name of its crate.
 fn resolve(own: &[String], path: &[String]) -> Option<Vec<String>> {
-    let mut base = own.to_vec();
+    let names_crate = CRATES.iter().any(|(name, _)| path.first().is_some_and(|first| first == name));
+    let mut base = if names_crate { Vec::new() } else { own.to_vec() };
     let mut rest = path;
     while let Some((first, after)) = rest.split_first() {
         match first.as_str() {
-            "crate" => base.clear(),
+            "crate" => base.truncate(1),
             "self" => {}
             "super" => drop(base.pop()?),
             _ => break,
@@ -198,28 +214,41 @@ fn is_name(character: char) -> bool {
 
 #[test]
 fn cycles_are_found_and_a_parent_with_its_children_is_not_a_cycle() {
-    let cycles = |sources: &[(&str, &str)]| Graph::read("src", sources.iter().copied()).cycles();
-    let lib = ("src/lib.rs", "mod a;\nmod b;\n");
-    let child = ("src/a/c.rs", "use super::X;\n// crate::b::Y\nfn f() { g(\"crate::b\") }\n");
+    let cycles = |sources: &[(&str, &str)]| Graph::read(sources.iter().copied()).cycles();
+    let lib = ("host/src/lib.rs", "mod a;\nmod b;\n");
+    let child = ("host/src/a/c.rs", "use super::X;\n// crate::b::Y\nfn f() { g(\"crate::b\") }\n");
     let family = [
         lib,
-        ("src/a.rs", "mod c;\nuse self::c::Z;\n"),
+        ("host/src/a.rs", "mod c;\nuse self::c::Z;\n"),
         child,
-        ("src/b.rs", "use crate::a::{self, c::{Z, W as V}};\n"),
+        ("host/src/b.rs", "use crate::a::{self, c::{Z, W as V}};\n"),
     ];
     assert_eq!(cycles(&family), Vec::<String>::new());
-    let siblings = [lib, ("src/a.rs", "use crate::b::Y;\n"), ("src/b.rs", "fn f(x: super::a::X) {}\n")];
-    assert_eq!(cycles(&siblings), ["2 files import each other:\n  src/a.rs -> src/b.rs\n  src/b.rs -> src/a.rs"]);
+    let siblings = [lib, ("host/src/a.rs", "use crate::b::Y;\n"), ("host/src/b.rs", "fn f(x: super::a::X) {}\n")];
+    assert_eq!(
+        cycles(&siblings),
+        ["2 files import each other:\n  host/src/a.rs -> host/src/b.rs\n  host/src/b.rs -> host/src/a.rs"]
+    );
     let grandchild = [
         lib,
-        ("src/a.rs", "pub mod c;\n"),
-        ("src/a/c.rs", "mod d;\n"),
-        ("src/a/c/d.rs", "use super::super::X;\n#[cfg(test)]\nmod tests {\n use crate::b;\n}\n"),
-        ("src/b.rs", "use crate::{\n    a::{c, X},\n};\n"),
+        ("host/src/a.rs", "pub mod c;\n"),
+        ("host/src/a/c.rs", "mod d;\n"),
+        ("host/src/a/c/d.rs", "use super::super::X;\n#[cfg(test)]\nmod tests {\n use crate::b;\n}\n"),
+        ("host/src/b.rs", "use crate::{\n    a::{c, X},\n};\n"),
     ];
     assert_eq!(
         cycles(&grandchild),
-        ["3 files import each other:\n  src/a.rs -> src/a/c.rs\n  src/a/c.rs -> src/a/c/d.rs\n  \
-             src/a/c/d.rs -> src/a.rs"]
+        ["3 files import each other:\n  host/src/a.rs -> host/src/a/c.rs\n  host/src/a/c.rs -> host/src/a/c/d.rs\n  \
+             host/src/a/c/d.rs -> host/src/a.rs"]
+    );
+    let crates = [
+        ("host/src/lib.rs", "mod a;\n"),
+        ("host/src/a.rs", "use waggle_shared::{b::X, c::Y};\n"),
+        ("host/shared/src/b.rs", "fn f(x: waggle::a::X) {}\n"),
+    ];
+    assert_eq!(
+        cycles(&crates),
+        ["2 files import each other:\n  host/src/a.rs -> host/shared/src/b.rs\n  \
+             host/shared/src/b.rs -> host/src/a.rs"]
     );
 }

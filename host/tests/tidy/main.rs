@@ -28,6 +28,9 @@ const LINES_MAX: usize = 500;
 const NAMES_BANNED: &[&str] =
     &["base", "utils", "util", "common", "helpers", "helper", "misc", "manager", "types", "prelude"];
 
+/// Folders of the host's code: of the server, and of the crates below it.
+const HOST: &[&str] = &["host/src/", "host/images/src/", "host/shared/src/"];
+
 const SPDX: [&str; 2] =
     ["SPDX-FileCopyrightText: Copyright 2026 The waggle authors", "SPDX-License-Identifier: Apache-2.0"];
 

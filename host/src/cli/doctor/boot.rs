@@ -8,20 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use waggle_images::reference::ImageRef;
+use waggle_shared::{causes::chain, mutex::lock};
+
 use crate::{
-    causes::chain,
     cli::{advice::next_step, open_machines, serve::check_image, signals::ShutdownSignals},
     config::{Folders, Settings},
     domain::{
         command::Command,
         egress::{Egress, Network},
         environment_id::EnvironmentId,
-        image::ImageRef,
         machine::{MachineSpec, Machines as _},
         runtime::ByRuntime,
         stage::Stage,
     },
-    mutex::lock,
 };
 
 /// Timeout of the test command, long enough for an emulated machine on a busy host.

@@ -3,17 +3,17 @@
 //! The checks of `waggle doctor`. Most of them call the same code as the server's checks at its start.
 
 use tokio::task::spawn_blocking;
+use waggle_images::{cache::ImageStore, reference::ImageRef};
+use waggle_shared::causes::chain;
 
 use super::{
     fix::{Fix, fix},
     resources,
 };
 use crate::{
-    causes::chain,
     cli::{open_machines, serve::check_image},
     config::{Folders, Settings},
-    domain::{image::ImageRef, runtime::ByRuntime},
-    images::cache::ImageStore,
+    domain::runtime::ByRuntime,
     machines::{
         CheckOutcome, Survey,
         disks::{self, Disks},

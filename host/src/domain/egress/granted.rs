@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DomainName, canonical};
+use waggle_shared::address::canonical;
+
+use super::DomainName;
 
 /// TTL in seconds of the DNS answers to guests. It is constant, because the system's resolver does not report TTLs.
 pub const ANSWER_TTL_S: u32 = 60;

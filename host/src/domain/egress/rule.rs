@@ -5,9 +5,10 @@
 use core::net::IpAddr;
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
+use waggle_shared::address::{Kind, canonical, embedded, kind};
+
 use super::{
-    Destination, Kind,
-    address::{canonical, embedded, kind},
+    Destination,
     name::{DomainNameFault, NamePattern},
 };
 

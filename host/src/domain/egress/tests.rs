@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies and the destinations that they allow.
 
+use waggle_shared::address::canonical;
+
 use super::*;
 
 fn policy(text: &str) -> Policy {

@@ -21,15 +21,13 @@ use std::{
 
 use flate2::read::GzDecoder;
 use sha2::{Digest as _, Sha256};
-
-use crate::mutex::lock;
-use crate::{
-    files::{
-        draft::{DraftFault, DraftFolder},
-        private_folder::is_own,
-    },
-    machines::firmware_binary::EmbeddedFirmware,
+use waggle_shared::{
+    draft::{DraftFault, DraftFolder},
+    mutex::lock,
+    private_folder::is_own,
 };
+
+use crate::machines::firmware_binary::EmbeddedFirmware;
 
 /// Maximum number of attempts to unpack a file that another process keeps changing.
 const ATTEMPTS_MAX: u32 = 3;

@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Prepares the merged image of a reference. Pulls and merges only the parts that the cache does not have.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use oci_spec::image::Descriptor;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use super::{
+    evict::{self, EvictionRules, Removed},
+    fault::{PrepareFault, file_fault},
+    folder::Cache,
+    lease::{self, Lease},
+    pull::{Puller, Resolve},
+};
+use crate::{
+    merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
+    progress::{ProgressSender, Step, report_while},
+    reference::ImageRef,
+    registry::Registries,
+};
+
+/// An image that machines can start from.
+#[derive(Clone, Debug)]
+pub struct PreparedImage {
+    /// The file of the root file system. All machines of the image share the file and never write to it.
+    pub erofs: PathBuf,
+    /// The image's environment variables, names and values.
+    pub env: Vec<(String, String)>,
+    /// The image's working directory: an absolute path, which need not exist.
+    pub working_directory: Option<String>,
+    /// The image's own guest agent, if it declares one.
+    pub agent: Option<ImageAgent>,
+    /// Prevents the eviction of the file by this and other processes, until the last clone drops.
+    pub lease: Arc<Lease>,
+}
+
+/// Pulls and merges images into the cache.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    pub(super) cache: Arc<Cache>,
+    puller: Puller,
+    rules: EvictionRules,
+    merges: Arc<Semaphore>,
+}
+
+impl Preparer {
+    pub(super) fn new(cache: Arc<Cache>, registries: Registries, rules: EvictionRules) -> Self {
+        let puller = Puller { cache: Arc::clone(&cache), registries };
+        Self { cache, puller, rules, merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)) }
+    }
+
+    pub(super) async fn prepare(
+        &self,
+        image: &ImageRef,
+        resolve: Resolve,
+        progress: &ProgressSender,
+    ) -> Result<PreparedImage, PrepareFault> {
+        let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
+        let mut prepared = self.prepare_locked(image, resolve, progress).await;
+        if prepared.is_err() && self.remove_corrupt(image).await {
+            prepared = self.prepare_locked(image, resolve, progress).await;
+        }
+        drop(blobs_lock);
+        let (prepared, is_new) = prepared?;
+        if is_new {
+            let rules = self.rules;
+            let Removed { .. } = self.cache.blocking(move |cache| Ok(evict::evict(cache, &rules))).await?;
+        }
+        Ok(prepared)
+    }
+
+    pub(super) fn evict(&self) -> Removed {
+        evict::evict(&self.cache, &self.rules)
+    }
+
+    /// Prepares the image while the caller holds the lock of the blobs. Also returns whether a merged image was added
+    /// to the cache.
+    async fn prepare_locked(
+        &self,
+        image: &ImageRef,
+        resolve: Resolve,
+        progress: &ProgressSender,
+    ) -> Result<(PreparedImage, bool), PrepareFault> {
+        let found = match image {
+            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, progress).await?,
+            ImageRef::Layout(_) | ImageRef::Archive(_) => {
+                let image = image.clone();
+                self.cache.blocking(move |_| Ok(FoundImage::on_this_machine(&image)?)).await?
+            }
+        };
+        let manifest = found.manifest().clone();
+        let (env, agent) = (found.env().to_vec(), found.agent().cloned());
+        let working_directory = found.working_directory().map(str::to_owned);
+        let (erofs, lease, is_new) = self.merge(found, progress).await?;
+        let image = image.clone();
+        self.cache
+            .blocking(move |cache| {
+                // The puller records registry images. A local image is recorded here, after its layers have been
+                // merged.
+                let is_local = !matches!(image, ImageRef::Registry(_));
+                let digest = manifest.digest();
+                if is_local && cache.records.find(&image).is_none_or(|record| record.manifest.digest() != digest) {
+                    cache.records.put(&image, &manifest)?;
+                }
+                // The first part is the configuration, which each preparation reads. The cache does not have the parts
+                // of a local image.
+                let name = image.to_string();
+                let parts = cache.parts(&name, &manifest).unwrap_or_default();
+                cache.blobs.touch(parts.first().map(Descriptor::digest).into_iter().chain([digest]));
+                lease::touch(&cache.records.path_of(&name));
+                Ok(())
+            })
+            .await?;
+        Ok((PreparedImage { erofs, env, working_directory, agent, lease: Arc::new(lease) }, is_new))
+    }
+
+    /// Returns the path of the merged image, a lease on the file, and whether this call merged the image.
+    async fn merge(
+        &self,
+        found: FoundImage,
+        progress: &ProgressSender,
+    ) -> Result<(PathBuf, Lease, bool), PrepareFault> {
+        let path = self.cache.merged.path_of(found.manifest().digest());
+        if let Some(lease) = self.lease(path.clone()).await? {
+            return Ok((path, lease, false));
+        }
+        let lock = self.cache.locks.lock(&path).await;
+        if let Some(lease) = self.lease(path.clone()).await? {
+            return Ok((path, lease, false));
+        }
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.merges).acquire_owned().await.ok();
+        let cancel = CancelOnDrop::default();
+        let (control, total) = (Arc::clone(&cancel.0), found.layer_bytes());
+        let merging = spawn_blocking({
+            let (cache, control) = (Arc::clone(&self.cache), Arc::clone(&control));
+            move || {
+                let merged = cache.merged.merge(&found, &control);
+                cache.blobs.touch(found.layers().map(Descriptor::digest));
+                // The lock and the permit are released here, which can be after the caller's future has been dropped.
+                drop((lock, permit));
+                merged
+            }
+        });
+        let merged = report_while(merging, progress, Step::Merge, total, || control.read_bytes()).await;
+        merged.map_err(|source| PrepareFault::Lost { what: format!("the merge to {}", path.display()), source })??;
+        match self.lease(path.clone()).await? {
+            Some(lease) => Ok((path, lease, true)),
+            // Another process has deliberately removed the image since the merge, so this call does not merge again.
+            None => Err(file_fault("find", &path)(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    async fn lease(&self, path: PathBuf) -> Result<Option<Lease>, PrepareFault> {
+        self.cache.blocking(move |_| lease::lease(&path).map_err(file_fault("use", &path))).await
+    }
+
+    /// Removes the image's corrupt blobs after a failure. Returns whether any blob was removed, because only then a
+    /// retry makes sense.
+    async fn remove_corrupt(&self, image: &ImageRef) -> bool {
+        let image = image.clone();
+        let removed = self.cache.blocking(move |cache| {
+            let Some(manifest) = cache.manifest(&image) else { return Ok(0) };
+            if cache.blobs.remove_corrupt(std::iter::once(&manifest)) > 0 {
+                return Ok(1);
+            }
+            Ok(cache.blobs.remove_corrupt(cache.parts(&image.to_string(), &manifest)?.iter()))
+        });
+        removed.await.unwrap_or(0) > 0
+    }
+}
+
+/// Cancels the merge when the caller's future is dropped, because a thread cannot be aborted.
+#[derive(Default)]
+struct CancelOnDrop(Arc<MergeControl>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}

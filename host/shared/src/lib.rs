@@ -1,0 +1,9 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The modules that the host's crates share. A module belongs here only if several of these crates use it.
+
+pub mod address;
+pub mod causes;
+pub mod draft;
+pub mod mutex;
+pub mod private_folder;
