@@ -7,6 +7,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use tokio::{net::UnixListener, task::AbortHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::network::{self, Guest, ServeFault};
@@ -22,9 +23,9 @@ const LOST_LOGGED_MAX: u32 = 10;
 pub(super) struct EgressLink(AbortHandle);
 
 impl EgressLink {
-    /// Serves one link at a time from `listener`.
-    pub(super) fn start(listener: UnixListener, guest: Guest) -> Self {
-        Self(tokio::spawn(accept(listener, Arc::new(guest)).in_current_span()).abort_handle())
+    /// Serves one link at a time from `listener`. Once `stop` is cancelled, the end of a link is expected.
+    pub(super) fn start(listener: UnixListener, guest: Guest, stop: CancellationToken) -> Self {
+        Self(tokio::spawn(accept(listener, Arc::new(guest), stop).in_current_span()).abort_handle())
     }
 }
 
@@ -34,13 +35,13 @@ impl Drop for EgressLink {
     }
 }
 
-async fn accept(listener: UnixListener, guest: Arc<Guest>) {
+async fn accept(listener: UnixListener, guest: Arc<Guest>, stop: CancellationToken) {
     for lost in 0_u32.. {
         let fault = match listener.accept().await {
             Ok((stream, _)) => network::serve(stream, Arc::clone(&guest)).await,
             Err(source) => ServeFault::Accept { source },
         };
-        if lost < LOST_LOGGED_MAX {
+        if lost < LOST_LOGGED_MAX && !stop.is_cancelled() {
             tracing::warn!(error = &fault as &dyn Error, "a machine lost its egress link; it may connect again");
         }
         sleep(ACCEPT_DELAY).await;

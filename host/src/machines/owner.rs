@@ -186,7 +186,7 @@ async fn run(
     }
     let _ = progress.send(Progress::Stage(Stage::Boot)).await;
     // The sockets must listen before the runner starts, because the guest may connect as soon as it runs.
-    let (listener, _egress) = match listen_for_links(&mut plan) {
+    let (listener, _egress) = match listen_for_links(&mut plan, stop) {
         Ok(listening) => listening,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
     };
@@ -238,11 +238,11 @@ fn listen(run_dir: &Path, port: u32) -> io::Result<UnixListener> {
 }
 
 /// Listens for the agent's call link, and serves the machine's network if the machine has one.
-fn listen_for_links(plan: &mut LaunchPlan) -> io::Result<(UnixListener, Option<EgressLink>)> {
+fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Result<(UnixListener, Option<EgressLink>)> {
     let run_dir = &plan.orders.run_dir;
     let calls = listen(run_dir, CALL_PORT)?;
     let egress = match plan.egress.take() {
-        Some(guest) => Some(EgressLink::start(listen(run_dir, EGRESS_PORT)?, guest)),
+        Some(guest) => Some(EgressLink::start(listen(run_dir, EGRESS_PORT)?, guest, stop.clone())),
         None => None,
     };
     Ok((calls, egress))

@@ -25,7 +25,10 @@ pub(super) async fn await_guest<T>(
         Ok(answer) => Ok(answer),
         Err(CallFault::Refused { kind, message }) => Err(CallerFault::Guest { kind, message }.into()),
         Err(CallFault::Gone { reason }) => {
-            if let Some(left_out) = log_limit::admitted(id) {
+            // A machine that is being stopped ends under its calls as well.
+            if environments.is_running(owner, id)
+                && let Some(left_out) = log_limit::admitted(id)
+            {
                 tracing::warn!(environment = %id, operation, reason, left_out, "machine ended during a call");
             }
             Err(environments.ended_during_call(owner, id).into())
