@@ -112,6 +112,7 @@ impl Driver {
                 tracing::info!(agent = capabilities.agent_build, "environment is running");
                 self.serve(&machine).await;
                 self.release(&*machine).await;
+                tracing::info!(reason = ?self.reason, "environment is destroyed");
             }
             Boot::Failed(fault) => {
                 self.journal.note(&chain(&fault));
@@ -122,12 +123,18 @@ impl Driver {
                 // Frees the slot before the caller sees the failure.
                 drop(self);
                 let _ = ready.send(Err(fault));
-                return;
             }
-            Boot::Cancelled(Some(machine)) => self.release(&*machine).await,
-            Boot::Cancelled(None) => self.apply(Event::Released),
+            Boot::Cancelled(machine) => {
+                match machine {
+                    Some(machine) => self.release(&*machine).await,
+                    None => self.apply(Event::Released),
+                }
+                // Records why the environment was destroyed before the caller of `create` asks for the reason.
+                tracing::info!(reason = ?self.reason, "environment is destroyed");
+                drop(self);
+                drop(ready);
+            }
         }
-        tracing::info!(reason = ?self.reason, "environment is destroyed");
     }
 
     /// Starts the machine. If the environment is destroyed or abandoned meanwhile, cancels the start. Returns only
