@@ -1,0 +1,27 @@
+# SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+# SPDX-License-Identifier: Apache-2.0
+"""mcp 1.30.0 (Python)"""
+
+import os
+import sys
+
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+from lines import run  # noqa: E402
+from session import answer  # noqa: E402
+
+
+async def main():
+    token = os.environ.get("WAGGLE_TOKEN")
+    # By default, a call has no time limit as long as the server sends something at least every 5 minutes.
+    async with create_mcp_http_client({"Authorization": f"Bearer {token}"} if token else None) as http:
+        async with streamable_http_client(sys.argv[1], http_client=http) as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                await answer(session)
+
+
+run(main())
