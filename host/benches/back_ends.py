@@ -107,7 +107,7 @@ async def measure(server):
 
 
 async def create(tools):
-    return await tools.call("create_environment", runtime="shell")
+    return await tools.call("create_environment", language="shell")
 
 
 async def median(call):

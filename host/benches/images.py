@@ -110,7 +110,7 @@ def image_of(megabytes, folder):
 
 async def create(tools, runtime):
     began = time.monotonic()
-    made = await tools.call("create_environment", runtime=runtime)
+    made = await tools.call("create_environment", language=runtime)
     return made["environment_id"], time.monotonic() - began
 
 

@@ -205,7 +205,7 @@ async fn main() {
     let maker = Caller::connect(&url, 0).await;
     let mut ids = Vec::new();
     for _ in 0..ENVIRONMENTS {
-        let made = maker.call("create_environment", json!({"runtime": "shell"})).await;
+        let made = maker.call("create_environment", json!({"language": "shell"})).await;
         ids.push(made["structuredContent"]["environment_id"].as_str().unwrap().to_owned());
     }
     let (ids, done) = (Arc::new(ids), Arc::new(Done::default()));

@@ -93,6 +93,11 @@ pub struct Settings {
     /// Timeout of a call of install_packages
     #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub install_timeout: Duration,
+    /// Maximum bytes of each output in the result of execute or install_packages, 1024 to 524288, unless the client
+    /// sets another maximum; a file in the environment has the whole output
+    #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1024..=524_288))]
+    pub output_bytes: u32,
     /// Maximum number of processes and threads of one call, 16 to 8192
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=8192), value_name = "COUNT")]
     pub exec_pids: u32,

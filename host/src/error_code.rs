@@ -164,6 +164,27 @@ codes! {
     NotAMessage, "not_a_message", Http,
         "The body of the request is not a single JSON-RPC message, or has too many values (status 400).",
         "Send one JSON object with jsonrpc, method and params; batches are not supported.";
+    UnknownSession, "unknown_session", Http,
+        "You have no session with this id: it has ended, or the server was restarted (status 404).",
+        "Initialize again: send initialize without the header Mcp-Session-Id.";
+    UnknownPath, "unknown_path", Http,
+        "The server has no page with this path (status 404).",
+        "Use the path /mcp.";
+    BadRequest, "bad_request", Http,
+        "A header of the request is missing or invalid; the message names it (status 400).",
+        "Correct the header that the message names.";
+    Forbidden, "forbidden", Http,
+        "The header Host or Origin names a host that this server does not allow (status 403).",
+        "Use a host name that the server's operator has allowed.";
+    MethodNotAllowed, "method_not_allowed", Http,
+        "The endpoint does not take this HTTP method (status 405).",
+        "Send calls by POST.";
+    NotAcceptable, "not_acceptable", Http,
+        "A GET opens an event stream, which the client does not accept (status 406).",
+        "Send calls by POST, or accept text/event-stream.";
+    UnsupportedMediaType, "unsupported_media_type", Http,
+        "The body of the request is not declared as JSON (status 415).",
+        "Send the header \"Content-Type: application/json\".";
     RequestRepeated, "request_repeated", Http,
         "A pending request of the session has the same id or progress token (status 400).",
         "Give each request of a session a new id and, if the request has one, a new progress token.";
@@ -174,8 +195,8 @@ codes! {
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
         Every error of a tool, and every rejection listed here, has a message for people, a code for programs and a\n\
-        hint with advice. Codes never change, but new codes may be added. Some violations of HTTP or JSON-RPC have no\n\
-        code: a wrong Host or Origin header (status 403), an unknown session (404), and an unknown method.\n\n\
+        hint with advice. Codes never change, but new codes may be added. Only an unknown JSON-RPC method has no\n\
+        code.\n\n\
         The errors of the first table are tool results with `isError`: their text is the message, and their\n\
         structured content has an object `error` with `code`, `message` and `hint`. The errors of the other tables\n\
         are JSON-RPC errors with `code` and `hint` in `data`. There are two exceptions: `tasks/get` returns\n\

@@ -9,7 +9,10 @@ mod answer;
 mod authentication;
 mod bodies;
 mod connections;
+mod cors;
 mod environment_log;
+mod keep_alive;
+mod negotiation;
 mod refusal;
 mod stall;
 
@@ -17,13 +20,14 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Method, StatusCode, header::CONTENT_TYPE, request::Parts},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 use tokio::{
     net::TcpListener,
@@ -39,9 +43,16 @@ use self::{
     authentication::authenticate,
     bodies::Bodies,
     environment_log::{Logs, log},
-    refusal::{not_a_message, refuse_session},
+    keep_alive::kept_alive,
+    negotiation::{Accepted, into_document, take_accepted},
+    refusal::{as_json, not_a_message, not_acceptable, refuse_session, unknown_path},
 };
-use crate::{domain::principal::Principal, mcp, service::environments::Environments, telemetry::STAGES};
+use crate::{
+    domain::{origin::Origin, principal::Principal},
+    mcp,
+    service::environments::Environments,
+    telemetry::STAGES,
+};
 
 /// Timeout for responses in progress at a shutdown. A client that does not read must not delay the shutdown longer.
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(2);
@@ -86,6 +97,8 @@ pub struct Entrance {
     pub connections_max: usize,
     /// The host names by which clients may address the server.
     pub hosts: Vec<String>,
+    /// The origins whose web pages may call the server.
+    pub cors_origins: Vec<Origin>,
 }
 
 impl Server {
@@ -102,7 +115,7 @@ impl Server {
     ) -> Self {
         let accept = CancellationToken::new();
         let logs = Logs { environments, hosts: entrance.hosts };
-        let router = router(endpoint, logs, entrance.tokens, checks);
+        let router = cors::allow(router(endpoint, logs, entrance.tokens, checks), &entrance.cors_origins);
         let task = tokio::spawn(connections::serve(listener, router, entrance.connections_max, accept.clone()));
         Self { accept, responses, task }
     }
@@ -135,6 +148,7 @@ fn router<H: mcp::ServerHandler>(
 ) -> Router {
     let tools = Router::new()
         .route("/mcp", any(request::<H>))
+        .route("/mcp/", any(request::<H>))
         .with_state((endpoint, Bodies::new()))
         .merge(Router::new().route("/environments/{id}/log", get(log)).with_state(Arc::new(logs)))
         .layer(from_fn_with_state(tokens, authenticate));
@@ -143,6 +157,7 @@ fn router<H: mcp::ServerHandler>(
         .route("/readyz", get(ready))
         .with_state(Arc::new(checks))
         .merge(tools)
+        .fallback(async || unknown_path())
 }
 
 async fn request<H: mcp::ServerHandler>(
@@ -160,6 +175,10 @@ async fn answer<H: mcp::ServerHandler>(
     request: Request,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
+    let accepted = take_accepted(&mut parts.headers);
+    if parts.method == Method::GET && !accepted.any {
+        return not_acceptable();
+    }
     let reading = tracing::debug_span!(target: STAGES, "body");
     let (body, reservation) = match bodies.read(&principal, body).instrument(reading).await {
         Ok(read) => read,
@@ -168,12 +187,35 @@ async fn answer<H: mcp::ServerHandler>(
     let memory = mcp::RequestMemory::default();
     memory.hold_body(reservation);
     parts.extensions.insert(memory.clone());
+    let answer = answer_message(endpoint, principal, memory, accepted, parts, body);
+    kept_alive(answer.boxed()).await
+}
+
+async fn answer_message<H: mcp::ServerHandler>(
+    endpoint: mcp::Endpoint<H>,
+    principal: Principal,
+    memory: mcp::RequestMemory,
+    accepted: Accepted,
+    parts: Parts,
+    body: Bytes,
+) -> Response {
+    let method = parts.method.clone();
     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, memory.clone(), endpoint.handle(request)).await {
         // rmcp also responds with this status to JSON that is not a message.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
-        Ok(answer) => answer.map(|answer| Body::new(HoldingBody::new(Body::new(answer), memory))),
+        Ok(answer) => {
+            let mut answer = as_json(answer.map(Body::new)).await;
+            if method == Method::POST && !accepted.event_stream {
+                answer = into_document(answer).await;
+            }
+            if method == Method::DELETE && answer.status() == StatusCode::ACCEPTED {
+                // The Python client reports any other status of a success as a failure.
+                *answer.status_mut() = StatusCode::NO_CONTENT;
+            }
+            answer.map(|answer| Body::new(HoldingBody::new(answer, memory)))
+        }
         Err(refusal) => refuse_session(refusal),
     }
 }

@@ -19,6 +19,7 @@ mod endpoint;
 mod environment_tools;
 mod errors;
 mod execution_tools;
+mod failure;
 mod file_content;
 mod file_tools;
 mod formats;
@@ -28,8 +29,10 @@ mod memory;
 mod progress;
 mod request_context;
 mod results;
+mod schemas;
 mod services;
 mod sessions;
+mod surrogates;
 mod tasks;
 mod tool;
 mod tool_table;
@@ -51,11 +54,10 @@ use tracing::Instrument as _;
 
 pub use rmcp::ServerHandler;
 
-pub(crate) use self::formats::rfc3339;
 use self::{
     admission::Admission,
     call_context::CallContext,
-    errors::{Failure, Outcome},
+    failure::{Failure, Outcome},
     identity::sign,
     request_context::{Context, accepts_tasks, is_stateless, memory, principal},
     services::Services,
@@ -72,6 +74,7 @@ pub use self::{
     sessions::{SessionRefusal, on_behalf},
     tool_table::tools,
 };
+pub(crate) use self::{formats::rfc3339, surrogates::replace_lone_surrogates};
 use crate::{
     service::{environments::Environments, execution::Execution, filesystem::Filesystem},
     telemetry::STAGES,
@@ -97,7 +100,8 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Creates the handler of tools over these services. `call_max` is the maximum duration of a command.
+    /// Creates the handler of tools over these services. `call_max` is the longest of the timeouts for
+    /// `execute`, `install_packages` and a machine's boot.
     #[must_use]
     pub fn new(
         environments: Arc<Environments>,
@@ -134,7 +138,7 @@ impl Tools {
         let call = async move {
             let _permit = admission.admit(&context.owner)?;
             let Some(tool) = tool else { return Err(Failure::UnknownTool { available: tool_table::names() }) };
-            (tool.serve)(&services, request.arguments.unwrap_or_default(), &context).await
+            tool.call(&services, request.arguments.unwrap_or_default(), &context).await
         };
         // An uncaught panic would leave the client without an answer. Catching the panic is safe: only the state of the
         // services outlives the call, and the services hold no lock across a step that can panic.

@@ -102,9 +102,18 @@ impl Waggle {
     {
         let address = listener.local_addr()?;
         let hosts = hosts(address, &self.access.allowed_hosts);
-        let rules = EndpointRules { hosts: hosts.clone(), sessions_max: self.access.sessions_max() };
+        let rules = EndpointRules {
+            hosts: hosts.clone(),
+            origins: self.access.cors_origins.iter().map(|origin| origin.with_port()).collect(),
+            sessions_max: self.access.sessions_max(),
+        };
         let endpoint = mcp::endpoint(handler, rules, self.stop.clone());
-        let entrance = Entrance { tokens, connections_max: self.access.connections_max(), hosts };
+        let entrance = Entrance {
+            tokens,
+            connections_max: self.access.connections_max(),
+            hosts,
+            cors_origins: self.access.cors_origins.clone(),
+        };
         let environments = Arc::clone(&self.environments);
         self.http = Some(Server::start(listener, endpoint, environments, entrance, checks, self.stop.clone()));
         Ok(address)
@@ -160,6 +169,7 @@ pub fn execution_rules(settings: &Settings) -> ExecutionRules {
         install_timeout: settings.install_timeout,
         limits: settings.command_limits(),
         commands: settings.commands(),
+        output_bytes_default: settings.output_bytes as usize,
     }
 }
 

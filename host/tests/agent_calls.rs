@@ -77,6 +77,7 @@ fn shell(code: &str) -> Command {
         env: vec![("GREETING".to_owned(), "hello".to_owned())],
         working_directory: None,
         limits: CommandLimits::default(),
+        output_bytes_max: 0,
         keep_output_above_bytes: 100_000,
         user: User::Sandbox,
         timeout: Duration::from_secs(20),

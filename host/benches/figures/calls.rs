@@ -118,6 +118,7 @@ fn command(argv: &[&str]) -> Command {
         user: User::Sandbox,
         timeout: Duration::from_secs(60),
         limits: CommandLimits::default(),
+        output_bytes_max: 0,
         keep_output_above_bytes: u64::MAX,
     }
 }
@@ -135,12 +136,12 @@ async fn run_true(machine: &dyn Machine) -> (Duration, Duration) {
 async fn mcp(site: &Site, figures: &mut Figures) {
     let served = Served::start(site, &image("shell")).await;
     for _ in 0..rounds(BOOTS) {
-        let (time, created) = timed(served.call("create_environment", json!({"runtime": "shell"}))).await;
+        let (time, created) = timed(served.call("create_environment", json!({"language": "shell"}))).await;
         figures.created.add_ms(time);
         let created = created.structured_content.unwrap();
         served.call("destroy_environment", json!({"environment_id": created.get("environment_id")})).await;
     }
-    let created = served.call("create_environment", json!({"runtime": "shell"})).await;
+    let created = served.call("create_environment", json!({"language": "shell"})).await;
     let created = created.structured_content.unwrap();
     let id = created.get("environment_id").unwrap();
     for _ in 0..rounds(CALLS) {

@@ -78,7 +78,7 @@ pub(crate) async fn measure(url: &str, calls: usize) -> String {
     tracing_subscriber::registry().with(stages).init();
     let caller = Caller::connect(url, Protocol::Stateless).await;
     let made: Value =
-        serde_json::from_str(&caller.call("create_environment", &json!({"runtime": "shell"})).await.1).unwrap();
+        serde_json::from_str(&caller.call("create_environment", &json!({"language": "shell"})).await.1).unwrap();
     // `create_environment` has fewer spans than `execute`. Its request span ends last.
     while ended.0.lock().unwrap().remove("request").is_none() {
         tokio::task::yield_now().await;

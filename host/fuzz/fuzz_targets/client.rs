@@ -74,6 +74,7 @@ async fn calls(host: &AgentClient) {
         stdin: b"stdin".to_vec(),
         env: Vec::new(),
         working_directory: None,
+        output_bytes_max: 0,
         keep_output_above_bytes: 1,
         user: User::Sandbox,
         timeout: Duration::from_secs(1),

@@ -142,7 +142,7 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
         let file = file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
             Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
         });
-        Output { file, ..Output::default() }
+        Output::default().with_file(file)
     };
     Executed {
         exit_code,

@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 pub use self::server::ServerArguments;
 use self::server::{RemoteFault, call, get};
 use super::exit_codes::TIMED_OUT;
-use crate::{domain::environment_id::EnvironmentId, error_code::ErrorCode, printable};
+use crate::{
+    domain::{environment_id::EnvironmentId, output::OUTPUT_BYTES_MAX},
+    error_code::ErrorCode,
+    printable,
+};
 
 /// Time for the server's part of a call, in addition to the command's timeout.
 const ANSWER_MARGIN: Duration = Duration::from_secs(60);
@@ -113,6 +117,7 @@ pub(super) async fn exec(arguments: &ExecArguments) -> Result<ExitCode, Box<dyn 
         "language": "shell",
         "code": code,
         "timeout_seconds": arguments.timeout,
+        "output_bytes": OUTPUT_BYTES_MAX,
     });
     let timeout = Duration::from_secs(arguments.timeout).saturating_add(ANSWER_MARGIN);
     let ran = match call(&arguments.server, "execute", call_arguments, timeout).await {

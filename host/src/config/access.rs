@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
+use crate::domain::origin::Origin;
+
 /// Callers and their limits.
 #[derive(Args, Clone, Debug)]
 pub struct Access {
@@ -17,6 +19,10 @@ pub struct Access {
     /// address, separated by commas; required if the server listens on all addresses
     #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
     pub allowed_hosts: Vec<String>,
+    /// Web pages that may call the server from a browser, as origins such as `https://app.example`, separated by
+    /// commas; by default none (CORS is off)
+    #[arg(long, value_delimiter = ',', value_name = "ORIGINS")]
+    pub cors_origins: Vec<Origin>,
     /// File with a line for each bearer token: a name, then the token or sha256: with the token's digest; environments
     /// belong to the name. The file is read again on SIGHUP, must belong to the server's user and have mode 0600.
     /// Without this file everyone who reaches the server may use it, and the server listens only on loopback addresses

@@ -22,6 +22,8 @@ pub struct Command {
     /// The time after which the agent kills all processes of the command.
     pub timeout: Duration,
     pub limits: CommandLimits,
+    /// Maximum bytes of each output in the result; the rest is left out of the result.
+    pub output_bytes_max: usize,
     /// Size in bytes above which the agent stores an output in a file in the guest.
     pub keep_output_above_bytes: u64,
 }

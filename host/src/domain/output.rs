@@ -9,37 +9,41 @@ use super::{
     utf8::{without_cut_end, without_cut_start},
 };
 
-/// Maximum bytes kept from the start of an output. The heads and tails of a call's two outputs are at most 1 MiB in
-/// total. No client can show more.
-pub const OUTPUT_HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Maximum bytes of one output that a caller can ask for. No model can use more, and the two outputs of a call take at
+/// most 1 MiB of the server's memory.
+pub const OUTPUT_BYTES_MAX: usize = 512 * 1024;
 
-/// Maximum bytes kept from the end of an output. Programs usually report there why they failed.
-pub const OUTPUT_TAIL_BYTES_MAX: usize = 256 * 1024;
+/// Default maximum bytes of one output in a result: about 16,000 tokens. Clients pass a result to their model uncut.
+pub const OUTPUT_BYTES_DEFAULT: usize = 64 * 1024;
 
-/// The size in bytes above which an output loses its middle.
-pub const OUTPUT_BYTES_MAX: u64 = (OUTPUT_HEAD_BYTES_MAX + OUTPUT_TAIL_BYTES_MAX) as u64;
-
-/// Collects one output of a command in bounded memory.
-#[derive(Clone, Debug)]
-pub struct OutputWindow {
+/// The first and last bytes of one output of a command, collected in bounded memory, and the output's file in the
+/// guest.
+///
+/// The end is kept because programs usually report there why they failed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Output {
     head_max: usize,
     tail_max: usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total_bytes: u64,
+    /// The file in the guest that contains the output, if the output was long.
+    pub file: Option<OutputFile>,
 }
 
-impl Default for OutputWindow {
-    fn default() -> Self {
-        Self::with_limits(OUTPUT_HEAD_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX)
-    }
-}
-
-impl OutputWindow {
-    /// Creates a window that keeps at most `head_max` bytes of the start and `tail_max` bytes of the end.
+impl Output {
+    /// Creates an empty output that keeps at most `bytes_max` bytes: half of them from the start, and half from the
+    /// end.
     #[must_use]
-    pub fn with_limits(head_max: usize, tail_max: usize) -> Self {
-        Self { head_max, tail_max, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
+    pub fn with_limit(bytes_max: usize) -> Self {
+        let head_max = bytes_max / 2;
+        Self { head_max, tail_max: bytes_max - head_max, ..Self::default() }
+    }
+
+    /// Sets the file in the guest that contains the output.
+    #[must_use]
+    pub fn with_file(self, file: Option<OutputFile>) -> Self {
+        Self { file, ..self }
     }
 
     /// Appends bytes.
@@ -54,41 +58,50 @@ impl OutputWindow {
         self.tail.extend(rest);
     }
 
-    /// Returns the kept bytes as text, and the range of bytes that was lost.
+    /// Returns the number of kept bytes.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Returns at most `bytes_max` of the kept bytes as text, without the middle of a longer output.
     ///
     /// Invalid UTF-8 is replaced. A character that the lost range cuts in two counts as lost.
     #[must_use]
-    pub fn finish(self) -> Output {
-        let Self { head, tail, total_bytes, .. } = self;
-        let tail = Vec::from(tail);
-        if head.len() as u64 + tail.len() as u64 == total_bytes {
-            let whole = [head, tail].concat();
-            return Output { text: String::from_utf8_lossy(&whole).into_owned(), lost: None, file: None };
+    pub fn excerpt(&self, bytes_max: usize) -> Excerpt {
+        let kept = [&*self.head, &*Vec::from(self.tail.clone())].concat();
+        let all_kept = kept.len() as u64 == self.total_bytes;
+        if all_kept && kept.len() <= bytes_max {
+            return Excerpt { text: String::from_utf8_lossy(&kept).into_owned(), lost: None };
         }
-        let head = without_cut_end(&head);
-        let tail = without_cut_start(&tail);
-        let lost = LostRange { from: head.len() as u64, to: total_bytes - tail.len() as u64 };
+        // The kept bytes have a gap behind the head if bytes were lost before.
+        let gap_start = if all_kept { kept.len() } else { self.head.len() };
+        let gap_end = if all_kept { 0 } else { self.head.len() };
+        let (head_end, tail_bytes) = (gap_start.min(bytes_max / 2), (kept.len() - gap_end).min(bytes_max.div_ceil(2)));
+        let (head, _) = kept.split_at(head_end);
+        let (_, tail) = kept.split_at(kept.len() - tail_bytes);
+        let (head, tail) = (without_cut_end(head), without_cut_start(tail));
+        let lost = LostRange { from: head.len() as u64, to: self.total_bytes - tail.len() as u64 };
         let text = format!(
-            "{}\n[{} bytes left out here: {} to {} of {total_bytes}]\n{}",
+            "{}\n[{} bytes left out here: {} to {} of {}]\n{}",
             String::from_utf8_lossy(head),
             lost.to - lost.from,
             lost.from,
             lost.to,
+            self.total_bytes,
             String::from_utf8_lossy(tail)
         );
-        Output { text, lost: Some(lost), file: None }
+        Excerpt { text, lost: Some(lost) }
     }
 }
 
-/// One output of a command, as a client gets it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Output {
+/// A part of an output, as a client gets it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Excerpt {
     /// The text. An inserted line marks the position of lost bytes.
     pub text: String,
     /// The range of the lost bytes, if any.
     pub lost: Option<LostRange>,
-    /// The file in the guest that contains the output, if the output was long.
-    pub file: Option<OutputFile>,
 }
 
 /// A file in the guest with a long output. The agent keeps only the newest files of this kind.
@@ -116,63 +129,81 @@ mod tests {
 
     use super::*;
 
-    fn collect(head_max: usize, tail_max: usize, chunks: &[&[u8]]) -> Output {
-        let mut window = OutputWindow::with_limits(head_max, tail_max);
-        chunks.iter().for_each(|chunk| window.push(chunk));
-        window.finish()
+    fn collect(bytes_max: usize, chunks: &[&[u8]]) -> Output {
+        let mut output = Output::with_limit(bytes_max);
+        chunks.iter().for_each(|chunk| output.push(chunk));
+        output
+    }
+
+    fn whole(output: &Output) -> Excerpt {
+        output.excerpt(usize::MAX)
     }
 
     #[test]
     fn short_output_is_kept_whole() {
-        assert_eq!(collect(4, 4, &[b"12", b"345678"]), Output { text: "12345678".to_owned(), lost: None, file: None });
+        let output = collect(8, &[b"12", b"345678"]);
+        assert_eq!(output.excerpt(8), Excerpt { text: "12345678".to_owned(), lost: None });
     }
 
     #[test]
     fn long_output_names_the_lost_range() {
-        let output = collect(4, 4, &[b"abcdefghij", b"klm"]);
+        let output = whole(&collect(8, &[b"abcdefghij", b"klm"]));
         assert_eq!(output.lost, Some(LostRange { from: 4, to: 9 }));
         assert_eq!(output.text, "abcd\n[5 bytes left out here: 4 to 9 of 13]\njklm");
     }
 
     #[test]
+    fn excerpt_can_be_shorter_than_the_kept_bytes() {
+        for (kept_max, text) in [
+            (8, "ab\n[9 bytes left out here: 2 to 11 of 13]\nlm"),
+            (100, "ab\n[9 bytes left out here: 2 to 11 of 13]\nlm"),
+        ] {
+            assert_eq!(collect(kept_max, &[b"abcdefghijklm"]).excerpt(4).text, text);
+        }
+        assert_eq!(collect(100, &[b"abc"]).excerpt(1).text, "\n[2 bytes left out here: 0 to 2 of 3]\nc");
+    }
+
+    #[test]
     fn character_split_between_chunks_stays_whole() {
         let euro = "€".as_bytes();
-        assert_eq!(collect(8, 8, &[&euro[..1], &euro[1..2], &euro[2..]]).text, "€");
+        assert_eq!(whole(&collect(16, &[&euro[..1], &euro[1..2], &euro[2..]])).text, "€");
     }
 
     #[test]
     fn character_cut_at_the_edge_counts_as_lost() {
-        let output = collect(4, 4, &["a€€xxxx€€b".as_bytes()]);
+        let output = whole(&collect(8, &["a€€xxxx€€b".as_bytes()]));
         assert_eq!(output.text, "a€\n[10 bytes left out here: 4 to 14 of 18]\n€b");
-        let output = collect(3, 2, &["a€€xxxx€€b".as_bytes()]);
+        let output = whole(&collect(5, &["a€€xxxx€€b".as_bytes()]));
         assert_eq!(output.lost, Some(LostRange { from: 1, to: 17 }));
     }
 
     #[test]
     fn invalid_utf8_is_replaced() {
-        assert_eq!(collect(8, 8, &[b"a\xffb"]).text, "a\u{fffd}b");
-        assert_eq!(collect(2, 2, &[b"\xff\xff\xff\xff\xff\xff"]).lost, Some(LostRange { from: 2, to: 4 }));
+        assert_eq!(whole(&collect(16, &[b"a\xffb"])).text, "a\u{fffd}b");
+        assert_eq!(whole(&collect(4, &[b"\xff\xff\xff\xff\xff\xff"])).lost, Some(LostRange { from: 2, to: 4 }));
     }
 
     proptest! {
         #[test]
         fn memory_is_limited_and_every_byte_is_accounted_for(
-            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
-            head_max in 0usize..16,
-            tail_max in 0usize..16,
+            chunks in proptest::collection::vec(proptest::collection::vec(0_u8..128, 0..40), 0..20),
+            kept_max in 0usize..32,
+            bytes_max in 0usize..40,
         ) {
-            let mut window = OutputWindow::with_limits(head_max, tail_max);
+            let mut output = Output::with_limit(kept_max);
             for chunk in &chunks {
-                window.push(chunk);
-                prop_assert!(window.head.len() <= head_max && window.tail.len() <= tail_max);
+                output.push(chunk);
+                prop_assert!(output.kept_bytes() <= kept_max);
             }
-            let total: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-            let kept = (window.head.len() + window.tail.len()) as u64;
-            let lost = window.finish().lost;
+            let all = chunks.concat();
+            let Excerpt { text, lost } = output.excerpt(bytes_max);
+            let all_text = String::from_utf8(all.clone()).unwrap();
             match lost {
-                None => prop_assert_eq!(kept, total),
+                None => prop_assert_eq!(text, all_text),
                 Some(LostRange { from, to }) => {
-                    prop_assert!(from < to && to <= total && total - kept <= to - from);
+                    let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
+                    prop_assert!(from < to && to <= all.len() && from + all.len() - to <= bytes_max.min(kept_max));
+                    prop_assert!(text.starts_with(&all_text[..from]) && text.ends_with(&all_text[to..]));
                 }
             }
         }

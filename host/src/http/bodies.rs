@@ -17,7 +17,7 @@ use crate::{
     budget::{Budget, Reservation},
     domain::principal::Principal,
     error_code::ErrorCode,
-    mcp::REQUEST_BODY_BYTES_MAX,
+    mcp::{REQUEST_BODY_BYTES_MAX, replace_lone_surrogates},
 };
 
 /// Memory limit of all requests in progress, in bytes: enough for fifteen requests of the maximum size and some small
@@ -69,7 +69,9 @@ impl Bodies {
             Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
             Ok(Ok(bytes)) => {
                 reservation.shrink(bytes.len());
-                Ok((bytes, reservation))
+                let mut bytes = Vec::from(bytes);
+                replace_lone_surrogates(&mut bytes);
+                Ok((Bytes::from(bytes), reservation))
             }
             // The body is too long. Or the connection broke, and no client reads this response.
             Ok(Err(_)) => Err(too_large()),

@@ -5,7 +5,11 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    body::to_bytes,
+    http::{
+        StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
@@ -21,6 +25,9 @@ const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const SERVER_ERROR: i32 = -32000;
 
+/// Maximum size of a text with which rmcp refuses a request. The longest has about a hundred bytes.
+const REASON_BYTES_MAX: usize = 4096;
+
 /// Builds a response with a status, a code and a message.
 pub(super) fn refuse(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     (status, Json(error(SERVER_ERROR, code, message))).into_response()
@@ -34,6 +41,48 @@ pub(super) fn refuse_session(refusal: SessionRefusal) -> Response {
         SessionRefusal::Repeated => (StatusCode::BAD_REQUEST, INVALID_REQUEST, ErrorCode::RequestRepeated),
     };
     (status, Json(error(number, code, &message))).into_response()
+}
+
+/// The response to a request for a path that this server does not have.
+pub(super) fn unknown_path() -> Response {
+    refuse(StatusCode::NOT_FOUND, ErrorCode::UnknownPath, "unknown path; the MCP endpoint is /mcp")
+}
+
+/// The response to a GET of a client that takes no event stream.
+pub(super) fn not_acceptable() -> Response {
+    let message =
+        "a GET of the MCP endpoint opens an event stream, which this client does not accept; send calls by POST";
+    refuse(StatusCode::NOT_ACCEPTABLE, ErrorCode::NotAcceptable, message)
+}
+
+/// Converts rmcp's plain texts, with which it refuses requests, into JSON-RPC errors.
+pub(super) async fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let is_refusal = status.is_client_error() || status.is_server_error();
+    let is_json =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if !is_refusal || is_json {
+        return response;
+    }
+    let code = match status {
+        StatusCode::NOT_FOUND => ErrorCode::UnknownSession,
+        StatusCode::FORBIDDEN => ErrorCode::Forbidden,
+        StatusCode::METHOD_NOT_ALLOWED => ErrorCode::MethodNotAllowed,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ErrorCode::UnsupportedMediaType,
+        status if status.is_server_error() => ErrorCode::Internal,
+        _ => ErrorCode::BadRequest,
+    };
+    let (mut parts, body) = response.into_parts();
+    let text = if code == ErrorCode::UnknownSession {
+        "unknown session; initialize again".to_owned()
+    } else {
+        let text = to_bytes(body, REASON_BYTES_MAX).await.unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let json = refuse(status, code, &text);
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.extend(json.headers().clone());
+    Response::from_parts(parts, json.into_body())
 }
 
 /// The response to a body that is not a message, with the reason.

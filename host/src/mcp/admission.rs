@@ -16,7 +16,7 @@ use crate::{domain::principal::Principal, service::fault::CallerFault};
 pub struct CallLimits {
     /// Maximum number of calls of all principals together.
     pub calls_max: usize,
-    /// Maximum number of calls of one principal. This limit leaves calls for other principals.
+    /// Maximum number of calls of one principal, so that one principal cannot use up all calls.
     pub calls_per_principal_max: usize,
 }
 

@@ -5,9 +5,13 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::{
+    failure::Outcome,
+    results::{EVENT_BYTES_MAX, shrunk, written_bytes},
+};
 use crate::domain::{
     command::{EndCause, Executed},
-    output::{LostRange, Output},
+    output::{LostRange, Output, OutputFile},
 };
 
 /// The end of a command and its output. The keys of unusual events are absent if the events did not happen.
@@ -21,9 +25,10 @@ pub(super) struct CommandResult<'a> {
     duration_ms: u64,
     /// 0 for success; 128 + n if signal n ended the command.
     exit_code: i32,
-    /// A note on connections that the network policy refused while the command ran; absent if it refused none.
+    /// A note on connections and names that the network policy refused while the command ran, or on why the command was
+    /// stopped; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'a str>,
+    pub(super) hint: Option<&'a str>,
     /// True if the command exceeded its memory limit and the kernel killed one of its processes.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
@@ -32,7 +37,7 @@ pub(super) struct CommandResult<'a> {
     /// signal ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
-    stderr: &'a str,
+    pub(super) stderr: String,
     /// The path of the file in the environment that contains a long stderr; read the file with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_file: Option<&'a str>,
@@ -42,7 +47,7 @@ pub(super) struct CommandResult<'a> {
     /// The range of bytes that was left out of a long stderr.
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_lost: Option<Lost>,
-    stdout: &'a str,
+    pub(super) stdout: String,
     /// The path of the file in the environment that contains a long stdout; read the file with read_file and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdout_file: Option<&'a str>,
@@ -67,22 +72,39 @@ struct Lost {
 }
 
 impl<'a> CommandResult<'a> {
-    pub(super) fn of(executed: &'a Executed) -> Self {
-        let Executed { stdout, stderr, hint, .. } = executed;
+    /// Writes the result of a command with as much of the outputs as fits into one event.
+    pub(super) fn write(executed: &'a Executed, write: impl Fn(&Self) -> Outcome) -> Outcome {
+        let mut output_bytes_max = executed.stdout.kept_bytes().max(executed.stderr.kept_bytes());
+        loop {
+            let result = write(&Self::of(executed, output_bytes_max))?;
+            let bytes = written_bytes(&result);
+            if bytes <= EVENT_BYTES_MAX || output_bytes_max == 0 {
+                return Ok(result);
+            }
+            output_bytes_max = shrunk(output_bytes_max, bytes);
+        }
+    }
+
+    fn of(executed: &'a Executed, output_bytes_max: usize) -> Self {
+        let [stdout, stderr] = [&executed.stdout, &executed.stderr].map(|output| output.excerpt(output_bytes_max));
+        // A file with an output that is in the result as a whole is of no use.
+        let file_of = |output: &'a Output, lost: Option<LostRange>| output.file.as_ref().filter(|_| lost.is_some());
+        let stdout_file = file_of(&executed.stdout, stdout.lost);
+        let stderr_file = file_of(&executed.stderr, stderr.lost);
         Self {
             cancelled: executed.cause == EndCause::Cancelled,
             duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code: executed.exit_code,
-            hint: hint.as_deref(),
+            hint: executed.hint.as_deref(),
             out_of_memory: executed.cause == EndCause::OutOfMemory,
             signal: executed.signal,
-            stderr: &stderr.text,
-            stderr_file: stderr.file.as_ref().map(|file| file.path.as_str()),
-            stderr_file_bytes: truncated_size(stderr),
+            stderr: stderr.text,
+            stderr_file: stderr_file.map(|file| file.path.as_str()),
+            stderr_file_bytes: stderr_file.and_then(truncated_size),
             stderr_lost: stderr.lost.map(lost),
-            stdout: &stdout.text,
-            stdout_file: stdout.file.as_ref().map(|file| file.path.as_str()),
-            stdout_file_bytes: truncated_size(stdout),
+            stdout: stdout.text,
+            stdout_file: stdout_file.map(|file| file.path.as_str()),
+            stdout_file_bytes: stdout_file.and_then(truncated_size),
             stdout_lost: stdout.lost.map(lost),
             timed_out: executed.cause == EndCause::TimedOut,
         }
@@ -90,10 +112,60 @@ impl<'a> CommandResult<'a> {
 }
 
 /// Returns the size of an output's file, if the file does not contain the whole output.
-fn truncated_size(output: &Output) -> Option<u64> {
-    output.file.as_ref().filter(|file| !file.complete).map(|file| file.bytes)
+fn truncated_size(file: &OutputFile) -> Option<u64> {
+    (!file.complete).then_some(file.bytes)
 }
 
 fn lost(LostRange { from, to }: LostRange) -> Lost {
     Lost { from, to }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        domain::{guest_path::GuestPath, output::OUTPUT_BYTES_MAX},
+        mcp::results,
+    };
+
+    fn executed(stdout: &[u8], stderr: &[u8]) -> Executed {
+        let output = |bytes: &[u8]| {
+            let mut output = Output::with_limit(OUTPUT_BYTES_MAX);
+            output.push(bytes);
+            let path = GuestPath::parse("/tmp/out").unwrap();
+            output.with_file(Some(OutputFile { path, bytes: bytes.len() as u64, complete: true }))
+        };
+        Executed {
+            exit_code: 0,
+            signal: None,
+            cause: EndCause::Exited,
+            duration: Duration::from_millis(5),
+            stdout: output(stdout),
+            stderr: output(stderr),
+            hint: None,
+        }
+    }
+
+    #[test]
+    fn outputs_are_cut_to_one_event_however_they_are_escaped() {
+        for piece in ["x", "\"\n", "\u{1}", "\u{fffd}", "é"] {
+            let output = piece.repeat(OUTPUT_BYTES_MAX / piece.len());
+            let executed = executed(output.as_bytes(), output.as_bytes());
+            let result = CommandResult::write(&executed, results::object).unwrap();
+            let bytes = written_bytes(&result);
+            assert!((EVENT_BYTES_MAX * 3 / 4..=EVENT_BYTES_MAX).contains(&bytes), "{piece:?}: {bytes}");
+            let structured = result.structured_content.unwrap();
+            assert!(structured["stdout_lost"]["from"].is_number() && structured["stderr_file"] == "/tmp/out");
+        }
+    }
+
+    #[test]
+    fn short_output_does_not_shrink_a_long_one_and_names_no_file() {
+        let executed = executed(&[b'x'; 400_000], b"short");
+        let result = CommandResult::write(&executed, results::object).unwrap().structured_content.unwrap();
+        assert_eq!((result["stdout"].as_str().unwrap().len(), &result["stderr"]), (400_000, &"short".into()));
+        assert!(result.get("stdout_file").is_none() && result.get("stdout_lost").is_none());
+    }
 }

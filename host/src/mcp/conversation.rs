@@ -12,7 +12,7 @@ use rmcp::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::REQUEST_BODY_BYTES_MAX;
+use super::{endpoint::REQUEST_BODY_BYTES_MAX, surrogates::Repaired};
 
 /// Standard input and output of this process.
 #[must_use]
@@ -30,8 +30,8 @@ pub async fn converse(
     output: impl AsyncWrite + Send + Unpin + 'static,
     stop: CancellationToken,
 ) -> Result<(), ConverseFault> {
-    let transport =
-        AsyncRwTransport::<RoleServer, _, _>::new(input, output).with_max_line_length(REQUEST_BODY_BYTES_MAX);
+    let transport = AsyncRwTransport::<RoleServer, _, _>::new(Repaired::new(input), output)
+        .with_max_line_length(REQUEST_BODY_BYTES_MAX);
     let service = match handler.serve_with_ct(transport, stop).await {
         Ok(service) => service,
         // A client that closes the input without a message is not an error.

@@ -22,9 +22,6 @@ pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// buffer, a client that stops reading one answer would block all other calls of the session.
 const CALL_MESSAGES_MAX: usize = progress::REPORTS_MAX + 8;
 
-/// The time for which a session keeps the messages of an ended call, so that the client can resume the answer.
-const ANSWER_RETENTION: Duration = Duration::from_secs(5);
-
 /// A handler behind Streamable HTTP.
 pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 
@@ -33,6 +30,8 @@ pub type Endpoint<H> = StreamableHttpService<H, Sessions>;
 pub struct EndpointRules {
     /// Host names by which clients may address the server.
     pub hosts: Vec<String>,
+    /// Other origins whose web pages may call the server.
+    pub origins: Vec<String>,
     /// Maximum number of open sessions.
     pub sessions_max: usize,
 }
@@ -43,16 +42,19 @@ pub fn endpoint<H>(handler: H, rules: EndpointRules, stop: CancellationToken) ->
 where
     H: ServerHandler + Clone + Sync,
 {
-    let EndpointRules { hosts, sessions_max } = rules;
+    let EndpointRules { hosts, origins: others, sessions_max } = rules;
     let mut sessions = LocalSessionManager::default();
     // rmcp would close a session during a long silent call. `Sessions` closes idle sessions instead.
     sessions.session_config.keep_alive = None;
     sessions.session_config.channel_capacity = CALL_MESSAGES_MAX;
-    sessions.session_config.completed_cache_ttl = ANSWER_RETENTION;
-    let origins = hosts.iter().flat_map(|host| origins(host)).collect::<Vec<_>>();
+    // `Sessions` sends the first events and keeps the answers for clients that return, so rmcp does neither.
+    sessions.session_config.sse_retry = None;
+    sessions.session_config.completed_cache_ttl = Duration::ZERO;
+    let origins = hosts.iter().flat_map(|host| origins(host)).chain(others).collect::<Vec<_>>();
     // The answer to a stateless call is one JSON document, or a stream if the call reports progress.
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
+        .with_sse_retry(None)
         .with_allowed_hosts(hosts)
         .with_allowed_origins(origins)
         .enforce_origin_validation()

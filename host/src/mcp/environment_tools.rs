@@ -8,11 +8,12 @@ use futures_util::FutureExt as _;
 use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     arguments::{RuntimeArgument, parse_id},
     call_context::CallContext,
-    errors::Outcome,
+    failure::Outcome,
     formats, results,
     services::Services,
     tool::ServedTool,
@@ -29,6 +30,9 @@ use crate::{
     service::fault::ArgumentFault,
 };
 
+/// The key in the result's `_meta` with the origin of the agent in the machine: `image` or `host`.
+const AGENT_META: &str = "waggle/agent_origin";
+
 /// Maximum idle timeout that a client can set, in minutes.
 const IDLE_MINUTES_MAX: f64 = 60.0;
 
@@ -42,8 +46,8 @@ const RESULT_BYTES_MAX: usize = 64 * 1024;
 #[serde(deny_unknown_fields)]
 struct CreateArguments {
     /// Sets the default language and the package manager of the environment.
-    runtime: RuntimeArgument,
-    /// A name for people to read, at most 64 characters; by default `<runtime>-<8 hex digits>`.
+    language: RuntimeArgument,
+    /// A name for people to read, at most 64 characters; by default `<language>-<8 hex digits>`.
     name: Option<String>,
     /// The destinations that programs in the environment may connect to: `none`, `public`, or rules separated by
     /// commas, such as `index.example:443, *.files.example:443` or `deny 192.0.2.0/24, public`. The first rule that
@@ -57,8 +61,6 @@ struct CreateArguments {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Created {
-    /// The origin of the agent in the machine: `image` or `host`.
-    agent_origin: &'static str,
     /// The time of the creation, as RFC 3339.
     created_at: String,
     /// The id of the environment, for calls of the other tools.
@@ -88,22 +90,24 @@ struct Destroyed {
 struct ListArguments {}
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct Listed {
+struct Listed<'a> {
     count: usize,
     /// The environments, oldest first.
-    environments: Vec<ListedEnvironment>,
+    environments: &'a [ListedEnvironment],
+    /// True if you have more environments than one call can list; absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    truncated: bool,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
 struct ListedEnvironment {
-    /// The origin of the agent in the machine: `image` or `host`; absent until the agent runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agent_origin: Option<&'static str>,
     /// The time of the creation, as RFC 3339.
     created_at: String,
-    /// The number of connections and names that the environment's network policy refused.
-    egress_refused: u64,
+    /// The number of connections and names that the environment's network policy refused; absent if none was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_refused: Option<u64>,
     /// The target of the latest refused connection, or the latest refused name; absent if none was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused_last: Option<String>,
@@ -119,12 +123,13 @@ pub(super) fn create_environment() -> ServedTool {
         "create_environment",
         "Create environment",
         "Create an isolated Linux machine with its own kernel and file system, and wait until it runs (some seconds). \
-         Returns its environment_id, which all other tools except list_environments need. Choose the runtime by the \
-         language that you use most; code in another language runs too if its interpreter is installed. Destroy the \
+         Returns its environment_id, which all other tools except list_environments need. Choose the language that \
+         you use most; code in another language runs too if its interpreter is installed. Destroy the \
          environment when you are done.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(false).open_world(false),
         |services, arguments, context| services.create_environment(arguments, context).boxed(),
     )
+    .with_alias("runtime", "language")
     .with_result::<Created>()
     .with_tasks(RESULT_BYTES_MAX)
 }
@@ -150,14 +155,15 @@ pub(super) fn list_environments() -> ServedTool {
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, ListArguments {}, context| ready(services.list_environments(context)).boxed(),
     )
-    .with_result::<Listed>()
+    .with_result::<Listed<'static>>()
+    .with_large_results()
 }
 
 impl Services {
     async fn create_environment(&self, arguments: CreateArguments, context: &CallContext) -> Outcome {
         let name = arguments.name.filter(|name| !name.is_empty()).map(|name| EnvironmentName::parse(&name));
         let network = arguments.network.map(|network| network.parse::<Policy>());
-        let runtime = Runtime::from(arguments.runtime);
+        let runtime = Runtime::from(arguments.language);
         let new = NewEnvironment {
             owner: context.owner.clone(),
             name: name.transpose().map_err(ArgumentFault::Name)?,
@@ -185,15 +191,16 @@ impl Services {
         // Dropping the future cancels the creation and destroys the unfinished environment.
         let create = self.environments.create(new, stages);
         let (environment, agent_origin) = context.unless_cancelled(create).await?;
-        results::object(&Created {
-            agent_origin: origin(agent_origin),
+        let mut result = results::object(&Created {
             created_at: formats::rfc3339(environment.created_at),
             environment_id: environment.id.to_string(),
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),
             status: environment.state().name(),
             timeout: duration::format(environment.idle_timeout),
-        })
+        })?;
+        result.meta.get_or_insert_default().0.insert(AGENT_META.to_owned(), json!(origin(agent_origin)));
+        Ok(result)
     }
 
     async fn destroy_environment(&self, arguments: DestroyArguments, context: &CallContext) -> Outcome {
@@ -206,7 +213,11 @@ impl Services {
     fn list_environments(&self, context: &CallContext) -> Outcome {
         let environments = self.environments.list(&context.owner);
         let environments: Vec<_> = environments.iter().map(|environment| self.listed(environment)).collect();
-        results::object(&Listed { count: environments.len(), environments })
+        results::list(environments.len(), |count| Listed {
+            count,
+            environments: environments.get(..count).unwrap_or_default(),
+            truncated: count < environments.len(),
+        })
     }
 
     fn idle_timeout(&self, minutes: Option<f64>) -> Result<Duration, ArgumentFault> {
@@ -222,9 +233,8 @@ impl Services {
     fn listed(&self, environment: &Environment) -> ListedEnvironment {
         let (egress_refused, last_refused) = self.environments.egress_refused(environment.id);
         ListedEnvironment {
-            agent_origin: environment.agent_origin.map(origin),
             created_at: formats::rfc3339(environment.created_at),
-            egress_refused,
+            egress_refused: (egress_refused > 0).then_some(egress_refused),
             egress_refused_last: last_refused.map(|last| last.to_string()),
             environment_id: environment.id.to_string(),
             name: environment.name.as_str().to_owned(),

@@ -2,19 +2,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two kinds of error in answers to calls.
 //!
-//! A fault of a tool call that the caller can fix is a tool result, which the model reads. An unknown tool or task is a
-//! protocol error. A failure of the server is a protocol error with its cause, and a line in the server's log.
+//! A fault that the caller can fix, or answer with another environment, is a tool result, which the model reads. An
+//! unknown tool or task, and a failure inside the server, is a protocol error: many clients end the model's whole run
+//! at a protocol error.
 
 use rmcp::{
     ErrorData,
-    model::{CallToolResult, ContentBlock, JsonObject},
+    model::{CallToolResult, ContentBlock, MetaObject},
 };
 use serde_json::{Value, json};
 use waggle_shared::causes::chain;
 
 use super::{
-    arguments::{SchemaFault, shown},
+    arguments::shown,
     command_result::CommandResult,
+    failure::{Failure, Outcome},
 };
 use crate::{
     error_code::ErrorCode,
@@ -31,57 +33,28 @@ const LOGGED_CHARS_MAX: usize = 2000;
 /// (section 5.1 of its specification).
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 
-/// The result of a call.
-pub(super) type Outcome = Result<CallToolResult, Failure>;
-
-/// The reason why a call has no result.
-#[derive(Debug)]
-pub(super) enum Failure {
-    Arguments(SchemaFault),
-    Service(Fault),
-    /// The result could not be written as JSON.
-    Result(serde_json::Error),
-    UnknownTool {
-        available: String,
-    },
-    /// The code of the tool panicked.
-    Panic,
-}
-
-impl Failure {
-    /// Whether the caller cancelled the call.
-    pub(super) fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Service(Fault::Caller(CallerFault::Cancelled { .. })))
-    }
-}
-
-impl From<SchemaFault> for Failure {
-    fn from(fault: SchemaFault) -> Self {
-        Self::Arguments(fault)
-    }
-}
-
-impl<F: Into<Fault>> From<F> for Failure {
-    fn from(fault: F) -> Self {
-        Self::Service(fault.into())
-    }
-}
-
 /// Returns the answer to a failed call.
 pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
-        Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, None)),
+        Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, false)),
         Failure::Service(Fault::Caller(fault)) => {
-            let stopped = fault.executed().map(CommandResult::of).map(serde_json::to_value).transpose();
-            match stopped {
-                Ok(stopped) => Ok(for_caller(&fault.to_string(), fault.code(), stopped)),
-                Err(source) => into_reply(tool, Failure::Result(source)),
+            let reply = for_caller(&fault.to_string(), fault.code(), !fault.has_advice());
+            let Some(executed) = fault.executed() else { return Ok(reply) };
+            CommandResult::write(executed, |result| with_result(&reply, result))
+                .or_else(|failure| into_reply(tool, failure))
+        }
+        Failure::Service(Fault::Server(fault)) => {
+            let message = chain(&fault);
+            log_fault(tool, &message, &fault);
+            match fault {
+                // The caller can create another environment.
+                ServerFault::Start { .. } | ServerFault::Call { .. } => Ok(for_caller(&message, fault.code(), true)),
+                ServerFault::Unowned { .. } => Err(ErrorData::internal_error(message, Some(data(fault.code())))),
             }
         }
-        Failure::Service(Fault::Server(fault)) => Err(for_operator(tool, &fault)),
         Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
         Failure::UnknownTool { available } => Err(unknown_tool(tool, &available)),
-        // The message of the panic went to standard error.
+        // The panic hook wrote the panic's message to standard error, where the log goes as well.
         Failure::Panic => Err(internal(tool, format!("{tool} panicked; see the server's log"))),
     }
 }
@@ -108,31 +81,50 @@ pub fn data(code: ErrorCode) -> Value {
     json!({"code": code.as_str(), "hint": code.hint()})
 }
 
-/// Returns a tool result with a message for the model and a code for programs. If a command was stopped, the result
-/// includes the command's output.
-fn for_caller(message: &str, code: ErrorCode, stopped: Option<Value>) -> CallToolResult {
-    let mut reply = CallToolResult::error(vec![ContentBlock::text(message)]);
-    let mut object = match stopped {
-        Some(Value::Object(object)) => object,
-        Some(_) | None => JsonObject::new(),
-    };
+/// The key in `_meta` with the code, the message and the hint of an error. They are not in the structured content,
+/// because clients reject structured content that does not match the tool's schema.
+const ERROR_META: &str = "waggle/error";
+
+/// Returns a tool result with a message for the model, and with the code's hint if the message has no advice. Most
+/// clients show a model only the text.
+fn for_caller(message: &str, code: ErrorCode, with_hint: bool) -> CallToolResult {
+    let text = if with_hint { format!("{message}\n{}", code.hint()) } else { message.to_owned() };
+    let mut meta = MetaObject::default();
     let error = json!({"code": code.as_str(), "message": message, "hint": code.hint()});
-    object.insert("error".to_owned(), error);
-    reply.structured_content = Some(Value::Object(object));
-    reply
+    meta.0.insert(ERROR_META.to_owned(), error);
+    CallToolResult::error(vec![ContentBlock::text(text)]).with_meta(Some(meta))
 }
 
-fn for_operator(tool: &str, fault: &ServerFault) -> ErrorData {
-    let message = chain(fault);
+/// Adds the result of a stopped command to an error.
+fn with_result(error: &CallToolResult, result: &CommandResult<'_>) -> Outcome {
+    let outputs = [("stdout", &result.stdout), ("stderr", &result.stderr)];
+    let outputs = outputs.into_iter().filter(|(_, output)| !output.is_empty());
+    let outputs = outputs.map(|(name, output)| format!("\n{name} until then:\n{output}"));
+    let more: String = outputs.chain(result.hint.iter().map(|hint| format!("\n{hint}"))).collect();
+    let message = error.content.iter().find_map(ContentBlock::as_text).map(|text| text.text.as_str());
+    let message = message.unwrap_or_default();
+    let mut structured = serde_json::to_value(result).map_err(Failure::Result)?;
+    // Some clients show a model only the structured content.
+    if let Some(object) = structured.as_object_mut() {
+        let hint = std::iter::once(message).chain(result.hint).collect::<Vec<_>>().join("\n");
+        object.insert("hint".to_owned(), Value::String(hint));
+    }
+    let mut reply = error.clone();
+    reply.content = vec![ContentBlock::text(message.to_owned() + &more)];
+    reply.structured_content = Some(structured);
+    Ok(reply)
+}
+
+/// Logs a fault for the operator.
+fn log_fault(tool: &str, message: &str, fault: &ServerFault) {
     let left_out = match fault {
         // A guest that breaks the protocol can cause such a fault with each call, so these log lines are rate-limited.
         ServerFault::Call { id, .. } => log_limit::admitted(*id),
         ServerFault::Start { .. } | ServerFault::Unowned { .. } => Some(0),
     };
     if let Some(left_out) = left_out {
-        log(tool, &message, left_out);
+        log(tool, message, left_out);
     }
-    ErrorData::internal_error(message, Some(data(fault.code())))
 }
 
 fn internal(tool: &str, message: String) -> ErrorData {

@@ -13,7 +13,7 @@ use super::{
     arguments::{RuntimeArgument, parse_id, parse_path},
     call_context::CallContext,
     command_result::CommandResult,
-    errors::Outcome,
+    failure::Outcome,
     results,
     services::Services,
     tool::ServedTool,
@@ -29,10 +29,9 @@ use crate::{
     },
 };
 
-/// Maximum memory for the result of a command. The result contains the two outputs (1 MiB together) twice: as
-/// structured content and as JSON text. So each byte of output becomes at most seven bytes: a control character takes
-/// one byte in the content and six in the text, and an invalid byte takes three bytes in each.
-pub(super) const RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Maximum memory for the result of a command: the two outputs (1 MiB together), and their written form of at most a
+/// megabyte.
+pub(super) const RESULT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +52,9 @@ struct ExecuteArguments {
     working_directory: Option<String>,
     /// Environment variables for this call, by name; at most 256 variables and 64 KiB in total. PATH cannot be set.
     environment: Option<BTreeMap<String, String>>,
+    /// The maximum bytes of stdout and of stderr in the result, at most 524,288; by default 65,536, unless the server's
+    /// operator set another default.
+    output_bytes: Option<f64>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -69,18 +71,20 @@ pub(super) fn execute() -> ServedTool {
     ServedTool::new(
         "execute",
         "Execute code",
-        "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non-zero \
-         exit code is a result, not an error. Each call is a separate process. It starts in /home/sandbox unless the \
-         image or working_directory says otherwise. Files persist between calls, variables do not. Only printed output \
-         is returned, so print what you want to see. The middle of an output above 512 KiB is left out; stdout_file \
-         and stderr_file then name files with the whole output (up to 64 MiB), which read_file reads in parts. The \
-         environment keeps the last 16 such files. At the timeout everything that the call started is killed. If a \
-         program takes longer or must keep running (a server), start it in the background: `nohup ./server >server.log \
-         2>&1 &` in a shell call. The program then runs until the environment ends; read its log with later calls.",
+        "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non- \
+         zero exit code is a result, not an error. Each call is a separate process. It starts in /home/sandbox \
+         unless the image or working_directory says otherwise. Files persist between calls, variables do not. Only \
+         printed output is returned, so print what you want to see. The middle of an output above 64 KiB is left \
+         out; stdout_file and stderr_file then name files with the whole output (up to 64 MiB), which read_file \
+         reads in parts. The environment keeps the last 16 such files. output_bytes sets another limit. At the \
+         timeout everything that the call started is killed. If a program takes longer or must keep running (a \
+         server), start it in the background: `nohup ./server >server.log 2>&1 &` in a shell call. The program then \
+         runs until the environment ends; read its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )
     .with_result::<CommandResult<'static>>()
+    .with_large_results()
     .with_tasks(RESULT_BYTES_MAX)
 }
 
@@ -96,6 +100,7 @@ pub(super) fn install_packages() -> ServedTool {
         |services, arguments, context| services.install_packages(arguments, context).boxed(),
     )
     .with_result::<CommandResult<'static>>()
+    .with_large_results()
     .with_tasks(RESULT_BYTES_MAX)
 }
 
@@ -109,6 +114,7 @@ impl Services {
             working_directory: working_directory.transpose()?,
             env: variables.map_err(ArgumentFault::Variables)?.into_pairs(),
             timeout: self.execution.timeout(arguments.timeout_seconds)?,
+            output_bytes_max: self.execution.output_bytes(arguments.output_bytes)?,
             ..Command::default()
         };
         let language = arguments.language.map(Into::into);
@@ -135,8 +141,8 @@ impl Services {
             Err(Fault::Caller(fault)) => fault.executed(),
             Err(Fault::Server(_)) => None,
         };
-        let bytes = executed.map_or(0, |executed| executed.stdout.text.len() + executed.stderr.text.len());
+        let bytes = executed.map_or(0, |executed| executed.stdout.kept_bytes() + executed.stderr.kept_bytes());
         context.memory.hold_result(self.reserve_result(&context.owner, bytes).await?);
-        results::object(&CommandResult::of(&outcome?))
+        CommandResult::write(&outcome?, results::object)
     }
 }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     arguments::{parse_id, parse_path},
     call_context::CallContext,
-    errors::Outcome,
-    file_content::{self, TEXT_BYTES_MAX},
+    failure::Outcome,
+    file_content::{self, READ_BYTES_MAX, Wanted},
     formats, results,
     services::Services,
     tool::ServedTool,
@@ -23,10 +23,7 @@ use crate::{
         file::{Entry, FileRange, LISTING_NAMES_BYTES_MAX, Writing},
         guest_path::SANDBOX_HOME,
     },
-    service::{
-        fault::ArgumentFault,
-        filesystem::{ENTRIES_MAX, FILE_BYTES_MAX},
-    },
+    service::{fault::ArgumentFault, filesystem::ENTRIES_MAX},
 };
 
 /// Maximum offset: 2^53. JSON numbers above 2^53 are not exact.
@@ -85,8 +82,7 @@ struct ReadArguments {
     path: String,
     /// The offset of the first byte to read, to read a part of the file; by default 0.
     offset: Option<f64>,
-    /// The maximum number of bytes to read, to read a part of the file; at most 10 MiB, by default 512 KiB if offset is
-    /// given.
+    /// The maximum number of bytes to read, at most 700,000; by default 65,536 for text.
     limit: Option<f64>,
     /// `base64` to get any file in base64; by default `utf-8`, which returns text as plain text.
     encoding: Option<Encoding>,
@@ -105,9 +101,9 @@ struct ListArguments {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct Listed {
+struct Listed<'a> {
     count: usize,
-    files: Vec<ListedFile>,
+    files: &'a [ListedFile],
     path: String,
     /// True if the folder has more entries than one call can list; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -147,13 +143,14 @@ pub(super) fn read_file() -> ServedTool {
     ServedTool::new(
         "read_file",
         "Read file",
-        "Read a file from an environment. Text is returned as plain text; a PNG, JPEG, GIF or WebP as a picture that \
-         you can look at; anything else as an embedded resource in base64. Of a text above 512 KiB only the beginning \
-         is returned. A file above 10 MiB must be read in parts: offset and limit select a part of any file. A line \
-         after a part says how to read on.",
+        "Read a file from an environment. Text is returned as plain text; a PNG, JPEG, GIF or WebP of at most 700,000 \
+         bytes as a picture that you can look at; any other file as a short description. Of a text above 64 KiB only \
+         the beginning is returned, unless limit is larger. offset and limit select a part of any file; a line after a \
+         part says how to read on. Encoding base64 returns the bytes of any file, up to 700,000 in one call.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.read_file(arguments, context).boxed(),
     )
+    .with_large_results()
 }
 
 pub(super) fn list_files() -> ServedTool {
@@ -165,7 +162,8 @@ pub(super) fn list_files() -> ServedTool {
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.list_files(arguments, context).boxed(),
     )
-    .with_result::<Listed>()
+    .with_result::<Listed<'static>>()
+    .with_large_results()
 }
 
 impl Services {
@@ -186,18 +184,16 @@ impl Services {
     async fn read_file(&self, arguments: ReadArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path("path", arguments.path)?;
-        let range = parse_range(arguments.offset, arguments.limit)?;
-        let bytes_max = range.map_or(FILE_BYTES_MAX, |range| usize::try_from(range.limit).unwrap_or(FILE_BYTES_MAX));
+        let wanted = parse_wanted(arguments.offset, arguments.limit, arguments.encoding)?;
         let read = async {
-            let mut reservation = self.reserve_result(&context.owner, bytes_max).await?;
-            let content = self.filesystem.read(&context.owner, id, &path, range).await?;
+            let mut reservation = self.reserve_result(&context.owner, READ_BYTES_MAX).await?;
+            let content = self.filesystem.read(&context.owner, id, &path, Some(wanted.range)).await?;
             reservation.shrink(content.bytes.len());
             context.memory.hold_result(reservation);
             Ok(content)
         };
         let content = context.unless_cancelled(read).await?;
-        let base64 = arguments.encoding == Some(Encoding::Base64);
-        Ok(file_content::reply(&path, content, range, base64))
+        Ok(file_content::reply(&content, wanted))
     }
 
     async fn list_files(&self, arguments: ListArguments, context: &CallContext) -> Outcome {
@@ -213,7 +209,12 @@ impl Services {
         };
         let listing = context.unless_cancelled(list).await?;
         let files: Vec<_> = listing.entries.into_iter().map(listed).collect();
-        results::object(&Listed { count: files.len(), files, path: path.to_string(), truncated: listing.truncated })
+        results::list(files.len(), |count| Listed {
+            count,
+            files: files.get(..count).unwrap_or_default(),
+            path: path.to_string(),
+            truncated: listing.truncated || count < files.len(),
+        })
     }
 }
 
@@ -232,21 +233,13 @@ fn listed(entry: Entry) -> ListedFile {
     }
 }
 
-/// Parses the requested part of a file; returns `None` for the whole file.
-fn parse_range(offset: Option<f64>, limit: Option<f64>) -> Result<Option<FileRange>, ArgumentFault> {
-    if offset.is_none() && limit.is_none() {
-        return Ok(None);
-    }
-    let limit_max = FILE_BYTES_MAX as u64;
-    let offset = offset.map_or(Ok(0), |offset| whole_number("offset", offset, 0, OFFSET_MAX))?;
-    let limit = limit.map_or(Ok(TEXT_BYTES_MAX as u64), |limit| whole_number("limit", limit, 1, limit_max))?;
-    Ok(Some(FileRange { offset, limit }))
-}
-
-/// Parses an integer that may be sent as a float, such as `5.0`.
-fn whole_number(name: &'static str, value: f64, min: u64, max: u64) -> Result<u64, ArgumentFault> {
-    let whole = value.to_string().parse::<u64>().ok();
-    whole.filter(|whole| (min..=max).contains(whole)).ok_or(ArgumentFault::NotWhole { name, value, min, max })
+/// Parses what a caller wants of a file. A longer part than a call can return is cut; the result says how to read on.
+fn parse_wanted(offset: Option<f64>, limit: Option<f64>, encoding: Option<Encoding>) -> Result<Wanted, ArgumentFault> {
+    let offset = offset.map(|offset| ArgumentFault::whole_number("offset", offset, 0..=OFFSET_MAX)).transpose()?;
+    let limit = limit.map(|limit| ArgumentFault::whole_number("limit", limit, 1..=OFFSET_MAX)).transpose()?;
+    let range = FileRange { offset: offset.unwrap_or(0), limit: limit.unwrap_or(u64::MAX).min(READ_BYTES_MAX as u64) };
+    let is_part = offset.is_some() || limit.is_some();
+    Ok(Wanted { range, is_part, has_limit: limit.is_some(), base64: encoding == Some(Encoding::Base64) })
 }
 
 fn parse_mode(text: &str) -> Result<u32, ArgumentFault> {
@@ -276,13 +269,14 @@ mod tests {
 
     #[test]
     fn range_must_be_integers() {
-        let range = |offset, limit| parse_range(offset, limit).unwrap();
-        assert_eq!(range(None, None), None);
-        assert_eq!(range(Some(5.0), None), Some(FileRange { offset: 5, limit: TEXT_BYTES_MAX as u64 }));
-        assert_eq!(range(None, Some(7.0)), Some(FileRange { offset: 0, limit: 7 }));
-        assert_eq!(range(Some(1e15), Some(1.0)), Some(FileRange { offset: 1_000_000_000_000_000, limit: 1 }));
-        for (offset, limit) in [(0.5, 1.0), (-1.0, 1.0), (1e300, 1.0), (0.0, 0.0), (0.0, 1e9)] {
-            assert!(matches!(parse_range(Some(offset), Some(limit)), Err(ArgumentFault::NotWhole { .. })));
+        let range = |offset, limit| parse_wanted(offset, limit, None).unwrap().range;
+        let limit_max = READ_BYTES_MAX as u64;
+        assert_eq!(range(None, None), FileRange { offset: 0, limit: limit_max });
+        assert_eq!(range(Some(5.0), None), FileRange { offset: 5, limit: limit_max });
+        assert_eq!(range(None, Some(7.0)), FileRange { offset: 0, limit: 7 });
+        assert_eq!(range(Some(1e15), Some(1e9)), FileRange { offset: 1_000_000_000_000_000, limit: limit_max });
+        for (offset, limit) in [(0.5, 1.0), (-1.0, 1.0), (1e300, 1.0), (0.0, 0.0), (0.0, 1e300)] {
+            assert!(matches!(parse_wanted(Some(offset), Some(limit), None), Err(ArgumentFault::NotWhole { .. })));
         }
     }
 

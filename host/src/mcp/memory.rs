@@ -38,6 +38,10 @@ impl RequestMemory {
         self.reservations().body = Some(reservation);
     }
 
+    pub(super) fn release_body(&self) {
+        self.reservations().body = None;
+    }
+
     /// Stores the reservation of a result. If the request was cancelled, the reservation is charged to the session.
     pub(super) fn hold_result(&self, reservation: Reservation) {
         let mut reservations = self.reservations();

@@ -7,6 +7,7 @@
 //! idle for a minute. If no session has been idle that long, the new session is refused. Whenever a session opens, all
 //! sessions that have been idle for an hour are closed.
 
+mod answers;
 mod request_ids;
 
 use std::{
@@ -18,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use rmcp::{
-    model::{ClientJsonRpcMessage, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, ProtocolVersion, ServerJsonRpcMessage, ServerResult},
     transport::streamable_http_server::session::{
         ServerSseMessage, SessionId, SessionManager,
         local::{LocalSessionManager, LocalSessionManagerError, SessionTransport},
@@ -29,7 +30,10 @@ use rmcp::{
 use tokio::time::Instant;
 use waggle_shared::mutex::lock;
 
-use self::request_ids::{RequestIds, cancelled_id, ids_of};
+use self::{
+    answers::{Answer, Answers, LogWriter},
+    request_ids::{RequestIds, cancelled_id, ids_of},
+};
 use super::memory::{OrphanedResults, RequestMemory};
 use crate::domain::principal::Principal;
 
@@ -78,8 +82,8 @@ pub enum SessionRefusal {
     /// The table is full, and none of its sessions may be evicted.
     #[error("too many sessions are open; close one, or retry in a minute")]
     Full,
-    /// Another open request of the session has the same request id or progress token. Answers and reports are routed by
-    /// request id and token, so two open requests must not share one.
+    /// Another request of the session, whose answer can still be read, has the same request id or progress token. rmcp
+    /// routes answers and reports by request id and token, so two such requests must not share one.
     #[error("the request id or progress token is in use by another open request of this session; use a new one")]
     Repeated,
 }
@@ -101,12 +105,22 @@ struct Session {
     /// Each open answer holds a strong reference.
     open: Weak<()>,
     ids: RequestIds,
+    answers: Answers,
+    /// Whether the client understands events without a message, which are new in protocol version 2025-11-25.
+    has_priming: bool,
     orphaned: OrphanedResults,
 }
 
 impl Session {
     fn is_idle_for(&self, time: Duration) -> bool {
         self.open.strong_count() == 0 && self.last_request.elapsed() >= time
+    }
+
+    /// Forgets an answer. Its request's ids can be used again.
+    fn forget(&mut self, answer: Option<Answer>) {
+        if let Some(answer) = answer {
+            self.ids.release(&answer.ids);
+        }
     }
 }
 
@@ -142,9 +156,7 @@ impl Sessions {
 
     fn expired(&self) -> Vec<SessionId> {
         let table = self.table();
-        let expired = table.iter().filter(|(_, session)| {
-            session.is_idle_for(EXPIRES_AFTER) || (session.is_idle_for(Duration::ZERO) && session.ids.exhausted())
-        });
+        let expired = table.iter().filter(|(_, session)| session.is_idle_for(EXPIRES_AFTER));
         expired.map(|(id, _)| Arc::clone(id)).collect()
     }
 
@@ -159,17 +171,29 @@ impl Sessions {
     }
 
     fn open_stream<S>(&self, id: &SessionId, stream: S) -> OpenStream<S> {
-        OpenStream { stream: Box::pin(stream), request: None, _resumed: Vec::new(), _open: self.touch(id) }
+        OpenStream { stream: Box::pin(stream), answer: None, _open: self.touch(id) }
     }
 
-    /// Registers the id and the progress token of a request.
-    fn register(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<RegisteredRequest, SessionFault> {
+    /// Returns the events of an answer from this number on. Reading them to the end removes the answer.
+    fn read(
+        &self,
+        id: &SessionId,
+        answer: Answer,
+        from: usize,
+    ) -> OpenStream<impl Stream<Item = ServerSseMessage> + Send + Sync + use<>> {
+        let mut stream = self.open_stream(id, answer.events(from));
+        stream.answer = Some(ReadAnswer { table: Arc::clone(&self.table), session: Arc::clone(id), answer });
+        stream
+    }
+
+    /// Registers the id and the progress token of a request, and adds its answer.
+    fn register(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<(Answer, LogWriter), SessionFault> {
         let ids = ids_of(message);
         let memory = REQUEST.try_with(|request| request.memory.clone()).unwrap_or_default();
-        if let Some(session) = self.table().get_mut(id) {
-            session.ids.register(&ids, &memory).map_err(refused)?;
-        }
-        Ok(RegisteredRequest { table: Arc::clone(&self.table), session: Arc::clone(id), ids, memory, ended: false })
+        let mut table = self.table();
+        let session = table.get_mut(id).ok_or_else(|| LocalSessionManagerError::SessionNotFound(Arc::clone(id)))?;
+        session.ids.register(&ids, &memory).map_err(refused)?;
+        Ok(session.answers.add(ids, memory, session.has_priming))
     }
 
     /// Charges the result of a cancelled request to the session, because rmcp keeps a result that arrives after the
@@ -195,30 +219,41 @@ fn refused(refusal: SessionRefusal) -> SessionFault {
     SessionFault::Refused(refusal)
 }
 
-/// A request with registered ids. Dropping the request releases the ids, if the answer was read to its end.
-struct RegisteredRequest {
+/// Copies an answer into its log, and removes it when it has been read or its time is over.
+async fn keep(
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
     session: SessionId,
-    ids: Vec<u64>,
-    memory: RequestMemory,
-    ended: bool,
+    log: LogWriter,
+    answer: impl Stream<Item = ServerSseMessage>,
+) {
+    log.copy(answer).await;
+    if let Some(session) = lock(&table).get_mut(&session) {
+        let surplus = session.answers.end(log.number);
+        session.forget(surplus);
+    }
+    log.until_read().await;
+    remove(&table, &session, log.number);
 }
 
-impl Drop for RegisteredRequest {
-    fn drop(&mut self) {
-        let mut table = lock(&self.table);
-        if let Some(session) = table.get_mut(&self.session) {
-            session.ids.release(&self.ids, self.ended, &self.memory);
-        }
+fn remove(table: &Mutex<HashMap<SessionId, Session>>, session: &SessionId, answer: u64) {
+    if let Some(session) = lock(table).get_mut(session) {
+        let removed = session.answers.remove(answer);
+        session.forget(removed);
     }
+}
+
+/// An answer that a response reads.
+struct ReadAnswer {
+    table: Arc<Mutex<HashMap<SessionId, Session>>>,
+    session: SessionId,
+    /// The answer with its memory, which stays reserved until the response has been written.
+    answer: Answer,
 }
 
 /// The stream of an open answer. A session with an open answer cannot be evicted.
 struct OpenStream<S> {
     stream: Pin<Box<S>>,
-    request: Option<RegisteredRequest>,
-    /// The memory of all abandoned answers of the session, because this stream may resume any of them.
-    _resumed: Vec<RequestMemory>,
+    answer: Option<ReadAnswer>,
     _open: Option<Arc<()>>,
 }
 
@@ -227,8 +262,8 @@ impl<S: Stream> Stream for OpenStream<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.as_mut().poll_next(context);
-        if let (Poll::Ready(None), Some(request)) = (&polled, &mut self.request) {
-            request.ended = true;
+        if let (Poll::Ready(None), Some(read)) = (&polled, &self.answer) {
+            remove(&read.table, &read.session, read.answer.number);
         }
         polled
     }
@@ -248,8 +283,15 @@ impl SessionManager for Sessions {
         }
         let (id, transport) = self.inner.create_session().await?;
         let owner = REQUEST.try_with(|request| request.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
-        let (ids, orphaned) = (RequestIds::default(), OrphanedResults::default());
-        let session = Session { owner, last_request: Instant::now(), open: Weak::new(), ids, orphaned };
+        let session = Session {
+            owner,
+            last_request: Instant::now(),
+            open: Weak::new(),
+            ids: RequestIds::default(),
+            answers: Answers::default(),
+            has_priming: false,
+            orphaned: OrphanedResults::default(),
+        };
         self.table().insert(Arc::clone(&id), session);
         Ok((id, transport))
     }
@@ -259,13 +301,18 @@ impl SessionManager for Sessions {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, SessionFault> {
-        Ok(self.inner.initialize_session(id, message).await?)
+        let answer = self.inner.initialize_session(id, message).await?;
+        if let ServerJsonRpcMessage::Response(response) = &answer
+            && let ServerResult::InitializeResult(result) = &response.result
+            && let Some(session) = self.table().get_mut(id)
+        {
+            session.has_priming = result.protocol_version >= ProtocolVersion::V_2025_11_25;
+        }
+        Ok(answer)
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, SessionFault> {
-        // A session with too many abandoned answers accepts no more requests.
-        let exhausted = self.table().get(id).is_some_and(|session| session.ids.exhausted());
-        Ok(self.is_owned(id) && !exhausted && self.inner.has_session(id).await?)
+        Ok(self.is_owned(id) && self.inner.has_session(id).await?)
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), SessionFault> {
@@ -277,10 +324,16 @@ impl SessionManager for Sessions {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        let request = self.register(id, &message)?;
-        let mut stream = self.open_stream(id, self.inner.create_stream(id, message).await?);
-        stream.request = Some(request);
-        Ok(stream)
+        let (answer, log) = self.register(id, &message)?;
+        let number = answer.number;
+        match self.inner.create_stream(id, message).await {
+            Ok(events) => drop(tokio::spawn(keep(Arc::clone(&self.table), Arc::clone(id), log, events))),
+            Err(fault) => {
+                remove(&self.table, id, number);
+                return Err(fault.into());
+            }
+        }
+        Ok(self.read(id, answer, 0))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), SessionFault> {
@@ -293,7 +346,9 @@ impl SessionManager for Sessions {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        Ok(self.open_stream(id, self.inner.create_standalone_stream(id).await?))
+        let has_priming = self.table().get(id).is_some_and(|session| session.has_priming);
+        let priming = stream::iter(has_priming.then(answers::priming));
+        Ok(self.open_stream(id, priming.chain(self.inner.create_standalone_stream(id).await?)))
     }
 
     async fn resume(
@@ -301,10 +356,12 @@ impl SessionManager for Sessions {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        let abandoned = self.table().get(id).map(|session| session.ids.abandoned()).unwrap_or_default();
-        let mut stream = self.open_stream(id, self.inner.resume(id, last_event_id).await?);
-        stream._resumed = abandoned;
-        Ok(stream)
+        if answers::is_of_answer(&last_event_id) {
+            let found = self.table().get(id).and_then(|session| session.answers.find(&last_event_id));
+            let (answer, from) = found.ok_or(SessionFault::NoAnswer)?;
+            return Ok(self.read(id, answer, from).left_stream());
+        }
+        Ok(self.open_stream(id, self.inner.resume(id, last_event_id).await?).right_stream())
     }
 }
 
@@ -314,6 +371,9 @@ pub enum SessionFault {
     /// This table refused the request.
     #[error(transparent)]
     Refused(#[from] SessionRefusal),
+    /// The answer to resume has been read to its end, or was removed after [`answers::UNREAD_RETENTION`].
+    #[error("the answer to resume has been read, or its time is over")]
+    NoAnswer,
     /// rmcp's session manager failed.
     #[error(transparent)]
     Local(#[from] LocalSessionManagerError),

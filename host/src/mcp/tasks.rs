@@ -12,7 +12,7 @@
 //! room for other tasks. Only the principal that made the call can use the task; for others the id does not exist.
 //!
 //! This module uses only rmcp's types. rmcp's `TaskManager` has no owners of tasks and no memory limit, and it cannot
-//! remove a result early.
+//! shorten the time for which a result is kept once the client has read it.
 
 mod outcome;
 
@@ -35,11 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 use waggle_shared::mutex::lock;
 
-use super::{
-    errors::{self, Outcome},
-    formats,
-    progress::Progress,
-};
+use super::{errors, failure::Outcome, formats, progress::Progress};
 use crate::domain::principal::Principal;
 
 /// The time after which a running call becomes a task. Most calls end earlier and so need no poll.
@@ -49,7 +45,7 @@ pub(super) const START_AFTER: Duration = Duration::from_secs(2);
 const POLL_INTERVAL_MS: u64 = 1000;
 
 /// The time that a task may run in addition to the longest command. Only the pull of an image can need this time. A
-/// pull has the same timeout, which is enough for 2 GB over a slow line.
+/// pull has no timeout, but each of its blobs has one: 5.8 hours for a blob of 2 GB.
 const PULL_ALLOWANCE: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// The time for which a task is kept beyond its maximum run time, so that the client can still read the outcome.
@@ -161,7 +157,8 @@ impl Table {
 }
 
 impl Tasks {
-    /// Creates an empty table. `call_max` is the maximum duration of a command.
+    /// Creates an empty table. `call_max` is the longest of the timeouts for `execute`,
+    /// `install_packages` and a machine's boot.
     pub(super) fn new(call_max: Duration) -> Self {
         let run_max = call_max + PULL_ALLOWANCE;
         Self { table: Arc::default(), run_max, running: TaskTracker::new(), stop: CancellationToken::new() }
@@ -174,7 +171,8 @@ impl Tasks {
     /// Turns a call into a task. The task can be polled as soon as this function returns.
     ///
     /// # Errors
-    /// The call's future, if the limits allow no further task. The request must await it.
+    /// The call's future, if the limits allow no further task or the server is shutting down. The request must await
+    /// it.
     pub(super) fn start(&self, call: RunningCall) -> Result<Task, BoxFuture<'static, Outcome>> {
         let RunningCall { owner, tool, outcome, cancelled, progress, bytes_max } = call;
         let mut table = self.table();

@@ -5,24 +5,38 @@
 use std::{future::ready, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{JsonObject, MetaObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::json;
 
-use super::{arguments, call_context::CallContext, errors::Outcome, json_size::value_bytes, services::Services};
+use super::{
+    arguments::{self, Alias},
+    call_context::CallContext,
+    failure::Outcome,
+    json_size::value_bytes,
+    schemas::plain,
+    services::Services,
+};
+
+/// The key in a tool's `_meta` with the maximum characters of a result that Claude Code shows to its model. It stores a
+/// longer result in a file on the client's host, which no code in the environment can read.
+const RESULT_CHARS_META: &str = "anthropic/maxResultSizeChars";
+
+/// Enough for two outputs of the default size in JSON.
+const RESULT_CHARS_MAX: usize = 200_000;
 
 /// A tool with the code behind it.
 pub(super) struct ServedTool {
     pub(super) definition: Tool,
     /// Maximum memory of a result; `None` if calls of this tool never become tasks.
     task_result_bytes_max: Option<usize>,
+    alias: Option<Alias>,
     /// Serves a call; fails if the arguments do not match the schema.
-    pub(super) serve: Box<Serve>,
+    serve: Box<Serve>,
 }
 
-pub(super) type Serve =
-    dyn for<'a> Fn(&'a Services, JsonObject, &'a CallContext) -> BoxFuture<'a, Outcome> + Send + Sync;
+type Serve = dyn for<'a> Fn(&'a Services, JsonObject, &'a CallContext) -> BoxFuture<'a, Outcome> + Send + Sync;
 
 impl ServedTool {
     /// Creates a tool with arguments of the type `A`, without a schema of the result.
@@ -35,19 +49,45 @@ impl ServedTool {
     ) -> Self {
         let definition = Tool::new(name, description, JsonObject::new()).with_input_schema::<A>();
         let mut definition = definition.with_title(title).with_annotations(hints);
-        definition.input_schema = without_formats(&definition.input_schema);
+        definition.input_schema = plain(&definition.input_schema);
         let schema = Arc::clone(&definition.input_schema);
         let serve: Box<Serve> = Box::new(move |services, arguments, context| {
             arguments::parse(name, &schema, arguments)
                 .map_or_else(|fault| ready(Err(fault.into())).boxed(), |arguments| serve(services, arguments, context))
         });
-        Self { definition, task_result_bytes_max: None, serve }
+        Self { definition, task_result_bytes_max: None, alias: None, serve }
+    }
+
+    /// Serves a call.
+    pub(super) fn call<'a>(
+        &'a self,
+        services: &'a Services,
+        mut arguments: JsonObject,
+        context: &'a CallContext,
+    ) -> BoxFuture<'a, Outcome> {
+        match self.alias.map(|alias| arguments::rename(&mut arguments, alias)).transpose() {
+            Ok(_) => (self.serve)(services, arguments, context),
+            Err(fault) => ready(Err(fault.into())).boxed(),
+        }
+    }
+
+    /// Takes the argument `name` by the name `alias` as well, which is not in the schema.
+    pub(super) fn with_alias(self, alias: &'static str, name: &'static str) -> Self {
+        Self { alias: Some(Alias { alias, name }), ..self }
+    }
+
+    /// Lets clients that limit the size of results show those of this tool whole.
+    pub(super) fn with_large_results(mut self) -> Self {
+        let mut meta = MetaObject::default();
+        meta.0.insert(RESULT_CHARS_META.to_owned(), json!(RESULT_CHARS_MAX));
+        self.definition.meta = Some(meta);
+        self
     }
 
     /// Adds the schema of the result.
     pub(super) fn with_result<R: JsonSchema + 'static>(mut self) -> Self {
         self.definition = self.definition.with_output_schema::<R>();
-        self.definition.output_schema = self.definition.output_schema.as_deref().map(without_formats);
+        self.definition.output_schema = self.definition.output_schema.as_deref().map(plain);
         self
     }
 
@@ -61,23 +101,5 @@ impl ServedTool {
         let result_bytes_max = self.task_result_bytes_max?;
         let arguments = arguments.into_iter().flat_map(JsonObject::values);
         Some(arguments.map(value_bytes).sum::<usize>().saturating_add(result_bytes_max))
-    }
-}
-
-/// Removes the formats of numbers (`uint64`, `double`) from a schema, because some validators reject unknown formats.
-fn without_formats(schema: &JsonObject) -> Arc<JsonObject> {
-    let mut schema = schema.clone();
-    remove_formats(&mut schema);
-    Arc::new(schema)
-}
-
-fn remove_formats(schema: &mut JsonObject) {
-    if schema.get("format").is_some_and(Value::is_string) {
-        schema.remove("format");
-    }
-    for value in schema.values_mut() {
-        let items = value.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
-        items.for_each(remove_formats);
-        value.as_object_mut().into_iter().for_each(remove_formats);
     }
 }

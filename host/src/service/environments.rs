@@ -268,7 +268,7 @@ impl Environments {
         match self.registry.repository.find(owner, id) {
             Found::Known(environment) => Ok(*environment),
             Found::Destroyed(reason) => Err(CallerFault::DestroyedEnvironment { id, reason }),
-            Found::Unknown => Err(CallerFault::UnknownEnvironment { id }),
+            Found::Unknown => Err(CallerFault::UnknownEnvironment { id, is_local: *owner == Principal::local() }),
         }
     }
 

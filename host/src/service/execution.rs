@@ -37,6 +37,10 @@ pub const CODE_BYTES_MAX: usize = 512_000;
 /// Maximum bytes of stdin in one call: the same limit as for a file.
 pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
+/// Size in bytes above which an output is kept in a file in the guest. Two outputs of this size always fit into one
+/// event of the answer, even if every byte must be escaped, so no output without a file is ever cut.
+const KEEP_OUTPUT_ABOVE_BYTES: usize = 32 * 1024;
+
 /// The advice for larger inputs.
 const TO_FILES: &str = "; put data into files with write_file";
 
@@ -61,6 +65,8 @@ pub struct ExecutionRules {
     /// Resource limits of one command and of all processes that it starts.
     pub limits: CommandLimits,
     pub commands: ByRuntime<OperatorCommands>,
+    /// Maximum bytes of each output in a result, unless the caller sets another maximum.
+    pub output_bytes_default: usize,
 }
 
 /// Runs commands in environments.
@@ -116,7 +122,7 @@ impl Execution {
         let script = Some(Script { extension: runtime.extension(), code: code.into_bytes() });
         let (argv, timeout) = (self.interpreter(runtime, &call)?, command.timeout);
         let command = Command { argv, script, user: User::Sandbox, ..command };
-        let mut outputs = Outputs::new(&call.refusals);
+        let mut outputs = Outputs::new(&call.refusals, command.output_bytes_max);
         let executed = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
         outputs.into_result(executed, timeout)
     }
@@ -142,7 +148,7 @@ impl Execution {
         // Relative paths start at the home folder.
         let working_directory = Some(GuestPath::home());
         let command = Command { argv, working_directory, user: User::Sandbox, ..command };
-        self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals), "run the program").await
+        self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals, 0), "run the program").await
     }
 
     /// Installs packages with the package manager of the environment's runtime.
@@ -164,11 +170,12 @@ impl Execution {
         let (first, then) = runtime.installer(operator, guest).map_err(CallerFault::Runtime)?.steps(&packages);
         let timeout = self.rules.install_timeout;
         let start = Instant::now();
-        let mut outputs = Outputs::new(&call.refusals);
+        let mut outputs = Outputs::new(&call.refusals, self.rules.output_bytes_default);
         let timed = |step: Command| Command {
             // A package manager may treat the image's own working directory as a project.
             working_directory: Some(GuestPath::home()),
             timeout: timeout.saturating_sub(start.elapsed()),
+            output_bytes_max: self.rules.output_bytes_default,
             ..step
         };
         let operation = "install the packages";
@@ -189,7 +196,8 @@ impl Execution {
         outputs: &mut Outputs,
         operation: &'static str,
     ) -> Result<Executed, Fault> {
-        let command = Command { limits: self.rules.limits, keep_output_above_bytes: OUTPUT_BYTES_MAX, ..command };
+        let kept_above = command.output_bytes_max.min(KEEP_OUTPUT_ABOVE_BYTES) as u64;
+        let command = Command { limits: self.rules.limits, keep_output_above_bytes: kept_above, ..command };
         let mut on_output = |stream, bytes: &[u8]| {
             outputs.push(stream, bytes);
             (watcher.on_output)(stream, bytes);
@@ -202,6 +210,17 @@ impl Execution {
     fn interpreter(&self, runtime: Runtime, call: &Call) -> Result<Vec<String>, CallerFault> {
         let operator = self.rules.commands.of(runtime).exec.as_ref();
         runtime.interpreter(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)
+    }
+
+    /// Returns the maximum bytes of each output for a caller's request, or else the server's default.
+    ///
+    /// # Errors
+    /// [`ArgumentFault::NotWhole`].
+    pub fn output_bytes(&self, requested: Option<f64>) -> Result<usize, ArgumentFault> {
+        match requested {
+            Some(bytes) => ArgumentFault::whole_number("output_bytes", bytes, 1..=OUTPUT_BYTES_MAX),
+            None => Ok(self.rules.output_bytes_default),
+        }
     }
 
     /// Returns the timeout for a caller's `seconds`. If `seconds` is `None`, zero or negative, returns the server's

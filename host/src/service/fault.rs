@@ -37,8 +37,15 @@ pub enum CallerFault {
     #[error("{0}")]
     Argument(ArgumentFault),
     /// The caller has no environment with this id.
-    #[error("environment {id} not found; list_environments returns the ids of your environments")]
-    UnknownEnvironment { id: EnvironmentId },
+    #[error(
+        "environment {id} not found; list_environments returns the ids of your environments{}",
+        when_local(*is_local)
+    )]
+    UnknownEnvironment {
+        id: EnvironmentId,
+        /// Whether the caller started the server.
+        is_local: bool,
+    },
     /// The environment was destroyed before the call.
     #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
     DestroyedEnvironment { id: EnvironmentId, reason: DestroyReason },
@@ -71,18 +78,14 @@ pub enum CallerFault {
     #[error(transparent)]
     Runtime(RuntimeFault),
     /// A command reached its timeout.
-    #[error(
-        "the call reached its timeout of {} s, and all its processes were killed{}",
-        after.as_secs_f64(),
-        so_far(Some(executed.as_ref()))
-    )]
+    #[error("the call reached its timeout of {} s, and all its processes were killed", after.as_secs_f64())]
     TimedOut {
         after: Duration,
         /// The result, with the output up to the timeout.
         executed: Box<Executed>,
     },
     /// The caller cancelled the call.
-    #[error("the call was cancelled, and all its processes were killed{}", so_far(executed.as_deref()))]
+    #[error("the call was cancelled, and all its processes were killed")]
     Cancelled {
         /// The result of the command, with the output up to the cancellation; `None` if no command had started.
         executed: Option<Box<Executed>>,
@@ -116,6 +119,25 @@ impl CallerFault {
         }
     }
 
+    /// Whether the message says what the caller can do, so that the code's hint adds nothing.
+    #[must_use]
+    pub fn has_advice(&self) -> bool {
+        match self {
+            Self::Runtime(_) | Self::TimedOut { .. } | Self::Guest { .. } => false,
+            Self::Argument(_)
+            | Self::UnknownEnvironment { .. }
+            | Self::DestroyedEnvironment { .. }
+            | Self::DestroyedUnderCall { .. }
+            | Self::NotRunning { .. }
+            | Self::Capacity(_)
+            | Self::Busy { .. }
+            | Self::TooManyCalls { .. }
+            | Self::ResultsUnread
+            | Self::Cancelled { .. }
+            | Self::ShuttingDown => true,
+        }
+    }
+
     /// Returns the result of the stopped command, if there was one.
     #[must_use]
     pub fn executed(&self) -> Option<&Executed> {
@@ -124,15 +146,6 @@ impl CallerFault {
         }
         if let Self::Cancelled { executed } = self { executed.as_deref() } else { None }
     }
-}
-
-/// Formats the outputs of a stopped command, to be appended to the error message.
-fn so_far(executed: Option<&Executed>) -> String {
-    let Some(executed) = executed else { return String::new() };
-    let outputs = [("stdout", &executed.stdout), ("stderr", &executed.stderr)];
-    let written = outputs.into_iter().filter(|(_, output)| !output.text.is_empty());
-    let outputs = written.map(|(name, output)| format!("\n{name} until then:\n{}", output.text));
-    outputs.chain(executed.hint.iter().map(|hint| format!("\n{hint}"))).collect()
 }
 
 fn refusal_code(kind: RefusalKind) -> ErrorCode {
@@ -158,6 +171,15 @@ fn because(reason: DestroyReason) -> &'static str {
         DestroyReason::NeverReady => " before it was ready",
         DestroyReason::Failed => " because its machine failed",
         DestroyReason::Shutdown => " because the server is shutting down",
+    }
+}
+
+/// Returns the likely reason why the caller of a server that it started itself has no such environment.
+fn when_local(is_local: bool) -> &'static str {
+    if is_local {
+        ". Environments end with the server; if the client starts a server for each call, connect it over HTTP instead"
+    } else {
+        ""
     }
 }
 

@@ -22,25 +22,31 @@ async fn errors_name_the_invalid_argument() {
     for (tool, arguments, message) in [
         (
             "create_environment",
-            json!({"runtime": "python", "cpu": 4}),
-            "unknown argument \"cpu\" for create_environment; allowed: name, network, runtime, timeout_minutes",
+            json!({"language": "python", "cpu": 4}),
+            "unknown argument \"cpu\" for create_environment; allowed: language, name, network, timeout_minutes",
         ),
         ("list_environments", json!({"all": true}), "unknown argument \"all\" for list_environments; allowed: none"),
         ("execute", json!({"environment_id": UNKNOWN_ID}), "missing argument \"code\" for execute; it is required"),
+        ("create_environment", json!({}), "missing argument \"language\" for create_environment; it is required"),
         (
-            "execute",
-            json!({"environment_id": UNKNOWN_ID, "code": 5}),
-            "invalid argument \"code\": invalid type: integer `5`, expected a string",
+            "create_environment",
+            json!({"language": "python", "runtime": "node"}),
+            "arguments \"language\" and \"runtime\" have different values; give only \"language\"",
         ),
         (
             "execute",
-            json!({"environment_id": UNKNOWN_ID, "code": "1", "timeout_seconds": "5"}),
-            "invalid argument \"timeout_seconds\": invalid type: string \"5\", expected f64",
+            json!({"environment_id": UNKNOWN_ID, "code": ["print(1)"]}),
+            "invalid argument \"code\": must be a string",
+        ),
+        (
+            "execute",
+            json!({"environment_id": UNKNOWN_ID, "code": "1", "timeout_seconds": "soon"}),
+            "invalid argument \"timeout_seconds\": must be a number",
         ),
         (
             "create_environment",
             json!({"runtime": "ruby"}),
-            "invalid argument \"runtime\": unknown variant `ruby`, expected one of `python`, `node`, `shell`",
+            "invalid argument \"language\": must be one of: python, node, shell",
         ),
     ] {
         check(&served, tool, arguments, "invalid_argument", message).await;
@@ -53,12 +59,12 @@ async fn errors_for_invalid_values_say_what_is_valid() {
     for (tool, arguments, message) in [
         (
             "create_environment",
-            json!({"runtime": "python", "timeout_minutes": 61}),
+            json!({"language": "python", "timeout_minutes": 61}),
             "timeout_minutes: 61 is too large; must be at most 60",
         ),
         (
             "create_environment",
-            json!({"runtime": "python", "name": "a\nb"}),
+            json!({"language": "python", "name": "a\nb"}),
             "name: must not contain control characters, such as line breaks",
         ),
         (
@@ -166,16 +172,14 @@ async fn unknown_and_destroyed_environments_have_different_errors() {
 async fn unreadable_files_have_distinct_errors() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
-    let code = "mkdir folder; head -c 10485761 /dev/zero > big; mkfifo pipe";
+    let code = "mkdir folder; touch file; mkfifo pipe";
     served.call("execute", json!({"environment_id": id, "code": code})).await;
-    for (path, kind) in
-        [("missing", "not_found"), ("folder", "is_a_directory"), ("big", "too_large"), ("pipe", "not_a_regular_file")]
-    {
+    for (path, kind) in [("missing", "not_found"), ("folder", "is_a_directory"), ("pipe", "not_a_regular_file")] {
         let (text, found) = served.refused("read_file", json!({"environment_id": id, "path": path})).await;
         assert_eq!(found, kind, "{text}");
         assert!(text.contains(path), "{text}");
     }
-    let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "big"})).await;
+    let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "file"})).await;
     assert_eq!(kind, "not_a_directory");
     let (_, kind) = served.refused("list_files", json!({"environment_id": id, "path": "missing"})).await;
     assert_eq!(kind, "not_found");
@@ -190,17 +194,17 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     }
     let full = "this server has reached its maximum of 10 environments; destroy one with destroy_environment, or \
                 wait until one reaches its idle timeout";
-    check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
+    check(&served, "create_environment", json!({"language": "shell"}), "capacity_reached", full).await;
     served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
     served.create("shell").await;
-    check(&served, "create_environment", json!({"runtime": "shell"}), "capacity_reached", full).await;
+    check(&served, "create_environment", json!({"language": "shell"}), "capacity_reached", full).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_failure_and_unknown_tool_are_protocol_errors() {
+async fn failed_start_is_a_result_and_an_unknown_tool_a_protocol_error() {
     let served = serve_trouble(&[]).await;
-    let (code, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
-    assert_eq!(code, -32603);
+    let (text, code) = served.refused("create_environment", json!({"language": "node"})).await;
+    assert_eq!(code, "start_failed");
     assert!(text.ends_with(": failed while preparing the image: blob sha256:00 is missing"), "{text}");
     let (code, text) = served.failed("make_coffee", json!({})).await;
     assert_eq!(code, -32602);

@@ -4,10 +4,13 @@
 
 use serde_json::{Value, json};
 
-use crate::served::{Served, serve};
+use crate::{
+    raw,
+    served::{Served, serve},
+};
 
 /// Number of bytes that a result keeps at the start of a long output, and as many at the end.
-const END_BYTES: usize = 256 * 1024;
+const END_BYTES: usize = 32 * 1024;
 
 async fn run(served: &Served, code: &str) -> Value {
     let id = served.create("shell").await;
@@ -74,10 +77,12 @@ async fn timeout_kills_the_code_and_returns_its_output() {
     assert_eq!(
         result.content[0].as_text().unwrap().text,
         "the call reached its timeout of 0.5 s, and all its processes were killed\n\
+         For execute, set a longer timeout_seconds, or start the work in the background and read its log later. For \
+         install_packages, install fewer packages at a time.\n\
          stdout until then:\nbefore\n\nstderr until then:\noops\n"
     );
+    assert_eq!(result.meta.unwrap().0["waggle/error"]["code"], "timed_out");
     let object = result.structured_content.unwrap();
-    assert_eq!(object["error"]["code"], "timed_out");
     for (key, value) in [
         ("timed_out", json!(true)),
         ("exit_code", json!(137)),
@@ -90,6 +95,9 @@ async fn timeout_kills_the_code_and_returns_its_output() {
     let duration_ms = object["duration_ms"].as_u64().unwrap();
     assert!((500..5000).contains(&duration_ms), "{duration_ms}");
     assert_eq!(object.get("cancelled"), None);
+    // Some clients show a model only the structured content.
+    let hint = object["hint"].as_str().unwrap();
+    assert!(hint.contains("reached its timeout of 0.5 s") && hint.contains("longer timeout_seconds"), "{hint}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,8 +107,8 @@ async fn install_has_its_own_timeout() {
     let install = json!({"environment_id": id, "path": "install.sh", "content": "echo \"unpacking $1\"; sleep 100"});
     served.call("write_file", install).await;
     let result = served.raw("install_packages", json!({"environment_id": id, "packages": "jq"})).await.unwrap();
+    assert_eq!(result.meta.unwrap().0["waggle/error"]["code"], "timed_out");
     let object = result.structured_content.unwrap();
-    assert_eq!(object["error"]["code"], "timed_out");
     assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(9)));
     // `execute` has a longer timeout than an installation here.
     let executed = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo awake"})).await;
@@ -113,8 +121,52 @@ async fn long_output_loses_its_middle() {
     let executed = run(&served, "head -c 1000000 /dev/zero | tr '\\0' x; echo end").await;
     assert_eq!(executed["stdout_lost"], json!({"from": END_BYTES, "to": 1_000_004 - END_BYTES}));
     let stdout = executed["stdout"].as_str().unwrap();
-    assert!(stdout.starts_with("xxx") && stdout.ends_with("end\n") && stdout.len() < 600_000);
+    assert!(stdout.starts_with("xxx") && stdout.ends_with("end\n") && stdout.len() < 70_000);
     assert_eq!((executed.get("stderr_lost"), executed.get("stderr_file")), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_outputs_is_set_by_the_operator_or_for_one_call() {
+    let served = serve(&["--output-bytes", "2000"]).await;
+    let id = served.create("shell").await;
+    let run = async |more: Value| {
+        let mut arguments = json!({"environment_id": id, "code": "head -c 300000 /dev/zero | tr '\\0' x"});
+        arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        served.call("execute", arguments).await
+    };
+    assert_eq!(run(json!({})).await["stdout_lost"], json!({"from": 1000, "to": 299_000}));
+    let long = run(json!({"output_bytes": 300_000})).await;
+    assert_eq!((long["stdout"].as_str().unwrap().len(), long.get("stdout_lost")), (300_000, None));
+    for invalid in [0, 524_289] {
+        let arguments = json!({"environment_id": id, "code": "true", "output_bytes": invalid});
+        let (text, _) = served.refused("execute", arguments).await;
+        assert_eq!(text, format!("output_bytes: {invalid} is invalid; must be an integer from 1 to 524288"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_result_is_larger_than_a_client_can_read() {
+    let served = serve(&[]).await;
+    let id = served.create("python").await;
+    let files = "import os\nfor n in range(9000): open('\\x01' * 100 + str(n), 'w')\nprint(len(os.listdir()))";
+    served.call("execute", json!({"environment_id": id, "code": files})).await;
+    let quotes = "import sys\nsys.stdout.write('\"\\n' * 260000); sys.stderr.write('\\x01' * 520000)";
+    let text = "open('text', 'w').write('\"\\x01\\n' * 300000); open('bytes', 'wb').write(b'\\xff' * 900000)";
+    served.call("execute", json!({"environment_id": id, "code": text})).await;
+    let waiting = "import time; sys.stdout.flush(); sys.stderr.flush(); time.sleep(60)";
+    for (tool, arguments) in [
+        ("execute", json!({"code": quotes, "output_bytes": 524_288})),
+        ("execute", json!({"code": format!("{quotes}\n{waiting}"), "output_bytes": 524_288, "timeout_seconds": 3})),
+        ("list_files", json!({})),
+        ("read_file", json!({"path": "text", "limit": 700_000})),
+        ("read_file", json!({"path": "bytes", "encoding": "base64"})),
+    ] {
+        let mut arguments = arguments;
+        arguments["environment_id"] = json!(id);
+        let answer = raw::stateless_call(&served.url, tool, &arguments, Some("token")).await.text().await.unwrap();
+        let longest = answer.lines().map(str::len).max().unwrap();
+        assert!((300_000..=1_000_000).contains(&longest), "{tool}: {longest}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ async fn statuses(served: &Served) -> Vec<String> {
 async fn failed_create_takes_no_slot() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     for _ in 0..5 {
-        served.failed("create_environment", json!({"runtime": "node"})).await;
+        served.refused("create_environment", json!({"language": "node"})).await;
     }
     assert_eq!(statuses(&served).await, [""; 0]);
     assert_eq!(served.machines_alive(), 0);
@@ -30,7 +30,7 @@ async fn failed_create_takes_no_slot() {
 async fn cancelled_create_is_undone() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     let params = CallToolRequestParams::new("create_environment")
-        .with_arguments(json!({"runtime": "shell"}).as_object().unwrap().clone());
+        .with_arguments(json!({"language": "shell"}).as_object().unwrap().clone());
     let request = ClientRequest::CallToolRequest(Request::new(params));
     let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
     served.until_alive(1).await;
@@ -47,13 +47,13 @@ async fn cancelled_create_holds_its_slot_until_the_machine_is_gone() {
     let served = serve_trouble(&["--max-environments", "1"]).await;
     let held = served.may_end.lock().await;
     let params = CallToolRequestParams::new("create_environment")
-        .with_arguments(json!({"runtime": "shell"}).as_object().unwrap().clone());
+        .with_arguments(json!({"language": "shell"}).as_object().unwrap().clone());
     let request = ClientRequest::CallToolRequest(Request::new(params));
     let handle = served.client.send_cancellable_request(request, Default::default()).await.unwrap();
     served.until_alive(1).await;
     handle.cancel(None).await.unwrap();
     until("the environment is being destroyed", async || statuses(&served).await == ["destroying"]).await;
-    let (text, kind) = served.refused("create_environment", json!({"runtime": "python"})).await;
+    let (text, kind) = served.refused("create_environment", json!({"language": "python"})).await;
     assert_eq!(kind, "capacity_reached", "{text}");
     assert_eq!(served.machines_alive(), 1);
 
@@ -66,7 +66,7 @@ async fn cancelled_create_holds_its_slot_until_the_machine_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn environment_can_be_destroyed_during_its_creation() {
     let served = serve_trouble(&[]).await;
-    let create = served.refused("create_environment", json!({"runtime": "shell"}));
+    let create = served.refused("create_environment", json!({"language": "shell"}));
     let destroy = async {
         served.until_alive(1).await;
         let listed = served.call("list_environments", json!({})).await;
@@ -84,7 +84,7 @@ async fn environment_can_be_destroyed_during_its_creation() {
 async fn idle_environment_is_destroyed_and_a_busy_one_stays() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
     // A timeout of 300 ms.
-    let short = json!({"runtime": "shell", "timeout_minutes": 0.005});
+    let short = json!({"language": "shell", "timeout_minutes": 0.005});
     let id = served.call("create_environment", short).await["environment_id"].clone();
     let busy = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo alive"})).await;
     assert_eq!(busy["stdout"], "alive\n");

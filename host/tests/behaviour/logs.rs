@@ -58,14 +58,14 @@ async fn log_has_events_and_the_cause_of_a_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_has_the_cause_of_a_failed_start() {
     let served = serve_trouble(&[]).await;
-    let (_, text) = served.failed("create_environment", json!({"runtime": "node"})).await;
+    let (text, _) = served.refused("create_environment", json!({"language": "node"})).await;
     let id = text.split([' ', ':']).find(|word| word.len() == UNKNOWN_ID.len()).unwrap();
     let failed = log(&served, id).await;
     assert_eq!(events(&failed), ["preparing the image", "failed while preparing the image: blob sha256:00 is missing"]);
     assert_eq!((&failed["status"], &failed["console"]), (&json!("destroyed"), &json!([CONSOLE])));
     // The server keeps 32 logs of failed starts.
     for _ in 0..32 {
-        served.failed("create_environment", json!({"runtime": "node"})).await;
+        served.refused("create_environment", json!({"language": "node"})).await;
     }
     assert_eq!(ask(&served, id, &[]).await.0, 410);
 }
@@ -74,7 +74,7 @@ async fn log_has_the_cause_of_a_failed_start() {
 async fn log_has_the_stage_of_a_start_in_progress() {
     let served = serve_trouble(&[]).await;
     // This call waits until the environment is destroyed, because the machine never finishes booting.
-    let create = served.raw("create_environment", json!({"runtime": "shell"}));
+    let create = served.raw("create_environment", json!({"language": "shell"}));
     let look = async {
         served.until_alive(1).await;
         let listed = served.call("list_environments", json!({})).await;
@@ -118,7 +118,7 @@ async fn log_rejects_foreign_hosts_and_origins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_a_log_does_not_extend_the_idle_timeout() {
     let served = serve(&["--reaper-interval", "20ms"]).await;
-    let made = served.call("create_environment", json!({"runtime": "shell", "timeout_minutes": 0.01})).await;
+    let made = served.call("create_environment", json!({"language": "shell", "timeout_minutes": 0.01})).await;
     let id = made["environment_id"].as_str().unwrap();
     // The idle timeout of 600 ms expires although the test reads the log all the time.
     until("the environment is gone", async || ask(&served, id, &[]).await.0 != 200).await;

@@ -17,6 +17,7 @@ mod logs;
 mod machines;
 mod principals;
 mod raw;
+mod requests;
 mod served;
 mod story;
 mod tasks;

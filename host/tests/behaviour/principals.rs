@@ -64,7 +64,7 @@ async fn no_tool_reveals_environments_of_other_callers() {
         }
         let listed = call(&bob, "list_environments", json!({})).await.unwrap().structured_content.unwrap();
         assert_eq!(listed, json!({"count": 0, "environments": []}));
-        let made = call(&bob, "create_environment", json!({"runtime": "shell"})).await.unwrap();
+        let made = call(&bob, "create_environment", json!({"language": "shell"})).await.unwrap();
         let own = made.structured_content.unwrap()["environment_id"].take();
         let listed = call(&bob, "list_environments", json!({})).await.unwrap().structured_content.unwrap();
         assert_eq!((&listed["count"], &listed["environments"][0]["environment_id"]), (&json!(1), &own));

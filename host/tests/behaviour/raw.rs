@@ -98,23 +98,19 @@ impl Session {
     /// Calls a tool without reading the answer, with the smallest receive buffer that the system allows.
     pub(crate) async fn call_unread(&self, id: u32, tool: &str, arguments: &Value, token: &str) -> TcpStream {
         let body = tool_call(id, tool, arguments, &json!({"progressToken": token})).to_string();
-        let host = self.url.trim_start_matches("http://").trim_end_matches("/mcp");
-        let head = format!(
-            "POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\naccept: application/json, \
-             text/event-stream\r\nmcp-protocol-version: {SESSION_VERSION}\r\n{SESSION_HEADER}: {}\r\n\
-             content-length: {}\r\n\r\n",
-            self.id,
-            body.len()
-        );
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(1).unwrap();
-        let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
-        stream.write_all((head + &body).as_bytes()).await.unwrap();
-        stream
+        let headers = format!("mcp-protocol-version: {SESSION_VERSION}\r\n{SESSION_HEADER}: {}", self.id);
+        send_unread(&self.url, &headers, &body).await
     }
 
     pub(crate) async fn cancel(&self, id: u32) {
         self.notify("notifications/cancelled", json!({"requestId": id})).await;
+    }
+
+    /// Returns what is left of an answer after the event with this id.
+    pub(crate) async fn resume(&self, event_id: &str) -> String {
+        let get = Client::new().get(&self.url).header(SESSION_HEADER, &self.id).header("accept", "text/event-stream");
+        let get = get.header("mcp-protocol-version", SESSION_VERSION).header("last-event-id", event_id);
+        get.send().await.unwrap().text().await.unwrap()
     }
 
     pub(crate) async fn delete(&self) {
@@ -122,6 +118,31 @@ impl Session {
         let answer = delete.header("mcp-protocol-version", SESSION_VERSION).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
     }
+}
+
+/// Calls a tool without a session, with a bearer token, and does not read the answer.
+pub(crate) async fn unread_call_as(url: &str, who: &str, tool: &str, arguments: &Value) -> TcpStream {
+    let body = tool_call(1, tool, arguments, &stateless_meta(&json!({}))).to_string();
+    let headers = format!(
+        "mcp-protocol-version: {STATELESS_VERSION}\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n\
+         authorization: Bearer {who}"
+    );
+    send_unread(url, &headers, &body).await
+}
+
+/// Sends a request over a connection with the smallest receive buffer that the system allows.
+async fn send_unread(url: &str, headers: &str, body: &str) -> TcpStream {
+    let host = url.trim_start_matches("http://").trim_end_matches("/mcp");
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\naccept: application/json, \
+         text/event-stream\r\n{headers}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    stream
 }
 
 /// Calls a tool without a session. Dropping the future, or the answer, closes the connection.

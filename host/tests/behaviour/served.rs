@@ -170,18 +170,20 @@ impl Served {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(false), "{result:?}");
         let object = result.structured_content.unwrap();
-        assert_eq!(result.content[0].as_text().unwrap().text, format!("{object:#}"));
+        assert_eq!(result.content[0].as_text().unwrap().text, object.to_string());
         object
     }
 
-    /// Calls a tool that must return an error, and returns the message and the code of the error.
+    /// Calls a tool that must return an error without a command's result, and returns the error's message and code.
     pub(crate) async fn refused(&self, tool: &'static str, arguments: Value) -> (String, String) {
         let result = self.raw(tool, arguments).await.unwrap();
         assert_eq!(result.is_error, Some(true), "{result:?}");
         let text = result.content[0].as_text().unwrap().text.clone();
-        let error = result.structured_content.unwrap()["error"].take();
-        assert_eq!((error["message"].as_str().unwrap(), error["hint"].is_string()), (text.as_str(), true));
-        (text, error["code"].as_str().unwrap().to_owned())
+        let error = &result.meta.unwrap().0["waggle/error"];
+        let [message, code, hint] = ["message", "code", "hint"].map(|key| error[key].as_str().unwrap());
+        let rest = text.strip_prefix(message).unwrap();
+        assert!(rest.is_empty() || rest == format!("\n{hint}"), "{text}");
+        (message.to_owned(), code.to_owned())
     }
 
     /// Calls a tool that must fail with a protocol error, and returns the code and the message of the error.
@@ -193,7 +195,7 @@ impl Served {
     }
 
     pub(crate) async fn create(&self, runtime: &str) -> String {
-        let created = self.call("create_environment", json!({"runtime": runtime})).await;
+        let created = self.call("create_environment", json!({"language": runtime})).await;
         created["environment_id"].as_str().unwrap().to_owned()
     }
 

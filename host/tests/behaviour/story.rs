@@ -12,13 +12,12 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn environment_serves_every_tool_until_it_is_destroyed() {
     let served = serve(&[]).await;
-    let created = served.call("create_environment", json!({"runtime": "python", "name": "numbers"})).await;
+    let created = served.call("create_environment", json!({"language": "python", "name": "numbers"})).await;
     assert_eq!(created["name"], "numbers");
     assert_eq!(
         (&created["status"], &created["runtime"], &created["timeout"]),
         (&json!("running"), &json!("python"), &json!("30m0s"))
     );
-    assert_eq!(created["agent_origin"], "host");
     let id = created["environment_id"].as_str().unwrap();
 
     let written = served
@@ -89,36 +88,35 @@ async fn operator_command_installs_packages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn binary_file_is_returned_unchanged() {
+async fn binary_file_is_described_without_an_encoding() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let code = "printf '\\377\\000\\200' > raw.bin";
     served.call("execute", json!({"environment_id": id, "code": code})).await;
     let read = served.raw("read_file", json!({"environment_id": id, "path": "raw.bin"})).await.unwrap();
-    let block = serde_json::to_value(&read.content[0]).unwrap();
-    assert_eq!(block["resource"]["blob"], "/wCA");
-    assert_eq!(block["resource"]["uri"], "file:///home/sandbox/raw.bin");
+    let text = &read.content[0].as_text().unwrap().text;
+    assert!(text.starts_with("[binary file: 3 bytes, begins with ff 00 80. Process it with execute"), "{text}");
+    // A text with NUL characters is no text that a model can read.
+    served.call("execute", json!({"environment_id": id, "code": "printf 'a\\000b' > raw.bin"})).await;
+    let read = served.raw("read_file", json!({"environment_id": id, "path": "raw.bin"})).await.unwrap();
+    assert!(read.content[0].as_text().unwrap().text.starts_with("[binary file: 3 bytes, begins with 61 00 62."));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_are_images_and_other_bytes_are_blobs() {
+async fn pictures_are_images() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
-    // The first bytes of a JPEG; the smallest GIF and WebP.
-    let jpeg = "/9j/4AAQSkZJRgABAQEASABIAAD/";
+    // The header of a JPEG; the smallest GIF and WebP.
+    let jpeg = "/9j/4AAQSkZJRgABAQEASABIAAD/wAARCAABAAEDASIAAhEBAxEB";
     let gif = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=";
     let webp = "UklGRh4AAABXRUJQVlA4TBEAAAAvAAAAAAfQ//73v/+BiOh/AAA=";
-    let blob = "AP/+gA==";
     let image = |data: &str, kind: &str| json!([{"type": "image", "data": data, "mimeType": kind}]);
-    let resource =
-        json!({"uri": "file:///home/sandbox/a%20file", "mimeType": "application/octet-stream", "blob": blob});
     for (data, content) in [
         (png, image(png, "image/png")),
         (jpeg, image(jpeg, "image/jpeg")),
         (gif, image(gif, "image/gif")),
         (webp, image(webp, "image/webp")),
-        (blob, json!([{"type": "resource", "resource": resource}])),
     ] {
         let write = json!({"environment_id": id, "path": "a file", "content": data, "encoding": "base64"});
         served.call("write_file", write).await;
@@ -133,7 +131,7 @@ async fn create_reports_its_stages() {
     // This call never ends. If the call ended at once, its reports could arrive after the answer.
     let reports = tokio::select! {
         reports = served.until_reported() => reports,
-        made = served.raw("create_environment", json!({"runtime": "shell"})) => panic!("the create ended: {made:?}"),
+        made = served.raw("create_environment", json!({"language": "shell"})) => panic!("the create ended: {made:?}"),
     };
     assert!(reports.windows(2).all(|pair| pair[0].0 < pair[1].0), "{reports:?}");
     assert!(reports.iter().all(|(progress, total, _)| *progress < 3.0 && *total == Some(3.0)), "{reports:?}");
@@ -161,9 +159,7 @@ async fn every_tool_has_hints_and_schemas() {
         let hints = tool.annotations.as_ref().unwrap();
         assert!(hints.read_only_hint.is_some() && hints.destructive_hint.is_some(), "{}", tool.name);
         assert!(tool.title.is_some() && tool.description.as_ref().unwrap().len() < 2000);
-        assert_eq!(tool.input_schema["additionalProperties"], Value::Bool(false), "{}", tool.name);
         assert_eq!(tool.output_schema.is_some(), tool.name != "read_file");
-        assert!(!serde_json::to_string(&tool).unwrap().contains("\"format\""), "{}", tool.name);
     }
 }
 

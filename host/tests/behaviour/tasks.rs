@@ -108,7 +108,7 @@ async fn long_call_becomes_a_task_with_progress_and_a_result() {
     let ended = client.until_ended(&task.task_id).await;
     let (result, object) = (completed(&ended), &completed(&ended)["structuredContent"]);
     assert_eq!((&object["stdout"], &object["exit_code"]), (&json!("step-1\nstep-2\n"), &json!(3)));
-    assert_eq!((&result["isError"], &result["content"][0]["text"]), (&json!(false), &json!(format!("{object:#}"))));
+    assert_eq!((&result["isError"], &result["content"][0]["text"]), (&json!(false), &json!(object.to_string())));
     // Cancelling an ended task is allowed, and so is input that was not requested.
     client.cancel(&task.task_id).await.unwrap();
     client.0.update_task(UpdateTaskParams::new(&*task.task_id, [("a".to_owned(), json!({}))].into())).await.unwrap();
@@ -142,7 +142,7 @@ async fn stdio_client_gets_tasks() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let story = async {
         let client = Client(accepts_tasks().serve_with_lifecycle(ours, without_session()).await.unwrap());
-        let made = client.answer("create_environment", json!({"runtime": "shell"})).await.structured_content.unwrap();
+        let made = client.answer("create_environment", json!({"language": "shell"})).await.structured_content.unwrap();
         let id = &made["environment_id"];
         let code = "while [ ! -e go-on ]; do sleep 0.01; done; echo well";
         let task = client.begin("execute", json!({"environment_id": id, "code": code})).await;
@@ -233,7 +233,7 @@ async fn destroying_the_environment_ends_its_tasks_with_an_error() {
     served.call("destroy_environment", json!({"environment_id": id})).await;
     let ended = client.until_ended(&task.task_id).await;
     let result = completed(&ended);
-    let error = &result["structuredContent"]["error"];
+    let error = &result["_meta"]["waggle/error"];
     assert_eq!((&result["isError"], &error["code"]), (&json!(true), &json!("environment_destroyed")));
     until_gone(leader).await;
 }
@@ -242,7 +242,7 @@ async fn destroying_the_environment_ends_its_tasks_with_an_error() {
 async fn cancelling_the_task_of_a_create_undoes_it() {
     let served = serve_trouble(&[]).await;
     let client = Client::connect(&served.url, None).await;
-    let task = client.begin("create_environment", json!({"runtime": "shell"})).await;
+    let task = client.begin("create_environment", json!({"language": "shell"})).await;
     served.until_alive(1).await;
     let message = client.get(&task.task_id).await.unwrap().task.status_message.unwrap();
     assert!(message.starts_with("booting the machine ("), "{message}");

@@ -25,6 +25,7 @@ NEEDED = {
         (ROOT / "target/images/rpm/index.json", "./taskw image-rpm"),
         (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
         (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
+        (ROOT / "target/clients/openai-agents/installed", "host/tests/e2e/prepare"),
     ],
     "krun": [(ROOT / "target/firmware/NOTICE", "./taskw firmware")],
 }

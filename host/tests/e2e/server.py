@@ -252,8 +252,8 @@ class Tools:
     async def raw(self, tool, **arguments):
         result = await self.client.call_tool(tool, arguments)
         if result.is_error:
-            error = result.structured_content["error"]
-            assert error["message"] == result.content[0].text and error["code"] and error["hint"], error
+            error = result.meta["waggle/error"]
+            assert result.content[0].text.startswith(error["message"]) and error["code"] and error["hint"], error
         elif tool in self.schemas:
             self.schemas[tool].validate(result.structured_content)
         return result
@@ -279,11 +279,17 @@ class Tools:
         except mcp.MCPError as error:
             return error.data["code"]
         assert result.is_error, f"{tool}({arguments}) did not fail: {result.content[0].text}"
-        return result.structured_content["error"]["code"]
+        return result.meta["waggle/error"]["code"]
+
+    async def create(self, language, **arguments):
+        """The new environment, with the origin of its agent."""
+        result = await self.raw("create_environment", language=language, **arguments)
+        assert not result.is_error, result.content[0].text
+        return json.loads(result.content[0].text) | {"agent_origin": result.meta["waggle/agent_origin"]}
 
     @contextlib.asynccontextmanager
-    async def environment(self, runtime, **arguments):
-        made = await self.call("create_environment", runtime=runtime, **arguments)
+    async def environment(self, language, **arguments):
+        made = await self.create(language, **arguments)
         try:
             yield made
         finally:

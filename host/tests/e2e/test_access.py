@@ -31,7 +31,7 @@ def tokens_file(folder, text=f"# who may\nada {ADA}\nbob {BOB}\n", mode=0o600):
 
 
 def status(server, token):
-    """The HTTP status of a request with this token: 406 if the server accepts it, as there is no Accept header."""
+    """The HTTP status of a request with this token: 400 if the server accepts it, as the body is not a message."""
     request = urllib.request.Request(server.url, data=b"{}", headers={"Content-Type": "application/json"})
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -56,7 +56,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
     server = serve(AUTH_TOKENS_FILE=str(path))
     server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
     server.start()
-    assert [status(server, token) for token in (None, "nobody-has-this-token", ADA)] == [401, 401, 406]
+    assert [status(server, token) for token in (None, "nobody-has-this-token", ADA)] == [401, 401, 400]
     for mode in ("legacy", "2026-07-28"):
         async with server.client(ADA, mode=mode) as ada, server.client(BOB, mode=mode) as bob:
             async with ada.environment("shell") as made:
@@ -67,7 +67,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
                 )
     # An invalid file changes nothing, and a valid one takes effect at once.
     for text, said, ada_status in [
-        (f"ada {ADA}\nnonsense\n", "failed to reload the tokens", 406),
+        (f"ada {ADA}\nnonsense\n", "failed to reload the tokens", 400),
         (f"bob {BOB}\n", "reloaded the tokens", 401),
     ]:
         path.write_text(text)
@@ -76,7 +76,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
         while said not in server.output():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        assert (status(server, ADA), status(server, BOB)) == (ada_status, 406)
+        assert (status(server, ADA), status(server, BOB)) == (ada_status, 400)
     log = server.output()
     # The log has every level, but no token.
     assert "TRACE" in log
@@ -114,7 +114,7 @@ async def test_the_proxy_password_stays_out_of_the_log(serve, tmp_path, monkeypa
 async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
     server = serve()
     async with server.conversation(mode=mode) as tools:
-        made = await tools.call("create_environment", runtime="python")
+        made = await tools.call("create_environment", language="python")
         one = made["environment_id"]
         heard = []
 
@@ -143,7 +143,7 @@ async def test_a_client_talks_to_a_server_that_it_starts_itself(serve, mode):
 async def test_a_stdio_server_stopped_during_a_call_leaves_nothing(serve):
     server = serve()
     async with server.conversation() as tools:
-        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        one = (await tools.call("create_environment", language="shell"))["environment_id"]
         running = asyncio.create_task(tools.raw("execute", environment_id=one, code="touch started; sleep 1000"))
         await until_started(tools, one, "a call")
         [pid] = [pid for pid, line in server.processes() if line.endswith("serve --stdio")]

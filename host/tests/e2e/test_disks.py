@@ -35,7 +35,7 @@ async def test_a_full_disk_affects_only_its_guest(serve):
 
         # File calls fail, too, and the old content stays.
         result = await tools.raw("write_file", environment_id=one, path="kept", content="new" * (1 << 20))
-        assert result.is_error and result.structured_content["error"]["code"] == "no_space", result
+        assert result.is_error and result.meta["waggle/error"]["code"] == "no_space", result
         assert "No space left on device" in result.content[0].text
         assert await tools.text("read_file", environment_id=one, path="kept") == "old"
 

@@ -23,7 +23,7 @@ NOTICED_S = 5
 )
 async def test_killed_and_stopped_processes_are_told_apart(server, which, number, told):
     async with server.client() as tools:
-        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        one = (await tools.call("create_environment", language="shell"))["environment_id"]
         server.signal(getattr(server, which)(), number)
         started = time.monotonic()
         assert await becomes(tools, one, "error")
@@ -36,8 +36,8 @@ async def test_killed_and_stopped_processes_are_told_apart(server, which, number
 async def test_two_servers_do_not_touch_each_others_machines(serve):
     first, second = serve().start(), serve().start()
     async with first.client() as ours, second.client() as theirs:
-        await ours.call("create_environment", runtime="shell")
-        one = (await theirs.call("create_environment", runtime="shell"))["environment_id"]
+        await ours.call("create_environment", language="shell")
+        one = (await theirs.call("create_environment", language="shell"))["environment_id"]
         first.stop()
         first.assert_nothing_left()
         ran = await theirs.call("execute", environment_id=one, code="echo still here")
@@ -49,11 +49,11 @@ async def test_two_servers_do_not_touch_each_others_machines(serve):
 async def test_a_deep_tree_in_a_run_folder_stops_no_server(serve):
     server = serve().start()
     async with server.client() as tools:
-        one = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        one = (await tools.call("create_environment", language="shell"))["environment_id"]
         make_deep_tree(run_folder(server, one))
         await tools.call("destroy_environment", environment_id=one)
         assert not run_folder(server, one)
-        two = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        two = (await tools.call("create_environment", language="shell"))["environment_id"]
         make_deep_tree(run_folder(server, two))
         server.kill()
     server.start()
@@ -93,7 +93,7 @@ async def test_a_machine_that_runs_out_of_memory_is_reported(server):
     server.shell(f"echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir {group}; echo 200M >{group}/memory.max")
     server.shell(f"echo {server.process.pid} >{group}/cgroup.procs")
     async with server.client() as tools:
-        one = (await tools.call("create_environment", runtime="python"))["environment_id"]
+        one = (await tools.call("create_environment", language="python"))["environment_id"]
         code = "hog = bytearray(400 << 20); print(len(hog))"
         assert await tools.fault("execute", environment_id=one, code=code) == "environment_not_running"
         assert await becomes(tools, one, "error")

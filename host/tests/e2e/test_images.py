@@ -200,7 +200,7 @@ async def test_a_corrupt_layer_is_refused(serve, tmp_path):
 
 async def create_fails(tools, server):
     """Asserts that a create fails, that no environment is running and that nothing is left behind."""
-    assert await tools.fault("create_environment", runtime="shell") == "start_failed"
+    assert await tools.fault("create_environment", language="shell") == "start_failed"
     listed = await tools.call("list_environments")
     assert [one for one in listed["environments"] if one["status"] == "running"] == []
     server.assert_nothing_left()

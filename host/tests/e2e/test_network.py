@@ -267,7 +267,7 @@ async def test_a_guest_kernel_without_sk_lookup_is_reported(serve, tmp_path):
     server.binary.chmod(0o755)
     async with server.start().client() as tools:
         with pytest.raises(Exception) as refused:
-            await tools.call("create_environment", runtime="python")
+            await tools.call("create_environment", language="python")
         told = "failed to redirect connections: Function not implemented (os error 38); the guest's network requires Linux 5.9 or newer"
         assert told in str(refused.value)
         # Machines without a network still run.

@@ -63,8 +63,8 @@ async def test_a_rule_opens_what_it_says_and_an_environment_can_only_narrow_it(s
     async with server.client() as tools, tools.environment("python") as made:
         assert await probe(tools, made, targets) == {f"{HOST} {port}": "answered", f"{HOST} {shut}": "refused"}
         for network in ("none", f"127.0.0.1:{shut}"):
-            made = await tools.call("create_environment", runtime="python", network=network)
+            made = await tools.call("create_environment", language="python", network=network)
             assert await probe(tools, made, targets) == {f"{HOST} {port}": "refused", f"{HOST} {shut}": "refused"}
             await tools.call("destroy_environment", environment_id=made["environment_id"])
-        wrong = await tools.raw("create_environment", runtime="python", network="forbid all")
+        wrong = await tools.raw("create_environment", language="python", network="forbid all")
         assert 'network: invalid rule "forbid all"' in wrong.content[0].text

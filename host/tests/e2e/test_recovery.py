@@ -19,7 +19,7 @@ NOTICE_S = 20
 async def test_a_killed_server_leaves_no_machine(serve):
     server = serve().start()
     async with server.client() as tools:
-        await tools.call("create_environment", runtime="shell")
+        await tools.call("create_environment", language="shell")
         assert server.machines()
         server.kill()
         # The client does not notice: when it closes, it contacts a server that no longer exists.
@@ -34,7 +34,7 @@ async def test_a_killed_server_leaves_no_machine(serve):
 
 async def test_a_machine_that_dies_becomes_an_error(server):
     async with server.client() as tools:
-        made = await tools.call("create_environment", runtime="shell")
+        made = await tools.call("create_environment", language="shell")
         one = made["environment_id"]
         server.signal(server.machines(), signal.SIGKILL)
         assert await becomes(tools, one, "error")
@@ -45,7 +45,7 @@ async def test_a_machine_that_dies_becomes_an_error(server):
 
 async def test_a_call_ends_when_its_machine_dies(server):
     async with server.client() as tools:
-        made = await tools.call("create_environment", runtime="shell")
+        made = await tools.call("create_environment", language="shell")
         one = made["environment_id"]
 
         async def kill_soon():
@@ -66,7 +66,7 @@ async def test_capacity_is_exact_and_a_destroyed_environment_frees_it(serve):
     server = serve(MAX_ENVIRONMENTS="1").start()
     async with server.client() as tools:
         async with tools.environment("shell"):
-            assert await tools.fault("create_environment", runtime="shell") == "capacity_reached"
+            assert await tools.fault("create_environment", language="shell") == "capacity_reached"
         async with tools.environment("shell") as made:
             assert made["status"] == "running"
 
@@ -74,7 +74,7 @@ async def test_capacity_is_exact_and_a_destroyed_environment_frees_it(serve):
 async def test_a_server_that_stops_ends_its_machines(serve):
     server = serve().start()
     async with server.client() as tools:
-        await asyncio.gather(*(tools.call("create_environment", runtime="shell") for _ in range(2)))
+        await asyncio.gather(*(tools.call("create_environment", language="shell") for _ in range(2)))
         assert len(server.machines()) == 2
     server.stop()
     server.assert_nothing_left()
@@ -86,7 +86,7 @@ async def test_rounds_of_create_and_destroy_leave_nothing(server):
     async with server.client() as tools:
         before = None
         for number in range(ROUNDS):
-            made = await tools.call("create_environment", runtime="shell")
+            made = await tools.call("create_environment", language="shell")
             ran = await tools.call("execute", environment_id=made["environment_id"], code=f"echo {number}")
             assert ran["stdout"] == f"{number}\n"
             await tools.call("destroy_environment", environment_id=made["environment_id"])

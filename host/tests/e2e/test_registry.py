@@ -92,7 +92,7 @@ async def test_a_create_reports_the_progress_of_its_pull(serve, registries, tmp_
         heard.append((progress, total, message))
 
     async with server.client() as tools:
-        made = await tools.client.call_tool("create_environment", {"runtime": "shell"}, progress_callback=listen)
+        made = await tools.client.call_tool("create_environment", {"language": "shell"}, progress_callback=listen)
         assert made.structured_content["status"] == "running"
         told = [message for _, _, message in heard]
         pulled = [re.search(r"^pulling .*\(([\d.]+) of ([\d.]+) MB\)", message) for message in told]

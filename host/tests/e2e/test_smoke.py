@@ -16,7 +16,7 @@ async def test_an_environment_works_from_create_to_destroy(serve):
     # Guests may reach only the server itself.
     server.settings["EGRESS"] = f"127.0.0.1:{server.own_port}"
     async with server.start().client() as tools:
-        made = await tools.call("create_environment", runtime="shell")
+        made = await tools.create("shell")
         one = made["environment_id"]
         assert made["agent_origin"] == "image"
         ran = await tools.call("execute", environment_id=one, code="id -un")
@@ -42,7 +42,7 @@ async def test_an_environment_works_from_create_to_destroy(serve):
         left = await tools.call("execute", environment_id=one, code="pgrep -c sleep")
         assert left["stdout"] == "0\n"
 
-        other = (await tools.call("create_environment", runtime="shell"))["environment_id"]
+        other = (await tools.create("shell"))["environment_id"]
         assert len(server.machines()) == 2
         await tools.call("destroy_environment", environment_id=other)
         server.signal(server.machines(), signal.SIGKILL)

@@ -70,7 +70,7 @@ async def test_an_invalid_kernel_fails_the_start_or_the_first_machine(serve, tmp
             continue
     if server.process.poll() is None:
         async with server.client() as tools:
-            assert await tools.fault("create_environment", runtime="shell") == "start_failed"
+            assert await tools.fault("create_environment", language="shell") == "start_failed"
         server.assert_nothing_left()
     else:
         server.process = None

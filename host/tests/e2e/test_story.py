@@ -20,7 +20,7 @@ print("legs:", legs)
 @pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
 async def test_the_whole_story(server, mode):
     async with server.client(mode=mode) as tools:
-        made = await tools.call("create_environment", runtime="python", name="ants")
+        made = await tools.create("python", name="ants")
         python = made["environment_id"]
         assert made["name"] == "ants"
         assert made["runtime"] == "python"
@@ -81,7 +81,7 @@ async def test_long_steps_show_progress(server, mode):
 
     async with server.client(mode=mode) as tools:
         call = tools.client.call_tool
-        made = await call("create_environment", {"runtime": "shell"}, progress_callback=listen)
+        made = await call("create_environment", {"language": "shell"}, progress_callback=listen)
         one = made.structured_content["environment_id"]
         steps = [progress for progress, _ in heard]
         assert steps == sorted(set(steps))

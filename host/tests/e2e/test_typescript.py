@@ -28,6 +28,12 @@ def test_the_typescript_client_completes_the_story(open_server, negotiation):
     open_server.assert_nothing_left()
 
 
+@pytest.mark.parametrize("generation", ["legacy", "previous"])
+def test_the_typescript_client_gets_a_result_whose_call_ended_while_it_was_away(open_server, generation):
+    run_story("resumption.mjs", open_server.url, generation)
+    open_server.assert_nothing_left()
+
+
 def test_the_typescript_client_follows_tasks_and_cancels_one(open_server):
     run_story("tasks.mjs", open_server.url)
     open_server.assert_nothing_left()

@@ -118,7 +118,7 @@ def test_a_reload_reads_the_tokens_again_without_a_restart(host, unit):
 
 async def test_a_server_that_is_killed_comes_back_and_leaves_no_machine(host, unit):
     async with unit.client() as tools:
-        await tools.call("create_environment", runtime="shell")
+        await tools.call("create_environment", language="shell")
         before = shown(host, "MainPID")
         assert len(processes(host)) > 1
         host.shell(f"kill -KILL {before}")

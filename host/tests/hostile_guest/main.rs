@@ -44,6 +44,7 @@ fn command() -> Command {
         stdin: Vec::new(),
         env: Vec::new(),
         working_directory: None,
+        output_bytes_max: 0,
         keep_output_above_bytes: u64::MAX,
         limits: CommandLimits::default(),
         user: User::Sandbox,

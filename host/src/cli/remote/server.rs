@@ -110,7 +110,7 @@ pub(super) async fn call(
 /// Requests a page next to the endpoint and returns its JSON.
 pub(super) async fn get(server: &ServerArguments, page: &str, timeout: Duration) -> Result<Value, RemoteFault> {
     let url = || server.url.to_string();
-    let Some(base) = server.url.whole.expose_secret().strip_suffix("/mcp") else {
+    let Some(base) = server.url.whole.expose_secret().trim_end_matches('/').strip_suffix("/mcp") else {
         return Err(RemoteFault::Endpoint { url: url() });
     };
     let mut answer = send(server, client(server, timeout)?.get(format!("{base}/{page}"))).await?;
@@ -166,9 +166,12 @@ fn result(bytes: &[u8]) -> Option<Result<Value, RemoteFault>> {
     }
     let result = answer.get("result")?;
     if result.get("isError").and_then(Value::as_bool) == Some(true) {
-        let message = result.pointer("/content/0/text").and_then(Value::as_str)?;
-        let code = result.pointer("/structuredContent/error/code").and_then(Value::as_str).unwrap_or_default();
-        return Some(Err(RemoteFault::Refused { code: code.to_owned(), message: message.to_owned() }));
+        let text = result.pointer("/content/0/text").and_then(Value::as_str)?;
+        let field = |key: &str| result.pointer(key).and_then(Value::as_str).unwrap_or_default();
+        // The hint is advice for a model that calls the tool itself.
+        let hint = field("/_meta/waggle~1error/hint");
+        let message = if hint.is_empty() { text.to_owned() } else { text.replacen(&format!("\n{hint}"), "", 1) };
+        return Some(Err(RemoteFault::Refused { code: field("/_meta/waggle~1error/code").to_owned(), message }));
     }
     result.get("structuredContent").cloned().map(Ok)
 }
@@ -186,6 +189,12 @@ mod tests {
         };
         assert_eq!(parsed(r#"{"result":{"structuredContent":{"count":0}}}"#), r#"{"count":0}"#);
         assert_eq!(parsed(r#"{"result":{"isError":true,"content":[{"text":"no such"}]}}"#), "no such");
+        let refused = r#"{"result":{"isError":true,"content":[{"text":"late\nWait.\nstdout: a"}],
+            "_meta":{"waggle/error":{"code":"timed_out","hint":"Wait."}}}}"#;
+        let Some(Err(RemoteFault::Refused { code, message })) = result(refused.replace('\n', "").as_bytes()) else {
+            panic!("{refused}")
+        };
+        assert_eq!((code.as_str(), message.as_str()), ("timed_out", "late\nstdout: a"));
         assert_eq!(parsed(r#"{"error":{"code":-32603,"message":"failed"}}"#), "failed");
         for nonsense in ["", "<html>", "{}", r#"{"result":{}}"#] {
             assert_eq!(parsed(nonsense), "none");

@@ -15,20 +15,12 @@ use rmcp::model::{ClientJsonRpcMessage, ClientNotification, GetMeta as _, Number
 use super::SessionRefusal;
 use crate::mcp::memory::{RequestMemory, WeakRequestMemory};
 
-/// Maximum number of answers that the client of one session may abandon before their end. The ids of abandoned answers
-/// stay in use, because the client may still resume the answers. A session at this limit accepts no more requests, and
-/// its client must open another session.
-pub(super) const ABANDONED_MAX: usize = 1024;
-
-/// The ids and tokens of requests that are open or whose answers were abandoned.
+/// The ids and tokens of requests whose answers can still be read.
 ///
 /// Only hashes are stored, because an id may be as long as a request body. A collision costs the client one error.
 #[derive(Debug, Default)]
 pub(super) struct RequestIds {
     in_use: HashMap<u64, WeakRequestMemory>,
-    abandoned: usize,
-    /// The memory of requests with abandoned answers, which the client may resume.
-    abandoned_memory: Vec<WeakRequestMemory>,
 }
 
 impl RequestIds {
@@ -46,25 +38,8 @@ impl RequestIds {
         self.in_use.get(&id)?.upgrade()
     }
 
-    /// Releases the ids of a request if its answer was read to the end. The ids of an abandoned answer stay in use.
-    pub(super) fn release(&mut self, ids: &[u64], ended: bool, memory: &RequestMemory) {
-        if ended {
-            self.in_use.retain(|id, _| !ids.contains(id));
-        } else {
-            self.abandoned += 1;
-            self.abandoned_memory.retain(|memory| memory.upgrade().is_some());
-            self.abandoned_memory.push(memory.downgrade());
-        }
-    }
-
-    /// Whether the limit of abandoned answers is reached.
-    pub(super) fn exhausted(&self) -> bool {
-        self.abandoned >= ABANDONED_MAX
-    }
-
-    /// Returns the memory of each request with an abandoned answer, if that memory is still reserved.
-    pub(super) fn abandoned(&self) -> Vec<RequestMemory> {
-        self.abandoned_memory.iter().filter_map(WeakRequestMemory::upgrade).collect()
+    pub(super) fn release(&mut self, ids: &[u64]) {
+        self.in_use.retain(|id, _| !ids.contains(id));
     }
 }
 

@@ -4,6 +4,7 @@
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
+use tokio::sync::mpsc::{Sender, channel};
 
 use super::*;
 
@@ -27,7 +28,7 @@ async fn register(
     id: &SessionId,
     memory: &RequestMemory,
     message: ClientJsonRpcMessage,
-) -> Result<RegisteredRequest, SessionRefusal> {
+) -> Result<(Answer, LogWriter), SessionRefusal> {
     let request = async { sessions.register(id, &message) };
     on_behalf(principal("ada"), memory.clone(), request).await.map(Result::unwrap)
 }
@@ -82,34 +83,109 @@ async fn full_table_evicts_an_idle_session_or_refuses() {
     assert_eq!(exist, [false, true, true]);
 }
 
-#[tokio::test]
-async fn request_ids_are_in_use_until_the_answer_is_read_to_its_end() {
+fn report(number: i64) -> ServerSseMessage {
+    let params = json!({"progressToken": 10, "progress": number});
+    let report = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+    ServerSseMessage::from_message(serde_json::from_value(report).unwrap())
+}
+
+fn ids(events: &[ServerSseMessage]) -> Vec<&str> {
+    events.iter().map(|event| event.event_id.as_deref().unwrap()).collect()
+}
+
+/// Starts to keep the answer of a registered request; its events come from the returned sender.
+fn start_keeping(sessions: &Sessions, id: &SessionId, log: LogWriter) -> Sender<ServerSseMessage> {
+    let (sender, mut receiver) = channel(8);
+    let events = stream::poll_fn(move |context| receiver.poll_recv(context));
+    tokio::spawn(keep(Arc::clone(&sessions.table), Arc::clone(id), log, events));
+    sender
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_that_ends_while_its_client_is_away_can_be_resumed() {
     let sessions = sessions(2);
     let id = create(&sessions, "ada").await.unwrap();
-    let register = async |message| register(&sessions, &id, &RequestMemory::default(), message).await;
-    let open = |request| {
-        let mut stream = sessions.open_stream(&id, stream::empty::<ServerSseMessage>());
-        stream.request = Some(request);
-        stream
+    let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+    let events = start_keeping(&sessions, &id, log);
+    let mut first = Box::pin(sessions.read(&id, answer, 0));
+    events.try_send(report(1)).unwrap();
+    assert_eq!(first.next().await.unwrap().event_id.unwrap(), "0-0");
+    drop(first);
+    events.try_send(report(2)).unwrap();
+    events.try_send(report(3)).unwrap();
+    drop(events);
+    tokio::time::sleep(answers::UNREAD_RETENTION / 2).await;
+    // The ids of a request whose answer can still be read are in use.
+    assert_eq!(
+        register(&sessions, &id, &RequestMemory::default(), call(1, 11)).await.err(),
+        Some(SessionRefusal::Repeated)
+    );
+    let resume = async |event: &str| sessions.resume(&id, event.to_owned()).await;
+    assert_eq!(ids(&resume("0-0").await.unwrap().collect::<Vec<_>>().await), ["0-2"], "the report has been dropped");
+    // It has been read to its end.
+    assert!(matches!(resume("0-0").await.err(), Some(SessionFault::NoAnswer)));
+    register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn unread_answer_is_dropped_with_its_memory_when_its_time_is_over() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let memory = RequestMemory::default();
+    let (_, log) = register(&sessions, &id, &memory, call(1, 10)).await.unwrap();
+    drop(start_keeping(&sessions, &id, log));
+    let weak = memory.downgrade();
+    drop(memory);
+    tokio::time::sleep(answers::UNREAD_RETENTION - Duration::from_secs(1)).await;
+    assert!(weak.upgrade().is_some());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(weak.upgrade().is_none());
+    register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn unread_answers_beyond_the_limit_replace_the_oldest() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    for number in 0..=u32::try_from(answers::UNREAD_MAX).unwrap() {
+        let (_, log) = register(&sessions, &id, &RequestMemory::default(), call(number, number)).await.unwrap();
+        drop(start_keeping(&sessions, &id, log));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(matches!(sessions.resume(&id, "0-0".to_owned()).await.err(), Some(SessionFault::NoAnswer)));
+    assert!(sessions.resume(&id, "1-0".to_owned()).await.is_ok());
+    register(&sessions, &id, &RequestMemory::default(), call(0, 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_responses_can_read_one_answer() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+    let events = start_keeping(&sessions, &id, log);
+    events.try_send(report(1)).unwrap();
+    let first = sessions.read(&id, answer, 0).collect::<Vec<_>>();
+    let second = sessions.resume(&id, "0-0".to_owned()).await.unwrap().collect::<Vec<_>>();
+    let ended = async {
+        events.try_send(report(2)).unwrap();
+        drop(events);
     };
-    let first = register(call(1, 10)).await.unwrap();
-    for repeated in [call(1, 11), call(2, 10)] {
-        assert_eq!(register(repeated).await.map(drop), Err(SessionRefusal::Repeated));
+    let (first, second, ()) = tokio::join!(first, second, ended);
+    assert_eq!((ids(&first), ids(&second)), (vec!["0-0", "0-1"], vec!["0-1"]));
+}
+
+#[tokio::test]
+async fn only_clients_that_understand_it_get_an_event_without_a_message() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    for (has_priming, count) in [(false, 0), (true, 1)] {
+        sessions.table().get_mut(&id).unwrap().has_priming = has_priming;
+        let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+        drop(start_keeping(&sessions, &id, log));
+        let events = sessions.read(&id, answer, 0).collect::<Vec<_>>().await;
+        assert_eq!(events.len(), count);
+        assert!(events.iter().all(|event| event.message.is_none() && event.retry.is_some()));
     }
-    // Reading the answer to its end releases the ids; abandoning the answer does not.
-    assert_eq!(open(first).next().await.map(drop), None);
-    drop(open(register(call(1, 10)).await.unwrap()));
-    assert_eq!(register(call(1, 12)).await.map(drop), Err(SessionRefusal::Repeated));
-    for number in 2..=u32::try_from(request_ids::ABANDONED_MAX).unwrap() {
-        assert!(!sessions.table()[&id].ids.exhausted());
-        drop(open(register(call(number, number + 10_000)).await.unwrap()));
-    }
-    assert!(sessions.table()[&id].ids.exhausted());
-    let exists = on_behalf(principal("ada"), RequestMemory::default(), sessions.has_session(&id)).await;
-    assert!(!exists.unwrap().unwrap());
-    // Opening the next session closes the exhausted session.
-    create(&sessions, "ada").await.unwrap();
-    assert!(!sessions.table().contains_key(&id));
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +203,7 @@ async fn result_of_a_cancelled_request_is_charged_to_its_session() {
     let sessions = sessions(2);
     let id = create(&sessions, "ada").await.unwrap();
     let memory = RequestMemory::default();
-    let request = register(&sessions, &id, &memory, call(1, 10)).await.unwrap();
+    let (answer, _log) = register(&sessions, &id, &memory, call(1, 10)).await.unwrap();
     let budget = crate::budget::Budget::new(1024 * 1024);
     let orphaned = || sessions.table()[&id].orphaned.len();
     memory.hold_result(budget.reserve(&principal("ada"), 1).await);
@@ -135,20 +211,7 @@ async fn result_of_a_cancelled_request_is_charged_to_its_session() {
     assert_eq!(orphaned(), 0);
     sessions.orphan_result(&id, &cancel(1));
     assert_eq!(orphaned(), 1);
-    drop(request);
+    drop(answer);
     memory.hold_result(budget.reserve(&principal("ada"), 1).await);
     assert_eq!(orphaned(), 2);
-}
-
-#[tokio::test]
-async fn abandoned_answer_can_be_resumed_while_its_request_holds_memory() {
-    let sessions = sessions(2);
-    let id = create(&sessions, "ada").await.unwrap();
-    let memory = RequestMemory::default();
-    drop(register(&sessions, &id, &memory, call(1, 10)).await.unwrap());
-    let abandoned = || sessions.table()[&id].ids.abandoned().len();
-    assert_eq!(abandoned(), 1);
-    // The call and its answer end.
-    drop(memory);
-    assert_eq!(abandoned(), 0);
 }

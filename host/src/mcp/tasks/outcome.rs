@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::mcp::{
-    errors::{self, Failure, Outcome},
+    errors,
+    failure::{Failure, Outcome},
     json_size::{NODE_BYTES, value_bytes},
 };
 

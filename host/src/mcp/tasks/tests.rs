@@ -8,13 +8,12 @@ use rmcp::model::{CallToolResult, ContentBlock};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{
-    domain::command::OutputStream,
-    mcp::{errors::Failure, execution_tools::RESULT_BYTES_MAX},
-    service::fault::CallerFault,
-};
+use crate::{domain::command::OutputStream, mcp::failure::Failure, service::fault::CallerFault};
 
 const CALL_MAX: Duration = Duration::from_secs(300);
+
+/// The size of each test's running call: large, so that the limits on memory are reached before those on tasks.
+const TASK_BYTES: usize = 8 * 1024 * 1024;
 
 fn principal(name: &str) -> Principal {
     name.parse().unwrap()
@@ -38,7 +37,7 @@ fn call(owner: &str) -> (RunningCall, oneshot::Sender<Outcome>, Progress) {
         outcome: Box::pin(outcome),
         cancelled,
         progress: progress.clone(),
-        bytes_max: RESULT_BYTES_MAX,
+        bytes_max: TASK_BYTES,
     };
     (call, end, progress)
 }
@@ -111,10 +110,10 @@ async fn call_beyond_the_limits_stays_a_request() {
             }
         }
     };
-    assert_eq!((outcome, started.len()), (text("answered"), PRINCIPAL_MAX.bytes / RESULT_BYTES_MAX));
+    assert_eq!((outcome, started.len()), (text("answered"), PRINCIPAL_MAX.bytes / TASK_BYTES));
     // Other principals have room for tasks until the total limit is reached.
     let start_as = |name| tasks.start(call(name).0).is_ok();
-    for _ in started.len()..TOTAL_MAX.bytes / RESULT_BYTES_MAX {
+    for _ in started.len()..TOTAL_MAX.bytes / TASK_BYTES {
         assert!(start_as("bob"));
     }
     assert_eq!(["bob", "eve", "dan"].map(start_as), [false; 3]);
@@ -146,10 +145,7 @@ fn outcome_size_counts_text_and_structured_content() {
 fn only_failures_of_the_server_fail_a_task() {
     let completed = outcome::settle("execute", Err(CallerFault::ShuttingDown.into())).0;
     let TaskPayload::Completed { result } = &completed else { panic!("{completed:?}") };
-    assert_eq!(
-        (&result["isError"], &result["structuredContent"]["error"]["code"]),
-        (&true.into(), &"shutting_down".into())
-    );
+    assert_eq!((&result["isError"], &result["_meta"]["waggle/error"]["code"]), (&true.into(), &"shutting_down".into()));
     let failed = outcome::settle("execute", Err(Failure::Panic)).0;
     let TaskPayload::Failed { error } = &failed else { panic!("{failed:?}") };
     assert_eq!((&error["code"], &error["data"]["code"]), (&(-32603).into(), &"internal".into()));

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     domain::{
         command::{EndCause, Executed, OutputStream},
-        output::{Output, OutputWindow},
+        output::Output,
     },
     service::{
         fault::{CallerFault, Fault},
@@ -18,18 +18,18 @@ use crate::{
 /// The outputs of a command, and the number of network refusals before the command.
 #[derive(Debug)]
 pub(super) struct Outputs {
-    stdout: OutputWindow,
-    stderr: OutputWindow,
+    stdout: Output,
+    stderr: Output,
     refusals: Arc<Refusals>,
     refused_before: u64,
 }
 
 impl Outputs {
     /// Creates empty outputs. Must be called before the command starts.
-    pub(super) fn new(refusals: &Arc<Refusals>) -> Self {
+    pub(super) fn new(refusals: &Arc<Refusals>, bytes_max: usize) -> Self {
         Self {
-            stdout: OutputWindow::default(),
-            stderr: OutputWindow::default(),
+            stdout: Output::with_limit(bytes_max),
+            stderr: Output::with_limit(bytes_max),
             refusals: Arc::clone(refusals),
             refused_before: refusals.count(),
         }
@@ -46,8 +46,8 @@ impl Outputs {
     pub(super) fn into_result(self, executed: Executed, timeout: Duration) -> Result<Executed, Fault> {
         let executed = Executed {
             hint: self.hint(),
-            stdout: Output { file: executed.stdout.file, ..self.stdout.finish() },
-            stderr: Output { file: executed.stderr.file, ..self.stderr.finish() },
+            stdout: self.stdout.with_file(executed.stdout.file),
+            stderr: self.stderr.with_file(executed.stderr.file),
             ..executed
         };
         match executed.cause {

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Invalid arguments of a call.
 
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
+
 use super::{CallerFault, Fault};
 use crate::domain::{
     egress::PolicyFault, environment::NameFault, environment_id::EnvironmentIdFault, guest_path::GuestPathFault,
@@ -28,7 +30,7 @@ pub enum ArgumentFault {
     AboveMaximum { name: &'static str, value: f64, max: f64 },
     /// A number that is not an integer, or is out of range.
     #[error("{name}: {value} is invalid; must be an integer from {min} to {max}")]
-    NotWhole { name: &'static str, value: f64, min: u64, max: u64 },
+    NotWhole { name: &'static str, value: f64, min: String, max: String },
     #[error("mode: invalid file mode; must be up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
     Mode,
     #[error("content: invalid base64 ({reason}); for text, omit the argument \"encoding\"")]
@@ -47,6 +49,18 @@ pub enum ArgumentFault {
 }
 
 impl ArgumentFault {
+    /// Parses an integer that may be sent as a float, such as `5.0`.
+    pub(crate) fn whole_number<N>(name: &'static str, value: f64, range: RangeInclusive<N>) -> Result<N, Self>
+    where
+        N: FromStr + PartialOrd + Copy + Display,
+    {
+        let whole = value.to_string().parse::<N>().ok();
+        whole.filter(|whole| range.contains(whole)).ok_or_else(|| {
+            let (min, max) = (range.start().to_string(), range.end().to_string());
+            Self::NotWhole { name, value, min, max }
+        })
+    }
+
     /// Checks that an argument has at most `bytes_max` bytes.
     pub(crate) fn check_size(
         name: &'static str,

@@ -25,7 +25,7 @@ async def tell(session):
         return result
 
     assert len((await session.list_tools()).tools) == 8
-    made = (await call("create_environment", runtime="python")).structuredContent
+    made = (await call("create_environment", language="python")).structuredContent
     one = made["environment_id"]
     await call("write_file", environment_id=one, path="bees", content="A,12\nB,30\n")
     code = "print(sum(int(line.split(',')[1]) for line in open('bees')))"
@@ -33,7 +33,7 @@ async def tell(session):
     read = await call("read_file", environment_id=one, path="bees")
     assert read.content[0].text == "A,12\nB,30\n"
     refused = await session.call_tool("read_file", {"environment_id": one, "path": "nothing"})
-    assert refused.isError and refused.structuredContent["error"]["code"] == "not_found"
+    assert refused.isError and refused.meta["waggle/error"]["code"] == "not_found"
     await call("destroy_environment", environment_id=one)
     assert (await call("list_environments")).structuredContent["count"] == 0
 

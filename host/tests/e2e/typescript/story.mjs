@@ -40,7 +40,7 @@ assert.deepEqual(tools.map((tool) => tool.name).sort(), [
   "write_file",
 ]);
 
-const made = (await call("create_environment", { runtime: "python" })).structuredContent;
+const made = (await call("create_environment", { language: "python" })).structuredContent;
 assert.equal(made.status, "running");
 const environment_id = made.environment_id;
 
@@ -56,7 +56,7 @@ const failed = await call("execute", { environment_id, language: "shell", code: 
 assert.equal(failed.structuredContent.exit_code, 3);
 const refused = await raw("read_file", { environment_id, path: "nothing" });
 assert.ok(refused.isError);
-assert.equal(refused.structuredContent.error.code, "not_found");
+assert.equal(refused._meta["waggle/error"].code, "not_found");
 
 // A cancelled call also ends in the machine: no `sleep` process is left.
 const abort = new AbortController();

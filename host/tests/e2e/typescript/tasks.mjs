@@ -35,7 +35,7 @@ const session = createTaskSessionFromClient(client, { endpointId: "waggle", rawD
 const settled = async (execution) => resultFromTaskOutcome((await execution.settle()).outcome).structuredContent;
 
 // A result or a task, depending on how long the machine's start takes.
-const made = await settled(await session.callTool("create_environment", { runtime: "python" }));
+const made = await settled(await session.callTool("create_environment", { language: "python" }));
 assert.equal(made.status, "running");
 const environment_id = made.environment_id;
 const shell = (code) => session.callTool("execute", { environment_id, language: "shell", code, timeout_seconds: 200 });
