@@ -40,6 +40,16 @@ def test_every_snippet_has_the_servers_url_or_command(page):
         assert snippet.get("url") == URL or {name: snippet[name] for name in COMMAND} == COMMAND, snippet
 
 
+def test_the_pages_programs_are_the_examples_that_tests_run():
+    folder = ROOT / "host/tests/e2e/clients/examples"
+    for language, programs in [
+        ("python", ["langchain_agent.py", "pydantic_ai_agent.py", "openai_agents_agent.py"]),
+        ("js", ["ai-sdk.mjs"]),
+    ]:
+        texts = [(folder / program).read_text().split("\n", 2)[2] for program in programs]
+        assert blocks("docs/clients.md", language) == texts
+
+
 def test_the_example_configuration_has_the_servers_url():
     example = servers(json.loads((ROOT / "docs/examples/mcp.json").read_text()))
     assert (example["type"], URL in example["url"]) == ("http", True)

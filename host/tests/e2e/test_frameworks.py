@@ -4,6 +4,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from server import CALL_S
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "clients"))
 
 import matrix  # noqa: E402
-from driver import FOLDER, INSTALLED  # noqa: E402
+from driver import FOLDER, INSTALLED, ROOT  # noqa: E402
 from examples.provider import provider  # noqa: E402
 
 # The checks that take a few seconds each.
@@ -90,3 +91,18 @@ def test_an_example_of_the_documentation_runs(guarded, client, program, model):
             },
         )
     assert "499500" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_the_example_for_the_ai_sdk_runs(guarded):
+    # Node resolves modules relative to the script.
+    for program in ("ai-sdk.mjs", "ai-sdk-model.mjs"):
+        shutil.copy(FOLDER / "examples" / program, INSTALLED / "ai-sdk")
+    ran = subprocess.run(
+        [ROOT / "target/e2e-venv/bin/node", "--import", "./ai-sdk-model.mjs", "ai-sdk.mjs"],
+        cwd=INSTALLED / "ai-sdk",
+        capture_output=True,
+        text=True,
+        timeout=CALL_S,
+        env=os.environ | {"WAGGLE_URL": guarded.url, "WAGGLE_TOKEN": matrix.TOKEN},
+    )
+    assert "168" in ran.stdout, ran.stdout + ran.stderr
