@@ -89,6 +89,11 @@ impl Budget {
 }
 
 impl Reservation {
+    /// Returns the reserved size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.permits.first().map_or(0, |permit| permit.num_permits() * UNIT_BYTES)
+    }
+
     /// Releases the reserved memory beyond `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         for permit in &mut self.permits {

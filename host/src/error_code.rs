@@ -86,7 +86,7 @@ codes! {
         "Read the results of your earlier calls, request less data at a time, or retry a little later.";
     RuntimeUnavailable, "runtime_unavailable", Result,
         "The environment's image has no interpreter or package manager for this runtime.",
-        "Use another language, or create an environment with another runtime.";
+        "Use another language, or create an environment with another language.";
     TimedOut, "timed_out", Result,
         "The command reached its timeout, and all processes of the call were killed.",
         "For execute, set a longer timeout_seconds, or start the work in the background and read its log later. For \
@@ -136,10 +136,10 @@ codes! {
     UnknownTask, "unknown_task", Protocol,
         "You have no task with this id: it never existed or has expired.",
         "Call the tool again if you still need the result.";
-    StartFailed, "start_failed", Protocol,
+    StartFailed, "start_failed", Result,
         "The environment's machine failed to start; see the server's log.",
         "Retry the call once; if the call fails again, tell the server's operator.";
-    MachineFailed, "machine_failed", Protocol,
+    MachineFailed, "machine_failed", Result,
         "The environment's machine sent an invalid or incomplete response, or none in time; see the server's log.",
         "Destroy the environment and create a new one.";
     Internal, "internal", Protocol,
@@ -166,13 +166,13 @@ codes! {
         "Send one JSON object with jsonrpc, method and params; batches are not supported.";
     UnknownSession, "unknown_session", Http,
         "You have no session with this id: it has ended, or the server was restarted (status 404).",
-        "Initialize again: send initialize without the header Mcp-Session-Id.";
+        "To go on, initialize again: send initialize without the header Mcp-Session-Id.";
     UnknownPath, "unknown_path", Http,
         "The server has no page with this path (status 404).",
         "Use the path /mcp.";
     BadRequest, "bad_request", Http,
-        "A header of the request is missing or invalid; the message names it (status 400).",
-        "Correct the header that the message names.";
+        "The request lacks a session or a header, or a header is invalid; the message says which (status 400).",
+        "Correct the request as the message says, or begin with initialize.";
     Forbidden, "forbidden", Http,
         "The header Host or Origin names a host that this server does not allow (status 403).",
         "Use a host name that the server's operator has allowed.";
@@ -194,14 +194,16 @@ codes! {
 #[must_use]
 pub fn page() -> String {
     let mut page = "<!-- Written by ./taskw gen. -->\n# Errors\n\n\
-        Every error of a tool, and every rejection listed here, has a message for people, a code for programs and a\n\
-        hint with advice. Codes never change, but new codes may be added. Only an unknown JSON-RPC method has no\n\
-        code.\n\n\
-        The errors of the first table are tool results with `isError`: their text is the message, and their\n\
-        structured content has an object `error` with `code`, `message` and `hint`. The errors of the other tables\n\
-        are JSON-RPC errors with `code` and `hint` in `data`. There are two exceptions: `tasks/get` returns\n\
-        `results_unread` as a JSON-RPC error, and `/environments/ID/log` returns an error of the first table as a\n\
-        JSON object that contains only the object `error`.\n"
+        Every error of a tool, and every rejection listed here, has a message for people, a code for\n\
+        programs and a hint with advice. Codes never change, but new codes may be added. Only errors of\n\
+        JSON-RPC itself have no code, such as an unknown method or wrong parameters of a method other than\n\
+        `tools/call`.\n\n\
+        The errors of the first table are tool results with `isError`: their text is the message, followed\n\
+        by the hint if the message has no advice, and their `_meta` has an object `waggle/error` with\n\
+        `code`, `message` and `hint`. The errors of the other tables are JSON-RPC errors with `code` and\n\
+        `hint` in `data`. There are two exceptions: `tasks/get` returns `results_unread` as a JSON-RPC\n\
+        error, and `/environments/ID/log` returns an error of the first table as a JSON object that contains\n\
+        only the object `error`.\n"
         .to_owned();
     for (place, title) in [
         (Place::Result, "In tool results"),

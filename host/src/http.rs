@@ -45,7 +45,7 @@ use self::{
     environment_log::{Logs, log},
     keep_alive::kept_alive,
     negotiation::{Accepted, into_document, take_accepted},
-    refusal::{as_json, not_a_message, not_acceptable, refuse_session, unknown_path},
+    refusal::{method_not_allowed, not_a_message, not_acceptable, refuse_session, unknown_path, with_code},
 };
 use crate::{
     domain::{origin::Origin, principal::Principal},
@@ -158,6 +158,7 @@ fn router<H: mcp::ServerHandler>(
         .with_state(Arc::new(checks))
         .merge(tools)
         .fallback(async || unknown_path())
+        .method_not_allowed_fallback(async || method_not_allowed())
 }
 
 async fn request<H: mcp::ServerHandler>(
@@ -200,13 +201,16 @@ async fn answer_message<H: mcp::ServerHandler>(
     body: Bytes,
 ) -> Response {
     let method = parts.method.clone();
-    let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON));
+    let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        let essence = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().eq_ignore_ascii_case(JSON)
+    });
     let request = Request::from_parts(parts, Body::from(body.clone()));
     match mcp::on_behalf(principal, memory.clone(), endpoint.handle(request)).await {
         // rmcp also responds with this status to JSON that is not a message.
         Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
         Ok(answer) => {
-            let mut answer = as_json(answer.map(Body::new)).await;
+            let mut answer = with_code(answer.map(Body::new)).await;
             if method == Method::POST && !accepted.event_stream {
                 answer = into_document(answer).await;
             }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 use waggle_images::reference::ImageRef;
 
 use super::{
-    capabilities::AgentOrigin,
     egress::Policy,
     environment_id::EnvironmentId,
     lifecycle::{Event, Refusal, State},
@@ -87,8 +86,6 @@ pub struct Environment {
     pub created_at: SystemTime,
     /// The time without a call after which the environment is destroyed.
     pub idle_timeout: Duration,
-    /// The origin of the agent in the guest; `None` until the agent serves calls.
-    pub agent_origin: Option<AgentOrigin>,
     state: State,
     last_activity: Instant,
     calls: usize,
@@ -122,7 +119,6 @@ impl Environment {
             image: new.image,
             created_at,
             idle_timeout: new.idle_timeout,
-            agent_origin: None,
             state: State::Creating,
             last_activity: now,
             calls: 0,

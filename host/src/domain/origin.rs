@@ -44,7 +44,12 @@ impl FromStr for Origin {
         let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or(OriginFault)?;
         let port = authority.port_u16().filter(|port| *port != default);
         let port_text = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let has_more = uri.path() != "/" || uri.query().is_some() || authority.as_str().contains('@');
+        // The parser accepts more than an origin: a user, an invalid port, and a fragment, which it drops.
+        let whole = format!("{scheme}://{}", authority.as_str());
+        let is_whole = text.trim_end_matches('/').eq_ignore_ascii_case(&whole);
+        let port_is_valid = authority.port_u16().map(|port| format!("{}:{port}", authority.host()));
+        let exact = port_is_valid.unwrap_or_else(|| authority.host().to_owned()) == authority.as_str();
+        let has_more = !is_whole || !exact;
         if has_more {
             return Err(OriginFault);
         }
@@ -75,9 +80,18 @@ mod tests {
             let origin: Origin = text.parse().unwrap();
             assert_eq!((origin.to_string().as_str(), origin.with_port().as_str()), (shown, with_port));
         }
-        for invalid in
-            ["*", "null", "app.example", "https://app.example/path", "https://bee@app.example", "file:///x", ""]
-        {
+        for invalid in [
+            "*",
+            "null",
+            "app.example",
+            "https://app.example/path",
+            "https://bee@app.example",
+            "file:///x",
+            "",
+            "https://app.example:99999",
+            "https://app.example:",
+            "https://app.example#x",
+        ] {
             assert!(matches!(invalid.parse::<Origin>(), Err(OriginFault)), "{invalid}");
         }
     }

@@ -69,9 +69,7 @@ impl Bodies {
             Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
             Ok(Ok(bytes)) => {
                 reservation.shrink(bytes.len());
-                let mut bytes = Vec::from(bytes);
-                replace_lone_surrogates(&mut bytes);
-                Ok((Bytes::from(bytes), reservation))
+                Ok((without_lone_surrogates(bytes), reservation))
             }
             // The body is too long. Or the connection broke, and no client reads this response.
             Ok(Err(_)) => Err(too_large()),
@@ -93,6 +91,16 @@ fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
         }
     }
     marks > marks_max
+}
+
+/// Replaces half characters, and copies the body only if it may have some.
+fn without_lone_surrogates(body: Bytes) -> Bytes {
+    if !body.windows(3).any(|three| matches!(three, [b'\\', b'u', b'd' | b'D'])) {
+        return body;
+    }
+    let mut body = Vec::from(body);
+    replace_lone_surrogates(&mut body);
+    body.into()
 }
 
 /// Reads and discards a body, since most clients read the response only after they have sent the whole request.

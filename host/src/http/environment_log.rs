@@ -19,6 +19,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use super::refusal::refuse;
 use crate::{
     domain::{environment_id::EnvironmentId, principal::Principal},
     error_code::ErrorCode,
@@ -46,8 +47,8 @@ pub(super) async fn log(
     headers: HeaderMap,
 ) -> Response {
     if headers.contains_key(ORIGIN) || !names_allowed_host(&uri, &headers, &logs.hosts) {
-        return (StatusCode::FORBIDDEN, "Forbidden: requests must name an allowed host and have no Origin header")
-            .into_response();
+        let message = "a request for a log must name an allowed host and have no Origin header";
+        return refuse(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message);
     }
     let found = match id.parse::<EnvironmentId>() {
         Ok(id) => logs.environments.log(&principal, id),

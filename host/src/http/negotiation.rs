@@ -14,6 +14,7 @@ use axum::{
     response::Response,
 };
 use futures_util::StreamExt as _;
+use serde::{Deserialize, de::IgnoredAny};
 use sse_stream::SseStream;
 
 use super::refusal::refuse;
@@ -57,7 +58,7 @@ fn media_range(text: &str) -> Option<&str> {
     (!excluded).then(|| range.trim())
 }
 
-/// Converts an event stream into a JSON document with its last message, which is the answer. Reports are left out.
+/// Converts an event stream into a JSON document with the answer. Reports are left out.
 pub(super) async fn into_document(response: Response) -> Response {
     let is_stream =
         response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(EVENT_STREAM.as_bytes()));
@@ -68,15 +69,29 @@ pub(super) async fn into_document(response: Response) -> Response {
     let mut events = SseStream::new(body);
     let mut answer = None;
     while let Some(Ok(event)) = events.next().await {
-        answer = event.data.filter(|data| !data.is_empty()).or(answer);
+        answer = event.data.filter(|data| is_answer(data)).or(answer);
     }
     let Some(answer) = answer else {
-        return refuse(StatusCode::OK, ErrorCode::Cancelled, "the request was cancelled");
+        return refuse(
+            StatusCode::OK,
+            ErrorCode::Cancelled,
+            "the request was cancelled, or the server is shutting down",
+        );
     };
     parts.headers.remove(CACHE_CONTROL);
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Response::from_parts(parts, Body::from(answer))
+}
+
+/// Whether a message is a response, and not a report or a request of the server.
+fn is_answer(message: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Message {
+        result: Option<IgnoredAny>,
+        error: Option<IgnoredAny>,
+    }
+    serde_json::from_str::<Message>(message).is_ok_and(|message| message.result.is_some() || message.error.is_some())
 }
 
 #[cfg(test)]

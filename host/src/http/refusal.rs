@@ -48,6 +48,11 @@ pub(super) fn unknown_path() -> Response {
     refuse(StatusCode::NOT_FOUND, ErrorCode::UnknownPath, "unknown path; the MCP endpoint is /mcp")
 }
 
+/// The response to a method that a path does not take.
+pub(super) fn method_not_allowed() -> Response {
+    refuse(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, "this path does not take this method")
+}
+
 /// The response to a GET of a client that takes no event stream.
 pub(super) fn not_acceptable() -> Response {
     let message =
@@ -55,13 +60,13 @@ pub(super) fn not_acceptable() -> Response {
     refuse(StatusCode::NOT_ACCEPTABLE, ErrorCode::NotAcceptable, message)
 }
 
-/// Converts rmcp's plain texts, with which it refuses requests, into JSON-RPC errors.
-pub(super) async fn as_json(response: Response) -> Response {
+/// Adds a code to the responses with which rmcp refuses requests. They are plain texts, or JSON-RPC errors without a
+/// code.
+pub(super) async fn with_code(response: Response) -> Response {
     let status = response.status();
-    let is_refusal = status.is_client_error() || status.is_server_error();
     let is_json =
         response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if !is_refusal || is_json {
+    if !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let code = match status {
@@ -73,13 +78,23 @@ pub(super) async fn as_json(response: Response) -> Response {
         _ => ErrorCode::BadRequest,
     };
     let (mut parts, body) = response.into_parts();
-    let text = if code == ErrorCode::UnknownSession {
-        "unknown session; initialize again".to_owned()
-    } else {
-        let text = to_bytes(body, REASON_BYTES_MAX).await.unwrap_or_default();
-        String::from_utf8_lossy(&text).into_owned()
+    let text = to_bytes(body, REASON_BYTES_MAX).await.unwrap_or_default();
+    let json = match serde_json::from_slice::<Value>(&text) {
+        Ok(mut error) if is_json => {
+            // A JSON-RPC error with status 404 is about an unknown method.
+            if status != StatusCode::NOT_FOUND
+                && let Some(error) = error.get_mut("error").and_then(Value::as_object_mut)
+            {
+                error.entry("data").or_insert_with(|| mcp::error_data(code));
+            }
+            (status, Json(error)).into_response()
+        }
+        // Some clients open another session only after this code and this message.
+        _ if code == ErrorCode::UnknownSession => {
+            (status, Json(error(INVALID_REQUEST, code, "Session terminated"))).into_response()
+        }
+        _ => refuse(status, code, &String::from_utf8_lossy(&text)),
     };
-    let json = refuse(status, code, &text);
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.extend(json.headers().clone());
     Response::from_parts(parts, json.into_body())

@@ -93,7 +93,8 @@ fn convert(name: &str, value: &mut Value, schema: &Value) -> Result<(), SchemaFa
         ("number" | "integer", Value::String(text)) => text.trim().parse().ok().map(Value::Number),
         ("boolean", Value::String(text)) => text.trim().to_ascii_lowercase().parse().ok().map(Value::Bool),
         ("object", Value::String(text)) => serde_json::from_str::<JsonObject>(text).ok().map(Value::Object),
-        ("string", Value::Number(_) | Value::Bool(_)) => Some(Value::String(value.to_string())),
+        ("string", Value::Number(number)) => Some(Value::String(number_text(number))),
+        ("string", Value::Bool(_)) => Some(Value::String(value.to_string())),
         _ => None,
     };
     if let Some(converted) = converted {
@@ -102,13 +103,15 @@ fn convert(name: &str, value: &mut Value, schema: &Value) -> Result<(), SchemaFa
     let invalid = |reason: String| Err(SchemaFault::Invalid { name: shown(name), reason });
     let fits = match wanted {
         "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
         "boolean" => value.is_boolean(),
         "string" => value.is_string(),
         "object" => value.is_object(),
         _ => true,
     };
     if !fits {
-        return invalid(format!("must be {} {wanted}", if wanted == "object" { "an" } else { "a" }));
+        let article = if wanted.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
+        return invalid(format!("must be {article} {wanted}"));
     }
     let allowed: Vec<_> = schema.get("enum").and_then(Value::as_array).into_iter().flatten().collect();
     if !allowed.is_empty() && !allowed.contains(&&*value) {
@@ -119,6 +122,12 @@ fn convert(name: &str, value: &mut Value, schema: &Value) -> Result<(), SchemaFa
         map.iter_mut().try_for_each(|(key, value)| convert(&format!("{name}.{key}"), value, schema))?;
     }
     Ok(())
+}
+
+/// Returns a number as text; whole numbers have no fraction, although some clients send every number as a float.
+fn number_text(number: &serde_json::Number) -> String {
+    let text = number.to_string();
+    text.strip_suffix(".0").map_or_else(|| text.clone(), str::to_owned)
 }
 
 pub(super) fn parse_id(text: &str) -> Result<EnvironmentId, ArgumentFault> {
@@ -183,7 +192,7 @@ mod tests {
         let converted = json!({
             "seconds": " 30 ",
             "append": "True",
-            "mode": 755,
+            "mode": 755.0,
             "variables": "{\"A\": \"b\", \"PORT\": 80}",
             "language": null,
         });

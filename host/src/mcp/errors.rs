@@ -137,3 +137,34 @@ fn log(tool: &str, message: &str, left_out: u64) {
     let message = message.get(..end).unwrap_or_default();
     tracing::error!(tool, error = message, left_out, "a tool failed");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{call_fault::CallFault, environment_id::EnvironmentId},
+        error_code::Place,
+    };
+
+    /// docs/errors.md lists the codes by their place.
+    #[test]
+    fn answers_put_each_code_in_its_place() {
+        let id: EnvironmentId = "123e4567-e89b-42d3-a456-426614174000".parse().unwrap();
+        let source = || CallFault::Protocol { source: "nonsense".into() };
+        for failure in [
+            Failure::Service(Fault::Server(ServerFault::Call { operation: "run the code", id, source: source() })),
+            Failure::Service(Fault::Server(ServerFault::Unowned { id })),
+            Failure::Service(Fault::Caller(CallerFault::ShuttingDown)),
+            Failure::UnknownTool { available: String::new() },
+            Failure::Panic,
+        ] {
+            let shown = format!("{failure:?}");
+            let (place, code) = match into_reply("execute", failure) {
+                Ok(result) => (Place::Result, result.meta.unwrap().0[ERROR_META]["code"].clone()),
+                Err(error) => (Place::Protocol, error.data.unwrap()["code"].clone()),
+            };
+            let code = ErrorCode::ALL.iter().find(|known| code == known.as_str()).unwrap();
+            assert_eq!(code.place(), place, "{shown}");
+        }
+    }
+}

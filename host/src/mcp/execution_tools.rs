@@ -71,15 +71,15 @@ pub(super) fn execute() -> ServedTool {
     ServedTool::new(
         "execute",
         "Execute code",
-        "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a non- \
-         zero exit code is a result, not an error. Each call is a separate process. It starts in /home/sandbox \
-         unless the image or working_directory says otherwise. Files persist between calls, variables do not. Only \
-         printed output is returned, so print what you want to see. The middle of an output above 64 KiB is left \
-         out; stdout_file and stderr_file then name files with the whole output (up to 64 MiB), which read_file \
-         reads in parts. The environment keeps the last 16 such files. output_bytes sets another limit. At the \
-         timeout everything that the call started is killed. If a program takes longer or must keep running (a \
-         server), start it in the background: `nohup ./server >server.log 2>&1 &` in a shell call. The program then \
-         runs until the environment ends; read its log with later calls.",
+        "Run a program in an environment and wait for it to end. Returns stdout, stderr and the exit code; a \
+         non-zero exit code is a result, not an error. Each call is a separate process. It starts in \
+         /home/sandbox unless the image or working_directory says otherwise. Files persist between calls, \
+         variables do not. Only printed output is returned, so print what you want to see. The middle of an \
+         output above 64 KiB is left out; stdout_file and stderr_file then name files with the whole output (up \
+         to 64 MiB), which read_file reads in parts. The environment keeps the last 16 such files. output_bytes \
+         sets another limit. At the timeout everything that the call started is killed. If a program takes longer \
+         or must keep running (a server), start it in the background: `nohup ./server >server.log 2>&1 &` in a \
+         shell call. The program then runs until the environment ends; read its log with later calls.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )

@@ -109,7 +109,7 @@ fn description(content: &FileContent, wanted: Wanted, part: &Part) -> String {
         if wanted.range.offset > 0 { format!("at offset {}", wanted.range.offset) } else { "begins with".to_owned() };
     let kind = infer::get(bytes).filter(|_| wanted.range.offset == 0).map(|kind| format!(", {}", kind.mime_type()));
     let why = match Picture::of(bytes) {
-        _ if wanted.is_part => None,
+        Some(_) if wanted.is_part => Some("; omit offset and limit to see the picture".to_owned()),
         Some(_) => Some(format!("; only a picture of at most {READ_BYTES_MAX} bytes can be shown, so make it smaller")),
         None => oversized(bytes),
     };

@@ -38,8 +38,16 @@ impl RequestMemory {
         self.reservations().body = Some(reservation);
     }
 
-    pub(super) fn release_body(&self) {
-        self.reservations().body = None;
+    /// Releases the reservation of the body, except for one unit: an answer that waits for its client costs something.
+    pub(super) fn shrink_body(&self) {
+        if let Some(body) = &mut self.reservations().body {
+            body.shrink(0);
+        }
+    }
+
+    /// Returns the reserved size of the results in bytes.
+    pub(super) fn result_bytes(&self) -> usize {
+        self.reservations().results.iter().map(Reservation::bytes).sum()
     }
 
     /// Stores the reservation of a result. If the request was cancelled, the reservation is charged to the session.

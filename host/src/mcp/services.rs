@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// Maximum total size of the results that are being created or written, measured in the bytes that the guests sent:
-/// enough for 90 files or 64 commands of the maximum size. Each result is written in at most a megabyte.
+/// enough for 90 files or 64 commands of the maximum size. JSON can make an output 13 times larger, but each result is
+/// written in at most a megabyte.
 const RESULTS_BYTES: usize = 64 * 1024 * 1024;
 
 /// Maximum time that a result waits for memory while other results are unread.

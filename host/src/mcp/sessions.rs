@@ -21,13 +21,13 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream};
 use rmcp::{
-    model::{ClientJsonRpcMessage, ProtocolVersion, ServerJsonRpcMessage, ServerResult},
+    model::{ClientJsonRpcMessage, ClientRequest, ProtocolVersion, ServerJsonRpcMessage, ServerResult},
     transport::streamable_http_server::session::{
         ServerSseMessage, SessionId, SessionManager,
         local::{LocalSessionManager, LocalSessionManagerError, SessionTransport},
     },
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use waggle_shared::mutex::lock;
 
 use self::{
@@ -91,7 +91,9 @@ pub enum SessionRefusal {
 /// A session manager with a limit and with owners.
 #[derive(Debug)]
 pub struct Sessions {
-    inner: LocalSessionManager,
+    inner: Arc<LocalSessionManager>,
+    /// The tasks that keep answers. Dropping the table of sessions aborts them.
+    tasks: Mutex<JoinSet<()>>,
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
     /// Locked while a session opens, from the check of the limit until the session is in the table.
     opening: tokio::sync::Mutex<()>,
@@ -113,7 +115,7 @@ struct Session {
 
 impl Session {
     fn is_idle_for(&self, time: Duration) -> bool {
-        self.open.strong_count() == 0 && self.last_request.elapsed() >= time
+        self.open.strong_count() == 0 && !self.answers.has_unread() && self.last_request.elapsed() >= time
     }
 
     /// Forgets an answer. Its request's ids can be used again.
@@ -126,7 +128,13 @@ impl Session {
 
 impl Sessions {
     pub(super) fn new(inner: LocalSessionManager, sessions_max: usize) -> Self {
-        Self { inner, table: Arc::default(), opening: tokio::sync::Mutex::default(), sessions_max }
+        Self {
+            inner: Arc::new(inner),
+            tasks: Mutex::default(),
+            table: Arc::default(),
+            opening: tokio::sync::Mutex::default(),
+            sessions_max,
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<SessionId, Session>> {
@@ -196,6 +204,12 @@ impl Sessions {
         Ok(session.answers.add(ids, memory, session.has_priming))
     }
 
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
     /// Charges the result of a cancelled request to the session, because rmcp keeps a result that arrives after the
     /// cancellation until the session ends.
     fn orphan_result(&self, id: &SessionId, message: &ClientJsonRpcMessage) {
@@ -213,32 +227,47 @@ impl Sessions {
     }
 }
 
+/// Whether a request calls a tool. Other requests can be repeated.
+fn is_call(message: &ClientJsonRpcMessage) -> bool {
+    let ClientJsonRpcMessage::Request(request) = message else { return false };
+    matches!(request.request, ClientRequest::CallToolRequest(_))
+}
+
 /// Records the refusal for [`on_behalf`], because rmcp gives the same answer to every fault.
 fn refused(refusal: SessionRefusal) -> SessionFault {
     let _ = REQUEST.try_with(|request| request.refusal.set(Some(refusal)));
     SessionFault::Refused(refusal)
 }
 
-/// Copies an answer into its log, and removes it when it has been read or its time is over.
-async fn keep(
+/// An answer in the table of sessions. Dropping it removes the answer.
+struct KeptAnswer {
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
     session: SessionId,
     log: LogWriter,
-    answer: impl Stream<Item = ServerSseMessage>,
-) {
-    log.copy(answer).await;
-    if let Some(session) = lock(&table).get_mut(&session) {
-        let surplus = session.answers.end(log.number);
-        session.forget(surplus);
-    }
-    log.until_read().await;
-    remove(&table, &session, log.number);
 }
 
-fn remove(table: &Mutex<HashMap<SessionId, Session>>, session: &SessionId, answer: u64) {
-    if let Some(session) = lock(table).get_mut(session) {
-        let removed = session.answers.remove(answer);
-        session.forget(removed);
+impl KeptAnswer {
+    /// Copies an answer into its log, and waits until the answer has been read or its time is over.
+    async fn keep(self, answer: impl Stream<Item = ServerSseMessage>, is_call: bool) {
+        self.log.copy(answer).await;
+        if !is_call {
+            // A client that did not get this answer can repeat the request.
+            return self.log.until_closed().await;
+        }
+        if let Some(session) = lock(&self.table).get_mut(&self.session) {
+            let surplus = session.answers.end(self.log.number);
+            session.forget(surplus);
+        }
+        self.log.until_read().await;
+    }
+}
+
+impl Drop for KeptAnswer {
+    fn drop(&mut self) {
+        if let Some(session) = lock(&self.table).get_mut(&self.session) {
+            let removed = session.answers.remove(self.log.number);
+            session.forget(removed);
+        }
     }
 }
 
@@ -262,8 +291,12 @@ impl<S: Stream> Stream for OpenStream<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.as_mut().poll_next(context);
-        if let (Poll::Ready(None), Some(read)) = (&polled, &self.answer) {
-            remove(&read.table, &read.session, read.answer.number);
+        if let (Poll::Ready(None), Some(read)) = (&polled, &self.answer)
+            && let Some(session) = lock(&read.table).get_mut(&read.session)
+        {
+            session.ids.release(&read.answer.ids);
+            let surplus = session.answers.read(read.answer.number);
+            session.forget(surplus);
         }
         polled
     }
@@ -325,15 +358,24 @@ impl SessionManager for Sessions {
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
         let (answer, log) = self.register(id, &message)?;
-        let number = answer.number;
-        match self.inner.create_stream(id, message).await {
-            Ok(events) => drop(tokio::spawn(keep(Arc::clone(&self.table), Arc::clone(id), log, events))),
-            Err(fault) => {
-                remove(&self.table, id, number);
-                return Err(fault.into());
+        let kept = KeptAnswer { table: Arc::clone(&self.table), session: Arc::clone(id), log };
+        let is_call = is_call(&message);
+        let (inner, session, (sender, begun)) = (Arc::clone(&self.inner), Arc::clone(id), oneshot::channel());
+        // In a task, because this future is dropped if the client leaves, and rmcp must get the request or not.
+        self.spawn(async move {
+            match inner.create_stream(&session, message).await {
+                Ok(events) => {
+                    let _ = sender.send(Ok(()));
+                    kept.keep(events, is_call).await;
+                }
+                Err(fault) => drop(sender.send(Err(fault))),
             }
+        });
+        match begun.await {
+            Ok(Ok(())) => Ok(self.read(id, answer, 0)),
+            Ok(Err(fault)) => Err(fault.into()),
+            Err(_ended) => Err(LocalSessionManagerError::SessionNotFound(Arc::clone(id)).into()),
         }
-        Ok(self.read(id, answer, 0))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), SessionFault> {
@@ -356,10 +398,12 @@ impl SessionManager for Sessions {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionFault> {
-        if answers::is_of_answer(&last_event_id) {
+        // rmcp's own ids of answers are not passed on, because resuming one of them would end its log.
+        if last_event_id.parse::<usize>().is_err() {
             let found = self.table().get(id).and_then(|session| session.answers.find(&last_event_id));
-            let (answer, from) = found.ok_or(SessionFault::NoAnswer)?;
-            return Ok(self.read(id, answer, from).left_stream());
+            let events = found.map(|(answer, from)| self.read(id, answer, from));
+            // Without the answer, the stream is empty: at an error, the client would try again and again.
+            return Ok(stream::iter(events).flatten().left_stream());
         }
         Ok(self.open_stream(id, self.inner.resume(id, last_event_id).await?).right_stream())
     }
@@ -371,9 +415,6 @@ pub enum SessionFault {
     /// This table refused the request.
     #[error(transparent)]
     Refused(#[from] SessionRefusal),
-    /// The answer to resume has been read to its end, or was removed after [`answers::UNREAD_RETENTION`].
-    #[error("the answer to resume has been read, or its time is over")]
-    NoAnswer,
     /// rmcp's session manager failed.
     #[error(transparent)]
     Local(#[from] LocalSessionManagerError),

@@ -50,7 +50,8 @@ enum Escape {
 /// Reads the escape at the start of `text`.
 fn escape(text: &[u8]) -> Escape {
     match text {
-        [_] | [_, b'u'] | [_, b'u', _] | [_, b'u', _, _] | [_, b'u', _, _, _] => Escape::CutOff,
+        [_] | [_, b'u'] => Escape::CutOff,
+        [_, b'u', digits @ ..] if digits.len() < 4 && digits.iter().all(u8::is_ascii_hexdigit) => Escape::CutOff,
         [_, b'u', digits @ ..] => match unit(digits) {
             Some(0xd800..=0xdbff) => after_first_half(digits.get(4..).unwrap_or_default()),
             Some(0xdc00..=0xdfff) => Escape::LoneSurrogate,
@@ -67,7 +68,8 @@ fn after_first_half(rest: &[u8]) -> Escape {
             Some(0xdc00..=0xdfff) => Escape::Whole { bytes: 2 * ESCAPE_BYTES },
             Some(_) | None => Escape::LoneSurrogate,
         },
-        [] | [b'\\'] | [b'\\', b'u', ..] => Escape::CutOff,
+        [] | [b'\\'] => Escape::CutOff,
+        [b'\\', b'u', digits @ ..] if digits.iter().all(u8::is_ascii_hexdigit) => Escape::CutOff,
         _ => Escape::LoneSurrogate,
     }
 }

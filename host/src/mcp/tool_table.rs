@@ -51,6 +51,8 @@ mod tests {
         for tool in tools() {
             let description = tool.description.as_deref().unwrap();
             assert!(description.len() < 2048, "{}: {}", tool.name, description.len());
+            // Traces of lines that were wrapped badly.
+            assert!(!description.contains("- ") && !description.contains("  "), "{description}");
         }
     }
 

@@ -103,7 +103,6 @@ impl Driver {
             Boot::Started(machine) => {
                 let capabilities = machine.agent().capabilities();
                 let agent_origin = capabilities.agent_origin;
-                self.environment.agent_origin = Some(agent_origin);
                 self.journal.set_machine(&machine);
                 self.journal.note("running");
                 self.apply(Event::Ready);

@@ -38,7 +38,7 @@ pub const CODE_BYTES_MAX: usize = 512_000;
 pub const STDIN_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// Size in bytes above which an output is kept in a file in the guest. Two outputs of this size always fit into one
-/// event of the answer, even if every byte must be escaped, so no output without a file is ever cut.
+/// event of the answer, even if every byte must be escaped, so no output of a command is cut without a file.
 const KEEP_OUTPUT_ABOVE_BYTES: usize = 32 * 1024;
 
 /// The advice for larger inputs.
@@ -181,6 +181,7 @@ impl Execution {
         let operation = "install the packages";
         let mut executed = self.run(owner, &call, timed(first), watcher, &mut outputs, operation).await?;
         if let Some(step) = then.filter(|_| executed.exit_code == 0 && executed.cause == EndCause::Exited) {
+            outputs.begin_step(self.rules.output_bytes_default);
             executed = self.run(owner, &call, timed(step), watcher, &mut outputs, operation).await?;
         }
         outputs.into_result(Executed { duration: start.elapsed(), ..executed }, timeout)
@@ -196,7 +197,11 @@ impl Execution {
         outputs: &mut Outputs,
         operation: &'static str,
     ) -> Result<Executed, Fault> {
-        let kept_above = command.output_bytes_max.min(KEEP_OUTPUT_ABOVE_BYTES) as u64;
+        // An output that no result contains needs no file.
+        let kept_above = match command.output_bytes_max {
+            0 => u64::MAX,
+            bytes_max => bytes_max.min(KEEP_OUTPUT_ABOVE_BYTES) as u64,
+        };
         let command = Command { limits: self.rules.limits, keep_output_above_bytes: kept_above, ..command };
         let mut on_output = |stream, bytes: &[u8]| {
             outputs.push(stream, bytes);

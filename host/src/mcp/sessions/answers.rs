@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream};
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::RequestMemory;
 
@@ -29,6 +32,16 @@ const REPORTS_RETENTION: Duration = Duration::from_secs(5);
 /// Maximum number of ended answers of one session that wait for their client. Another one replaces the oldest.
 pub(super) const UNREAD_MAX: usize = 256;
 
+/// Maximum number of answers of one session that stay although a response has delivered them: the connection may have
+/// been lost before the client got the last bytes.
+pub(super) const READ_MAX: usize = 8;
+
+/// Maximum size of the result in such an answer, in bytes as the guest sent them.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// The interval in which the end of the responses to a request is looked for.
+const CLOSED_POLL: Duration = Duration::from_millis(100);
+
 /// The delay after which a client should reconnect. It is sent in the first event of a stream.
 const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 
@@ -41,8 +54,10 @@ const ID_SEPARATOR: char = '-';
 pub(super) struct Answers {
     next: u64,
     open: HashMap<u64, Answer>,
-    /// The numbers of the ended answers, oldest first.
-    ended: VecDeque<u64>,
+    /// The numbers of the ended answers that no response has delivered, oldest first.
+    unread: VecDeque<u64>,
+    /// The numbers of answers that a response has delivered, perhaps over a connection that was already lost.
+    read: VecDeque<u64>,
 }
 
 /// An answer that a client may still read.
@@ -90,29 +105,50 @@ impl Answers {
     pub(super) fn find(&self, event_id: &str) -> Option<(Answer, usize)> {
         let (number, event) = event_id.split_once(ID_SEPARATOR)?;
         let answer = self.open.get(&number.parse().ok()?)?;
-        Some((answer.clone(), event.parse::<usize>().ok()?.checked_add(1)?))
+        let next = event.parse::<usize>().ok()?.checked_add(1)?;
+        (next <= answer.log.borrow().events.len()).then(|| (answer.clone(), next))
     }
 
-    /// Records the end of an answer. Returns the oldest ended answer if there are too many.
+    /// Whether an answer is being made or waits for its client.
+    pub(super) fn has_unread(&self) -> bool {
+        self.open.len() > self.read.len()
+    }
+
+    /// Records the end of an answer. Returns the oldest unread answer if there are too many.
     pub(super) fn end(&mut self, number: u64) -> Option<Answer> {
-        self.open.get(&number)?.memory.release_body();
-        self.ended.push_back(number);
-        if self.ended.len() <= UNREAD_MAX { None } else { self.remove(*self.ended.front()?) }
+        self.open.get(&number)?.memory.shrink_body();
+        if self.read.contains(&number) {
+            return None;
+        }
+        self.unread.push_back(number);
+        if self.unread.len() <= UNREAD_MAX { None } else { self.remove(*self.unread.front()?) }
+    }
+
+    /// Records that a response has delivered an answer. Returns an answer that need not be kept: this one if it is
+    /// large, or the oldest delivered answer if there are too many.
+    pub(super) fn read(&mut self, number: u64) -> Option<Answer> {
+        let answer = self.open.get(&number)?;
+        if self.read.contains(&number) {
+            return None;
+        }
+        if answer.memory.result_bytes() > READ_BYTES_MAX {
+            return self.remove(number);
+        }
+        answer.memory.shrink_body();
+        self.unread.retain(|unread| *unread != number);
+        self.read.push_back(number);
+        if self.read.len() <= READ_MAX { None } else { self.remove(*self.read.front()?) }
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<Answer> {
-        self.ended.retain(|ended| *ended != number);
+        self.unread.retain(|unread| *unread != number);
+        self.read.retain(|read| *read != number);
         self.open.remove(&number)
     }
 }
 
 fn is_dropped(event: &ServerSseMessage) -> bool {
     event.message.is_none() && event.retry.is_none()
-}
-
-/// Whether an event belongs to an answer, and not to the session's stream of notifications.
-pub(super) fn is_of_answer(event_id: &str) -> bool {
-    event_id.contains(ID_SEPARATOR)
 }
 
 /// Returns the first event of a stream of notifications.
@@ -150,6 +186,17 @@ impl LogWriter {
             self.push(event);
         }
         self.log.send_modify(|log| log.has_ended = true);
+    }
+
+    /// Waits until all responses that read the answer have ended, at most for [`UNREAD_RETENTION`].
+    pub(super) async fn until_closed(&self) {
+        // One more receiver is in the table.
+        let responses = async {
+            while self.log.receiver_count() > 1 {
+                sleep(CLOSED_POLL).await;
+            }
+        };
+        let _ = timeout(UNREAD_RETENTION, responses).await;
     }
 
     /// Waits until the answer has been removed and its readers have ended, at most for [`UNREAD_RETENTION`].

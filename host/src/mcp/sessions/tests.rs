@@ -97,7 +97,8 @@ fn ids(events: &[ServerSseMessage]) -> Vec<&str> {
 fn start_keeping(sessions: &Sessions, id: &SessionId, log: LogWriter) -> Sender<ServerSseMessage> {
     let (sender, mut receiver) = channel(8);
     let events = stream::poll_fn(move |context| receiver.poll_recv(context));
-    tokio::spawn(keep(Arc::clone(&sessions.table), Arc::clone(id), log, events));
+    let kept = KeptAnswer { table: Arc::clone(&sessions.table), session: Arc::clone(id), log };
+    sessions.spawn(kept.keep(events, true));
     sender
 }
 
@@ -122,9 +123,57 @@ async fn answer_that_ends_while_its_client_is_away_can_be_resumed() {
     );
     let resume = async |event: &str| sessions.resume(&id, event.to_owned()).await;
     assert_eq!(ids(&resume("0-0").await.unwrap().collect::<Vec<_>>().await), ["0-2"], "the report has been dropped");
-    // It has been read to its end.
-    assert!(matches!(resume("0-0").await.err(), Some(SessionFault::NoAnswer)));
+    // Its ids can be used again, and it can be read once more, in case that the connection was already lost.
     register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+    assert_eq!(ids(&resume("0-0").await.unwrap().collect::<Vec<_>>().await), ["0-2"]);
+    for unknown in ["0-3", "0-18446744073709551614", "9-0", "0/0", "x"] {
+        assert_eq!(resume(unknown).await.unwrap().count().await, 0, "{unknown}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_few_and_small_delivered_answers_stay() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let budget = crate::budget::Budget::new(10 * 1024 * 1024);
+    let kept = |number: u64| sessions.table()[&id].answers.find(&format!("{number}-0")).is_some();
+    for number in 0..=u32::try_from(answers::READ_MAX).unwrap() {
+        let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(number, number)).await.unwrap();
+        let events = start_keeping(&sessions, &id, log);
+        events.try_send(report(1)).unwrap();
+        drop(events);
+        assert_eq!(sessions.read(&id, answer, 0).count().await, 1);
+    }
+    assert_eq!((kept(0), kept(1)), (false, true));
+    let memory = RequestMemory::default();
+    memory.hold_result(budget.reserve(&principal("ada"), 70_000).await);
+    let (answer, log) = register(&sessions, &id, &memory, call(100, 100)).await.unwrap();
+    let events = start_keeping(&sessions, &id, log);
+    events.try_send(report(1)).unwrap();
+    drop(events);
+    assert_eq!(sessions.read(&id, answer, 0).count().await, 1);
+    assert!(!kept(u64::try_from(answers::READ_MAX).unwrap() + 1));
+}
+
+#[tokio::test]
+async fn request_whose_client_leaves_at_once_keeps_no_memory_after_its_end() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let memory = RequestMemory::default();
+    let request = async {
+        let stream = sessions.create_stream(&id, call(1, 10));
+        // The client leaves before the session has taken the request.
+        let mut stream = std::pin::pin!(stream);
+        assert!(futures_util::poll!(&mut stream).is_pending());
+    };
+    on_behalf(principal("ada"), memory.clone(), request).await.unwrap();
+    sessions.close(&id).await.unwrap();
+    let weak = memory.downgrade();
+    drop(memory);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(weak.upgrade().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,8 +201,7 @@ async fn unread_answers_beyond_the_limit_replace_the_oldest() {
         drop(start_keeping(&sessions, &id, log));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(matches!(sessions.resume(&id, "0-0".to_owned()).await.err(), Some(SessionFault::NoAnswer)));
-    assert!(sessions.resume(&id, "1-0".to_owned()).await.is_ok());
+    assert!(sessions.table()[&id].answers.find("0-0").is_none());
     register(&sessions, &id, &RequestMemory::default(), call(0, 0)).await.unwrap();
 }
 
@@ -164,14 +212,17 @@ async fn two_responses_can_read_one_answer() {
     let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
     let events = start_keeping(&sessions, &id, log);
     events.try_send(report(1)).unwrap();
-    let first = sessions.read(&id, answer, 0).collect::<Vec<_>>();
+    let mut first = Box::pin(sessions.read(&id, answer, 0));
+    let begun = first.next().await.unwrap();
+    let first = first.collect::<Vec<_>>();
     let second = sessions.resume(&id, "0-0".to_owned()).await.unwrap().collect::<Vec<_>>();
     let ended = async {
         events.try_send(report(2)).unwrap();
         drop(events);
     };
     let (first, second, ()) = tokio::join!(first, second, ended);
-    assert_eq!((ids(&first), ids(&second)), (vec!["0-0", "0-1"], vec!["0-1"]));
+    assert_eq!(begun.event_id.as_deref(), Some("0-0"));
+    assert_eq!((ids(&first), ids(&second)), (vec!["0-1"], vec!["0-1"]));
 }
 
 #[tokio::test]

@@ -20,9 +20,14 @@ use crate::{
 pub(super) struct Outputs {
     stdout: Output,
     stderr: Output,
+    /// The stderr of the call's earlier step.
+    warnings: Option<String>,
     refusals: Arc<Refusals>,
     refused_before: u64,
 }
+
+/// Maximum bytes of an earlier step's stderr in a result.
+const WARNINGS_BYTES_MAX: usize = 4096;
 
 impl Outputs {
     /// Creates empty outputs. Must be called before the command starts.
@@ -30,6 +35,7 @@ impl Outputs {
         Self {
             stdout: Output::with_limit(bytes_max),
             stderr: Output::with_limit(bytes_max),
+            warnings: None,
             refusals: Arc::clone(refusals),
             refused_before: refusals.count(),
         }
@@ -40,6 +46,15 @@ impl Outputs {
             OutputStream::Stdout => self.stdout.push(bytes),
             OutputStream::Stderr => self.stderr.push(bytes),
         }
+    }
+
+    /// Begins the output of a second step, after the first has succeeded. Only the second step's output is in the
+    /// result, because a file in the guest contains the output of one step. Of the first step, warnings become part of
+    /// the hint.
+    pub(super) fn begin_step(&mut self, bytes_max: usize) {
+        let warnings = self.stderr.excerpt(WARNINGS_BYTES_MAX).text;
+        self.warnings = Some(warnings).filter(|warnings| !warnings.trim().is_empty());
+        (self.stdout, self.stderr) = (Output::with_limit(bytes_max), Output::with_limit(bytes_max));
     }
 
     /// Adds the outputs to the result. If the command was stopped, returns a fault.
@@ -58,6 +73,12 @@ impl Outputs {
     }
 
     fn hint(&self) -> Option<String> {
+        let warnings = self.warnings.as_ref().map(|warnings| format!("the first step wrote to stderr:\n{warnings}"));
+        let hints: Vec<_> = [self.refusal_hint(), warnings].into_iter().flatten().collect();
+        (!hints.is_empty()).then(|| hints.join("\n"))
+    }
+
+    fn refusal_hint(&self) -> Option<String> {
         let count = self.refusals.count().saturating_sub(self.refused_before);
         let last = self.refusals.last().filter(|_| count > 0)?;
         Some(format!(

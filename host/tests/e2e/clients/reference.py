@@ -124,7 +124,7 @@ def connect(driver, everything):
 
 def echo(driver, _everything):
     answer = driver.call("echo", timeout_s=60, message="hello")
-    return bool(answer.get("error")) or "hello" not in answer["shown"]
+    return bool(answer.get("error")) or "Echo: hello" not in answer["shown"]
 
 
 def picture(driver, _everything):
