@@ -80,6 +80,7 @@ impl Gateway {
     #[must_use]
     pub fn new(proxy: Option<Proxy>, flows_max: usize) -> Self {
         let lookups = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
+        resolver::load_configuration();
         Self { proxy, flows: Arc::new(Semaphore::new(flows_max)), lookups, ipv6: has_ipv6_route() }
     }
 

@@ -32,6 +32,12 @@ const LOOKUP_MAX: Duration = Duration::from_secs(10);
 /// Maximum number of addresses considered per name. A name server can send thousands. About thirty fit in an answer.
 const ADDRESSES_MAX: usize = 64;
 
+/// Makes glibc read its configuration of name services, which happens at the first lookup. If the process has no file
+/// descriptor left at that time, glibc reports each name as unknown.
+pub(super) fn load_configuration() {
+    let _ = getaddrinfo(Some("localhost"), None, None);
+}
+
 /// Returns the answer to a message, or `None` for a message that must not be answered.
 pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
     let question = match dns::read(message) {
