@@ -110,6 +110,7 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(
             },
             read = read_piece(&mut from, flow.credit), if idle && flow.can_read() => {
                 let queued = match read {
+                    Ok(bytes) if bytes.is_empty() && flow.was_reset => flow.queue_reset(writer),
                     Ok(bytes) if bytes.is_empty() => flow.queue_end(writer),
                     Ok(bytes) => flow.queue_data(writer, &bytes),
                     Err(_reset) => flow.queue_reset(writer),
@@ -191,6 +192,8 @@ struct FlowState<'a> {
     peer_closed: bool,
     /// The connection accepts no more data, because it was shut down for writing or has failed.
     shut: bool,
+    /// A write reported that the other side of the connection has reset it.
+    was_reset: bool,
 }
 
 impl<'a> FlowState<'a> {
@@ -205,6 +208,7 @@ impl<'a> FlowState<'a> {
             peer_reset: false,
             peer_closed: false,
             shut: false,
+            was_reset: false,
         }
     }
 
@@ -309,8 +313,10 @@ impl<'a> FlowState<'a> {
                 }
                 self.window.consumed(bytes);
             }
-            // Data that arrived before the connection failed must still be read. Reading then reports the same error.
-            Err(_broken) if self.can_read() => {
+            // Data that arrived before the connection failed must still be read. Linux reports a reset only once, so
+            // reading does not report it again: it reports an end that the other side never sent.
+            Err(broken) if self.can_read() => {
+                self.was_reset = broken.kind() == io::ErrorKind::ConnectionReset;
                 self.shut = true;
                 self.buffered = VecDeque::new();
             }

@@ -196,6 +196,30 @@ async fn rejects_invalid_flow_messages() {
 }
 
 #[tokio::test]
+async fn reset_that_a_write_reports_is_a_reset_although_reading_then_reports_the_end() {
+    for (error, expected) in [
+        (std::io::ErrorKind::ConnectionReset, Flow::Reset),
+        // The other side had sent its end before it went away.
+        (std::io::ErrorKind::BrokenPipe, Flow::End),
+    ] {
+        let mut links = links();
+        let mut stream = links.opener.open().await.unwrap();
+        FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
+        let accepted = links.acceptor.accept().await.unwrap();
+        let pool = Arc::clone(&links.pools[1]);
+        let host = tokio::spawn(async move {
+            let (read, write) = split(accepted);
+            let mut connection = FailsOnWrite { error, has_failed: false };
+            carry(&mut FrameReader::new(read), &mut FrameWriter::new(write), &mut connection, &pool).await
+        });
+        let mut reader = FrameReader::new(&mut stream);
+        let received = timeout(STUCK, reader.receive::<Flow<'_>>()).await.unwrap().unwrap().unwrap();
+        assert_eq!(received, expected, "{error}");
+        host.abort();
+    }
+}
+
+#[tokio::test]
 async fn cut_stream_counts_as_a_reset() {
     let mut links = links();
     let mut stream = links.opener.open().await.unwrap();
@@ -257,5 +281,46 @@ impl tokio::io::AsyncWrite for Stalled {
         _cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
         std::task::Poll::Pending
+    }
+}
+
+/// A connection whose first write fails. From then on, reading reports the end, as Linux does.
+struct FailsOnWrite {
+    error: std::io::ErrorKind,
+    has_failed: bool,
+}
+
+impl tokio::io::AsyncRead for FailsOnWrite {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        _buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.has_failed { std::task::Poll::Ready(Ok(())) } else { std::task::Poll::Pending }
+    }
+}
+
+impl tokio::io::AsyncWrite for FailsOnWrite {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        _bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.has_failed = true;
+        std::task::Poll::Ready(Err(self.error.into()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
     }
 }
