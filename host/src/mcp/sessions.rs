@@ -182,7 +182,7 @@ impl Sessions {
         OpenStream { stream: Box::pin(stream), answer: None, _open: self.touch(id) }
     }
 
-    /// Returns the events of an answer from this number on. Reading them to the end removes the answer.
+    /// Returns the events of an answer from this number on. Reading them to the end releases the request's ids.
     fn read(
         &self,
         id: &SessionId,
@@ -294,9 +294,8 @@ impl<S: Stream> Stream for OpenStream<S> {
         if let (Poll::Ready(None), Some(read)) = (&polled, &self.answer)
             && let Some(session) = lock(&read.table).get_mut(&read.session)
         {
-            session.ids.release(&read.answer.ids);
-            let surplus = session.answers.read(read.answer.number);
-            session.forget(surplus);
+            let ids = session.answers.read(read.answer.number);
+            session.ids.release(&ids);
         }
         polled
     }

@@ -64,7 +64,8 @@ pub(super) struct Answers {
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) number: u64,
-    /// The ids of the request, which stay in use as long as the answer can be read.
+    /// The ids of the request, which stay in use until the answer has been read to its end. Empty from then on, because
+    /// another request may use them.
     pub(super) ids: Vec<u64>,
     /// The request's reservations. The one of the result is needed until the answer has been written.
     memory: RequestMemory,
@@ -124,20 +125,24 @@ impl Answers {
         if self.unread.len() <= UNREAD_MAX { None } else { self.remove(*self.unread.front()?) }
     }
 
-    /// Records that a response has delivered an answer. Returns an answer that need not be kept: this one if it is
-    /// large, or the oldest delivered answer if there are too many.
-    pub(super) fn read(&mut self, number: u64) -> Option<Answer> {
-        let answer = self.open.get(&number)?;
-        if self.read.contains(&number) {
-            return None;
-        }
-        if answer.memory.result_bytes() > READ_BYTES_MAX {
-            return self.remove(number);
-        }
+    /// Records that a response has delivered an answer, and returns the ids that can be used again. Removes an answer
+    /// that need not be kept: this one if it is large, or the oldest delivered answer if there are too many.
+    pub(super) fn read(&mut self, number: u64) -> Vec<u64> {
+        let Some(answer) = self.open.get_mut(&number) else { return Vec::new() };
+        let ids = std::mem::take(&mut answer.ids);
         answer.memory.shrink_body();
-        self.unread.retain(|unread| *unread != number);
-        self.read.push_back(number);
-        if self.read.len() <= READ_MAX { None } else { self.remove(*self.read.front()?) }
+        if answer.memory.result_bytes() > READ_BYTES_MAX {
+            self.remove(number);
+        } else if !self.read.contains(&number) {
+            self.unread.retain(|unread| *unread != number);
+            self.read.push_back(number);
+            if self.read.len() > READ_MAX
+                && let Some(oldest) = self.read.pop_front()
+            {
+                self.open.remove(&oldest);
+            }
+        }
+        ids
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<Answer> {

@@ -155,6 +155,25 @@ async fn only_few_and_small_delivered_answers_stay() {
     assert!(!kept(u64::try_from(answers::READ_MAX).unwrap() + 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn removing_a_delivered_answer_leaves_the_ids_of_a_later_request_alone() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 1)).await.unwrap();
+    let events = start_keeping(&sessions, &id, log);
+    events.try_send(report(1)).unwrap();
+    drop(events);
+    assert_eq!(sessions.read(&id, answer.clone(), 0).count().await, 1);
+    let (_running, _log) = register(&sessions, &id, &RequestMemory::default(), call(1, 1)).await.unwrap();
+    let repeated = async || register(&sessions, &id, &RequestMemory::default(), call(1, 2)).await.err();
+    // The answer is read again, and is removed when its time is over.
+    assert_eq!(sessions.read(&id, answer, 0).count().await, 1);
+    assert_eq!(repeated().await, Some(SessionRefusal::Repeated));
+    tokio::time::sleep(answers::UNREAD_RETENTION * 2).await;
+    assert!(sessions.table()[&id].answers.find("0-0").is_none());
+    assert_eq!(repeated().await, Some(SessionRefusal::Repeated));
+}
+
 #[tokio::test]
 async fn request_whose_client_leaves_at_once_keeps_no_memory_after_its_end() {
     let sessions = sessions(2);
