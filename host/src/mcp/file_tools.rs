@@ -187,7 +187,7 @@ impl Services {
         let wanted = parse_wanted(arguments.offset, arguments.limit, arguments.encoding)?;
         let read = async {
             let mut reservation = self.reserve_result(&context.owner, READ_BYTES_MAX).await?;
-            let content = self.filesystem.read(&context.owner, id, &path, Some(wanted.range)).await?;
+            let content = self.filesystem.read(&context.owner, id, &path, wanted.range).await?;
             reservation.shrink(content.bytes.len());
             context.memory.hold_result(reservation);
             Ok(content)

@@ -16,7 +16,7 @@ use crate::domain::{
     principal::Principal,
 };
 
-/// Maximum bytes that one call writes or reads.
+/// Maximum bytes that one call writes.
 pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// Maximum number of entries of one listing. More entries do not help a client, and their names would fill megabytes.
@@ -53,19 +53,19 @@ impl Filesystem {
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
 
-    /// Reads a file or a part of a file. The limit is [`FILE_BYTES_MAX`] in both cases.
+    /// Reads a part of a file.
     ///
     /// # Errors
-    /// The guest's refusal: file not found, a folder, too large.
+    /// The guest's refusal, such as a missing file or a folder.
     pub async fn read(
         &self,
         owner: &Principal,
         id: EnvironmentId,
         path: &GuestPath,
-        range: Option<FileRange>,
+        range: FileRange,
     ) -> Result<FileContent, Fault> {
         let call = self.environments.begin(owner, id).await?;
-        let answer = call.machine.agent().read_file(path, range, FILE_BYTES_MAX as u64);
+        let answer = call.machine.agent().read_file(path, Some(range), FILE_BYTES_MAX as u64);
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
