@@ -69,7 +69,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
         Request::SetClock { unix_ns } => {
             let failed = |errno| Reply::Fault(fault(FaultKind::Other, format!("failed to set the clock: {errno}")));
             let set = services.platform.set_clock(unix_ns);
-            end(&mut writer, set.map_or_else(failed, |()| Reply::Done)).await;
+            end(&mut writer, set.map_or_else(failed, |()| Reply::ClockSet { background_memory_kills: 0 })).await;
         }
         Request::PowerOff => {
             services.platform.sync().await;

@@ -43,8 +43,7 @@ use crate::{
 const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// The answer for a command that was cancelled before all its inputs had arrived.
-const NEVER_STARTED: Exited =
-    Exited { status: Status::Signal(9), cause: Cause::Cancelled, duration_us: 0, stdout_file: None, stderr_file: None };
+const NEVER_STARTED: Exited = Exited::new(Status::Signal(9), Cause::Cancelled, 0);
 
 /// Runs the commands of all calls.
 #[derive(Debug)]
@@ -116,7 +115,7 @@ async fn end(mut process: Process, cause: Cause, started: Instant) -> Result<Exi
     let no_status = || fault(FaultKind::Other, "the command has no exit status");
     let status = process.take_status().ok_or_else(no_status)??;
     let cause = if cause == Cause::Itself && process.was_out_of_memory() { Cause::Memory } else { cause };
-    Ok(Exited { status: status_of(status), cause, duration_us, stdout_file: None, stderr_file: None })
+    Ok(Exited::new(status_of(status), cause, duration_us))
 }
 
 /// Resolves when the call must end early: to false if the host cancelled it, to true if the host is gone.

@@ -33,7 +33,7 @@ use crate::{
     domain::{
         call_fault::CallFault,
         capabilities::{AgentOrigin, Capabilities},
-        command::{Command, Executed, OutputStream, User},
+        command::{Command, Executed, Loader, OutputStream, User},
         file::{Entry, FileContent, FileRange, LISTING_NAMES_BYTES_MAX, Listing, Writing},
         guest_path::GuestPath,
         machine::PortFuture,
@@ -141,6 +141,10 @@ impl AgentClient {
             script: script.map(|script| request::Script {
                 extension: script.extension.to_owned(),
                 bytes: script.code.len() as u64,
+                loader: script.loader.map(|loader| match loader {
+                    Loader::Python => request::Loader::Python,
+                    Loader::Node => request::Loader::Node,
+                }),
             }),
             stdin_bytes: command.stdin.len() as u64,
             env: command.env,
@@ -303,7 +307,7 @@ async fn keep_clock(link: Opener, timeouts: Timeouts, silent: CancellationToken)
 async fn control(link: &Opener, request: Request, timeouts: Timeouts) -> Result<(), CallFault> {
     let call = Call { request, body: [&[], &[]], within: timeouts.control, cancel_within: timeouts.cancel };
     call.make(link, never(), |reply| match reply {
-        Reply::Done => Ok(Some(())),
+        Reply::Done | Reply::ClockSet { .. } => Ok(Some(())),
         other => Err(fault::unexpected(&other)),
     })
     .await

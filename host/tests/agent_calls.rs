@@ -72,7 +72,7 @@ struct Outcome {
 fn shell(code: &str) -> Command {
     Command {
         argv: vec!["sh".to_owned()],
-        script: Some(Script { extension: "sh", code: code.as_bytes().to_vec() }),
+        script: Some(Script { extension: "sh", code: code.as_bytes().to_vec(), loader: None }),
         stdin: Vec::new(),
         env: vec![("GREETING".to_owned(), "hello".to_owned())],
         working_directory: None,

@@ -49,7 +49,7 @@ pub use reply::Reply;
 pub use request::{Input, Request};
 
 /// The version of the protocol. Two sides with different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The vsock port of the call link. The guest dials this port on CID 2.
 pub const CALL_PORT: u32 = 1024;
@@ -73,6 +73,10 @@ pub const CALLS_MAX: usize = 32;
 
 /// Maximum length of each text in a hello or a fault in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Maximum number of entries of [`reply::Exited::refused`]. The agent counts further kinds of system calls together with
+/// the last one.
+pub const REFUSED_MAX: usize = 16;
 
 /// Maximum number of programs in a hello; the agent looks for about ten.
 pub const PROGRAMS_MAX: usize = 64;

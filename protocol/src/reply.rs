@@ -35,6 +35,12 @@ pub enum Reply<'a> {
         /// True if the listing is incomplete, because a limit was reached.
         truncated: bool,
     },
+    /// Last: the clock is set.
+    ClockSet {
+        /// The number of background processes that the OOM killer has killed since the machine started. A background
+        /// process is one whose call has ended.
+        background_memory_kills: u64,
+    },
     /// Last: the request is done.
     Done,
     /// Last: the request failed.
@@ -54,6 +60,40 @@ pub struct Exited {
     pub stdout_file: Option<OutputFile>,
     /// The file with the standard error, if the output was kept.
     pub stderr_file: Option<OutputFile>,
+    /// The absolute path of the file that receives the further output of processes that the command left running; `None`
+    /// if no process has the command's stdout or stderr open. The file's size is limited; the end of the output is kept.
+    pub background_file: Option<String>,
+    /// The system calls of the command that the filter refused; at most [`crate::REFUSED_MAX`].
+    pub refused: Vec<RefusedCall>,
+    /// See [`Reply::ClockSet`].
+    pub background_memory_kills: u64,
+}
+
+impl Exited {
+    /// The end of a command about which there is nothing else to tell.
+    #[must_use]
+    pub const fn new(status: Status, cause: Cause, duration_us: u64) -> Self {
+        Self {
+            status,
+            cause,
+            duration_us,
+            stdout_file: None,
+            stderr_file: None,
+            background_file: None,
+            refused: Vec::new(),
+            background_memory_kills: 0,
+        }
+    }
+}
+
+/// A system call that the filter refused.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct RefusedCall {
+    /// The name of the system call, such as `unshare`; at most 32 lower-case letters, digits and underscores.
+    pub name: String,
+    /// How many times it was refused.
+    pub count: u32,
 }
 
 /// A long output, kept in a file in the guest. The agent keeps only the newest files of this kind.

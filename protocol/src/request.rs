@@ -56,7 +56,7 @@ pub enum Request {
 pub struct Exec {
     /// The program (an absolute path, or a name to look up in the search path) and its arguments. Must not be empty.
     pub argv: Vec<String>,
-    /// Code to run from a temporary file. The path of the file becomes the last argument.
+    /// Code to run from a temporary file. The agent appends the arguments with which the interpreter runs the file.
     pub script: Option<Script>,
     /// Length of stdin, in bytes.
     pub stdin_bytes: u64,
@@ -67,7 +67,7 @@ pub struct Exec {
     /// none.
     pub working_directory: Option<String>,
     pub user: User,
-    /// Timeout in milliseconds, after which everything that the call started is killed.
+    /// Timeout in milliseconds, after which everything that the call started is asked to end, and killed a second later.
     pub timeout_ms: u64,
     pub limits: Limits,
     pub keep: Keep,
@@ -103,6 +103,19 @@ pub struct Script {
     pub extension: String,
     /// Length of the code, in bytes.
     pub bytes: u64,
+    /// The agent's program that makes the interpreter run the code as if its file were in the working directory. Without
+    /// a loader, the path of the code's file is the last argument.
+    pub loader: Option<Loader>,
+}
+
+/// The programs of the agent that load code.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Loader {
+    /// For Python 3.
+    Python,
+    /// For Node.js.
+    Node,
 }
 
 /// The user that a command runs as.

@@ -11,8 +11,8 @@ use waggle_protocol::{
     boot::{BootConfig, Network, Relaxed},
     egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
     frame, handshake,
-    reply::{Cause, Entry, Exited, OutputFile, Status},
-    request::{Exec, Keep, Limits, Script, User},
+    reply::{Cause, Entry, Exited, OutputFile, RefusedCall, Status},
+    request::{Exec, Keep, Limits, Loader, Script, User},
 };
 
 #[test]
@@ -97,7 +97,7 @@ fn egress() -> Vec<(&'static str, Vec<u8>)> {
 fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let exec = Exec {
         argv: vec!["python3".to_owned()],
-        script: Some(Script { extension: "py".to_owned(), bytes: 300 }),
+        script: Some(Script { extension: "py".to_owned(), bytes: 300, loader: Some(Loader::Python) }),
         stdin_bytes: 9,
         env: vec![("K".to_owned(), "v".to_owned())],
         working_directory: Some("src".to_owned()),
@@ -115,7 +115,12 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         limits: Limits::default(),
         ..exec.clone()
     };
+    let node = Script { extension: "js".to_owned(), bytes: 1, loader: Some(Loader::Node) };
+    let shell = Script { loader: None, ..node.clone() };
+    let script = |script| Request::Exec(Exec { script: Some(script), ..exec.clone() });
     vec![
+        ("request.exec.node", framed(&script(node))),
+        ("request.exec.shell", framed(&script(shell))),
         ("request.exec", framed(&Request::Exec(exec))),
         ("request.exec.bare", framed(&Request::Exec(bare))),
         (
@@ -139,7 +144,16 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
     let exited = |status, cause| {
         let file = OutputFile { path: "/tmp/f".to_owned(), bytes: 300, complete: true };
         let (stdout_file, stderr_file) = (Some(file), None);
-        framed(&Reply::Exited(Exited { status, cause, duration_us: 1000, stdout_file, stderr_file }))
+        framed(&Reply::Exited(Exited {
+            status,
+            cause,
+            duration_us: 1000,
+            stdout_file,
+            stderr_file,
+            background_file: Some("/tmp/b".to_owned()),
+            refused: vec![RefusedCall { name: "mount".to_owned(), count: 300 }],
+            background_memory_kills: 2,
+        }))
     };
     let mut all = vec![
         ("reply.stdout", framed(&Reply::Stdout(b"out"))),
@@ -153,6 +167,7 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("reply.written", framed(&Reply::Written { bytes: 5 })),
         ("reply.file_end", framed(&Reply::FileEnd { size: 300 })),
         ("reply.list_end", framed(&Reply::ListEnd { truncated: true })),
+        ("reply.clock_set", framed(&Reply::ClockSet { background_memory_kills: 2 })),
         ("reply.done", framed(&Reply::Done)),
     ];
     let kinds = [

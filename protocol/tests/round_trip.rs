@@ -13,7 +13,7 @@ use waggle_protocol::{
     frame::{self, FrameFault},
     handshake::{self, HandshakeRefusal},
     reply::Entry,
-    request::{Exec, Keep, Limits, Script, User},
+    request::{Exec, Keep, Limits, Loader, Script, User},
 };
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
@@ -37,7 +37,7 @@ proptest! {
         bytes: u64,
         timeout_ms: u64,
     ) {
-        let script = Some(Script { extension, bytes });
+        let script = Some(Script { extension, bytes, loader: Some(Loader::Node) });
         let limits = Limits { memory_bytes: Some(bytes), pids: None, open_files: Some(7) };
         let (stdin_bytes, working_directory) = (bytes / 2, Some("/tmp".to_owned()));
         let (user, keep) = (User::Sandbox, Keep { above_bytes: bytes, bytes_max: 7 });

@@ -73,7 +73,7 @@ impl Agent {
                     Reply::Stdout(data) | Reply::Stderr(data) | Reply::Data(data) => bytes += data.len(),
                     Reply::Entries(entries) => bytes += entries.len(),
                     Reply::Fault(fault) => panic!("{fault:?}"),
-                    Reply::Exited(_) | Reply::Written { .. } | Reply::Done => break bytes,
+                    Reply::Exited(_) | Reply::Written { .. } | Reply::ClockSet { .. } | Reply::Done => break bytes,
                     Reply::FileEnd { .. } | Reply::ListEnd { .. } => break bytes,
                 }
             }

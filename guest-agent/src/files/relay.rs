@@ -248,7 +248,7 @@ mod tests {
     fn no_reply_may_follow_the_last_one() {
         let entry = Entry { name: b"a".to_vec(), mode: 0, size: 0, modified_unix_s: 0 };
         let (status, cause) = (Status::Code(0), Cause::Itself);
-        let exited = Exited { status, cause, duration_us: 0, stdout_file: None, stderr_file: None };
+        let exited = Exited::new(status, cause, 0);
         for reply in [
             Reply::Stdout(b"9"),
             Reply::Stderr(b"9"),
@@ -258,6 +258,7 @@ mod tests {
             Reply::Written { bytes: 0 },
             Reply::FileEnd { size: 0 },
             Reply::ListEnd { truncated: false },
+            Reply::ClockSet { background_memory_kills: 0 },
             Reply::Done,
             Reply::Fault(fault(FaultKind::Other, "no")),
         ] {
@@ -267,6 +268,7 @@ mod tests {
                 | Reply::Written { .. }
                 | Reply::FileEnd { .. }
                 | Reply::ListEnd { .. }
+                | Reply::ClockSet { .. }
                 | Reply::Done
                 | Reply::Fault(_) => true,
             };

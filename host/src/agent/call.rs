@@ -6,13 +6,13 @@ use std::{future::pending, time::Duration};
 
 use tokio::{io, pin, time::timeout};
 use waggle_link::{FrameReader, FrameWriter, Opener, ReceiveFault, SendFault, Stream};
-use waggle_protocol::{CHUNK_BYTES_MAX, Input, Reply, Request, reply};
+use waggle_protocol::{CHUNK_BYTES_MAX, Input, REFUSED_MAX, Reply, Request, reply};
 
 use super::fault::AgentFault;
 use crate::{
     domain::{
         call_fault::CallFault,
-        command::{EndCause, Executed},
+        command::{EndCause, Executed, RefusedCall},
         file::Entry,
         guest_path::GuestPath,
         machine::PortFuture,
@@ -24,6 +24,9 @@ use crate::{
 /// Maximum time to wait for the link's end after a call's stream has broken. The link's error is more precise than the
 /// stream's error.
 const LINK_END_MAX: Duration = Duration::from_millis(300);
+
+/// Maximum length of a system call's name in bytes; Linux's longest has 23.
+const SYSTEM_CALL_NAME_BYTES_MAX: usize = 32;
 
 /// A call to send, and its timeouts.
 pub(super) struct Call<'a> {
@@ -138,9 +141,9 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
         reply::Cause::Memory => EndCause::OutOfMemory,
     };
     let output = |file: Option<reply::OutputFile>| {
-        // The path comes from the guest. An invalid path is treated as no file.
-        let file = file.filter(|file| !file.path.chars().any(printable::is_harmful)).and_then(|file| {
-            Some(OutputFile { path: GuestPath::parse(file.path).ok()?, bytes: file.bytes, complete: file.complete })
+        // An invalid path is treated as no file.
+        let file = file.and_then(|file| {
+            Some(OutputFile { path: guest_path(file.path)?, bytes: file.bytes, complete: file.complete })
         });
         Output::default().with_file(file)
     };
@@ -152,7 +155,23 @@ pub(super) fn executed(exited: reply::Exited) -> Executed {
         stdout: output(exited.stdout_file),
         stderr: output(exited.stderr_file),
         hint: None,
+        background_file: exited.background_file.and_then(guest_path),
+        refused: exited.refused.into_iter().take(REFUSED_MAX).filter_map(refused_call).collect(),
     }
+}
+
+/// Converts a path from the guest; `None` if it is invalid.
+fn guest_path(path: String) -> Option<GuestPath> {
+    if path.chars().any(printable::is_harmful) { None } else { GuestPath::parse(path).ok() }
+}
+
+/// Converts a refused call from the guest; `None` if its name is not one of a system call.
+fn refused_call(call: reply::RefusedCall) -> Option<RefusedCall> {
+    let is_name = |name: &str| {
+        (1..=SYSTEM_CALL_NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    is_name(&call.name).then_some(RefusedCall { name: call.name, count: call.count })
 }
 
 /// Converts an entry of a folder into the domain's type.

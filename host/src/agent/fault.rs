@@ -57,6 +57,7 @@ pub(super) fn unexpected(reply: &Reply<'_>) -> AgentFault {
         Reply::Written { .. } => "written",
         Reply::FileEnd { .. } => "file end",
         Reply::ListEnd { .. } => "list end",
+        Reply::ClockSet { .. } => "clock set",
         Reply::Done => "done",
         Reply::Fault(_) => "fault",
     };

@@ -11,7 +11,7 @@ use super::{guest_path::GuestPath, output::Output};
 pub struct Command {
     /// The program and its arguments. The program is an absolute path, or a name in the guest's search path.
     pub argv: Vec<String>,
-    /// Code that the agent writes to a temporary file. The file's path becomes the last argument.
+    /// Code that the agent writes to a temporary file. The agent appends the arguments that run the file.
     pub script: Option<Script>,
     pub stdin: Vec<u8>,
     /// Environment variables in addition to those that the agent sets for every command.
@@ -45,6 +45,15 @@ pub struct Script {
     /// The file's extension without the dot: `py`, `js`, `sh`.
     pub extension: &'static str,
     pub code: Vec<u8>,
+    /// The agent's program that loads the code. Without a loader, the interpreter gets the path of the file.
+    pub loader: Option<Loader>,
+}
+
+/// The agent's programs that make an interpreter run code as if its file were in the working directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Loader {
+    Python,
+    Node,
 }
 
 /// The user that runs a command in the guest.
@@ -79,6 +88,19 @@ pub struct Executed {
     /// A note about connections that the network policy refused during the command. Programs often report such a
     /// refusal as an unrelated error.
     pub hint: Option<String>,
+    /// The file in the guest that receives the further output of processes that the command left running.
+    pub background_file: Option<GuestPath>,
+    /// The system calls of the command that the guest's filter refused.
+    pub refused: Vec<RefusedCall>,
+}
+
+/// A system call that the guest's filter refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RefusedCall {
+    /// The name of the system call, such as `unshare`.
+    pub name: String,
+    /// How many times it was refused.
+    pub count: u32,
 }
 
 /// Why a command ended.

@@ -185,7 +185,7 @@ impl Installer {
                 let code = format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")).into_bytes();
                 Command {
                     argv: vec!["python3".to_owned()],
-                    script: Some(Script { extension: "py", code }),
+                    script: Some(Script { extension: "py", code, loader: None }),
                     env: vec![variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")],
                     ..Command::default()
                 }

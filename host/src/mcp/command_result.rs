@@ -145,6 +145,8 @@ mod tests {
             stdout: output(stdout),
             stderr: output(stderr),
             hint: None,
+            background_file: None,
+            refused: Vec::new(),
         }
     }
 

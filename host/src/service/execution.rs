@@ -119,7 +119,7 @@ impl Execution {
         ArgumentFault::check_size("stdin", command.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
         let call = self.environments.begin(owner, id).await?;
         let runtime = language.unwrap_or(call.environment.runtime);
-        let script = Some(Script { extension: runtime.extension(), code: code.into_bytes() });
+        let script = Some(Script { extension: runtime.extension(), code: code.into_bytes(), loader: None });
         let (argv, timeout) = (self.interpreter(runtime, &call)?, command.timeout);
         let command = Command { argv, script, user: User::Sandbox, ..command };
         let mut outputs = Outputs::new(&call.refusals, command.output_bytes_max);

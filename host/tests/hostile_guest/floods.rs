@@ -220,13 +220,7 @@ async fn flooding_call_does_not_starve_others() {
             let flooded = guest.next_call().await;
             let reply = framed(&Reply::Stdout(b"x"));
             let replies = in_stream(flooded, &reply.repeat(1000));
-            let exited = Exited {
-                status: Status::Code(0),
-                cause: Cause::Itself,
-                duration_us: 1,
-                stdout_file: None,
-                stderr_file: None,
-            };
+            let exited = Exited::new(Status::Code(0), Cause::Itself, 1);
             let mut credit = WINDOW_BYTES - replies.len();
             guest.write(&replies).await;
             while let Some(frame) = guest.frame().await {
