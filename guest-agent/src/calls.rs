@@ -10,7 +10,7 @@ use waggle_protocol::{FRAME_BYTES_MAX, FaultKind, Reply, Request, TEXT_BYTES_MAX
 
 use crate::{
     command_settings::CommandSettings,
-    exec::Executor,
+    exec::{CodeFolder, Executor},
     fault::fault,
     files::Workers,
     guest::Guest,
@@ -31,11 +31,12 @@ pub(crate) struct Services {
 impl Services {
     pub(crate) fn start(guest: Guest) -> io::Result<Self> {
         let platform = Arc::new(Platform::start(guest.mode)?);
-        let temporary = TemporaryFolder::open(&guest.root, Arc::clone(&platform))?;
+        let temporary = TemporaryFolder::open(&guest.root, "tmp", Arc::clone(&platform))?;
+        let code = CodeFolder::create(&guest.root, Arc::clone(&platform))?;
         let workers = Workers::new(guest.root.clone(), Arc::clone(&platform))?;
         let (root, env, working_directory) = (guest.root, guest.env, guest.working_directory);
         let settings = Arc::new(CommandSettings { root, env, working_directory });
-        let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary);
+        let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
         Ok(Self { platform, settings, executor, workers })
     }
 }
@@ -69,7 +70,14 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
         Request::SetClock { unix_ns } => {
             let failed = |errno| Reply::Fault(fault(FaultKind::Other, format!("failed to set the clock: {errno}")));
             let set = services.platform.set_clock(unix_ns);
-            end(&mut writer, set.map_or_else(failed, |()| Reply::ClockSet { background_memory_kills: 0 })).await;
+            end(
+                &mut writer,
+                set.map_or_else(failed, |()| {
+                    let background_memory_kills = services.executor.background_memory_kills();
+                    Reply::ClockSet { background_memory_kills }
+                }),
+            )
+            .await;
         }
         Request::PowerOff => {
             services.platform.sync().await;

@@ -22,7 +22,8 @@ use std::{
 };
 
 use nix::sys::uio::pread;
-use tokio::{io::Interest, time::timeout};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{io::Interest, task::spawn_blocking, time::timeout};
 use waggle_protocol::request::Limits;
 
 use crate::{console::report, mutex::lock, sys};
@@ -49,6 +50,9 @@ const SANDBOX_PIDS_MAX: u64 = 8192;
 /// Processor weight of the agent and of the sandbox's init process: the kernel's maximum. Both run only briefly,
 /// and all calls wait for them.
 const CPU_WEIGHT_MAX: &str = "10000";
+
+/// The group of all user processes.
+const SANDBOX: &str = "/sys/fs/cgroup/sandbox";
 
 /// The parent of the calls' groups.
 const CALLS: &str = "/sys/fs/cgroup/sandbox/calls";
@@ -120,7 +124,19 @@ pub(crate) fn delegate_to_calls() -> io::Result<()> {
 /// Creates the calls' groups. If background processes outlive their call, the call's group is removed later.
 #[derive(Debug, Default)]
 pub(crate) struct CallGroups {
-    leftover: Arc<Mutex<Vec<PathBuf>>>,
+    groups: Arc<Mutex<Groups>>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// The groups of running calls.
+    running: Vec<PathBuf>,
+    /// The groups of ended calls whose background processes still run.
+    leftover: Vec<PathBuf>,
+    /// The number of processes that the OOM killer killed during their call.
+    kills_in_calls: u64,
+    /// The highest number of background processes that were killed, as of the last count.
+    background_kills: u64,
 }
 
 impl CallGroups {
@@ -129,7 +145,8 @@ impl CallGroups {
         self.sweep();
         let folder = Path::new(CALLS).join(number.to_string());
         fs::create_dir(&folder)?;
-        let group = CallGroup { folder, leftover: Arc::clone(&self.leftover), kill_on_drop: true };
+        lock(&self.groups).running.push(folder.clone());
+        let group = CallGroup { folder, groups: Arc::clone(&self.groups), kill_on_drop: true };
         if let Some(bytes) = limits.memory_bytes {
             fs::write(group.file("memory.max"), bytes.to_string())?;
             // If the call runs out of memory, the kernel kills all its processes together.
@@ -144,8 +161,25 @@ impl CallGroups {
     /// Removes the groups of ended calls that have become empty. The groups of starting calls are also empty, but are
     /// not in the list.
     fn sweep(&self) {
-        let mut leftover = lock(&self.leftover);
-        leftover.retain(|folder| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound));
+        let mut groups = lock(&self.groups);
+        let remains =
+            |folder: &PathBuf| fs::remove_dir(folder).is_err_and(|fault| fault.kind() != io::ErrorKind::NotFound);
+        groups.leftover.retain(remains);
+    }
+
+    /// Returns how many processes of ended calls the OOM killer has killed. The number never decreases.
+    pub(crate) fn background_memory_kills(&self) -> u64 {
+        let mut groups = lock(&self.groups);
+        // The sandbox's count includes the groups below it, also those that were removed. It is read first, so that a
+        // kill in a running call at this moment is not taken for one in the background.
+        let all = memory_kills(Path::new(SANDBOX));
+        let known = groups.kills_in_calls + groups.background_kills;
+        if all > known {
+            let running: u64 = groups.running.iter().map(|folder| memory_kills(folder)).sum();
+            let background = all.saturating_sub(groups.kills_in_calls + running);
+            groups.background_kills = groups.background_kills.max(background);
+        }
+        groups.background_kills
     }
 }
 
@@ -154,7 +188,7 @@ impl CallGroups {
 #[derive(Debug)]
 pub(crate) struct CallGroup {
     folder: PathBuf,
-    leftover: Arc<Mutex<Vec<PathBuf>>>,
+    groups: Arc<Mutex<Groups>>,
     kill_on_drop: bool,
 }
 
@@ -162,6 +196,13 @@ impl CallGroup {
     /// Opens the group's folder, to fork a command into the group.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.folder)?.into())
+    }
+
+    /// Sends SIGTERM to all processes in the group. A process that starts meanwhile may not receive it.
+    pub(crate) async fn terminate(&self) -> io::Result<()> {
+        let folder = self.folder.clone();
+        // There may be thousands of processes.
+        spawn_blocking(move || terminate(&folder)).await.map_err(io::Error::other)?
     }
 
     /// Kills all processes in the group, and resolves when they have exited.
@@ -177,10 +218,11 @@ impl CallGroup {
 
     /// Returns the number of processes of this group that the OOM killer killed.
     pub(crate) fn memory_kills(&self) -> u64 {
-        fs::read_to_string(self.file("memory.events")).map_or(0, |text| field(&text, "oom_kill"))
+        memory_kills(&self.folder)
     }
 
-    async fn empty(&self) -> io::Result<()> {
+    /// Resolves when the group has no process.
+    pub(crate) async fn empty(&self) -> io::Result<()> {
         let events = sys::watch(File::open(self.file("cgroup.events"))?.into(), Interest::PRIORITY)?;
         loop {
             // Each read of the file enables the next notification.
@@ -205,11 +247,43 @@ impl Drop for CallGroup {
             // The write fails if the group no longer exists.
             let _killed = fs::write(self.file("cgroup.kill"), "1");
         }
+        let mut groups = lock(&self.groups);
+        groups.running.retain(|folder| *folder != self.folder);
+        groups.kills_in_calls += memory_kills(&self.folder);
         if fs::remove_dir(&self.folder).is_err() {
             // A background process is still in the group.
-            lock(&self.leftover).push(std::mem::take(&mut self.folder));
+            groups.leftover.push(std::mem::take(&mut self.folder));
         }
     }
+}
+
+/// Returns the number of processes of a group, and of the groups below it, that the OOM killer killed.
+fn memory_kills(folder: &Path) -> u64 {
+    fs::read_to_string(folder.join("memory.events")).map_or(0, |text| field(&text, "oom_kill"))
+}
+
+/// Sends SIGTERM to the processes of a group, and SIGCONT, because a stopped process would not receive it.
+fn terminate(folder: &Path) -> io::Result<()> {
+    // The agent sees the hierarchy from its root.
+    let own = folder.strip_prefix(MOUNT).map_err(io::Error::other)?;
+    let line = format!("0::/{}", own.display());
+    for pid in fs::read_to_string(folder.join("cgroup.procs"))?.lines().filter_map(parse_pid) {
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        // The number may belong to another process by now. Because the group is read after the descriptor was opened,
+        // the descriptor is that of a process in the group, or of one that has ended.
+        let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap_or_default();
+        if cgroup.trim_end() == line {
+            for signal in [Signal::TERM, Signal::CONT] {
+                // The process may have exited.
+                let _sent = pidfd_send_signal(&process, signal);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parse_pid(line: &str) -> Option<Pid> {
+    Pid::from_raw(line.parse().ok()?)
 }
 
 /// Returns the number after `name` in a text with one `name number` per line; 0 if the name is missing.

@@ -11,6 +11,10 @@ use crate::sandbox_user::{HOME, SANDBOX_NAME};
 /// The search path for images that set none: the default of the OCI runtimes.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variable with which Python writes its output at once, and not only when it ends. A program that is stopped would
+/// otherwise lose its output.
+const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
+
 /// Folders in the home that precede the image's search path for the sandbox user. They contain packages that waggle
 /// installed, and the Python of the virtual environment.
 const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
@@ -41,7 +45,8 @@ impl CommandSettings {
             User::Root => ("root", "/root"),
         };
         let home = self.agent_path(home).display().to_string();
-        let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())];
+        let defaults = [("PATH", DEFAULT_PATH), ("LANG", "C.UTF-8"), UNBUFFERED];
+        let mut env: Vec<_> = defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         env.extend(self.env.iter().cloned());
         if user == User::Sandbox {
             let path = HOME_PATH.map(|folder| format!("{home}/{folder}:")).concat() + self.path();

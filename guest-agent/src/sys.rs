@@ -70,6 +70,13 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
+/// Registers a descriptor with the runtime until the returned value is dropped.
+pub(crate) fn watch_borrowed(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: a `BorrowedFd` refers to one open descriptor during its lifetime, and `AsyncFd` deregisters the
+    // descriptor before returning or dropping it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
 /// Waits for any child, and returns its process id and raw wait status. nix's `waitpid` would reap a child killed by a
 /// real-time signal, but then return an error.
 pub(crate) fn wait_raw(flags: WaitPidFlag) -> nix::Result<Option<(Pid, libc::c_int)>> {

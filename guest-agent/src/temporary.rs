@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files that the agent creates in the guest's `/tmp` for code, stdin and long output. Their names have the form
-//! `waggle_<12 hex>.<extension>`.
+//! Files that the agent creates in the guest for code, stdin and output: code in a folder of its own, all others in
+//! `/tmp`. Their names have the form `waggle_<12 hex>.<extension>`.
 //!
 //! The agent is root, and every user can write to `/tmp`. The agent therefore opens the folder before any user process
 //! runs, uses unguessable new names, and follows no links. User processes can cause operations on the folder to block,
@@ -30,21 +30,24 @@ const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 const EXTENSION_BYTES_MAX: usize = 8;
 
-/// The guest's `/tmp`, opened before any user process runs. If a user process later replaces `/tmp`, the agent still
-/// uses the original folder.
+/// A folder for such files, opened before any user process runs. If a user process later replaces the folder, the agent
+/// still uses the original one.
 #[derive(Debug)]
 pub(crate) struct TemporaryFolder {
     folder: OwnedFd,
     /// The folder's path in the agent's view.
     path: PathBuf,
+    /// The folder's path in the guest.
+    guest_path: String,
     platform: Arc<Platform>,
 }
 
 impl TemporaryFolder {
-    pub(crate) fn open(root: &Path, platform: Arc<Platform>) -> io::Result<Self> {
-        let path = root.join("tmp");
+    /// Opens the folder at a path relative to the root.
+    pub(crate) fn open(root: &Path, folder: &str, platform: Arc<Platform>) -> io::Result<Self> {
+        let (path, guest_path) = (root.join(folder), format!("/{folder}"));
         let folder = open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Self { folder, path, platform })
+        Ok(Self { folder, path, guest_path, platform })
     }
 
     /// Creates an empty file that belongs to `user`.
@@ -57,25 +60,26 @@ impl TemporaryFolder {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let name = format!("waggle_{}.{extension}", random_hex()?);
-        let path = self.path.join(&name);
+        let (path, guest_path) = (self.path.join(&name), format!("{}/{name}", self.guest_path));
         let folder = self.folder.try_clone()?;
         let (file, name) = spawn_blocking(move || create_in(folder, name)).await.map_err(io::Error::other)??;
-        let temporary = TemporaryFile { file, name, path };
+        let temporary = TemporaryFile { file, name, path, guest_path };
         self.platform.set_owner(&temporary.file, user)?;
         Ok(temporary)
     }
 }
 
-/// A file in `/tmp`, removed on drop.
+/// A file in the folder, removed on drop.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     file: File,
     name: Name,
     /// The file's path in the agent's view.
     path: PathBuf,
+    guest_path: String,
 }
 
-/// A name in `/tmp`. Dropping it removes the file of that name.
+/// A name in the folder. Dropping it removes the file of that name.
 #[derive(Debug)]
 pub(crate) struct Name {
     folder: Option<OwnedFd>,
@@ -94,7 +98,12 @@ impl TemporaryFile {
 
     /// Returns the file's path in the guest.
     pub(crate) fn guest_path(&self) -> String {
-        format!("/tmp/{}", self.name.name)
+        self.guest_path.clone()
+    }
+
+    /// Returns the file's name in the folder.
+    pub(crate) fn name(&self) -> &str {
+        &self.name.name
     }
 
     /// Closes the file. The file is removed when the returned name is dropped.

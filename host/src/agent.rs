@@ -14,6 +14,10 @@ mod timeouts;
 
 use std::{
     error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -83,6 +87,8 @@ pub struct AgentClient {
     calls: Semaphore,
     timeouts: Timeouts,
     clock: AbortHandle,
+    /// The number of killed background processes that the agent has last reported.
+    background_memory_kills: Arc<AtomicU64>,
     /// Cancelled after too many consecutive `SetClock` requests without a valid reply.
     silent: CancellationToken,
 }
@@ -99,9 +105,11 @@ where
     let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
     let link = Opener::start(stream, Link::Call);
     let silent = CancellationToken::new();
-    let clock = tokio::spawn(keep_clock(link.clone(), timeouts, silent.clone())).abort_handle();
-    let calls = Semaphore::new(CALLS_MAX);
-    Ok(AgentClient { link, capabilities: capabilities(hello), calls, timeouts, clock, silent })
+    let background_memory_kills = Arc::default();
+    let clock = keep_clock(link.clone(), timeouts, silent.clone(), Arc::clone(&background_memory_kills));
+    let (clock, calls) = (tokio::spawn(clock).abort_handle(), Semaphore::new(CALLS_MAX));
+    let capabilities = capabilities(hello);
+    Ok(AgentClient { link, capabilities, calls, timeouts, clock, background_memory_kills, silent })
 }
 
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
@@ -122,6 +130,12 @@ impl AgentClient {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// See `Agent::background_memory_kills`.
+    #[must_use]
+    pub fn background_memory_kills(&self) -> u64 {
+        self.background_memory_kills.load(Relaxed)
     }
 
     /// Runs a command; see `Agent::exec`.
@@ -173,7 +187,10 @@ impl AgentClient {
                 on_output(OutputStream::Stderr, bytes);
                 Ok(None)
             }
-            Reply::Exited(exited) => Ok(Some(call::executed(exited))),
+            Reply::Exited(exited) => {
+                self.background_memory_kills.fetch_max(exited.background_memory_kills, Relaxed);
+                Ok(Some(call::executed(exited)))
+            }
             other => Err(fault::unexpected(&other)),
         })
         .await
@@ -256,7 +273,11 @@ impl AgentClient {
 
     /// Asks the agent to sync the disks and power off the machine. Waits a few seconds for the agent's confirmation.
     pub async fn power_off(&self) {
-        if let Err(fault) = control(&self.link, Request::PowerOff, self.timeouts).await {
+        let done = |reply: Reply<'_>| match reply {
+            Reply::Done => Ok(Some(())),
+            other => Err(fault::unexpected(&other)),
+        };
+        if let Err(fault) = control(&self.link, Request::PowerOff, self.timeouts, done).await {
             tracing::debug!(error = &fault as &dyn Error, "the agent did not confirm the power-off");
         }
     }
@@ -286,17 +307,30 @@ impl Drop for AgentClient {
 }
 
 /// Sets the guest's clock at an interval. The replies also show whether the agent still responds.
-async fn keep_clock(link: Opener, timeouts: Timeouts, silent: CancellationToken) {
+async fn keep_clock(
+    link: Opener,
+    timeouts: Timeouts,
+    silent: CancellationToken,
+    background_memory_kills: Arc<AtomicU64>,
+) {
     let mut ticks = interval(timeouts.clock_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Skips the first, immediate tick, since the welcome has just set the clock.
     ticks.tick().await;
+    let clock_set = |reply: Reply<'_>| match reply {
+        Reply::ClockSet { background_memory_kills } => Ok(Some(background_memory_kills)),
+        other => Err(fault::unexpected(&other)),
+    };
     let mut unanswered = 0;
     while unanswered < timeouts.unanswered_max {
         ticks.tick().await;
-        match control(&link, Request::SetClock { unix_ns: unix_ns() }, timeouts).await {
+        match control(&link, Request::SetClock { unix_ns: unix_ns() }, timeouts, clock_set).await {
+            Ok(kills) => {
+                background_memory_kills.fetch_max(kills, Relaxed);
+                unanswered = 0;
+            }
             // A refusal also shows that the agent responds.
-            Ok(()) | Err(CallFault::Refused { .. }) => unanswered = 0,
+            Err(CallFault::Refused { .. }) => unanswered = 0,
             Err(CallFault::Gone { .. }) => return,
             Err(CallFault::Protocol { .. }) => unanswered += 1,
         }
@@ -304,13 +338,14 @@ async fn keep_clock(link: Opener, timeouts: Timeouts, silent: CancellationToken)
     silent.cancel();
 }
 
-async fn control(link: &Opener, request: Request, timeouts: Timeouts) -> Result<(), CallFault> {
+async fn control<T>(
+    link: &Opener,
+    request: Request,
+    timeouts: Timeouts,
+    on_reply: impl FnMut(Reply<'_>) -> Result<Option<T>, AgentFault>,
+) -> Result<T, CallFault> {
     let call = Call { request, body: [&[], &[]], within: timeouts.control, cancel_within: timeouts.cancel };
-    call.make(link, never(), |reply| match reply {
-        Reply::Done | Reply::ClockSet { .. } => Ok(Some(())),
-        other => Err(fault::unexpected(&other)),
-    })
-    .await
+    call.make(link, never(), on_reply).await
 }
 
 /// Reserves space for `more` further bytes. Doubles the capacity, up to `most` bytes.

@@ -60,8 +60,9 @@ pub struct Exited {
     pub stdout_file: Option<OutputFile>,
     /// The file with the standard error, if the output was kept.
     pub stderr_file: Option<OutputFile>,
-    /// The absolute path of the file that receives the further output of processes that the command left running; `None`
-    /// if no process has the command's stdout or stderr open. The file's size is limited; the end of the output is kept.
+    /// The absolute path of the file that receives the further output of processes that the command left running;
+    /// `None` if no process has the command's stdout or stderr open. The file's size is limited; the end of the output
+    /// is kept.
     pub background_file: Option<String>,
     /// The system calls of the command that the filter refused; at most [`crate::REFUSED_MAX`].
     pub refused: Vec<RefusedCall>,
@@ -92,7 +93,7 @@ impl Exited {
 pub struct RefusedCall {
     /// The name of the system call, such as `unshare`; at most 32 lower-case letters, digits and underscores.
     pub name: String,
-    /// How many times it was refused.
+    /// The number of refusals.
     pub count: u32,
 }
 

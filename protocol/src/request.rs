@@ -67,7 +67,8 @@ pub struct Exec {
     /// none.
     pub working_directory: Option<String>,
     pub user: User,
-    /// Timeout in milliseconds, after which everything that the call started is asked to end, and killed a second later.
+    /// Timeout in milliseconds, after which everything that the call started is asked to end, and killed a second
+    /// later.
     pub timeout_ms: u64,
     pub limits: Limits,
     pub keep: Keep,
@@ -103,8 +104,8 @@ pub struct Script {
     pub extension: String,
     /// Length of the code, in bytes.
     pub bytes: u64,
-    /// The agent's program that makes the interpreter run the code as if its file were in the working directory. Without
-    /// a loader, the path of the code's file is the last argument.
+    /// The agent's program that makes the interpreter run the code as if its file were in the working directory.
+    /// Without a loader, the path of the code's file is the last argument.
     pub loader: Option<Loader>,
 }
 

@@ -5,7 +5,7 @@
 //! A command that does not read its stdin therefore can't block the call's stream, so a `Cancel` of the host never
 //! waits behind unread bytes.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{fs::File, io, os::fd::OwnedFd};
 
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use waggle_protocol::{
@@ -13,6 +13,7 @@ use waggle_protocol::{
     request::{Exec, User},
 };
 
+use super::code::CodeFolder;
 use crate::{
     fault::{check_input, fault, fault_of},
     streams::Reader,
@@ -26,18 +27,18 @@ const SCRIPT_BYTES_MAX: u64 = 1024 * 1024;
 const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Inputs {
-    script: Option<TemporaryFile>,
+    code: Option<TemporaryFile>,
     stdin: Option<TemporaryFile>,
 }
 
 impl Inputs {
-    pub(super) fn script(&self) -> Option<&Path> {
-        self.script.as_ref().map(TemporaryFile::path)
+    pub(super) fn code(&self) -> Option<&TemporaryFile> {
+        self.code.as_ref()
     }
 
     /// Removes the files, and resolves when they are removed.
     pub(super) async fn remove(self) {
-        for file in [self.script, self.stdin].into_iter().flatten() {
+        for file in [self.code, self.stdin].into_iter().flatten() {
             file.into_name().remove().await;
         }
     }
@@ -66,15 +67,16 @@ impl From<Fault> for NoInputs {
 
 /// Receives the inputs that the request announces.
 pub(super) async fn receive(
+    code: &CodeFolder,
     temporary: &TemporaryFolder,
     request: &Exec,
     reader: &mut Reader,
 ) -> Result<Inputs, NoInputs> {
-    let mut inputs = Inputs { script: None, stdin: None };
+    let mut inputs = Inputs { code: None, stdin: None };
     if let Some(script) = &request.script {
         check_size("script", script.bytes, SCRIPT_BYTES_MAX)?;
         let announced = Announced { extension: &script.extension, bytes: script.bytes, name: "the code" };
-        inputs.script = Some(announced.receive(temporary, request.user, reader).await?);
+        inputs.code = Some(announced.receive(code.files(), request.user, reader).await?);
     }
     if request.stdin_bytes > 0 {
         check_size("stdin", request.stdin_bytes, STDIN_BYTES_MAX)?;
@@ -99,7 +101,7 @@ impl Announced<'_> {
         user: User,
         reader: &mut Reader,
     ) -> Result<TemporaryFile, NoInputs> {
-        let failed = |source: io::Error| fault_of(&source, &format!("failed to write {} to a file in /tmp", self.name));
+        let failed = |source: io::Error| fault_of(&source, &format!("failed to write {} to a file", self.name));
         let file = temporary.create(self.extension, user).await.map_err(failed)?;
         let mut writing = tokio::fs::File::from_std(file.file().try_clone().map_err(failed)?);
         let mut missing = self.bytes;

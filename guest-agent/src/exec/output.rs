@@ -2,14 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two output pipes of a command. Replies carry the bytes of each pipe to the host in order.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
-use nix::{fcntl::OFlag, unistd::pipe2};
-use tokio::{io::AsyncReadExt, net::unix::pipe};
+use tokio::time::{Instant, sleep, sleep_until};
 use waggle_link::SendFault;
 use waggle_protocol::{
     CHUNK_BYTES_MAX, Reply,
@@ -17,8 +12,24 @@ use waggle_protocol::{
     request::{Keep, User},
 };
 
-use super::spool::{OutputFiles, Spool};
+use super::{
+    output_pipe::OutputPipe,
+    spool::{OutputFiles, Spool},
+};
 use crate::{platform::Platform, streams::Writer};
+
+/// Time for which small pieces of output gather in the pipes after a message. The first piece is sent at once.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// Size of a piece of output in bytes above which more output is not waited for.
+const SMALL_BYTES: usize = 4096;
+
+/// Maximum time to wait for further output after the command has exited, while nothing arrives. A reader that the
+/// command started, such as `tee`, then has nothing more to write, or is a server.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+
+/// Maximum time to wait for further output after the command has exited.
+const SETTLED_MAX: Duration = Duration::from_millis(1500);
 
 /// Maximum capacity of a pipe, in bytes: Linux's default for `/proc/sys/fs/pipe-max-size`.
 const PIPE_BYTES_MAX: usize = 1024 * 1024;
@@ -37,12 +48,11 @@ impl Output {
         user: User,
     ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
         let open = |name, reply| {
-            let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+            let (pipe, writing) = OutputPipe::open()?;
             platform.set_owner(&writing, user)?;
-            let pipe = Some(pipe::Receiver::from_owned_fd(reading)?);
             let buffer = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
             let spool = Spool::new(Arc::clone(files), keep, name, user);
-            Ok::<_, io::Error>((Source { pipe, reply, buffer, spool }, writing))
+            Ok::<_, io::Error>((Source { pipe: Some(pipe), reply, buffer, spool }, writing))
         };
         let (stdout, stdout_end) = open("stdout", |bytes| Reply::Stdout(bytes))?;
         let (stderr, stderr_end) = open("stderr", |bytes| Reply::Stderr(bytes))?;
@@ -53,16 +63,46 @@ impl Output {
     /// are in the writer and the spool, and the others are still in the pipes.
     pub(super) async fn stream(&mut self, writer: &mut Writer) {
         loop {
-            let sent = tokio::select! {
-                read = self.stdout.read() => self.stdout.pass_on(read, writer).await,
-                read = self.stderr.read() => self.stderr.pass_on(read, writer).await,
+            let (read, sent) = tokio::select! {
+                read = self.stdout.read() => (read, self.stdout.pass_on(read, writer).await),
+                read = self.stderr.read() => (read, self.stderr.pass_on(read, writer).await),
             };
             if sent.is_err() {
                 return;
             }
             self.stdout.spool.flush().await;
             self.stderr.spool.flush().await;
+            // A program that writes each line on its own would otherwise cause a message for each.
+            if read < SMALL_BYTES {
+                sleep(GATHERING).await;
+            }
         }
+    }
+
+    /// Sends the output that processes of the command still write after the command has exited: `cmd > >(tee log)`
+    /// leaves `tee` behind with unwritten lines. Resolves when the pipes have ended, or after a limited time.
+    pub(super) async fn settle(&mut self, writer: &mut Writer) -> Result<(), SendFault> {
+        self.drain(writer).await?;
+        let end = Instant::now() + SETTLED_MAX;
+        while self.is_open() {
+            let quiet_until = end.min(Instant::now() + QUIET_MAX);
+            tokio::select! {
+                read = self.stdout.read() => self.stdout.pass_on(read, writer).await?,
+                read = self.stderr.read() => self.stderr.pass_on(read, writer).await?,
+                () = sleep_until(quiet_until) => break,
+            }
+            self.stdout.spool.flush().await;
+            self.stderr.spool.flush().await;
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a process may have one of the pipes open.
+    pub(super) fn is_open(&self) -> bool {
+        self.stdout.pipe.is_some() || self.stderr.pipe.is_some()
     }
 
     /// Sends the bytes that are in the pipes now, without waiting for more.
@@ -81,15 +121,15 @@ impl Output {
         Ok(())
     }
 
-    /// Returns the files that contain stdout and stderr; `None` for a short output.
-    pub(super) async fn finish(self) -> (Option<OutputFile>, Option<OutputFile>) {
+    /// Returns the files that contain stdout and stderr (`None` for a short output), and the pipes that are open.
+    pub(super) async fn finish(self) -> ([Option<OutputFile>; 2], [Option<OutputPipe>; 2]) {
         let stdout = self.stdout.spool.finish().await;
-        (stdout, self.stderr.spool.finish().await)
+        ([stdout, self.stderr.spool.finish().await], [self.stdout.pipe, self.stderr.pipe])
     }
 }
 
 struct Source {
-    pipe: Option<pipe::Receiver>,
+    pipe: Option<OutputPipe>,
     reply: fn(&[u8]) -> Reply<'_>,
     buffer: Box<[u8]>,
     spool: Spool,
@@ -98,18 +138,15 @@ struct Source {
 impl Source {
     /// Reads into the buffer, and returns the number of bytes; 0 at the end. Stays pending if the pipe was removed.
     async fn read(&mut self) -> usize {
-        match &mut self.pipe {
-            // An error of the pipe is treated as the end of the output.
-            Some(pipe) => pipe.read(&mut self.buffer).await.unwrap_or(0),
+        match &self.pipe {
+            Some(pipe) => pipe.read(&mut self.buffer).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty or closed. Calls the kernel
-    /// directly, because the runtime might not have noticed the last bytes yet.
+    /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty or closed.
     fn read_now(&mut self) -> Option<usize> {
-        let pipe = self.pipe.as_ref()?;
-        nix::unistd::read(pipe.as_fd(), &mut self.buffer).ok().filter(|read| *read > 0)
+        self.pipe.as_ref()?.read_now(&mut self.buffer).ok().filter(|read| *read > 0)
     }
 
     /// Passes the first `read` bytes of the buffer to the spool and the writer. Removes the pipe if `read` is 0.

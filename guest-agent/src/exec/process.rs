@@ -46,7 +46,7 @@ const REAPED_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Launcher {
     pub(super) platform: Arc<Platform>,
     settings: Arc<CommandSettings>,
-    groups: CallGroups,
+    pub(super) groups: CallGroups,
     next_number: AtomicU64,
 }
 
@@ -67,16 +67,17 @@ impl Launcher {
         Self { platform, settings, groups: CallGroups::default(), next_number: AtomicU64::new(1) }
     }
 
-    /// Starts the command of `request` with its stdin, stdout and stderr.
+    /// Starts the command of `request`, with further arguments and with its stdin, stdout and stderr.
     pub(super) async fn start(
         &self,
         request: &Exec,
-        script: Option<&Path>,
+        arguments: Vec<String>,
         stdio: [OwnedFd; 3],
     ) -> Result<Process, Fault> {
+        let argv = [request.argv.clone(), arguments].concat();
         let handle = match &*self.platform {
-            Platform::Machine(sandbox) => self.start_in(sandbox, request, script, stdio).await?,
-            Platform::Caller => self.start_child(request, script, stdio)?,
+            Platform::Machine(sandbox) => self.start_in(sandbox, request, argv, stdio).await?,
+            Platform::Caller => self.start_child(request, &argv, stdio)?,
         };
         Ok(Process { handle, status: None, finished: false })
     }
@@ -85,15 +86,13 @@ impl Launcher {
         &self,
         sandbox: &Sandbox,
         request: &Exec,
-        script: Option<&Path>,
+        argv: Vec<String>,
         [stdin, stdout, stderr]: [OwnedFd; 3],
     ) -> Result<Handle, Fault> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let failed = |source| fault_of(&source, "failed to create the control group of the command");
         let group = self.groups.create(number, request.limits).map_err(failed)?;
         let cgroup = group.open().map_err(failed)?;
-        let mut argv = request.argv.clone();
-        argv.extend(script.map(|path| path.display().to_string()));
         // Each variable appears only once, because programs disagree on which of two values counts.
         let env: BTreeMap<_, _> = self.settings.env(request.user).into_iter().chain(request.env.clone()).collect();
         let spawn = Spawn {
@@ -111,12 +110,12 @@ impl Launcher {
     fn start_child(
         &self,
         request: &Exec,
-        script: Option<&Path>,
+        argv: &[String],
         [stdin, stdout, stderr]: [OwnedFd; 3],
     ) -> Result<Handle, Fault> {
-        let (program, arguments) = request.argv.split_first().ok_or_else(no_program)?;
+        let (program, arguments) = argv.split_first().ok_or_else(no_program)?;
         let mut command = Command::new(program);
-        command.args(arguments).args(script);
+        command.args(arguments);
         command.env_clear().envs(self.settings.env(request.user)).envs(request.env.iter().cloned());
         // The system's error is the same for a missing program and a missing folder, so the folder is checked first.
         let folders = self.working_directories(request);
@@ -157,6 +156,22 @@ impl Process {
         }
     }
 
+    /// Asks everything that the command started to end, and resolves when all of it has ended.
+    pub(super) async fn terminate(&mut self) {
+        match &mut self.handle {
+            Handle::Sandboxed { group, .. } => {
+                // After an error, the kill that follows is all that can be done.
+                if group.terminate().await.is_err() || group.empty().await.is_err() {
+                    std::future::pending().await
+                }
+            }
+            Handle::Child { leader, .. } => {
+                signal_process_group(*leader, Signal::SIGTERM);
+                self.exited().await;
+            }
+        }
+    }
+
     /// Kills everything that the command started, and resolves when the processes have exited or a timeout has passed.
     pub(super) async fn kill(&mut self) {
         match &self.handle {
@@ -166,7 +181,7 @@ impl Process {
                     report(&format!("failed to end all processes of a call: {source}"));
                 }
             }
-            Handle::Child { leader, .. } => kill_process_group(*leader),
+            Handle::Child { leader, .. } => signal_process_group(*leader, Signal::SIGKILL),
         }
         // A tracer can prevent the first process from being reaped, although the process is dead.
         if timeout(REAPED_MAX, self.exited()).await.is_err() {
@@ -197,15 +212,15 @@ impl Drop for Process {
         if let Handle::Child { leader, .. } = &self.handle
             && !self.finished
         {
-            kill_process_group(*leader);
+            signal_process_group(*leader, Signal::SIGKILL);
         }
     }
 }
 
-fn kill_process_group(leader: Option<Pid>) {
+fn signal_process_group(leader: Option<Pid>, signal: Signal) {
     if let Some(leader) = leader {
         // The call fails if the process group no longer exists.
-        let _signalled = killpg(leader, Signal::SIGKILL);
+        let _signalled = killpg(leader, signal);
     }
 }
 

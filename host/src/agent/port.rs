@@ -17,6 +17,10 @@ impl Agent for AgentClient {
         self.capabilities()
     }
 
+    fn background_memory_kills(&self) -> u64 {
+        self.background_memory_kills()
+    }
+
     fn exec<'a>(
         &'a self,
         command: Command,

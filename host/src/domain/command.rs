@@ -99,7 +99,7 @@ pub struct Executed {
 pub struct RefusedCall {
     /// The name of the system call, such as `unshare`.
     pub name: String,
-    /// How many times it was refused.
+    /// The number of refusals.
     pub count: u32,
 }
 

@@ -63,6 +63,9 @@ pub trait Agent: Send + Sync {
     /// Returns the capabilities of the guest, which the agent detected at startup.
     fn capabilities(&self) -> &Capabilities;
 
+    /// Returns how many background processes the guest's kernel has killed for want of memory, as last reported.
+    fn background_memory_kills(&self) -> u64;
+
     /// Runs a command until it exits, times out or is cancelled. `on_output` receives the output as it arrives; the
     /// result does not contain the output.
     fn exec<'a>(

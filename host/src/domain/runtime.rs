@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 
 use super::{
     capabilities::Capabilities,
-    command::{Command, Script, User},
+    command::{Command, Loader, Script, User},
     guest_path::SANDBOX_HOME,
     package_name::PackageName,
 };
@@ -85,6 +85,18 @@ impl Runtime {
         found
             .map(|program| vec![(*program).to_owned()])
             .ok_or(RuntimeFault::NoInterpreter { runtime: self, wanted: self.interpreters().join(" or ") })
+    }
+
+    /// Returns the loader that makes the interpreter run code as if the code's file were in the working directory;
+    /// `None` if there is none for this program, such as a shell, or an operator's program with another name.
+    #[must_use]
+    pub fn loader(interpreter: &[String]) -> Option<Loader> {
+        let program = interpreter.first()?.rsplit('/').next()?;
+        match program {
+            "node" | "nodejs" => Some(Loader::Node),
+            _ if program.starts_with("python") => Some(Loader::Python),
+            _ => None,
+        }
     }
 
     /// Chooses the package manager of the runtime.
@@ -308,6 +320,20 @@ mod tests {
     fn shell_script_prefers_bash() {
         assert_eq!(Runtime::Shell.interpreter(None, &guest(&["sh", "bash"])), Ok(words("bash")));
         assert_eq!(Runtime::Shell.interpreter(None, &guest(&["sh"])), Ok(words("sh")));
+    }
+
+    #[test]
+    fn loader_depends_on_the_name_of_the_interpreter() {
+        for (command, loader) in [
+            ("python3", Some(Loader::Python)),
+            ("/opt/py/bin/python3.12 -u", Some(Loader::Python)),
+            ("/usr/bin/node", Some(Loader::Node)),
+            ("bash", None),
+            ("/usr/bin/env python3", None),
+            ("/opt/python/bin/pypy", None),
+        ] {
+            assert_eq!(Runtime::loader(&words(command)), loader, "{command}");
+        }
     }
 
     #[test]

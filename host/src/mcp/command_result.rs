@@ -11,12 +11,17 @@ use super::{
 };
 use crate::domain::{
     command::{EndCause, Executed},
+    guest_path::GuestPath,
     output::{LostRange, Output, OutputFile},
 };
 
 /// The end of a command and its output. The keys of unusual events are absent if the events did not happen.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct CommandResult<'a> {
+    /// The path of the file in the environment that receives the further output of processes that the command left
+    /// running; its end is kept, at least 512 KiB. Absent if no process has stdout or stderr open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    background_file: Option<&'a str>,
     /// True if the call was cancelled; everything that the call had started was killed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
@@ -25,7 +30,7 @@ pub(super) struct CommandResult<'a> {
     duration_ms: u64,
     /// 0 for success; 128 + n if signal n ended the command.
     exit_code: i32,
-    /// A note on connections and names that the network policy refused while the command ran, or on why the command was
+    /// A note on what the command's own output may not tell: what was refused, what still runs, why the command was
     /// stopped; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hint: Option<&'a str>,
@@ -92,6 +97,7 @@ impl<'a> CommandResult<'a> {
         let stdout_file = file_of(&executed.stdout, stdout.lost);
         let stderr_file = file_of(&executed.stderr, stderr.lost);
         Self {
+            background_file: executed.background_file.as_ref().map(GuestPath::as_str),
             cancelled: executed.cause == EndCause::Cancelled,
             duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code: executed.exit_code,

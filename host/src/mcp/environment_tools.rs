@@ -103,6 +103,10 @@ struct Listed<'a> {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
 struct ListedEnvironment {
+    /// The number of processes that the environment's kernel killed for want of memory after their call had ended;
+    /// absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    background_memory_kills: Option<u64>,
     /// The time of the creation, as RFC 3339.
     created_at: String,
     /// The number of connections and names that the environment's network policy refused; absent if none was refused.
@@ -232,7 +236,9 @@ impl Services {
 
     fn listed(&self, environment: &Environment) -> ListedEnvironment {
         let (egress_refused, last_refused) = self.environments.egress_refused(environment.id);
+        let memory_kills = self.environments.background_memory_kills(environment.id);
         ListedEnvironment {
+            background_memory_kills: (memory_kills > 0).then_some(memory_kills),
             created_at: formats::rfc3339(environment.created_at),
             egress_refused: (egress_refused > 0).then_some(egress_refused),
             egress_refused_last: last_refused.map(|last| last.to_string()),

@@ -77,9 +77,10 @@ pub(super) fn execute() -> ServedTool {
          variables do not. Only printed output is returned, so print what you want to see. The middle of an \
          output above 64 KiB is left out; stdout_file and stderr_file then name files with the whole output (up \
          to 64 MiB), which read_file reads in parts. The environment keeps the last 16 such files. output_bytes \
-         sets another limit. At the timeout everything that the call started is killed. If a program takes longer \
-         or must keep running (a server), start it in the background: `nohup ./server >server.log 2>&1 &` in a \
-         shell call. The program then runs until the environment ends; read its log with later calls.",
+         sets another limit. At the timeout everything that the call started gets SIGTERM, and is killed a second \
+         later. If a program takes longer or must keep running (a server), start it in the background: `./server &` \
+         in a shell call. The program then runs until the environment ends; background_file names the file with its \
+         further output.",
         ToolAnnotations::new().read_only(false).destructive(true).idempotent(false).open_world(true),
         |services, arguments, context| services.execute(arguments, context).boxed(),
     )

@@ -39,20 +39,23 @@
 //! the environment from the registry, then wakes the callers that wait for the destruction. Because of this order, a
 //! client that sees the destruction or a failed create can use the slot at once.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio_util::sync::CancellationToken;
 use waggle_shared::causes::chain;
 
 use super::{
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     registry::Registry,
-    request::{Call, Request},
+    request::{Beginning, Call, Request},
 };
 use crate::domain::{
     capabilities::AgentOrigin,
@@ -70,6 +73,8 @@ pub(super) struct Driver {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) journal: Arc<Journal>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) memory_kills_told: Arc<AtomicU64>,
     /// Cancelled when the caller of `create` leaves before it receives the result.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
@@ -80,6 +85,7 @@ pub(super) struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.slot = None;
+        self.places.close();
         self.registry.forget(self.environment.id, self.reason);
         if std::thread::panicking() {
             tracing::error!(environment = %self.environment.id, "the task of an environment panicked");
@@ -187,9 +193,15 @@ impl Driver {
             let runs = self.environment.state() == State::Running;
             let gone = async { if runs { machine.gone().await } else { pending().await } };
             tokio::select! {
+                // A call that has ended is counted out before the call that gets its place begins.
+                biased;
+                Some(()) = calls_ended.recv() => {
+                    self.environment.end_call(now());
+                    self.save();
+                }
                 request = self.requests.recv() => match request {
-                    Some(Request::Begin(counted, reply)) => {
-                        let call = self.begin(machine, &call_ended, counted);
+                    Some(Request::Begin(beginning, reply)) => {
+                        let call = self.begin(machine, &call_ended, beginning);
                         // If the caller has left, sending fails and drops the call. Dropping the call ends it.
                         let _ = reply.send(call);
                     }
@@ -206,10 +218,6 @@ impl Driver {
                     }
                     None => return,
                 },
-                Some(()) = calls_ended.recv() => {
-                    self.environment.end_call(now());
-                    self.save();
-                }
                 reason = gone => {
                     tracing::error!(reason, "the machine of an environment ended");
                     machine.stop().await;
@@ -230,7 +238,7 @@ impl Driver {
         &mut self,
         machine: &Arc<dyn Machine>,
         call_ended: &mpsc::Sender<()>,
-        counted: TaskTrackerToken,
+        Beginning { counted, place }: Beginning,
     ) -> Result<Call, CallRefusal> {
         let permit = call_ended.clone().try_reserve_owned().map_err(|_| CallRefusal::Busy)?;
         self.environment.begin_call(now())?;
@@ -239,7 +247,9 @@ impl Driver {
             machine: Arc::clone(machine),
             environment: self.environment.clone(),
             refusals: Arc::clone(&self.refusals),
+            memory_kills_told: Arc::clone(&self.memory_kills_told),
             ended: Some(permit),
+            place: Some(place),
             _counted: counted,
         })
     }
@@ -247,6 +257,8 @@ impl Driver {
     /// Stops the machine and refuses calls meanwhile.
     async fn release(&mut self, machine: &dyn Machine) {
         self.apply(Event::DestroyRequested);
+        // Calls that wait for a place learn of the destruction at once.
+        self.places.close();
         self.journal.note("being destroyed");
         let mut stop = machine.stop();
         let mut open = true;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,12 +23,12 @@ use super::{
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     registry::{Handle, Registry},
-    request::{Call, REQUESTS_MAX, Request},
+    request::{Beginning, Call, REQUESTS_MAX, Request},
 };
 use crate::domain::{
     capabilities::AgentOrigin,
     egress::{Egress, Network, Policy, Refused},
-    environment::{CallRefusal, Environment, NewEnvironment},
+    environment::{CALLS_MAX, CallRefusal, Environment, NewEnvironment},
     environment_id::EnvironmentId,
     lifecycle::State,
     machine::{MachineSpec, Machines},
@@ -95,6 +95,7 @@ impl Environments {
         let id = EnvironmentId::random();
         let refusals = Arc::new(Refusals::new(id));
         let journal = Arc::new(Journal::default());
+        let places = Arc::new(Semaphore::new(CALLS_MAX));
         let mut stages = journal.stages();
         let spec = self.spec(id, &new, Arc::clone(&refusals));
         let owner = new.owner.clone();
@@ -117,6 +118,8 @@ impl Environments {
                 requests: receiver,
                 refusals: Arc::clone(&refusals),
                 journal: Arc::clone(&journal),
+                places: Arc::clone(&places),
+                memory_kills_told: Arc::default(),
                 abandoned,
                 reason: DestroyReason::NeverReady,
                 waiters: Vec::new(),
@@ -124,7 +127,7 @@ impl Environments {
             let span = tracing::info_span!("environment", %id);
             let run = driver.run(Arc::clone(&self.machines), ready).instrument(span);
             let task = self.drivers.spawn(run).abort_handle();
-            drivers.handles.insert(id, Handle { requests, task, refusals, journal });
+            drivers.handles.insert(id, Handle { requests, task, refusals, journal, places });
         }
         let outcome = loop {
             tokio::select! {
@@ -175,6 +178,12 @@ impl Environments {
         handle.map_or((0, None), |handle| (handle.refusals.count(), handle.refusals.last()))
     }
 
+    /// Returns how many background processes of an environment were killed for want of memory.
+    #[must_use]
+    pub fn background_memory_kills(&self, id: EnvironmentId) -> u64 {
+        self.registry.handle(id).map_or(0, |handle| handle.journal.background_memory_kills())
+    }
+
     /// Returns the log of an environment in any state, even if it failed to start. Reading the log does not count as a
     /// call.
     ///
@@ -217,24 +226,25 @@ impl Environments {
         self.registry.repository.list(owner)
     }
 
-    /// Begins a call in an environment. The environment is not idle until the call is dropped.
+    /// Begins a call in an environment. If the environment runs its maximum of calls, waits for a place, in order and
+    /// at most `within`. The environment is not idle until the call is dropped.
     #[tracing::instrument(target = STAGES, level = "debug", skip_all)]
-    pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId) -> Result<Call, Fault> {
+    pub(super) async fn begin(&self, owner: &Principal, id: EnvironmentId, within: Duration) -> Result<Call, Fault> {
         let counted = self.calls.token();
         if self.registry.drivers().closing {
             return Err(CallerFault::ShuttingDown.into());
         }
         self.find(owner, id)?;
+        let handle = self.registry.handle(id).ok_or_else(|| self.not_callable(owner, id))?;
+        let place = timeout(within, handle.places.acquire_owned()).await;
+        let busy = |_elapsed| CallerFault::Busy { id, waited: within };
+        let place = place.map_err(busy)?.map_err(|_closed| self.not_callable(owner, id))?;
         let (reply, answer) = oneshot::channel();
-        if let Some(handle) = self.registry.handle(id) {
-            // If the driver has ended, `reply` is dropped, and `answer` fails below.
-            let _ = handle.requests.send(Request::Begin(counted, reply)).await;
-        } else {
-            drop(reply);
-        }
+        // If the driver has ended, `reply` is dropped, and `answer` fails below.
+        let _ = handle.requests.send(Request::Begin(Beginning { counted, place }, reply)).await;
         match answer.await {
             Ok(Ok(call)) => Ok(call),
-            Ok(Err(CallRefusal::Busy)) => Err(CallerFault::Busy { id }.into()),
+            Ok(Err(CallRefusal::Busy)) => Err(CallerFault::Busy { id, waited: Duration::ZERO }.into()),
             Ok(Err(CallRefusal::NotRunning { state })) => Err(CallerFault::NotRunning { id, state }.into()),
             Err(_) => Err(self.not_callable(owner, id).into()),
         }

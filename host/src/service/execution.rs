@@ -117,11 +117,15 @@ impl Execution {
         }
         ArgumentFault::check_size("code", code.len(), CODE_BYTES_MAX, TO_FILES)?;
         ArgumentFault::check_size("stdin", command.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
-        let call = self.environments.begin(owner, id).await?;
+        let (started, timeout) = (Instant::now(), command.timeout);
+        let call = self.begin(owner, id, timeout, watcher).await?;
         let runtime = language.unwrap_or(call.environment.runtime);
-        let script = Some(Script { extension: runtime.extension(), code: code.into_bytes(), loader: None });
-        let (argv, timeout) = (self.interpreter(runtime, &call)?, command.timeout);
-        let command = Command { argv, script, user: User::Sandbox, ..command };
+        let argv = self.interpreter(runtime, &call)?;
+        let loader = Runtime::loader(&argv);
+        let script = Some(Script { extension: runtime.extension(), code: code.into_bytes(), loader });
+        // The time in which the call waited for others counts.
+        let timeout_left = timeout.saturating_sub(started.elapsed());
+        let command = Command { argv, script, user: User::Sandbox, timeout: timeout_left, ..command };
         let mut outputs = Outputs::new(&call.refusals, command.output_bytes_max);
         let executed = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
         outputs.into_result(executed, timeout)
@@ -141,7 +145,7 @@ impl Execution {
         command: Command,
         watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
-        let call = self.environments.begin(owner, id).await?;
+        let call = self.begin(owner, id, command.timeout, watcher).await?;
         let mut argv = self.interpreter(call.environment.runtime, &call)?;
         argv.push(path.as_str().to_owned());
         argv.extend(command.argv);
@@ -163,7 +167,7 @@ impl Execution {
         watcher: Watcher<'_>,
     ) -> Result<Executed, Fault> {
         let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
-        let call = self.environments.begin(owner, id).await?;
+        let call = self.begin(owner, id, self.rules.install_timeout, watcher).await?;
         let runtime = call.environment.runtime;
         let operator = self.rules.commands.of(runtime).install.as_ref();
         let guest = call.machine.agent().capabilities();
@@ -209,7 +213,25 @@ impl Execution {
         };
         let running = call.machine.agent().exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
         let guest = tracing::debug_span!(target: STAGES, "guest", operation);
-        await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
+        let executed = await_guest(&self.environments, owner, call, operation, running).instrument(guest).await;
+        outputs.note_memory_kills(call.untold_memory_kills());
+        executed
+    }
+
+    /// Begins a call, unless the caller cancels it while it waits for others to end.
+    async fn begin(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        within: Duration,
+        watcher: Watcher<'_>,
+    ) -> Result<Call, Fault> {
+        tokio::select! {
+            // A call that need not wait begins in any case, so that its result says how it was cancelled.
+            biased;
+            call = self.environments.begin(owner, id, within) => call,
+            () = watcher.cancelled.cancelled() => Err(CallerFault::Cancelled { executed: None }.into()),
+        }
     }
 
     fn interpreter(&self, runtime: Runtime, call: &Call) -> Result<Vec<String>, CallerFault> {

@@ -61,9 +61,13 @@ pub enum CallerFault {
     /// All slots for environments are taken.
     #[error(transparent)]
     Capacity(#[from] CapacityFault),
-    /// The environment has reached its limit of calls.
-    #[error("environment {id} has reached its maximum of {CALLS_MAX} running calls; retry when one has ended")]
-    Busy { id: EnvironmentId },
+    /// The environment runs its maximum of calls, and none of them ended in time.
+    #[error(
+        "environment {id} has its maximum of {CALLS_MAX} running calls, and none ended within {} s; retry when one has \
+         ended",
+        waited.as_secs_f64()
+    )]
+    Busy { id: EnvironmentId, waited: Duration },
     /// The caller, or the server, has reached its limit of calls.
     #[error("{whose} reached the maximum of {calls_max} running calls; retry when one has ended")]
     TooManyCalls {

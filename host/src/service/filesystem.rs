@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes, reads and lists files in environments, with the rights of the sandbox user.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     environments::Environments,
@@ -21,6 +21,10 @@ pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// Maximum number of entries of one listing. More entries do not help a client, and their names would fill megabytes.
 pub const ENTRIES_MAX: u32 = 10_000;
+
+/// Maximum time that a call waits for a place among the environment's concurrent calls. Many clients wait no longer
+/// than a minute for a result.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(45);
 
 /// The file operations in environments.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl Filesystem {
     ) -> Result<u64, Fault> {
         let advice = "; write the file in parts with append, or create it with execute";
         ArgumentFault::check_size("content", content.len(), FILE_BYTES_MAX, advice)?;
-        let call = self.environments.begin(owner, id).await?;
+        let call = self.environments.begin(owner, id, PLACE_WAIT_MAX).await?;
         let answer = call.machine.agent().write_file(path, content, how);
         await_guest(&self.environments, owner, &call, "write the file", answer).await
     }
@@ -64,7 +68,7 @@ impl Filesystem {
         path: &GuestPath,
         range: FileRange,
     ) -> Result<FileContent, Fault> {
-        let call = self.environments.begin(owner, id).await?;
+        let call = self.environments.begin(owner, id, PLACE_WAIT_MAX).await?;
         let answer = call.machine.agent().read_file(path, Some(range), FILE_BYTES_MAX as u64);
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
@@ -80,7 +84,7 @@ impl Filesystem {
         path: &GuestPath,
         recursive: bool,
     ) -> Result<Listing, Fault> {
-        let call = self.environments.begin(owner, id).await?;
+        let call = self.environments.begin(owner, id, PLACE_WAIT_MAX).await?;
         let answer = call.machine.agent().list_files(path, ENTRIES_MAX, recursive);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }

@@ -40,7 +40,7 @@ pub struct EnvironmentLog {
     pub refused_last: Option<Refused>,
 }
 
-/// The events of one environment, the stage of its start, and a handle to its machine's console.
+/// The events of one environment, the stage of its start, and a handle to its machine.
 #[derive(Default)]
 pub(super) struct Journal {
     stages: watch::Sender<Option<Stage>>,
@@ -78,7 +78,7 @@ impl Journal {
         }
     }
 
-    /// Sets the machine whose console can be read.
+    /// Sets the machine whose console and counts can be read.
     pub(super) fn set_machine(&self, machine: &Arc<dyn Machine>) {
         *lock(&self.machine) = Some(Arc::downgrade(machine));
     }
@@ -90,8 +90,16 @@ impl Journal {
 
     /// Returns the last lines of the machine's console, as long as the machine exists.
     pub(super) fn console(&self) -> Vec<String> {
-        let machine = lock(&self.machine).as_ref().and_then(Weak::upgrade);
-        machine.map(|machine| machine.console()).unwrap_or_default()
+        self.machine().map(|machine| machine.console()).unwrap_or_default()
+    }
+
+    /// Returns how many background processes were killed for want of memory; 0 if the machine no longer exists.
+    pub(super) fn background_memory_kills(&self) -> u64 {
+        self.machine().map_or(0, |machine| machine.agent().background_memory_kills())
+    }
+
+    fn machine(&self) -> Option<Arc<dyn Machine>> {
+        lock(&self.machine).as_ref().and_then(Weak::upgrade)
     }
 }
 

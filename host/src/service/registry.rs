@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
 };
 use waggle_shared::mutex::lock;
@@ -51,6 +51,9 @@ pub(super) struct Handle {
     pub(super) task: AbortHandle,
     pub(super) refusals: Arc<Refusals>,
     pub(super) journal: Arc<Journal>,
+    /// One permit for each concurrent call; further calls wait in order. Closed when the environment takes no more
+    /// calls.
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Registry {

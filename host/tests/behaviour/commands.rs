@@ -85,8 +85,8 @@ async fn timeout_kills_the_code_and_returns_its_output() {
     let object = result.structured_content.unwrap();
     for (key, value) in [
         ("timed_out", json!(true)),
-        ("exit_code", json!(137)),
-        ("signal", json!(9)),
+        ("exit_code", json!(143)),
+        ("signal", json!(15)),
         ("stdout", json!("before\n")),
         ("stderr", json!("oops\n")),
     ] {
@@ -109,7 +109,7 @@ async fn install_has_its_own_timeout() {
     let result = served.raw("install_packages", json!({"environment_id": id, "packages": "jq"})).await.unwrap();
     assert_eq!(result.meta.unwrap().0["waggle/error"]["code"], "timed_out");
     let object = result.structured_content.unwrap();
-    assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(9)));
+    assert_eq!((&object["stdout"], &object["signal"]), (&json!("unpacking jq\n"), &json!(15)));
     // `execute` has a longer timeout than an installation here.
     let executed = served.call("execute", json!({"environment_id": id, "code": "sleep 1; echo awake"})).await;
     assert_eq!(executed["stdout"], "awake\n");

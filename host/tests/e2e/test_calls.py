@@ -120,7 +120,8 @@ async def test_a_timeout_kills_everything_the_call_started(server):
             result = await tools.raw("execute", environment_id=one, code=code, language=language, timeout_seconds=3)
             took = time.monotonic() - started
             assert result.is_error and result.structured_content["timed_out"] is True, name
-            assert result.structured_content["exit_code"] == 137, name
+            # Programs may end with the SIGTERM, or ignore it and be killed.
+            assert result.structured_content["exit_code"] in (143, 137), name
             assert 3 <= took < 3 + GONE_S, f"{name}: {took}"
             await assert_nothing_left(tools, one, name)
 

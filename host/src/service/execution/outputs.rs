@@ -24,6 +24,8 @@ pub(super) struct Outputs {
     warnings: Option<String>,
     refusals: Arc<Refusals>,
     refused_before: u64,
+    /// The number of background processes that were killed, and that no caller has been told of.
+    memory_kills: u64,
 }
 
 /// Maximum bytes of an earlier step's stderr in a result.
@@ -38,6 +40,7 @@ impl Outputs {
             warnings: None,
             refusals: Arc::clone(refusals),
             refused_before: refusals.count(),
+            memory_kills: 0,
         }
     }
 
@@ -57,10 +60,15 @@ impl Outputs {
         (self.stdout, self.stderr) = (Output::with_limit(bytes_max), Output::with_limit(bytes_max));
     }
 
+    /// Adds background processes that were killed for want of memory.
+    pub(super) fn note_memory_kills(&mut self, count: u64) {
+        self.memory_kills = self.memory_kills.saturating_add(count);
+    }
+
     /// Adds the outputs to the result. If the command was stopped, returns a fault.
     pub(super) fn into_result(self, executed: Executed, timeout: Duration) -> Result<Executed, Fault> {
         let executed = Executed {
-            hint: self.hint(),
+            hint: self.hint(&executed),
             stdout: self.stdout.with_file(executed.stdout.file),
             stderr: self.stderr.with_file(executed.stderr.file),
             ..executed
@@ -72,10 +80,23 @@ impl Outputs {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hint(&self, executed: &Executed) -> Option<String> {
         let warnings = self.warnings.as_ref().map(|warnings| format!("the first step wrote to stderr:\n{warnings}"));
-        let hints: Vec<_> = [self.refusal_hint(), warnings].into_iter().flatten().collect();
+        let background = executed.background_file.as_ref().map(|file| {
+            format!("processes that the command left running write their output to {file}; read it with read_file")
+        });
+        let hints: Vec<_> =
+            [self.refusal_hint(), self.memory_hint(), background, warnings].into_iter().flatten().collect();
         (!hints.is_empty()).then(|| hints.join("\n"))
+    }
+
+    fn memory_hint(&self) -> Option<String> {
+        let processes = match self.memory_kills {
+            0 => return None,
+            1 => "a background process was".to_owned(),
+            count => format!("{count} background processes were"),
+        };
+        Some(format!("{processes} killed because the environment had run out of memory"))
     }
 
     fn refusal_hint(&self) -> Option<String> {
