@@ -14,9 +14,12 @@
 mod certificates;
 mod disks;
 mod hosts;
+mod kernel_settings;
+mod login_shells;
 mod replace;
 mod resolver;
 mod root;
+mod root_home;
 mod serving;
 mod users;
 
@@ -28,16 +31,13 @@ use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig};
 pub use self::serving::{SERVE, serve_from_image};
 use crate::{
     cgroups,
+    command_settings::path_of,
     console::{report, with_cause},
     network::GuestNetwork,
-    reaper,
+    npm, reaper,
     step::{StepFault, WithStep},
     sys,
 };
-
-/// Maximum number of descriptors that one user may watch with epoll. The value is practically unlimited: memory is the
-/// real limit.
-const EPOLL_WATCHES_MAX: &str = "100000000";
 
 /// Runs PID 1. Returns only if the machine could not be ended.
 #[must_use]
@@ -65,7 +65,13 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     disks::mount_root()?;
     root::switch_root()?;
     root::mount_in_root()?;
-    users::add_sandbox_user()?;
+    let path = path_of(&config.env);
+    root_home::set_up(path)?;
+    users::set_up_sandbox_user()?;
+    login_shells::keep_search_path(path)?;
+    npm::set_prefix(path);
+    kernel_settings::apply(sysinfo().step(|| "read the size of the memory".to_owned())?.ram_total())
+        .step(|| "apply the kernel's settings".to_owned())?;
     protect_agent().step(|| "set up the control groups".to_owned())?;
     hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
@@ -82,7 +88,5 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
 /// Keeps the agent running when user processes use up all memory. The serving child inherits the OOM score.
 fn protect_agent() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
-    // All processes of root share one epoll limit. A call as root must not use up the watches that the agent needs.
-    fs::write("/proc/sys/fs/epoll/max_user_watches", EPOLL_WATCHES_MAX)?;
     cgroups::set_up(sysinfo()?.ram_total())
 }

@@ -35,7 +35,8 @@ impl Services {
         let code = CodeFolder::create(&guest.root, Arc::clone(&platform))?;
         let workers = Workers::new(guest.root.clone(), Arc::clone(&platform))?;
         let (root, env, working_directory) = (guest.root, guest.env, guest.working_directory);
-        let settings = Arc::new(CommandSettings { root, env, working_directory });
+        let user = platform.sandbox_user();
+        let settings = Arc::new(CommandSettings::new(root, env, working_directory, user));
         let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
         Ok(Self { platform, settings, executor, workers })
     }
@@ -69,7 +70,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
         }
         Request::SetClock { unix_ns } => {
             let failed = |errno| Reply::Fault(fault(FaultKind::Other, format!("failed to set the clock: {errno}")));
-            let set = services.platform.set_clock(unix_ns);
+            let set = services.platform.correct_clock(unix_ns);
             end(
                 &mut writer,
                 set.map_or_else(failed, |()| {

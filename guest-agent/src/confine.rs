@@ -12,13 +12,14 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::{
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
+        resource::{RLIM_INFINITY, Resource, setrlimit},
+        sysinfo::sysinfo,
     },
     unistd::{Gid, Uid, setgroups, setresgid, setresuid},
 };
 use waggle_protocol::{boot::Relaxed, request::User};
 
-use crate::sandbox_user::SANDBOX_ID;
+use crate::sandbox_user::{Groups, SANDBOX_ID};
 
 /// Capabilities of root in the sandbox. Package managers need these to unpack files, to change owners and to change
 /// users. All others are dropped, including `SYS_ADMIN`, `SYS_PTRACE`, `SYS_MODULE`, `SYS_BOOT`, `SYS_RAWIO` and
@@ -37,6 +38,16 @@ const ROOT_CAPABILITIES: &[Capability] = &[
     Capability::CAP_SYS_CHROOT,
     Capability::CAP_AUDIT_WRITE,
 ];
+
+/// Maximum number of open files that a process may have without raising its limit. Programs that close all descriptors
+/// up to the limit remain fast.
+const OPEN_FILES_SOFT: u64 = 65_536;
+
+/// Maximum number of open files that a process may raise its limit to. The kernel allows no higher number.
+const OPEN_FILES_HARD: u64 = 1_048_576;
+
+/// Memory of an open file in bytes, about that of a socket. The memory limits of calls include it.
+const OPEN_FILE_BYTES: u64 = 1024;
 
 /// The enabled defences.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,21 +77,30 @@ impl Defences {
     }
 }
 
+/// Returns the maximum number of open files of a process in a machine: one for each KiB of memory.
+pub(crate) fn open_files_max() -> u64 {
+    let memory_bytes = sysinfo().map_or(0, |info| info.ram_total());
+    (memory_bytes / OPEN_FILE_BYTES).clamp(OPEN_FILES_SOFT, OPEN_FILES_HARD)
+}
+
 /// Switches this process to `user` and drops the privileges that user processes must not have. The process must be root
-/// and have only one thread.
+/// and have only one thread. `groups` are those of the sandbox user, `open_files_max` is the limit that the process may
+/// raise its own limit to.
 ///
 /// # Errors
 /// The kernel's error; the process must then exit.
-pub(crate) fn confine(user: User, defences: Defences, open_files_max: u64) -> nix::Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, open_files_max, open_files_max)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+pub(crate) fn confine(user: User, groups: &Groups, defences: Defences, open_files_max: u64) -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, open_files_max.min(OPEN_FILES_SOFT), open_files_max)?;
+    // As on any Linux, a program has no core file unless someone asks for it with `ulimit -c`.
+    setrlimit(Resource::RLIMIT_CORE, 0, RLIM_INFINITY)?;
     if defences.capabilities {
         keep_capabilities(ROOT_CAPABILITIES)?;
     }
     match user {
         User::Sandbox => {
-            let (uid, gid) = (Uid::from_raw(SANDBOX_ID), Gid::from_raw(SANDBOX_ID));
-            setgroups(&[gid])?;
+            let (uid, gid) = (Uid::from_raw(SANDBOX_ID), Gid::from_raw(groups.primary));
+            let all: Vec<_> = [gid].into_iter().chain(groups.others.iter().copied().map(Gid::from_raw)).collect();
+            setgroups(&all)?;
             setresgid(gid, gid, gid)?;
             setresuid(uid, uid, uid)?;
         }
@@ -90,7 +110,7 @@ pub(crate) fn confine(user: User, defences: Defences, open_files_max: u64) -> ni
         prctl::set_no_new_privs()?;
     }
     if defences.filter {
-        filter::install()?;
+        filter::install(user)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! of the call.
 //!
 //! ```text
-//!   host ── call stream ── agent ── socket pair ── worker (waggle-agent files ROOT)
+//!   host ── call stream ── agent ── socket pair ── worker (waggle-agent files ROOT GROUPS)
 //! ```
 //!
 //! The worker speaks the protocol on its socket. The agent sends the request to the worker, and then copies bytes in

@@ -6,7 +6,8 @@
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
 //!   waggle-agent serve            as PID 1's child, from the image: serves; stdin has the boot configuration,
 //!                                 and a byte is written to stdout once the host has accepted the agent
-//!   waggle-agent files ROOT       as the agent's child: serves one file call on the socket at stdin
+//!   waggle-agent files ROOT GROUPS
+//!                                 as the agent's child: serves one file call on the socket at stdin
 //! ```
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments.as_slice() {
         [command] if *command == boot::SERVE => boot::serve_from_image(),
-        [command, root] if *command == files::WORKER => serve_files(Path::new(root)),
+        [command, root, groups] if *command == files::WORKER => serve_files(Path::new(root), &groups.to_string_lossy()),
         _ if std::process::id() == 1 => boot::run(),
         _ => {
             #[expect(clippy::print_stderr, reason = "for a person who starts the program by hand")]
@@ -30,8 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve_files(root: &Path) -> ExitCode {
-    match files::serve_as_sandbox(root) {
+fn serve_files(root: &Path, groups: &str) -> ExitCode {
+    match files::serve_as_sandbox(root, groups) {
         Ok(()) => ExitCode::SUCCESS,
         Err(source) => {
             console::report(&format!("a file worker failed to become the sandbox user: {source}"));

@@ -10,13 +10,23 @@ use std::{
 };
 
 use nix::{
+    libc,
     sys::time::TimeSpec,
-    time::{ClockId, clock_settime},
+    time::{ClockId, clock_gettime, clock_settime},
 };
 use tokio::task::spawn_blocking;
 use waggle_protocol::request::User;
 
-use crate::{guest::Mode, sandbox::Sandbox, sandbox_user::SANDBOX_ID};
+use crate::{
+    guest::Mode,
+    sandbox::Sandbox,
+    sandbox_user::{SANDBOX_ID, SandboxUser},
+    sys,
+};
+
+/// Maximum difference from the host's time that is corrected gradually, so that programs never see the clock go back.
+/// The kernel corrects 0.5 ms each second; a larger difference means that the machine was stopped.
+const GRADUAL_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) enum Platform {
@@ -35,11 +45,21 @@ impl Platform {
         }
     }
 
+    /// Returns the user that calls run as in a machine.
+    pub(crate) fn sandbox_user(&self) -> SandboxUser {
+        match self {
+            Self::Machine(sandbox) => sandbox.user().clone(),
+            Self::Caller => SandboxUser::default(),
+        }
+    }
+
     /// Makes `user` the owner of a file or pipe that the agent created. Opening a pipe again by name (`/dev/stdout`)
     /// checks its permissions, so pipes also need the right owner.
     pub(crate) fn set_owner(&self, file: impl AsFd, user: User) -> io::Result<()> {
         match (self, user) {
-            (Self::Machine(_), User::Sandbox) => fchown(file, Some(SANDBOX_ID), Some(SANDBOX_ID)),
+            (Self::Machine(sandbox), User::Sandbox) => {
+                fchown(file, Some(SANDBOX_ID), Some(sandbox.user().groups.primary))
+            }
             (Self::Machine(_), User::Root) | (Self::Caller, _) => Ok(()),
         }
     }
@@ -55,6 +75,16 @@ impl Platform {
         }
     }
 
+    /// Corrects the machine's clock to `unix_ns`, in nanoseconds since the Unix epoch, while programs run.
+    pub(crate) fn correct_clock(&self, unix_ns: u64) -> nix::Result<()> {
+        let Self::Machine(_) = self else { return Ok(()) };
+        let (now, shown) = (Duration::from_nanos(unix_ns), Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?));
+        match gradual_correction_us(now, shown) {
+            Some(microseconds) => sys::adjust_clock(microseconds),
+            None => self.set_clock(unix_ns),
+        }
+    }
+
     /// Writes unsaved data of the machine's file systems to the disks.
     pub(crate) async fn sync(&self) {
         if let Self::Machine(_) = self {
@@ -67,6 +97,33 @@ impl Platform {
         match self {
             Self::Machine(sandbox) => sandbox.exited().await,
             Self::Caller => pending().await,
+        }
+    }
+}
+
+/// Returns the correction of a clock that shows `shown` at the time `now`, in microseconds; `None` if the clock must be
+/// set at once. Both times count from the Unix epoch.
+fn gradual_correction_us(now: Duration, shown: Duration) -> Option<libc::c_long> {
+    let difference = now.abs_diff(shown);
+    let microseconds = libc::c_long::try_from(difference.as_micros()).ok()?;
+    (difference < GRADUAL_MAX).then_some(if now < shown { -microseconds } else { microseconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_differences_below_a_second_are_corrected_gradually() {
+        let at = |milliseconds: u64| Duration::from_millis(1_800_000_000_000 + milliseconds);
+        for (now, shown, expected) in [
+            (at(0), at(0), Some(0)),
+            (at(0), at(999), Some(-999_000)),
+            (at(999), at(0), Some(999_000)),
+            (at(1000), at(0), None),
+            (at(0), at(1000), None),
+        ] {
+            assert_eq!(gradual_correction_us(now, shown), expected);
         }
     }
 }

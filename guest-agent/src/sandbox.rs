@@ -37,6 +37,7 @@ use crate::{
     cgroups,
     confine::Defences,
     console::{report, with_cause},
+    sandbox_user::SandboxUser,
     sys,
 };
 
@@ -46,14 +47,17 @@ pub struct SandboxSpawner {
     socket: OwnedFd,
     /// The sandbox's mount namespace, for file workers.
     mounts: OwnedFd,
+    user: SandboxUser,
 }
 
 impl SandboxSpawner {
-    /// Forks the sandbox. The calling process must not have started a thread.
+    /// Forks the sandbox. The calling process must not have started a thread. The user of the commands is the one that
+    /// the machine's user file has now.
     ///
     /// # Errors
     /// The kernel's error. An error inside the sandbox is reported only on the console.
     pub fn fork(defences: Defences) -> io::Result<Self> {
+        let user = SandboxUser::read();
         let (socket, inside) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match sys::fork_single_threaded()? {
             ForkResult::Parent { child } => {
@@ -64,13 +68,13 @@ impl SandboxSpawner {
                 let fds = ready?.map(|(message::Ready, fds)| fds);
                 cgroups::delegate_to_calls()?;
                 let mounts = fds.and_then(|fds| fds.into_iter().next()).ok_or(io::ErrorKind::BrokenPipe)?;
-                Ok(Self { socket, mounts })
+                Ok(Self { socket, mounts, user })
             }
             ForkResult::Child => {
                 drop(socket);
                 let status = match namespaces::enter_and_fork(defences) {
                     Ok(ForkResult::Parent { .. }) => 0,
-                    Ok(ForkResult::Child) => init::run(&inside, defences),
+                    Ok(ForkResult::Child) => init::run(&inside, &user.groups, defences),
                     Err(fault) => {
                         report(&with_cause(&fault));
                         1

@@ -92,6 +92,16 @@ pub(crate) fn reset_sigpipe() -> nix::Result<()> {
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
 }
 
+/// Makes the kernel correct the clock gradually by a number of microseconds. Replaces an unfinished correction.
+pub(crate) fn adjust_clock(microseconds: libc::c_long) -> nix::Result<()> {
+    // SAFETY: `timex` is plain data, for which all zeroes is a valid value.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    timex.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    timex.offset = microseconds;
+    // SAFETY: `timex` outlives the call, which reads it and writes to it.
+    Errno::result(unsafe { libc::adjtimex(&raw mut timex) }).map(drop)
+}
+
 /// Sets the maximum number of bytes in flight towards this side of a vsock connection.
 pub(crate) fn set_vsock_buffer(socket: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {

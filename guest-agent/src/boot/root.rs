@@ -56,9 +56,6 @@ pub(super) fn mount_in_root() -> Result<(), StepFault> {
     mount_kernel_fs("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
     // Code has its own space, which user processes can't fill. All calls at once have at most half of it.
     mount_kernel_fs("tmpfs", "/run/waggle", HARMLESS, "mode=0755,size=32m,nr_inodes=1k")?;
-    let root_home = "/root";
-    fs::create_dir_all(root_home).step(|| format!("create {root_home}"))?;
-    fs::set_permissions(root_home, Permissions::from_mode(0o700)).step(|| format!("set the mode of {root_home}"))?;
     for folder in ["/tmp", "/var/tmp"] {
         fs::create_dir_all(folder).step(|| format!("create {folder}"))?;
         fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("set the mode of {folder}"))?;

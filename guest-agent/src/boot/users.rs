@@ -1,64 +1,168 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Adds the user `sandbox` to images that lack it: an entry in the user and group files, and a home.
+//! The sandbox user's entries in the user and group files, and its home.
+//!
+//! The image's user with the sandbox user's number keeps its name, home and groups, and [`HOME`] becomes a link to its
+//! home. An image's user `sandbox` with another number gets the sandbox user's number. An image with neither gets a
+//! new user.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::chown,
+    os::unix::fs::{MetadataExt, chown, symlink},
     path::Path,
 };
 
 use crate::{
-    sandbox_user::{HOME, SANDBOX_ID, SANDBOX_NAME},
+    sandbox_user::{Entry, HOME, SANDBOX_ID, SANDBOX_NAME, read_limited},
     step::{StepFault, WithStep},
 };
 
-/// Maximum size of a user or group file in bytes. Larger files are not changed.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const USERS: &str = "/etc/passwd";
+const GROUPS: &str = "/etc/group";
 
-/// Adds the user, its group and its home. An existing user or group with the same id is used instead.
-pub(super) fn add_sandbox_user() -> Result<(), StepFault> {
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let user = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:{SANDBOX_ID}::{HOME}:{shell}\n");
-    let group = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:\n");
+/// Makes the entries of the sandbox user, and a home that [`HOME`] leads to.
+pub(super) fn set_up_sandbox_user() -> Result<(), StepFault> {
     fs::create_dir_all("/etc").step(|| "create /etc".to_owned())?;
-    for (path, line) in [("/etc/passwd", user), ("/etc/group", group)] {
-        append_unless_taken(path, &line).step(|| format!("add {SANDBOX_NAME} to {path}"))?;
-    }
+    let users = read_limited(Path::new(USERS)).step(|| format!("read {USERS}"))?;
+    // A file that is too large is left alone; the user then has the default entry without a line in the file.
+    let group = match users {
+        Some(users) => {
+            let made = with_sandbox_user(&users, link_home);
+            if made.text != users {
+                overwrite(USERS, &made.text).step(|| format!("add {SANDBOX_NAME} to {USERS}"))?;
+            }
+            made.group
+        }
+        None => SANDBOX_ID,
+    };
+    add_group(group).step(|| format!("add {SANDBOX_NAME} to {GROUPS}"))?;
     fs::create_dir_all(HOME).step(|| format!("create {HOME}"))?;
-    chown(HOME, Some(SANDBOX_ID), Some(SANDBOX_ID)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
+    chown(HOME, Some(SANDBOX_ID), Some(group)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
 }
 
-fn append_unless_taken(path: &str, line: &str) -> io::Result<()> {
-    let text = match fs::metadata(path) {
-        Ok(meta) if meta.len() > FILE_BYTES_MAX => return Ok(()),
-        Ok(_) => String::from_utf8_lossy(&fs::read(path)?).into_owned(),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(fault) => return Err(fault),
+/// A user file with an entry of the sandbox user, and the primary group of that entry.
+#[derive(Debug, Eq, PartialEq)]
+struct UserFile {
+    text: String,
+    group: u32,
+}
+
+/// Returns the file `users` with an entry of the sandbox user. `link` makes [`HOME`] lead to the home of the image's own
+/// user; if it returns false, the home becomes [`HOME`].
+fn with_sandbox_user(users: &str, link: impl FnOnce(&str) -> bool) -> UserFile {
+    let entries: Vec<_> = users.lines().map(|line| (line, Entry::parse(line))).collect();
+    let found =
+        |accept: &dyn Fn(&Entry<'_>) -> bool| entries.iter().position(|(_, entry)| entry.as_ref().is_some_and(accept));
+    let own = found(&|entry| entry.id == SANDBOX_ID);
+    let named = found(&|entry| entry.name == SANDBOX_NAME);
+    let (position, entry) = match own.or(named).and_then(|at| Some((at, entries.get(at)?.1?))) {
+        Some(found) => found,
+        None => {
+            let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+            let gap = if users.is_empty() || users.ends_with('\n') { "" } else { "\n" };
+            let line = format!("{SANDBOX_NAME}:x:{SANDBOX_ID}:{SANDBOX_ID}::{HOME}:{shell}\n");
+            return UserFile { text: format!("{users}{gap}{line}"), group: SANDBOX_ID };
+        }
     };
-    if is_taken(&text) {
+    let has_home = entry.home == HOME || (own.is_some() && link(entry.home));
+    if has_home && entry.id == SANDBOX_ID {
+        return UserFile { text: users.to_owned(), group: entry.group };
+    }
+    let home = if has_home { entry.home } else { HOME };
+    let changed = entries.iter().enumerate().map(|(at, (line, _))| {
+        let mut fields: Vec<_> = line.split(':').map(str::to_owned).collect();
+        if at == position {
+            for (field, value) in [(2, SANDBOX_ID.to_string()), (5, home.to_owned())] {
+                if let Some(field) = fields.get_mut(field) {
+                    *field = value;
+                }
+            }
+        }
+        fields.join(":") + "\n"
+    });
+    UserFile { text: changed.collect(), group: entry.group }
+}
+
+/// Makes [`HOME`] a link to the image's `home`. Returns false, and changes nothing, if that home is not usable or if
+/// [`HOME`] contains files.
+fn link_home(home: &str) -> bool {
+    let path = Path::new(home);
+    let is_usable = match fs::metadata(path) {
+        Ok(meta) => meta.is_dir() && meta.uid() == SANDBOX_ID,
+        // Only below /home a missing home is created: `/nonexistent` is the usual home of users without one.
+        Err(_) => path.starts_with("/home") && path != Path::new("/home"),
+    };
+    if !path.is_absolute() || path == Path::new("/") || path.starts_with(HOME) || !is_usable {
+        return false;
+    }
+    let link = || -> io::Result<()> {
+        match fs::symlink_metadata(HOME) {
+            // Fails if the folder contains files.
+            Ok(meta) if meta.is_dir() => fs::remove_dir(HOME)?,
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+            Err(fault) => return Err(fault),
+        }
+        fs::create_dir_all(path)?;
+        fs::create_dir_all(Path::new(HOME).parent().unwrap_or(Path::new("/")))?;
+        symlink(path, HOME)
+    };
+    // An image that is a commit of an environment has the link already.
+    fs::read_link(HOME).is_ok_and(|target| target == path) || link().is_ok()
+}
+
+/// Adds a group to the group file, unless the file has a group with that number or cannot hold the name.
+fn add_group(id: u32) -> io::Result<()> {
+    let Some(groups) = read_limited(Path::new(GROUPS))? else { return Ok(()) };
+    let field = |at: usize, value: &str| groups.lines().any(|line| line.split(':').nth(at) == Some(value));
+    if field(2, &id.to_string()) || field(0, SANDBOX_NAME) {
         return Ok(());
     }
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    file.write_all(format!("{gap}{line}").as_bytes())
+    let gap = if groups.is_empty() || groups.ends_with('\n') { "" } else { "\n" };
+    let mut file = OpenOptions::new().create(true).append(true).open(GROUPS)?;
+    file.write_all(format!("{gap}{SANDBOX_NAME}:x:{id}:\n").as_bytes())
 }
 
-/// Returns whether an entry of a user or group file has the sandbox user's id. The id is the third field in both files.
-fn is_taken(text: &str) -> bool {
-    text.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id == SANDBOX_ID.to_string()))
+/// Replaces the content of a file, which keeps its mode. The file may be a link, and is created if it is missing.
+fn overwrite(path: &str, text: &str) -> io::Result<()> {
+    fs::write(path, text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_taken;
+    use super::*;
+
+    fn check(users: &str, links: bool, expected: &str, group: u32) {
+        let made = with_sandbox_user(users, |_home| links);
+        assert_eq!((made.text.as_str(), made.group), (expected, group));
+    }
 
     #[test]
-    fn taken_id_is_found_in_both_files() {
-        assert!(is_taken("root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n"));
-        assert!(is_taken("staff:x:50:\nnode:x:1000:"));
-        assert!(!is_taken("a:x:100:1000::/:/bin/sh\nb:x:10000:1::/:/bin/sh\n"));
-        assert!(!is_taken(""));
+    fn user_of_the_image_keeps_its_entry() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1001::/home/node:/bin/zsh";
+        check(users, true, users, 1001);
+        // With an unusable home, only the home changes.
+        check(users, false, "root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1001::/home/sandbox:/bin/zsh\n", 1001);
+        let users = "sandbox:x:1000:1000::/home/sandbox:/bin/sh\n";
+        check(users, false, users, 1000);
+    }
+
+    #[test]
+    fn user_named_sandbox_gets_the_number() {
+        check("sandbox:x:1001:1002::/srv:/bin/zsh\n", true, "sandbox:x:1000:1002::/home/sandbox:/bin/zsh\n", 1002);
+        // The image's user with the number has priority.
+        let users = "sandbox:x:1001:1001::/home/sandbox:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n";
+        check(users, true, users, 1000);
+    }
+
+    #[test]
+    fn missing_user_is_added_after_the_last_line() {
+        let made = with_sandbox_user("a:x:100:1000::/:/bin/sh", |_home| true);
+        let lines: Vec<_> = made.text.lines().collect();
+        assert_eq!(lines[0], "a:x:100:1000::/:/bin/sh");
+        assert!(lines[1].starts_with("sandbox:x:1000:1000::/home/sandbox:/bin/"));
+        assert_eq!((lines.len(), made.group), (2, 1000));
+        assert!(with_sandbox_user("", |_home| true).text.starts_with("sandbox:x:1000:"));
     }
 }

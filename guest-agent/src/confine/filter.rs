@@ -10,6 +10,7 @@
 use std::sync::OnceLock;
 
 use nix::{errno::Errno, libc};
+use waggle_protocol::request::User;
 use waggle_seccomp::{
     BackendError, BpfProgram, FORBIDDEN, Rules, all_of, any_arguments, any_of, apply_filter, deny, differs, equals,
     is_not_null, masked,
@@ -20,24 +21,30 @@ use waggle_seccomp::{
 /// # Errors
 /// `EINVAL` if the compiler rejects a rule.
 pub(crate) fn compile() -> nix::Result<()> {
-    programs().map(drop)
+    programs(User::Sandbox)?;
+    programs(User::Root).map(drop)
 }
 
 /// Installs the filters on this thread. They can't be removed. Needs `no_new_privs` or root.
-pub(super) fn install() -> nix::Result<()> {
-    for program in programs()? {
+pub(super) fn install(user: User) -> nix::Result<()> {
+    for program in programs(user)? {
         apply_filter(program).map_err(|_fault| Errno::last())?;
     }
     Ok(())
 }
 
-fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
-    static PROGRAMS: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
-    PROGRAMS.get_or_init(|| forbidden().and_then(deny).ok()).as_ref().ok_or(Errno::EINVAL)
+fn programs(user: User) -> nix::Result<&'static [BpfProgram; 3]> {
+    static SANDBOX: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
+    static ROOT: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
+    let programs = match user {
+        User::Sandbox => &SANDBOX,
+        User::Root => &ROOT,
+    };
+    programs.get_or_init(|| forbidden(user).and_then(deny).ok()).as_ref().ok_or(Errno::EINVAL)
 }
 
 /// Returns the rules for the system calls that fail with `EPERM`.
-fn forbidden() -> Result<Rules, BackendError> {
+fn forbidden(user: User) -> Result<Rules, BackendError> {
     let mut rules = any_arguments(FORBIDDEN);
     let vsock = u64::try_from(libc::AF_VSOCK).unwrap_or_default();
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
@@ -47,8 +54,10 @@ fn forbidden() -> Result<Rules, BackendError> {
     for call in [libc::SYS_unshare, libc::SYS_clone] {
         rules.insert(call, any_of([masked(0, new_user, new_user)?])?);
     }
-    // User processes must not change the limits of other processes. A command of root, for example, has the same user
-    // id as the sandbox's init process.
-    rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
+    // A command of root has the same user id as the sandbox's init process, whose limits it must not change. The kernel
+    // lets the sandbox user change the limits of its own processes only.
+    if user == User::Root {
+        rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
+    }
     Ok(rules)
 }

@@ -28,15 +28,13 @@ use waggle_protocol::{Fault, FaultKind, request::Exec};
 use crate::{
     cgroups::{CallGroup, CallGroups},
     command_settings::CommandSettings,
+    confine::open_files_max,
     console::report,
     fault::{fault, fault_of},
     platform::Platform,
     sandbox::{Sandbox, Spawn, StartedCommand},
-    sandbox_user::HOME,
+    sandbox_user::{HOME, from_home},
 };
-
-/// Maximum number of open files per process if the request sets no limit.
-const OPEN_FILES: u64 = 4096;
 
 /// Timeout for the exit status of a command's first process after the kill.
 const REAPED_MAX: Duration = Duration::from_secs(1);
@@ -101,7 +99,7 @@ impl Launcher {
             env: env.into_iter().collect(),
             working_directories: self.working_directories(request),
             user: request.user,
-            open_files_max: request.limits.open_files.map_or(OPEN_FILES, u64::from),
+            open_files_max: request.limits.open_files.map_or(u64::MAX, u64::from).min(open_files_max()),
         };
         let started = sandbox.start(&spawn, [stdin, stdout, stderr, cgroup]).await?;
         Ok(Handle::Sandboxed { started, group })
@@ -138,7 +136,7 @@ impl Launcher {
     fn working_directories(&self, request: &Exec) -> Vec<String> {
         match &request.working_directory {
             None => self.settings.working_directory.as_deref().into_iter().chain([HOME]).map(str::to_owned).collect(),
-            Some(folder) => vec![Path::new(HOME).join(folder).display().to_string()],
+            Some(folder) => vec![from_home(folder).display().to_string()],
         }
     }
 }

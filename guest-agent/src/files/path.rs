@@ -7,7 +7,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, Metadata},
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
@@ -20,7 +20,7 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 
-use crate::{sandbox_user::HOME, temporary::random_hex};
+use crate::{sandbox_user::from_home, temporary::random_hex};
 
 /// Permissions of new folders.
 const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
@@ -63,9 +63,9 @@ pub(super) struct TargetPath<'a> {
 }
 
 impl<'a> TargetPath<'a> {
-    /// Creates the target of a `path` that is absolute, or relative to the home.
+    /// Creates the target of a `path` that is absolute, relative to the home, or begins with `~/`.
     pub(super) fn new(root: &'a FileRoot, path: &str) -> Self {
-        let full = Path::new(HOME).join(path);
+        let full = from_home(path);
         let path = full.strip_prefix("/").unwrap_or(&full).to_path_buf();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
         Self { root, path, named: full.display().to_string() }
@@ -79,6 +79,11 @@ impl<'a> TargetPath<'a> {
     /// Opens the file. `O_NONBLOCK` prevents a pipe without a peer from blocking the worker.
     pub(super) fn open(&self, flags: OFlag, mode: Mode) -> io::Result<File> {
         self.resolve(&self.path, flags | OFlag::O_NONBLOCK, mode).map(File::from)
+    }
+
+    /// Returns the metadata of the existing file without opening it for reading or writing.
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        File::from(self.resolve(&self.path, OFlag::O_PATH, Mode::empty())?).metadata()
     }
 
     /// Creates the missing parent folders of the file.

@@ -126,7 +126,8 @@ impl Workers {
         let worker = match &*self.platform {
             Platform::Machine(sandbox) => {
                 let mut command = Command::new(self.program.path());
-                command.arg(WORKER).arg(&self.root).env_clear().current_dir("/").kill_on_drop(true);
+                command.arg(WORKER).arg(&self.root).arg(sandbox.user().groups.argument());
+                command.env_clear().current_dir("/").kill_on_drop(true);
                 command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::from(sandbox.mounts()?));
                 Worker::Process(command.spawn()?)
             }

@@ -18,6 +18,7 @@ use super::{list, path, path::FileRoot, read, wire::Wire, write};
 use crate::{
     confine::{Defences, confine},
     fault::{fault, fault_of},
+    sandbox_user::Groups,
 };
 
 /// The agent's subcommand that runs a worker.
@@ -26,16 +27,17 @@ pub const WORKER: &str = "files";
 /// Maximum number of open files of a worker: one per level of a recursive listing, plus a reserve for other files.
 const OPEN_FILES_MAX: u64 = list::DEPTH_MAX as u64 + 32;
 
-/// Serves the call on stdin as the sandbox user. Stdout must be a descriptor of the sandbox's mount namespace, and this
+/// Serves the call on stdin as the sandbox user with these groups, which the agent has encoded. Stdout must be a descriptor of the sandbox's mount namespace, and this
 /// process enters that namespace. The process must start as root in the machine's namespaces.
 ///
 /// # Errors
 /// The kernel's error if the process could not become the sandbox user; no file of the call was accessed.
-pub fn serve_as_sandbox(root: &Path) -> io::Result<()> {
+pub fn serve_as_sandbox(root: &Path, groups: &str) -> io::Result<()> {
+    let groups = Groups::from_argument(groups)?;
     let socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
     let descriptors = path::descriptors()?;
     setns(io::stdout().as_fd(), CloneFlags::CLONE_NEWNS)?;
-    confine(User::Sandbox, Defences::ALL, OPEN_FILES_MAX)?;
+    confine(User::Sandbox, &groups, Defences::ALL, OPEN_FILES_MAX)?;
     serve(socket, root, descriptors);
     Ok(())
 }

@@ -79,6 +79,11 @@ fn existing(target: &TargetPath) -> Result<Option<Metadata>, Fault> {
             if meta.is_file() { Ok(Some(meta)) } else { Err(not_regular(target)) }
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A running program can be replaced but not written. The kernel checks the file's permissions before it reports
+        // that the file is busy.
+        Err(source) if source.kind() == io::ErrorKind::ExecutableFileBusy => {
+            target.metadata().map(Some).map_err(|source| failed(target, &source))
+        }
         // The path is a pipe without a reader, or a socket.
         Err(source) if source.raw_os_error() == Some(nix::libc::ENXIO) => Err(not_regular(target)),
         Err(source) => Err(failed(target, &source)),

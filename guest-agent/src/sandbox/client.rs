@@ -28,6 +28,7 @@ use crate::{
     console::report,
     fault::{fault, fault_of},
     mutex::lock,
+    sandbox_user::SandboxUser,
     sys,
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Sandbox {
     commands: Commands,
     listener: AbortHandle,
     mounts: OwnedFd,
+    user: SandboxUser,
     exited: watch::Receiver<bool>,
 }
 
@@ -52,6 +54,8 @@ const REPORT_BYTES_MAX: usize = 64;
 pub(crate) struct StartedCommand {
     report: oneshot::Receiver<CommandReport>,
     program: String,
+    /// The candidate folders for the start of the command.
+    folders: String,
 }
 
 impl Sandbox {
@@ -62,12 +66,17 @@ impl Sandbox {
         let commands = Commands::default();
         let (exited_sender, exited) = watch::channel(false);
         let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), exited_sender)).abort_handle();
-        Ok(Self { socket, commands, listener, mounts: spawner.mounts, exited })
+        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, exited })
     }
 
     /// Returns a descriptor of the sandbox's mount namespace.
     pub(crate) fn mounts(&self) -> io::Result<OwnedFd> {
         self.mounts.try_clone()
+    }
+
+    /// Returns the user of the commands.
+    pub(crate) fn user(&self) -> &SandboxUser {
+        &self.user
     }
 
     /// Asks the sandbox to start a command; `fds` are the command's stdin, stdout, stderr and cgroup. If the start
@@ -87,7 +96,8 @@ impl Sandbox {
             Ok(())
         };
         self.socket.async_io(Interest::WRITABLE, send).await.map_err(lost)?;
-        Ok(StartedCommand { report, program: spawn.argv.first().cloned().unwrap_or_default() })
+        let program = spawn.argv.first().cloned().unwrap_or_default();
+        Ok(StartedCommand { report, program, folders: spawn.working_directories.join(", ") })
     }
 
     /// Resolves when the sandbox has exited and can start no more commands.
@@ -110,11 +120,23 @@ impl StartedCommand {
         match (&mut self.report).await {
             Ok(CommandReport::Exited { status, .. }) => Ok(status),
             Ok(CommandReport::Failed { step, errno, .. }) => {
-                Err(fault_of(&io::Error::from_raw_os_error(errno), &failed_step(step, &self.program)))
+                Err(fault_of(&io::Error::from_raw_os_error(errno), &self.failed(step)))
             }
             Err(_sandbox_exited) => {
                 Err(fault(FaultKind::Other, format!("lost the sandbox that {} ran in", self.program)))
             }
+        }
+    }
+}
+
+impl StartedCommand {
+    fn failed(&self, step: SpawnStep) -> String {
+        let program = &self.program;
+        match step {
+            SpawnStep::Fork => format!("failed to create a process for {program}"),
+            SpawnStep::Confine => format!("failed to confine {program}"),
+            SpawnStep::WorkingDirectory => format!("failed to enter the working directory {}", self.folders),
+            SpawnStep::Exec => format!("failed to start {program}"),
         }
     }
 }
@@ -136,13 +158,4 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, exited: watch
     }
     lock(&commands).clear();
     exited.send_replace(true);
-}
-
-fn failed_step(step: SpawnStep, program: &str) -> String {
-    match step {
-        SpawnStep::Fork => format!("failed to create a process for {program}"),
-        SpawnStep::Confine => format!("failed to confine {program}"),
-        SpawnStep::WorkingDirectory => format!("failed to enter the working directory of {program}"),
-        SpawnStep::Exec => format!("failed to start {program}"),
-    }
 }

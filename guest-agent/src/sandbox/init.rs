@@ -31,6 +31,7 @@ use super::{
 use crate::{
     confine::{Defences, filter},
     console::report,
+    sandbox_user::Groups,
     sys,
 };
 
@@ -45,9 +46,9 @@ const SEND_TRIES: u32 = 500;
 /// process reaps them.
 const REAPED_AT_ONCE: usize = 256;
 
-/// Runs until the agent closes its end of the socket. Returns the exit status: 0 after the close, 1 after an error.
-pub(super) fn run(socket: &OwnedFd, defences: Defences) -> i32 {
-    match serve(socket, defences) {
+/// Runs until the agent closes its end of the socket. `groups` are those of the sandbox user. Returns the exit status: 0 after the close, 1 after an error.
+pub(super) fn run(socket: &OwnedFd, groups: &Groups, defences: Defences) -> i32 {
+    match serve(socket, groups, defences) {
         Ok(()) => 0,
         Err(source) => {
             report(&format!("the sandbox failed: {source}"));
@@ -56,7 +57,7 @@ pub(super) fn run(socket: &OwnedFd, defences: Defences) -> i32 {
     }
 }
 
-fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
+fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()> {
     // Until its exec, a child is a copy of this process, so no other process may trace either of them.
     set_dumpable(false)?;
     // The filters are compiled before any fork, so that children inherit them.
@@ -92,7 +93,7 @@ fn serve(socket: &OwnedFd, defences: Defences) -> io::Result<()> {
         if requested {
             let Some((spawn, fds)) = message::receive::<Spawn>(socket.as_raw_fd(), &mut buffer)? else { return Ok(()) };
             let number = spawn.number;
-            match launch::launch(&spawn, fds, defences) {
+            match launch::launch(&spawn, fds, groups, defences) {
                 Ok((pid, errors)) => {
                     commands.insert(pid, (number, errors));
                 }

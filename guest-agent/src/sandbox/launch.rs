@@ -21,6 +21,7 @@ use nix::{
 use super::message::{SPAWN_FDS, Spawn, SpawnStep};
 use crate::{
     confine::{Defences, confine},
+    sandbox_user::Groups,
     sys,
 };
 
@@ -43,6 +44,7 @@ impl ErrorPipe {
 pub(super) fn launch(
     spawn: &Spawn,
     fds: Vec<OwnedFd>,
+    groups: &Groups,
     defences: Defences,
 ) -> Result<(Pid, ErrorPipe), (SpawnStep, Errno)> {
     let fds: [OwnedFd; SPAWN_FDS] = fds.try_into().map_err(|_wrong_count| (SpawnStep::Fork, Errno::EBADMSG))?;
@@ -51,7 +53,7 @@ pub(super) fn launch(
     let [stdin, stdout, stderr, cgroup] = &fds;
     match sys::fork_into_cgroup(cgroup.as_fd()).map_err(|errno| (SpawnStep::Fork, errno))? {
         ForkResult::Child => {
-            let Err((step, errno)) = become_command(spawn, [stdin, stdout, stderr], defences);
+            let Err((step, errno)) = become_command(spawn, [stdin, stdout, stderr], groups, defences);
             let number = u8::try_from(errno as i32).unwrap_or(u8::MAX);
             let _sent = write(&error_sender, &[step as u8, number]);
             #[expect(clippy::exit, reason = "a forked child must not return into its parent's code")]
@@ -64,7 +66,12 @@ pub(super) fn launch(
     }
 }
 
-fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Result<Infallible, (SpawnStep, Errno)> {
+fn become_command(
+    spawn: &Spawn,
+    stdio: [&OwnedFd; 3],
+    groups: &Groups,
+    defences: Defences,
+) -> Result<Infallible, (SpawnStep, Errno)> {
     let [stdin, stdout, stderr] = stdio;
     let at = |step| move |errno| (step, errno);
     setsid().map_err(at(SpawnStep::Fork))?;
@@ -76,7 +83,7 @@ fn become_command(spawn: &Spawn, stdio: [&OwnedFd; 3], defences: Defences) -> Re
     }
     sys::reset_sigpipe().map_err(at(SpawnStep::Confine))?;
     SigSet::empty().thread_set_mask().map_err(at(SpawnStep::Confine))?;
-    confine(spawn.user, defences, spawn.open_files_max).map_err(at(SpawnStep::Confine))?;
+    confine(spawn.user, groups, defences, spawn.open_files_max).map_err(at(SpawnStep::Confine))?;
     enter(&spawn.working_directories).map_err(at(SpawnStep::WorkingDirectory))?;
     exec(spawn).map_err(at(SpawnStep::Exec))
 }

@@ -8,7 +8,7 @@ use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::stat::Mode,
+    sys::{stat::Mode, sysinfo::sysinfo},
     unistd::{ForkResult, fchdir, pivot_root},
 };
 
@@ -19,6 +19,14 @@ use crate::{
     step::{StepFault, WithStep},
     sys,
 };
+
+/// The System V segments have at most the machine's memory divided by this number. Forgotten segments use up memory
+/// until the machine ends; together with a full `/dev/shm`, which gets half of the memory, they must leave enough for
+/// calls.
+const SHARED_MEMORY_DIVISOR: u64 = 4;
+
+/// The unit of the kernel's limit, in bytes.
+const PAGE_BYTES: u64 = 4096;
 
 /// Creates new namespaces, and forks a child that is their init process.
 pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault> {
@@ -37,17 +45,20 @@ pub(super) fn enter_and_fork(defences: Defences) -> Result<ForkResult, StepFault
         // kills the processes.
         cgroups::join_init().step(|| "leave the sandbox's cgroup".to_owned())?;
         if defences.namespaces {
-            mount_sandbox()?;
+            mount_sandbox(defences)?;
         }
     }
     Ok(forked)
 }
 
 /// Gives the sandbox the machine's root, and kernel file systems that show only the sandbox.
-fn mount_sandbox() -> Result<(), StepFault> {
+fn mount_sandbox(defences: Defences) -> Result<(), StepFault> {
     let step = || "make the sandbox's mounts private".to_owned();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).step(step)?;
     leave_initial_root().step(|| "leave the initial root".to_owned())?;
+    if defences.capabilities && defences.no_new_privileges {
+        ignore_file_privileges().step(|| "ignore the privileges of files".to_owned())?;
+    }
     // The sandbox gets a separate /dev, because the agent opens files in the machine's /dev.
     for folder in ["/proc", "/sys", "/dev"] {
         umount2(folder, MntFlags::MNT_DETACH).step(|| format!("unmount the machine's {folder}"))?;
@@ -56,10 +67,23 @@ fn mount_sandbox() -> Result<(), StepFault> {
     mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
     mount_kernel_fs("sysfs", "/sys", read_only, "")?;
     make_dev()?;
-    // Without this setting, shared memory would stay allocated and charged after its last process has detached.
-    fs::write("/proc/sys/kernel/shm_rmid_forced", "1").step(|| "limit shared memory".to_owned())?;
+    // Segments stay allocated after their last process has exited.
+    let pages = shared_memory_pages().step(|| "read the size of the memory".to_owned())?;
+    fs::write("/proc/sys/kernel/shmall", pages.to_string()).step(|| "limit shared memory".to_owned())?;
     mount_kernel_fs("cgroup2", cgroups::MOUNT, read_only, "")?;
     protect_proc()
+}
+
+/// Remounts the root so that the kernel ignores set-user-id bits and capabilities of files. Neither has an effect under
+/// `no_new_privs`, but the kernel refuses to execute a file with capabilities that the bounding set lacks.
+fn ignore_file_privileges() -> nix::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+}
+
+/// Returns the maximum of all System V segments together, in pages.
+fn shared_memory_pages() -> nix::Result<u64> {
+    Ok(sysinfo()?.ram_total() / SHARED_MEMORY_DIVISOR / PAGE_BYTES)
 }
 
 /// Bind-mounts the root over itself and pivots to the bind mount, so that processes can't escape to a mount that the
