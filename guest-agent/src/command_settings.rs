@@ -30,8 +30,8 @@ const HOME_NODE_PATH: &str = "node_modules";
 const ROOT_CARGO: &str = "/root/.cargo/bin";
 const ROOT_TOOLCHAINS: &str = "/root/.rustup";
 
-/// Variables with a setting of git. git otherwise refuses to work in repositories of other users, such as those that the
-/// image's root has cloned. Root's git keeps its check, because the sandbox user can write a repository's settings.
+/// Variables with a setting of git. git otherwise refuses to work in repositories of other users, such as those that
+/// the image's root has cloned. Root's git keeps its check, because the sandbox user can write a repository's settings.
 const GIT_SETTING: [(&str, &str); 3] =
     [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory"), ("GIT_CONFIG_VALUE_0", "*")];
 

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes `npm install --global` work for the sandbox user, whose home gets the packages and their programs.
 //!
-//! The setting is in the configuration file of the image's npm. As a variable, it would prevent nvm from working. Root's
-//! commands get a variable with the original prefix.
+//! The setting is in the configuration file of the image's npm. As a variable, it would prevent nvm from working.
+//! Root's commands get a variable with the original prefix.
 
 use std::{
     fs, io,
@@ -20,8 +20,8 @@ const DEBIAN_NPM: &str = "/usr/share/nodejs/npm";
 const DEBIAN_PREFIX: &str = "/usr/local";
 const DEBIAN_FILE: &str = "/etc/npmrc";
 
-/// Adds the setting to the configuration of the npm on the search path `path`, unless the image has set a prefix. Errors
-/// are ignored, because the image's npm works without the setting.
+/// Adds the setting to the configuration of the npm on the search path `path`, unless the image has set a prefix.
+/// Errors are ignored, because the image's npm works without the setting.
 pub(crate) fn set_prefix(path: &str) {
     if let Some(npm) = Npm::find(path)
         && !can_write(&npm.prefix.join("lib/node_modules"))

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decides whether Python needs a cache in the home for compiled modules.
 //!
-//! Docker's official images of Python contain a standard library without compiled modules, which only root can write to.
-//! Each start of Python as another user would compile every imported module of the library. Python's variable
+//! Docker's official images of Python contain a standard library without compiled modules, which only root can write
+//! to. Each start of Python as another user would compile every imported module of the library. Python's variable
 //! `PYTHONPYCACHEPREFIX` moves all compiled modules to a cache. Python then ignores those in the image, so an image
 //! that contains any keeps them.
 

@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn first_user_with_the_number_is_used_with_its_groups() {
-        let groups = "root:x:0:\nusers:x:100:node\naudio:x:29:node,other\nvideo:x:44:anode\nbad:x:y:node\ndocker:x:999:other,node";
+        let groups =
+            "root:x:0:\nusers:x:100:node\naudio:x:29:node,other\nvideo:x:44:anode\nbad:x:y:node\nlast:x:999:other,node";
         let user = SandboxUser::parse(USERS, groups).unwrap();
         assert_eq!((user.name.as_str(), user.home.as_str(), user.shell.as_str()), ("node", "/home/node", "/bin/bash"));
         assert_eq!(user.groups, Groups { primary: 100, others: vec![29, 999] });

@@ -101,8 +101,8 @@ pub struct Settings {
     /// Maximum number of processes and threads of one call, 16 to 8192
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=8192), value_name = "COUNT")]
     pub exec_pids: u32,
-    /// Maximum number of open files of one process, 64 to 1048576; programs start with at most 65536 and may raise their
-    /// limit to this number, but not to more than one file per KiB of the environment's memory
+    /// Maximum number of open files of one process, 64 to 1048576; programs start with at most 65536 and may raise
+    /// their limit to this number, but not to more than one file per KiB of the environment's memory
     #[arg(long, default_value_t = 1_048_576, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub exec_open_files: u32,

@@ -4,7 +4,8 @@
 //!
 //! Images whose commands run as root often have tools there, such as `/root/.local/bin` or `/root/.cargo/bin`. If the
 //! search path contains a folder below the home, other users may pass through the home and the folders on the way to
-//! that folder. They cannot list them, but they can read the files there whose names they know and whose modes allow it.
+//! that folder. They cannot list these folders, but they can read the files there whose names they know and whose
+//! modes allow it.
 
 use std::{
     fs::{self, Permissions},

@@ -48,8 +48,8 @@ struct UserFile {
     group: u32,
 }
 
-/// Returns the file `users` with an entry of the sandbox user. `link` makes [`HOME`] lead to the home of the image's own
-/// user; if it returns false, the home becomes [`HOME`].
+/// Returns the file `users` with an entry of the sandbox user. `link` makes [`HOME`] lead to the home of the image's
+/// own user; if it returns false, the home becomes [`HOME`].
 fn with_sandbox_user(users: &str, link: impl FnOnce(&str) -> bool) -> UserFile {
     let entries: Vec<_> = users.lines().map(|line| (line, Entry::parse(line))).collect();
     let found =

@@ -27,8 +27,9 @@ pub const WORKER: &str = "files";
 /// Maximum number of open files of a worker: one per level of a recursive listing, plus a reserve for other files.
 const OPEN_FILES_MAX: u64 = list::DEPTH_MAX as u64 + 32;
 
-/// Serves the call on stdin as the sandbox user with these groups, which the agent has encoded. Stdout must be a descriptor of the sandbox's mount namespace, and this
-/// process enters that namespace. The process must start as root in the machine's namespaces.
+/// Serves the call on stdin as the sandbox user with these groups, which the agent has encoded. Stdout must be a
+/// descriptor of the sandbox's mount namespace, and this process enters that namespace. The process must start as root
+/// in the machine's namespaces.
 ///
 /// # Errors
 /// The kernel's error if the process could not become the sandbox user; no file of the call was accessed.

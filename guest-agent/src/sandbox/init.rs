@@ -46,7 +46,8 @@ const SEND_TRIES: u32 = 500;
 /// process reaps them.
 const REAPED_AT_ONCE: usize = 256;
 
-/// Runs until the agent closes its end of the socket. `groups` are those of the sandbox user. Returns the exit status: 0 after the close, 1 after an error.
+/// Runs until the agent closes its end of the socket. `groups` are those of the sandbox user. Returns the exit status:
+/// 0 after the close, 1 after an error.
 pub(super) fn run(socket: &OwnedFd, groups: &Groups, defences: Defences) -> i32 {
     match serve(socket, groups, defences) {
         Ok(()) => 0,
