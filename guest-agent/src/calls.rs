@@ -17,6 +17,7 @@ use crate::{
     platform::Platform,
     streams::{Writer, halves},
     temporary::TemporaryFolder,
+    warm_up,
 };
 
 /// The services that run the calls.
@@ -39,6 +40,11 @@ impl Services {
         let settings = Arc::new(CommandSettings::new(root, env, working_directory, user));
         let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
         Ok(Self { platform, settings, executor, workers })
+    }
+
+    /// Prepares the image's programs for the first calls.
+    pub(crate) async fn warm_up(&self) {
+        warm_up::fill_python_cache(&self.platform, &self.settings, self.executor.groups()).await;
     }
 }
 

@@ -51,6 +51,9 @@ const SANDBOX_PIDS_MAX: u64 = 8192;
 /// and all calls wait for them.
 const CPU_WEIGHT_MAX: &str = "10000";
 
+/// Processor weight of a group that gives way to calls, which have the weight 100: the kernel's minimum.
+const CPU_WEIGHT_MIN: &str = "1";
+
 /// The group of all user processes.
 const SANDBOX: &str = "/sys/fs/cgroup/sandbox";
 
@@ -214,6 +217,11 @@ impl CallGroup {
     /// Lets the group's processes continue to run when this value is dropped.
     pub(crate) fn keep_on_drop(&mut self) {
         self.kill_on_drop = false;
+    }
+
+    /// Gives the group the lowest weight for the processor. Fails without the cpu controller.
+    pub(crate) fn give_way(&self) -> io::Result<()> {
+        fs::write(self.file("cpu.weight"), CPU_WEIGHT_MIN)
     }
 
     /// Returns the number of processes of this group that the OOM killer killed.

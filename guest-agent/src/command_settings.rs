@@ -100,6 +100,13 @@ impl CommandSettings {
         env
     }
 
+    /// Returns the folder of Python's cache, if the image's Python needs one and the image sets no other.
+    pub(crate) fn python_cache(&self) -> Option<&str> {
+        let mut set = self.tools.iter().filter(|(name, _)| name == python_cache::VARIABLE);
+        let is_own = !self.env.iter().any(|(name, _)| name == python_cache::VARIABLE);
+        set.next().filter(|_| is_own).map(|(_, folder)| folder.as_str())
+    }
+
     /// Returns the folders of the image's search path, as paths of the agent.
     pub(crate) fn search_path(&self) -> Vec<PathBuf> {
         self.path().split(':').filter(|folder| folder.starts_with('/')).map(|folder| self.agent_path(folder)).collect()

@@ -43,6 +43,7 @@ use self::{
     spool::OutputFiles,
 };
 use crate::{
+    cgroups::CallGroups,
     command_settings::CommandSettings,
     fault::{fault, fault_of},
     platform::Platform,
@@ -86,6 +87,11 @@ impl Executor {
     /// Returns how many processes of ended calls the OOM killer has killed.
     pub(crate) fn background_memory_kills(&self) -> u64 {
         self.launcher.groups.background_memory_kills()
+    }
+
+    /// Returns the control groups of the commands.
+    pub(crate) fn groups(&self) -> &CallGroups {
+        &self.launcher.groups
     }
 
     /// Serves an `Exec` call, and returns its last reply for the caller to send; `None` if the host is gone.

@@ -34,6 +34,7 @@ mod step;
 mod streams;
 mod sys;
 mod temporary;
+mod warm_up;
 
 pub use guest::{Guest, Mode};
 pub use serve::{ServeFault, serve};

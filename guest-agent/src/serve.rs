@@ -69,6 +69,8 @@ where
 
 async fn accept_calls(mut link: Acceptor, services: Arc<Services>) -> Result<(), ServeFault> {
     let mut running = JoinSet::new();
+    let started = Arc::clone(&services);
+    running.spawn(async move { started.warm_up().await });
     let (power_off, mut asked) = mpsc::channel(1);
     loop {
         tokio::select! {

@@ -3,7 +3,7 @@
 //! Settings of the kernel for the whole machine. Limits that protect a shared system from its users are raised: the
 //! memory limit of the sandbox includes what the kernel allocates for user processes.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 /// Maximum number of descriptors that one user may watch with epoll, and of files that the machine may have open. The
 /// value is practically unlimited: memory is the real limit. The agent's network process has no capability that would
@@ -22,15 +22,26 @@ const WATCHERS_MAX: u64 = 1024;
 
 /// Applies the settings; `memory_bytes` is the machine's memory.
 pub(super) fn apply(memory_bytes: u64) -> io::Result<()> {
-    // All processes of root share one epoll limit. A call as root must not use up the watches that the agent needs.
-    fs::write("/proc/sys/fs/epoll/max_user_watches", UNLIMITED)?;
-    fs::write("/proc/sys/fs/file-max", UNLIMITED)?;
-    fs::write("/proc/sys/fs/inotify/max_user_watches", watches_max(memory_bytes).to_string())?;
-    fs::write("/proc/sys/fs/inotify/max_user_instances", WATCHERS_MAX.to_string())?;
-    // The machine has no ports that would need protection from its users, and servers expect to get port 80.
-    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
-    // The kernel starts no program for a core file; the file is written by the process itself, to the user's disk.
-    fs::write("/proc/sys/kernel/core_pattern", "core")
+    let (watches, watchers) = (watches_max(memory_bytes).to_string(), WATCHERS_MAX.to_string());
+    let settings = [
+        // All processes of root share one epoll limit. A call as root must not use up the watches that the agent needs.
+        ("fs/epoll/max_user_watches", UNLIMITED),
+        ("fs/file-max", UNLIMITED),
+        ("fs/inotify/max_user_watches", watches.as_str()),
+        ("fs/inotify/max_user_instances", watchers.as_str()),
+        // The machine has no ports that would need protection from its users, and servers expect to get port 80.
+        ("net/ipv4/ip_unprivileged_port_start", "0"),
+        // The kernel starts no program for a core file: the crashed process writes the file, to the user's disk.
+        ("kernel/core_pattern", "core"),
+    ];
+    for (name, value) in settings {
+        match fs::write(Path::new("/proc/sys").join(name), value) {
+            // The operator's kernel lacks the feature.
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+            written => written?,
+        }
+    }
+    Ok(())
 }
 
 fn watches_max(memory_bytes: u64) -> u64 {

@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    path::Path,
     process::{ExitStatus, Stdio},
     sync::{
         Arc,
