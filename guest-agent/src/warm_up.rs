@@ -34,16 +34,18 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Imports each module; the image's Python may lack some.
 const CODE: &str = "
-for name in '''json re os subprocess pathlib collections typing dataclasses datetime random math argparse logging asyncio
-urllib.request http.client http.server csv tempfile shutil threading concurrent.futures sqlite3 unittest hashlib base64
-inspect traceback ssl socket statistics decimal fractions glob zipfile tarfile gzip xml.etree.ElementTree html.parser
-email.message contextlib copy pprint textwrap uuid pickle configparser secrets string calendar multiprocessing.pool
-unittest.mock ast dis runpy importlib.metadata timeit itertools heapq bisect queue select signal platform'''.split():
+for name in '''json re os subprocess pathlib collections typing dataclasses datetime random math argparse logging
+asyncio urllib.request http.client http.server csv tempfile shutil threading concurrent.futures
+sqlite3 unittest hashlib base64 inspect traceback ssl socket statistics decimal fractions glob
+zipfile tarfile gzip xml.etree.ElementTree html.parser email.message contextlib copy pprint textwrap
+uuid pickle configparser secrets string calendar multiprocessing.pool unittest.mock ast dis runpy
+importlib.metadata timeit itertools heapq bisect queue select signal platform'''.split():
     try: __import__(name)
     except Exception: pass
 ";
 
-/// Runs the program to its end or timeout, in a control group of `groups`. An error means only that calls fill the cache themselves.
+/// Runs the program to its end or timeout, in a control group of `groups`. An error means only that calls fill the
+/// cache themselves.
 pub(crate) async fn fill_python_cache(platform: &Platform, settings: &CommandSettings, groups: &CallGroups) {
     if let (Platform::Machine(sandbox), Some(cache)) = (platform, settings.python_cache()) {
         let _filled = timeout(TIME_MAX, run(sandbox, settings, groups, cache)).await;
