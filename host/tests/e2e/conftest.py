@@ -23,6 +23,7 @@ NEEDED = {
         (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
         (ROOT / "target/images/musl/index.json", "./taskw image-foreign"),
         (ROOT / "target/images/rpm/index.json", "./taskw image-rpm"),
+        (ROOT / "target/images/suite/index.json", "./taskw image-suite"),
         (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
         (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
         (ROOT / "target/clients/openai-agents/installed", "host/tests/e2e/prepare"),
