@@ -16,6 +16,7 @@ mod init;
 mod launch;
 mod message;
 mod namespaces;
+mod refusals;
 
 use std::{
     io,
@@ -46,6 +47,8 @@ pub struct SandboxSpawner {
     socket: OwnedFd,
     /// The sandbox's mount namespace, for file workers.
     mounts: OwnedFd,
+    /// Receives system calls to refuse; `None` if the filter refuses all of them by itself.
+    refused_calls: Option<OwnedFd>,
 }
 
 impl SandboxSpawner {
@@ -63,8 +66,9 @@ impl SandboxSpawner {
                 waitpid(child, None)?;
                 let fds = ready?.map(|(message::Ready, fds)| fds);
                 cgroups::delegate_to_calls()?;
-                let mounts = fds.and_then(|fds| fds.into_iter().next()).ok_or(io::ErrorKind::BrokenPipe)?;
-                Ok(Self { socket, mounts })
+                let mut fds = fds.into_iter().flatten();
+                let mounts = fds.next().ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok(Self { socket, mounts, refused_calls: fds.next() })
             }
             ForkResult::Child => {
                 drop(socket);

@@ -6,21 +6,76 @@
 //! The filter lists forbidden system calls, not allowed ones. Agents run arbitrary programs, and a program that is
 //! denied a system call fails in confusing ways. The machine is the isolation boundary; the filter is an additional
 //! defence inside the guest.
+//!
+//! For that reason, the agent counts the refusals of some calls. The sandbox's init process has one more filter, which
+//! all commands inherit. This filter passes the counted calls to a listener, the agent, which lets them fail with
+//! `EPERM` as well. If the listener is closed, the kernel lets them fail with `ENOSYS`. An error of a filter takes
+//! precedence over a listener, so the filters that commands install then leave the counted calls out.
 
-use std::sync::OnceLock;
+use std::{os::fd::OwnedFd, sync::OnceLock};
 
 use nix::{errno::Errno, libc};
+use waggle_protocol::REFUSED_MAX;
 use waggle_seccomp::{
     BackendError, BpfProgram, FORBIDDEN, Rules, all_of, any_arguments, any_of, apply_filter, deny, differs, equals,
-    is_not_null, masked,
+    is_not_null, masked, notify,
 };
 
-/// Compiles the filters once, for this process and its later children.
+use crate::{console::report, sys};
+
+/// The system calls whose refusals are counted, and their names. Sandboxes, container tools and debugging tools fail
+/// without them. Programs that merely look whether a call exists, as many do for `io_uring`, would only confuse.
+pub(crate) const COUNTED: [(libc::c_long, &str); 16] = [
+    (libc::SYS_unshare, "unshare"),
+    (libc::SYS_clone, "clone"),
+    (libc::SYS_setns, "setns"),
+    (libc::SYS_mount, "mount"),
+    (libc::SYS_umount2, "umount2"),
+    (libc::SYS_pivot_root, "pivot_root"),
+    (libc::SYS_fsopen, "fsopen"),
+    (libc::SYS_fsmount, "fsmount"),
+    (libc::SYS_open_tree, "open_tree"),
+    (libc::SYS_move_mount, "move_mount"),
+    (libc::SYS_mount_setattr, "mount_setattr"),
+    (libc::SYS_bpf, "bpf"),
+    (libc::SYS_perf_event_open, "perf_event_open"),
+    (libc::SYS_add_key, "add_key"),
+    (libc::SYS_request_key, "request_key"),
+    (libc::SYS_keyctl, "keyctl"),
+];
+
+// The agent can report all of them.
+const _: () = assert!(COUNTED.len() <= REFUSED_MAX, "more counted system calls than a reply can hold");
+
+/// The filters that [`install`] installs.
+static PROGRAMS: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
+
+/// Prepares the filters for the later children of this process, and returns the listener for the counted calls. From
+/// now on, these calls of this process wait for the listener, too. Without a listener (`None`), nothing is counted.
 ///
 /// # Errors
 /// `EINVAL` if the compiler rejects a rule.
-pub(crate) fn compile() -> nix::Result<()> {
-    programs().map(drop)
+pub(crate) fn prepare() -> nix::Result<Option<OwnedFd>> {
+    let is_counted = |call: &libc::c_long| COUNTED.iter().any(|(counted, _)| counted == call);
+    let invalid = |_fault| Errno::EINVAL;
+    let (counted, mut others): (Rules, Rules) =
+        forbidden().map_err(invalid)?.into_iter().partition(|(call, _)| is_counted(call));
+    // Of two listeners, the kernel asks the one whose filter was installed later. A program's own listener could
+    // therefore let the counted calls continue. The kernel rejects a second listener only while the first one is open.
+    let own_listener = masked(1, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    others.insert(libc::SYS_seccomp, own_listener.and_then(|listener| any_of([listener])).map_err(invalid)?);
+    let listener = match sys::seccomp::install_with_listener(&notify(counted).map_err(invalid)?) {
+        Ok(listener) => {
+            PROGRAMS.get_or_init(|| deny(others).ok());
+            Some(listener)
+        }
+        Err(source) => {
+            report(&format!("refused system calls are not counted: {source}"));
+            None
+        }
+    };
+    programs()?;
+    Ok(listener)
 }
 
 /// Installs the filters on this thread. They can't be removed. Needs `no_new_privs` or root.
@@ -31,8 +86,8 @@ pub(super) fn install() -> nix::Result<()> {
     Ok(())
 }
 
+/// Returns the prepared filters, or else filters for all forbidden calls.
 fn programs() -> nix::Result<&'static [BpfProgram; 3]> {
-    static PROGRAMS: OnceLock<Option<[BpfProgram; 3]>> = OnceLock::new();
     PROGRAMS.get_or_init(|| forbidden().and_then(deny).ok()).as_ref().ok_or(Errno::EINVAL)
 }
 

@@ -5,6 +5,7 @@
 //! Code is sent as a file that an interpreter runs; the code is never part of a shell command line. The agent in the
 //! guest enforces the timeouts; the agent's client limits the wait for a guest that never answers.
 
+mod hints;
 mod outputs;
 
 use std::{path::Path, sync::Arc, time::Duration};
