@@ -73,6 +73,7 @@ def suite_server(serve):
     return serve(IMAGE_SHELL=image("suite"), IMAGE_PYTHON=image("suite")).start()
 
 
+@pytest.mark.outside("its image is not in the nested host")
 async def test_a_refusal_names_the_system_calls_and_the_setting_that_allows_them(suite_server):
     async with suite_server.client() as tools, tools.environment("shell") as made:
         ran = await run(tools, made, "unshare --user true")
