@@ -157,11 +157,11 @@ impl Executor {
     fn end(&self, mut process: Process, cause: Cause, duration: Duration) -> Result<Exited, Fault> {
         let no_status = || fault(FaultKind::Other, "the command has no exit status");
         let background_memory_kills = self.background_memory_kills();
-        let was_out_of_memory = process.was_out_of_memory();
+        let (was_out_of_memory, refused) = (process.was_out_of_memory(), process.refused());
         let status = process.take_status().ok_or_else(no_status)??;
         let cause = if cause == Cause::Itself && was_out_of_memory { Cause::Memory } else { cause };
         let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        Ok(Exited { background_memory_kills, ..Exited::new(status_of(status), cause, duration_us) })
+        Ok(Exited { refused, background_memory_kills, ..Exited::new(status_of(status), cause, duration_us) })
     }
 
     async fn start(&self, request: &Exec, inputs: &Inputs) -> Result<(Process, Output), Fault> {

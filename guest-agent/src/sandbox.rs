@@ -16,6 +16,7 @@ mod init;
 mod launch;
 mod message;
 mod namespaces;
+mod refusals;
 
 use std::{
     io,
@@ -48,6 +49,8 @@ pub struct SandboxSpawner {
     /// The sandbox's mount namespace, for file workers.
     mounts: OwnedFd,
     user: SandboxUser,
+    /// Receives system calls to refuse; `None` if the filter refuses all of them by itself.
+    refused_calls: Option<OwnedFd>,
 }
 
 impl SandboxSpawner {
@@ -67,8 +70,9 @@ impl SandboxSpawner {
                 waitpid(child, None)?;
                 let fds = ready?.map(|(message::Ready, fds)| fds);
                 cgroups::delegate_to_calls()?;
-                let mounts = fds.and_then(|fds| fds.into_iter().next()).ok_or(io::ErrorKind::BrokenPipe)?;
-                Ok(Self { socket, mounts, user })
+                let mut fds = fds.into_iter().flatten();
+                let mounts = fds.next().ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok(Self { socket, mounts, refused_calls: fds.next(), user })
             }
             ForkResult::Child => {
                 drop(socket);

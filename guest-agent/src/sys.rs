@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each states why it is sound")]
 
 pub(crate) mod bpf;
+pub(crate) mod seccomp;
 
 use std::{
     io,
@@ -57,9 +58,9 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     })
 }
 
-/// Takes ownership of a descriptor that the kernel has just created, for example by `SCM_RIGHTS` or `bpf`.
+/// Takes ownership of a descriptor that the kernel has just created, for example by `SCM_RIGHTS`, `bpf` or `seccomp`.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass descriptors from `recvmsg` or `bpf`, and these descriptors have no other owner.
+    // SAFETY: the callers pass descriptors from `recvmsg`, `bpf` or `seccomp`, and these have no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
-use waggle_protocol::{Fault, FaultKind, request::Exec};
+use waggle_protocol::{Fault, FaultKind, reply::RefusedCall, request::Exec};
 
 use crate::{
     cgroups::{CallGroup, CallGroups},
@@ -193,6 +193,14 @@ impl Process {
             group.keep_on_drop();
         }
         self.status.take()
+    }
+
+    /// Returns the system calls of the command that the filter refused.
+    pub(super) fn refused(&self) -> Vec<RefusedCall> {
+        match &self.handle {
+            Handle::Sandboxed { started, .. } => started.refused(),
+            Handle::Child { .. } => Vec::new(),
+        }
     }
 
     /// Returns whether the OOM killer killed a process of the command.

@@ -18,11 +18,12 @@ use tokio::{
     sync::{oneshot, watch},
     task::AbortHandle,
 };
-use waggle_protocol::{Fault, FaultKind};
+use waggle_protocol::{Fault, FaultKind, reply::RefusedCall};
 
 use super::{
     SandboxSpawner,
     message::{self, CommandReport, SPAWN_FDS, Spawn, SpawnStep},
+    refusals::{CommandRefusals, Refusals, refuse_all},
 };
 use crate::{
     console::report,
@@ -40,6 +41,9 @@ pub(crate) struct Sandbox {
     listener: AbortHandle,
     mounts: OwnedFd,
     user: SandboxUser,
+    refusals: Arc<Refusals>,
+    /// The task that refuses system calls.
+    refusing: Option<AbortHandle>,
     exited: watch::Receiver<bool>,
 }
 
@@ -56,17 +60,21 @@ pub(crate) struct StartedCommand {
     program: String,
     /// The candidate folders for the start of the command.
     folders: String,
+    refusals: CommandRefusals,
 }
 
 impl Sandbox {
-    /// Starts a task that receives the sandbox's reports. Must be called in a Tokio runtime.
+    /// Starts tasks that receive the sandbox's reports and refused system calls. Must be called in a Tokio runtime.
     pub(crate) fn connect(spawner: SandboxSpawner) -> io::Result<Self> {
         fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
         let commands = Commands::default();
         let (exited_sender, exited) = watch::channel(false);
         let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), exited_sender)).abort_handle();
-        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, exited })
+        let refusals = Arc::<Refusals>::default();
+        let refuse = |calls| tokio::spawn(refuse_all(calls, Arc::clone(&refusals))).abort_handle();
+        let refusing = spawner.refused_calls.map(refuse);
+        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, refusals, refusing, exited })
     }
 
     /// Returns a descriptor of the sandbox's mount namespace.
@@ -85,6 +93,7 @@ impl Sandbox {
         let lost = |source: io::Error| fault_of(&source, "failed to send a command to the sandbox");
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
         let (sender, report) = oneshot::channel();
+        let refusals = self.refusals.begin(spawn.number);
         let mut sender = Some(sender);
         let send = |socket: &OwnedFd| {
             // The lock prevents the listener from handling the report before the command is in the table.
@@ -97,7 +106,7 @@ impl Sandbox {
         };
         self.socket.async_io(Interest::WRITABLE, send).await.map_err(lost)?;
         let program = spawn.argv.first().cloned().unwrap_or_default();
-        Ok(StartedCommand { report, program, folders: spawn.working_directories.join(", ") })
+        Ok(StartedCommand { report, program, folders: spawn.working_directories.join(", "), refusals })
     }
 
     /// Resolves when the sandbox has exited and can start no more commands.
@@ -111,10 +120,18 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.listener.abort();
+        if let Some(refusing) = &self.refusing {
+            refusing.abort();
+        }
     }
 }
 
 impl StartedCommand {
+    /// Returns the system calls of the command that the filter refused so far.
+    pub(crate) fn refused(&self) -> Vec<RefusedCall> {
+        self.refusals.calls()
+    }
+
     /// Waits until the command has exited, and returns its raw wait status.
     pub(crate) async fn exited(&mut self) -> Result<c_int, Fault> {
         match (&mut self.report).await {

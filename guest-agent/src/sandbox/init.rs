@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     thread,
     time::Duration,
 };
@@ -62,16 +62,16 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
     // Until its exec, a child is a copy of this process, so no other process may trace either of them.
     set_dumpable(false)?;
     // The filters are compiled before any fork, so that children inherit them.
-    if defences.filter {
-        filter::compile()?;
-    }
+    let listener = if defences.filter { filter::prepare()? } else { None };
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let mounts = File::open("/proc/self/ns/mnt")?;
-    message::send(socket.as_raw_fd(), &Ready, &[mounts.as_raw_fd()])?;
-    drop(mounts);
+    let fds = [Some(OwnedFd::from(mounts)), listener];
+    let raw: Vec<RawFd> = fds.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    message::send(socket.as_raw_fd(), &Ready, &raw)?;
+    drop(fds);
     let mut commands = HashMap::new();
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     let mut more_to_reap = false;

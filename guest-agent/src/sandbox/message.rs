@@ -21,7 +21,8 @@ pub(super) const SPAWN_FDS: usize = 4;
 /// Buffer size for a packet of [`Ready`], in bytes.
 pub(super) const READY_BYTES_MAX: usize = 16;
 
-/// Reports that the sandbox is set up. The packet also contains a descriptor of the sandbox's mount namespace.
+/// Reports that the sandbox is set up. The packet also contains a descriptor of the sandbox's mount namespace, and if
+/// the filter has a listener, the listener.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 

@@ -85,7 +85,7 @@ pub struct Executed {
     pub duration: Duration,
     pub stdout: Output,
     pub stderr: Output,
-    /// A note about connections that the network policy refused during the command. Programs often report such a
+    /// A note about connections and system calls that were refused during the command. Programs often report such a
     /// refusal as an unrelated error.
     pub hint: Option<String>,
     /// The file in the guest that receives the further output of processes that the command left running.

@@ -5,9 +5,10 @@
 //! Code is sent as a file that an interpreter runs; the code is never part of a shell command line. The agent in the
 //! guest enforces the timeouts; the agent's client limits the wait for a guest that never answers.
 
+mod hints;
 mod outputs;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,7 +134,8 @@ impl Execution {
 
     /// Runs a file in the environment with the interpreter of the environment's runtime. A timeout or a cancellation is
     /// a result, not a fault. Only the watcher receives the output. `command` contains the program's arguments,
-    /// standard input, variables and timeout.
+    /// standard input, variables and timeout. A relative path is relative to the home folder; the program starts in the
+    /// image's working directory, if there is one.
     ///
     /// # Errors
     /// An environment that accepts no calls, or a machine that ends during the call.
@@ -147,11 +149,9 @@ impl Execution {
     ) -> Result<Executed, Fault> {
         let call = self.begin(owner, id, command.timeout, watcher).await?;
         let mut argv = self.interpreter(call.environment.runtime, &call)?;
-        argv.push(path.as_str().to_owned());
+        argv.push(Path::new(GuestPath::home().as_str()).join(path.as_str()).display().to_string());
         argv.extend(command.argv);
-        // Relative paths start at the home folder.
-        let working_directory = Some(GuestPath::home());
-        let command = Command { argv, working_directory, user: User::Sandbox, ..command };
+        let command = Command { argv, user: User::Sandbox, ..command };
         self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals, 0), "run the program").await
     }
 

@@ -4,12 +4,14 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
+from repositories import reconfigure
 from server import BINARY, CALL_S
 
 pytestmark = pytest.mark.outside("runs the program here")
@@ -48,6 +50,16 @@ def test_a_run_takes_its_program_from_standard_input_and_its_image_from_a_flag(s
     ran = waggle(server, "run", "shell", "--image", image, input="command -v node && exit 3")
     assert ran.returncode == 3, ran.stderr
     assert ran.stdout.strip().endswith("/node")
+
+
+def test_a_run_starts_in_the_working_directory_of_its_image(serve, tmp_path):
+    server = serve()
+    layout = shutil.copytree(server.settings["IMAGE_PYTHON"].removeprefix("oci:"), tmp_path / "image")
+    reconfigure(layout, WorkingDir="/usr/lib")
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys; print(os.getcwd(), sys.argv)")
+    ran = waggle(server, "run", "python", script, "--image", f"oci:{layout}", "--", "a")
+    assert (ran.returncode, ran.stdout) == (0, "/usr/lib ['/home/sandbox/script.py', 'a']\n"), ran.stderr
 
 
 def test_output_arrives_while_the_program_runs(serve, tmp_path):

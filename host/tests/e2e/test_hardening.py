@@ -44,6 +44,16 @@ PROBES = {
         NOT_PERMITTED,
         "filter",
     ),
+    # A program's own listener could let the system calls continue that the agent refuses.
+    "listener": (
+        "sandbox",
+        """
+allow = ctypes.c_uint64(0x7fff000000000006); libc.prctl(38, 1, 0, 0, 0)
+attempt(lambda: syscall(317, 1, 8, (ctypes.c_uint64 * 2)(1, ctypes.addressof(allow))) and 'listener')
+""",
+        NOT_PERMITTED,
+        "filter",
+    ),
     "set_user_id": (
         "sandbox",
         "print(subprocess.run(['/var/tmp/shell', '-p', '-c', 'id -u'], capture_output=True, text=True).stdout.strip())",
@@ -164,8 +174,8 @@ async def test_each_defence_denies_its_operations_alone(serve, defence):
 async def test_commands_run_as_their_user_with_no_new_privs_and_a_filter(serve):
     async with guest(serve) as one:
         status = "print(json.dumps([line.split()[1] for line in open('/proc/self/status') if line[:5] in ('Uid:\\t', 'NoNew', 'Secco')]))"
-        assert json.loads(await one.run("sandbox", "import json; " + status)) == ["1000", "1", "2", "3"]
-        assert json.loads(await one.run("root", "import json; " + status)) == ["0", "1", "2", "3"]
+        assert json.loads(await one.run("sandbox", "import json; " + status)) == ["1000", "1", "2", "4"]
+        assert json.loads(await one.run("root", "import json; " + status)) == ["0", "1", "2", "4"]
 
 
 async def test_changes_to_dev_by_root_do_not_affect_the_agent(serve):

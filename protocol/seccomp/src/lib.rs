@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-pub use seccompiler::{BackendError, BpfProgram, SeccompCondition, apply_filter};
-use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompFilter, SeccompRule, TargetArch, sock_filter};
+pub use seccompiler::{BackendError, BpfProgram, SeccompCondition, apply_filter, sock_filter};
+use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompFilter, SeccompRule, TargetArch};
 
 /// The architecture of this program. A filter kills a process that makes a system call of another architecture.
 #[cfg(target_arch = "x86_64")]
@@ -151,6 +151,22 @@ pub fn deny(rules: Rules) -> Result<[BpfProgram; 3], BackendError> {
     Ok([forbidden, clone3, x32()])
 }
 
+/// Compiles a filter that allows all calls except those in `rules`. Calls that match `rules` wait for the answer of the
+/// filter's listener, and fail with `ENOSYS` if there is no listener.
+///
+/// # Errors
+/// The rules are invalid.
+pub fn notify(rules: Rules) -> Result<BpfProgram, BackendError> {
+    // seccompiler lacks this action. The rules use `Trap` for nothing else, so it takes its place.
+    let mut program = compile(rules, SeccompAction::Allow, SeccompAction::Trap)?;
+    for step in &mut program {
+        if u32::from(step.code) == libc::BPF_RET | libc::BPF_K && step.k == libc::SECCOMP_RET_TRAP {
+            step.k = libc::SECCOMP_RET_USER_NOTIF;
+        }
+    }
+    Ok(program)
+}
+
 /// Returns a filter that rejects all calls of the x32 ABI, which uses other numbers for the same calls.
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
@@ -191,5 +207,16 @@ mod tests {
             // The first instruction loads the architecture, and the second compares it.
             assert_eq!(filter[1].k, own);
         }
+    }
+
+    #[test]
+    fn notified_calls_are_neither_trapped_nor_allowed() {
+        let ends = |program: BpfProgram| {
+            let is_end = |step: &&sock_filter| u32::from(step.code) == libc::BPF_RET | libc::BPF_K;
+            program.iter().filter(is_end).map(|step| step.k).collect::<Vec<_>>()
+        };
+        let found = ends(notify(any_arguments(&[libc::SYS_mount, libc::SYS_unshare])).unwrap());
+        assert_eq!(found.iter().filter(|end| **end == libc::SECCOMP_RET_USER_NOTIF).count(), 2);
+        assert!(!found.contains(&libc::SECCOMP_RET_TRAP));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::hints;
 use crate::{
     domain::{
         command::{EndCause, Executed, OutputStream},
@@ -27,6 +28,9 @@ pub(super) struct Outputs {
     /// The number of background processes that were killed, and that no caller has been told of.
     memory_kills: u64,
 }
+
+/// Maximum bytes of each output in which hints search for the errors of programs. Such an error is usually the last.
+const SEARCHED_BYTES_MAX: usize = 16 * 1024;
 
 /// Maximum bytes of an earlier step's stderr in a result.
 const WARNINGS_BYTES_MAX: usize = 4096;
@@ -85,8 +89,10 @@ impl Outputs {
         let background = executed.background_file.as_ref().map(|file| {
             format!("processes that the command left running write their output to {file}; read it with read_file")
         });
-        let hints: Vec<_> =
-            [self.refusal_hint(), self.memory_hint(), background, warnings].into_iter().flatten().collect();
+        let [stdout, stderr] = [&self.stdout, &self.stderr].map(|output| output.excerpt(SEARCHED_BYTES_MAX).text);
+        let defences = hints::on_defences(executed, [&stdout, &stderr]);
+        let first = [self.refusal_hint(), self.memory_hint()].into_iter().flatten();
+        let hints: Vec<_> = first.chain(defences).chain(background).chain(warnings).collect();
         (!hints.is_empty()).then(|| hints.join("\n"))
     }
 
