@@ -3,10 +3,15 @@
 # Runs in the guest as root after an installation of Debian packages was killed. Completes that installation, and updates
 # the package lists as each installation does. If a package cannot be completed, apt-get says so in the next step.
 
-# No output but errors is of interest; a configuration file is never asked about.
-dpkg --force-confdef --force-confold --configure -a >/dev/null
+# A configuration file is never asked about. Of the output, only errors are of interest.
+force='--force-confdef --force-confold'
+dpkg $force --configure -a >/dev/null
 apt-get update -q || exit
-if [ -n "$(dpkg --audit)" ] || ! apt-get check -q >/dev/null 2>&1; then
-  apt-get install -q -y --fix-broken --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold
+# The packages that were being unpacked.
+halves=$(dpkg-query -W -f '${db:Status-Status} ${db:Status-Eflag} ${binary:Package}\n' | sed -n 's/^half-installed [a-z]* //p; s/^[a-z-]* reinstreq //p')
+if [ -n "$halves" ] || ! apt-get check -q >/dev/null 2>&1; then
+  apt-get install -q -y --fix-broken --reinstall --no-install-recommends \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold $halves ||
+    { [ -z "$halves" ] || dpkg --force-remove-reinstreq --remove $halves; }
 fi
 exit 0
