@@ -5,8 +5,8 @@
 //! One grammar serves all package managers. The grammar does not enforce each manager's rules; it rejects everything
 //! that a manager could parse as an option, a URL or a path.
 //!
-//! Blanks and commas separate packages, and the list may be written in JSON. A package cannot begin with an operator, so
-//! blanks and commas before an operator belong to the package before it.
+//! Blanks and commas separate packages, and the list may be written in JSON. A package cannot begin with an operator,
+//! so blanks and commas before an operator belong to the package before it.
 //!
 //! ```text
 //! list      = JSON list of strings | "[" packages "]" | packages

@@ -252,8 +252,8 @@ impl Environments {
         }
     }
 
-    /// Runs the rest of a call in a task of its own, which continues if the caller leaves. A shutdown waits for the task
-    /// as for a call. The future must end when the machine of its call ends.
+    /// Runs the rest of a call in a task of its own, which continues if the caller leaves. A shutdown waits for the
+    /// task as for a call. The future must end when the machine of its call ends.
     pub(super) fn spawn<F>(&self, rest_of_call: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,

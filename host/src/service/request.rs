@@ -33,8 +33,9 @@ pub(super) struct Beginning {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// The queue of the installations in an environment: package managers cannot run at the same time. The installation that
-/// runs holds the lock. The value is the start of an earlier installation if that was killed and is not yet repaired.
+/// The queue of the installations in an environment: package managers cannot run at the same time. The installation
+/// that runs holds the lock. The value is the start of an earlier installation if that was killed and is not yet
+/// repaired.
 pub(super) type InstallationQueue = Mutex<Option<Instant>>;
 
 /// A request to the driver of an environment.

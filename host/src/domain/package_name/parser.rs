@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The parser of one package. Each method parses one part of the grammar at the start of the text, and appends it to the
-//! package's normal form; it returns `None` if the part is missing or invalid.
+//! The parser of one package. Each method parses one part of the grammar at the start of the text, and appends it to
+//! the package's normal form; it returns `None` if the part is missing or invalid.
 
 use super::is_file;
 

@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
+//! Tests of the grammar of package names.
+
 use proptest::prelude::*;
 
 use super::*;
