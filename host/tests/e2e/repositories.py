@@ -23,7 +23,7 @@ HOST = "10.0.77.1"
 NAME = "waggle-bee"
 VERSION = "1.2.3"
 # The names of all packages. Each exists for each package manager except rpm's, which has only the first.
-NAMES = [NAME, "waggle-ant", "waggle-fly", "waggle-moth"]
+NAMES = [NAME, "waggle-ant", "waggle-fly"]
 # Requests for a path that contains this word get no answer; the file ASKED appears.
 SILENT = "silent"
 ASKED = "asked"
@@ -37,8 +37,11 @@ def serve(folder):
             make_wheel(folder, name)
             make_npm_package(folder, port, name)
             make_debian_package(folder, name)
-        # Its installation stops until a file exists, while it is being unpacked.
-        make_debian_package(folder, "waggle-slow", "preinst", "touch /tmp/unpacks; while [ ! -e /tmp/go-on ]; do sleep 0.1; done")
+        # While they are unpacked, the first waits until a file exists, and the second kills dpkg and apt-get without it.
+        wait = "touch /tmp/unpacks; while [ ! -e /tmp/go-on ]; do sleep 0.1; done"
+        make_debian_package(folder, "waggle-slow", "preinst", wait)
+        kill = "[ -e /tmp/go-on ] && exit; read -r line </proc/$PPID/stat; set -- ${line##*) }; kill -9 $2 $PPID"
+        make_debian_package(folder, "waggle-killer", "preinst", kill)
         take_rpms(folder)
         yield port
 
@@ -134,16 +137,17 @@ def make_npm_package(folder, port, name):
     (place / name).write_text(json.dumps(known))
 
 
-def make_debian_package(folder, name, kind="postinst", code="chown {user} /usr/bin/{user}"):
-    """Adds a package to a flat repository. The package's install script needs root."""
+def make_debian_package(folder, name, kind="postinst", code=""):
+    """Adds a package to a flat repository. A `postinst` makes a user of the package's name, which owns its program."""
     place = folder / "apt"
     tree = place / name
     (tree / "DEBIAN").mkdir(parents=True)
     control = f"Package: {name}\nVersion: {VERSION}\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: hums\n"
     (tree / "DEBIAN/control").write_text(control)
     script = tree / "DEBIAN" / kind
-    user = f"adduser --system --group --quiet {name} || useradd --system {name}\n" if kind == "postinst" else ""
-    script.write_text(f"#!/bin/sh\nset -e\n{user}{code.format(user=name)}\n")
+    if kind == "postinst":
+        code = f"adduser --system --group --quiet {name} || useradd --system {name}\nchown {name} /usr/bin/{name}"
+    script.write_text(f"#!/bin/sh\nset -e\n{code}\n")
     script.chmod(0o755)
     program = tree / "usr/bin" / name
     program.parent.mkdir(parents=True)

@@ -54,8 +54,8 @@ const PIP_SCRIPT: &str = include_str!("pip_install.py");
 /// A script that removes what a killed npm left.
 const NPM_REPAIR: &str = include_str!("npm_repair.js");
 
-/// A script that completes what a killed dpkg left, and updates the package lists.
-const DPKG_REPAIR: &str = include_str!("dpkg_repair.sh");
+/// A script that updates the package lists, and completes what a killed dpkg left.
+const DPKG_PREPARE: &str = include_str!("dpkg_prepare.sh");
 
 /// A script that repairs the data base of a killed rpm.
 const RPM_REPAIR: &str = include_str!("rpm_repair.sh");
@@ -101,11 +101,9 @@ impl Installer {
             }
             Self::Apk => vec![system(&["apk", "add", "--no-cache"])],
             Self::AptGet => {
-                // Images contain no package lists, so apt-get finds no package before an update.
-                let prepare = match killed {
-                    Some(_) => script("sh", "sh", DPKG_REPAIR.to_owned(), User::Root),
-                    None => command(&["apt-get", "update", "-q"], &[], User::Root),
-                };
+                let was_killed = if killed.is_some() { "yes" } else { "no" };
+                let code = format!("WAS_KILLED={was_killed}\n{DPKG_PREPARE}");
+                let prepare = script("sh", "sh", code, User::Root);
                 let install = system(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
                 let env = vec![variable("DEBIAN_FRONTEND", "noninteractive")];
                 let quiet = |step: Step| Step { command: Command { env: env.clone(), ..step.command }, ..step };
@@ -181,7 +179,8 @@ mod tests {
             assert_eq!(steps[0].command.user == User::Sandbox, installer == Installer::Npm);
         }
         let steps = steps(&Installer::AptGet, "a b==1", None);
-        assert_eq!(lines(&steps), ["apt-get update -q", "apt-get install -q -y --no-install-recommends a b==1"]);
+        assert_eq!(lines(&steps), ["sh", "apt-get install -q -y --no-install-recommends a b==1"]);
+        assert!(code(&steps[0]).starts_with("WAS_KILLED=no\n") && code(&steps[0]).contains("apt-get update"));
         assert!(steps.iter().all(|step| step.command.env == [variable("DEBIAN_FRONTEND", "noninteractive")]));
     }
 
@@ -212,8 +211,7 @@ mod tests {
         let npm = steps(&Installer::Npm, "a", killed);
         assert!(code(&npm[0]).starts_with("const KILLED_SECONDS = 62;\n") && npm.len() == 2);
         let apt = steps(&Installer::AptGet, "a", killed);
-        assert!(code(&apt[0]).contains("dpkg") && apt.len() == 2);
-        assert_eq!(apt[0].command.env.len(), 1);
+        assert!(code(&apt[0]).starts_with("WAS_KILLED=yes\n") && apt.len() == 2);
         let dnf = steps(&Installer::Dnf, "a", killed);
         assert_eq!(lines(&dnf), ["sh", "dnf install -y a"]);
     }

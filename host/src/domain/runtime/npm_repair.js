@@ -18,7 +18,8 @@
   const complete = read(`${home}/package-lock.json`).packages ?? {};
   const remove = (path) => fs.rmSync(path, { recursive: true, force: true });
   const clean = (folder) => {
-    const entries = fs.existsSync(`${home}/${folder}`) ? fs.readdirSync(`${home}/${folder}`, { withFileTypes: true }) : [];
+    if (!fs.existsSync(`${home}/${folder}`)) return;
+    const entries = fs.readdirSync(`${home}/${folder}`, { withFileTypes: true });
     for (const entry of entries.filter((entry) => entry.isDirectory())) {
       const key = `${folder}/${entry.name}`;
       const path = `${home}/${key}`;

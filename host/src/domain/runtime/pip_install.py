@@ -46,7 +46,8 @@ def repair(begun):
     if half_made:
         shutil.rmtree(VENV)
     home = os.path.expanduser("~")
-    for site in {*SITES, *glob.glob(f"{home}/venv/lib/*/site-packages"), *glob.glob(f"{home}/.local/lib/*/site-packages")}:
+    own = [glob.glob(f"{home}/{folder}/lib/*/site-packages") for folder in ["venv", ".local"]]
+    for site in {*SITES, *own[0], *own[1]}:
         # pip renames packages like this before it removes them.
         left = glob.glob(os.path.join(site, "~*"))
         for info in glob.glob(os.path.join(site, "*.dist-info")):
@@ -89,8 +90,8 @@ def pip_command():
         if in_venv and os.access(os.path.dirname(sys.executable), os.W_OK):
             launch_from(sys.executable)
         return [sys.executable, "-m", "pip", "install"]
-    if in_venv and succeeds(BASE_PYTHON, "-m", "pip", "--version"):
-        # The pip of the base can install for another Python (pip 22.3).
+    if in_venv and succeeds(BASE_PYTHON, "-m", "pip", "--python", sys.executable, "--version"):
+        # The pip of the base can install for another Python, if it is not older than 22.3.
         launch_from(BASE_PYTHON, "--python", sys.executable)
         return [BASE_PYTHON, "-m", "pip", "--python", sys.executable, "install"]
     if in_venv and shutil.which("uv"):
