@@ -171,7 +171,7 @@ pub struct Settings {
     /// Command that runs shell scripts
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_exec_command: Option<CommandLine>,
-    /// Command that installs packages in shell environments
+    /// Command that installs system packages: in shell environments, and in others if the client asks for them
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_install_command: Option<CommandLine>,
     /// Hypervisor of the machines: krun is libkrun and needs KVM, qemu also works without KVM, and auto chooses the

@@ -92,7 +92,8 @@ codes! {
         "For execute, set a longer timeout_seconds, or start the work in the background and read its log later. For \
          install_packages, install fewer packages at a time.";
     Cancelled, "cancelled", Result,
-        "The caller cancelled the call, and all processes of the call were killed.",
+        "The caller cancelled the call, and all processes of the call were killed; an installation of system packages \
+         gets 60 s to finish.",
         "Retry if you need the result.";
     NotFound, "not_found", Result,
         "No file or folder exists at the path.",

@@ -5,13 +5,14 @@
 //! The operator's command has priority over the guest's programs. If neither exists, the error names the missing
 //! programs.
 
+mod installer;
+
 use std::{fmt, str::FromStr};
 
+pub use self::installer::{Installer, Step};
 use super::{
     capabilities::Capabilities,
-    command::{Command, Loader, Script, User},
-    guest_path::SANDBOX_HOME,
-    package_name::PackageName,
+    command::{Loader, User},
 };
 
 /// The default language and package manager of an environment. Code in another language runs if the guest has an
@@ -60,15 +61,6 @@ impl Runtime {
         }
     }
 
-    /// The runtime's package managers, best first.
-    fn installers(self) -> &'static [Installer] {
-        match self {
-            Self::Python => &[Installer::Pip],
-            Self::Node => &[Installer::Npm],
-            Self::Shell => &[Installer::Apk, Installer::AptGet, Installer::Dnf, Installer::Yum, Installer::Zypper],
-        }
-    }
-
     /// Chooses the command that runs the runtime's code.
     ///
     /// # Errors
@@ -98,27 +90,66 @@ impl Runtime {
             _ => None,
         }
     }
-
-    /// Chooses the package manager of the runtime.
-    ///
-    /// # Errors
-    /// [`RuntimeFault::NoInstaller`] if neither the operator nor the guest has a package manager.
-    pub fn installer(self, operator: Option<&CommandLine>, guest: &Capabilities) -> Result<Installer, RuntimeFault> {
-        if let Some(command) = operator {
-            let user = if self == Self::Shell { User::Root } else { User::Sandbox };
-            return Ok(Installer::Operator { command: command.clone(), user });
-        }
-        let found = self.installers().iter().find(|installer| installer.programs().iter().all(|name| guest.has(name)));
-        found.cloned().ok_or_else(|| {
-            let wanted: Vec<_> = self.installers().iter().flat_map(|installer| installer.programs()).copied().collect();
-            RuntimeFault::NoInstaller { runtime: self, wanted: wanted.join(" or ") }
-        })
-    }
 }
 
 impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// The kind of packages to install.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Packages {
+    /// Packages of a runtime's package manager.
+    Runtime(Runtime),
+    /// Packages of the image's own package manager, in an environment of any runtime.
+    System,
+}
+
+impl Packages {
+    /// Returns the runtime whose operator's command installs such packages.
+    #[must_use]
+    pub fn runtime(self) -> Runtime {
+        match self {
+            Self::Runtime(runtime) => runtime,
+            // The packages of the runtime `shell` are those of the system.
+            Self::System => Runtime::Shell,
+        }
+    }
+
+    /// Returns the package managers for these packages, best first.
+    fn installers(self) -> &'static [Installer] {
+        match self.runtime() {
+            Runtime::Python => &[Installer::Pip],
+            Runtime::Node => &[Installer::Npm],
+            Runtime::Shell => &[Installer::Apk, Installer::AptGet, Installer::Dnf, Installer::Yum, Installer::Zypper],
+        }
+    }
+
+    /// Chooses the package manager.
+    ///
+    /// # Errors
+    /// [`RuntimeFault::NoInstaller`] if neither the operator nor the guest has a package manager.
+    pub fn installer(self, operator: Option<&CommandLine>, guest: &Capabilities) -> Result<Installer, RuntimeFault> {
+        if let Some(command) = operator {
+            let user = if self.runtime() == Runtime::Shell { User::Root } else { User::Sandbox };
+            return Ok(Installer::Operator { command: command.clone(), user });
+        }
+        let found = self.installers().iter().find(|installer| installer.programs().iter().all(|name| guest.has(name)));
+        found.cloned().ok_or_else(|| {
+            let wanted: Vec<_> = self.installers().iter().flat_map(|installer| installer.programs()).copied().collect();
+            RuntimeFault::NoInstaller { packages: self, wanted: wanted.join(" or ") }
+        })
+    }
+}
+
+impl fmt::Display for Packages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runtime(runtime) => write!(f, "packages for {runtime}"),
+            Self::System => f.write_str("system packages"),
+        }
     }
 }
 
@@ -138,102 +169,6 @@ impl<T> ByRuntime<T> {
             Runtime::Shell => &self.shell,
         }
     }
-}
-
-/// A package manager in a guest.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Installer {
-    /// pip; in a virtual environment if the system's Python is externally managed (PEP 668).
-    Pip,
-    /// npm, which installs into `node_modules` in the home folder.
-    Npm,
-    /// The package manager of Alpine.
-    Apk,
-    /// The package manager of Debian.
-    AptGet,
-    /// The package manager of Fedora.
-    Dnf,
-    /// The package manager of older Red Hat versions.
-    Yum,
-    /// The package manager of SUSE.
-    Zypper,
-    /// The operator's command.
-    Operator {
-        /// The command, to which the names of the packages are appended.
-        command: CommandLine,
-        /// The user that runs the command.
-        user: User,
-    },
-}
-
-/// A script that chooses or creates the Python environment for the packages, and runs pip in that environment.
-const PIP_SCRIPT: &str = include_str!("runtime/pip_install.py");
-
-impl Installer {
-    /// The programs that the package manager needs in the guest. pip runs as `python3 -m pip`, so only `python3` is
-    /// required.
-    fn programs(&self) -> &'static [&'static str] {
-        match self {
-            Self::Pip => &["python3"],
-            Self::Npm => &["npm"],
-            Self::Apk => &["apk"],
-            Self::AptGet => &["apt-get"],
-            Self::Dnf => &["dnf"],
-            Self::Yum => &["yum"],
-            Self::Zypper => &["zypper"],
-            Self::Operator { .. } => &[],
-        }
-    }
-
-    /// Returns one or two commands that install the packages. The second command must run only after the first has
-    /// succeeded.
-    #[must_use]
-    pub fn steps(&self, packages: &[PackageName]) -> (Command, Option<Command>) {
-        let as_root = |words: &[&str]| step(words, packages, User::Root);
-        let only = match self {
-            Self::Pip => {
-                // Package names contain no character that must be escaped in a Python string.
-                let names: Vec<_> = packages.iter().map(|name| format!("\"{name}\"")).collect();
-                let code = format!("PACKAGES = [{}]\n{PIP_SCRIPT}", names.join(", ")).into_bytes();
-                Command {
-                    argv: vec!["python3".to_owned()],
-                    script: Some(Script { extension: "py", code, loader: None }),
-                    env: vec![variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")],
-                    ..Command::default()
-                }
-            }
-            Self::Npm => {
-                step(&["npm", "install", "--prefix", SANDBOX_HOME, "--no-audit", "--no-fund"], packages, User::Sandbox)
-            }
-            Self::Apk => as_root(&["apk", "add", "--no-cache"]),
-            Self::AptGet => {
-                // Images contain no package lists, so apt-get finds no package before an update.
-                let update = step(&["apt-get", "update", "-q"], &[], User::Root);
-                let install = as_root(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
-                let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
-                let [update, install] = [update, install].map(|step| Command { env: vec![quiet.clone()], ..step });
-                return (update, Some(install));
-            }
-            Self::Dnf => as_root(&["dnf", "install", "-y"]),
-            Self::Yum => as_root(&["yum", "install", "-y"]),
-            Self::Zypper => as_root(&["zypper", "--non-interactive", "install"]),
-            Self::Operator { command, user } => {
-                let words: Vec<_> = command.words().iter().map(String::as_str).collect();
-                step(&words, packages, *user)
-            }
-        };
-        (only, None)
-    }
-}
-
-fn step(words: &[&str], packages: &[PackageName], user: User) -> Command {
-    let names = packages.iter().map(PackageName::as_str);
-    let argv = words.iter().copied().chain(names).map(str::to_owned).collect();
-    Command { argv, user, ..Command::default() }
-}
-
-fn variable(name: &str, value: &str) -> (String, String) {
-    (name.to_owned(), value.to_owned())
 }
 
 /// A command from the operator's settings: an absolute path and plain arguments, without shell quoting.
@@ -287,9 +222,9 @@ pub enum RuntimeFault {
         /// The suitable programs, for example "bash or sh".
         wanted: String,
     },
-    #[error("failed to install packages for {runtime}: {wanted} not found in the image")]
+    #[error("failed to install {packages}: {wanted} not found in the image")]
     NoInstaller {
-        runtime: Runtime,
+        packages: Packages,
         /// The suitable package managers, for example "apk or apt-get".
         wanted: String,
     },
@@ -298,7 +233,6 @@ pub enum RuntimeFault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::package_name::parse_packages;
 
     fn guest(programs: &[&str]) -> Capabilities {
         Capabilities { programs: programs.iter().map(|name| (*name).to_owned()).collect(), ..Capabilities::default() }
@@ -340,7 +274,7 @@ mod tests {
     fn missing_programs_are_named() {
         let fault = Runtime::Node.interpreter(None, &guest(&["python3"])).unwrap_err();
         assert_eq!(fault.to_string(), "failed to run node code: node not found in the image");
-        let fault = Runtime::Shell.installer(None, &guest(&["pip"])).unwrap_err();
+        let fault = Packages::Runtime(Runtime::Shell).installer(None, &guest(&["pip"])).unwrap_err();
         assert_eq!(
             fault.to_string(),
             "failed to install packages for shell: apk or apt-get or dnf or yum or zypper not found in the image"
@@ -348,31 +282,15 @@ mod tests {
     }
 
     #[test]
-    fn package_managers_have_the_expected_commands() {
-        let packages = parse_packages("a b==1").unwrap();
-        for (installer, argv) in [
-            (Installer::Npm, "npm install --prefix /home/sandbox --no-audit --no-fund a b==1"),
-            (Installer::Apk, "apk add --no-cache a b==1"),
-            (Installer::Dnf, "dnf install -y a b==1"),
-            (Installer::Yum, "yum install -y a b==1"),
-            (Installer::Zypper, "zypper --non-interactive install a b==1"),
-        ] {
-            let (step, None) = installer.steps(&packages) else { panic!("{installer:?} must take one step") };
-            assert_eq!(step.argv, words(argv));
-            assert_eq!(step.user == User::Sandbox, installer == Installer::Npm);
-        }
-        let (update, Some(install)) = Installer::AptGet.steps(&packages) else { panic!("apt-get must take two steps") };
-        assert_eq!(update.argv, words("apt-get update -q"));
-        assert_eq!(install.argv, words("apt-get install -q -y --no-install-recommends a b==1"));
-    }
-
-    #[test]
-    fn pip_script_gets_packages_as_python_strings() {
-        let (step, None) = Installer::Pip.steps(&parse_packages("a[x]>=1,<2 b").unwrap()) else { panic!("two steps") };
-        let script = step.script.unwrap();
-        assert_eq!(script.extension, "py");
-        assert!(script.code.starts_with(b"PACKAGES = [\"a[x]>=1,<2\", \"b\"]\n"));
-        assert_eq!(step.user, User::Sandbox);
+    fn system_packages_are_those_of_the_shell_runtime_in_each_runtime() {
+        let image = guest(&["python3", "npm", "apt-get"]);
+        assert_eq!(Packages::System.installer(None, &image), Ok(Installer::AptGet));
+        assert_eq!(Packages::Runtime(Runtime::Python).installer(None, &image), Ok(Installer::Pip));
+        let command: CommandLine = "/opt/install".parse().unwrap();
+        let chosen = Packages::System.installer(Some(&command), &image);
+        assert_eq!(chosen, Ok(Installer::Operator { command, user: User::Root }));
+        let fault = Packages::System.installer(None, &guest(&["python3"])).unwrap_err();
+        assert!(fault.to_string().starts_with("failed to install system packages: apk or apt-get"), "{fault}");
     }
 
     #[test]

@@ -86,6 +86,13 @@ pub(super) fn rename(arguments: &mut JsonObject, Alias { alias, name }: Alias) -
     Ok(())
 }
 
+/// Replaces an array by its JSON text.
+pub(super) fn write_list(arguments: &mut JsonObject, name: &str) {
+    if let Some(value @ Value::Array(_)) = arguments.get_mut(name) {
+        *value = Value::String(value.to_string());
+    }
+}
+
 /// Converts a value to the type in its schema, and checks the type.
 fn convert(name: &str, value: &mut Value, schema: &Value) -> Result<(), SchemaFault> {
     let wanted = schema.get("type").and_then(Value::as_str).unwrap_or_default();

@@ -24,7 +24,7 @@ use crate::{
         variables::Variables,
     },
     service::{
-        execution::Watcher,
+        execution::{InstallationWatcher, PackageRequest, Watcher},
         fault::{ArgumentFault, Fault},
     },
 };
@@ -62,9 +62,12 @@ struct ExecuteArguments {
 struct InstallArguments {
     /// The environment's id, as returned by create_environment.
     environment_id: String,
-    /// Package names separated by white space, optionally with versions, such as `requests numpy==2.1` or
-    /// `lodash@4 @types/node`. Options are not allowed.
+    /// Package names separated by white space or commas, or as a JSON list, optionally with versions, such as
+    /// `requests numpy>=2,<3` or `lodash@4 @types/node`. Options, URLs and paths are not allowed.
     packages: String,
+    /// True to install packages of the image's own package manager (apt-get, apk, dnf, …) instead of the runtime's: a
+    /// compiler, a library, a program. It runs as root.
+    system: Option<bool>,
 }
 
 pub(super) fn execute() -> ServedTool {
@@ -94,12 +97,15 @@ pub(super) fn install_packages() -> ServedTool {
         "install_packages",
         "Install packages",
         "Install packages with the package manager of the environment's runtime: pip for python, npm for node, the \
-         system's (apt-get, apk, dnf, …) for shell. Code that you run with execute can use the packages afterwards. \
-         Returns the output and the exit code of the package manager, which is stopped after 5 minutes unless the \
-         server's operator set another limit. If one of the names is invalid, nothing is installed.",
+         system's (apt-get, apk, dnf, …) for shell. With system: true, the system's package manager in any \
+         environment. Code that you run with execute can use the packages afterwards. Returns the output and the \
+         exit code of the package manager, which is stopped after 5 minutes unless the server's operator set another \
+         limit. If one of the names is invalid, nothing is installed. Installations in one environment run one after \
+         another.",
         ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(true),
         |services, arguments, context| services.install_packages(arguments, context).boxed(),
     )
+    .with_list("packages")
     .with_result::<CommandResult<'static>>()
     .with_large_results()
     .with_tasks(RESULT_BYTES_MAX)
@@ -129,9 +135,11 @@ impl Services {
     async fn install_packages(&self, arguments: InstallArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
         context.progress.stage(0.0, None, "installing the packages");
-        let on_output = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
-        let watcher = Watcher { cancelled: &context.cancelled, on_output: &on_output };
-        let outcome = self.execution.install_packages(&context.owner, id, &arguments.packages, watcher).await;
+        let progress = context.progress.clone();
+        let on_output = Box::new(move |stream, bytes: &[u8]| progress.output(stream, bytes));
+        let watcher = InstallationWatcher { cancelled: &context.cancelled, on_output };
+        let request = PackageRequest { packages: &arguments.packages, system: arguments.system == Some(true) };
+        let outcome = self.execution.install_packages(&context.owner, id, request, watcher).await;
         self.command_result(outcome, context).await
     }
 

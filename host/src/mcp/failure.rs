@@ -27,7 +27,8 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether the caller cancelled the call.
     pub(super) fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Service(Fault::Caller(CallerFault::Cancelled { .. })))
+        let Self::Service(Fault::Caller(fault)) = self else { return false };
+        matches!(fault, CallerFault::Cancelled { .. } | CallerFault::InstallationCancelled { .. })
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct ServedTool {
     /// Maximum memory of a result; `None` if calls of this tool never become tasks.
     task_result_bytes_max: Option<usize>,
     alias: Option<Alias>,
+    /// The argument with a list in a string, which clients may also send as an array.
+    list: Option<&'static str>,
     /// Serves a call; fails if the arguments do not match the schema.
     serve: Box<Serve>,
 }
@@ -55,7 +57,7 @@ impl ServedTool {
             arguments::parse(name, &schema, arguments)
                 .map_or_else(|fault| ready(Err(fault.into())).boxed(), |arguments| serve(services, arguments, context))
         });
-        Self { definition, task_result_bytes_max: None, alias: None, serve }
+        Self { definition, task_result_bytes_max: None, alias: None, list: None, serve }
     }
 
     /// Serves a call.
@@ -65,6 +67,9 @@ impl ServedTool {
         mut arguments: JsonObject,
         context: &'a CallContext,
     ) -> BoxFuture<'a, Outcome> {
+        if let Some(name) = self.list {
+            arguments::write_list(&mut arguments, name);
+        }
         match self.alias.map(|alias| arguments::rename(&mut arguments, alias)).transpose() {
             Ok(_) => (self.serve)(services, arguments, context),
             Err(fault) => ready(Err(fault.into())).boxed(),
@@ -74,6 +79,11 @@ impl ServedTool {
     /// Takes the argument `name` by the name `alias` as well, which is not in the schema.
     pub(super) fn with_alias(self, alias: &'static str, name: &'static str) -> Self {
         Self { alias: Some(Alias { alias, name }), ..self }
+    }
+
+    /// Takes an array for the argument `name`, which the schema describes as a string.
+    pub(super) fn with_list(self, name: &'static str) -> Self {
+        Self { list: Some(name), ..self }
     }
 
     /// Lets clients that limit the size of results show those of this tool whole.

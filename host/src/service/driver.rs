@@ -55,7 +55,7 @@ use super::{
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     registry::Registry,
-    request::{Beginning, Call, Request},
+    request::{Beginning, Call, InstallationQueue, Request},
 };
 use crate::domain::{
     capabilities::AgentOrigin,
@@ -75,6 +75,7 @@ pub(super) struct Driver {
     pub(super) journal: Arc<Journal>,
     pub(super) places: Arc<Semaphore>,
     pub(super) memory_kills_told: Arc<AtomicU64>,
+    pub(super) installations: Arc<InstallationQueue>,
     /// Cancelled when the caller of `create` leaves before it receives the result.
     pub(super) abandoned: CancellationToken,
     pub(super) reason: DestroyReason,
@@ -248,6 +249,7 @@ impl Driver {
             environment: self.environment.clone(),
             refusals: Arc::clone(&self.refusals),
             memory_kills_told: Arc::clone(&self.memory_kills_told),
+            installations: Arc::clone(&self.installations),
             ended: Some(permit),
             place: Some(place),
             _counted: counted,

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -120,6 +121,7 @@ impl Environments {
                 journal: Arc::clone(&journal),
                 places: Arc::clone(&places),
                 memory_kills_told: Arc::default(),
+                installations: Arc::default(),
                 abandoned,
                 reason: DestroyReason::NeverReady,
                 waiters: Vec::new(),
@@ -248,6 +250,15 @@ impl Environments {
             Ok(Err(CallRefusal::NotRunning { state })) => Err(CallerFault::NotRunning { id, state }.into()),
             Err(_) => Err(self.not_callable(owner, id).into()),
         }
+    }
+
+    /// Runs the rest of a call in a task of its own, which continues if the caller leaves. A shutdown waits for the
+    /// task as for a call. The future must end when the machine of its call ends.
+    pub(super) fn spawn<F>(&self, rest_of_call: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.calls.spawn(rest_of_call)
     }
 
     pub(super) fn is_running(&self, owner: &Principal, id: EnvironmentId) -> bool {

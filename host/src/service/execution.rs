@@ -6,6 +6,7 @@
 //! guest enforces the timeouts; the agent's client limits the wait for a guest that never answers.
 
 mod hints;
+mod installation;
 mod outputs;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub use self::installation::{InstallationWatcher, PackageRequest};
 use self::outputs::Outputs;
 use super::{
     environments::Environments,
@@ -22,11 +24,10 @@ use super::{
     request::Call,
 };
 use crate::domain::{
-    command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
+    command::{Command, CommandLimits, Executed, OutputStream, Script, User},
     environment_id::EnvironmentId,
     guest_path::GuestPath,
     output::OUTPUT_BYTES_MAX,
-    package_name::parse_packages,
     principal::Principal,
     runtime::{ByRuntime, CommandLine, Runtime},
 };
@@ -71,7 +72,7 @@ pub struct ExecutionRules {
 }
 
 /// Runs commands in environments.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Execution {
     environments: Arc<Environments>,
     rules: ExecutionRules,
@@ -153,42 +154,6 @@ impl Execution {
         argv.extend(command.argv);
         let command = Command { argv, user: User::Sandbox, ..command };
         self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals, 0), "run the program").await
-    }
-
-    /// Installs packages with the package manager of the environment's runtime.
-    ///
-    /// # Errors
-    /// The errors of [`Execution::execute`]. A failure of the package manager is a result.
-    pub async fn install_packages(
-        &self,
-        owner: &Principal,
-        id: EnvironmentId,
-        packages: &str,
-        watcher: Watcher<'_>,
-    ) -> Result<Executed, Fault> {
-        let packages = parse_packages(packages).map_err(ArgumentFault::Packages)?;
-        let call = self.begin(owner, id, self.rules.install_timeout, watcher).await?;
-        let runtime = call.environment.runtime;
-        let operator = self.rules.commands.of(runtime).install.as_ref();
-        let guest = call.machine.agent().capabilities();
-        let (first, then) = runtime.installer(operator, guest).map_err(CallerFault::Runtime)?.steps(&packages);
-        let timeout = self.rules.install_timeout;
-        let start = Instant::now();
-        let mut outputs = Outputs::new(&call.refusals, self.rules.output_bytes_default);
-        let timed = |step: Command| Command {
-            // A package manager may treat the image's own working directory as a project.
-            working_directory: Some(GuestPath::home()),
-            timeout: timeout.saturating_sub(start.elapsed()),
-            output_bytes_max: self.rules.output_bytes_default,
-            ..step
-        };
-        let operation = "install the packages";
-        let mut executed = self.run(owner, &call, timed(first), watcher, &mut outputs, operation).await?;
-        if let Some(step) = then.filter(|_| executed.exit_code == 0 && executed.cause == EndCause::Exited) {
-            outputs.begin_step(self.rules.output_bytes_default);
-            executed = self.run(owner, &call, timed(step), watcher, &mut outputs, operation).await?;
-        }
-        outputs.into_result(Executed { duration: start.elapsed(), ..executed }, timeout)
     }
 
     /// Runs a command under this server's limits.

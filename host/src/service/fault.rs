@@ -94,6 +94,23 @@ pub enum CallerFault {
         /// The result of the command, with the output up to the cancellation; `None` if no command had started.
         executed: Option<Box<Executed>>,
     },
+    /// The caller cancelled an installation.
+    #[error(
+        "the installation was cancelled; a package manager that changes the image's own packages gets up to {} s to \
+         finish, and the next installation waits for it",
+        finish_within.as_secs()
+    )]
+    InstallationCancelled {
+        /// Maximum time for which the installation continues.
+        finish_within: Duration,
+    },
+    /// An installation reached its timeout before the one that it waited for had ended.
+    #[error(
+        "the call reached its timeout of {} s while it waited for another installation in the environment; nothing was \
+         installed",
+        after.as_secs_f64()
+    )]
+    InstallationWaited { after: Duration },
     /// The guest's kernel or the agent refused the call.
     #[error("{message}")]
     Guest { kind: RefusalKind, message: String },
@@ -116,8 +133,8 @@ impl CallerFault {
             Self::TooManyCalls { .. } => ErrorCode::TooManyCalls,
             Self::ResultsUnread => ErrorCode::ResultsUnread,
             Self::Runtime(_) => ErrorCode::RuntimeUnavailable,
-            Self::TimedOut { .. } => ErrorCode::TimedOut,
-            Self::Cancelled { .. } => ErrorCode::Cancelled,
+            Self::TimedOut { .. } | Self::InstallationWaited { .. } => ErrorCode::TimedOut,
+            Self::Cancelled { .. } | Self::InstallationCancelled { .. } => ErrorCode::Cancelled,
             Self::Guest { kind, .. } => refusal_code(*kind),
             Self::ShuttingDown => ErrorCode::ShuttingDown,
         }
@@ -138,6 +155,8 @@ impl CallerFault {
             | Self::TooManyCalls { .. }
             | Self::ResultsUnread
             | Self::Cancelled { .. }
+            | Self::InstallationCancelled { .. }
+            | Self::InstallationWaited { .. }
             | Self::ShuttingDown => true,
         }
     }

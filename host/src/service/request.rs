@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::refusals::Refusals;
@@ -29,6 +32,11 @@ pub(super) struct Beginning {
     pub(super) counted: TaskTrackerToken,
     pub(super) place: OwnedSemaphorePermit,
 }
+
+/// The queue of the installations in an environment: package managers cannot run at the same time. The installation
+/// that runs holds the lock. The value is the start of an earlier installation if that was killed and is not yet
+/// repaired.
+pub(super) type InstallationQueue = Mutex<Option<Instant>>;
 
 /// A request to the driver of an environment.
 #[derive(Debug)]
@@ -50,6 +58,7 @@ pub(super) struct Call {
     pub(super) refusals: Arc<Refusals>,
     /// The number of killed background processes that callers have been told of.
     pub(super) memory_kills_told: Arc<AtomicU64>,
+    pub(super) installations: Arc<InstallationQueue>,
     /// Permit to tell the driver that the call has ended. The permit is reserved when the call begins, so the message
     /// is never lost.
     pub(super) ended: Option<mpsc::OwnedPermit<()>>,

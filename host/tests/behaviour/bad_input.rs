@@ -103,7 +103,7 @@ async fn errors_for_invalid_values_say_what_is_valid() {
         (
             "install_packages",
             json!({"environment_id": UNKNOWN_ID, "packages": "  "}),
-            "packages: must not be empty; must be one or more names separated by white space",
+            "packages: must not be empty; must be one or more names separated by white space or commas",
         ),
     ] {
         check(&served, tool, arguments, "invalid_argument", message).await;

@@ -10,6 +10,7 @@ mod bad_input;
 mod cancelling;
 mod commands;
 mod files;
+mod installing;
 mod life;
 mod limits;
 mod live;

@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import json
+import pathlib
 import shutil
 import ssl
 import subprocess
@@ -20,17 +21,27 @@ from server import ROOT
 # The address at which guests reach their host's loopback.
 HOST = "10.0.77.1"
 NAME = "waggle-bee"
-MODULE = "waggle_bee"
 VERSION = "1.2.3"
+# The names of all packages. Each exists for each package manager except rpm's, which has only the first.
+NAMES = [NAME, "waggle-ant", "waggle-fly"]
+# Requests for a path that contains this word get no answer; the file ASKED appears.
+SILENT = "silent"
+ASKED = "asked"
 
 
 @contextlib.contextmanager
 def serve(folder):
-    """Serves a folder with a wheel, an npm package, a Debian package and an rpm; yields the port."""
+    """Serves a folder with wheels, npm packages, Debian packages and an rpm; yields the port."""
     with serving(folder) as port:
-        make_wheel(folder)
-        make_npm_package(folder, port)
-        make_debian_package(folder)
+        for name in NAMES:
+            make_wheel(folder, name)
+            make_npm_package(folder, port, name)
+            make_debian_package(folder, name)
+        # While they are unpacked, the first waits until a file exists, and the second kills dpkg and apt-get without it.
+        wait = "touch /tmp/unpacks; while [ ! -e /tmp/go-on ]; do sleep 0.1; done"
+        make_debian_package(folder, "waggle-slow", "preinst", wait)
+        kill = "[ -e /tmp/go-on ] && exit; read -r line </proc/$PPID/stat; set -- ${line##*) }; kill -9 $2 $PPID"
+        make_debian_package(folder, "waggle-killer", "preinst", kill)
         take_rpms(folder)
         yield port
 
@@ -39,9 +50,17 @@ def serve(folder):
 def serving(folder, tls=None):
     """Serves a folder over HTTP; yields the port."""
 
+    ended = threading.Event()
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
             super().__init__(*arguments, directory=folder)
+
+        def do_GET(self):
+            if SILENT not in self.path:
+                return super().do_GET()
+            (pathlib.Path(folder) / ASKED).touch()
+            return ended.wait()
 
         def log_message(self, *_arguments):
             """Discards the line."""
@@ -54,6 +73,7 @@ def serving(folder, tls=None):
     try:
         yield server.server_address[1]
     finally:
+        ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -77,64 +97,68 @@ def serve_tls(folder):
         yield port, certificate
 
 
-def make_wheel(folder):
-    """Makes a simple index (PEP 503) with one pure wheel (PEP 427)."""
-    place = folder / "simple" / NAME
+def make_wheel(folder, name):
+    """Adds a pure wheel (PEP 427) to a simple index (PEP 503)."""
+    place = folder / "simple" / name
     place.mkdir(parents=True)
-    info = f"{MODULE}-{VERSION}.dist-info"
+    module = name.replace("-", "_")
+    info = f"{module}-{VERSION}.dist-info"
     files = {
-        f"{MODULE}.py": "SAYS = 'hum'\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n",
+        f"{module}.py": "SAYS = 'hum'\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {VERSION}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
 
-    def line(name, text):
+    def line(path, text):
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        return f"{name},sha256={digest},{len(text)}\n"
+        return f"{path},sha256={digest},{len(text)}\n"
 
     files[f"{info}/RECORD"] = "".join(line(*file) for file in files.items()) + f"{info}/RECORD,,\n"
-    wheel = f"{MODULE}-{VERSION}-py3-none-any.whl"
+    wheel = f"{module}-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(place / wheel, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
+        for path, text in files.items():
+            archive.writestr(path, text)
     (place / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
 
 
-def make_npm_package(folder, port):
-    """Makes an npm registry's answer for one package, and the package's archive in the form of `npm pack`."""
+def make_npm_package(folder, port, name):
+    """Adds an npm registry's answer for a package, and the package's archive in the form of `npm pack`."""
     place = folder / "npm"
-    place.mkdir()
-    manifest = {"name": NAME, "version": VERSION, "main": "index.js"}
+    place.mkdir(exist_ok=True)
+    manifest = {"name": name, "version": VERSION, "main": "index.js"}
     files = {"package.json": json.dumps(manifest), "index.js": "exports.says = 'hum';\n"}
-    tarball = folder / f"{NAME}-{VERSION}.tgz"
+    tarball = folder / f"{name}-{VERSION}.tgz"
     with tarfile.open(tarball, "w:gz") as archive:
-        for name, text in files.items():
-            add(archive, f"package/{name}", text)
+        for path, text in files.items():
+            add(archive, f"package/{path}", text)
     digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     dist = {"tarball": f"http://{HOST}:{port}/{tarball.name}", "integrity": f"sha512-{digest}"}
-    known = {"name": NAME, "dist-tags": {"latest": VERSION}, "versions": {VERSION: manifest | {"dist": dist}}}
-    (place / NAME).write_text(json.dumps(known))
+    known = {"name": name, "dist-tags": {"latest": VERSION}, "versions": {VERSION: manifest | {"dist": dist}}}
+    (place / name).write_text(json.dumps(known))
 
 
-def make_debian_package(folder):
-    """Makes a flat repository with one package. The package's install script needs root."""
+def make_debian_package(folder, name, kind="postinst", code=""):
+    """Adds a package to a flat repository. A `postinst` makes a user of the package's name, which owns its program."""
     place = folder / "apt"
-    tree = place / "tree"
+    tree = place / name
     (tree / "DEBIAN").mkdir(parents=True)
-    control = f"Package: {NAME}\nVersion: {VERSION}\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: hums\n"
+    control = f"Package: {name}\nVersion: {VERSION}\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: hums\n"
     (tree / "DEBIAN/control").write_text(control)
-    script = tree / "DEBIAN/postinst"
-    script.write_text("#!/bin/sh\nset -e\nadduser --system --group --quiet waggle-bee || useradd --system waggle-bee\nchown waggle-bee /usr/bin/waggle-bee\n")
+    script = tree / "DEBIAN" / kind
+    if kind == "postinst":
+        code = f"adduser --system --group --quiet {name} || useradd --system {name}\nchown {name} /usr/bin/{name}"
+    script.write_text(f"#!/bin/sh\nset -e\n{code}\n")
     script.chmod(0o755)
-    program = tree / "usr/bin/waggle-bee"
+    program = tree / "usr/bin" / name
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho hum\n")
     program.chmod(0o755)
-    package = place / "bee.deb"
+    package = place / f"{name}.deb"
     subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, capture_output=True)
     data = package.read_bytes()
-    entry = f"Filename: ./bee.deb\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
-    (place / "Packages").write_text(control + entry)
+    entry = f"Filename: ./{package.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+    with open(place / "Packages", "a") as packages:
+        packages.write(control + entry)
 
 
 def take_rpms(folder):

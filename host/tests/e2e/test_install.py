@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Package managers in guests install what rules allow, report missing rules, and trust the operator's certificates."""
 
+import asyncio
 import base64
 import contextlib
 import struct
+import tarfile
 
 import pytest
 
 import repositories
+from layouts import Layer
 from package_index import Index
-from repositories import HOST
+from repositories import ASKED, HOST, NAMES, SILENT
 from server import image
 from test_network_policy import probe
 
@@ -27,31 +30,161 @@ def installing(tmp_path, serve):
         (tmp_path / "repository").mkdir()
         port = stack.enter_context(repositories.serve(tmp_path / "repository"))
 
-        def make(rules, changed=None, **images):
+        def make(rules, changed=None, change=None, **images):
             images = images or {"PYTHON": "python", "NODE": "node", "SHELL": "shell"}
             layouts = {f"IMAGE_{runtime}": repositories.image(name, tmp_path, port, changed) for runtime, name in images.items()}
-            return serve(IMAGE_CACHE_DIR=str(tmp_path / "cache"), EGRESS=rules.format(port=port), **layouts).start()
+            if change:
+                for name in images.values():
+                    change(tmp_path / name)
+            cache = str(tmp_path / "cache")
+            return serve(IMAGE_CACHE_DIR=cache, EGRESS=rules.format(port=port), **layouts).start()
 
         yield make
 
 
+async def install(tools, one, packages, **arguments):
+    """Installs packages, which must succeed."""
+    installed = await tools.call("install_packages", environment_id=one, packages=packages, **arguments)
+    assert installed["exit_code"] == 0, installed
+    return installed
+
+
+async def shell(tools, one, code):
+    ran = await tools.call("execute", environment_id=one, language="shell", code=code)
+    return ran["stdout"] + ran["stderr"]
+
+
 PROGRAMS = {
-    "python": "import waggle_bee, sys; print(waggle_bee.SAYS, sys.prefix)",
-    "node": "console.log(require('waggle-bee').says)",
-    "shell": "waggle-bee; stat -c %U /usr/bin/waggle-bee",
+    "python": "import waggle_bee, waggle_ant, waggle_fly, sys; print(waggle_bee.SAYS, sys.prefix)",
+    "node": "for (const name of ['bee', 'ant', 'fly']) require(`waggle-${name}`); console.log(require('waggle-bee').says)",
+    "shell": "waggle-ant >/dev/null && waggle-fly >/dev/null; waggle-bee; stat -c %U /usr/bin/waggle-bee",
 }
 SAYS = {"python": "hum /home/sandbox/venv\n", "node": "hum\n", "shell": "hum\nwaggle-bee\n"}
+VERSIONS = {"python": "waggle-bee == 1.2.3", "node": ["waggle-bee@>=1 <2"], "shell": "waggle-bee"}
 
 
 async def test_pip_npm_and_apt_get_install_what_a_rule_allows(installing):
+    """Several installations at the same time lose nothing, and environments of another runtime take system packages."""
     async with installing(LOOPBACK + ":{port}").client() as tools:
         for runtime, code in PROGRAMS.items():
             async with tools.environment(runtime) as made:
                 one = made["environment_id"]
-                installed = await tools.call("install_packages", environment_id=one, packages="waggle-bee==1.2.3" if runtime == "python" else "waggle-bee")
-                assert installed["exit_code"] == 0, installed
+                await asyncio.gather(*(install(tools, one, name) for name in [VERSIONS[runtime], *NAMES[1:]]))
                 ran = await tools.call("execute", environment_id=one, code=code)
                 assert ran["stdout"] == SAYS[runtime], ran
+                if runtime == "python":
+                    await install(tools, one, '["waggle-bee"]', system=True)
+                    assert await shell(tools, one, "waggle-bee; stat -c %U /usr/bin/waggle-bee") == "hum\nwaggle-bee\n"
+
+
+async def cancel(call):
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def until(tools, one, condition):
+    """Waits until a condition of the shell holds."""
+    async with asyncio.timeout(120):
+        while await shell(tools, one, condition + " && echo holds") != "holds\n":
+            await asyncio.sleep(0.1)
+
+
+# Prints the packages that are neither installed nor absent.
+STATES = "dpkg-query -W -f '${db:Status-Status} ${Package}\\n' | grep -v '^installed\\|^config-files\\|^not-inst'; "
+
+
+async def test_an_installation_by_apt_get_that_was_stopped_does_not_stop_later_ones(installing):
+    async with installing(LOOPBACK + ":{port}", SHELL="shell").client() as tools:
+        async with tools.environment("shell") as made:
+            one = made["environment_id"]
+            killed = await tools.call("install_packages", environment_id=one, packages="waggle-ant waggle-killer")
+            assert killed["signal"] == 9, killed
+            assert await shell(tools, one, "ls /var/lib/dpkg/updates") != ""
+            await shell(tools, one, "touch /tmp/go-on")
+            await install(tools, one, "waggle-bee")
+            assert await shell(tools, one, STATES + "waggle-killer; waggle-ant; waggle-bee") == "hum\n" * 3
+        async with tools.environment("shell") as made:
+            one = made["environment_id"]
+            # A cancelled installation finishes, and the next one waits for it.
+            call = tools.raw("install_packages", environment_id=one, packages="waggle-slow")
+            call = asyncio.create_task(call)
+            await until(tools, one, "[ -e /tmp/unpacks ]")
+            await cancel(call)
+            following = asyncio.create_task(install(tools, one, "waggle-bee"))
+            await shell(tools, one, "sleep 1; touch /tmp/go-on")
+            await following
+            assert await shell(tools, one, STATES + "waggle-slow; waggle-bee") == "hum\n" * 2
+
+
+# The state in which a killed installation leaves packages: pip has written no record yet, and npm has moved one package
+# away and unpacked a part of another.
+HALF_DONE = {
+    "python": "cd venv/lib/python3*/site-packages && rm waggle_ant.py waggle_ant-*/RECORD",
+    "node": "cd node_modules && mkdir -p .waggle-ant-Ab3dEf_h/lib waggle-fly && cp waggle-ant/package.json waggle-fly && "
+    "sed -i s/-ant/-fly/ waggle-fly/package.json",
+}
+USES = {"python": "import waggle_ant, waggle_fly", "node": "require('waggle-ant'), require('waggle-fly')"}
+
+
+async def test_an_installation_by_pip_or_npm_that_was_cancelled_does_not_stop_later_ones(installing, tmp_path):
+    asked = tmp_path / "repository" / ASKED
+    async with installing(LOOPBACK + ":{port}", PYTHON="python", NODE="node").client() as tools:
+        for runtime, code in HALF_DONE.items():
+            async with tools.environment(runtime) as made:
+                one = made["environment_id"]
+                await install(tools, one, "waggle-ant")
+                call = tools.raw("install_packages", environment_id=one, packages=f"waggle-{SILENT}")
+                call = asyncio.create_task(call)
+                while not asked.exists():
+                    await asyncio.sleep(0.1)
+                said = await shell(tools, one, code)
+                assert said == "", said
+                await cancel(call)
+                asked.unlink()
+                await install(tools, one, "waggle-ant waggle-fly")
+                ran = await tools.call("execute", environment_id=one, code=USES[runtime])
+                assert ran["exit_code"] == 0, ran
+
+
+def with_venv(uid):
+    """A function that adds a virtual environment without pip, owned by that user, to an image of Python."""
+
+    def change(layout):
+        layer, place = Layer(), "opt/venv"
+        for folder in ["", "/bin", "/lib", "/lib/python3.11", "/lib/python3.11/site-packages"]:
+            layer.add(place + folder, tarfile.DIRTYPE, uid=uid, gid=uid)
+        for name in ["python", "python3"]:
+            layer.add(f"{place}/bin/{name}", tarfile.SYMTYPE, target="/usr/bin/python3", uid=uid, gid=uid)
+        settings = b"home = /usr/bin\ninclude-system-site-packages = false\n"
+        layer.add(f"{place}/pyvenv.cfg", content=settings, uid=uid, gid=uid)
+        layer.add(f"{place}/lib/python3.11/site-packages/hive.py", content=b"SAYS = 'hive'\n", uid=uid, gid=uid)
+        # The image's own environment in the home would come first.
+        layer.add("home/sandbox/.wh.venv", uid=1000, gid=1000)
+        repositories.add_layer(layout, layer.end())
+        repositories.reconfigure(layout, Env=["PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"])
+
+    return change
+
+
+VENVS = [
+    (0, "/home/sandbox/venv", "waggle-bee", "already satisfied"),
+    (1000, "/opt/venv", "waggle-ant", "Successfully installed waggle-ant"),
+]
+
+
+@pytest.mark.parametrize("uid, prefix, more, expected", VENVS)
+async def test_the_virtual_environment_of_an_image_stays_importable(installing, uid, prefix, more, expected):
+    """pip installs into it if the user can write to it, and beside it otherwise; `pip` in a shell does the same."""
+    uses = "import sys, hive, waggle_bee; print(sys.prefix, hive.SAYS, waggle_bee.SAYS)"
+    async with installing(LOOPBACK + ":{port}", change=with_venv(uid), PYTHON="python").client() as tools:
+        async with tools.environment("python") as made:
+            one = made["environment_id"]
+            await install(tools, one, "waggle-bee")
+            ran = await tools.call("execute", environment_id=one, code=uses)
+            assert ran["stdout"] == f"{prefix} hive hum\n", ran
+            # `pip` in a shell installs into the same environment.
+            said = await shell(tools, one, f"pip install {more}")
+            assert expected in said and "rror" not in said, said
 
 
 # Package managers of other distributions, with the changes to Debian's image `rpm` that make waggle use each. The image

@@ -1,30 +1,128 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-# Runs in the guest as the sandbox user, after a first line that defines PACKAGES.
+# Runs in the guest as the sandbox user, after two first lines that define PACKAGES, and KILLED_SECONDS: the age of an
+# earlier installation that was killed, or None.
+import glob
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 
 VENV = "/home/sandbox/venv"
-venv_python = os.path.join(VENV, "bin", "python3")
+VENV_PYTHON = os.path.join(VENV, "bin", "python3")
+BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+SITES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+NO_PIP = """\
+pip not found, and this image's Python cannot make it. In an image with a package manager, install_packages with \
+system: true and the package python3-pip installs it.
+"""
 
 
-def managed_externally():
+def succeeds(*command):
+    """Whether a command that shows nothing succeeds."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.run(command, **quiet).returncode == 0
+
+
+def is_venv():
+    return os.path.exists(VENV_PYTHON) and os.path.exists(os.path.join(VENV, "pyvenv.cfg"))
+
+
+def is_managed_externally():
     """PEP 668: a marker beside the standard library says that pip must not touch this Python."""
     return os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED"))
 
 
-python = sys.executable
-if os.path.exists(venv_python):
-    python = venv_python
-elif managed_externally():
-    # The image's packages, including its pip, stay visible in the virtual environment. Unpacking a second pip would
-    # take most of a minute under emulation.
+def repair(begun):
+    """Removes what a killed installation left: a half-made environment, and packages that look as if complete."""
+    try:
+        half_made = os.stat(os.path.join(VENV, "pyvenv.cfg")).st_ctime >= begun
+    except OSError:
+        half_made = os.path.isdir(VENV)
+    if half_made:
+        shutil.rmtree(VENV)
+    home = os.path.expanduser("~")
+    own = [glob.glob(f"{home}/{folder}/lib/*/site-packages") for folder in ["venv", ".local"]]
+    for site in {*SITES, *own[0], *own[1]}:
+        # pip renames packages like this before it removes them.
+        left = glob.glob(os.path.join(site, "~*"))
+        for info in glob.glob(os.path.join(site, "*.dist-info")):
+            # pip writes the record last.
+            if not os.path.exists(os.path.join(info, "RECORD")) and os.stat(info).st_ctime >= begun:
+                left.append(info)
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def make_venv():
+    """Makes an environment in which this Python's packages, including its pip, stay visible."""
+    # Unpacking a second pip would take most of a minute under emulation.
     bare = ["--without-pip"] if importlib.util.find_spec("pip") else []
-    made = subprocess.run([python, "-m", "venv", "--system-site-packages", *bare, VENV])
+    made = subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", *bare, VENV])
     if made.returncode != 0:
         sys.exit(made.returncode)
-    python = venv_python
-os.execv(python, [python, "-m", "pip", "install", *PACKAGES])
+    if sys.prefix != sys.base_prefix:
+        # The new environment sees the packages of the base only.
+        version = "python{}.{}".format(*sys.version_info)
+        with open(os.path.join(VENV, "lib", version, "site-packages", "image_venv.pth"), "w") as links:
+            links.writelines(f"import site; site.addsitedir({site!r})\n" for site in SITES)
+
+
+def launch_from(python, *arguments):
+    """Makes `pip` and `pip3` beside this Python, for commands that are typed, if there is none."""
+    for name in ["pip", "pip3"]:
+        path = os.path.join(os.path.dirname(sys.executable), name)
+        if not os.path.lexists(path):
+            with open(path, "w") as program:
+                program.write(f"#!{python}\nimport runpy, sys; sys.argv[1:1] = {[*arguments]!r}; ")
+                program.write('runpy.run_module("pip", run_name="__main__", alter_sys=True)\n')
+            os.chmod(path, 0o755)
+
+
+def pip_command():
+    """The command with which pip installs for this Python."""
+    in_venv = sys.prefix != sys.base_prefix
+    if importlib.util.find_spec("pip"):
+        if in_venv and os.access(os.path.dirname(sys.executable), os.W_OK):
+            launch_from(sys.executable)
+        return [sys.executable, "-m", "pip", "install"]
+    if in_venv and succeeds(BASE_PYTHON, "-m", "pip", "--python", sys.executable, "--version"):
+        # The pip of the base can install for another Python, if it is not older than 22.3.
+        launch_from(BASE_PYTHON, "--python", sys.executable)
+        return [BASE_PYTHON, "-m", "pip", "--python", sys.executable, "install"]
+    if in_venv and shutil.which("uv"):
+        return ["uv", "pip", "install", "--python", sys.executable]
+    user = [] if in_venv or os.access(SITES[0], os.W_OK) else ["--user"]
+    if not succeeds(sys.executable, "-m", "ensurepip", "--default-pip", *user):
+        sys.exit(NO_PIP)
+    return [sys.executable, "-m", "pip", "install"]
+
+
+def needs_own_venv():
+    """Whether pip cannot or must not install for this Python."""
+    if sys.prefix == sys.base_prefix:
+        return is_managed_externally()
+    return not all(os.access(site, os.W_OK) for site in SITES)
+
+
+def main():
+    if sys.argv[1:] != ["chosen"]:
+        if KILLED_SECONDS is not None:
+            repair(time.time() - KILLED_SECONDS)
+        if not os.path.exists(sys.executable):
+            # The environment of this Python was half-made, and was removed.
+            os.execvp("python3", ["python3", __file__])
+        if not is_venv() and needs_own_venv():
+            make_venv()
+        python = VENV_PYTHON if is_venv() else sys.executable
+        if not os.path.samefile(os.path.dirname(python), os.path.dirname(sys.executable)):
+            os.execv(python, [python, __file__, "chosen"])
+    command = pip_command()
+    os.execvp(command[0], [*command, *PACKAGES])
+
+
+main()

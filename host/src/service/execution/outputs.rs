@@ -69,6 +69,11 @@ impl Outputs {
         self.memory_kills = self.memory_kills.saturating_add(count);
     }
 
+    /// Returns the kept text of both outputs.
+    pub(super) fn texts(&self) -> [String; 2] {
+        [&self.stdout, &self.stderr].map(|output| output.excerpt(output.kept_bytes()).text)
+    }
+
     /// Adds the outputs to the result. If the command was stopped, returns a fault.
     pub(super) fn into_result(self, executed: Executed, timeout: Duration) -> Result<Executed, Fault> {
         let executed = Executed {
