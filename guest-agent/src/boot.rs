@@ -68,7 +68,7 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     let path = path_of(&config.env);
     root_home::set_up(path)?;
     users::set_up_sandbox_user()?;
-    login_shells::keep_search_path(path)?;
+    login_shells::keep_search_path(path);
     npm::set_prefix(path);
     kernel_settings::apply(sysinfo().step(|| "read the size of the memory".to_owned())?.ram_total())
         .step(|| "apply the kernel's settings".to_owned())?;

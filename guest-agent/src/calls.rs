@@ -77,14 +77,9 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
         Request::SetClock { unix_ns } => {
             let failed = |errno| Reply::Fault(fault(FaultKind::Other, format!("failed to set the clock: {errno}")));
             let set = services.platform.correct_clock(unix_ns);
-            end(
-                &mut writer,
-                set.map_or_else(failed, |()| {
-                    let background_memory_kills = services.executor.background_memory_kills();
-                    Reply::ClockSet { background_memory_kills }
-                }),
-            )
-            .await;
+            let background_memory_kills = services.executor.background_memory_kills();
+            let reply = set.map_or_else(failed, |()| Reply::ClockSet { background_memory_kills });
+            end(&mut writer, reply).await;
         }
         Request::PowerOff => {
             services.platform.sync().await;

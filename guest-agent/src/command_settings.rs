@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Settings of all commands: the environment, the working directory, and the root of all paths.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use waggle_protocol::request::User;
 
@@ -17,11 +17,11 @@ const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
 
 /// Folders in the home that precede the image's search path for the sandbox user. They contain packages that waggle
 /// installed, and the Python of the virtual environment.
-pub(crate) const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
+const HOME_PATH: [&str; 2] = ["venv/bin", ".local/bin"];
 
 /// Folders in the home that follow the image's search path for the sandbox user. A package's program must not replace a
 /// program of the image.
-pub(crate) const HOME_PATH_LAST: [&str; 1] = ["node_modules/.bin"];
+const HOME_PATH_LAST: [&str; 1] = ["node_modules/.bin"];
 
 /// The folder in the home where Node looks for installed modules.
 const HOME_NODE_PATH: &str = "node_modules";
@@ -70,8 +70,9 @@ impl CommandSettings {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Returns the environment of a command of `user`. The call's own variables override the returned ones.
-    pub(crate) fn env(&self, user: User) -> Vec<(String, String)> {
+    /// Returns the environment of a command of `user`. The call's own variables override the returned ones. Each
+    /// variable appears only once, because programs disagree on which of two values counts.
+    pub(crate) fn env(&self, user: User) -> BTreeMap<String, String> {
         let (name, home, shell) = match user {
             User::Sandbox => (self.user.name.as_str(), self.user.home.as_str(), self.user.shell.as_str()),
             User::Root => ("root", "/root", "/bin/sh"),
@@ -79,22 +80,18 @@ impl CommandSettings {
         let home = self.agent_path(home).display().to_string();
         // The output is never a terminal, and programs that ask for its type find out that it can do nothing.
         let defaults = [("PATH", DEFAULT_PATH), ("LANG", "C.UTF-8"), ("TERM", "dumb"), ("SHELL", shell), UNBUFFERED];
-        let mut env = owned(defaults);
-        if user == User::Sandbox {
-            env.extend(self.tools.iter().cloned());
-        }
-        env.extend(self.env.iter().cloned());
+        let mut env: BTreeMap<_, _> = owned(defaults).into_iter().collect();
         match user {
-            User::Sandbox => {
-                let first = HOME_PATH.map(|folder| format!("{home}/{folder}:")).concat();
-                let last = HOME_PATH_LAST.map(|folder| format!(":{home}/{folder}")).concat();
-                let (path, modules) = (format!("{first}{}{last}", self.path()), format!("{home}/{HOME_NODE_PATH}"));
-                env.extend(owned([("PATH", path.as_str()), ("NODE_PATH", modules.as_str())]));
-            }
+            User::Sandbox => env.extend(self.tools.iter().cloned()),
             User::Root => {
                 let prefix = self.root_npm_prefix.iter();
                 env.extend(prefix.map(|prefix| ("NPM_CONFIG_PREFIX".to_owned(), prefix.clone())));
             }
+        }
+        env.extend(self.env.iter().cloned());
+        if user == User::Sandbox {
+            let (path, modules) = (search_path(&home, self.path()), format!("{home}/{HOME_NODE_PATH}"));
+            env.extend(owned([("PATH", path.as_str()), ("NODE_PATH", modules.as_str())]));
         }
         env.extend(owned([("HOME", home.as_str()), ("USER", name), ("LOGNAME", name)]));
         env
@@ -130,6 +127,13 @@ impl CommandSettings {
         }
         variables
     }
+}
+
+/// Returns the search path of the sandbox user's commands, from the home and the image's search path.
+pub(crate) fn search_path(home: &str, image_path: &str) -> String {
+    let first = HOME_PATH.map(|folder| format!("{home}/{folder}:")).concat();
+    let last = HOME_PATH_LAST.map(|folder| format!(":{home}/{folder}")).concat();
+    format!("{first}{image_path}{last}")
 }
 
 /// Returns the search path in an image's variables.

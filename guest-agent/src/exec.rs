@@ -146,7 +146,7 @@ impl Executor {
         output.drain(writer).await.ok()?;
         let still_open = output.is_open() && cause == Cause::Itself;
         let ([stdout_file, stderr_file], pipes) = output.finish().await;
-        let background_file = if still_open { self.background.follow(pipes, request.user).await } else { None };
+        let background_file = if still_open { self.background.follow(pipes).await } else { None };
         inputs.remove().await;
         Some(exited.map_or_else(Reply::Fault, |exited| {
             Reply::Exited(Exited { stdout_file, stderr_file, background_file, ..exited })

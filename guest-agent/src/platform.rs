@@ -11,14 +11,17 @@ use std::{
 
 use nix::{
     libc,
-    sys::time::TimeSpec,
+    sys::{
+        stat::{Mode, fchmod},
+        time::TimeSpec,
+    },
     time::{ClockId, clock_gettime, clock_settime},
 };
 use tokio::task::spawn_blocking;
 use waggle_protocol::request::User;
 
 use crate::{
-    guest::Mode,
+    guest,
     sandbox::Sandbox,
     sandbox_user::{SANDBOX_ID, SandboxUser},
     sys,
@@ -38,10 +41,10 @@ pub(crate) enum Platform {
 
 impl Platform {
     /// Connects to the sandbox if the mode has one. Must be called in a Tokio runtime.
-    pub(crate) fn start(mode: Mode) -> io::Result<Self> {
+    pub(crate) fn start(mode: guest::Mode) -> io::Result<Self> {
         match mode {
-            Mode::Sandbox(spawner) => Ok(Self::Machine(Sandbox::connect(spawner)?)),
-            Mode::Caller => Ok(Self::Caller),
+            guest::Mode::Sandbox(spawner) => Ok(Self::Machine(Sandbox::connect(spawner)?)),
+            guest::Mode::Caller => Ok(Self::Caller),
         }
     }
 
@@ -59,6 +62,17 @@ impl Platform {
         match (self, user) {
             (Self::Machine(sandbox), User::Sandbox) => {
                 fchown(file, Some(SANDBOX_ID), Some(sandbox.user().groups.primary))
+            }
+            (Self::Machine(_), User::Root) | (Self::Caller, _) => Ok(()),
+        }
+    }
+
+    /// Lets the commands of `user` read a file that the agent created, but not change it.
+    pub(crate) fn let_read(&self, file: impl AsFd, user: User) -> io::Result<()> {
+        match (self, user) {
+            (Self::Machine(sandbox), User::Sandbox) => {
+                fchown(&file, None, Some(sandbox.user().groups.primary))?;
+                Ok(fchmod(file, Mode::S_IRUSR | Mode::S_IRGRP)?)
             }
             (Self::Machine(_), User::Root) | (Self::Caller, _) => Ok(()),
         }

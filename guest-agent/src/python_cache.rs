@@ -25,11 +25,15 @@ const PACKAGES_MAX: usize = 1024;
 
 /// Returns whether the Python on the search path needs the cache. The folders of the path are paths of the agent.
 pub(crate) fn is_needed(search_path: &[PathBuf]) -> bool {
+    library_of(search_path).is_some_and(|library| lacks_compiled_modules(&library) && !can_write(&library))
+}
+
+/// Returns the folder of the standard library of the Python on the search path.
+fn library_of(search_path: &[PathBuf]) -> Option<PathBuf> {
     let python = search_path.iter().map(|folder| folder.join("python3")).find(|python| python.is_file());
     // A virtual environment has a link to the Python whose library it uses.
     let python = python.and_then(|python| fs::canonicalize(python).ok());
-    let prefix = python.as_deref().and_then(Path::parent).and_then(Path::parent);
-    prefix.and_then(library).is_some_and(|library| lacks_compiled_modules(&library) && !can_write(&library))
+    python.as_deref().and_then(Path::parent).and_then(Path::parent).and_then(library)
 }
 
 /// Returns the folder of the standard library below the prefix of a Python.
@@ -75,17 +79,16 @@ mod tests {
         fs::write(bin.join("python3.12"), "").unwrap();
         symlink("python3.12", bin.join("python3")).unwrap();
         symlink(bin.join("python3"), venv.join("python3")).unwrap();
-        // The tests may run as the sandbox user, who could write to the library.
-        let needed = !can_write(&library);
-        assert_eq!(is_needed(&[root.path().join("none"), bin.clone()]), needed);
-        assert_eq!(is_needed(&[venv]), needed);
-        assert!(!is_needed(&[root.path().join("none")]));
+        assert_eq!(library_of(&[root.path().join("none"), bin]).as_ref(), Some(&library));
+        assert_eq!(library_of(&[venv]).as_ref(), Some(&library));
+        assert_eq!(library_of(&[root.path().join("none")]), None);
+        assert!(lacks_compiled_modules(&library));
 
         for compiled in ["__pycache__", "site-packages/six/__pycache__"] {
             let compiled = library.join(compiled);
             fs::create_dir_all(&compiled).unwrap();
             fs::write(compiled.join("os.cpython-312.pyc"), "").unwrap();
-            assert!(!is_needed(std::slice::from_ref(&bin)), "{}", compiled.display());
+            assert!(!lacks_compiled_modules(&library), "{}", compiled.display());
             fs::remove_dir_all(&compiled).unwrap();
         }
     }

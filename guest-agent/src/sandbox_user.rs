@@ -67,7 +67,7 @@ impl SandboxUser {
             let mut fields = line.split(':');
             let (id, members) = (fields.nth(2)?.parse().ok()?, fields.next()?);
             let is_member = members.split(',').any(|member| member.trim() == entry.name);
-            (is_member && id != primary).then_some(id)
+            (is_member && id != primary && id != u32::MAX).then_some(id)
         };
         let others = groups.lines().filter_map(other).take(GROUPS_MAX).collect();
         let shell = if entry.shell.is_empty() { "/bin/sh" } else { entry.shell };
@@ -112,7 +112,8 @@ impl<'a> Entry<'a> {
         let (name, _password, id, group) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         let (_comment, home, shell) = (fields.next()?, fields.next()?, fields.next().unwrap_or_default());
         let (id, group) = (id.parse().ok()?, group.parse().ok()?);
-        (!name.is_empty()).then_some(Self { name, id, group, home, shell: shell.trim_end() })
+        // The kernel uses the highest number as "no group".
+        (!name.is_empty() && group != u32::MAX).then_some(Self { name, id, group, home, shell: shell.trim_end() })
     }
 }
 

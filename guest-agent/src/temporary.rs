@@ -52,6 +52,19 @@ impl TemporaryFolder {
 
     /// Creates an empty file that belongs to `user`.
     pub(crate) async fn create(&self, extension: &str, user: User) -> io::Result<TemporaryFile> {
+        let file = self.create_own(extension).await?;
+        self.platform.set_owner(&file.file, user)?;
+        Ok(file)
+    }
+
+    /// Creates an empty file that `user` can read, but not change.
+    pub(crate) async fn create_readable(&self, extension: &str, user: User) -> io::Result<TemporaryFile> {
+        let file = self.create_own(extension).await?;
+        self.platform.let_read(&file.file, user)?;
+        Ok(file)
+    }
+
+    async fn create_own(&self, extension: &str) -> io::Result<TemporaryFile> {
         if extension.is_empty()
             || extension.len() > EXTENSION_BYTES_MAX
             || !extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -63,9 +76,7 @@ impl TemporaryFolder {
         let (path, guest_path) = (self.path.join(&name), format!("{}/{name}", self.guest_path));
         let folder = self.folder.try_clone()?;
         let (file, name) = spawn_blocking(move || create_in(folder, name)).await.map_err(io::Error::other)??;
-        let temporary = TemporaryFile { file, name, path, guest_path };
-        self.platform.set_owner(&temporary.file, user)?;
-        Ok(temporary)
+        Ok(TemporaryFile { file, name, path, guest_path })
     }
 }
 

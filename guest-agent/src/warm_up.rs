@@ -62,7 +62,7 @@ async fn run(sandbox: &Sandbox, settings: &CommandSettings, groups: &CallGroups,
     let spawn = Spawn {
         number: NUMBER,
         argv: ["python3", "-I", "-X", &prefix, "-c", CODE].map(str::to_owned).to_vec(),
-        env: settings.env(User::Sandbox),
+        env: settings.env(User::Sandbox).into_iter().collect(),
         working_directories: vec![HOME.to_owned()],
         user: User::Sandbox,
         open_files_max: open_files_max(),

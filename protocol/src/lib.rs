@@ -74,8 +74,7 @@ pub const CALLS_MAX: usize = 32;
 /// Maximum length of each text in a hello or a fault in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 
-/// Maximum number of entries of [`reply::Exited::refused`]. The agent counts further kinds of system calls together
-/// with the last one.
+/// Maximum number of entries of [`reply::Exited::refused`], one for each kind of system call.
 pub const REFUSED_MAX: usize = 16;
 
 /// Maximum number of programs in a hello; the agent looks for about ten.

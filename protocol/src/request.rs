@@ -12,7 +12,7 @@ pub enum Request {
     Exec(Exec),
     /// Creates, replaces or appends to a file. [`Input::Data`] messages with exactly `bytes` bytes in total follow.
     WriteFile {
-        /// An absolute path, or one relative to the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
         path: String,
         /// Length of the content that follows.
         bytes: u64,
@@ -22,7 +22,7 @@ pub enum Request {
     },
     /// Reads a file, or a part of it.
     ReadFile {
-        /// An absolute path, or one relative to the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
         path: String,
         /// The offset and the maximum length of the part; `None` for the whole file.
         range: Option<(u64, u64)>,
@@ -31,14 +31,14 @@ pub enum Request {
     },
     /// Lists a folder.
     ListFiles {
-        /// An absolute path, or one relative to the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
         path: String,
         /// Maximum number of entries to send. The last reply reports whether entries were left out.
         entries_max: u32,
         /// True to list subfolders as well. Links to folders are not followed.
         recursive: bool,
     },
-    /// Sets the guest's clock.
+    /// Corrects the guest's clock: gradually if it is off by less than a second, otherwise at once.
     SetClock {
         /// Nanoseconds since the Unix epoch.
         unix_ns: u64,
@@ -123,7 +123,7 @@ pub enum Loader {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum User {
-    /// `sandbox`, 1000:1000.
+    /// The user with the number 1000: the image's own, or else `sandbox`.
     Sandbox,
     /// The guest's root.
     Root,

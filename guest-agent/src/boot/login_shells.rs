@@ -10,7 +10,8 @@ use std::{
 
 use super::replace::replace;
 use crate::{
-    command_settings::{HOME_PATH, HOME_PATH_LAST},
+    command_settings::search_path,
+    console::{report, with_cause},
     sandbox_user::{SANDBOX_ID, read_limited},
     step::{StepFault, WithStep},
 };
@@ -20,11 +21,17 @@ const PROFILE: &str = "/etc/profile";
 /// The script for login shells. Profiles run the scripts of this folder in alphabetical order, so it is the last one.
 const SCRIPT: &str = "/etc/profile.d/zz-waggle.sh";
 
-/// Writes the script, with the image's search path. Without `/etc/profile`, nothing replaces the search path.
-pub(super) fn keep_search_path(path: &str) -> Result<(), StepFault> {
-    if !Path::new(PROFILE).is_file() {
-        return Ok(());
+/// Writes the script, with the image's search path. Without `/etc/profile`, nothing replaces the search path. An error
+/// is only reported, because all other commands work without the script.
+pub(super) fn keep_search_path(path: &str) {
+    if Path::new(PROFILE).is_file()
+        && let Err(fault) = add_script(path)
+    {
+        report(&with_cause(&fault));
     }
+}
+
+fn add_script(path: &str) -> Result<(), StepFault> {
     replace(Path::new(SCRIPT), &script(path))?;
     run_script().step(|| format!("add {SCRIPT} to {PROFILE}"))
 }
@@ -32,7 +39,7 @@ pub(super) fn keep_search_path(path: &str) -> Result<(), StepFault> {
 /// Adds the script to a profile that does not run the scripts of the folder.
 fn run_script() -> io::Result<()> {
     let Some(profile) = read_limited(Path::new(PROFILE))? else { return Ok(()) };
-    if profile.contains("profile.d") {
+    if profile.lines().any(|line| !line.trim_start().starts_with('#') && line.contains("profile.d")) {
         return Ok(());
     }
     let mut file = OpenOptions::new().append(true).open(PROFILE)?;
@@ -43,12 +50,11 @@ fn run_script() -> io::Result<()> {
 /// becomes that of other commands, followed by the folders that the profile has added.
 fn script(path: &str) -> String {
     let quoted = format!("'{}'", path.replace('\'', r"'\''"));
-    let first = HOME_PATH.map(|folder| format!("$HOME/{folder}:")).concat();
-    let last = HOME_PATH_LAST.map(|folder| format!(":$HOME/{folder}")).concat();
+    let users = search_path("$HOME", "$waggle_path");
     format!(
         r#"# Login shells have the search path of other commands.
 waggle_path={quoted}
-if [ "$(id -u 2>/dev/null)" = {SANDBOX_ID} ]; then waggle_path="{first}$waggle_path{last}"; fi
+if [ "$(id -u 2>/dev/null)" = {SANDBOX_ID} ]; then waggle_path="{users}"; fi
 waggle_missing=
 waggle_rest=$waggle_path:
 while [ -n "$waggle_rest" ]; do

@@ -29,9 +29,7 @@ pub(super) fn set_up_sandbox_user() -> Result<(), StepFault> {
     let group = match users {
         Some(users) => {
             let made = with_sandbox_user(&users, link_home);
-            if made.text != users {
-                overwrite(USERS, &made.text).step(|| format!("add {SANDBOX_NAME} to {USERS}"))?;
-            }
+            write_users(&users, &made.text).step(|| format!("write the sandbox user's entry to {USERS}"))?;
             made.group
         }
         None => SANDBOX_ID,
@@ -39,6 +37,18 @@ pub(super) fn set_up_sandbox_user() -> Result<(), StepFault> {
     add_group(group).step(|| format!("add {SANDBOX_NAME} to {GROUPS}"))?;
     fs::create_dir_all(HOME).step(|| format!("create {HOME}"))?;
     chown(HOME, Some(SANDBOX_ID), Some(group)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
+}
+
+/// Changes the user file from the text `old` to the text `new`.
+fn write_users(old: &str, new: &str) -> io::Result<()> {
+    match new.strip_prefix(old) {
+        Some("") => Ok(()),
+        Some(added) => OpenOptions::new().create(true).append(true).open(USERS)?.write_all(added.as_bytes()),
+        // The file is not UTF-8. Without the change, the user has another home or number in this file only.
+        None if old.contains(char::REPLACEMENT_CHARACTER) => Ok(()),
+        // The file keeps its mode, and may be a link.
+        None => fs::write(USERS, new),
+    }
 }
 
 /// A user file with an entry of the sandbox user, and the primary group of that entry.
@@ -108,8 +118,11 @@ fn link_home(home: &str) -> bool {
         fs::create_dir_all(Path::new(HOME).parent().unwrap_or(Path::new("/")))?;
         symlink(path, HOME)
     };
-    // An image that is a commit of an environment has the link already.
-    fs::read_link(HOME).is_ok_and(|target| target == path) || link().is_ok()
+    // An image that was made from an environment has the link already.
+    if fs::read_link(HOME).is_ok_and(|target| target == path) {
+        return fs::create_dir_all(path).is_ok();
+    }
+    link().is_ok()
 }
 
 /// Adds a group to the group file, unless the file has a group with that number or cannot hold the name.
@@ -122,11 +135,6 @@ fn add_group(id: u32) -> io::Result<()> {
     let gap = if groups.is_empty() || groups.ends_with('\n') { "" } else { "\n" };
     let mut file = OpenOptions::new().create(true).append(true).open(GROUPS)?;
     file.write_all(format!("{gap}{SANDBOX_NAME}:x:{id}:\n").as_bytes())
-}
-
-/// Replaces the content of a file, which keeps its mode. The file may be a link, and is created if it is missing.
-fn overwrite(path: &str, text: &str) -> io::Result<()> {
-    fs::write(path, text)
 }
 
 #[cfg(test)]

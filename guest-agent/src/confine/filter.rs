@@ -75,20 +75,24 @@ pub(crate) fn prepare() -> nix::Result<Option<OwnedFd>> {
         }
     };
     let programs = |user| deny(if listener.is_some() { not_counted(user)? } else { forbidden(user)? });
-    let programs = Programs {
-        sandbox: programs(User::Sandbox).map_err(invalid)?,
-        root: programs(User::Root).map_err(invalid)?,
-    };
+    let programs =
+        Programs { sandbox: programs(User::Sandbox).map_err(invalid)?, root: programs(User::Root).map_err(invalid)? };
     PROGRAMS.set(programs).map_err(|_set_before| Errno::EALREADY)?;
     Ok(listener)
 }
 
-/// Installs the filters on this thread. They can't be removed. Needs `no_new_privs` or root.
+/// Installs the prepared filters on this thread, or else filters for all forbidden calls. They can't be removed. Needs
+/// `no_new_privs` or root.
 pub(super) fn install(user: User) -> nix::Result<()> {
-    let programs = PROGRAMS.get().ok_or(Errno::EINVAL)?;
-    let programs = match user {
-        User::Sandbox => &programs.sandbox,
-        User::Root => &programs.root,
+    let complete;
+    let programs = match (PROGRAMS.get(), user) {
+        (Some(prepared), User::Sandbox) => &prepared.sandbox,
+        (Some(prepared), User::Root) => &prepared.root,
+        // A file worker is a new program below the agent, and so without init's filter.
+        (None, user) => {
+            complete = forbidden(user).and_then(deny).map_err(|_fault| Errno::EINVAL)?;
+            &complete
+        }
     };
     for program in programs {
         apply_filter(program).map_err(|_fault| Errno::last())?;
@@ -128,4 +132,26 @@ fn forbidden(user: User) -> Result<Rules, BackendError> {
         rules.insert(libc::SYS_prlimit64, all_of(vec![differs(0, 0)?, is_not_null(2)?])?);
     }
     Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sys::prctl,
+    };
+
+    use super::*;
+
+    #[test]
+    fn program_without_prepared_filters_refuses_counted_calls_as_well() {
+        // Filters apply to the thread that installs them, so the other tests are not affected.
+        let refused = std::thread::spawn(|| {
+            prctl::set_no_new_privs().unwrap();
+            install(User::Sandbox).unwrap();
+            let flags = MsFlags::MS_BIND;
+            mount(Some("/nowhere"), "/nowhere", None::<&str>, flags, None::<&str>)
+        });
+        assert_eq!(refused.join().unwrap(), Err(Errno::EPERM));
+    }
 }

@@ -67,8 +67,9 @@ impl BackgroundOutputs {
 
     /// Follows the processes that have these pipes open. Returns the file's path in the guest; `None` if no file could
     /// be created, for example because the disk is full. The processes then continue as well, but their output is lost.
-    pub(super) async fn follow(&self, pipes: [Option<OutputPipe>; 2], user: User) -> Option<String> {
-        let file = self.temporary.create("log", user).await.ok();
+    pub(super) async fn follow(&self, pipes: [Option<OutputPipe>; 2]) -> Option<String> {
+        // File calls run as the sandbox user, who must be able to read the output of root's commands as well.
+        let file = self.temporary.create("log", User::Sandbox).await.ok();
         let path = file.as_ref().map(TemporaryFile::guest_path);
         let (ended, turn) = (Arc::clone(&self.ended), Arc::clone(&self.turn));
         let following = tokio::spawn(async move {

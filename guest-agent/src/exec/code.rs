@@ -32,7 +32,8 @@ const LOADERS: &str = "run/waggle";
 /// The folder of the code, relative to the root.
 const CODE: &str = "run/waggle/code";
 
-/// Permissions of the code's folder. Users can't list it, because the names of the files are secret.
+/// Permissions of the code's folder, which users can't list. Only root can change it and the files in it, so that a
+/// user can't use up the space that the code of later calls needs.
 const CODE_MODE: u32 = 0o711;
 
 const PYTHON_LOADER: (&str, &str) = ("python.py", include_str!("loaders/python.py"));

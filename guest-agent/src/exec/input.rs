@@ -8,10 +8,7 @@
 use std::{fs::File, io, os::fd::OwnedFd};
 
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use waggle_protocol::{
-    Fault, FaultKind, Input,
-    request::{Exec, User},
-};
+use waggle_protocol::{Fault, FaultKind, Input, request::Exec};
 
 use super::code::CodeFolder;
 use crate::{
@@ -38,6 +35,10 @@ impl Inputs {
 
     /// Removes the files, and resolves when they are removed.
     pub(super) async fn remove(self) {
+        if let Some(code) = &self.code {
+            // A background process that has the file open must not keep its space. The error leaves the file as it is.
+            let _emptied = code.file().set_len(0);
+        }
         for file in [self.code, self.stdin].into_iter().flatten() {
             file.into_name().remove().await;
         }
@@ -76,12 +77,14 @@ pub(super) async fn receive(
     if let Some(script) = &request.script {
         check_size("script", script.bytes, SCRIPT_BYTES_MAX)?;
         let announced = Announced { extension: &script.extension, bytes: script.bytes, name: "the code" };
-        inputs.code = Some(announced.receive(code.files(), request.user, reader).await?);
+        let file = code.files().create_readable(announced.extension, request.user).await;
+        inputs.code = Some(announced.receive(file, reader).await?);
     }
     if request.stdin_bytes > 0 {
         check_size("stdin", request.stdin_bytes, STDIN_BYTES_MAX)?;
         let announced = Announced { extension: "stdin", bytes: request.stdin_bytes, name: "stdin" };
-        inputs.stdin = Some(announced.receive(temporary, request.user, reader).await?);
+        let file = temporary.create(announced.extension, request.user).await;
+        inputs.stdin = Some(announced.receive(file, reader).await?);
     }
     Ok(inputs)
 }
@@ -94,15 +97,10 @@ struct Announced<'a> {
 }
 
 impl Announced<'_> {
-    /// Receives exactly the announced bytes into a file.
-    async fn receive(
-        &self,
-        temporary: &TemporaryFolder,
-        user: User,
-        reader: &mut Reader,
-    ) -> Result<TemporaryFile, NoInputs> {
+    /// Receives exactly the announced bytes into a new file.
+    async fn receive(&self, file: io::Result<TemporaryFile>, reader: &mut Reader) -> Result<TemporaryFile, NoInputs> {
         let failed = |source: io::Error| fault_of(&source, &format!("failed to write {} to a file", self.name));
-        let file = temporary.create(self.extension, user).await.map_err(failed)?;
+        let file = file.map_err(failed)?;
         let mut writing = tokio::fs::File::from_std(file.file().try_clone().map_err(failed)?);
         let mut missing = self.bytes;
         while missing > 0 {

@@ -4,7 +4,6 @@
 //! agent.
 
 use std::{
-    collections::BTreeMap,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{ExitStatus, Stdio},
     sync::{
@@ -90,8 +89,8 @@ impl Launcher {
         let failed = |source| fault_of(&source, "failed to create the control group of the command");
         let group = self.groups.create(number, request.limits).map_err(failed)?;
         let cgroup = group.open().map_err(failed)?;
-        // Each variable appears only once, because programs disagree on which of two values counts.
-        let env: BTreeMap<_, _> = self.settings.env(request.user).into_iter().chain(request.env.clone()).collect();
+        let mut env = self.settings.env(request.user);
+        env.extend(request.env.iter().cloned());
         let spawn = Spawn {
             number,
             argv,

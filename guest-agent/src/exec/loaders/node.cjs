@@ -129,6 +129,21 @@ const THREAD_HOOKS = `
     return url === code.url ? { format: 'module', source: code.source, shortCircuit: true } : next(url, context);
   }`;
 
+// As Node runs a module: an error of it is an uncaught exception, and one that never ends has the exit status 13.
+function runModule(url) {
+  const unfinished = (status) => {
+    if (status === 0) process.exitCode = 13;
+  };
+  process.once('exit', unfinished);
+  const finished = () => process.removeListener('exit', unfinished);
+  import(url).then(finished, (fault) => {
+    finished();
+    setImmediate(() => {
+      throw fault;
+    });
+  });
+}
+
 function useInternals() {
   const resolve = Module._resolveFilename;
   Module._resolveFilename = function (request, ...rest) {
@@ -141,7 +156,7 @@ function useInternals() {
     // Without `register` (before Node 18.19), Node's own error says that the syntax is that of a module.
     if (code.format === 'commonjs' || !Module.register) return module._compile(code.source, file);
     Module.register('data:text/javascript,' + encodeURIComponent(THREAD_HOOKS), { data: { code, parents } });
-    return void import(code.url);
+    runModule(code.url);
   };
 }
 

@@ -9,7 +9,7 @@ def load(main):
 
     del sys.argv[0]
     path = sys.argv[0]
-    folder = os.path.dirname(os.path.abspath(main["__file__"]))
+    folder = os.path.dirname(os.path.realpath(main["__file__"]))
     # With -P, -I or PYTHONSAFEPATH, Python does not search the script's folder, and so not the working directory either.
     if sys.path and sys.path[0] == folder:
         try:
