@@ -73,8 +73,8 @@ codes! {
         "Call list_environments to see the environment's status. If the status is \"error\", destroy the \
          environment and create a new one.";
     EnvironmentBusy, "environment_busy", Result,
-        "The environment ran its maximum number of calls until the call's own timeout had passed.",
-        "Retry when a call in this environment has ended, or set a longer timeout_seconds.";
+        "The environment runs its maximum number of calls, and none of them ended while the call waited.",
+        "Retry when a call in this environment has ended. For execute, you can set a longer timeout_seconds.";
     CapacityReached, "capacity_reached", Result,
         "The server has reached its maximum number of environments.",
         "Destroy an environment that you no longer need, or retry later.";

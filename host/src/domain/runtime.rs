@@ -80,16 +80,24 @@ impl Runtime {
     }
 
     /// Returns the loader that makes the interpreter run code as if the code's file were in the working directory;
-    /// `None` if there is none for this program, such as a shell, or an operator's program with another name.
+    /// `None` if there is none for this command, such as a shell, or an operator's command with a script of its own.
     #[must_use]
     pub fn loader(interpreter: &[String]) -> Option<Loader> {
-        let program = interpreter.first()?.rsplit('/').next()?;
+        let (program, arguments) = interpreter.split_first()?;
+        let program = program.rsplit('/').next()?;
+        let is_option = |word: &String| word.starts_with("--") && word.len() > "--".len();
+        let is_flags = |word: &String| word.strip_prefix('-').is_some_and(|flags| flags.chars().all(is_python_flag));
         match program {
-            "node" | "nodejs" => Some(Loader::Node),
-            _ if program.starts_with("python") => Some(Loader::Python),
+            "node" | "nodejs" if arguments.iter().all(is_option) => Some(Loader::Node),
+            _ if program.starts_with("python") && arguments.iter().all(is_flags) => Some(Loader::Python),
             _ => None,
         }
     }
+}
+
+/// Returns whether the letter is an option of Python that takes no value and runs no other code.
+fn is_python_flag(letter: char) -> bool {
+    matches!(letter, 'b' | 'B' | 'd' | 'E' | 'I' | 'O' | 'P' | 'q' | 's' | 'S' | 'u' | 'v' | 'x')
 }
 
 impl fmt::Display for Runtime {
@@ -263,6 +271,12 @@ mod tests {
             ("/opt/py/bin/python3.12 -u", Some(Loader::Python)),
             ("/usr/bin/node", Some(Loader::Node)),
             ("bash", None),
+            ("/usr/bin/node --max-old-space-size=200 --no-warnings", Some(Loader::Node)),
+            ("/usr/bin/node /opt/wrap.js", None),
+            ("/usr/bin/node --require /opt/hook.js", None),
+            ("/usr/bin/python3 -m tool", None),
+            ("/usr/bin/python3 -X dev", None),
+            ("/usr/bin/python3 /opt/wrap.py", None),
             ("/usr/bin/env python3", None),
             ("/opt/python/bin/pypy", None),
         ] {

@@ -130,6 +130,7 @@ impl Execution {
         let command = Command { argv, script, user: User::Sandbox, timeout: timeout_left, ..command };
         let mut outputs = Outputs::new(&call.refusals, command.output_bytes_max);
         let executed = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
+        outputs.note_memory_kills(call.untold_memory_kills());
         outputs.into_result(executed, timeout)
     }
 
@@ -178,9 +179,7 @@ impl Execution {
         };
         let running = call.machine.agent().exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
         let guest = tracing::debug_span!(target: STAGES, "guest", operation);
-        let executed = await_guest(&self.environments, owner, call, operation, running).instrument(guest).await;
-        outputs.note_memory_kills(call.untold_memory_kills());
-        executed
+        await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
     }
 
     /// Begins a call, unless the caller cancels it while it waits for others to end.
@@ -192,7 +191,6 @@ impl Execution {
         watcher: Watcher<'_>,
     ) -> Result<Call, Fault> {
         tokio::select! {
-            // A call that need not wait begins in any case, so that its result says how it was cancelled.
             biased;
             call = self.environments.begin(owner, id, within) => call,
             () = watcher.cancelled.cancelled() => Err(CallerFault::Cancelled { executed: None }.into()),

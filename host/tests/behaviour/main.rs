@@ -22,3 +22,4 @@ mod requests;
 mod served;
 mod story;
 mod tasks;
+mod waiting;
