@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two output pipes of a command. Replies carry the bytes of each pipe to the host in order.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{io, mem, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 use waggle_link::SendFault;
@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{platform::Platform, streams::Writer};
 
-/// Time for which small pieces of output gather in the pipes after a message. The first piece is sent at once.
+/// Time for which small pieces of output gather in the pipes after a message, and for which the end of a line is waited
+/// for. A line that is written as a whole after a pause is sent at once.
 const GATHERING: Duration = Duration::from_millis(5);
 
 /// Size of a piece of output in bytes above which more output is not waited for.
@@ -52,15 +53,15 @@ impl Output {
             platform.set_owner(&writing, user)?;
             let buffer = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
             let spool = Spool::new(Arc::clone(files), keep, name, user);
-            Ok::<_, io::Error>((Source { pipe: Some(pipe), reply, buffer, spool }, writing))
+            Ok::<_, io::Error>((Source { pipe: Some(pipe), reply, buffer, held: 0, spool }, writing))
         };
         let (stdout, stdout_end) = open("stdout", |bytes| Reply::Stdout(bytes))?;
         let (stderr, stderr_end) = open("stderr", |bytes| Reply::Stderr(bytes))?;
         Ok((Self { stdout, stderr }, stdout_end, stderr_end))
     }
 
-    /// Sends output as it arrives. Resolves only if sending fails. Dropping the future loses no bytes: all read bytes
-    /// are in the writer and the spool, and the others are still in the pipes.
+    /// Sends output as it arrives. Resolves only if sending fails. Dropping the future loses no bytes: each is in the
+    /// writer and the spool, in a buffer, or still in its pipe.
     pub(super) async fn stream(&mut self, writer: &mut Writer) {
         loop {
             let (read, sent) = tokio::select! {
@@ -132,21 +133,36 @@ struct Source {
     pipe: Option<OutputPipe>,
     reply: fn(&[u8]) -> Reply<'_>,
     buffer: Box<[u8]>,
+    /// Number of bytes in the buffer that were read, but not yet returned.
+    held: usize,
     spool: Spool,
 }
 
 impl Source {
     /// Reads into the buffer, and returns the number of bytes; 0 at the end. Stays pending if the pipe was removed.
+    /// Some programs write a line and its end separately, so the end of a small piece is waited for briefly. Dropping
+    /// the future loses no bytes.
     async fn read(&mut self) -> usize {
-        match &self.pipe {
-            Some(pipe) => pipe.read(&mut self.buffer).await,
-            None => std::future::pending().await,
+        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        if self.held == 0 {
+            self.held = pipe.read(&mut self.buffer).await;
         }
+        let piece = self.buffer.get(..self.held).unwrap_or_default();
+        if (1..SMALL_BYTES).contains(&self.held) && !piece.ends_with(b"\n") {
+            sleep(GATHERING).await;
+            let rest = self.buffer.get_mut(self.held..).unwrap_or_default();
+            self.held += pipe.read_now(rest).unwrap_or(0);
+        }
+        mem::take(&mut self.held)
     }
 
     /// Reads without waiting, and returns the number of bytes; `None` if the pipe is empty or closed.
     fn read_now(&mut self) -> Option<usize> {
-        self.pipe.as_ref()?.read_now(&mut self.buffer).ok().filter(|read| *read > 0)
+        let pipe = self.pipe.as_ref()?;
+        match mem::take(&mut self.held) {
+            0 => pipe.read_now(&mut self.buffer).ok().filter(|read| *read > 0),
+            held => Some(held),
+        }
     }
 
     /// Passes the first `read` bytes of the buffer to the spool and the writer. Removes the pipe if `read` is 0.
