@@ -93,7 +93,7 @@ codes! {
          install_packages, install fewer packages at a time.";
     Cancelled, "cancelled", Result,
         "The caller cancelled the call, and all processes of the call were killed; an installation of system packages \
-         gets 60 s to finish.",
+         gets a minute at most to finish.",
         "Retry if you need the result.";
     NotFound, "not_found", Result,
         "No file or folder exists at the path.",

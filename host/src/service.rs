@@ -11,6 +11,7 @@ pub mod execution;
 pub mod fault;
 pub mod filesystem;
 mod guest_answer;
+mod installation_queue;
 pub mod journal;
 pub(crate) mod log_limit;
 mod refusals;

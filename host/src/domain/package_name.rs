@@ -21,10 +21,14 @@
 //! version   = (alphanumeric | "*") *(alphanumeric | "." | "_" | "-" | "+" | "*")
 //! operator  = one or two of > < = ! ~, in a range also of ^
 //! ```
+//!
+//! Names and versions do not end with "-".
 
 mod parser;
 
 use std::fmt;
+
+use serde_json::Value;
 
 use self::parser::Parser;
 
@@ -38,6 +42,9 @@ pub const PACKAGE_NAME_BYTES_MAX: usize = 256;
 /// Maximum bytes of the list: more than twice the longest list that the other limits allow. It keeps the memory for a
 /// list in JSON small.
 pub const LIST_BYTES_MAX: usize = 64 * 1024;
+
+/// Maximum characters of a list's invalid element in an error: enough to recognize it.
+const ELEMENT_SHOWN_CHARS_MAX: usize = 60;
 
 /// The ends of names that package managers take for files in the working directory.
 const FILE_ENDINGS: &[&str] = &[
@@ -74,8 +81,11 @@ pub fn parse_packages(list: &str) -> Result<Vec<PackageName>, PackagesFault> {
     }
     let list = list.trim();
     let mut names = Vec::new();
-    if let Ok(elements) = serde_json::from_str::<Vec<String>>(list) {
-        elements.iter().try_for_each(|element| read(element, true, &mut names))?;
+    if let Ok(elements) = serde_json::from_str::<Vec<Value>>(list) {
+        for element in &elements {
+            let text = element.as_str().ok_or_else(|| PackagesFault::not_a_string(element))?;
+            read(text, true, &mut names)?;
+        }
     } else {
         let inner = list.strip_prefix('[').and_then(|list| list.strip_suffix(']'));
         read(inner.unwrap_or(list), true, &mut names)?;
@@ -132,6 +142,12 @@ pub enum PackagesFault {
     ListTooLong { bytes: usize },
     #[error("a name of {bytes} bytes is too long; must be at most {PACKAGE_NAME_BYTES_MAX} bytes")]
     NameTooLong { bytes: usize },
+    /// An element of a JSON list that is not a string.
+    #[error("each element of a list must be a string, such as \"requests\"; {element} is not a string")]
+    NotAString {
+        /// The element's JSON text, shortened.
+        element: String,
+    },
     /// A name that does not follow the grammar.
     #[error(
         "invalid package name \"{name}\"; must be like requests, numpy==2.1, \"pandas[excel]>=2,<3\", lodash@4 or \
@@ -153,6 +169,10 @@ impl PackagesFault {
             return Self::NameTooLong { bytes: name.len() };
         }
         Self::BadName { name: name.escape_debug().to_string() }
+    }
+
+    fn not_a_string(element: &Value) -> Self {
+        Self::NotAString { element: element.to_string().chars().take(ELEMENT_SHOWN_CHARS_MAX).collect() }
     }
 }
 

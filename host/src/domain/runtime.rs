@@ -9,7 +9,7 @@ mod installer;
 
 use std::{fmt, str::FromStr};
 
-pub use self::installer::{Installer, Step};
+pub use self::installer::{Installer, KilledInstallation, Step};
 use super::{
     capabilities::Capabilities,
     command::{Loader, User},
@@ -108,14 +108,14 @@ impl fmt::Display for Runtime {
 
 /// The kind of packages to install.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Packages {
+pub enum PackageKind {
     /// Packages of a runtime's package manager.
     Runtime(Runtime),
     /// Packages of the image's own package manager, in an environment of any runtime.
     System,
 }
 
-impl Packages {
+impl PackageKind {
     /// Returns the runtime whose operator's command installs such packages.
     #[must_use]
     pub fn runtime(self) -> Runtime {
@@ -152,7 +152,7 @@ impl Packages {
     }
 }
 
-impl fmt::Display for Packages {
+impl fmt::Display for PackageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Runtime(runtime) => write!(f, "packages for {runtime}"),
@@ -175,6 +175,14 @@ impl<T> ByRuntime<T> {
             Runtime::Python => &self.python,
             Runtime::Node => &self.node,
             Runtime::Shell => &self.shell,
+        }
+    }
+
+    pub fn of_mut(&mut self, runtime: Runtime) -> &mut T {
+        match runtime {
+            Runtime::Python => &mut self.python,
+            Runtime::Node => &mut self.node,
+            Runtime::Shell => &mut self.shell,
         }
     }
 }
@@ -232,7 +240,7 @@ pub enum RuntimeFault {
     },
     #[error("failed to install {packages}: {wanted} not found in the image")]
     NoInstaller {
-        packages: Packages,
+        packages: PackageKind,
         /// The suitable package managers, for example "apk or apt-get".
         wanted: String,
     },
@@ -288,7 +296,7 @@ mod tests {
     fn missing_programs_are_named() {
         let fault = Runtime::Node.interpreter(None, &guest(&["python3"])).unwrap_err();
         assert_eq!(fault.to_string(), "failed to run node code: node not found in the image");
-        let fault = Packages::Runtime(Runtime::Shell).installer(None, &guest(&["pip"])).unwrap_err();
+        let fault = PackageKind::Runtime(Runtime::Shell).installer(None, &guest(&["pip"])).unwrap_err();
         assert_eq!(
             fault.to_string(),
             "failed to install packages for shell: apk or apt-get or dnf or yum or zypper not found in the image"
@@ -298,12 +306,12 @@ mod tests {
     #[test]
     fn system_packages_are_those_of_the_shell_runtime_in_each_runtime() {
         let image = guest(&["python3", "npm", "apt-get"]);
-        assert_eq!(Packages::System.installer(None, &image), Ok(Installer::AptGet));
-        assert_eq!(Packages::Runtime(Runtime::Python).installer(None, &image), Ok(Installer::Pip));
+        assert_eq!(PackageKind::System.installer(None, &image), Ok(Installer::AptGet));
+        assert_eq!(PackageKind::Runtime(Runtime::Python).installer(None, &image), Ok(Installer::Pip));
         let command: CommandLine = "/opt/install".parse().unwrap();
-        let chosen = Packages::System.installer(Some(&command), &image);
+        let chosen = PackageKind::System.installer(Some(&command), &image);
         assert_eq!(chosen, Ok(Installer::Operator { command, user: User::Root }));
-        let fault = Packages::System.installer(None, &guest(&["python3"])).unwrap_err();
+        let fault = PackageKind::System.installer(None, &guest(&["python3"])).unwrap_err();
         assert!(fault.to_string().starts_with("failed to install system packages: apk or apt-get"), "{fault}");
     }
 

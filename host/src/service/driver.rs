@@ -52,10 +52,11 @@ use tokio_util::sync::CancellationToken;
 use waggle_shared::causes::chain;
 
 use super::{
+    installation_queue::InstallationQueue,
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     registry::Registry,
-    request::{Beginning, Call, InstallationQueue, Request},
+    request::{Beginning, Call, Request},
 };
 use crate::domain::{
     capabilities::AgentOrigin,
@@ -87,6 +88,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.slot = None;
         self.places.close();
+        self.installations.close();
         self.registry.forget(self.environment.id, self.reason);
         if std::thread::panicking() {
             tracing::error!(environment = %self.environment.id, "the task of an environment panicked");
@@ -249,7 +251,6 @@ impl Driver {
             environment: self.environment.clone(),
             refusals: Arc::clone(&self.refusals),
             memory_kills_told: Arc::clone(&self.memory_kills_told),
-            installations: Arc::clone(&self.installations),
             ended: Some(permit),
             place: Some(place),
             _counted: counted,
@@ -259,8 +260,9 @@ impl Driver {
     /// Stops the machine and refuses calls meanwhile.
     async fn release(&mut self, machine: &dyn Machine) {
         self.apply(Event::DestroyRequested);
-        // Calls that wait for a place learn of the destruction at once.
+        // Calls that wait for a place, or for their turn to install, learn of the destruction at once.
         self.places.close();
+        self.installations.close();
         self.journal.note("being destroyed");
         let mut stop = machine.stop();
         let mut open = true;

@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 use super::{
     driver::Driver,
     fault::{CallerFault, Fault, ServerFault},
+    installation_queue::{InstallationQueue, Turn},
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     registry::{Handle, Registry},
@@ -97,6 +98,7 @@ impl Environments {
         let refusals = Arc::new(Refusals::new(id));
         let journal = Arc::new(Journal::default());
         let places = Arc::new(Semaphore::new(CALLS_MAX));
+        let installations = Arc::<InstallationQueue>::default();
         let mut stages = journal.stages();
         let spec = self.spec(id, &new, Arc::clone(&refusals));
         let owner = new.owner.clone();
@@ -121,7 +123,7 @@ impl Environments {
                 journal: Arc::clone(&journal),
                 places: Arc::clone(&places),
                 memory_kills_told: Arc::default(),
-                installations: Arc::default(),
+                installations: Arc::clone(&installations),
                 abandoned,
                 reason: DestroyReason::NeverReady,
                 waiters: Vec::new(),
@@ -129,7 +131,7 @@ impl Environments {
             let span = tracing::info_span!("environment", %id);
             let run = driver.run(Arc::clone(&self.machines), ready).instrument(span);
             let task = self.drivers.spawn(run).abort_handle();
-            drivers.handles.insert(id, Handle { requests, task, refusals, journal, places });
+            drivers.handles.insert(id, Handle { requests, task, refusals, journal, places, installations });
         }
         let outcome = loop {
             tokio::select! {
@@ -250,6 +252,24 @@ impl Environments {
             Ok(Err(CallRefusal::NotRunning { state })) => Err(CallerFault::NotRunning { id, state }.into()),
             Err(_) => Err(self.not_callable(owner, id).into()),
         }
+    }
+
+    /// Waits, in order and at most `within`, until no other installation runs in an environment.
+    pub(super) async fn installation_turn(
+        &self,
+        owner: &Principal,
+        id: EnvironmentId,
+        within: Duration,
+    ) -> Result<Turn, Fault> {
+        let _counted = self.calls.token();
+        if self.registry.drivers().closing {
+            return Err(CallerFault::ShuttingDown.into());
+        }
+        self.find(owner, id)?;
+        let handle = self.registry.handle(id).ok_or_else(|| self.not_callable(owner, id))?;
+        let turn = timeout(within, handle.installations.turn()).await;
+        let turn = turn.map_err(|_elapsed| CallerFault::InstallationWaited { after: within })?;
+        Ok(turn.ok_or_else(|| self.not_callable(owner, id))?)
     }
 
     /// Runs the rest of a call in a task of its own, which continues if the caller leaves. A shutdown waits for the

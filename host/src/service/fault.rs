@@ -4,7 +4,7 @@
 
 mod argument;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 pub use self::argument::ArgumentFault;
 use crate::domain::{
@@ -95,19 +95,12 @@ pub enum CallerFault {
         executed: Option<Box<Executed>>,
     },
     /// The caller cancelled an installation.
-    #[error(
-        "the installation was cancelled; a package manager that changes the image's own packages gets up to {} s to \
-         finish, and the next installation waits for it",
-        finish_within.as_secs()
-    )]
-    InstallationCancelled {
-        /// Maximum time for which the installation continues.
-        finish_within: Duration,
-    },
+    #[error("the installation was cancelled{rest}")]
+    InstallationCancelled { rest: RestOfInstallation },
     /// An installation reached its timeout before the one that it waited for had ended.
     #[error(
         "the call reached its timeout of {} s while it waited for another installation in the environment; nothing was \
-         installed",
+         installed; retry when it has ended",
         after.as_secs_f64()
     )]
     InstallationWaited { after: Duration },
@@ -117,6 +110,36 @@ pub enum CallerFault {
     /// The server is shutting down.
     #[error("the server is shutting down; retry when it is back")]
     ShuttingDown,
+}
+
+/// The end of an installation whose caller has cancelled it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RestOfInstallation {
+    /// Nothing, because it had not begun.
+    Nothing,
+    /// It is killed.
+    Killed,
+    /// It continues, because a kill would leave half-installed system packages.
+    Finishes {
+        /// Maximum time for which it continues.
+        within: Duration,
+    },
+}
+
+impl fmt::Display for RestOfInstallation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str(" before it began; nothing was installed"),
+            Self::Killed => f.write_str("; it is being killed, and the next installation waits for that"),
+            Self::Finishes { within } => {
+                let within = within.as_secs();
+                write!(
+                    f,
+                    "; its package manager gets {within} s at most to finish, and the next installation waits for it"
+                )
+            }
+        }
+    }
 }
 
 impl CallerFault {
@@ -247,5 +270,25 @@ impl ServerFault {
             Self::Call { .. } => ErrorCode::MachineFailed,
             Self::Unowned { .. } => ErrorCode::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_a_cancelled_installation_says_what_happens_to_it() {
+        let text = |rest| CallerFault::InstallationCancelled { rest }.to_string();
+        assert!(text(RestOfInstallation::Nothing).ends_with("before it began; nothing was installed"));
+        assert!(text(RestOfInstallation::Killed).contains("is being killed"));
+        let within = Duration::from_secs(60);
+        assert!(text(RestOfInstallation::Finishes { within }).contains("gets 60 s at most to finish"));
+    }
+
+    #[test]
+    fn error_of_an_installation_that_only_waited_gives_advice() {
+        let text = CallerFault::InstallationWaited { after: Duration::from_secs(300) }.to_string();
+        assert!(text.contains("300 s while it waited") && text.ends_with("; retry when it has ended"), "{text}");
     }
 }

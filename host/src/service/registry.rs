@@ -14,6 +14,7 @@ use tokio::{
 use waggle_shared::mutex::lock;
 
 use super::{
+    installation_queue::InstallationQueue,
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     request::Request,
@@ -54,6 +55,7 @@ pub(super) struct Handle {
     /// One permit for each concurrent call; further calls wait in order. Closed when the environment takes no more
     /// calls.
     pub(super) places: Arc<Semaphore>,
+    pub(super) installations: Arc<InstallationQueue>,
 }
 
 impl Registry {

@@ -10,10 +10,7 @@ use std::{
     },
 };
 
-use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::refusals::Refusals;
@@ -32,11 +29,6 @@ pub(super) struct Beginning {
     pub(super) counted: TaskTrackerToken,
     pub(super) place: OwnedSemaphorePermit,
 }
-
-/// The queue of the installations in an environment: package managers cannot run at the same time. The installation
-/// that runs holds the lock. The value is the start of an earlier installation if that was killed and is not yet
-/// repaired.
-pub(super) type InstallationQueue = Mutex<Option<Instant>>;
 
 /// A request to the driver of an environment.
 #[derive(Debug)]
@@ -58,7 +50,6 @@ pub(super) struct Call {
     pub(super) refusals: Arc<Refusals>,
     /// The number of killed background processes that callers have been told of.
     pub(super) memory_kills_told: Arc<AtomicU64>,
-    pub(super) installations: Arc<InstallationQueue>,
     /// Permit to tell the driver that the call has ended. The permit is reserved when the call begins, so the message
     /// is never lost.
     pub(super) ended: Option<mpsc::OwnedPermit<()>>,

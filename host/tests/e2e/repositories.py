@@ -37,11 +37,13 @@ def serve(folder):
             make_wheel(folder, name)
             make_npm_package(folder, port, name)
             make_debian_package(folder, name)
-        # While they are unpacked, the first waits until a file exists, and the second kills dpkg and apt-get without it.
+        make_debian_package(folder, "waggle++", "preinst")
+        # While they are unpacked, the first waits until a file exists. The second does so if another file exists, and
+        # otherwise kills dpkg and apt-get.
         wait = "touch /tmp/unpacks; while [ ! -e /tmp/go-on ]; do sleep 0.1; done"
         make_debian_package(folder, "waggle-slow", "preinst", wait)
-        kill = "[ -e /tmp/go-on ] && exit; read -r line </proc/$PPID/stat; set -- ${line##*) }; kill -9 $2 $PPID"
-        make_debian_package(folder, "waggle-killer", "preinst", kill)
+        kill = "read -r line </proc/$PPID/stat; set -- ${line##*) }; kill -9 $2 $PPID"
+        make_debian_package(folder, "waggle-killer", "preinst", f"if [ -e /tmp/wait ]; then {wait}; else {kill}; fi")
         take_rpms(folder)
         yield port
 

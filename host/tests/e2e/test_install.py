@@ -100,9 +100,21 @@ async def test_an_installation_by_apt_get_that_was_stopped_does_not_stop_later_o
             killed = await tools.call("install_packages", environment_id=one, packages="waggle-ant waggle-killer")
             assert killed["signal"] == 9, killed
             assert await shell(tools, one, "ls /var/lib/dpkg/updates") != ""
-            await shell(tools, one, "touch /tmp/go-on")
-            await install(tools, one, "waggle-bee")
-            assert await shell(tools, one, STATES + "waggle-killer; waggle-ant; waggle-bee") == "hum\n" * 3
+            # A cancelled repair finishes as well, but the installation does not begin.
+            await shell(tools, one, "touch /tmp/wait")
+            call = asyncio.create_task(tools.raw("install_packages", environment_id=one, packages="waggle-fly"))
+            await until(tools, one, "[ -e /tmp/unpacks ]")
+            await cancel(call)
+            following = asyncio.create_task(install(tools, one, "waggle-bee waggle++"))
+            await shell(tools, one, "sleep 1; touch /tmp/go-on")
+            await following
+            works = "waggle-killer; waggle-ant; waggle-bee; waggle++; command -v waggle-fly"
+            assert await shell(tools, one, STATES + works) == "hum\n" * 4
+            # A name is neither a regular expression nor a removal.
+            installed = await tools.call("install_packages", environment_id=one, packages="waggle.fly")
+            assert installed["exit_code"] == 100 and "Unable to locate" in installed["stderr"], installed
+            refused = await tools.raw("install_packages", environment_id=one, packages="waggle-bee-")
+            assert "invalid package name" in refused.content[0].text, refused
         async with tools.environment("shell") as made:
             one = made["environment_id"]
             # A cancelled installation finishes, and the next one waits for it.
@@ -124,6 +136,11 @@ HALF_DONE = {
     "sed -i s/-ant/-fly/ waggle-fly/package.json",
 }
 USES = {"python": "import waggle_ant, waggle_fly", "node": "require('waggle-ant'), require('waggle-fly')"}
+# What looks the same, but did not change while the installation ran.
+OWN = {
+    "python": ("venv/lib/python3*/site-packages", "mkdir own-1.dist-info && echo Name: own >own-1.dist-info/METADATA"),
+    "node": ("node_modules", "mkdir .own-Ab3dEf_h"),
+}
 
 
 async def test_an_installation_by_pip_or_npm_that_was_cancelled_does_not_stop_later_ones(installing, tmp_path):
@@ -141,9 +158,32 @@ async def test_an_installation_by_pip_or_npm_that_was_cancelled_does_not_stop_la
                 assert said == "", said
                 await cancel(call)
                 asked.unlink()
+                folder, make = OWN[runtime]
+                said = await shell(tools, one, f"sleep 4; cd {folder} && {make}")
+                assert said == "", said
+                if runtime == "python":
+                    # An installation of another kind of packages leaves the repair to do.
+                    await install(tools, one, "waggle-bee", system=True)
                 await install(tools, one, "waggle-ant waggle-fly")
                 ran = await tools.call("execute", environment_id=one, code=USES[runtime])
                 assert ran["exit_code"] == 0, ran
+                assert "own" in await shell(tools, one, f"ls -A {folder}")
+
+
+async def test_pip_replaces_a_half_made_virtual_environment_and_nothing_else(installing):
+    async with installing(LOOPBACK + ":{port}", PYTHON="python").client() as tools:
+        async with tools.environment("python") as made:
+            one = made["environment_id"]
+            # A folder that is not an environment stays, whatever is in it.
+            await shell(tools, one, "rm -rf venv && mkdir venv && touch venv/mine")
+            await install(tools, one, "waggle-ant")
+            assert await shell(tools, one, "ls -A venv | grep 'mine\\|making'") == "mine\n"
+            # The state in which a killed installation leaves an environment that it was making.
+            await shell(tools, one, "rm -r venv/lib && touch venv/.waggle-making")
+            await install(tools, one, "waggle-bee")
+            assert await shell(tools, one, "ls -A venv | grep 'mine\\|making'") == ""
+            ran = await tools.call("execute", environment_id=one, code="import waggle_bee")
+            assert ran["exit_code"] == 0, ran
 
 
 def with_venv(uid):
@@ -185,6 +225,12 @@ async def test_the_virtual_environment_of_an_image_stays_importable(installing, 
             # `pip` in a shell installs into the same environment.
             said = await shell(tools, one, f"pip install {more}")
             assert expected in said and "rror" not in said, said
+            if uid != 0:
+                # Root runs no program of a folder that the user can write to, although the image's path begins with it.
+                plant = "printf '#!/bin/sh\\ntouch /tmp/planted\\n' >$name && chmod +x $name"
+                await shell(tools, one, f"cd {prefix}/bin && for name in sh apt-get dpkg; do {plant}; done")
+                await install(tools, one, "waggle-fly", system=True)
+                assert await shell(tools, one, "waggle-fly; [ ! -e /tmp/planted ] && echo none") == "hum\nnone\n"
 
 
 # Package managers of other distributions, with the changes to Debian's image `rpm` that make waggle use each. The image
@@ -208,6 +254,30 @@ async def test_dnf_yum_and_zypper_install_what_a_rule_allows(installing, manager
         # An unknown package is a plain failure, without a prompt.
         installed = await tools.call("install_packages", environment_id=one, packages="waggle-wasp")
         assert installed["exit_code"] != 0 and "waggle-wasp" in installed["stdout"] + installed["stderr"], installed
+
+
+# A dnf that is killed in its first transaction, with data bases that it was writing.
+KILLED_DNF = """#!/bin/sh
+[ -e /tmp/go-on ] && exec dnf-3 "$@"
+database=$(rpm --eval '%{_dbpath}')/rpmdb.sqlite
+dnf-3 "$@" &
+until [ -e "$database" ]; do sleep 0.1; done
+kill -9 $!
+head -c 4096 /dev/zero >"$database"
+echo half >/var/lib/dnf/history.sqlite
+kill -9 $$
+"""
+
+
+async def test_an_installation_by_dnf_that_was_killed_does_not_stop_later_ones(installing):
+    server = installing(LOOPBACK + ":{port}", {"usr/bin/dnf": KILLED_DNF}, SHELL="rpm")
+    async with server.client() as tools, tools.environment("shell") as made:
+        one = made["environment_id"]
+        killed = await tools.call("install_packages", environment_id=one, packages="waggle-bee")
+        assert killed["signal"] == 9, killed
+        await shell(tools, one, "touch /tmp/go-on")
+        await install(tools, one, "waggle-bee")
+        assert await shell(tools, one, "waggle-bee") == "hum\n"
 
 
 async def test_pip_npm_and_apt_get_report_a_missing_rule(installing):

@@ -155,7 +155,8 @@ impl<'a> Parser<'a> {
     fn word(&mut self, is_first: fn(char) -> bool, is_further: fn(char) -> bool) -> Option<()> {
         let rest = self.rest.strip_prefix(is_first)?.trim_start_matches(is_further);
         let (word, _) = self.rest.split_at(self.rest.len() - rest.len());
-        if is_file(word) {
+        // For apt-get, a hyphen at the end removes the package.
+        if is_file(word) || word.ends_with('-') {
             return None;
         }
         self.parsed.push_str(word);

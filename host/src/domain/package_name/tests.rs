@@ -151,11 +151,29 @@ fn rejects_options_urls_paths_and_shell() {
 }
 
 #[test]
+fn rejects_names_and_versions_that_end_with_a_hyphen() {
+    for name in ["a-", "a=1-", "a@1-", "a[b-]", "a-==1", "g++-"] {
+        assert_eq!(names(name), Err(PackagesFault::BadName { name: name.to_owned() }));
+    }
+}
+
+#[test]
 fn one_invalid_name_rejects_all() {
     for list in ["requests -e numpy", "[\"requests\", \"-e\"]", "requests '-e'", "requests,-e"] {
         assert_eq!(names(list), Err(PackagesFault::BadName { name: "-e".to_owned() }), "{list}");
     }
     assert_eq!(names("numpy >= , a"), Err(PackagesFault::BadName { name: "numpy >= ,".to_owned() }));
+}
+
+#[test]
+fn rejects_elements_of_a_json_list_that_are_not_strings() {
+    for (list, element) in
+        [("[null]", "null"), (r#"["a", 1]"#, "1"), (r#"["a", true, 1]"#, "true"), ("[[\"a\"]]", "[\"a\"]")]
+    {
+        assert_eq!(names(list), Err(PackagesFault::NotAString { element: element.to_owned() }), "{list}");
+    }
+    let long = names(&format!("[[{}1]]", "1,".repeat(1000))).unwrap_err().to_string();
+    assert!(long.len() < 200 && long.contains("[1,1,1"), "{long}");
 }
 
 #[test]
@@ -188,7 +206,7 @@ fn texts() -> impl Strategy<Value = String> {
 
 /// Checks that no package manager can take the name for an option, a path, a URL or several arguments.
 fn assert_harmless(name: &str) {
-    assert!(!name.starts_with(['-', '.', '/', '~', '_', '=']), "{name:?}");
+    assert!(!name.starts_with(['-', '.', '/', '~', '_', '=']) && !name.ends_with('-'), "{name:?}");
     assert!(name.len() <= PACKAGE_NAME_BYTES_MAX && !is_file(name), "{name:?}");
     assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "@/.-_+*=<>!~^[],|: ".contains(c)), "{name:?}");
     // A colon is only in npm's alias, behind the name, and the name behind the alias follows the same rules.

@@ -5,7 +5,7 @@
 //! An installation that is killed leaves half-installed packages behind, with which most package managers refuse to
 //! work. The next installation therefore repairs them first.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::CommandLine;
 use crate::domain::{
@@ -46,6 +46,25 @@ pub struct Step {
     pub command: Command,
     /// Whether the command needs time after a cancellation, because a kill would leave half-installed packages.
     pub finishes: bool,
+    /// Whether the command installs the packages. The commands before it prepare that, or repair what an earlier
+    /// installation left.
+    pub installs: bool,
+}
+
+/// An installation that was killed and has not been repaired. Several ones count as one that lasted from the beginning
+/// of the first to the end of the last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KilledInstallation {
+    pub began: SystemTime,
+    pub ended: SystemTime,
+}
+
+impl KilledInstallation {
+    /// Returns the time in which the installation may have changed files, in seconds since 1970 of the guest's clock.
+    fn window(&self) -> [u64; 2] {
+        let [began, ended] = [self.began, self.ended].map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+        [began.saturating_sub(CLOCK_SLACK).as_secs(), ended.saturating_add(CLOCK_SLACK).as_secs()]
+    }
 }
 
 /// A script that chooses or creates the Python environment for the packages, and runs pip in that environment.
@@ -60,8 +79,11 @@ const DPKG_PREPARE: &str = include_str!("dpkg_prepare.sh");
 /// A script that repairs the data base of a killed rpm.
 const RPM_REPAIR: &str = include_str!("rpm_repair.sh");
 
-/// The time by which a killed installation may appear younger in the guest than on the host, whose clocks differ.
+/// Maximum difference between the clock of a guest and the clock of its host.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+/// The search path of root's commands. The image's may begin with folders that the sandbox user can write to.
+const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Installer {
     /// The programs that the package manager needs in the guest. pip runs as `python3 -m pip`, so only `python3` is
@@ -79,69 +101,82 @@ impl Installer {
         }
     }
 
-    /// Returns the commands that install the packages. `killed` is the age of an earlier installation that was killed
-    /// and has not been repaired.
+    /// Returns the commands that install the packages; only the last one installs. `killed` is an earlier installation
+    /// of packages of the same kind.
     #[must_use]
-    pub fn steps(&self, packages: &[PackageName], killed: Option<Duration>) -> Vec<Step> {
+    pub fn steps(&self, packages: &[PackageName], killed: Option<KilledInstallation>) -> Vec<Step> {
         let names: Vec<_> = packages.iter().map(PackageName::as_str).collect();
-        let seconds = killed.map(|age| age.saturating_add(CLOCK_SLACK).as_secs().to_string());
-        let system = |words: &[&str]| Step { command: command(words, &names, User::Root), finishes: true };
+        let window = killed.map(|killed| killed.window());
+        let system = |words: &[&str]| install(command(words, &names, User::Root));
         let rpm = |words: &[&str]| {
-            let repair = killed.map(|_| quick(script("sh", "sh", RPM_REPAIR.to_owned(), User::Root)));
+            let repair = script("sh", "sh", RPM_REPAIR.to_owned(), User::Root);
+            // A kill would leave the data base as the repair found it, or worse.
+            let repair = killed.map(|_| Step { finishes: true, ..prepare(repair) });
             repair.into_iter().chain([system(words)]).collect()
         };
         match self {
-            Self::Pip => vec![quick(pip(&names, seconds))],
+            Self::Pip => vec![install(pip(&names, window))],
             Self::Npm => {
                 let words = ["npm", "install", "--prefix", SANDBOX_HOME, "--no-audit", "--no-fund"];
-                let install = quick(command(&words, &names, User::Sandbox));
-                let repair = |seconds| format!("const KILLED_SECONDS = {seconds};\n{NPM_REPAIR}");
-                let repair = seconds.map(|seconds| quick(script("node", "js", repair(seconds), User::Sandbox)));
-                repair.into_iter().chain([install]).collect()
+                let repair =
+                    |[began, ended]: [u64; 2]| format!("const [BEGAN, ENDED] = [{began}, {ended}];\n{NPM_REPAIR}");
+                let repair = window.map(|window| prepare(script("node", "js", repair(window), User::Sandbox)));
+                repair.into_iter().chain([install(command(&words, &names, User::Sandbox))]).collect()
             }
             Self::Apk => vec![system(&["apk", "add", "--no-cache"])],
             Self::AptGet => {
                 let was_killed = if killed.is_some() { "yes" } else { "no" };
                 let code = format!("WAS_KILLED={was_killed}\n{DPKG_PREPARE}");
-                let prepare = script("sh", "sh", code, User::Root);
-                let install = system(&["apt-get", "install", "-q", "-y", "--no-install-recommends"]);
-                let env = vec![variable("DEBIAN_FRONTEND", "noninteractive")];
-                let quiet = |step: Step| Step { command: Command { env: env.clone(), ..step.command }, ..step };
-                vec![quiet(quick(prepare)), quiet(install)]
+                // After a kill, it configures and installs packages.
+                let finishes = killed.is_some();
+                let prepare = Step { finishes, ..prepare(script("sh", "sh", code, User::Root)) };
+                // Without the option, a name that does not exist is a regular expression.
+                let words = ["install", "-q", "-y", "--no-install-recommends", "-o", "APT::Cmd::Pattern-Only=true"];
+                let mut steps = vec![prepare, system(&[&["apt-get"], &words[..]].concat())];
+                let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
+                steps.iter_mut().for_each(|step| step.command.env.push(quiet.clone()));
+                steps
             }
             Self::Dnf => rpm(&["dnf", "install", "-y"]),
             Self::Yum => rpm(&["yum", "install", "-y"]),
             Self::Zypper => rpm(&["zypper", "--non-interactive", "install"]),
             Self::Operator { command: line, user } => {
                 let words: Vec<_> = line.words().iter().map(String::as_str).collect();
-                vec![Step { command: command(&words, &names, *user), finishes: true }]
+                vec![install(command(&words, &names, *user))]
             }
         }
     }
 }
 
-/// Returns a step that a cancellation kills at once.
-fn quick(command: Command) -> Step {
-    Step { command, finishes: false }
+/// Returns the step that installs. Only root's can change the image's own packages.
+fn install(command: Command) -> Step {
+    Step { finishes: command.user == User::Root, command, installs: true }
 }
 
-fn pip(names: &[&str], killed_seconds: Option<String>) -> Command {
+/// Returns a step that a cancellation kills at once.
+fn prepare(command: Command) -> Step {
+    Step { command, finishes: false, installs: false }
+}
+
+fn pip(names: &[&str], killed: Option<[u64; 2]>) -> Command {
     // Package names contain no character that must be escaped in a Python string.
     let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let seconds = killed_seconds.unwrap_or_else(|| "None".to_owned());
-    let code = format!("PACKAGES = [{}]\nKILLED_SECONDS = {seconds}\n{PIP_SCRIPT}", names.join(", "));
-    let env = vec![variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")];
-    Command { env, ..script("python3", "py", code, User::Sandbox) }
+    let killed = killed.map_or_else(|| "None".to_owned(), |[began, ended]| format!("({began}, {ended})"));
+    let code = format!("PACKAGES = [{}]\nKILLED = {killed}\n{PIP_SCRIPT}", names.join(", "));
+    let mut command = script("python3", "py", code, User::Sandbox);
+    command.env.extend([variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"), variable("PIP_NO_INPUT", "1")]);
+    command
 }
 
 fn script(interpreter: &str, extension: &'static str, code: String, user: User) -> Command {
     let script = Some(Script { extension, code: code.into_bytes(), loader: None });
-    Command { argv: vec![interpreter.to_owned()], script, user, ..Command::default() }
+    Command { script, ..command(&[interpreter], &[], user) }
 }
 
 fn command(words: &[&str], names: &[&str], user: User) -> Command {
     let argv = words.iter().chain(names).map(|word| (*word).to_owned()).collect();
-    Command { argv, user, ..Command::default() }
+    let env = if user == User::Root { vec![variable("PATH", ROOT_PATH)] } else { Vec::new() };
+    Command { argv, user, env, ..Command::default() }
 }
 
 fn variable(name: &str, value: &str) -> (String, String) {
@@ -153,7 +188,7 @@ mod tests {
     use super::*;
     use crate::domain::package_name::parse_packages;
 
-    fn steps(installer: &Installer, names: &str, killed: Option<Duration>) -> Vec<Step> {
+    fn steps(installer: &Installer, names: &str, killed: Option<KilledInstallation>) -> Vec<Step> {
         installer.steps(&parse_packages(names).unwrap(), killed)
     }
 
@@ -179,40 +214,83 @@ mod tests {
             assert_eq!(steps[0].command.user == User::Sandbox, installer == Installer::Npm);
         }
         let steps = steps(&Installer::AptGet, "a b==1", None);
-        assert_eq!(lines(&steps), ["sh", "apt-get install -q -y --no-install-recommends a b==1"]);
+        let install = "apt-get install -q -y --no-install-recommends -o APT::Cmd::Pattern-Only=true a b==1";
+        assert_eq!(lines(&steps), ["sh", install]);
         assert!(code(&steps[0]).starts_with("WAS_KILLED=no\n") && code(&steps[0]).contains("apt-get update"));
-        assert!(steps.iter().all(|step| step.command.env == [variable("DEBIAN_FRONTEND", "noninteractive")]));
+        let quiet = variable("DEBIAN_FRONTEND", "noninteractive");
+        assert!(steps.iter().all(|step| step.command.env.contains(&quiet)));
+    }
+
+    fn killed() -> Option<KilledInstallation> {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 500);
+        Some(KilledInstallation { began: at(1000), ended: at(1060) })
+    }
+
+    fn operator(user: User) -> Installer {
+        Installer::Operator { command: "/opt/install".parse().unwrap(), user }
+    }
+
+    #[test]
+    fn each_command_of_root_has_a_search_path_that_only_root_can_change() {
+        let path = variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let all = [
+            Installer::Pip,
+            Installer::Npm,
+            Installer::Apk,
+            Installer::AptGet,
+            Installer::Dnf,
+            Installer::Yum,
+            Installer::Zypper,
+            operator(User::Root),
+            operator(User::Sandbox),
+        ];
+        for installer in all {
+            for step in [steps(&installer, "a", None), steps(&installer, "a", killed())].concat() {
+                let is_of_root = step.command.user == User::Root;
+                assert_eq!(step.command.env.contains(&path), is_of_root, "{installer:?}");
+            }
+        }
     }
 
     #[test]
     fn only_what_changes_system_packages_finishes_after_a_cancellation() {
-        let finishes = |installer| steps(&installer, "a", None).iter().map(|step| step.finishes).collect::<Vec<_>>();
-        assert_eq!(finishes(Installer::AptGet), [false, true]);
-        for installer in [Installer::Apk, Installer::Dnf, Installer::Yum, Installer::Zypper] {
-            assert_eq!(finishes(installer), [true]);
+        let finishes = |installer: &Installer, killed| {
+            steps(installer, "a", killed).iter().map(|step| step.finishes).collect::<Vec<_>>()
+        };
+        assert_eq!(finishes(&Installer::AptGet, None), [false, true]);
+        assert_eq!(finishes(&Installer::AptGet, killed()), [true, true]);
+        assert_eq!(finishes(&Installer::Apk, killed()), [true]);
+        for installer in [Installer::Dnf, Installer::Yum, Installer::Zypper] {
+            assert_eq!(finishes(&installer, None), [true]);
+            assert_eq!(finishes(&installer, killed()), [true, true]);
         }
-        for installer in [Installer::Pip, Installer::Npm] {
-            assert_eq!(finishes(installer), [false]);
-        }
+        assert_eq!(finishes(&Installer::Pip, killed()), [false]);
+        assert_eq!(finishes(&Installer::Npm, killed()), [false, false]);
+        assert_eq!(finishes(&operator(User::Root), None), [true]);
+        assert_eq!(finishes(&operator(User::Sandbox), None), [false]);
     }
 
     #[test]
     fn pip_script_gets_packages_as_python_strings() {
         let steps = steps(&Installer::Pip, "a[x]>=1,<2 b", None);
-        assert!(code(&steps[0]).starts_with("PACKAGES = [\"a[x]>=1,<2\", \"b\"]\nKILLED_SECONDS = None\n"));
+        assert!(code(&steps[0]).starts_with("PACKAGES = [\"a[x]>=1,<2\", \"b\"]\nKILLED = None\n"));
         assert_eq!((steps[0].command.user, steps.len()), (User::Sandbox, 1));
     }
 
     #[test]
     fn repair_comes_first_after_a_kill() {
-        let killed = Some(Duration::from_secs(60));
-        let pip = steps(&Installer::Pip, "a", killed);
-        assert!(code(&pip[0]).contains("\nKILLED_SECONDS = 62\n"));
-        let npm = steps(&Installer::Npm, "a", killed);
-        assert!(code(&npm[0]).starts_with("const KILLED_SECONDS = 62;\n") && npm.len() == 2);
-        let apt = steps(&Installer::AptGet, "a", killed);
-        assert!(code(&apt[0]).starts_with("WAS_KILLED=yes\n") && apt.len() == 2);
-        let dnf = steps(&Installer::Dnf, "a", killed);
+        let installs = |steps: &[Step]| steps.iter().map(|step| step.installs).collect::<Vec<_>>();
+        let pip = steps(&Installer::Pip, "a", killed());
+        assert!(code(&pip[0]).contains("\nKILLED = (998, 1062)\n"));
+        assert_eq!(installs(&pip), [true]);
+        let npm = steps(&Installer::Npm, "a", killed());
+        assert!(code(&npm[0]).starts_with("const [BEGAN, ENDED] = [998, 1062];\n"));
+        assert_eq!(installs(&npm), [false, true]);
+        let apt = steps(&Installer::AptGet, "a", killed());
+        assert!(code(&apt[0]).starts_with("WAS_KILLED=yes\n"));
+        assert_eq!(installs(&apt), [false, true]);
+        let dnf = steps(&Installer::Dnf, "a", killed());
         assert_eq!(lines(&dnf), ["sh", "dnf install -y a"]);
+        assert_eq!(installs(&dnf), [false, true]);
     }
 }

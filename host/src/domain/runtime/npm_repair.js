@@ -1,12 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 // Runs in the guest as the sandbox user after an installation by npm was killed, after a first line that defines
-// KILLED_SECONDS, the age of that installation. Removes the packages that it was unpacking, and those that it had moved
-// away: npm takes the former for complete, and fails at the latter.
+// BEGAN and ENDED, the seconds since 1970 between which that installation ran. Removes the packages that it was unpacking,
+// and those that it had moved away: npm takes the former for complete, and fails at the latter.
 (async () => {
   const fs = await import("node:fs");
   const home = "/home/sandbox";
-  const begun = Date.now() - KILLED_SECONDS * 1000;
+  const changedMeanwhile = (path) => {
+    const seconds = fs.statSync(path).ctimeMs / 1000;
+    return BEGAN <= seconds && seconds <= ENDED;
+  };
   const read = (path) => {
     try {
       return JSON.parse(fs.readFileSync(path, "utf8"));
@@ -24,12 +27,12 @@
       const key = `${folder}/${entry.name}`;
       const path = `${home}/${key}`;
       if (/^\..+-[A-Za-z0-9_-]{8}$/.test(entry.name)) {
-        remove(path);
+        if (changedMeanwhile(path)) remove(path);
       } else if (entry.name.startsWith("@")) {
         clean(key);
       } else if (!entry.name.startsWith(".")) {
         const whole = complete[key] && complete[key].version === read(`${path}/package.json`).version;
-        if (!whole && fs.statSync(path).ctimeMs >= begun) {
+        if (!whole && changedMeanwhile(path)) {
           remove(path);
         } else {
           clean(`${key}/node_modules`);

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 # SPDX-License-Identifier: Apache-2.0
-# Runs in the guest as the sandbox user, after two first lines that define PACKAGES, and KILLED_SECONDS: the age of an
-# earlier installation that was killed, or None.
+# Runs in the guest as the sandbox user, after two first lines that define PACKAGES, and KILLED: the seconds since 1970
+# between which an earlier installation ran that was killed, or None.
 import glob
 import importlib.util
 import os
@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 
 VENV = "/home/sandbox/venv"
 VENV_PYTHON = os.path.join(VENV, "bin", "python3")
+# Exists while the environment is being made.
+MAKING = os.path.join(VENV, ".waggle-making")
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 SITES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
@@ -37,29 +38,33 @@ def is_managed_externally():
     return os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED"))
 
 
-def repair(begun):
-    """Removes what a killed installation left: a half-made environment, and packages that look as if complete."""
-    try:
-        half_made = os.stat(os.path.join(VENV, "pyvenv.cfg")).st_ctime >= begun
-    except OSError:
-        half_made = os.path.isdir(VENV)
-    if half_made:
+def remove_half_made_venv():
+    """Removes the environment that an earlier installation did not finish making."""
+    if os.path.lexists(MAKING) and not os.path.islink(VENV):
         shutil.rmtree(VENV)
+
+
+def repair(began, ended):
+    """Removes the packages that look as if complete, and that a killed installation left between these times."""
     home = os.path.expanduser("~")
     own = [glob.glob(f"{home}/{folder}/lib/*/site-packages") for folder in ["venv", ".local"]]
     for site in {*SITES, *own[0], *own[1]}:
         # pip renames packages like this before it removes them.
         left = glob.glob(os.path.join(site, "~*"))
-        for info in glob.glob(os.path.join(site, "*.dist-info")):
-            # pip writes the record last.
-            if not os.path.exists(os.path.join(info, "RECORD")) and os.stat(info).st_ctime >= begun:
-                left.append(info)
+        # pip writes the record last.
+        infos = glob.glob(os.path.join(site, "*.dist-info"))
+        left += [info for info in infos if not os.path.exists(os.path.join(info, "RECORD"))]
         for path in left:
-            shutil.rmtree(path, ignore_errors=True)
+            if began <= os.lstat(path).st_ctime <= ended:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def make_venv():
     """Makes an environment in which this Python's packages, including its pip, stay visible."""
+    # Nothing is written beside a folder's other content: it is not ours to remove.
+    os.makedirs(VENV, exist_ok=True)
+    if not os.listdir(VENV):
+        open(MAKING, "x").close()
     # Unpacking a second pip would take most of a minute under emulation.
     bare = ["--without-pip"] if importlib.util.find_spec("pip") else []
     made = subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", *bare, VENV])
@@ -70,6 +75,8 @@ def make_venv():
         version = "python{}.{}".format(*sys.version_info)
         with open(os.path.join(VENV, "lib", version, "site-packages", "image_venv.pth"), "w") as links:
             links.writelines(f"import site; site.addsitedir({site!r})\n" for site in SITES)
+    if os.path.exists(MAKING):
+        os.remove(MAKING)
 
 
 def launch_from(python, *arguments):
@@ -111,10 +118,11 @@ def needs_own_venv():
 
 def main():
     if sys.argv[1:] != ["chosen"]:
-        if KILLED_SECONDS is not None:
-            repair(time.time() - KILLED_SECONDS)
+        remove_half_made_venv()
+        if KILLED:
+            repair(*KILLED)
         if not os.path.exists(sys.executable):
-            # The environment of this Python was half-made, and was removed.
+            # This Python was that of a half-made environment, which was removed.
             os.execvp("python3", ["python3", __file__])
         if not is_venv() and needs_own_venv():
             make_venv()

@@ -3,13 +3,16 @@
 //! Hints about defences in the guest, for the results of commands that failed. Programs report a defence as an error of
 //! their own, often with advice that does not apply here.
 
-use crate::domain::command::{EndCause, Executed, RefusedCall};
+use crate::domain::command::{EndCause, Executed, RefusedCall, User};
 
 /// The number of the signal SIGSYS. The filter kills programs with it that use the system calls of 32-bit programs.
 const SIGSYS: i32 = 31;
 
 /// Hints for texts that programs print. Each hint is given if one of its texts is in an output.
-const TEXTS: &[(&[&str], &str)] = &[
+type Texts = &'static [(&'static [&'static str], &'static str)];
+
+/// The hints for programs that would need root, for commands of the sandbox user.
+const TEXTS_OF_ROOT: Texts = &[
     (
         &[
             "sudo: The \"no new privileges\" flag is set",
@@ -21,10 +24,19 @@ const TEXTS: &[(&[&str], &str)] = &[
          packages as root, and only the server's operator can allow sudo and su, with WAGGLE_RELAX=no-new-privileges",
     ),
     (
-        &["are you root?", "has to be run with superuser privileges", "Unable to lock database: Permission denied"],
+        &[
+            "are you root?",
+            "has to be run with superuser privileges",
+            "The requested operation requires superuser privileges",
+            "Root privileges are required",
+            "Unable to lock database: Permission denied",
+        ],
         "programs run as a user who cannot become root; install_packages with \"system\": true installs system \
          packages as root",
     ),
+];
+
+const TEXTS: Texts = &[
     (
         &["Bad system call"],
         "a program was killed because it used system calls that do not exist here; 32-bit programs cannot run, so use \
@@ -36,15 +48,16 @@ const TEXTS: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Returns the hints for the result of a command with these outputs. A command that succeeded gets none.
-pub(super) fn on_defences(executed: &Executed, outputs: [&str; 2]) -> Vec<String> {
+/// Returns the hints for the result of a user's command with these outputs. A command that succeeded gets none.
+pub(super) fn on_defences(executed: &Executed, user: User, outputs: [&str; 2]) -> Vec<String> {
     if executed.exit_code == 0 && executed.cause == EndCause::Exited {
         return Vec::new();
     }
     let killed = executed.signal == Some(SIGSYS) || executed.exit_code == 128 + SIGSYS;
     let signal = if killed { "Bad system call" } else { "" };
     let shown = |text: &&str| signal == *text || outputs.iter().any(|output| output.contains(text));
-    let texts = TEXTS.iter().filter(|(texts, _)| texts.iter().any(shown));
+    let of_root = if user == User::Sandbox { TEXTS_OF_ROOT } else { &[] };
+    let texts = of_root.iter().chain(TEXTS).filter(|(texts, _)| texts.iter().any(shown));
     refused(&executed.refused).into_iter().chain(texts.map(|(_, hint)| (*hint).to_owned())).collect()
 }
 
@@ -90,7 +103,7 @@ mod tests {
 
     #[track_caller]
     fn check(executed: &Executed, stderr: &str, expected: &[&str]) {
-        let found = on_defences(executed, ["", stderr]);
+        let found = on_defences(executed, User::Sandbox, ["", stderr]);
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for (hint, part) in found.iter().zip(expected) {
             assert!(hint.contains(part), "{hint}");
@@ -114,6 +127,15 @@ mod tests {
         check(&ended(0, &[]), sudo, &[]);
         let apt = "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), are you root?\n";
         check(&ended(100, &[]), apt, &["install_packages with \"system\": true"]);
+        for text in [
+            "Error: This command has to be run with superuser privileges (under the root user on most systems).\n",
+            "The requested operation requires superuser privileges. Please log in as a user with elevated rights\n",
+            "Root privileges are required to run this command.\n",
+        ] {
+            check(&ended(1, &[]), text, &["install_packages with \"system\": true"]);
+            // The command was an installation of system packages.
+            assert!(on_defences(&ended(1, &[]), User::Root, ["", text]).is_empty());
+        }
         check(&ended(126, &[]), "sh: 1: ./arm: Exec format error\n", &["for x86 Linux"]);
     }
 

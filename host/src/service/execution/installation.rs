@@ -3,38 +3,38 @@
 //! Installs packages in environments, one installation of an environment at a time.
 //!
 //! ```text
-//!   wait for the queue ──turn──▶ step ──succeeded──▶ step ... ──▶ result
-//!          │                      │
-//!          │ cancelled, timeout   ├─timeout: killed; the next installation repairs what is left
-//!          ▼                      └─cancelled, or the caller left: the caller is answered at once
-//!        fault                        ├─a step that may be killed: killed; the next installation repairs
-//!                                     └─a step that changes the system's packages: continues for a while
+//!   wait for the queue ──turn──▶ wait for a place ──▶ step ──succeeded──▶ step ... ──▶ result
+//!          │                            │              │
+//!          │ cancelled, timeout         │              ├─timeout: killed; the next installation repairs
+//!          ▼                            ▼              └─cancelled, or the caller left: the caller is answered
+//!        fault                        fault              at once, and no further step begins
+//!                                                          ├─a step that may be killed: killed
+//!                                                          └─a step that changes the system's packages:
+//!                                                            continues for a while
 //! ```
 //!
-//! An installation runs in a task of its own, because it may outlive its caller. The task holds the environment's queue
-//! and its call. It ends at the latest when the machine ends.
+//! An installation runs in a task of its own, because it may outlive its caller. The task holds the turn in the
+//! environment's queue and its call. It ends at the latest when the machine ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::{Duration, SystemTime};
 
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{Execution, Outputs, Watcher};
 use crate::{
     domain::{
-        command::{Command, EndCause, Executed, OutputStream},
+        command::{Command, EndCause, Executed, OutputStream, User},
         environment_id::EnvironmentId,
         guest_path::GuestPath,
         package_name::{PackageName, parse_packages},
         principal::Principal,
-        runtime::{Installer, Packages, Runtime, Step},
+        runtime::{Installer, KilledInstallation, PackageKind, Runtime, Step},
     },
     service::{
-        fault::{ArgumentFault, CallerFault, Fault},
+        fault::{ArgumentFault, CallerFault, Fault, RestOfInstallation},
+        installation_queue::Turn,
         request::Call,
     },
 };
@@ -49,10 +49,12 @@ const WAIT_WORTH_TELLING: Duration = Duration::from_millis(500);
 
 const OPERATION: &str = "install the packages";
 
-/// The hint for packages that could not be built. The first parts are what compilers and build tools report.
+/// The hint for packages that could not be built.
 const BUILD_HINT: &str = "the image lacks a program or a library that the packages are built with; install it with \
                           install_packages and system: true (in Debian for example build-essential, python3-dev or \
                           libpq-dev), then retry";
+
+/// Parts of what build tools print if the image lacks a program or a library.
 const BUILD_FAILURES: &[&str] = &[
     "gcc' failed: No such file or directory",
     "g++' failed: No such file or directory",
@@ -108,30 +110,31 @@ impl Execution {
     ) -> Result<Executed, Fault> {
         let packages = parse_packages(request.packages).map_err(ArgumentFault::Packages)?;
         let (begun, timeout) = (Instant::now(), self.rules.install_timeout);
-        let waiting = Watcher { cancelled: watcher.cancelled, on_output: &|_, _| {} };
-        let call = self.begin(owner, id, timeout, waiting).await?;
-        let kind = if request.system { Packages::System } else { Packages::Runtime(call.environment.runtime) };
+        let environments = &self.environments;
+        let turn = environments.installation_turn(owner, id, timeout);
+        let turn = unless_cancelled(watcher.cancelled, turn).await?;
+        let queued = begun.elapsed();
+        let call = environments.begin(owner, id, timeout.saturating_sub(queued));
+        let call = unless_cancelled(watcher.cancelled, call).await?;
+        let kind = match request.system {
+            true => PackageKind::System,
+            false => PackageKind::Runtime(call.environment.runtime),
+        };
         let operator = self.rules.commands.of(kind.runtime()).install.as_ref();
         let installer = kind.installer(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)?;
-        let cancelled = || CallerFault::InstallationCancelled { finish_within: FINISH_WITHIN };
-        let turn = Arc::clone(&call.installations).lock_owned();
-        let turn = tokio::select! {
-            biased;
-            () = watcher.cancelled.cancelled() => return Err(cancelled().into()),
-            turn = timeout_at(begun + timeout, turn) => turn,
-        };
-        let turn = turn.map_err(|_elapsed| CallerFault::InstallationWaited { after: timeout })?;
         let left = CancellationToken::new();
         let installation = Installation {
             execution: self.clone(),
             owner: owner.clone(),
             call,
             kind,
+            turn,
             begun,
+            queued,
             left: left.clone(),
             on_output: watcher.on_output,
         };
-        let running = self.environments.spawn(installation.run(installer, packages, turn).in_current_span());
+        let running = self.environments.spawn(installation.run(installer, packages).in_current_span());
         // Also cancelled if the caller drops this future.
         let _leaving = left.drop_guard();
         tokio::select! {
@@ -142,7 +145,7 @@ impl Execution {
                     Err(_aborted) => Err(CallerFault::ShuttingDown.into()),
                 },
             },
-            () = watcher.cancelled.cancelled() => Err(cancelled().into()),
+            () = watcher.cancelled.cancelled() => Err(cancelled(rest_of(kind)).into()),
         }
     }
 }
@@ -152,35 +155,45 @@ struct Installation {
     execution: Execution,
     owner: Principal,
     call: Call,
-    kind: Packages,
+    kind: PackageKind,
+    turn: Turn,
     /// The time of the request.
     begun: Instant,
+    /// The time that the installation waited for its turn.
+    queued: Duration,
     /// Cancelled when the caller has cancelled the call or left.
     left: CancellationToken,
     on_output: Box<OnOutput>,
 }
 
 impl Installation {
-    /// Runs the steps. `turn` is the environment's queue.
-    async fn run(
-        self,
-        installer: Installer,
-        packages: Vec<PackageName>,
-        mut turn: OwnedMutexGuard<Option<Instant>>,
-    ) -> Result<Executed, Fault> {
+    /// Runs the steps, and notes whether the next installation must repair what this one leaves.
+    async fn run(self, installer: Installer, packages: Vec<PackageName>) -> Result<Executed, Fault> {
         let rules = &self.execution.rules;
-        let start = Instant::now();
-        let killed = *turn;
-        let steps = installer.steps(&packages, killed.map(|start| start.elapsed()));
+        let (start, began) = (Instant::now(), SystemTime::now());
+        let killed = self.turn.killed(self.kind);
         // Until it has ended by itself, the installation counts as killed.
-        *turn = killed.or(Some(start));
-        let mut outputs = Outputs::new(&self.call.refusals, rules.output_bytes_default);
+        let latest_end = began + rules.install_timeout + FINISH_WITHIN;
+        let user = if self.is_of_system() { User::Root } else { User::Sandbox };
+        let mut outputs = Outputs::new(&self.call.refusals, rules.output_bytes_default).of(user);
         let mut last = None;
-        for step in steps {
+        for step in installer.steps(&packages, killed) {
+            if self.left.is_cancelled() {
+                return Err(cancelled(rest_of(self.kind)).into());
+            }
             if last.is_some() {
                 outputs.begin_step(rules.output_bytes_default);
             }
-            let executed = self.step(step, &mut outputs).await?;
+            let installs = step.installs;
+            if installs {
+                self.turn.set_killed(self.kind, Some(killed_since(killed, began, latest_end)));
+            }
+            let executed = self.step(step, &mut outputs).await;
+            if installs {
+                let own = killed_since(killed, began, SystemTime::now());
+                self.turn.set_killed(self.kind, left_to_repair(self.kind, killed, own, &executed));
+            }
+            let executed = executed?;
             let has_succeeded = has_ended(&executed) && executed.exit_code == 0;
             last = Some(executed);
             if !has_succeeded {
@@ -188,13 +201,8 @@ impl Installation {
             }
         }
         let executed = last.ok_or(CallerFault::ShuttingDown)?;
-        // The repair of the image's own packages may need a network. It is repeated until an installation succeeds.
-        let is_repaired = executed.exit_code == 0 || killed.is_none() || !self.is_of_system();
-        if has_ended(&executed) && is_repaired {
-            *turn = None;
-        }
         let executed = Executed { duration: start.elapsed(), ..executed };
-        let hint = self.hint(&executed, &outputs, start - self.begun);
+        let hint = self.hint(&executed, &outputs);
         match outputs.into_result(executed, rules.install_timeout) {
             Ok(executed) => Ok(with_hint(executed, hint)),
             Err(Fault::Caller(CallerFault::TimedOut { after, executed })) => {
@@ -239,14 +247,14 @@ impl Installation {
 
     /// Whether the packages are those of the image's own package manager.
     fn is_of_system(&self) -> bool {
-        self.kind.runtime() == Runtime::Shell
+        is_of_system(self.kind)
     }
 
     /// Returns a hint if the image lacks something to build packages, or if waiting used up the time.
-    fn hint(&self, executed: &Executed, outputs: &Outputs, waited: Duration) -> Option<String> {
+    fn hint(&self, executed: &Executed, outputs: &Outputs) -> Option<String> {
         match executed.cause {
-            EndCause::TimedOut if waited >= WAIT_WORTH_TELLING => {
-                let waited = waited.as_secs_f64();
+            EndCause::TimedOut if self.queued >= WAIT_WORTH_TELLING => {
+                let waited = self.queued.as_secs_f64();
                 Some(format!("for {waited:.1} s of it, the call waited for another installation in the environment"))
             }
             EndCause::Exited if executed.exit_code != 0 && !self.is_of_system() => {
@@ -258,6 +266,53 @@ impl Installation {
     }
 }
 
+fn is_of_system(kind: PackageKind) -> bool {
+    kind.runtime() == Runtime::Shell
+}
+
+/// Returns what happens to an installation of such packages after its caller has cancelled it.
+fn rest_of(kind: PackageKind) -> RestOfInstallation {
+    if is_of_system(kind) { RestOfInstallation::Finishes { within: FINISH_WITHIN } } else { RestOfInstallation::Killed }
+}
+
+/// Returns an installation together with the killed one before it, which it did not repair.
+fn killed_since(before: Option<KilledInstallation>, began: SystemTime, ended: SystemTime) -> KilledInstallation {
+    KilledInstallation { began: before.map_or(began, |before| before.began), ended }
+}
+
+/// Returns the installation that the next one of its kind must repair, after the step that installs. `before` is the
+/// one that `own` had to repair.
+fn left_to_repair(
+    kind: PackageKind,
+    before: Option<KilledInstallation>,
+    own: KilledInstallation,
+    executed: &Result<Executed, Fault>,
+) -> Option<KilledInstallation> {
+    match executed {
+        // The repair of the image's own packages may need a network. It is repeated until an installation succeeds.
+        Ok(executed) if has_ended(executed) => before.filter(|_| executed.exit_code != 0 && is_of_system(kind)),
+        // The guest did not run the step.
+        Err(Fault::Caller(CallerFault::Guest { .. })) => before,
+        Ok(_) | Err(_) => Some(own),
+    }
+}
+
+fn cancelled(rest: RestOfInstallation) -> CallerFault {
+    CallerFault::InstallationCancelled { rest }
+}
+
+/// Waits before the installation begins, unless the caller cancels it.
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    waiting: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled(RestOfInstallation::Nothing).into()),
+        ready = waiting => ready,
+    }
+}
+
 /// Whether the command ended by itself.
 fn has_ended(executed: &Executed) -> bool {
     executed.cause == EndCause::Exited && executed.signal.is_none()
@@ -266,4 +321,53 @@ fn has_ended(executed: &Executed) -> bool {
 fn with_hint(executed: Executed, hint: Option<String>) -> Executed {
     let hints: Vec<_> = executed.hint.into_iter().chain(hint).collect();
     Executed { hint: (!hints.is_empty()).then(|| hints.join("\n")), ..executed }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::domain::{call_fault::RefusalKind, output::Output};
+
+    fn ended(cause: EndCause, exit_code: i32, signal: Option<i32>) -> Result<Executed, Fault> {
+        Ok(Executed {
+            exit_code,
+            signal,
+            cause,
+            duration: Duration::ZERO,
+            stdout: Output::default(),
+            stderr: Output::default(),
+            hint: None,
+            background_file: None,
+            refused: Vec::new(),
+        })
+    }
+
+    fn killed(began: u64, ended: u64) -> KilledInstallation {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        KilledInstallation { began: at(began), ended: at(ended) }
+    }
+
+    #[test]
+    fn installation_that_did_not_end_by_itself_is_left_to_repair() {
+        let (earlier, pip) = (Some(killed(1, 2)), PackageKind::Runtime(Runtime::Python));
+        let own = killed_since(earlier, killed(5, 6).began, killed(5, 6).ended);
+        assert_eq!(own, killed(1, 6));
+        let check = |executed: Result<Executed, Fault>, expected: [Option<KilledInstallation>; 3]| {
+            let found = [(pip, None), (pip, earlier), (PackageKind::System, earlier)]
+                .map(|(kind, before)| left_to_repair(kind, before, own, &executed));
+            assert_eq!(found, expected, "{executed:?}");
+        };
+        check(ended(EndCause::Exited, 0, None), [None; 3]);
+        check(ended(EndCause::Exited, 1, None), [None, None, earlier]);
+        check(ended(EndCause::Exited, 137, Some(9)), [Some(own); 3]);
+        for cause in [EndCause::TimedOut, EndCause::Cancelled, EndCause::OutOfMemory] {
+            check(ended(cause, 137, None), [Some(own); 3]);
+        }
+        check(Err(CallerFault::ShuttingDown.into()), [Some(own); 3]);
+        // The step did not run.
+        let busy = CallerFault::Guest { kind: RefusalKind::Busy, message: String::new() };
+        check(Err(busy.into()), [None, earlier, earlier]);
+    }
 }

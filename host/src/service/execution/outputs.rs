@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use super::hints;
 use crate::{
     domain::{
-        command::{EndCause, Executed, OutputStream},
+        command::{EndCause, Executed, OutputStream, User},
         output::Output,
     },
     service::{
@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Outputs {
     stdout: Output,
     stderr: Output,
+    /// The user that runs the command.
+    user: User,
     /// The stderr of the call's earlier step.
     warnings: Option<String>,
     refusals: Arc<Refusals>,
@@ -41,11 +43,17 @@ impl Outputs {
         Self {
             stdout: Output::with_limit(bytes_max),
             stderr: Output::with_limit(bytes_max),
+            user: User::Sandbox,
             warnings: None,
             refusals: Arc::clone(refusals),
             refused_before: refusals.count(),
             memory_kills: 0,
         }
+    }
+
+    /// Sets the user that runs the command.
+    pub(super) fn of(self, user: User) -> Self {
+        Self { user, ..self }
     }
 
     pub(super) fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
@@ -95,7 +103,7 @@ impl Outputs {
             format!("processes that the command left running write their output to {file}; read it with read_file")
         });
         let [stdout, stderr] = [&self.stdout, &self.stderr].map(|output| output.excerpt(SEARCHED_BYTES_MAX).text);
-        let defences = hints::on_defences(executed, [&stdout, &stderr]);
+        let defences = hints::on_defences(executed, self.user, [&stdout, &stderr]);
         let first = [self.refusal_hint(), self.memory_hint()].into_iter().flatten();
         let hints: Vec<_> = first.chain(defences).chain(background).chain(warnings).collect();
         (!hints.is_empty()).then(|| hints.join("\n"))
