@@ -203,6 +203,9 @@ impl Installation {
         let executed = last.ok_or(CallerFault::ShuttingDown)?;
         let executed = Executed { duration: start.elapsed(), ..executed };
         let hint = self.hint(&executed, &outputs);
+        if !self.left.is_cancelled() {
+            outputs.note_memory_kills(self.call.untold_memory_kills());
+        }
         match outputs.into_result(executed, rules.install_timeout) {
             Ok(executed) => Ok(with_hint(executed, hint)),
             Err(Fault::Caller(CallerFault::TimedOut { after, executed })) => {
