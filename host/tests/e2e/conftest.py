@@ -39,6 +39,7 @@ def pytest_addoption(parser):
         default="qemu",
         help="the back end to test; krun runs in a nested host with emulated KVM unless --kvm is given",
     )
+    parser.addoption("--long", action="store_true", help="also run the tests that take too long for each change")
     parser.addoption("--python", action="store_true", help="also run those of CPython's tests that take minutes")
     parser.addoption("--kvm", action="store_true", help="use this machine's KVM; fail if KVM runs no guest")
 
@@ -52,6 +53,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: ./taskw test runs these tests with libkrun, too")
     config.addinivalue_line("markers", "packages: needs the package that ./taskw deb makes")
     config.addinivalue_line("markers", "index: takes minutes, as it downloads packages from this machine's pip index")
+    config.addinivalue_line("markers", "long: takes long, and a shorter test shows most of it; only ./taskw e2e-long runs it")
     config.addinivalue_line("markers", "python: takes minutes, so only ./taskw e2e-python runs it")
     config.addinivalue_line("markers", "nested: changes settings of the host, so it runs only in a nested host")
     config.addinivalue_line("markers", "outside(reason): is skipped with libkrun, for this reason")
@@ -59,6 +61,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        if item.get_closest_marker("long") and not config.option.long:
+            item.add_marker(pytest.mark.skip(reason="takes long: ./taskw e2e-long runs this test"))
         if item.get_closest_marker("python") and not config.option.python:
             item.add_marker(pytest.mark.skip(reason="takes minutes: ./taskw e2e-python runs this test"))
         if item.get_closest_marker("nested") and not is_nested(config):

@@ -228,12 +228,12 @@ async def test_what_a_background_process_writes_can_be_read_later(server):
 async def test_calls_beyond_the_limit_wait_their_turn(server):
     async with server.client() as tools, tools.environment("shell") as made:
         one = made["environment_id"]
-        code = "sleep 3; echo done"
+        code = "sleep 1; echo done"
         many = [tools.call("execute", environment_id=one, code=code, timeout_seconds=120) for _ in range(40)]
         assert [ran["stdout"] for ran in await asyncio.gather(*many)] == ["done\n"] * 40
         # A call whose own time ends first is refused, and the refusal says why.
         long = [
-            asyncio.create_task(tools.raw("execute", environment_id=one, code="sleep 12", timeout_seconds=60))
+            asyncio.create_task(tools.raw("execute", environment_id=one, code="sleep 8", timeout_seconds=60))
             for _ in range(32)
         ]
         await asyncio.sleep(4)

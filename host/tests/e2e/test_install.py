@@ -143,6 +143,7 @@ OWN = {
 }
 
 
+@pytest.mark.long
 async def test_an_installation_by_pip_or_npm_that_was_cancelled_does_not_stop_later_ones(installing, tmp_path):
     asked = tmp_path / "repository" / ASKED
     async with installing(LOOPBACK + ":{port}", PYTHON="python", NODE="node").client() as tools:
@@ -207,7 +208,7 @@ def with_venv(uid):
 
 
 VENVS = [
-    (0, "/home/sandbox/venv", "waggle-bee", "already satisfied"),
+    pytest.param(0, "/home/sandbox/venv", "waggle-bee", "already satisfied", marks=pytest.mark.long),
     (1000, "/opt/venv", "waggle-ant", "Successfully installed waggle-ant"),
 ]
 
