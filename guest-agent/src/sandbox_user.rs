@@ -170,8 +170,9 @@ mod tests {
 
     #[test]
     fn rejects_groups_that_are_not_numbers() {
-        assert!(Groups::from_argument("1000,x").is_err());
-        assert!(Groups::from_argument("").is_err());
+        let fault = |text| Groups::from_argument(text).unwrap_err().to_string();
+        assert_eq!(fault("1000,x"), "invalid digit found in string");
+        assert_eq!(fault(""), "cannot parse integer from empty string");
     }
 
     #[test]

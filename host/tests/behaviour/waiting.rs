@@ -36,15 +36,21 @@ async fn hold(served: &Served, id: &str, folder: &Path, name: &str) -> JoinHandl
     call
 }
 
+/// Begins as many calls as there are places, named by numbers.
+async fn hold_all(served: &Served, id: &str, folder: &Path) -> Vec<JoinHandle<reqwest::Response>> {
+    let mut held = Vec::new();
+    for number in 0..PLACES {
+        held.push(hold(served, id, folder, &number.to_string()).await);
+    }
+    held
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_call_gets_the_place_of_one_that_ends() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let folder = tempfile::tempdir().unwrap();
-    let mut held = Vec::new();
-    for number in 0..PLACES {
-        held.push(hold(&served, &id, folder.path(), &number.to_string()).await);
-    }
+    let _held = hold_all(&served, &id, folder.path()).await;
     // The first call that waits is cancelled, so it never runs.
     let session = raw::Session::start(&served.url).await;
     let cancelled = tokio::spawn(session.begin(7, "execute", &holding(&id, folder.path(), "cancelled"), None));
@@ -67,10 +73,7 @@ async fn waiting_call_ends_with_its_environment() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
     let folder = tempfile::tempdir().unwrap();
-    let mut held = Vec::new();
-    for number in 0..PLACES {
-        held.push(hold(&served, &id, folder.path(), &number.to_string()).await);
-    }
+    let _held = hold_all(&served, &id, folder.path()).await;
     let (text, kind) =
         served.refused("execute", json!({"environment_id": id, "code": "true", "timeout_seconds": 0.5})).await;
     assert_eq!(kind, "environment_busy", "{text}");

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 // Makes Node run code as if its file were in the working directory. Node loads this file first (`--require`), also in
-// the workers and forks of a program. The code is in the folder `code` beside this file, under the name that Node is told
-// to run. Node does not find that name in the working directory, and gets the code from here instead.
+// the workers and forks of a program. Node is told to run a script that does not exist in the working directory. This file
+// supplies the script's code, from the file of the same name in the folder `code` beside this file.
 'use strict';
 
 const fs = require('node:fs');
