@@ -5,7 +5,7 @@
 
 use std::{env, error::Error, io, os::fd::AsFd, os::unix::net::UnixStream as Socket};
 
-use guest_agent::{Guest, Mode, serve};
+use guest_agent::{Guest, Mode, dial::SingleStream, serve};
 use tokio::net::UnixStream;
 use waggle_protocol::Origin;
 
@@ -17,5 +17,5 @@ fn main() -> Result<(), Box<dyn Error>> {
     let guest = Guest { origin: Origin::Host, root, mode: Mode::Caller, env, working_directory: None };
     // The runtime has one thread, as in a machine.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Ok(serve(UnixStream::from_std(socket)?, guest, || {}).await?) })
+    runtime.block_on(async { Ok(serve(SingleStream::new(UnixStream::from_std(socket)?), guest, || {}).await?) })
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   kernel ─▶ PID 1, in the initial root
-//!              modules, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
+//!              modules, ports to the host, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
 //!              fork ─▶ child: the image's agent if configured, else this program; connects to the host, serves
 //!              reap until the child has exited, then end the machine
 //! ```
@@ -26,15 +26,16 @@ mod users;
 use std::{fs, io, process::ExitCode};
 
 use nix::sys::sysinfo::sysinfo;
-use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig};
+use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig, Transport};
 
 pub use self::serving::{SERVE, serve_from_image};
 use crate::{
     cgroups,
     command_settings::path_of,
     console::{report, with_cause},
+    host_links::HostLinks,
     network::GuestNetwork,
-    npm, reaper,
+    npm, ports, reaper,
     step::{StepFault, WithStep},
     sys,
 };
@@ -43,10 +44,10 @@ use crate::{
 #[must_use]
 pub fn run() -> ExitCode {
     match prepare() {
-        Ok((config, mut network)) => match serving::start(&config, config.image_agent.as_deref(), &mut network) {
+        Ok((config, mut links)) => match serving::start(&config, config.image_agent.as_deref(), &mut links) {
             Ok(first) => {
-                let second = |network: &mut Option<GuestNetwork>| serving::start(&config, None, network);
-                reaper::reap_until_exit(first, config.image_agent.is_some().then_some(second), &mut network);
+                let second = |links: &mut HostLinks| serving::start(&config, None, links);
+                reaper::reap_until_exit(first, config.image_agent.is_some().then_some(second), &mut links);
             }
             Err(errno) => report(&format!("failed to start the serving child: {errno}")),
         },
@@ -57,11 +58,14 @@ pub fn run() -> ExitCode {
 }
 
 /// Sets up the machine except for the serving child.
-fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
+fn prepare() -> Result<(BootConfig, HostLinks), StepFault> {
     root::mount_initial()?;
     let bytes = fs::read(BOOT_CONFIG_PATH).step(|| format!("read {BOOT_CONFIG_PATH}"))?;
     let mut config = serving::decode(&bytes).step(|| format!("decode {BOOT_CONFIG_PATH}"))?;
     disks::load_modules(&config.modules)?;
+    let calls = (config.transport == Transport::Serial).then(ports::open_calls).transpose()?;
+    let has_egress_port = config.transport == Transport::Serial && config.network.is_some();
+    let egress = has_egress_port.then(ports::open_egress).transpose()?;
     disks::mount_root()?;
     root::switch_root()?;
     root::mount_in_root()?;
@@ -77,12 +81,13 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
     // The image's own variables follow in the list, so they override these certificate variables.
     config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);
-    let mut network = config.network.map(GuestNetwork::open).transpose()?;
-    if let Some(network) = &mut network {
+    let network = config.network.map(|network| GuestNetwork::open(network, egress)).transpose()?;
+    if network.is_some() {
         resolver::set_name_server()?;
-        network.start();
     }
-    Ok((config, network))
+    let mut links = HostLinks { calls, network };
+    links.start_network();
+    Ok((config, links))
 }
 
 /// Keeps the agent running when user processes use up all memory. The serving child inherits the OOM score.

@@ -2,7 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Serves one stream of the call link: reads the request, runs the call, ends the stream.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use tokio::sync::mpsc;
 use waggle_link::{SendFault, Stream};
@@ -27,6 +33,8 @@ pub(crate) struct Services {
     pub(crate) settings: Arc<CommandSettings>,
     executor: Executor,
     workers: Workers,
+    /// Whether the agent dials again after the end of the link.
+    pub(crate) holds: AtomicBool,
 }
 
 impl Services {
@@ -39,7 +47,7 @@ impl Services {
         let user = platform.sandbox_user();
         let settings = Arc::new(CommandSettings::new(root, env, working_directory, user));
         let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
-        Ok(Self { platform, settings, executor, workers })
+        Ok(Self { platform, settings, executor, workers, holds: AtomicBool::new(false) })
     }
 
     /// Prepares the image's programs for the first calls.
@@ -48,7 +56,8 @@ impl Services {
     }
 }
 
-/// Serves one call. If the agent is `busy`, rejects every request except `SetClock` and `PowerOff`. If the stream
+/// Serves one call. If the agent is `busy`, rejects every request except
+/// `SetClock`, `Hold` and `PowerOff`. If the stream
 /// breaks, the call ends without an answer.
 pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bool, power_off: mpsc::Sender<()>) {
     let (mut reader, mut writer) = halves(stream, FRAME_BYTES_MAX);
@@ -59,7 +68,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
             return end(&mut writer, Reply::Fault(fault(FaultKind::BadRequest, source.to_string()))).await;
         }
     };
-    if busy && !matches!(request, Request::SetClock { .. } | Request::PowerOff) {
+    if busy && !matches!(request, Request::SetClock { .. } | Request::Hold | Request::PowerOff) {
         let message = "too many calls are running in this machine; wait for one to end";
         return end(&mut writer, Reply::Fault(fault(FaultKind::Busy, message))).await;
     }
@@ -80,6 +89,10 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
             let background_memory_kills = services.executor.background_memory_kills();
             let reply = set.map_or_else(failed, |()| Reply::ClockSet { background_memory_kills });
             end(&mut writer, reply).await;
+        }
+        Request::Hold => {
+            services.holds.store(true, Relaxed);
+            end(&mut writer, Reply::Done).await;
         }
         Request::PowerOff => {
             services.platform.sync().await;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest agent: serves the host's calls over one byte stream.
 //!
-//! [`serve`] accepts any stream, so the host's behaviour tests can run the same code on an in-memory pipe. The code
+//! [`serve`] accepts any stream to the host, so the host's behaviour tests can run the same code on an in-memory pipe. The code
 //! that needs a machine (PID 1, mounts, the vsock device, the `sandbox` user) is used only by the modules [`boot`] and
 //! [`reaper`], and with [`Mode::Sandbox`].
 //!
@@ -14,16 +14,18 @@ mod cgroups;
 mod command_settings;
 pub mod confine;
 pub mod console;
-mod dial;
+pub mod dial;
 mod exec;
 mod fault;
 pub mod files;
 pub mod guest;
+mod host_links;
 mod mounts;
 mod mutex;
 mod network;
 mod npm;
 mod platform;
+mod ports;
 mod probe;
 mod python_cache;
 pub mod reaper;

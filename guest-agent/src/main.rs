@@ -4,8 +4,9 @@
 //!
 //! ```text
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
-//!   waggle-agent serve            as PID 1's child, from the image: serves; stdin has the boot configuration,
-//!                                 and a byte is written to stdout once the host has accepted the agent
+//!   waggle-agent serve [PORT]     as PID 1's child, from the image: serves; stdin has the boot configuration,
+//!                                 and a byte is written to stdout once the host has accepted the agent; PORT is
+//!                                 the descriptor of the call link's virtio-serial port; without it, vsock
 //!   waggle-agent files ROOT GROUPS
 //!                                 as the agent's child: serves one file call on the socket at stdin
 //! ```
@@ -18,7 +19,11 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments.as_slice() {
-        [command] if *command == boot::SERVE => boot::serve_from_image(),
+        [command] if *command == boot::SERVE => boot::serve_from_image(None),
+        [command, port] if *command == boot::SERVE => match port.to_str().and_then(|port| port.parse().ok()) {
+            Some(port) => boot::serve_from_image(Some(port)),
+            None => ExitCode::from(2),
+        },
         [command, root, groups] if *command == files::WORKER => serve_files(Path::new(root), &groups.to_string_lossy()),
         _ if std::process::id() == 1 => boot::run(),
         _ => {

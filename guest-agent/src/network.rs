@@ -26,7 +26,7 @@ mod route;
 mod serve;
 mod sockets;
 
-use std::{io, process::ExitStatus, thread::sleep, time::Duration};
+use std::{io, os::fd::OwnedFd, process::ExitStatus, thread::sleep, time::Duration};
 
 use caps::CapSet;
 use nix::{
@@ -34,6 +34,7 @@ use nix::{
     unistd::{ForkResult, Pid},
 };
 use waggle_protocol::{
+    EGRESS_PORT,
     boot::Network,
     egress::{GUEST_ADDRESS, GUEST_ADDRESS_V6},
 };
@@ -42,6 +43,7 @@ use self::sockets::Sockets;
 use crate::{
     cgroups,
     console::report,
+    dial::Route,
     step::{StepFault, WithStep},
     sys,
 };
@@ -56,29 +58,33 @@ const STARTS_MAX: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct GuestNetwork {
     sockets: Sockets,
+    /// The virtio-serial port of the egress link, if it does not use vsock.
+    port: Option<OwnedFd>,
     starts: u32,
     process: Option<Pid>,
 }
 
 impl GuestNetwork {
     /// Makes every address local, and directs connections to the sockets. Needs root and a loopback device that is up.
-    pub(crate) fn open(network: Network) -> Result<Self, StepFault> {
+    pub(crate) fn open(network: Network, port: Option<OwnedFd>) -> Result<Self, StepFault> {
         let v6 = network.ipv6.then_some(GUEST_ADDRESS_V6.into());
         for own in [Some(GUEST_ADDRESS.into()), v6].into_iter().flatten() {
             route::add_address(own).step(|| format!("give the machine the address {own}"))?;
             route::add_default(own).step(|| format!("make all addresses local, with the source address {own}"))?;
         }
         let sockets = Sockets::open(network.ipv6).step(|| "redirect connections".to_owned())?;
-        Ok(Self { sockets, starts: 0, process: None })
+        Ok(Self { sockets, port, starts: 0, process: None })
     }
 
-    /// Starts the network process. The calling process must not have a second thread.
-    pub(crate) fn start(&mut self) {
+    /// Starts the network process, which does not keep the port of the call link. The calling process must not have a
+    /// second thread.
+    pub(crate) fn start(&mut self, calls: &mut Option<OwnedFd>) {
         self.starts += 1;
         let is_restart = self.starts > 1;
         self.process = match sys::fork_single_threaded() {
             Ok(ForkResult::Parent { child }) => Some(child),
             Ok(ForkResult::Child) => {
+                drop(calls.take());
                 if is_restart {
                     sleep(RESTART);
                 }
@@ -96,22 +102,23 @@ impl GuestNetwork {
     }
 
     /// Restarts the network process if `pid` is that process. PID 1 calls this for every exited child.
-    pub(crate) fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
+    pub(crate) fn on_exit(&mut self, pid: Pid, status: ExitStatus, calls: &mut Option<OwnedFd>) {
         if self.process == Some(pid) {
             report(&format!("the network process has exited ({status}) after start {} of {STARTS_MAX}", self.starts));
             self.process = None;
             if self.starts < STARTS_MAX {
-                self.start();
+                self.start(calls);
             }
         }
     }
 
-    fn carry(&self) -> io::Result<()> {
+    fn carry(&mut self) -> io::Result<()> {
         cgroups::join_network()?;
         let sockets = self.sockets.try_clone()?;
         drop_privileges()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(serve::carry_all(sockets, link::keep_up))
+        let route = self.port.take().map_or(Route::Vsock(EGRESS_PORT), Route::Port);
+        runtime.block_on(serve::carry_all(sockets, |link| link::keep_up(route, link)))
     }
 }
 

@@ -21,7 +21,7 @@ use nix::{
     unistd::{Pid, sync},
 };
 
-use crate::{console::report, network::GuestNetwork, sys};
+use crate::{console::report, host_links::HostLinks, sys};
 
 /// A serving child, and the pipe through which the child reports that the host has accepted it.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ pub struct Serving {
 /// serving child, but only once.
 pub(crate) fn reap_until_exit(
     first: Serving,
-    second: Option<impl FnOnce(&mut Option<GuestNetwork>) -> nix::Result<Serving>>,
-    network: &mut Option<GuestNetwork>,
+    second: Option<impl FnOnce(&mut HostLinks) -> nix::Result<Serving>>,
+    links: &mut HostLinks,
 ) {
     let mut serving = first;
     let mut second = second;
@@ -48,9 +48,7 @@ pub(crate) fn reap_until_exit(
         };
         let status = ExitStatus::from_raw(status);
         if pid != serving.pid {
-            if let Some(network) = network {
-                network.on_exit(pid, status);
-            }
+            links.on_exit(pid, status);
             continue;
         }
         let accepted = was_accepted(&serving.ready);
@@ -59,7 +57,7 @@ pub(crate) fn reap_until_exit(
                 report(&format!(
                     "the image's agent exited before the host had accepted it ({status}); starting the host's agent"
                 ));
-                match start(network) {
+                match start(links) {
                     Ok(started) => serving = started,
                     Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
                 }

@@ -55,11 +55,11 @@ pub struct SandboxSpawner {
 
 impl SandboxSpawner {
     /// Forks the sandbox. The calling process must not have started a thread. The user of the commands is the one that
-    /// the machine's user file has now.
+    /// the machine's user file has now. The sandbox does not keep the port of the call link.
     ///
     /// # Errors
     /// The kernel's error. An error inside the sandbox is reported only on the console.
-    pub fn fork(defences: Defences) -> io::Result<Self> {
+    pub fn fork(defences: Defences, calls: &mut Option<OwnedFd>) -> io::Result<Self> {
         let user = SandboxUser::read();
         let (socket, inside) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match sys::fork_single_threaded()? {
@@ -75,7 +75,7 @@ impl SandboxSpawner {
                 Ok(Self { socket, mounts, refused_calls: fds.next(), user })
             }
             ForkResult::Child => {
-                drop(socket);
+                drop((socket, calls.take()));
                 let status = match namespaces::enter_and_fork(defences) {
                     Ok(ForkResult::Parent { .. }) => 0,
                     Ok(ForkResult::Child) => init::run(&inside, &user.groups, defences),

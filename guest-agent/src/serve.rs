@@ -1,26 +1,30 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: sends the preamble and the hello, then runs one task per call.
+//! The agent's side of the call link: dials the host, sends the hello, then runs one task per call.
 
-use std::{io, sync::Arc};
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-    task::JoinSet,
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
+
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use waggle_link::{Acceptor, FrameReader, FrameWriter, GreetFault, LinkFault, ReceiveFault, SendFault};
-use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
+use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Welcome};
 
 use crate::{
     calls::{self, Services},
     console::report,
+    dial::Connector,
     guest::Guest,
     probe,
 };
 
 /// Maximum number of simultaneous calls, including answered calls that still clean up. The host allows half as many.
 const RUNNING_MAX: usize = 2 * CALLS_MAX;
+
+/// Delay before the agent dials again while it holds. A copy of the machine is welcomed within a few times this delay.
+const REDIAL: Duration = Duration::from_millis(10);
 
 /// The reason why [`serve`] stopped without a request from the host.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,8 @@ pub enum ServeFault {
     /// The sandbox exited, so this machine can start no more commands.
     #[error("lost the sandbox")]
     SandboxExited,
+    #[error("failed to connect to the host")]
+    Connect { source: io::Error },
     /// The host rejected the link or is gone.
     #[error("failed to greet the host")]
     Greet { source: GreetFault },
@@ -43,41 +49,66 @@ pub enum ServeFault {
     Link { source: LinkFault },
 }
 
-/// Serves the host's calls on `stream` until the host requests a power-off or the link ends. Calls `ready` once the
-/// host has accepted the agent. Running calls end when this function returns or its future is dropped.
+/// Serves the host's calls until the host requests a power-off or the link ends. Calls `ready` once the host has
+/// accepted the agent. Running calls end when this function returns or its future is dropped.
+///
+/// After [`Request::Hold`](waggle_protocol::Request::Hold), the end of the link is not the end: the agent dials again,
+/// at whatever step the link was, until a host welcomes it.
 ///
 /// # Errors
 /// [`ServeFault`] unless the host requested a power-off.
-pub async fn serve<S>(mut stream: S, guest: Guest, ready: impl FnOnce()) -> Result<(), ServeFault>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+pub async fn serve<C: Connector>(mut connector: C, guest: Guest, ready: impl FnOnce()) -> Result<(), ServeFault> {
     let origin = guest.origin;
-    let services = Services::start(guest).map_err(|source| ServeFault::Prepare { source })?;
-    waggle_link::send_preamble(&mut stream, Link::Call).await.map_err(|source| ServeFault::Greet { source })?;
+    let services = Arc::new(Services::start(guest).map_err(|source| ServeFault::Prepare { source })?);
+    let mut ready = Some(ready);
+    loop {
+        let fault = match greet(&mut connector, origin, &services).await {
+            Ok(link) => {
+                let is_first = ready.take().map(|ready| ready()).is_some();
+                match accept_calls(link, &services, is_first).await {
+                    Ok(()) => return Ok(()),
+                    Err(fault) => fault,
+                }
+            }
+            Err(fault) => fault,
+        };
+        if !services.holds.load(Relaxed) || matches!(fault, ServeFault::SandboxExited) {
+            return Err(fault);
+        }
+        sleep(REDIAL).await;
+    }
+}
+
+/// Begins a generation of the link, and exchanges hello and welcome with the host.
+async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Services) -> Result<Acceptor, ServeFault> {
+    let (stream, past) = connector.connect().await.map_err(|source| ServeFault::Connect { source })?;
+    let dialled = waggle_link::dial(stream, past, Link::Call).await;
+    let mut records = dialled.map_err(|source| ServeFault::Greet { source })?;
     let hello = Hello { origin, build: build(), programs: probe::programs(&services.settings.search_path()) };
-    FrameWriter::new(&mut stream).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
-    let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;
+    FrameWriter::new(&mut records).send(&hello).await.map_err(|source| ServeFault::Hello { source })?;
+    let welcome = FrameReader::new(&mut records).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
     if let Err(errno) = services.platform.set_clock(welcome.unix_ns) {
         report(&format!("failed to set the clock: {errno}"));
     }
-    ready();
-    accept_calls(Acceptor::start(stream, Link::Call), Arc::new(services)).await
+    services.holds.store(false, Relaxed);
+    Ok(Acceptor::start(records, Link::Call))
 }
 
-async fn accept_calls(mut link: Acceptor, services: Arc<Services>) -> Result<(), ServeFault> {
+async fn accept_calls(mut link: Acceptor, services: &Arc<Services>, is_first: bool) -> Result<(), ServeFault> {
     let mut running = JoinSet::new();
-    let started = Arc::clone(&services);
-    running.spawn(async move { started.warm_up().await });
+    if is_first {
+        let started = Arc::clone(services);
+        running.spawn(async move { started.warm_up().await });
+    }
     let (power_off, mut asked) = mpsc::channel(1);
     loop {
         tokio::select! {
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
                 let busy = running.len() >= RUNNING_MAX;
-                running.spawn(calls::serve_call(stream, Arc::clone(&services), busy, power_off.clone()));
+                running.spawn(calls::serve_call(stream, Arc::clone(services), busy, power_off.clone()));
             }
             Some(ended) = running.join_next() => {
                 if let Err(fault) = ended {

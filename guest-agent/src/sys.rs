@@ -58,9 +58,11 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<ForkResult
     })
 }
 
-/// Takes ownership of a descriptor that the kernel has just created, for example by `SCM_RIGHTS`, `bpf` or `seccomp`.
+/// Takes ownership of a descriptor that the kernel has just created, for example by `SCM_RIGHTS`, `bpf` or `seccomp`,
+/// or that the parent has passed to this program.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass descriptors from `recvmsg`, `bpf` or `seccomp`, and these have no other owner.
+    // SAFETY: the callers pass descriptors from `recvmsg`, `bpf` or `seccomp`, or one from the arguments of this
+    // program. These have no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

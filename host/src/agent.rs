@@ -28,7 +28,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
+use waggle_link::{
+    Dialled, FrameReader, FrameWriter, GreetFault, Opener, OpeningFault, Past, ReceiveFault, Records, SendFault,
+    await_dial,
+};
 use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
 
 pub use self::timeouts::Timeouts;
@@ -58,6 +61,9 @@ const KEPT_OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A connection to the guest agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectFault {
+    /// The agent did not dial.
+    #[error("failed to wait for the guest agent")]
+    Dial { source: OpeningFault },
     /// The handshake of host and agent failed.
     #[error("failed to greet the guest agent")]
     Greet { source: GreetFault },
@@ -93,17 +99,20 @@ pub struct AgentClient {
     silent: CancellationToken,
 }
 
-/// Greets the agent on a new connection, exchanges the hello and the welcome, and starts the link.
+/// Waits until the agent dials, greets it, exchanges the hello and the welcome, and starts the link.
+///
+/// The caller must limit the time until the agent dials. `timeouts` begin then.
 ///
 /// # Errors
 /// [`ConnectFault`].
-pub async fn connect<S>(stream: S, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
+pub async fn connect<S>(stream: S, past: Past, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let within = timeouts.hello;
-    let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
-    let link = Opener::start(stream, Link::Call);
+    let dialled = await_dial(stream, past).await.map_err(|source| ConnectFault::Dial { source })?;
+    let (records, hello) = timeout(within, greet(dialled)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
+    let link = Opener::start(records, Link::Call);
     let silent = CancellationToken::new();
     let background_memory_kills = Arc::default();
     let clock = keep_clock(link.clone(), timeouts, silent.clone(), Arc::clone(&background_memory_kills));
@@ -112,17 +121,17 @@ where
     Ok(AgentClient { link, capabilities, calls, timeouts, clock, background_memory_kills, silent })
 }
 
-async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
-    let greeted = waggle_link::answer_preamble(&mut stream, Link::Call).await;
-    greeted.map_err(|source| ConnectFault::Greet { source })?;
-    let hello = FrameReader::new(&mut stream).receive::<Hello>().await;
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(dialled: Dialled<S>) -> Result<(Records<S>, Hello), ConnectFault> {
+    let greeted = waggle_link::answer(dialled, Link::Call).await;
+    let mut records = greeted.map_err(|source| ConnectFault::Greet { source })?;
+    let hello = FrameReader::new(&mut records).receive::<Hello>().await;
     let hello = hello.map_err(|source| ConnectFault::Hello { source })?.ok_or(ConnectFault::Left)?;
     if !hello.is_within_limits() {
         return Err(ConnectFault::Excessive);
     }
     let welcome = Welcome { unix_ns: unix_ns() };
-    FrameWriter::new(&mut stream).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
-    Ok((stream, hello))
+    FrameWriter::new(&mut records).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
+    Ok((records, hello))
 }
 
 impl AgentClient {

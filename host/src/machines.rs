@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  Vms ─▶ owner (one task per machine) ─▶ runner (one process per machine) ─▶ its fork, which becomes a libkrun VM
-//!                                                                       or ─▶ qemu-system-x86_64, vhost-device-vsock
+//!                                                                       or ─▶ qemu-system-x86_64
 //! ```
 //!
 //! `owner` manages a machine from start to end, `runner` its processes, and `run_dirs` its files. The guest reaches the
@@ -24,6 +24,7 @@ pub mod firmware_binary;
 mod initramfs;
 mod kernel;
 mod krun;
+mod link_source;
 mod live_log;
 mod machine;
 mod modinfo;
@@ -58,7 +59,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use waggle_images::cache::{ImageStore, PreparedImage, Resolve};
-use waggle_protocol::boot::{self, BootConfig};
+use waggle_protocol::boot::{self, BootConfig, Transport};
 
 pub(crate) use self::krun::FIRMWARE_ABI;
 use self::{
@@ -71,7 +72,6 @@ use self::{
     krun::Firmware,
     machine::Vm,
     owner::{InitialRoot, LaunchPlan, Progress},
-    programs::Programs,
     run_dirs::{RunDirFault, RunDirs},
     runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig},
 };
@@ -104,7 +104,7 @@ pub enum OpenFault {
     /// The configured back end cannot run machines on this host.
     #[error("failed to choose a back end for machines")]
     Backend { source: Box<dyn Error + Send + Sync> },
-    #[error("failed to find the programs of the back end {backend}")]
+    #[error("failed to find the program of the back end {backend}")]
     Program {
         /// The back end and the reason for its choice.
         backend: String,
@@ -138,7 +138,7 @@ pub struct Vms {
 #[derive(Debug)]
 enum BackendParts {
     Krun { firmware: Firmware },
-    Qemu { programs: Programs, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
+    Qemu { qemu: PathBuf, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
 }
 
 impl BackendParts {
@@ -147,7 +147,7 @@ impl BackendParts {
             Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.clone() }),
             Chosen::Qemu(accelerator) => accelerator.clone(),
         };
-        let programs = Programs::find(&settings.qemu, &settings.vhost_device_vsock)
+        let qemu = programs::qemu(&settings.qemu)
             .map_err(|source| OpenFault::Program { backend: backend.to_string(), source })?;
         let kernel_dir = settings.kernel_dir.clone();
         let files = spawn_blocking(move || {
@@ -157,7 +157,7 @@ impl BackendParts {
             Ok((kernel.image, Arc::new(root)))
         });
         let (kernel, root) = files.await.map_err(|source| OpenFault::Task { source })??;
-        Ok(Self::Qemu { programs, accelerator, kernel, root })
+        Ok(Self::Qemu { qemu, accelerator, kernel, root })
     }
 }
 
@@ -283,7 +283,7 @@ impl Vms {
         let image_agent = image.agent.filter(|agent| agent.protocol_version == waggle_protocol::VERSION);
         let machine =
             MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
-        let (maker, initial_root) = self.maker();
+        let (maker, initial_root) = self.maker(spec.network.is_some());
         Ok(LaunchPlan {
             runner: self.settings.runner.clone(),
             orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
@@ -293,6 +293,7 @@ impl Vms {
                 env: image.env,
                 working_directory: image.working_directory,
                 hostname,
+                transport: self.transport(),
                 network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
                 ca_bundle: self.settings.ca_bundle.clone(),
                 relaxed: boot::Relaxed {
@@ -312,17 +313,25 @@ impl Vms {
         })
     }
 
-    fn maker(&self) -> (Maker, InitialRoot) {
+    /// The device that carries the links. libkrun has no ports, and QEMU cannot save a vsock device.
+    fn transport(&self) -> Transport {
+        match self.parts {
+            BackendParts::Krun { .. } => Transport::Vsock,
+            BackendParts::Qemu { .. } => Transport::Serial,
+        }
+    }
+
+    fn maker(&self, has_network: bool) -> (Maker, InitialRoot) {
         let log_level = self.settings.log_level;
         match &self.parts {
             BackendParts::Krun { firmware } => {
                 let config = KrunConfig { firmware: firmware.path.clone(), boot: BOOT.into(), log_level };
                 (Maker::Krun(config), InitialRoot::FromRunner { boot: BOOT })
             }
-            BackendParts::Qemu { programs, accelerator, kernel, root } => {
+            BackendParts::Qemu { qemu, accelerator, kernel, root } => {
                 let config = QemuConfig {
-                    qemu: programs.qemu.clone(),
-                    vhost_device_vsock: programs.vhost_device_vsock.clone(),
+                    qemu: qemu.clone(),
+                    has_network,
                     accelerator: accelerator.clone(),
                     kernel: kernel.clone(),
                     initramfs: INITRAMFS.into(),

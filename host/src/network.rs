@@ -34,7 +34,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::timeout,
 };
-use waggle_link::{Acceptor, FlowBreach, GrantPool, GreetFault, LinkFault};
+use waggle_link::{Acceptor, FlowBreach, GrantPool, GreetFault, LinkFault, OpeningFault, Past, answer, await_dial};
 use waggle_protocol::{
     Link,
     egress::{FLOWS_MAX, HOST_ADDRESS},
@@ -47,7 +47,7 @@ pub use self::{
 };
 use crate::domain::egress::{Granted, Network, Refused};
 
-/// Timeout of the handshake with a guest.
+/// Timeout of the handshake with a guest, from its first message.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
 /// Maximum number of flows per machine with large socket buffers. The kernel enlarges a large buffer to some megabytes
@@ -143,6 +143,8 @@ impl Guest {
 pub enum ServeFault {
     #[error("failed to accept the guest's connection")]
     Accept { source: io::Error },
+    #[error("failed to wait for the guest")]
+    Dial { source: OpeningFault },
     #[error("failed to greet the guest")]
     Greet { source: GreetFault },
     #[error("the guest did not greet within {} s", within.as_secs())]
@@ -157,17 +159,22 @@ pub enum ServeFault {
     Task { source: JoinError },
 }
 
-/// Serves a link until the link ends. The link's flows end with the link. Dropping the future ends the link.
-pub async fn serve<S>(mut stream: S, guest: Arc<Guest>) -> ServeFault
+/// Waits until the guest dials, and serves its link until the link ends. The link's flows end with the link. Dropping the
+/// future ends the link.
+pub async fn serve<S>(stream: S, past: Past, guest: Arc<Guest>) -> ServeFault
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    match timeout(GREETING_MAX, waggle_link::answer_preamble(&mut stream, Link::Egress)).await {
-        Ok(Ok(())) => {}
+    let dialled = match await_dial(stream, past).await {
+        Ok(dialled) => dialled,
+        Err(source) => return ServeFault::Dial { source },
+    };
+    let records = match timeout(GREETING_MAX, answer(dialled, Link::Egress)).await {
+        Ok(Ok(records)) => records,
         Ok(Err(source)) => return ServeFault::Greet { source },
         Err(_elapsed) => return ServeFault::Silent { within: GREETING_MAX },
-    }
-    let mut link = Acceptor::start(stream, Link::Egress);
+    };
+    let mut link = Acceptor::start(records, Link::Egress);
     let mut flows = JoinSet::new();
     loop {
         tokio::select! {

@@ -12,7 +12,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use futures_util::future::join_all;
-use guest_agent::{Guest, Mode};
+use guest_agent::{Guest, Mode, dial::SingleStream};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use waggle::{
@@ -25,6 +25,7 @@ use waggle::{
         machine::PortFuture,
     },
 };
+use waggle_link::Past;
 use waggle_protocol::Origin;
 
 /// Timeout of a stuck test.
@@ -49,8 +50,8 @@ async fn machine() -> Machine {
         working_directory: None,
     };
     let (near, far) = UnixStream::pair().unwrap();
-    let serving = tokio::spawn(guest_agent::serve(far, guest, || {}));
-    let agent = timeout(STUCK, agent::connect(near, Timeouts::default())).await.unwrap().unwrap();
+    let serving = tokio::spawn(guest_agent::serve(SingleStream::new(far), guest, || {}));
+    let agent = timeout(STUCK, agent::connect(near, Past::None, Timeouts::default())).await.unwrap().unwrap();
     Machine { agent, root, serving }
 }
 
@@ -486,11 +487,17 @@ async fn power_off_works_at_the_limit_of_calls() {
 #[tokio::test]
 async fn error_for_another_version_names_both_versions() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (near, mut far) = UnixStream::pair().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
     let mut preamble = waggle_protocol::handshake::preamble(waggle_protocol::Link::Call);
     preamble[8] = 99;
-    far.write_all(&preamble).await.unwrap();
-    let fault = agent::connect(near, Timeouts::default()).await.unwrap_err();
+    let greeting = async {
+        let mut far = waggle_link::begin(far, Past::None).await.unwrap();
+        far.write_all(&preamble).await.unwrap();
+        far.flush().await.unwrap();
+        far
+    };
+    let (connected, mut far) = tokio::join!(agent::connect(near, Past::None, Timeouts::default()), greeting);
+    let fault = connected.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
     let version = waggle_protocol::VERSION;
     assert_eq!(source, format!("peer has protocol version 99; must be {version}"));

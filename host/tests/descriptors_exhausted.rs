@@ -12,7 +12,7 @@ use waggle::{
     domain::egress::{Egress, Network},
     network::{Gateway, Guest, serve},
 };
-use waggle_link::{FrameReader, FrameWriter, Opener};
+use waggle_link::{FrameReader, FrameWriter, Opener, Past, dial};
 use waggle_protocol::{
     Link,
     egress::{EgressRequest, FlowReply},
@@ -39,9 +39,9 @@ async fn resolve(link: &Opener) -> u8 {
 async fn lookup_without_descriptors_is_a_server_failure() {
     let egress = Egress::new("127.0.0.1".parse().unwrap(), None);
     let guest = Guest::new(Network { egress, on_refusal: Arc::new(|_| {}) }, Arc::new(Gateway::new(None, 512)));
-    let (near, mut far) = UnixStream::pair().unwrap();
-    let served = tokio::spawn(serve(near, Arc::new(guest)));
-    waggle_link::send_preamble(&mut far, Link::Egress).await.unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let served = tokio::spawn(serve(near, Past::None, Arc::new(guest)));
+    let far = dial(far, Past::None, Link::Egress).await.unwrap();
     let link = Opener::start(far, Link::Egress);
 
     let limit = getrlimit(Resource::Nofile);

@@ -22,7 +22,7 @@ use waggle::{
     domain::egress::{Egress, Network},
     network::{Gateway, Guest, Proxy, ServeFault, serve},
 };
-use waggle_link::{FrameReader, FrameWriter, Opener, Stream};
+use waggle_link::{FrameReader, FrameWriter, Opener, Past, Stream, dial};
 use waggle_protocol::{
     Link,
     egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, Flow, FlowReply, HOST_ADDRESS, Refusal},
@@ -49,9 +49,9 @@ async fn rig_by(policy: &str, gateway: Gateway) -> Rig {
         egress: Egress::new(policy.parse().unwrap(), None),
         on_refusal: Arc::new(move |refused| reported.lock().unwrap().push(refused.to_string())),
     };
-    let (near, mut far) = UnixStream::pair().unwrap();
-    let served = tokio::spawn(serve(near, Arc::new(Guest::new(network, Arc::new(gateway)))));
-    waggle_link::send_preamble(&mut far, Link::Egress).await.unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let served = tokio::spawn(serve(near, Past::None, Arc::new(Guest::new(network, Arc::new(gateway)))));
+    let far = dial(far, Past::None, Link::Egress).await.unwrap();
     Rig { link: Opener::start(far, Link::Egress), served, refused }
 }
 

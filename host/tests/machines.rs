@@ -86,11 +86,7 @@ async fn console_flood_does_not_delay_the_boot_timeout() {
 
 #[tokio::test]
 async fn killed_program_fails_the_start_and_is_named() {
-    for (program, expected) in [
-        ("qemu-system-x86_64", "qemu-system-x86_64 ended"),
-        ("vhost-device-vsock", "vhost-device-vsock ended"),
-        ("waggle", "the runner ended"),
-    ] {
+    for (program, expected) in [("qemu-system-x86_64", "qemu-system-x86_64 ended"), ("waggle", "the runner ended")] {
         let host = TestHost::open(&tiny_kernel::printing("idle")).await;
         let data = host.folder.path().canonicalize().unwrap();
         let killer = tokio::task::spawn_blocking(move || {
@@ -139,9 +135,9 @@ async fn closing_cancels_running_starts() {
 async fn missing_parts_are_named_before_any_machine_starts() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let no_vsock = VmSettings { vhost_device_vsock: "no-such-vsock".into(), ..settings.clone() };
-    let fault = open(folder.path(), no_vsock).await.unwrap_err().source().unwrap().to_string();
-    assert!(fault.contains("no-such-vsock") && fault.contains("cargo install vhost-device-vsock"), "{fault}");
+    let no_qemu = VmSettings { qemu: "no-such-qemu".into(), ..settings.clone() };
+    let fault = open(folder.path(), no_qemu).await.unwrap_err().source().unwrap().to_string();
+    assert!(fault.contains("no-such-qemu") && fault.contains("apt-get install qemu-system-x86"), "{fault}");
     let fault = open(folder.path(), settings).await.unwrap_err().source().unwrap().to_string();
     assert!(fault.contains("vmlinuz") && fault.contains("./taskw kernel"), "{fault}");
 }
@@ -202,7 +198,6 @@ fn settings(data: &Path) -> VmSettings {
         log_level: 0,
         kernel_dir: data.join("kernel"),
         qemu: processes::qemu(),
-        vhost_device_vsock: processes::vhost_device_vsock(),
         gateway: Arc::new(Gateway::new(None, 512)),
         ca_bundle: String::new(),
         relaxed: Relaxed::default(),

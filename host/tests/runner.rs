@@ -18,8 +18,11 @@ use std::{
     fs::{self, Permissions},
     io::{Read, Write},
     os::{
-        fd::OwnedFd,
-        unix::{fs::PermissionsExt, net::UnixStream},
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -31,6 +34,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use tempfile::TempDir;
+use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 
 #[test]
 fn death_of_the_host_ends_everything() {
@@ -39,7 +43,7 @@ fn death_of_the_host_ends_everything() {
     // A process that stands in for the host gets the lifeline and is killed with SIGKILL.
     let lifeline = OwnedFd::from(machine.lifeline.take().unwrap());
     let mut host = Command::new("sleep").arg("1000").stdin(lifeline).spawn().unwrap();
-    assert_eq!(machine.programs().len(), 2);
+    assert_eq!(machine.programs().len(), 1);
     host.kill().unwrap();
     host.wait().unwrap();
     assert!(machine.runner.wait().unwrap().success());
@@ -47,27 +51,24 @@ fn death_of_the_host_ends_everything() {
 }
 
 #[test]
-fn death_of_the_runner_ends_both_programs() {
+fn death_of_the_runner_ends_its_program() {
     let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
     machine.read_console_until("up");
     machine.runner.kill().unwrap();
     machine.runner.wait().unwrap();
-    processes::wait_until("both programs have ended", || machine.programs().is_empty());
+    processes::wait_until("the program has ended", || machine.programs().is_empty());
 }
 
 #[test]
 fn report_names_the_program_that_ended_and_its_status() {
-    for (name, other) in [("qemu-system-x86_64", "vhost-device-vsock"), ("vhost-device-vsock", "qemu-system-x86_64")] {
-        let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
-        machine.read_console_until("up");
-        let programs = machine.programs();
-        assert_ne!(processes::named(&programs, name), processes::named(&programs, other));
-        kill_process(processes::named(&programs, name), Signal::KILL).unwrap();
-        let report = machine.report();
-        assert!(report.contains(name) && report.contains("signal: 9"), "{report}");
-        assert!(!machine.runner.wait().unwrap().success());
-        machine.assert_nothing_is_left();
-    }
+    let name = "qemu-system-x86_64";
+    let mut machine = TestMachine::start(&tiny_kernel::printing("up"));
+    machine.read_console_until("up");
+    kill_process(processes::named(&machine.programs(), name), Signal::KILL).unwrap();
+    let report = machine.report();
+    assert!(report.contains(name) && report.contains("signal: 9"), "{report}");
+    assert!(!machine.runner.wait().unwrap().success());
+    machine.assert_nothing_is_left();
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn compromised_program_is_confined_to_its_machine() {
         let program = run_dir.join("compromised");
         fs::write(&program, include_str!("machines/compromised.py")).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-        orders["maker"]["Qemu"]["vhost_device_vsock"] = program.to_str().into();
+        orders["maker"]["Qemu"]["qemu"] = program.to_str().into();
     });
     let tried = machine.run_dir.join("tried");
     processes::wait_until("the program has written its results", || tried.exists());
@@ -161,6 +162,8 @@ struct TestMachine {
     run_dir: PathBuf,
     runner: Child,
     lifeline: Option<UnixStream>,
+    /// Accept the connections of the machine's ports.
+    _links: [UnixListener; 2],
 }
 
 impl TestMachine {
@@ -181,6 +184,10 @@ impl TestMachine {
         for disk in ["image", "scratch"] {
             fs::File::create(run_dir.join(disk)).unwrap().set_len(1 << 20).unwrap();
         }
+        // The path of the sockets would be too long.
+        let open_dir = fs::File::open(&run_dir).unwrap();
+        let socket = |port| format!("/proc/self/fd/{}/link_{port}", open_dir.as_raw_fd());
+        let links = [CALL_PORT, EGRESS_PORT].map(|port| UnixListener::bind(socket(port)).unwrap());
         fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
         let runner = env!("CARGO_BIN_EXE_waggle");
         let has_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
@@ -190,8 +197,8 @@ impl TestMachine {
             "machine": { "cpus": 1, "memory_mib": 64, "image": "image", "scratch": "scratch" },
             "maker": { "Qemu": {
                 "qemu": processes::qemu(),
-                "vhost_device_vsock": processes::vhost_device_vsock(),
                 "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
+                "has_network": true,
                 "kernel": folder.path().join("vmlinuz"),
                 "initramfs": "initramfs",
                 "log_level": 0,
@@ -213,7 +220,7 @@ impl TestMachine {
         let runner = command.spawn().unwrap();
         drop(command);
         writeln!(&ours, "{orders}").unwrap();
-        Self { _folder: folder, run_dir, runner, lifeline: Some(ours) }
+        Self { _folder: folder, run_dir, runner, lifeline: Some(ours), _links: links }
     }
 
     /// The processes whose working folder is the run folder, without the runner.

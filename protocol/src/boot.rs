@@ -29,6 +29,8 @@ pub struct BootConfig {
     /// The image's default working directory for commands: an absolute path, which need not exist.
     pub working_directory: Option<String>,
     pub hostname: String,
+    /// The device that carries the links to the host.
+    pub transport: Transport,
     /// Defences that the operator has switched off.
     pub relaxed: Relaxed,
     /// The guest's network, or `None` for a guest without a network. Only a guest with a network dials the egress link.
@@ -36,6 +38,22 @@ pub struct BootConfig {
     /// Certificates in PEM that programs in the guest trust in addition to the image's certificates; may be empty.
     pub ca_bundle: String,
 }
+
+/// A device that carries the links between guest and host.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Transport {
+    /// virtio-vsock: the guest connects to a port of the host, once for each generation of a link.
+    #[default]
+    Vsock,
+    /// virtio-serial: one port for each link, found by its name.
+    Serial,
+}
+
+/// The name of the virtio-serial port that carries the call link.
+pub const CALL_PORT_NAME: &str = "waggle.calls";
+
+/// The name of the virtio-serial port that carries the egress link. A machine without a network does not have it.
+pub const EGRESS_PORT_NAME: &str = "waggle.egress";
 
 /// The settings of the guest's network. The addresses are constants in [`crate::egress`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

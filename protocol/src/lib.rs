@@ -39,6 +39,7 @@ pub mod boot;
 pub mod egress;
 pub mod fault;
 pub mod frame;
+pub mod generation;
 pub mod handshake;
 pub mod reply;
 pub mod request;

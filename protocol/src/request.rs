@@ -45,6 +45,9 @@ pub enum Request {
     },
     /// Syncs the disks and powers the machine off.
     PowerOff,
+    /// From now on, the end of the link does not end the machine: the agent dials again until a host welcomes it. Ends
+    /// with [`Reply::Done`](crate::Reply::Done).
+    Hold,
 }
 
 /// A command to run. No shell is involved: `argv` is executed unchanged.

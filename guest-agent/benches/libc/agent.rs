@@ -16,7 +16,7 @@ use nix::{
 };
 use tempfile::TempDir;
 use tokio::{io, net::UnixStream};
-use waggle_link::{FrameReader, FrameWriter, Opener, answer_preamble};
+use waggle_link::{FrameReader, FrameWriter, Opener, Past, answer, await_dial};
 use waggle_protocol::{
     CHUNK_BYTES_MAX, Hello, Input, Link, Reply, Request, Welcome,
     request::{Exec, Keep, Limits, User},
@@ -43,8 +43,8 @@ impl Agent {
         let process = command.arg(root.path()).stdin(Stdio::from(OwnedFd::from(far))).spawn().unwrap();
         drop(command);
         near.set_nonblocking(true).unwrap();
-        let mut near = UnixStream::from_std(near).unwrap();
-        answer_preamble(&mut near, Link::Call).await.unwrap();
+        let near = UnixStream::from_std(near).unwrap();
+        let mut near = answer(await_dial(near, Past::None).await.unwrap(), Link::Call).await.unwrap();
         FrameReader::new(&mut near).receive::<Hello>().await.unwrap().unwrap();
         FrameWriter::new(&mut near).send(&Welcome { unix_ns: 0 }).await.unwrap();
         Self { link: Opener::start(near, Link::Call), process, root }

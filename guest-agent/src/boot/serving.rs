@@ -7,12 +7,12 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Read, Seek, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     process::ExitCode,
 };
 
 use nix::{
-    fcntl::OFlag,
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
     unistd::{ForkResult, dup2_stdin, dup2_stdout, execv, pipe2, write},
 };
@@ -24,9 +24,9 @@ use waggle_protocol::{
 use crate::{
     confine::Defences,
     console::report,
-    dial,
+    dial::Route,
     guest::{Guest, Mode},
-    network::GuestNetwork,
+    host_links::HostLinks,
     reaper::Serving,
     sandbox::SandboxSpawner,
     serve::serve,
@@ -46,25 +46,22 @@ pub(super) fn decode(bytes: &[u8]) -> io::Result<BootConfig> {
 
 /// Forks the serving child, which runs the image's agent at `image_agent`; `None` runs this program instead. The child
 /// has no access to the network's sockets.
-pub(super) fn start(
-    config: &BootConfig,
-    image_agent: Option<&str>,
-    network: &mut Option<GuestNetwork>,
-) -> nix::Result<Serving> {
+pub(super) fn start(config: &BootConfig, image_agent: Option<&str>, links: &mut HostLinks) -> nix::Result<Serving> {
     let (ready, accepted) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     match sys::fork_single_threaded()? {
         ForkResult::Parent { child } => Ok(Serving { pid: child, ready }),
         ForkResult::Child => {
-            drop((ready, network.take()));
+            drop((ready, links.network.take()));
+            let calls = links.calls.take();
             let status = match image_agent {
-                Some(path) => exec_image_agent(config, path, &accepted).map_or_else(
+                Some(path) => exec_image_agent(config, path, &accepted, calls.as_ref()).map_or_else(
                     |source| {
                         report(&format!("failed to start the image's agent {path}: {source}"));
                         1
                     },
                     |never| match never {},
                 ),
-                None => serve_host(config, Origin::Host, &accepted),
+                None => serve_host(config, Origin::Host, &accepted, calls),
             };
             #[expect(clippy::exit, reason = "the child must not return into PID 1's code")]
             std::process::exit(status)
@@ -72,7 +69,12 @@ pub(super) fn start(
     }
 }
 
-fn exec_image_agent(config: &BootConfig, path: &str, accepted: &OwnedFd) -> io::Result<Infallible> {
+fn exec_image_agent(
+    config: &BootConfig,
+    path: &str,
+    accepted: &OwnedFd,
+    calls: Option<&OwnedFd>,
+) -> io::Result<Infallible> {
     let bytes = config.encode().map_err(io::Error::other)?;
     let mut file = File::from(memfd_create(c"waggle-boot", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&bytes)?;
@@ -80,23 +82,32 @@ fn exec_image_agent(config: &BootConfig, path: &str, accepted: &OwnedFd) -> io::
     dup2_stdin(&file)?;
     dup2_stdout(accepted)?;
     let path = CString::new(path).map_err(io::Error::other)?;
-    let arguments = [path.as_c_str(), c"serve"];
+    let mut arguments = vec![path.clone(), c"serve".to_owned()];
+    if let Some(port) = calls {
+        fcntl(port, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        arguments.push(CString::new(port.as_raw_fd().to_string()).map_err(io::Error::other)?);
+    }
     Ok(execv(&path, &arguments)?)
 }
 
 /// Runs this program as the image's agent. Stdin contains the boot configuration, and stdout is the pipe to PID 1.
+/// `calls` is the number of the descriptor of the call link's port; `None` means vsock.
 #[must_use]
-pub fn serve_from_image() -> ExitCode {
+pub fn serve_from_image(calls: Option<RawFd>) -> ExitCode {
     let served = || -> io::Result<u8> {
         let mut bytes = Vec::new();
         io::stdin().take(BOOT_CONFIG_BYTES_MAX as u64).read_to_end(&mut bytes)?;
         let config = decode(&bytes)?;
+        let calls = calls.map(sys::own);
+        if let Some(port) = &calls {
+            fcntl(port, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
         let accepted = io::stdout().as_fd().try_clone_to_owned()?;
         // From now on, stdout is the console, as in any other program.
         dup2_stdout(io::stderr())?;
         let null = File::open("/dev/null")?;
         dup2_stdin(&null)?;
-        Ok(u8::try_from(serve_host(&config, Origin::Image, &accepted)).unwrap_or(1))
+        Ok(u8::try_from(serve_host(&config, Origin::Image, &accepted, calls)).unwrap_or(1))
     };
     match served() {
         Ok(status) => ExitCode::from(status),
@@ -108,8 +119,8 @@ pub fn serve_from_image() -> ExitCode {
 }
 
 /// Serves until the host requests a power-off. Returns the exit status: 0 after a power-off, 1 after an error.
-fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
-    let spawner = match SandboxSpawner::fork(Defences::all_but(&config.relaxed)) {
+fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd, mut calls: Option<OwnedFd>) -> i32 {
+    let spawner = match SandboxSpawner::fork(Defences::all_but(&config.relaxed), &mut calls) {
         Ok(spawner) => spawner,
         Err(source) => {
             report(&format!("failed to set up the sandbox: {source}"));
@@ -127,7 +138,7 @@ fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
         // The write fails only if PID 1 is gone, and then the machine ends too.
         let _written = write(accepted, b"1");
     };
-    match connect_and_serve(guest, ready) {
+    match connect_and_serve(calls.map_or(Route::Vsock(CALL_PORT), Route::Port), guest, ready) {
         Ok(()) => 0,
         Err(source) => {
             report(&format!("stopped serving: {source}"));
@@ -136,12 +147,9 @@ fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
     }
 }
 
-fn connect_and_serve(guest: Guest, ready: impl FnOnce()) -> io::Result<()> {
+fn connect_and_serve(route: Route, guest: Guest, ready: impl FnOnce()) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(async {
-        let stream = dial::connect(CALL_PORT).await?;
-        serve(stream, guest, ready).await.map_err(io::Error::other)
-    });
+    let served = runtime.block_on(async { serve(route, guest, ready).await.map_err(io::Error::other) });
     // A thread that hangs in the kernel must not delay the power-off.
     runtime.shutdown_background();
     served

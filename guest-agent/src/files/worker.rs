@@ -65,7 +65,7 @@ fn answer(wire: &mut Wire, root: &FileRoot, request: Request) -> Result<Reply<'s
             read::file(wire, root, &path, read::Options { range, bytes_max })
         }
         Request::ListFiles { path, entries_max, recursive } => list::folder(wire, root, &path, entries_max, recursive),
-        Request::Exec(_) | Request::SetClock { .. } | Request::PowerOff => {
+        Request::Exec(_) | Request::SetClock { .. } | Request::Hold | Request::PowerOff => {
             Err(fault(FaultKind::BadRequest, "a file worker serves only file calls"))
         }
     }

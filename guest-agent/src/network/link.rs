@@ -8,19 +8,19 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use waggle_link::{Opener, Stream, send_preamble};
-use waggle_protocol::{EGRESS_PORT, Link};
+use waggle_link::{Opener, Stream, dial};
+use waggle_protocol::Link;
 
 use crate::{
     console::{report, with_cause},
-    dial,
+    dial::{Connector as _, Route},
 };
 
 /// Maximum time that a flow or query waits for the link, which is down briefly at boot and after a loss.
 const UP_MAX: Duration = Duration::from_secs(5);
 
-/// Timeout for the host's answer to the preamble.
-const GREET_MAX: Duration = Duration::from_secs(10);
+/// Timeout for the host's answer. While many machines start, a busy host needs some seconds.
+const GREET_MAX: Duration = Duration::from_secs(60);
 
 /// Delay before the next attempt to connect, after the loss of a link or a failed attempt.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -45,11 +45,11 @@ pub(super) fn handle() -> (watch::Sender<Option<Opener>>, LinkHandle) {
 }
 
 /// Keeps the link up. Never returns.
-pub(super) async fn keep_up(link: watch::Sender<Option<Opener>>) {
+pub(super) async fn keep_up(mut route: Route, link: watch::Sender<Option<Opener>>) {
     // A failure to connect is reported only once, not at each retry.
     let mut reported = false;
     loop {
-        match connect().await {
+        match connect(&mut route).await {
             Ok(opener) => {
                 reported = false;
                 link.send_replace(Some(opener.clone()));
@@ -67,8 +67,8 @@ pub(super) async fn keep_up(link: watch::Sender<Option<Opener>>) {
     }
 }
 
-async fn connect() -> io::Result<Opener> {
-    let mut stream = dial::connect(EGRESS_PORT).await?;
-    timeout(GREET_MAX, send_preamble(&mut stream, Link::Egress)).await?.map_err(io::Error::other)?;
-    Ok(Opener::start(stream, Link::Egress))
+async fn connect(route: &mut Route) -> io::Result<Opener> {
+    let (stream, past) = route.connect().await?;
+    let records = timeout(GREET_MAX, dial(stream, past, Link::Egress)).await?.map_err(io::Error::other)?;
+    Ok(Opener::start(records, Link::Egress))
 }

@@ -69,7 +69,6 @@ pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::V
         log_level: settings.log_level,
         kernel_dir: folders.kernel.clone(),
         qemu: "qemu-system-x86_64".into(),
-        vhost_device_vsock: "vhost-device-vsock".into(),
         gateway: Arc::new(Gateway::new(None, flows_max())),
         ca_bundle: String::new(),
         relaxed: settings.relax.clone(),

@@ -6,10 +6,11 @@
 
 use std::{error::Error, sync::Arc, time::Duration};
 
-use tokio::{net::UnixListener, task::AbortHandle, time::sleep};
+use tokio::{task::AbortHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::link_source::LinkSource;
 use crate::network::{self, Guest, ServeFault};
 
 /// Delay before the next link is accepted, so a misbehaving guest cannot keep the host busy with new links.
@@ -23,9 +24,9 @@ const LOST_LOGGED_MAX: u32 = 10;
 pub(super) struct EgressLink(AbortHandle);
 
 impl EgressLink {
-    /// Serves one link at a time from `listener`. Once `stop` is cancelled, the end of a link is expected.
-    pub(super) fn start(listener: UnixListener, guest: Guest, stop: CancellationToken) -> Self {
-        Self(tokio::spawn(accept(listener, Arc::new(guest), stop).in_current_span()).abort_handle())
+    /// Serves one link at a time from `source`. Once `stop` is cancelled, the end of a link is expected.
+    pub(super) fn start(source: LinkSource, guest: Guest, stop: CancellationToken) -> Self {
+        Self(tokio::spawn(accept(source, Arc::new(guest), stop).in_current_span()).abort_handle())
     }
 }
 
@@ -35,10 +36,10 @@ impl Drop for EgressLink {
     }
 }
 
-async fn accept(listener: UnixListener, guest: Arc<Guest>, stop: CancellationToken) {
+async fn accept(mut source: LinkSource, guest: Arc<Guest>, stop: CancellationToken) {
     for lost in 0_u32.. {
-        let fault = match listener.accept().await {
-            Ok((stream, _)) => network::serve(stream, Arc::clone(&guest)).await,
+        let fault = match source.next().await {
+            Ok((stream, past)) => network::serve(stream, past, Arc::clone(&guest)).await,
             Err(source) => ServeFault::Accept { source },
         };
         if lost < LOST_LOGGED_MAX && !stop.is_cancelled() {

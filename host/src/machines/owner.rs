@@ -11,14 +11,12 @@ use std::{
     error::Error,
     ffi::OsString,
     io,
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{
-    net::{UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::spawn_blocking,
     time::timeout,
@@ -30,8 +28,8 @@ use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
 use super::{
     console::ConsoleTail,
     egress_link::EgressLink,
-    file_names::LINK_SOCKETS,
     initramfs::{InitramfsFault, SharedRoot},
+    link_source::LinkSource,
     run_dirs,
     runner_messages::Orders,
     runner_process::{LastOutput, RunnerProcess, SpawnFault},
@@ -186,7 +184,7 @@ async fn run(
     }
     let _ = progress.send(Progress::Stage(Stage::Boot)).await;
     // The sockets must listen before the runner starts, because the guest may connect as soon as it runs.
-    let (listener, _egress) = match listen_for_links(&mut plan, stop) {
+    let (calls, _egress) = match listen_for_links(&mut plan, stop) {
         Ok(listening) => listening,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
     };
@@ -194,7 +192,7 @@ async fn run(
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };
-    let outcome = match boot(&mut runner, listener, plan.boot_timeout, stop).await {
+    let outcome = match boot(&mut runner, calls, plan.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
             let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
@@ -231,31 +229,25 @@ async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     tokio::fs::write(&path, content).await.map_err(|source| FileFault::Write { path, source })
 }
 
-// The path of a Unix socket has at most 107 bytes. A path through the open folder's descriptor always fits.
-fn listen(run_dir: &Path, port: u32) -> io::Result<UnixListener> {
-    let folder = std::fs::File::open(run_dir)?;
-    UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd()))
-}
-
 /// Listens for the agent's call link, and serves the machine's network if the machine has one.
-fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Result<(UnixListener, Option<EgressLink>)> {
-    let run_dir = &plan.orders.run_dir;
-    let calls = listen(run_dir, CALL_PORT)?;
+fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Result<(LinkSource, Option<EgressLink>)> {
+    let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport);
+    let calls = listen(CALL_PORT)?;
     let egress = match plan.egress.take() {
-        Some(guest) => Some(EgressLink::start(listen(run_dir, EGRESS_PORT)?, guest, stop.clone())),
+        Some(guest) => Some(EgressLink::start(listen(EGRESS_PORT)?, guest, stop.clone())),
         None => None,
     };
     Ok((calls, egress))
 }
 
-// The listener closes when the boot ends, because a later connection would not come from the agent.
+// The socket accepts no more connections when the boot ends, because they would not come from the agent.
 async fn boot(
     runner: &mut RunnerProcess,
-    listener: UnixListener,
+    calls: LinkSource,
     within: Duration,
     stop: &CancellationToken,
 ) -> Result<AgentClient, BootFault> {
-    let connection = timeout(within, connect(listener));
+    let connection = timeout(within, connect(calls));
     let panicked = runner.panicked();
     tokio::select! {
         () = stop.cancelled() => Err(BootFault::Cancelled),
@@ -269,21 +261,18 @@ async fn boot(
 }
 
 // If the image contains an unusable agent, that agent connects first and the host's agent connects next.
-async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
-    let first = match greet(&listener).await {
+async fn connect(mut calls: LinkSource) -> Result<AgentClient, BootFault> {
+    let first = match greet(&mut calls).await {
         Err(BootFault::Connect { source }) => source,
         outcome => return outcome,
     };
-    tracing::warn!(
-        error = &first as &dyn Error,
-        "the first connection did not speak the agent protocol; waiting for another"
-    );
-    greet(&listener).await
+    tracing::warn!(error = &first as &dyn Error, "the first agent could not be greeted; waiting for another");
+    greet(&mut calls).await
 }
 
-async fn greet(listener: &UnixListener) -> Result<AgentClient, BootFault> {
-    let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
-    agent::connect(stream, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
+async fn greet(calls: &mut LinkSource) -> Result<AgentClient, BootFault> {
+    let (stream, past) = calls.next().await.map_err(|source| BootFault::Listen { source })?;
+    agent::connect(stream, past, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

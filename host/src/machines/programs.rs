@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Finds the programs of the QEMU back end, once when the server starts.
+//! Finds the program of the QEMU back end, once when the server starts.
 
 use std::{
     env,
@@ -17,32 +17,12 @@ pub struct MissingProgram {
     remedy: &'static str,
 }
 
-/// Absolute paths of the programs.
-#[derive(Debug)]
-pub(super) struct Programs {
-    pub(super) qemu: PathBuf,
-    pub(super) vhost_device_vsock: PathBuf,
-}
-
-impl Programs {
-    /// Finds both programs. A bare name is looked up in `PATH`; any other path must be that of the program's file.
-    ///
-    /// # Errors
-    /// [`MissingProgram`]; its text says how to install the program.
-    pub(super) fn find(qemu: &Path, vhost_device_vsock: &Path) -> Result<Self, MissingProgram> {
-        Ok(Self { qemu: self::qemu(qemu)?, vhost_device_vsock: self::vhost_device_vsock(vhost_device_vsock)? })
-    }
-}
-
+/// Finds QEMU. A bare name is looked up in `PATH`; any other path must be that of the program's file.
+///
+/// # Errors
+/// [`MissingProgram`]; its text says how to install the program.
 pub(super) fn qemu(program: &Path) -> Result<PathBuf, MissingProgram> {
     look_up(program, "on Debian, install it with apt-get install qemu-system-x86")
-}
-
-pub(super) fn vhost_device_vsock(program: &Path) -> Result<PathBuf, MissingProgram> {
-    look_up(
-        program,
-        "`./taskw run` builds and uses it; or run `cargo install vhost-device-vsock` and add ~/.cargo/bin to PATH",
-    )
 }
 
 fn look_up(program: &Path, remedy: &'static str) -> Result<PathBuf, MissingProgram> {
@@ -71,12 +51,10 @@ mod tests {
 
     #[test]
     fn error_for_a_missing_program_says_how_to_install_it() {
-        let shell = Path::new("/bin/sh");
-        let fault = Programs::find(Path::new("/nowhere/qemu-system-x86_64"), shell).unwrap_err().to_string();
+        let fault = qemu(Path::new("/nowhere/qemu-system-x86_64")).unwrap_err().to_string();
         assert!(fault.contains("apt-get install qemu-system-x86"), "{fault}");
-        let fault = Programs::find(shell, Path::new("no-such-vhost-device-vsock")).unwrap_err().to_string();
-        assert!(fault.contains("no-such-vhost-device-vsock not found; `./taskw run`"), "{fault}");
-        assert!(fault.contains("cargo install vhost-device-vsock"), "{fault}");
+        let fault = qemu(Path::new("no-such-qemu")).unwrap_err().to_string();
+        assert!(fault.contains("no-such-qemu not found"), "{fault}");
     }
 
     #[test]

@@ -1,31 +1,32 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The command lines of the two programs of a QEMU machine.
+//! The command line of a QEMU machine.
 //!
-//! Relative paths refer to the machine's run folder, because it is the working folder of the programs. So the paths of
-//! sockets stay below Linux's limit of 107 bytes, even if the folder's own path is longer.
+//! Relative paths refer to the machine's run folder, because it is QEMU's working folder.
 
-use std::ffi::OsString;
-
-use super::{
-    file_names::LINK_SOCKETS,
-    runner_messages::{Accelerator, MachineConfig, QemuConfig},
+use std::{
+    ffi::OsString,
+    os::{fd::AsRawFd, unix::net::UnixStream},
 };
+
+use waggle_protocol::boot::{CALL_PORT_NAME, EGRESS_PORT_NAME};
+
+use super::runner_messages::{Accelerator, MachineConfig, QemuConfig};
 
 /// The lowest log level at which QEMU logs errors of its guest.
 const GUEST_ERRORS_LEVEL: u8 = 4;
-/// The socket on which `vhost-device-vsock` waits for QEMU.
-pub(super) const VHOST_SOCKET: &str = "vhost";
-/// The guest's vsock address. All machines can use the same address, because each has its own `vhost-device-vsock`.
-const GUEST_CID: u32 = 3;
-
-/// Arguments of `vhost-device-vsock`.
-pub(super) fn vhost_device_vsock() -> Vec<OsString> {
-    vec!["--vm".into(), format!("guest-cid={GUEST_CID},uds-path={LINK_SOCKETS},socket={VHOST_SOCKET}").into()]
+/// Number of ports of the virtio-serial device: the console's, and one for each link.
+const PORTS_MAX: u32 = 3;
+/// Open connections to the host for the links. QEMU inherits them.
+#[derive(Debug)]
+pub(super) struct LinkConnections {
+    pub(super) calls: UnixStream,
+    /// `None` if the machine has no network.
+    pub(super) egress: Option<UnixStream>,
 }
 
-/// Arguments of QEMU; `vhost` is the number of the descriptor that is connected to `vhost-device-vsock`.
-pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> Vec<OsString> {
+/// Arguments of QEMU.
+pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkConnections) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::with_capacity(48);
     let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
     let (accelerator, cpu) = match config.accelerator {
@@ -51,8 +52,12 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
     pair("-device", "virtio-blk-device,drive=scratch".into());
     pair("-device", "virtio-rng-device".into());
-    pair("-chardev", format!("socket,id=vhost,fd={vhost}").into());
-    pair("-device", "vhost-user-vsock-device,chardev=vhost".into());
+    pair("-device", format!("virtio-serial-device,max_ports={PORTS_MAX}").into());
+    let links = [(CALL_PORT_NAME, Some(&links.calls)), (EGRESS_PORT_NAME, links.egress.as_ref())];
+    for (name, connection) in links.into_iter().filter_map(|(name, link)| Some((name, link?))) {
+        pair("-chardev", format!("socket,id={name},fd={}", connection.as_raw_fd()).into());
+        pair("-device", format!("virtserialport,chardev={name},name={name}").into());
+    }
     pair("-chardev", "stdio,id=console,signal=off".into());
     pair("-serial", "chardev:console".into());
     if config.log_level >= GUEST_ERRORS_LEVEL {
@@ -93,18 +98,19 @@ fn kernel_command_line(accelerator: &Accelerator) -> String {
 mod tests {
     use super::*;
 
-    fn arguments(accelerator: Accelerator, vhost: i32) -> String {
+    fn arguments(accelerator: Accelerator) -> String {
         let machine =
             MachineConfig { cpus: 2, memory_mib: 512, image: "/c/a,b.erofs".into(), scratch: "scratch".into() };
         let config = QemuConfig {
             qemu: "/q".into(),
-            vhost_device_vsock: "/v".into(),
+            has_network: false,
             accelerator,
             kernel: "/k/vmlinuz".into(),
             initramfs: "initramfs".into(),
             log_level: 0,
         };
-        line(&qemu(&machine, &config, vhost))
+        let links = LinkConnections { calls: UnixStream::pair().unwrap().0, egress: None };
+        line(&qemu(&machine, &config, &links))
     }
 
     fn line(arguments: &[OsString]) -> String {
@@ -113,18 +119,19 @@ mod tests {
 
     #[test]
     fn emulation_passes_the_clock_rate_to_the_guest() {
-        let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 }, 7);
+        let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 });
         assert!(
             line.contains("-accel tcg,thread=multi -machine microvm,memory-backend=memory -cpu max,erms=off -smp 2"),
             "{line}"
         );
         assert!(line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable -drive"), "{line}");
-        assert!(line.contains("socket,id=vhost,fd=7"), "{line}");
+        assert!(line.contains("virtserialport,chardev=waggle.calls,name=waggle.calls"), "{line}");
+        assert!(!line.contains("waggle.egress"), "{line}");
     }
 
     #[test]
     fn kvm_uses_the_host_cpu_and_calibrates_its_own_clock() {
-        let line = arguments(Accelerator::Kvm, 3);
+        let line = arguments(Accelerator::Kvm);
         assert!(line.contains("-accel kvm"), "{line}");
         assert!(line.contains("-cpu host"), "{line}");
         assert!(!line.contains("tsc"), "{line}");
@@ -132,7 +139,7 @@ mod tests {
 
     #[test]
     fn image_is_read_only_and_full_disks_are_reported() {
-        let line = arguments(Accelerator::Kvm, 3);
+        let line = arguments(Accelerator::Kvm);
         assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
         assert!(
             line.contains("id=scratch,format=raw,werror=report,rerror=report,discard=unmap,file=scratch"),

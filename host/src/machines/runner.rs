@@ -19,35 +19,33 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     mem,
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
-    event::Timespec,
     fs::{FlockOperation, flock},
     io::{FdFlags, fcntl_setfd},
     process::{Resource, Rlimit, setrlimit, setsid},
     thread::set_no_new_privs,
 };
+use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 
 use self::program::{Event, Program, Watch, not_started};
 use super::{
     confine::{self, Calls, Confinement, Namespaces, RootFiles},
-    file_names::KVM,
-    krun, probe_guest, qemu, roles, run_dirs,
+    file_names::{KVM, LINK_SOCKETS},
+    krun, probe_guest,
+    qemu::{self, LinkConnections},
+    roles, run_dirs,
     runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
     sys,
 };
 
 /// Timeout for the removal of the run folder. The host kills a runner that has not exited after 3 s.
 const REMOVAL_MAX: Duration = Duration::from_secs(2);
-/// Timeout for `vhost-device-vsock` to start listening, which usually takes a few milliseconds.
-const VHOST_START_MAX: Duration = Duration::from_secs(5);
-/// Interval between two attempts to connect to `vhost-device-vsock`.
-const VHOST_RETRY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// Runs the runner if this process was started as a runner. `main` must call this function before it starts any thread.
 pub fn run_if_runner() -> Option<ExitCode> {
@@ -122,23 +120,21 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig) -> Result<(), Report> {
-        let (program, arguments) = (&config.vhost_device_vsock, qemu::vhost_device_vsock());
-        let confinement = self.confinement(Calls::Program, self.files(vec![]).with_program(program));
-        let mut vhost = Program::start(program, arguments, io::stderr().into(), &confinement)?;
-        let Some(connection) = connect(&self.watch, &mut vhost)? else { return Ok(()) };
-        let arguments = qemu::qemu(machine, config, connection.as_raw_fd());
+        let links = LinkConnections {
+            calls: connect(CALL_PORT)?,
+            egress: config.has_network.then(|| connect(EGRESS_PORT)).transpose()?,
+        };
+        let arguments = qemu::qemu(machine, config, &links);
         let mut files = self.files(vec![machine.image.clone(), config.kernel.clone()]).with_program(&config.qemu);
         if config.accelerator == Accelerator::Kvm {
             files.devices.push(KVM);
         }
         let confinement = self.confinement(Calls::Program, files);
         let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &confinement)?;
-        drop(connection);
-        // QEMU's exit closes the connection, which may end `vhost-device-vsock` too, so QEMU is checked first.
-        match self.watch.wait(&[&qemu, &vhost], None)? {
-            Event::Exited(0) => Err(qemu.report()),
-            Event::Exited(_) => Err(vhost.report()),
-            Event::HostClosed | Event::Timeout => Ok(()),
+        drop(links);
+        match self.watch.wait(&qemu)? {
+            Event::Exited => Err(qemu.report()),
+            Event::HostClosed => Ok(()),
         }
     }
 
@@ -150,12 +146,12 @@ impl Runner<'_> {
         let confinement = self.confinement(Calls::Krun, files);
         let mut vm =
             Program::fork("libkrun", &confinement, || krun::run(machine, config, &confinement, report_writer))?;
-        match self.watch.wait(&[&vm], None)? {
-            Event::Exited(_) if vm.ran_out_of_memory() => Err(vm.report()),
-            Event::Exited(_) => {
+        match self.watch.wait(&vm)? {
+            Event::Exited if vm.ran_out_of_memory() => Err(vm.report()),
+            Event::Exited => {
                 Err(krun::read_report(&reports).unwrap_or_else(|| krun::exit_report(vm.wait(), vm.name())))
             }
-            Event::HostClosed | Event::Timeout => Ok(()),
+            Event::HostClosed => Ok(()),
         }
     }
 
@@ -184,31 +180,13 @@ fn enter(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-// Connects on behalf of QEMU, because QEMU does not retry if its peer is not listening yet. Returns `None` if the host
-// closed its end of the socket.
-fn connect(watch: &Watch<'_>, vhost: &mut Program) -> Result<Option<UnixStream>, Report> {
-    let deadline = Instant::now() + VHOST_START_MAX;
-    loop {
-        let fault = match UnixStream::connect(qemu::VHOST_SOCKET) {
-            Ok(connection) => {
-                // QEMU must inherit the connection.
-                fcntl_setfd(&connection, FdFlags::empty())
-                    .map_err(|fault| not_started("pass a socket to QEMU".into(), &fault.into()))?;
-                return Ok(Some(connection));
-            }
-            Err(fault) => fault,
-        };
-        if !is_too_early(&fault) || Instant::now() > deadline {
-            return Err(not_started(format!("connect to {}", vhost.name()), &fault));
-        }
-        match watch.wait(&[&*vhost], Some(&VHOST_RETRY_INTERVAL))? {
-            Event::HostClosed => return Ok(None),
-            Event::Exited(_) => return Err(vhost.report()),
-            Event::Timeout => {}
-        }
-    }
-}
-
-fn is_too_early(fault: &io::Error) -> bool {
-    matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+// Connects on behalf of QEMU, which then needs no access to the sockets.
+fn connect(port: u32) -> Result<UnixStream, Report> {
+    let socket = format!("{LINK_SOCKETS}_{port}");
+    let connect = || -> io::Result<UnixStream> {
+        let connection = UnixStream::connect(&socket)?;
+        fcntl_setfd(&connection, FdFlags::empty())?;
+        Ok(connection)
+    };
+    connect().map_err(|fault| not_started(format!("connect to {socket}"), &fault))
 }

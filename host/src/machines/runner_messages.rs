@@ -52,8 +52,8 @@ pub(super) enum Maker {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct QemuConfig {
     pub(super) qemu: PathBuf,
-    /// The program that implements the virtual socket device.
-    pub(super) vhost_device_vsock: PathBuf,
+    /// Whether the machine has a port for the egress link.
+    pub(super) has_network: bool,
     pub(super) accelerator: Accelerator,
     /// A bzImage.
     pub(super) kernel: PathBuf,

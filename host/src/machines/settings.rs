@@ -25,8 +25,6 @@ pub struct VmSettings {
     pub kernel_dir: PathBuf,
     /// A path, or a name to look up in `PATH`; usually `qemu-system-x86_64`.
     pub qemu: PathBuf,
-    /// A path, or a name to look up in `PATH`; usually `vhost-device-vsock`.
-    pub vhost_device_vsock: PathBuf,
     /// Carries the network connections of all machines.
     pub gateway: Arc<Gateway>,
     /// PEM certificates that guests trust in addition to their own; may be empty.

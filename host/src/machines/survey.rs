@@ -50,8 +50,6 @@ pub struct Survey {
     /// The kernel of libkrun's guests.
     pub firmware: CheckOutcome,
     pub qemu: CheckOutcome,
-    /// The virtual socket device of QEMU machines.
-    pub vhost_device_vsock: CheckOutcome,
     /// The kernel of QEMU's guests.
     pub kernel: CheckOutcome,
     /// Whether the machines' processes can have their own namespaces.
@@ -66,7 +64,7 @@ pub struct Needs {
     /// KVM and access to its device.
     pub kvm: bool,
     pub firmware: bool,
-    /// QEMU, its virtual socket device, and a kernel.
+    /// QEMU and a kernel.
     pub qemu: bool,
 }
 
@@ -87,7 +85,6 @@ impl Survey {
             kvm,
             firmware: check_firmware(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
             qemu: check_program(programs::qemu(&settings.qemu)),
-            vhost_device_vsock: check_program(programs::vhost_device_vsock(&settings.vhost_device_vsock)),
             kernel: kernel.unwrap_or_else(|fault| CheckOutcome::Broken(fault.to_string())),
             namespaces: match confine::missing(&settings.runner).await {
                 Ok(None) => CheckOutcome::Works("machines can have their own namespaces".to_owned()),

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use guest_agent::{Guest, Mode};
+use guest_agent::{Guest, Mode, dial::SingleStream};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use waggle::{
@@ -21,6 +21,7 @@ use waggle::{
         stage::Stage,
     },
 };
+use waggle_link::Past;
 use waggle_protocol::Origin;
 
 /// An image that fails to start.
@@ -108,9 +109,9 @@ impl Machines for InProcess {
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             let serving = tokio::spawn(async move {
                 // The result is ignored, because the host's side of the link observes the end.
-                let _ = guest_agent::serve(far, guest, || {}).await;
+                let _ = guest_agent::serve(SingleStream::new(far), guest, || {}).await;
             });
-            let agent = agent::connect(near, Timeouts::default()).await.map_err(|source| StartFault {
+            let agent = agent::connect(near, Past::None, Timeouts::default()).await.map_err(|source| StartFault {
                 stage: Stage::Boot,
                 console: Vec::new(),
                 source: source.into(),

@@ -28,10 +28,11 @@ use waggle::{
     domain::egress::{Egress, Network},
     network::{Gateway, Guest, ServeFault, serve},
 };
+use waggle_link::{Past, Records, dial};
 use waggle_protocol::{
     egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow, FlowReply, HOST_ADDRESS},
     frame::{self, PREFIX_BYTES},
-    handshake::{self, Link},
+    handshake::Link,
 };
 
 use crate::{
@@ -46,7 +47,7 @@ const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01
 const FLOWS: u32 = 256;
 
 struct Hostile {
-    socket: UnixStream,
+    socket: Records<UnixStream>,
     served: JoinHandle<ServeFault>,
 }
 
@@ -54,22 +55,26 @@ async fn greeted() -> Hostile {
     greeted_over(UnixStream::pair().unwrap()).await
 }
 
-async fn greeted_over((near, mut socket): (UnixStream, UnixStream)) -> Hostile {
+async fn greeted_over((near, socket): (UnixStream, UnixStream)) -> Hostile {
     let network =
         Network { egress: Egress::new("127.0.0.1".parse().unwrap(), None), on_refusal: Arc::new(|_refused| {}) };
     let guest = Guest::new(network, Arc::new(Gateway::new(None, 512)));
-    let served = tokio::spawn(serve(near, Arc::new(guest)));
-    socket.write_all(&handshake::preamble(Link::Egress)).await.unwrap();
-    socket.read_exact(&mut [0; 16]).await.unwrap();
+    let served = tokio::spawn(serve(near, Past::None, Arc::new(guest)));
+    let socket = dial(socket, Past::None, Link::Egress).await.unwrap();
     Hostile { socket, served }
 }
 
 impl Hostile {
+    /// Writes bytes; returns false if the host has closed the link.
+    async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).await.is_ok() && self.socket.flush().await.is_ok()
+    }
+
     /// Opens a stream with these bytes; returns false if the host has closed the link.
     async fn open(&mut self, stream: u32, bytes: &[u8]) -> bool {
         let mut frame = yamux(DATA, SYN, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
         frame.extend_from_slice(bytes);
-        self.socket.write_all(&frame).await.is_ok()
+        self.write(&frame).await
     }
 
     /// Reads a frame. Returns the header without the length, the length, and the body if the frame has data.
@@ -181,7 +186,7 @@ async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
         }
         'flood: for _ in 0..32 {
             for stream in 0..FLOWS / 2 {
-                if guest.socket.write_all(&wire::in_stream(2 * stream + 1, &flood)).await.is_err() {
+                if !guest.write(&wire::in_stream(2 * stream + 1, &flood)).await {
                     break 'flood;
                 }
             }
@@ -220,13 +225,13 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
         let mut guest = greeted_over(pair).await;
         for stream in (0..FLOWS).map(|number| 2 * number + 1) {
             guest.open(stream, &connect(port)).await;
-            guest.socket.write_all(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await.unwrap();
+            assert!(guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await);
         }
         // A grant before the flow has begun would end the link.
         guest.all_connected().await;
         let grant = framed(&Flow::Credit { bytes: FLOW_CREDIT_BYTES_MAX - 8 * 1024 });
         for stream in (0..FLOWS).map(|number| 2 * number + 1) {
-            guest.socket.write_all(&wire::in_stream(stream, &grant)).await.unwrap();
+            assert!(guest.write(&wire::in_stream(stream, &grant)).await);
         }
         saturated(&host_end, &written).await;
         assert!(!guest.served.is_finished(), "the guest broke no rule, but its link ended");
@@ -246,10 +251,10 @@ async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
         (window, credit) = (window + of_stream, credit + of_flow);
         while credit >= 4096 && window >= piece.len() {
             (window, credit) = (window - piece.len(), credit - 4096);
-            guest.socket.write_all(&piece).await.unwrap();
+            assert!(guest.write(&piece).await);
         }
     }
-    guest.socket.write_all(&wire::in_stream(stream, &framed(&Flow::End))).await.unwrap();
+    assert!(guest.write(&wire::in_stream(stream, &framed(&Flow::End))).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,10 +283,10 @@ async fn data_after_the_end_of_a_flow_ends_the_link() {
             'flood: for stream in [1, 3, 5, 7] {
                 let mut finish = yamux(DATA, flags, stream, 1).to_vec();
                 finish.push(0);
-                guest.socket.write_all(&finish).await.ok();
+                guest.write(&finish).await;
                 sleep(Duration::from_millis(100)).await;
                 for _ in 0..120 {
-                    if guest.socket.write_all(&wire::in_stream(stream, &[0]).repeat(1000)).await.is_err() {
+                    if !guest.write(&wire::in_stream(stream, &[0]).repeat(1000)).await {
                         break 'flood;
                     }
                 }
@@ -314,7 +319,7 @@ async fn concurrent_queries_wait_for_each_other() {
     bounded(async {
         let guest = greeted().await;
         let ask = framed(&EgressRequest::Resolve { message: LOCALHOST });
-        let (mut read, mut write) = guest.socket.into_split();
+        let (mut read, mut write) = tokio::io::split(guest.socket);
         let reading = tokio::spawn(async move {
             let mut bytes = Vec::new();
             let mut total = 0;
@@ -329,6 +334,7 @@ async fn concurrent_queries_wait_for_each_other() {
             let mut frame = yamux(DATA, SYN, 2 * stream + 1, u32::try_from(ask.len()).unwrap()).to_vec();
             frame.extend_from_slice(&ask);
             write.write_all(&frame).await.unwrap();
+            write.flush().await.unwrap();
         }
         reading.await.unwrap();
         guest.served.abort();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tokio::io::{AsyncWriteExt as _, split};
 use waggle::{
     agent::Timeouts,
     domain::{command::Command, file::Writing},
@@ -30,15 +31,15 @@ use crate::{
 
 /// Returns the reason for the end of a link whose guest writes these bytes repeatedly and reads everything.
 async fn ended_by(frames: &[u8]) -> String {
-    let (host, mut guest) = greeted(TIMEOUTS).await;
-    let (mut reading, mut writing) = guest.socket.split();
+    let (host, guest) = greeted(TIMEOUTS).await;
+    let (mut reading, mut writing) = split(guest.socket);
     let reads = async {
         // A guest that did not read would block the host and hide the flood.
         tokio::io::copy(&mut reading, &mut tokio::io::sink()).await.ok();
         std::future::pending().await
     };
     let floods = async {
-        while tokio::io::AsyncWriteExt::write_all(&mut writing, frames).await.is_ok() {}
+        while writing.write_all(frames).await.is_ok() && writing.flush().await.is_ok() {}
         std::future::pending().await
     };
     tokio::select! {

@@ -6,6 +6,7 @@ use std::{error::Error, time::Duration};
 
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 use waggle::agent::{self, AgentClient, ConnectFault};
+use waggle_link::Past;
 use waggle_protocol::{Link, handshake};
 
 use crate::{
@@ -13,19 +14,21 @@ use crate::{
     guest::{TIMEOUTS, framed, hello},
 };
 
-/// Connects to a guest that writes these pieces, with a pause after each piece, and then stalls.
+/// Connects to a guest that dials, writes these pieces, with a pause after each piece, and then stalls.
 async fn connect(pieces: &[&[u8]], pause: Duration) -> Result<AgentClient, ConnectFault> {
-    let (near, mut far) = UnixStream::pair().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
     let writing = async {
+        let mut far = waggle_link::begin(far, Past::None).await.unwrap();
         for piece in pieces {
             // The host may have closed the connection.
             let _written = far.write_all(piece).await;
+            let _flushed = far.flush().await;
             tokio::time::sleep(pause).await;
         }
         std::future::pending().await
     };
     tokio::select! {
-        connected = agent::connect(near, TIMEOUTS) => connected,
+        connected = agent::connect(near, Past::None, TIMEOUTS) => connected,
         never = writing => never,
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A guest that sends arbitrary bytes, such as hand-made yamux frames, on a real socket.
+//! A guest that sends arbitrary bytes, such as hand-made yamux frames, in valid records on a real socket.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use tokio::{
     net::UnixStream,
 };
 use waggle::agent::{self, AgentClient, Timeouts};
-use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+use waggle_link::{FrameReader, FrameWriter, Past, Records, dial};
+use waggle_protocol::{Hello, Link, Origin, Reply, Welcome, frame};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const WINDOW_UPDATE: u8 = 1;
@@ -51,7 +52,7 @@ impl Frame {
 
 /// The guest's side of a link.
 pub(crate) struct Guest {
-    pub(crate) socket: UnixStream,
+    pub(crate) socket: Records<UnixStream>,
 }
 
 /// Returns a host and a guest after an honest greeting.
@@ -66,17 +67,14 @@ pub(crate) async fn greeted_narrowly(timeouts: Timeouts) -> (AgentClient, Guest)
     greeted_over(pair, timeouts).await
 }
 
-async fn greeted_over((near, mut far): (UnixStream, UnixStream), timeouts: Timeouts) -> (AgentClient, Guest) {
+async fn greeted_over((near, far): (UnixStream, UnixStream), timeouts: Timeouts) -> (AgentClient, Guest) {
     let guest = tokio::spawn(async move {
-        far.write_all(&handshake::preamble(Link::Call)).await.unwrap();
-        far.write_all(&framed(&hello("hostile"))).await.unwrap();
-        let mut answer_and_welcome = [0; 16 + 4];
-        far.read_exact(&mut answer_and_welcome).await.unwrap();
-        let mut welcome = vec![0; answer_and_welcome[16] as usize];
-        far.read_exact(&mut welcome).await.unwrap();
+        let mut far = dial(far, Past::None, Link::Call).await.unwrap();
+        FrameWriter::new(&mut far).send(&hello("hostile")).await.unwrap();
+        FrameReader::new(&mut far).receive::<Welcome>().await.unwrap().unwrap();
         Guest { socket: far }
     });
-    let host = agent::connect(near, timeouts).await.unwrap();
+    let host = agent::connect(near, Past::None, timeouts).await.unwrap();
     (host, guest.await.unwrap())
 }
 
@@ -104,7 +102,7 @@ pub(crate) fn yamux(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] 
 impl Guest {
     /// Writes bytes; returns false if the host has closed the link.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
-        self.socket.write_all(bytes).await.is_ok()
+        self.socket.write_all(bytes).await.is_ok() && self.socket.flush().await.is_ok()
     }
 
     /// Writes the same bytes repeatedly until the host closes the link.

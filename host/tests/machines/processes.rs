@@ -47,10 +47,6 @@ pub(crate) fn qemu() -> PathBuf {
     program("qemu-system-x86_64", "apt-get install qemu-system-x86")
 }
 
-pub(crate) fn vhost_device_vsock() -> PathBuf {
-    program("vhost-device-vsock", "./taskw setup")
-}
-
 /// Polls until `done` returns true. For events without a notification, such as the end of another process or the
 /// removal of a file.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

@@ -12,6 +12,9 @@ pub(crate) const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 /// A rule of the link that the peer broke.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Breach {
+    /// A record without a valid length or tag. A new process at the other end of a port causes this, too.
+    #[error("peer sent an invalid record, or began a new link")]
+    Record,
     /// A violation of the yamux protocol. This side's yamux sends "go away" only after such a violation.
     #[error("peer violated the yamux protocol")]
     Yamux,

@@ -23,10 +23,10 @@ use yamux::{Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::{
     backlog::Backlog,
-    batch::Batch,
     breach::Breach,
     limits::LinkLimits,
     pump::Pump,
+    records::Records,
     rules::RuleChecker,
     stream::{BufferCounts, Stream},
     unread::Unread,
@@ -63,11 +63,11 @@ pub struct Opener {
 type OpenRequest = oneshot::Sender<Result<Stream, LinkFault>>;
 
 impl Opener {
-    /// Starts yamux over `stream`, whose handshake must be complete. The task that polls yamux ends with the link.
-    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
+    /// Starts yamux over `records`, whose handshake must be complete. The task that polls yamux ends with the link.
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(records: Records<S>, link: Link) -> Self {
         let limits = LinkLimits::of(link);
         let (requests, receiver) = mpsc::channel(limits.queue);
-        let (_driver, ended) = spawn(stream, limits, Mode::Client, Side::Opens(receiver));
+        let (_driver, ended) = spawn(records, limits, Mode::Client, Side::Opens(receiver));
         Self { requests, ended }
     }
 
@@ -101,11 +101,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts yamux over `stream`, whose handshake must be complete. The task that polls yamux ends with the link.
-    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, link: Link) -> Self {
+    /// Starts yamux over `records`, whose handshake must be complete. The task that polls yamux ends with the link.
+    pub fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(records: Records<S>, link: Link) -> Self {
         let limits = LinkLimits::of(link);
         let (arrivals, streams) = mpsc::channel(limits.queue);
-        let (driver, ended) = spawn(stream, limits, Mode::Server, Side::Accepts(arrivals));
+        let (driver, ended) = spawn(records, limits, Mode::Server, Side::Accepts(arrivals));
         Self { streams, ended, driver }
     }
 
@@ -134,7 +134,12 @@ async fn wait_for_end(mut ended: watch::Receiver<Option<LinkFault>>) -> LinkFaul
     }
 }
 
-fn spawn<S>(stream: S, limits: LinkLimits, mode: Mode, side: Side) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
+fn spawn<S>(
+    records: Records<S>,
+    limits: LinkLimits,
+    mode: Mode,
+    side: Side,
+) -> (AbortHandle, watch::Receiver<Option<LinkFault>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -144,7 +149,7 @@ where
         Side::Accepts(_) => (limits.acceptor_pump_bytes_max, limits.acceptor_unread_bytes_max),
     };
     let counts = Arc::new(BufferCounts { backlog: Backlog::default(), unread: Unread::new(unread_bytes_max) });
-    let rules = RuleChecker::new(Pump::new(Batch::new(stream), pump_bytes_max), Arc::clone(&counts));
+    let rules = RuleChecker::new(Pump::new(records.gather(), pump_bytes_max), Arc::clone(&counts));
     let mut connection = Connection::new(rules.compat(), limits.config(), mode);
     let mut side = side;
     let counts = CloseOnDrop(counts);
@@ -171,7 +176,7 @@ enum Side {
 }
 
 fn poll<S>(
-    connection: &mut Connection<Compat<RuleChecker<Pump<Batch<S>>>>>,
+    connection: &mut Connection<Compat<RuleChecker<Pump<Records<S>>>>>,
     side: &mut Side,
     counts: &Arc<BufferCounts>,
     cx: &mut Context<'_>,
@@ -206,7 +211,7 @@ where
 }
 
 fn open<S>(
-    connection: &mut Connection<Compat<RuleChecker<Pump<Batch<S>>>>>,
+    connection: &mut Connection<Compat<RuleChecker<Pump<Records<S>>>>>,
     counts: &Arc<BufferCounts>,
     cx: &mut Context<'_>,
 ) -> Result<Stream, LinkFault>

@@ -9,8 +9,8 @@
 //!   driver                        the task that polls the yamux connection
 //!   RuleChecker                   ends a link whose peer breaks the rules
 //!   Pump                          keeps reading while a write is blocked
-//!   Batch                         few large reads and writes in place of many small ones
-//!   vsock, Unix socket, pipe
+//!   Records                       one generation's data, in few large reads and writes
+//!   vsock, virtio-serial port, Unix socket, pipe
 //! ```
 //!
 //! The host and the guest agent share this crate, so that its code exists only once. The crate knows the messages of a
@@ -18,18 +18,18 @@
 //!
 //! # Example
 //!
-//! One call and its reply. The agent sends its preamble; after that the host opens streams:
+//! One call and its reply. The agent dials; after that the host opens streams:
 //!
 //! ```
-//! use waggle_link::{Acceptor, FrameReader, FrameWriter, Opener, answer_preamble, send_preamble};
+//! use waggle_link::{Acceptor, FrameReader, FrameWriter, Opener, Past, answer, await_dial, dial};
 //! use waggle_protocol::{Link, Reply, Request};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (mut host, mut guest) = tokio::io::duplex(4096);
+//! let (host, guest) = tokio::io::duplex(4096);
 //!
 //! let agent = tokio::spawn(async move {
-//!     send_preamble(&mut guest, Link::Call).await.unwrap();
+//!     let guest = dial(guest, Past::None, Link::Call).await.unwrap();
 //!     let mut acceptor = Acceptor::start(guest, Link::Call);
 //!     let (read, write) = tokio::io::split(acceptor.accept().await.unwrap());
 //!     let request = FrameReader::new(read).receive::<Request>().await.unwrap();
@@ -40,7 +40,7 @@
 //!     acceptor.accept().await.unwrap_err() // serves until the host drops its end
 //! });
 //!
-//! answer_preamble(&mut host, Link::Call).await?;
+//! let host = answer(await_dial(host, Past::None).await?, Link::Call).await?;
 //! let opener = Opener::start(host, Link::Call);
 //! let (read, write) = tokio::io::split(opener.open().await?);
 //! FrameWriter::new(write).send(&Request::SetClock { unix_ns: 1 }).await?;
@@ -54,14 +54,15 @@
 //! ```
 
 mod backlog;
-mod batch;
 mod breach;
 mod driver;
 mod flow;
 mod framed;
+mod generation;
 mod greet;
 mod limits;
 mod pump;
+mod records;
 mod rules;
 mod stream;
 mod unread;
@@ -70,7 +71,9 @@ pub use breach::Breach;
 pub use driver::{Acceptor, LinkFault, Opener};
 pub use flow::{Ending, FlowBreach, GrantPool, carry};
 pub use framed::{FrameReader, FrameWriter, ReceiveFault, SendFault};
-pub use greet::{GreetFault, answer_preamble, send_preamble};
+pub use generation::{Dialled, OpeningFault, Past, await_dial, begin};
+pub use greet::{GreetFault, answer, dial};
 pub use limits::EGRESS_POOL_BYTES;
 pub use pump::Pump;
+pub use records::Records;
 pub use stream::Stream;

@@ -12,7 +12,8 @@ use tokio::{
     time::timeout,
 };
 use waggle_link::{
-    Acceptor, EGRESS_POOL_BYTES, Ending, FlowBreach, FrameReader, FrameWriter, GrantPool, Opener, Stream, carry,
+    Acceptor, EGRESS_POOL_BYTES, Ending, FlowBreach, FrameReader, FrameWriter, GrantPool, Opener, Past, Stream, answer,
+    await_dial, carry, dial,
 };
 use waggle_protocol::{
     Link,
@@ -31,9 +32,12 @@ struct Links {
     pools: [Arc<GrantPool>; 2],
 }
 
-fn links() -> Links {
+async fn links() -> Links {
     let (a, b) = UnixStream::pair().unwrap();
-    let (opener, acceptor) = (Opener::start(a, Link::Egress), Acceptor::start(b, Link::Egress));
+    let host = async { answer(await_dial(a, Past::None).await.unwrap(), Link::Egress).await };
+    let (host, guest) = tokio::join!(host, dial(b, Past::None, Link::Egress));
+    let (opener, acceptor) =
+        (Opener::start(guest.unwrap(), Link::Egress), Acceptor::start(host.unwrap(), Link::Egress));
     Links { opener, acceptor, pools: [Arc::default(), Arc::default()] }
 }
 
@@ -80,7 +84,7 @@ async fn ended(carriers: [Carrier; 2]) -> [Ending; 2] {
 
 #[tokio::test]
 async fn answer_arrives_after_half_close() {
-    let (mut program, mut server, carriers) = links().flow_alone().await;
+    let (mut program, mut server, carriers) = links().await.flow_alone().await;
     program.write_all(b"question").await.unwrap();
     program.shutdown().await.unwrap();
     let mut question = String::new();
@@ -97,7 +101,7 @@ async fn answer_arrives_after_half_close() {
 #[tokio::test]
 async fn reset_arrives_as_a_reset_both_ways() {
     for program_resets in [true, false] {
-        let (program, server, carriers) = links().flow_alone().await;
+        let (program, server, carriers) = links().await.flow_alone().await;
         let (resetting, mut other) = if program_resets { (program, server) } else { (server, program) };
         socket2::SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
         drop(resetting);
@@ -110,7 +114,7 @@ async fn reset_arrives_as_a_reset_both_ways() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_flows_carry_floods_and_return_their_credit() {
     const BYTES: usize = 256 * 1024;
-    let mut links = links();
+    let mut links = links().await;
     let mut tasks = Vec::new();
     for seed in 0..200_u8 {
         let (program, server, carriers) = links.flow().await;
@@ -138,7 +142,7 @@ async fn two_hundred_flows_carry_floods_and_return_their_credit() {
 
 #[tokio::test]
 async fn slow_reader_delays_only_its_own_flow() {
-    let mut links = links();
+    let mut links = links().await;
     let (slow, _stalled, _carriers) = links.flow().await;
     let (read, write) = slow.into_split();
     // The flood is larger than the buffers of the sockets and the flow, so this write blocks.
@@ -179,7 +183,7 @@ async fn rejects_invalid_flow_messages() {
         ),
     ];
     for (messages, expected) in cases {
-        let mut links = links();
+        let mut links = links().await;
         let mut stream = links.opener.open().await.unwrap();
         let mut writer = FrameWriter::new(&mut stream);
         for message in messages {
@@ -202,7 +206,7 @@ async fn reset_that_a_write_reports_is_a_reset_although_reading_then_reports_the
         // The other side had sent its end before it went away.
         (std::io::ErrorKind::BrokenPipe, Flow::End),
     ] {
-        let mut links = links();
+        let mut links = links().await;
         let mut stream = links.opener.open().await.unwrap();
         FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
         let accepted = links.acceptor.accept().await.unwrap();
@@ -221,7 +225,7 @@ async fn reset_that_a_write_reports_is_a_reset_although_reading_then_reports_the
 
 #[tokio::test]
 async fn cut_stream_counts_as_a_reset() {
-    let mut links = links();
+    let mut links = links().await;
     let mut stream = links.opener.open().await.unwrap();
     FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
     let (outer, _server) = pair().await;

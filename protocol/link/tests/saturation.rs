@@ -10,7 +10,9 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use waggle_link::{Acceptor, FrameReader, FrameWriter, LinkFault, Opener, Pump, Stream};
+use waggle_link::{
+    Acceptor, FrameReader, FrameWriter, LinkFault, Opener, Past, Pump, Records, Stream, answer, await_dial, dial,
+};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Link, Reply};
 
 /// Bytes per stream and direction.
@@ -31,6 +33,13 @@ fn narrow_pair() -> (UnixStream, UnixStream) {
         socket.set_recv_buffer_size(4096).unwrap();
     }
     (a, b)
+}
+
+/// Begins a generation of the call link between a host and a guest.
+async fn begun((host, guest): (UnixStream, UnixStream)) -> (Records<UnixStream>, Records<UnixStream>) {
+    let answered = async { answer(await_dial(host, Past::None).await.unwrap(), Link::Call).await };
+    let (host, guest) = tokio::join!(answered, dial(guest, Past::None, Link::Call));
+    (host.unwrap(), guest.unwrap())
 }
 
 /// Sends and receives a flood at the same time, and checks every byte.
@@ -58,7 +67,7 @@ async fn flood(stream: Stream) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_data_arrives_under_full_load_both_ways_over_4_kib_buffers() {
-    let (a, b) = narrow_pair();
+    let (a, b) = begun(narrow_pair()).await;
     let (opener, mut acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     let serving = tokio::spawn(async move {
         let mut floods = tokio::task::JoinSet::new();
@@ -142,7 +151,7 @@ async fn cancelled_send_leaves_no_partial_frame() {
 
 #[tokio::test]
 async fn stream_from_the_wrong_side_ends_the_link() {
-    let (a, b) = UnixStream::pair().unwrap();
+    let (a, b) = begun(UnixStream::pair().unwrap()).await;
     let (opener, hostile) = (Opener::start(a, Link::Call), hostile_opener(b));
     let fault = timeout(STUCK, opener.ended()).await.unwrap();
     assert!(matches!(fault, LinkFault::UnexpectedStream), "{fault}");
@@ -150,10 +159,10 @@ async fn stream_from_the_wrong_side_ends_the_link() {
 }
 
 /// Runs a yamux server that opens a stream. On the call link a guest must not open one.
-fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
+fn hostile_opener(records: Records<UnixStream>) -> tokio::task::JoinHandle<()> {
     use tokio_util::compat::TokioAsyncReadCompatExt;
     tokio::spawn(async move {
-        let mut connection = yamux::Connection::new(socket.compat(), yamux::Config::default(), yamux::Mode::Server);
+        let mut connection = yamux::Connection::new(records.compat(), yamux::Config::default(), yamux::Mode::Server);
         let mut stream = std::future::poll_fn(|cx| connection.poll_new_outbound(cx)).await.unwrap();
         let write = async {
             futures_util::AsyncWriteExt::write_all(&mut stream, b"hello").await.unwrap();
@@ -168,7 +177,7 @@ fn hostile_opener(socket: UnixStream) -> tokio::task::JoinHandle<()> {
 
 #[tokio::test]
 async fn link_ends_when_the_peer_closes_it() {
-    let (a, b) = UnixStream::pair().unwrap();
+    let (a, b) = begun(UnixStream::pair().unwrap()).await;
     let (opener, acceptor) = (Opener::start(a, Link::Call), Acceptor::start(b, Link::Call));
     drop(acceptor);
     timeout(STUCK, opener.ended()).await.unwrap();
@@ -178,12 +187,13 @@ async fn link_ends_when_the_peer_closes_it() {
 
 #[tokio::test]
 async fn reset_by_a_peer_that_did_not_read_counts_as_closed() {
-    let (a, b) = UnixStream::pair().unwrap();
+    let (a, mut b) = begun(UnixStream::pair().unwrap()).await;
     let opener = Opener::start(a, Link::Call);
     let mut stream = opener.open().await.unwrap();
     stream.write_all(b"unread").await.unwrap();
     stream.flush().await.unwrap();
-    b.readable().await.unwrap();
+    // Reads the beginning of the record, so that the rest is unread.
+    b.read_u8().await.unwrap();
     drop(b);
     let fault = timeout(STUCK, opener.ended()).await.unwrap();
     assert!(matches!(fault, LinkFault::Closed), "{fault}");

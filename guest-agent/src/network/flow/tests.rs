@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, UnixStream},
     task::JoinHandle,
 };
-use waggle_link::{Acceptor, Opener};
+use waggle_link::{Acceptor, Opener, Past, answer, await_dial, dial};
 use waggle_protocol::{
     Link,
     egress::{Address, FLOW_CREDIT_BYTES, Refusal},
@@ -39,8 +39,10 @@ async fn requested() -> Carried {
     let (tcp, _) = listener.accept().await.unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (sender, link) = link::handle();
-    sender.send_replace(Some(Opener::start(ours, Link::Egress)));
-    let mut acceptor = Acceptor::start(theirs, Link::Egress);
+    let answered = async { answer(await_dial(theirs, Past::None).await.unwrap(), Link::Egress).await };
+    let (theirs, ours) = tokio::join!(answered, dial(ours, Past::None, Link::Egress));
+    sender.send_replace(Some(Opener::start(ours.unwrap(), Link::Egress)));
+    let mut acceptor = Acceptor::start(theirs.unwrap(), Link::Egress);
     let carrying = tokio::spawn(async move {
         carry(tcp, SocketAddr::from(TO), &link, &GrantPool::default()).await;
         drop(sender);

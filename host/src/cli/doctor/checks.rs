@@ -75,12 +75,6 @@ pub(super) async fn all(
             "contains the kernel of libkrun's guests, which start fastest",
         ),
         Check::new("QEMU", needs.qemu, survey.qemu, "runs machines where libkrun cannot"),
-        Check::new(
-            "vhost-device-vsock",
-            needs.qemu,
-            survey.vhost_device_vsock,
-            "provides the socket of QEMU's machines",
-        ),
         Check::new("guest kernel", needs.qemu, survey.kernel, "the kernel of QEMU's guests"),
         Check::new("mkfs.ext4", true, mkfs, "creates the scratch disks"),
         Check::new("user namespaces", false, survey.namespaces, "keep an escaped guest away from the server's files"),

@@ -44,7 +44,6 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
             fedora: "dnf install qemu-system-x86-core",
             arch: "pacman -S qemu-base",
         },
-        "vhost-device-vsock" => Fix::everywhere("cargo install --locked vhost-device-vsock, into a folder in PATH"),
         "guest kernel" => Fix {
             debian: "run ./taskw kernel in waggle's source tree and set WAGGLE_KERNEL=target/kernel, or, if waggle's \
                      package is installed, run /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",

@@ -24,7 +24,7 @@ use nix::{
     },
 };
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags, poll},
     io::Errno,
     process::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
@@ -157,12 +157,11 @@ impl Drop for Program {
 pub(super) enum Event {
     /// The host closed its end of the socket.
     HostClosed,
-    /// The program at this index ended.
-    Exited(usize),
-    Timeout,
+    /// The program ended.
+    Exited,
 }
 
-/// Watches the host's socket and the programs. Also detects that a signal has stopped a program.
+/// Watches the host's socket and the program. Also detects that a signal has stopped the program.
 pub(super) struct Watch<'a> {
     host: &'a UnixStream,
     children: SignalFd,
@@ -179,31 +178,27 @@ impl<'a> Watch<'a> {
         Ok(Self { host, children: SignalFd::with_flags(&signals, flags).map_err(fault)? })
     }
 
-    /// Waits for an event. If several events have happened, the host's event takes precedence, then the event of the
-    /// program that is first in `programs`.
-    pub(super) fn wait(&self, programs: &[&Program], timeout: Option<&Timespec>) -> Result<Event, Report> {
+    /// Waits for an event. If both have happened, the host's takes precedence.
+    pub(super) fn wait(&self, program: &Program) -> Result<Event, Report> {
         loop {
-            let watched = [self.host.as_fd(), self.children.as_fd()].into_iter();
-            let watched = watched.chain(programs.iter().map(|program| program.pidfd.as_fd()));
-            let mut polled: Vec<PollFd<'_>> =
-                watched.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
-            match poll(&mut polled, timeout) {
-                Ok(0) => return Ok(Event::Timeout),
+            let watched = [self.host.as_fd(), self.children.as_fd(), program.pidfd.as_fd()];
+            let mut polled = watched.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+            match poll(&mut polled, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(fault) => return Err(not_started("watch the machine".into(), &fault.into())),
             }
-            let ready = |index: usize| polled.get(index).is_some_and(|polled| !polled.revents().is_empty());
-            if ready(0) && has_closed(self.host) {
+            let [host, _children, ended] = polled.map(|polled| !polled.revents().is_empty());
+            if host && has_closed(self.host) {
                 return Ok(Event::HostClosed);
             }
-            if let Some(ended) = (0..programs.len()).find(|index| ready(index + 2)) {
-                return Ok(Event::Exited(ended));
+            if ended {
+                return Ok(Event::Exited);
             }
-            // The kernel merges signals of one kind, so their content is ignored and all programs are checked below.
+            // The kernel merges signals of one kind, so their content is ignored and the program is checked below.
             while matches!(self.children.read_signal(), Ok(Some(_))) {}
-            if let Some(stopped) = programs.iter().find(|program| program.is_stopped()) {
-                return Err(Report::Stopped { program: stopped.name.clone() });
+            if program.is_stopped() {
+                return Err(Report::Stopped { program: program.name.clone() });
             }
         }
     }

@@ -1,0 +1,66 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The host's end of one link of a machine: a Unix socket in the run folder.
+//!
+//! With vsock, the guest connects once for each generation of the link. A virtio-serial port has a single connection,
+//! which the runner makes before QEMU starts, and which carries all generations. Then the socket accepts no other
+//! connection.
+
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::net::UnixStream as StdUnixStream},
+    path::Path,
+};
+
+use tokio::net::{UnixListener, UnixStream};
+use waggle_link::Past;
+use waggle_protocol::boot::Transport;
+
+use super::file_names::LINK_SOCKETS;
+
+#[derive(Debug)]
+pub(super) enum LinkSource {
+    /// Each generation of the link has its own connection.
+    Vsock(UnixListener),
+    /// The connection of the port has not arrived.
+    NewPort(UnixListener),
+    /// All generations share the connection of the port.
+    Port(StdUnixStream),
+}
+
+impl LinkSource {
+    /// Listens on the socket for the link of `port`.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub(super) fn listen(run_dir: &Path, port: u32, transport: Transport) -> io::Result<Self> {
+        // The path of a Unix socket has at most 107 bytes. A path through the open folder's descriptor always fits.
+        let folder = std::fs::File::open(run_dir)?;
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd()))?;
+        Ok(match transport {
+            Transport::Vsock => Self::Vsock(listener),
+            Transport::Serial => Self::NewPort(listener),
+        })
+    }
+
+    /// Waits for the stream of the next generation. Dropping the stream ends a connection over vsock, but leaves a port
+    /// open. Cancel-safe.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub(super) async fn next(&mut self) -> io::Result<(UnixStream, Past)> {
+        let past = match self {
+            Self::Vsock(listener) => return Ok((listener.accept().await?.0, Past::None)),
+            Self::NewPort(listener) => {
+                let (stream, _) = listener.accept().await?;
+                *self = Self::Port(stream.into_std()?);
+                Past::None
+            }
+            Self::Port(_) => Past::Unknown,
+        };
+        match self {
+            Self::Port(port) => Ok((UnixStream::from_std(port.try_clone()?)?, past)),
+            Self::Vsock(_) | Self::NewPort(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
