@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   kernel ─▶ PID 1, in the initial root
-//!              modules, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
+//!              image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
 //!              fork ─▶ child: the image's agent if configured, else this program; connects to the host, serves
 //!              reap until the child has exited, then end the machine
 //! ```
@@ -61,7 +61,6 @@ fn prepare() -> Result<(BootConfig, Option<GuestNetwork>), StepFault> {
     root::mount_initial()?;
     let bytes = fs::read(BOOT_CONFIG_PATH).step(|| format!("read {BOOT_CONFIG_PATH}"))?;
     let mut config = serving::decode(&bytes).step(|| format!("decode {BOOT_CONFIG_PATH}"))?;
-    disks::load_modules(&config.modules)?;
     disks::mount_root()?;
     root::switch_root()?;
     root::mount_in_root()?;

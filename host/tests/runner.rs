@@ -181,7 +181,7 @@ impl TestMachine {
         for disk in ["image", "scratch"] {
             fs::File::create(run_dir.join(disk)).unwrap().set_len(1 << 20).unwrap();
         }
-        fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+        fs::write(folder.path().join("vmlinux"), kernel).unwrap();
         let runner = env!("CARGO_BIN_EXE_waggle");
         let has_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
         let mut orders = serde_json::json!({
@@ -192,7 +192,8 @@ impl TestMachine {
                 "qemu": processes::qemu(),
                 "vhost_device_vsock": processes::vhost_device_vsock(),
                 "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
-                "kernel": folder.path().join("vmlinuz"),
+                "kernel": folder.path().join("vmlinux"),
+                "kernel_arguments": null,
                 "initramfs": "initramfs",
                 "log_level": 0,
             } },
