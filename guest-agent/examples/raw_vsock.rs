@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The baseline for waggle's benchmarks: an init program that reports its start, loads the modules of its initramfs,
-//! and transfers bytes over one plain vsock connection. `host/benches/figures` starts this program.
+//! The baseline for waggle's benchmarks: an init program that reports its start, and transfers bytes over one plain
+//! vsock connection. `host/benches/figures` starts this program.
 //!
 //! Each order of the host is the byte `s` or `t` and a little-endian `u32`. After `s`, this program sends that number
 //! of bytes. After `t`, it receives that number of bytes and answers with a dot.
@@ -13,14 +13,12 @@
 
 use std::{
     error::Error,
-    ffi::CString,
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use nix::{
-    kmod::{ModuleInitFlags, finit_module},
     libc,
     sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket},
 };
@@ -34,11 +32,6 @@ const PORT: u32 = 1026;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("raw-vsock: init");
-    let mut modules: Vec<_> = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    modules.sort();
-    for module in modules {
-        finit_module(File::open(module)?, &CString::default(), ModuleInitFlags::empty())?;
-    }
     let link = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
     connect(link.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT))?;
     enlarge_buffer(&link)?;

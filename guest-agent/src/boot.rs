@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   kernel ─▶ PID 1, in the initial root
-//!              modules, ports to the host, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
+//!              ports to the host, image (EROFS, read-only) + scratch (ext4) = overlay, which becomes /
 //!              fork ─▶ child: the image's agent if configured, else this program; connects to the host, serves
 //!              reap until the child has exited, then end the machine
 //! ```
@@ -62,7 +62,6 @@ fn prepare() -> Result<(BootConfig, HostLinks), StepFault> {
     root::mount_initial()?;
     let bytes = fs::read(BOOT_CONFIG_PATH).step(|| format!("read {BOOT_CONFIG_PATH}"))?;
     let mut config = serving::decode(&bytes).step(|| format!("decode {BOOT_CONFIG_PATH}"))?;
-    disks::load_modules(&config.modules)?;
     let calls = (config.transport == Transport::Serial).then(ports::open_calls).transpose()?;
     let has_egress_port = config.transport == Transport::Serial && config.network.is_some();
     let egress = has_egress_port.then(ports::open_egress).transpose()?;

@@ -23,16 +23,17 @@ mod file_names;
 pub mod firmware_binary;
 mod initramfs;
 mod kernel;
+mod kernel_arguments;
 mod krun;
 mod link_source;
 mod live_log;
 mod machine;
-mod modinfo;
-mod modules;
+mod made_file;
 mod owner;
 mod probe;
 mod probe_guest;
 mod programs;
+mod pvh;
 mod qemu;
 mod roles;
 mod run_dirs;
@@ -77,6 +78,7 @@ use self::{
 };
 pub use self::{
     backend::{Backend, WantedBackend},
+    kernel_arguments::{InvalidKernelArguments, KernelArguments},
     programs::MissingProgram,
     runner::run_if_runner,
     settings::VmSettings,
@@ -93,6 +95,8 @@ use crate::{
 
 /// Capacity of the channel from an owner. During a start, the owner sends at most two stages and the outcome.
 const PROGRESS_MAX: usize = 4;
+/// Maximum number of virtual CPUs of a machine: libkrunfw's kernel supports no more.
+pub const CPUS_MAX: u32 = 16;
 /// Number of characters of the environment's id in the guest's host name. Eight distinguish machines in a shell prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
@@ -113,6 +117,8 @@ pub enum OpenFault {
     /// The guests' kernel is missing or invalid.
     #[error("failed to open the guests' kernel")]
     Kernel { source: Box<dyn Error + Send + Sync> },
+    #[error("failed to create the guests' initial root")]
+    Initramfs { source: Box<dyn Error + Send + Sync> },
     #[error("failed to open the run folders")]
     RunDirs { source: Box<dyn Error + Send + Sync> },
     /// A task that opens files panicked.
@@ -138,7 +144,7 @@ pub struct Vms {
 #[derive(Debug)]
 enum BackendParts {
     Krun { firmware: Firmware },
-    Qemu { qemu: PathBuf, accelerator: Accelerator, kernel: PathBuf, root: Arc<SharedRoot> },
+    Qemu { qemu: PathBuf, accelerator: Accelerator, kernel: Kernel, root: Arc<SharedRoot> },
 }
 
 impl BackendParts {
@@ -149,15 +155,9 @@ impl BackendParts {
         };
         let qemu = programs::qemu(&settings.qemu)
             .map_err(|source| OpenFault::Program { backend: backend.to_string(), source })?;
-        let kernel_dir = settings.kernel_dir.clone();
-        let files = spawn_blocking(move || {
-            let kernel = Kernel::open(&kernel_dir).map_err(|fault| OpenFault::Kernel { source: fault.into() })?;
-            let root =
-                SharedRoot::new(agent, &kernel.modules).map_err(|fault| OpenFault::Kernel { source: fault.into() })?;
-            Ok((kernel.image, Arc::new(root)))
-        });
-        let (kernel, root) = files.await.map_err(|source| OpenFault::Task { source })??;
-        Ok(Self::Qemu { qemu, accelerator, kernel, root })
+        let kernel = Kernel::find(settings).await.map_err(|fault| OpenFault::Kernel { source: fault.into() })?;
+        let root = SharedRoot::new(agent).map_err(|fault| OpenFault::Initramfs { source: fault.into() })?;
+        Ok(Self::Qemu { qemu, accelerator, kernel, root: Arc::new(root) })
     }
 }
 
@@ -216,7 +216,7 @@ impl Vms {
     pub fn kernel(&self) -> &Path {
         match &self.parts {
             BackendParts::Krun { firmware } => &firmware.path,
-            BackendParts::Qemu { kernel, .. } => kernel,
+            BackendParts::Qemu { kernel, .. } => &kernel.path,
         }
     }
 
@@ -240,11 +240,12 @@ impl Vms {
         stages: &(dyn Fn(Stage) + Send + Sync),
         mut cancelled: PortFuture<'_, ()>,
     ) -> Result<Arc<dyn Machine>, StartFault> {
-        if let BackendParts::Krun { firmware } = &self.parts {
-            if spec.cpus > krun::CPUS_MAX {
-                return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
-            }
-            firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?;
+        if spec.cpus > CPUS_MAX {
+            return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
+        }
+        match &self.parts {
+            BackendParts::Krun { firmware } => firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
+            BackendParts::Qemu { kernel, .. } => kernel.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
         }
         stages(Stage::Image);
         let on_progress = |progress| stages(Stage::from(progress));
@@ -288,7 +289,6 @@ impl Vms {
             runner: self.settings.runner.clone(),
             orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
             boot: BootConfig {
-                modules: Vec::new(),
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 working_directory: image.working_directory,
@@ -333,7 +333,8 @@ impl Vms {
                     qemu: qemu.clone(),
                     has_network,
                     accelerator: accelerator.clone(),
-                    kernel: kernel.clone(),
+                    kernel: kernel.path.clone(),
+                    kernel_arguments: self.settings.kernel_arguments.as_ref().map(ToString::to_string),
                     initramfs: INITRAMFS.into(),
                     log_level,
                 };
@@ -359,7 +360,7 @@ impl Machines for Vms {
 struct Cancelled;
 
 #[derive(Debug, thiserror::Error)]
-#[error("libkrun supports at most {} virtual CPUs per machine, not {asked}", krun::CPUS_MAX)]
+#[error("a machine can have at most {CPUS_MAX} virtual CPUs, not {asked}")]
 struct TooManyCpus {
     asked: u32,
 }

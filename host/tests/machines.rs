@@ -139,7 +139,7 @@ async fn missing_parts_are_named_before_any_machine_starts() {
     let fault = open(folder.path(), no_qemu).await.unwrap_err().source().unwrap().to_string();
     assert!(fault.contains("no-such-qemu") && fault.contains("apt-get install qemu-system-x86"), "{fault}");
     let fault = open(folder.path(), settings).await.unwrap_err().source().unwrap().to_string();
-    assert!(fault.contains("vmlinuz") && fault.contains("./taskw kernel"), "{fault}");
+    assert!(fault.contains("vmlinux, which WAGGLE_KERNEL names; it must name a vmlinux"), "{fault}");
 }
 
 /// A data folder with a small image, and the [`Vms`] that use it.
@@ -151,7 +151,7 @@ struct TestHost {
 impl TestHost {
     async fn open(kernel: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        write_kernel(&folder.path().join("kernel"), kernel);
+        fs::write(folder.path().join("vmlinux"), kernel).unwrap();
         oci_layout::write(&folder.path().join("image"));
         let vms = open(folder.path(), settings(folder.path())).await.unwrap();
         Self { folder, vms: Arc::new(vms) }
@@ -196,23 +196,14 @@ fn settings(data: &Path) -> VmSettings {
         backend: WantedBackend::Qemu,
         firmware: None,
         log_level: 0,
-        kernel_dir: data.join("kernel"),
+        kernel: Some(data.join("vmlinux")),
+        kernel_arguments: None,
         qemu: processes::qemu(),
         gateway: Arc::new(Gateway::new(None, 512)),
         ca_bundle: String::new(),
         relaxed: Relaxed::default(),
         runner: env!("CARGO_BIN_EXE_waggle").into(),
     }
-}
-
-/// Writes a kernel folder in which every module is built in.
-fn write_kernel(folder: &Path, kernel: &[u8]) {
-    let modules = folder.join("modules");
-    fs::create_dir_all(&modules).unwrap();
-    fs::write(folder.join("vmlinuz"), kernel).unwrap();
-    fs::write(modules.join("modules.order"), "").unwrap();
-    let names = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "erofs", "virtio-rng"];
-    fs::write(modules.join("modules.builtin"), names.map(|name| format!("kernel/{name}.ko\n")).concat()).unwrap();
 }
 
 fn has(data: &Path, name: &str) -> bool {

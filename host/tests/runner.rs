@@ -188,7 +188,7 @@ impl TestMachine {
         let open_dir = fs::File::open(&run_dir).unwrap();
         let socket = |port| format!("/proc/self/fd/{}/link_{port}", open_dir.as_raw_fd());
         let links = [CALL_PORT, EGRESS_PORT].map(|port| UnixListener::bind(socket(port)).unwrap());
-        fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+        fs::write(folder.path().join("vmlinux"), kernel).unwrap();
         let runner = env!("CARGO_BIN_EXE_waggle");
         let has_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
         let mut orders = serde_json::json!({
@@ -199,7 +199,8 @@ impl TestMachine {
                 "qemu": processes::qemu(),
                 "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
                 "has_network": true,
-                "kernel": folder.path().join("vmlinuz"),
+                "kernel": folder.path().join("vmlinux"),
+                "kernel_arguments": null,
                 "initramfs": "initramfs",
                 "log_level": 0,
             } },

@@ -20,8 +20,6 @@ pub const BOOT_CONFIG_BYTES_MAX: usize = CA_BUNDLE_BYTES_MAX + 256 * 1024;
 /// The settings that PID 1 uses to set up the machine.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BootConfig {
-    /// Paths of kernel modules in the initial root, in loading order.
-    pub modules: Vec<String>,
     /// The path of the image's own agent inside the image, if that agent is compatible.
     pub image_agent: Option<String>,
     /// The image's environment variables.

@@ -53,7 +53,6 @@ fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
 
 fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
     let boot = BootConfig {
-        modules: vec!["/modules/erofs.ko".to_owned()],
         image_agent: Some("/agent".to_owned()),
         env: vec![("A".to_owned(), "b".to_owned())],
         working_directory: Some("/app".to_owned()),

@@ -1,21 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Loads the kernel modules, and mounts the two disks that form the root: the image, and the scratch disk over it.
+//! Mounts the two disks that form the root: the image, and the scratch disk over it.
 
-use std::{
-    ffi::CStr,
-    fs::{self, File},
-    io,
-    path::Path,
-    thread::sleep,
-    time::Duration,
-};
+use std::{ffi::CStr, fs, path::Path, thread::sleep, time::Duration};
 
-use nix::{
-    errno::Errno,
-    kmod::{ModuleInitFlags, finit_module},
-    mount::{MsFlags, mount},
-};
+use nix::mount::{MsFlags, mount};
 
 use crate::step::{StepFault, WithStep};
 
@@ -26,25 +15,11 @@ pub(super) const NEW_ROOT: &str = "/root";
 const IMAGE_DISK: &str = "/dev/vda";
 const SCRATCH_DISK: &str = "/dev/vdb";
 
-/// Delay between two checks for a disk. A disk appears a moment after its driver was loaded.
+/// Delay between two checks for a disk. The kernel may start PID 1 before it has found all disks.
 const DISK_RETRY: Duration = Duration::from_millis(2);
 
 /// Maximum number of checks for a disk; together they take about 5 s. After the last check, the mount is tried anyway.
 const DISK_TRIES: u32 = 2500;
-
-/// Loads kernel modules in order, and skips modules that are loaded already.
-pub(super) fn load_modules(paths: &[String]) -> Result<(), StepFault> {
-    for path in paths {
-        let load = || -> io::Result<()> {
-            match finit_module(File::open(path)?, c"", ModuleInitFlags::empty()) {
-                Ok(()) | Err(Errno::EEXIST) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        };
-        load().step(|| format!("load the kernel module {path}"))?;
-    }
-    Ok(())
-}
 
 /// Mounts the image and the scratch disk, and an overlay of both at [`NEW_ROOT`].
 pub(super) fn mount_root() -> Result<(), StepFault> {

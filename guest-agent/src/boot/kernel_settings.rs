@@ -20,6 +20,10 @@ const WATCH_BYTES: u64 = 1024;
 /// Maximum number of inotify descriptors of one user. Each program that watches files has at least one.
 const WATCHERS_MAX: u64 = 1024;
 
+/// Maximum number of process ids: the most that a kernel allows that was built for little memory, such as libkrunfw's.
+/// That kernel's default of 4096 is less than one call may use.
+const PIDS_MAX: &str = "32768";
+
 /// Applies the settings; `memory_bytes` is the machine's memory.
 pub(super) fn apply(memory_bytes: u64) -> io::Result<()> {
     let (watches, watchers) = (watches_max(memory_bytes).to_string(), WATCHERS_MAX.to_string());
@@ -31,6 +35,7 @@ pub(super) fn apply(memory_bytes: u64) -> io::Result<()> {
         ("fs/inotify/max_user_instances", watchers.as_str()),
         // The machine has no ports that would need protection from its users, and servers expect to get port 80.
         ("net/ipv4/ip_unprivileged_port_start", "0"),
+        ("kernel/pid_max", PIDS_MAX),
         // The kernel starts no program for a core file: the crashed process writes the file, to the user's disk.
         ("kernel/core_pattern", "core"),
     ];

@@ -7,7 +7,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     cpio,
-    places::{kernel, program, static_example},
+    places::{program, static_example},
     stats::timed,
 };
 
@@ -29,16 +29,6 @@ use crate::{
 const PORT: u32 = 1026;
 const SEND: u8 = b's';
 const TAKE: u8 = b't';
-
-/// Modules that the raw link needs. A kernel may have some of them built in.
-const MODULES: [&str; 6] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "vsock",
-    "vmw_vsock_virtio_transport_common",
-    "vmw_vsock_virtio_transport",
-];
 
 /// The initial root of bare machines, built once.
 pub(crate) struct Bare {
@@ -55,9 +45,7 @@ pub(crate) struct Running {
 
 impl Bare {
     pub(crate) fn new() -> Self {
-        let modules: Vec<_> = MODULES.iter().filter_map(|name| find_module(&kernel(), name)).collect();
-        let modules: Vec<_> = modules.iter().map(|path| fs::read(path).unwrap()).collect();
-        Self { initial_root: cpio::initial_root(&static_example("raw_vsock"), &modules) }
+        Self { initial_root: cpio::initial_root(&static_example("raw_vsock")) }
     }
 
     /// Starts a machine in `folder` with the command line of one of waggle's machines.
@@ -65,7 +53,8 @@ impl Bare {
         fs::write(folder.join("initramfs"), &self.initial_root).unwrap();
         let listener = UnixListener::bind(folder.join(format!("link_{PORT}"))).unwrap();
         let mut vhost = quiet(program("vhost-device-vsock"), folder);
-        let vhost = vhost.args(["--vm", "guest-cid=3,uds-path=link,socket=vhost"]).spawn().unwrap();
+        let vhost =
+            vhost.args(["--vm", "guest-cid=3,uds-path=link,socket=vhost,tx-buffer-size=28672"]).spawn().unwrap();
         while !folder.join("vhost").exists() {
             sleep(Duration::from_millis(1)).await;
         }
@@ -143,20 +132,4 @@ fn without_run_folder(arguments: &[String]) -> Vec<String> {
         }
     }
     kept
-}
-
-fn find_module(folder: &Path, name: &str) -> Option<PathBuf> {
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir()
-            && let Some(found) = find_module(&path, name)
-        {
-            return Some(found);
-        }
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().replace('-', "_"));
-        if path.extension().is_some_and(|kind| kind == "ko") && stem.is_some_and(|stem| stem == name) {
-            return Some(path);
-        }
-    }
-    None
 }

@@ -5,15 +5,11 @@
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// Returns an archive with `init` and the modules. The file name of a module is its position in the list.
-pub(crate) fn initial_root(init: &[u8], modules: &[Vec<u8>]) -> Vec<u8> {
+/// Returns an archive with `init`.
+pub(crate) fn initial_root(init: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     entry(&mut archive, "dev", FOLDER, &[]);
-    entry(&mut archive, "modules", FOLDER, &[]);
     entry(&mut archive, "init", PROGRAM, init);
-    for (at, module) in modules.iter().enumerate() {
-        entry(&mut archive, &format!("modules/{at:02}"), PROGRAM, module);
-    }
     entry(&mut archive, "TRAILER!!!", 0, &[]);
     archive
 }

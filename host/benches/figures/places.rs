@@ -22,9 +22,9 @@ pub(crate) fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing; `./taskw bench` installs it"))
 }
 
-/// The folder of the guests' kernel.
-pub(crate) fn kernel() -> PathBuf {
-    root().join("target/kernel")
+/// The folder of libkrunfw, which contains the guests' kernel.
+pub(crate) fn firmware() -> PathBuf {
+    root().join("target/firmware")
 }
 
 /// The reference of an image that `./taskw` builds.

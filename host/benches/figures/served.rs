@@ -28,7 +28,7 @@ use waggle::{
 };
 use waggle_images::{cache::ImageStore, reference::ImageRef};
 
-use crate::places::{kernel, program};
+use crate::places::{firmware, program};
 
 /// Boot timeout; a boot takes 3 s under emulation.
 const BOOT_MAX: Duration = Duration::from_secs(60);
@@ -46,9 +46,10 @@ impl Site {
         let settings = VmSettings {
             data_dir: folder.path().to_owned(),
             backend: WantedBackend::Qemu,
-            firmware: None,
+            firmware: Some(firmware()),
             log_level: 0,
-            kernel_dir: kernel(),
+            kernel: None,
+            kernel_arguments: None,
             qemu: program("qemu-system-x86_64"),
             vhost_device_vsock: program("vhost-device-vsock"),
             gateway: Arc::new(Gateway::new(None, 512)),

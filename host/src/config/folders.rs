@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use super::variables::{Lookup, variable_name};
 
-/// The folders that the server uses, as absolute paths.
+/// The folders and files that the server uses, as absolute paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Folders {
     /// Machines and their disks.
     pub data: PathBuf,
     /// Prepared images.
     pub images: PathBuf,
-    /// The kernel of QEMU's guests.
-    pub kernel: PathBuf,
+    /// The operator's kernel for QEMU's guests: a file.
+    pub kernel: Option<PathBuf>,
 }
 
 /// Returns a folder of the XDG base directory specification. The specification demands that relative paths are ignored.

@@ -139,12 +139,12 @@ fn folders_come_from_settings_then_xdg_then_home() {
     let folders = settings.folders(&home).unwrap();
     assert_eq!(folders.data, Path::new("/home/u/.local/share/waggle"));
     assert_eq!(folders.images, Path::new("/home/u/.cache/waggle/images"));
-    assert_eq!(folders.kernel, Path::new("/home/u/.local/share/waggle/kernel"));
+    assert_eq!(folders.kernel, None);
 
     let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| OsString::from("/d"));
     let settings = read(&["--image-cache-dir", "/i", "--kernel", "/k"], &[]).unwrap();
     let folders = settings.folders(&xdg).unwrap();
-    assert_eq!(folders, Folders { data: "/d/waggle".into(), images: "/i".into(), kernel: "/k".into() });
+    assert_eq!(folders, Folders { data: "/d/waggle".into(), images: "/i".into(), kernel: Some("/k".into()) });
 
     let fault = read(&[], &[]).unwrap().folders(&|_| None).unwrap_err();
     assert!(matches!(fault, FoldersFault::Unset { setting: "DATA_DIR" }), "{fault}");
@@ -155,7 +155,7 @@ fn relative_folders_start_at_the_working_folder() {
     let settings = read(&["--data-dir", "d", "--image-cache-dir", "i", "--kernel", "k"], &[]).unwrap();
     let here = std::env::current_dir().unwrap();
     let folders = settings.folders(&|_| None).unwrap();
-    assert_eq!(folders, Folders { data: here.join("d"), images: here.join("i"), kernel: here.join("k") });
+    assert_eq!(folders, Folders { data: here.join("d"), images: here.join("i"), kernel: Some(here.join("k")) });
 }
 
 #[test]

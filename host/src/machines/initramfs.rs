@@ -1,19 +1,16 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The initramfs of QEMU guests: the agent as `/init`, the kernel's modules, and the boot configuration.
+//! The initramfs of QEMU guests: the agent as `/init`, and the boot configuration.
 //!
-//! Agent and modules are the same for all machines, so their archive is created once. A second archive with the
-//! machine's boot configuration is appended.
+//! The agent is the same for all machines, so its archive is created once. A second archive with the machine's boot
+//! configuration is appended.
 
 use waggle_protocol::boot::{BOOT_CONFIG_PATH, BootConfig};
 
-use super::{
-    cpio::{Archive, TooLarge},
-    modules::Module,
-};
+use super::cpio::{Archive, TooLarge};
 
 /// Folders that the agent needs, mostly mount points. The kernel creates `/dev/console` itself.
-const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "image", "scratch", "modules"];
+const FOLDERS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "root", "image", "scratch"];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitramfsFault {
@@ -27,34 +24,27 @@ pub(crate) enum InitramfsFault {
 #[derive(Debug)]
 pub(super) struct SharedRoot {
     archive: Vec<u8>,
-    module_paths: Vec<String>,
 }
 
 impl SharedRoot {
-    /// Creates the archive of agent and modules.
+    /// Creates the archive with the agent.
     ///
     /// # Errors
     /// [`InitramfsFault::File`].
-    pub(super) fn new(agent: &[u8], modules: &[Module]) -> Result<Self, InitramfsFault> {
-        let fault = |source| InitramfsFault::File { source };
+    pub(super) fn new(agent: &[u8]) -> Result<Self, InitramfsFault> {
         let mut archive = Archive::default();
         for folder in FOLDERS {
             archive.folder(folder);
         }
-        archive.file("init", 0o755, agent).map_err(fault)?;
-        for module in modules {
-            archive.file(&format!("modules/{}", module.file_name), 0o600, &module.content).map_err(fault)?;
-        }
-        let module_paths = modules.iter().map(|module| format!("/modules/{}", module.file_name)).collect();
-        Ok(Self { archive: archive.finish(), module_paths })
+        archive.file("init", 0o755, agent).map_err(|source| InitramfsFault::File { source })?;
+        Ok(Self { archive: archive.finish() })
     }
 
-    /// Returns the complete initramfs of one machine. Replaces `config.modules` with the paths of the shared modules.
+    /// Returns the complete initramfs of one machine.
     ///
     /// # Errors
     /// [`InitramfsFault`].
-    pub(super) fn for_machine(&self, config: BootConfig) -> Result<Vec<u8>, InitramfsFault> {
-        let config = BootConfig { modules: self.module_paths.clone(), ..config };
+    pub(super) fn for_machine(&self, config: &BootConfig) -> Result<Vec<u8>, InitramfsFault> {
         let encoded = config.encode().map_err(|source| InitramfsFault::Encode { source })?;
         let path = BOOT_CONFIG_PATH.trim_start_matches('/');
         let mut own = Archive::default();
@@ -80,16 +70,12 @@ mod tests {
 
     #[test]
     fn shared_archive_comes_first() {
-        let modules = [Module { file_name: "overlay.ko".into(), content: b"module bytes".to_vec() }];
-        let shared = SharedRoot::new(b"agent bytes", &modules).unwrap();
+        let shared = SharedRoot::new(b"agent bytes").unwrap();
         let config = BootConfig { hostname: "bee".into(), ..BootConfig::default() };
-        let whole = shared.for_machine(config).unwrap();
+        let whole = shared.for_machine(&config).unwrap();
         let agent = position(&whole, b"init\0").unwrap();
-        let module = position(&whole, b"modules/overlay.ko\0").unwrap();
         let boot = position(&whole, b"waggle/boot\0").unwrap();
-        assert!(agent < module && module < boot);
-        let expected =
-            BootConfig { modules: vec!["/modules/overlay.ko".into()], hostname: "bee".into(), ..BootConfig::default() };
-        assert!(position(&whole, &expected.encode().unwrap()).is_some_and(|at| at > boot));
+        assert!(agent < boot);
+        assert!(position(&whole, &config.encode().unwrap()).is_some_and(|at| at > boot));
     }
 }

@@ -14,7 +14,6 @@
 mod firmware;
 mod libkrun;
 mod log;
-mod unpacked;
 
 use std::{
     ffi::CString,
@@ -30,10 +29,12 @@ use std::{
 
 use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BOOT_CONFIG_PATH};
 
+#[cfg(test)]
+pub(super) use self::firmware::unpack;
 use self::libkrun::Context;
 pub(crate) use self::libkrun::FIRMWARE_ABI;
 pub(super) use self::{
-    firmware::{Firmware, FirmwareFault},
+    firmware::{DIED, Firmware, FirmwareFault},
     libkrun::load_firmware,
 };
 use super::{
@@ -50,8 +51,6 @@ const REPORTED: i32 = 120;
 const START_FAILED: i32 = 121;
 /// libkrun's own exit code after an error of KVM.
 const KVM_FAILED: i32 = 1;
-/// Maximum number of virtual CPUs that libkrunfw's kernel supports.
-pub(super) const CPUS_MAX: u32 = 16;
 /// Path of the guest's first process. libkrun passes this path on the kernel's command line.
 const INIT: &str = "/init.krun";
 /// Folders of the initial root: mount points, and the folder of the boot configuration. The guest cannot create others.

@@ -220,7 +220,7 @@ async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     plan.disks.scratch(&scratch, plan.disk_mib).await.map_err(|source| FileFault::Scratch { source })?;
     let (name, content) = match &plan.initial_root {
         InitialRoot::Initramfs { file, shared } => {
-            let initramfs = shared.for_machine(plan.boot.clone());
+            let initramfs = shared.for_machine(&plan.boot);
             (file, initramfs.map_err(|source| FileFault::Initramfs { source })?)
         }
         InitialRoot::FromRunner { boot } => (boot, plan.boot.encode().map_err(|source| FileFault::Encode { source })?),

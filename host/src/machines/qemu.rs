@@ -17,6 +17,24 @@ use super::runner_messages::{Accelerator, MachineConfig, QemuConfig};
 const GUEST_ERRORS_LEVEL: u8 = 4;
 /// Number of ports of the virtio-serial device: the console's, and one for each link.
 const PORTS_MAX: u32 = 3;
+/// Initialisations of the kernel that are skipped under emulation, where they take time or do harm.
+const SKIPPED_INITCALLS: [&str; 7] = [
+    // Changes code of the kernel while other processors run it. QEMU 7.2 may then run the old code, and one boot in
+    // twenty with four processors panics. Without this call the kernel reads the clock as if processors could disagree.
+    "sched_clock_init_late",
+    // A source of randomness for the kernel's cryptography interface, which guests do not have. getrandom has others.
+    "jent_mod_init",
+    // The clock in CMOS memory, as a device: the host sets the guest's clock, and the device does not work here.
+    "cmos_init",
+    // The device /dev/cpu/N/cpuid; programs use the instruction.
+    "cpuid_init",
+    // KVM in guests, in which no guest may run.
+    "svm_init",
+    // File systems of disks that a machine does not have; guests cannot mount others.
+    "init_btrfs_fs",
+    "init_xfs_fs",
+];
+
 /// Open connections to the host for the links. QEMU inherits them.
 #[derive(Debug)]
 pub(super) struct LinkConnections {
@@ -27,7 +45,7 @@ pub(super) struct LinkConnections {
 
 /// Arguments of QEMU.
 pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkConnections) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = Vec::with_capacity(48);
+    let mut arguments: Vec<OsString> = Vec::with_capacity(52);
     let mut pair = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
     let (accelerator, cpu) = match config.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
@@ -38,28 +56,30 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkCon
     };
     let memory = machine.memory_mib;
     pair("-accel", accelerator.into());
-    pair("-machine", "microvm,memory-backend=memory".into());
+    // libkrunfw's kernel has no ACPI. Without ACPI the machine has eight slots for virtio devices. The timer (PIT) and the
+    // interrupt controller (PIC) stay on: without the PIT the kernel hangs, and without both its timers never tick.
+    pair("-machine", "microvm,acpi=off,memory-backend=memory".into());
     pair("-cpu", cpu.into());
     pair("-smp", machine.cpus.to_string().into());
     pair("-m", format!("{memory}M").into());
     pair("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on").into());
     pair("-kernel", config.kernel.clone().into());
     pair("-initrd", config.initramfs.clone().into());
-    pair("-append", kernel_command_line(&config.accelerator).into());
+    pair("-append", kernel_command_line(config).into());
     pair("-drive", drive("image", machine.image.clone().into(), "readonly=on"));
     pair("-device", "virtio-blk-device,drive=image".into());
     // If the host's disk is full, the guest must see an I/O error; by default QEMU would pause the machine.
     pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
     pair("-device", "virtio-blk-device,drive=scratch".into());
     pair("-device", "virtio-rng-device".into());
+    pair("-chardev", "stdio,id=console,signal=off".into());
     pair("-device", format!("virtio-serial-device,max_ports={PORTS_MAX}").into());
+    pair("-device", "virtconsole,nr=0,chardev=console".into());
     let links = [(CALL_PORT_NAME, Some(&links.calls)), (EGRESS_PORT_NAME, links.egress.as_ref())];
     for (name, connection) in links.into_iter().filter_map(|(name, link)| Some((name, link?))) {
         pair("-chardev", format!("socket,id={name},fd={}", connection.as_raw_fd()).into());
         pair("-device", format!("virtserialport,chardev={name},name={name}").into());
     }
-    pair("-chardev", "stdio,id=console,signal=off".into());
-    pair("-serial", "chardev:console".into());
     if config.log_level >= GUEST_ERRORS_LEVEL {
         pair("-d", "guest_errors,unimp".into());
     }
@@ -82,14 +102,18 @@ fn comma_doubled(path: OsString) -> OsString {
     }
 }
 
-fn kernel_command_line(accelerator: &Accelerator) -> String {
+fn kernel_command_line(config: &QemuConfig) -> String {
     // On a panic the kernel reboots at once, and the reboot ends the machine. A triple fault is the fastest reboot
     // method.
-    let mut line = "console=ttyS0 quiet panic=-1 reboot=t".to_owned();
-    if let Accelerator::Emulation { tsc_khz } = accelerator {
-        // Without these options, one boot in four hangs while the kernel calibrates the emulated timers. Under
+    let mut line = "console=hvc0 quiet panic=-1 reboot=t".to_owned();
+    if let Accelerator::Emulation { tsc_khz } = config.accelerator {
+        // Without the first two options, one boot in four hangs while the kernel calibrates the emulated timers. Under
         // emulation the guest reads the host's counter, so the counter's frequency is known and need not be calibrated.
-        line.push_str(&format!(" tsc_early_khz={tsc_khz} tsc=reliable"));
+        let skipped = SKIPPED_INITCALLS.join(",");
+        line.push_str(&format!(" tsc_early_khz={tsc_khz} tsc=reliable initcall_blacklist={skipped}"));
+    }
+    if let Some(arguments) = &config.kernel_arguments {
+        line.push_str(&format!(" {arguments}"));
     }
     line
 }
@@ -105,7 +129,8 @@ mod tests {
             qemu: "/q".into(),
             has_network: false,
             accelerator,
-            kernel: "/k/vmlinuz".into(),
+            kernel: "/k/vmlinux".into(),
+            kernel_arguments: Some("noapictimer".to_owned()),
             initramfs: "initramfs".into(),
             log_level: 0,
         };
@@ -120,11 +145,12 @@ mod tests {
     #[test]
     fn emulation_passes_the_clock_rate_to_the_guest() {
         let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 });
+        assert!(line.contains("-machine microvm,acpi=off,memory-backend=memory -cpu max,erms=off -smp 2"), "{line}");
         assert!(
-            line.contains("-accel tcg,thread=multi -machine microvm,memory-backend=memory -cpu max,erms=off -smp 2"),
+            line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable initcall_blacklist=sched"),
             "{line}"
         );
-        assert!(line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable -drive"), "{line}");
+        assert!(line.contains(",init_xfs_fs noapictimer -drive"), "{line}");
         assert!(line.contains("virtserialport,chardev=waggle.calls,name=waggle.calls"), "{line}");
         assert!(!line.contains("waggle.egress"), "{line}");
     }
@@ -134,7 +160,7 @@ mod tests {
         let line = arguments(Accelerator::Kvm);
         assert!(line.contains("-accel kvm"), "{line}");
         assert!(line.contains("-cpu host"), "{line}");
-        assert!(!line.contains("tsc"), "{line}");
+        assert!(line.contains("-append console=hvc0 quiet panic=-1 reboot=t noapictimer -drive"), "{line}");
     }
 
     #[test]

@@ -21,17 +21,25 @@ pub(super) const PROBE: &str = "probe";
 pub(super) const CONFINEMENT: &str = "confinement";
 /// Reports whether a file is a usable libkrunfw. The file's path follows.
 pub(super) const FIRMWARE: &str = "firmware";
+/// Writes the kernel of a libkrunfw to stdout, as QEMU boots it. The library's path follows. The reason of a failure goes
+/// to stderr.
+pub(super) const KERNEL: &str = "kernel";
 
 /// Timeout of a check. Creating namespaces or loading 20 MB from a cold disk takes milliseconds.
-const CHECK_MAX: Duration = Duration::from_secs(5);
+pub(super) const CHECK_MAX: Duration = Duration::from_secs(5);
 /// Maximum length of the reason of a failed check, in characters.
-const REASON_CHARS_MAX: usize = 300;
+pub(super) const REASON_CHARS_MAX: usize = 300;
 
 /// Returns a command that starts `runner`, which is this binary, in a role. The environment of the command is empty.
 pub(super) fn command(runner: &OsStr, role: &str) -> Command {
+    blocking_command(runner, role).into()
+}
+
+/// The same command, for a thread that may block.
+pub(super) fn blocking_command(runner: &OsStr, role: &str) -> process::Command {
     let mut command = process::Command::new(runner);
     command.args([SUBCOMMAND, role]).env_clear();
-    command.into()
+    command
 }
 
 /// Runs `runner` in a role that only checks something. Returns the reason if the check fails. The reason is empty if

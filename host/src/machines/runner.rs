@@ -37,7 +37,7 @@ use self::program::{Event, Program, Watch, not_started};
 use super::{
     confine::{self, Calls, Confinement, Namespaces, RootFiles},
     file_names::{KVM, LINK_SOCKETS},
-    krun, probe_guest,
+    kernel, krun, probe_guest,
     qemu::{self, LinkConnections},
     roles, run_dirs,
     runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
@@ -57,7 +57,16 @@ pub fn run_if_runner() -> Option<ExitCode> {
         Some(role) if role == roles::MACHINE => run(),
         Some(role) if role == roles::PROBE => probe_guest::run(),
         Some(role) if role == roles::CONFINEMENT => exit_code(confine::check()),
-        Some(role) if role == roles::FIRMWARE => exit_code(krun::load_firmware(Path::new(&arguments.next()?))),
+        Some(role) if role == roles::FIRMWARE => {
+            exit_code(krun::load_firmware(Path::new(&arguments.next()?)).map(|_kernel| ()))
+        }
+        Some(role) if role == roles::KERNEL => match kernel::write_from(Path::new(&arguments.next()?)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fault) => {
+                let _ = writeln!(io::stderr(), "{fault}");
+                ExitCode::FAILURE
+            }
+        },
         _ => ExitCode::FAILURE,
     })
 }

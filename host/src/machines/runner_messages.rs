@@ -55,8 +55,10 @@ pub(super) struct QemuConfig {
     /// Whether the machine has a port for the egress link.
     pub(super) has_network: bool,
     pub(super) accelerator: Accelerator,
-    /// A bzImage.
+    /// An ELF file with a PVH entry.
     pub(super) kernel: PathBuf,
+    /// The operator's arguments for the kernel's command line.
+    pub(super) kernel_arguments: Option<String>,
     pub(super) initramfs: PathBuf,
     /// Log level of QEMU, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,

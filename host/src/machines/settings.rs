@@ -4,10 +4,10 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
-use super::backend::WantedBackend;
+use super::{backend::WantedBackend, kernel_arguments::KernelArguments};
 use crate::{domain::defences::Relaxed, network::Gateway};
 
-/// Subfolder of the data folder into which embedded firmware is unpacked.
+/// Subfolder of the data folder for unpacked firmware, and for the kernel of QEMU's guests.
 const FIRMWARE_FOLDER: &str = "firmware";
 
 /// Settings of [`Vms`](super::Vms).
@@ -21,8 +21,10 @@ pub struct VmSettings {
     pub firmware: Option<PathBuf>,
     /// Log level of the programs that run machines, 0 to 5.
     pub log_level: u8,
-    /// The folder with `vmlinuz` and `modules/` for QEMU's guests.
-    pub kernel_dir: PathBuf,
+    /// A vmlinux for QEMU's guests, instead of the kernel in libkrunfw.
+    pub kernel: Option<PathBuf>,
+    /// Additional arguments for the kernel of QEMU's guests.
+    pub kernel_arguments: Option<KernelArguments>,
     /// A path, or a name to look up in `PATH`; usually `qemu-system-x86_64`.
     pub qemu: PathBuf,
     /// Carries the network connections of all machines.

@@ -4,16 +4,14 @@
 //! need the component.
 //!
 //! [`Vms::open`](super::Vms::open) runs the same checks, but only for its back end. The checks change nothing, except
-//! that they unpack embedded firmware and remove old unpacked versions.
+//! that they unpack embedded firmware and the kernel in it, and remove old unpacked versions.
 
 use std::{
-    error::Error,
     fs::OpenOptions,
     io,
     path::{Path, PathBuf},
 };
 
-use tokio::task::spawn_blocking;
 use waggle_shared::causes::chain;
 
 use super::{
@@ -47,11 +45,13 @@ pub struct Survey {
     pub kvm_device: CheckOutcome,
     /// Whether KVM runs a guest.
     pub kvm: CheckOutcome,
-    /// The kernel of libkrun's guests.
+    /// The library that contains the guests' kernel.
     pub firmware: CheckOutcome,
     pub qemu: CheckOutcome,
     /// The kernel of QEMU's guests.
     pub kernel: CheckOutcome,
+    /// Whether the operator set the kernel of QEMU's guests.
+    has_own_kernel: bool,
     /// Whether the machines' processes can have their own namespaces.
     pub namespaces: CheckOutcome,
     /// The back end that a server would choose, or the reason why none can be chosen.
@@ -77,15 +77,14 @@ impl Survey {
             Kvm::Usable => CheckOutcome::Works("a guest runs".to_owned()),
             Kvm::Unusable(reason) => CheckOutcome::Broken(reason),
         };
-        let kernel_dir = settings.kernel_dir.clone();
-        let kernel = spawn_blocking(move || check_kernel(&kernel_dir)).await;
         Self {
             agent: check_agent(),
             kvm_device: check_device(Path::new(KVM)),
             kvm,
             firmware: check_firmware(Firmware::find(firmware, &firmware_dir, &settings.runner).await),
             qemu: check_program(programs::qemu(&settings.qemu)),
-            kernel: kernel.unwrap_or_else(|fault| CheckOutcome::Broken(fault.to_string())),
+            kernel: check_kernel(Kernel::find(settings).await),
+            has_own_kernel: settings.kernel.is_some(),
             namespaces: match confine::missing(&settings.runner).await {
                 Ok(None) => CheckOutcome::Works("machines can have their own namespaces".to_owned()),
                 Ok(Some(reason)) => CheckOutcome::Missing(reason),
@@ -101,7 +100,7 @@ impl Survey {
         match self.backend.as_ref().map(Backend::chosen) {
             Ok(Chosen::Krun(_)) | Err(_) => Needs { kvm: true, firmware: true, qemu: false },
             Ok(Chosen::Qemu(accelerator)) => {
-                Needs { kvm: *accelerator == Accelerator::Kvm, firmware: false, qemu: true }
+                Needs { kvm: *accelerator == Accelerator::Kvm, firmware: !self.has_own_kernel, qemu: true }
             }
         }
     }
@@ -141,17 +140,24 @@ fn check_program(found: Result<PathBuf, programs::MissingProgram>) -> CheckOutco
     }
 }
 
-fn check_kernel(folder: &Path) -> CheckOutcome {
-    match Kernel::open(folder) {
-        Ok(kernel) => CheckOutcome::Works(format!("{} and {} modules", kernel.image.display(), kernel.modules.len())),
-        Err(fault @ KernelFault::Read { .. }) if is_not_found(&fault) => CheckOutcome::Missing(fault.to_string()),
+fn check_kernel(found: Result<Kernel, KernelFault>) -> CheckOutcome {
+    match found {
+        Ok(kernel) => CheckOutcome::Works(kernel.path.display().to_string()),
+        Err(fault) if is_absence(&fault) => CheckOutcome::Missing(chain(&fault)),
         Err(fault) => CheckOutcome::Broken(chain(&fault)),
     }
 }
 
-fn is_not_found(fault: &dyn Error) -> bool {
-    let source = fault.source().and_then(<dyn Error>::downcast_ref::<io::Error>);
-    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
+fn is_absence(fault: &KernelFault) -> bool {
+    match fault {
+        KernelFault::Firmware { source } => matches!(source, FirmwareFault::Missing | FirmwareFault::NotThere { .. }),
+        KernelFault::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        KernelFault::Unusable { .. }
+        | KernelFault::Make { .. }
+        | KernelFault::Folder { .. }
+        | KernelFault::Invalid { .. }
+        | KernelFault::Task { .. } => false,
+    }
 }
 
 #[cfg(test)]
@@ -161,11 +167,10 @@ mod tests {
     #[test]
     fn absent_components_are_missing_and_invalid_components_are_broken() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(check_kernel(folder.path()), CheckOutcome::Missing(_)));
-        std::fs::write(folder.path().join("vmlinuz"), "nonsense").unwrap();
-        assert!(
-            matches!(check_kernel(folder.path()), CheckOutcome::Broken(text) if text.contains("not a Linux kernel"))
-        );
+        let absent = KernelFault::Firmware { source: FirmwareFault::Missing };
+        assert!(matches!(check_kernel(Err(absent)), CheckOutcome::Missing(text) if text.contains("./taskw firmware")));
+        let unusable = KernelFault::Unusable { firmware: "/x".into(), reason: "it has no PVH entry".into() };
+        assert!(matches!(check_kernel(Err(unusable)), CheckOutcome::Broken(text) if text.contains("no PVH entry")));
         assert!(matches!(check_device(&folder.path().join("kvm")), CheckOutcome::Missing(_)));
         assert!(matches!(check_device(folder.path()), CheckOutcome::Broken(_)));
         let cut = FirmwareFault::Unusable { path: "/x".into(), reason: "cut short".into() };

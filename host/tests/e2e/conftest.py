@@ -16,7 +16,7 @@ from server import BINARY, ROOT, Server, kvm_fault, run_script
 NEEDED = {
     "qemu": [
         (BINARY, "./taskw e2e"),
-        (ROOT / "target/kernel/vmlinuz", "./taskw kernel"),
+        (ROOT / "target/firmware/NOTICE", "./taskw firmware"),
         (ROOT / "target/images/python/index.json", "./taskw images"),
         (ROOT / "target/images/node/index.json", "./taskw images"),
         (ROOT / "target/images/shell/index.json", "./taskw images"),
@@ -28,7 +28,7 @@ NEEDED = {
         (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
         (ROOT / "target/clients/openai-agents/installed", "host/tests/e2e/prepare"),
     ],
-    "krun": [(ROOT / "target/firmware/NOTICE", "./taskw firmware")],
+    "krun": [],
 }
 
 

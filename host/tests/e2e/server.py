@@ -57,7 +57,7 @@ class Server:
             "LISTEN_ADDR": f"127.0.0.1:{self.port}",
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": str(ROOT / "target/e2e-image-cache"),
-            "KERNEL": str(ROOT / "target/kernel"),
+            "FIRMWARE": str(ROOT / "target/firmware"),
             "IMAGE_PYTHON": image("python"),
             "IMAGE_NODE": image("node"),
             "IMAGE_SHELL": image("shell"),

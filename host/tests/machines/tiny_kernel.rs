@@ -1,47 +1,106 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels of a few instructions. QEMU starts them like Linux.
+//! Kernels of a few instructions that write to the virtio console. QEMU starts them like Linux, through PVH.
 //!
-//! A bzImage starts in real mode. Its code begins at 0x200 with a jump over the header that follows
-//! (`Documentation/arch/x86/boot.rst` in the kernel).
+//! ```text
+//!  0x100000  code
+//!  0x101000  the text
+//!  0x102000  the transmit queue: two descriptors of 16 bytes, then the ring of available descriptors
+//!  0x103000  the ring of used descriptors
+//! ```
 
-/// Offset of the magic number of a kernel.
-const MAGIC_AT: usize = 0x202;
-/// Offset of the code that the first jump targets.
-const CODE_AT: usize = 0x270;
+const ADDRESS: u32 = 0x10_0000;
+const TEXT: u32 = ADDRESS + 0x1000;
+const QUEUE: u32 = ADDRESS + 0x2000;
+/// The index in the ring of available descriptors, and that in the ring of used ones.
+const AVAILABLE: u32 = QUEUE + 32 + 2;
+const USED: u32 = QUEUE + 0x1000 + 2;
+const PAGE: u32 = 4096;
 
-/// A kernel that prints a text on the serial console and then halts forever.
+/// Registers of a virtio device in memory, version 1, and their values in the order of the writes. The transmit queue is
+/// queue 1.
+const SET_UP: [(u8, u32); 9] = [
+    (0x70, 0), // status: reset
+    (0x70, 3), // status: driver found
+    (0x20, 0), // features
+    (0x28, PAGE),
+    (0x30, 1), // selected queue
+    (0x38, 2), // its size
+    (0x3c, PAGE),
+    (0x40, QUEUE / PAGE),
+    (0x70, 7), // status: driver works
+];
+/// Tells the device that queue 1 has changed.
+const NOTIFY: (u8, u32) = (0x50, 1);
+
+/// A kernel that prints a text on the console and then halts forever.
 pub(crate) fn printing(text: &str) -> Vec<u8> {
-    // cs points 0x200 bytes after the start of the kernel, so an offset in cs is an offset in the kernel minus 0x200:
-    // push cs; pop ds; mov si,text-0x200; mov dx,0x3f8; lodsb; test al,al; jz +3; out dx,al; jmp -8; hlt; jmp -3
-    let text_at = u16::try_from(CODE_AT + 0x20 - 0x200).unwrap().to_le_bytes();
-    let code = [
-        0x0e, 0x1f, 0xbe, text_at[0], text_at[1], 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8,
-        0xf4, 0xeb, 0xfd,
-    ];
-    let mut kernel = with_code(&code);
-    kernel[CODE_AT + 0x20..CODE_AT + 0x20 + text.len()].copy_from_slice(text.as_bytes());
-    kernel
+    // hlt; jmp -3
+    kernel(text, &[0xf4, 0xeb, 0xfd])
 }
 
 /// A kernel that prints forever.
 pub(crate) fn flooding() -> Vec<u8> {
-    // mov dx,0x3f8; mov al,'x'; out dx,al; jmp -3
-    with_code(&[0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd])
+    let (available, used) = (AVAILABLE.to_le_bytes(), USED.to_le_bytes());
+    // wait: mov ax,[used]; cmp ax,[available]; jne wait; inc word [available]; notify; jmp wait
+    let code = [
+        &[0x66, 0xa1][..],
+        &used,
+        &[0x66, 0x3b, 0x05],
+        &available,
+        &[0x75, 0xf1, 0x66, 0xff, 0x05],
+        &available,
+        &write(NOTIFY),
+        &[0xeb, 0xe1],
+    ];
+    kernel(&"x".repeat(64), &code.concat())
 }
 
-fn with_code(code: &[u8]) -> Vec<u8> {
-    let mut kernel = vec![0; 8192];
-    // One sector of real-mode code follows the boot sector. The boot sector ends with its own magic number.
-    kernel[0x1f1] = 1;
-    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    let distance = u8::try_from(CODE_AT - MAGIC_AT).unwrap();
-    kernel[0x200..MAGIC_AT].copy_from_slice(&[0xeb, distance]);
-    kernel[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(b"HdrS");
-    // Boot protocol 2.8, kernel loaded high, initrd anywhere below 2 GiB.
-    kernel[0x206..0x208].copy_from_slice(&[0x08, 0x02]);
-    kernel[0x211] = 1;
-    kernel[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
-    kernel[CODE_AT..CODE_AT + code.len()].copy_from_slice(code);
-    kernel
+/// `mov dword [ebx+register],value`
+fn write((register, value): (u8, u32)) -> Vec<u8> {
+    [&[0xc7, 0x43, register][..], &value.to_le_bytes()].concat()
+}
+
+/// A kernel that finds the console, prints the text once, and continues with `code`.
+fn kernel(text: &str, code: &[u8]) -> Vec<u8> {
+    // The devices are 0x200 bytes apart; the console has the number 3.
+    // mov ebx,0xfeb00000; next: cmp dword [ebx+8],3; je +8; add ebx,0x200; jmp next
+    let mut start = vec![0xbb, 0, 0, 0xb0, 0xfe, 0x83, 0x7b, 8, 3, 0x74, 8, 0x81, 0xc3, 0, 2, 0, 0, 0xeb, 0xf2];
+    SET_UP.into_iter().chain([NOTIFY]).for_each(|step| start.extend(write(step)));
+    start.extend(code);
+    let length = u32::try_from(text.len()).unwrap();
+    let descriptor = [u64::from(TEXT).to_le_bytes(), u64::from(length).to_le_bytes()].concat();
+    let mut image = vec![0; 0x4000];
+    for (at, content) in [
+        (ADDRESS, start.as_slice()),
+        (TEXT, text.as_bytes()),
+        (QUEUE, &descriptor),
+        // One descriptor is available.
+        (AVAILABLE, &[1, 0]),
+    ] {
+        let at = usize::try_from(at - ADDRESS).unwrap();
+        image[at..at + content.len()].copy_from_slice(content);
+    }
+    elf(&image)
+}
+
+/// An ELF file with the image, and with a note that its code begins at its start (type 18 of Xen's notes).
+fn elf(image: &[u8]) -> Vec<u8> {
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let (address, bytes) = (u64::from(ADDRESS), image.len() as u64);
+    let file = [
+        // An executable for x86-64 with two program headers at 64.
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".as_slice(),
+        &words(&[address, 64, 0]),
+        &[0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        // The image is loaded.
+        &words(&[0x7_0000_0001, 0x1000, address, address, bytes, bytes, 0x1000]),
+        // The note.
+        &words(&[0x4_0000_0004, 176, 0, 0, 24, 24, 4]),
+        &words(&[0x8_0000_0004, 0x6e_6558_0000_0012, address]),
+    ];
+    let mut file = file.concat();
+    assert_eq!(file.len(), 200);
+    file.resize(0x1000, 0);
+    [file.as_slice(), image].concat()
 }

@@ -68,14 +68,14 @@ pub(super) async fn all(
             "lets guests run on the processor instead of an emulation",
         ),
         Check::new("KVM guests", needs.kvm, survey.kvm, "the KVM device may open but fail to run a guest"),
-        Check::new(
-            "libkrunfw",
-            needs.firmware,
-            survey.firmware,
-            "contains the kernel of libkrun's guests, which start fastest",
-        ),
+        Check::new("libkrunfw", needs.firmware, survey.firmware, "contains the guests' kernel"),
         Check::new("QEMU", needs.qemu, survey.qemu, "runs machines where libkrun cannot"),
-        Check::new("guest kernel", needs.qemu, survey.kernel, "the kernel of QEMU's guests"),
+        Check::new(
+            "guest kernel",
+            needs.qemu,
+            survey.kernel,
+            "the kernel of QEMU's guests, which is made from libkrunfw unless WAGGLE_KERNEL is set",
+        ),
         Check::new("mkfs.ext4", true, mkfs, "creates the scratch disks"),
         Check::new("user namespaces", false, survey.namespaces, "keep an escaped guest away from the server's files"),
         Check::new(

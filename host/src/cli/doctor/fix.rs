@@ -34,8 +34,8 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
         ),
         "KVM guests" => Fix::everywhere("fix the KVM device; the host of a virtual machine must allow nested guests"),
         "libkrunfw" => Fix {
-            debian: "apt-get install libkrunfw5 (Debian 14), or run ./taskw firmware and set WAGGLE_FIRMWARE to its \
-                     result",
+            debian: "run ./taskw firmware in waggle's source tree and set WAGGLE_FIRMWARE to its result (for libkrun, \
+                     apt-get install libkrunfw5 in Debian 14 works too; its kernel does not work with QEMU)",
             fedora: "dnf install libkrunfw",
             arch: "pacman -S libkrunfw",
         },
@@ -44,12 +44,9 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
             fedora: "dnf install qemu-system-x86-core",
             arch: "pacman -S qemu-base",
         },
-        "guest kernel" => Fix {
-            debian: "run ./taskw kernel in waggle's source tree and set WAGGLE_KERNEL=target/kernel, or, if waggle's \
-                     package is installed, run /usr/lib/waggle/fetch-kernel DATA-FOLDER/kernel",
-            fedora: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
-            arch: "run ./taskw kernel on Debian, copy the folder, and set WAGGLE_KERNEL to it",
-        },
+        "guest kernel" => Fix::everywhere(
+            "run ./taskw firmware in waggle's source tree and set WAGGLE_FIRMWARE to its result, and unset WAGGLE_KERNEL",
+        ),
         "mkfs.ext4" => {
             Fix { debian: "apt-get install e2fsprogs", fedora: "dnf install e2fsprogs", arch: "pacman -S e2fsprogs" }
         }

@@ -7,21 +7,30 @@
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use flate2::read::GzDecoder;
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::unpacked::{UnpackFault, UnpackedFirmware};
-use crate::machines::{firmware_binary, roles};
+use crate::machines::{
+    firmware_binary::{self, EmbeddedFirmware},
+    made_file::{Content, Family, MadeFile, MakeFault, Measure},
+    roles,
+};
 
 /// The file name that libkrun looks up. Files from `./taskw firmware` and from distributions append the full version.
 const NAME: &str = "libkrunfw.so.5";
+/// The reason if a child process died while it read the library.
+pub(crate) const DIED: &str = "the process that loaded the library died, so the file may be truncated; fetch it again, \
+                               for example with `./taskw firmware`";
 /// Folders in which distributions keep libraries.
 const LIBRARY_FOLDERS: [&str; 6] =
     ["/usr/local/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/lib"];
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirmwareFault {
     #[error(
@@ -35,7 +44,7 @@ pub(crate) enum FirmwareFault {
     #[error("failed to use {}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
     #[error("failed to use the {NAME} embedded in this program")]
-    Unpack { source: Box<UnpackFault> },
+    Unpack { source: Box<MakeFault> },
     /// The unpacking task panicked.
     #[error("failed to unpack the {NAME} embedded in this program")]
     Task { source: JoinError },
@@ -49,7 +58,7 @@ pub(crate) enum FirmwareFault {
 pub(crate) struct Firmware {
     pub(crate) path: PathBuf,
     /// Set if the library was unpacked from this program.
-    pub(crate) unpacked: Option<Arc<UnpackedFirmware>>,
+    pub(crate) unpacked: Option<Arc<MadeFile>>,
 }
 
 impl Firmware {
@@ -67,7 +76,7 @@ impl Firmware {
             }
             (None, Some(embedded)) => {
                 let folder = folder.to_owned();
-                let unpacked = spawn_blocking(move || UnpackedFirmware::new(embedded, &folder)).await;
+                let unpacked = spawn_blocking(move || unpack(embedded, &folder)).await;
                 let unpacked = unpacked.map_err(|source| FirmwareFault::Task { source })?;
                 let unpacked = unpacked.map_err(|source| FirmwareFault::Unpack { source: source.into() })?;
                 Self { path: unpacked.path().to_owned(), unpacked: Some(Arc::new(unpacked)) }
@@ -82,13 +91,12 @@ impl Firmware {
         found.check(runner).await
     }
 
-    /// Checks in a child process that the library loads.
+    /// Checks in a child process that the library loads and contains a whole kernel.
     async fn check(self, runner: &OsStr) -> Result<Self, FirmwareFault> {
         match roles::check(runner, roles::FIRMWARE, Some(self.path.as_os_str())).await {
             Ok(None) => Ok(self),
             Ok(Some(reason)) if reason.is_empty() => {
-                let reason = "the process that loaded the library died; the file may be truncated".to_owned();
-                Err(FirmwareFault::Unusable { path: self.path, reason })
+                Err(FirmwareFault::Unusable { path: self.path, reason: DIED.to_owned() })
             }
             Ok(Some(reason)) => Err(FirmwareFault::Unusable { path: self.path, reason }),
             Err(source) => Err(FirmwareFault::Check { path: self.path, source }),
@@ -105,6 +113,22 @@ impl Firmware {
         let ensured = ensured.map_err(|source| FirmwareFault::Task { source })?;
         ensured.map_err(|source| FirmwareFault::Unpack { source: source.into() })
     }
+}
+
+impl Content for EmbeddedFirmware {
+    fn open(&self) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(GzDecoder::new(self.compressed)))
+    }
+
+    fn damage(&self) -> String {
+        "the firmware embedded in this program is damaged; reinstall the program".to_owned()
+    }
+}
+
+/// Unpacks the embedded library into the folder.
+pub(crate) fn unpack(embedded: EmbeddedFirmware, folder: &Path) -> Result<MadeFile, MakeFault> {
+    let measure = Measure { bytes: embedded.bytes, sha256: embedded.sha256.to_owned() };
+    MadeFile::new(Family("libkrunfw"), embedded.name, Box::new(embedded), measure, folder)
 }
 
 /// Returns `path` if it is a file. If it is a folder, returns its library whose name sorts last, usually the newest.

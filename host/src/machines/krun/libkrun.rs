@@ -29,13 +29,26 @@ const NO_TSI: u32 = 0;
 /// Means "no descriptor" in libkrun's calls.
 const NONE: c_int = -1;
 
+/// Maximum size of a kernel in bytes: far more than libkrunfw's 21 MB.
+const KERNEL_BYTES_MAX: usize = 1 << 30;
+/// Size of a page in bytes.
+const PAGE_BYTES: usize = 4096;
+
+/// The kernel in a loaded libkrunfw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirmwareKernel {
+    /// The kernel's memory image, which starts at `address`.
+    pub(crate) image: &'static [u8],
+    pub(crate) address: u64,
+}
+
 /// Loads libkrunfw permanently. libkrun later looks libkrunfw up by name and finds this loaded library, so the file can
-/// have any path.
+/// have any path. Reads the whole kernel, which crashes the process if the file is truncated.
 ///
 /// # Errors
-/// The file is not a library, or its interface version is not [`FIRMWARE_ABI`].
-pub(crate) fn load_firmware(path: &Path) -> io::Result<()> {
-    // SAFETY: libkrunfw runs no code when it is loaded. It contains data, and three functions that locate the data.
+/// The file is not a library, its interface version is not [`FIRMWARE_ABI`], or it contains no kernel.
+pub(crate) fn load_firmware(path: &Path) -> io::Result<FirmwareKernel> {
+    // SAFETY: libkrunfw runs no code when it is loaded. It contains data, and functions that locate the data.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(io::Error::other)?;
     // SAFETY: libkrunfw declares `int krunfw_get_version()`.
     let version: Symbol<unsafe extern "C" fn() -> c_int> =
@@ -45,9 +58,29 @@ pub(crate) fn load_firmware(path: &Path) -> io::Result<()> {
     if abi != FIRMWARE_ABI {
         return Err(io::Error::other(format!("the interface version is {abi}; must be {FIRMWARE_ABI}")));
     }
+    let kernel = find_kernel(&library);
     // The library contains the guest's kernel, which must stay mapped until the process ends.
     std::mem::forget(library);
-    Ok(())
+    let no_kernel = || io::Error::other("the library contains no kernel; `./taskw firmware` fetches one that does");
+    let kernel = kernel.ok_or_else(no_kernel)?;
+    // Reads a byte of each page.
+    std::hint::black_box(kernel.image.iter().step_by(PAGE_BYTES).fold(0, |sum, byte| sum ^ byte));
+    Ok(kernel)
+}
+
+fn find_kernel(library: &Library) -> Option<FirmwareKernel> {
+    // SAFETY: libkrunfw declares `char *krunfw_get_kernel(size_t *load_addr, size_t *entry_addr, size_t *size)`.
+    let locate: Symbol<unsafe extern "C" fn(*mut usize, *mut usize, *mut usize) -> *const u8> =
+        unsafe { library.get(b"krunfw_get_kernel\0") }.ok()?;
+    let (mut address, mut entry, mut bytes) = (0, 0, 0);
+    // SAFETY: the function only writes to its three arguments.
+    let start = unsafe { locate(&raw mut address, &raw mut entry, &raw mut bytes) };
+    if start.is_null() || bytes == 0 || bytes > KERNEL_BYTES_MAX {
+        return None;
+    }
+    // SAFETY: the library states that its constant data has `bytes` bytes from `start` on. It is never unloaded.
+    let image = unsafe { std::slice::from_raw_parts(start, bytes) };
+    Some(FirmwareKernel { image, address: address as u64 })
 }
 
 /// The configuration of a machine that has not started yet.
