@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use waggle_protocol::{
     Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
-    boot::{BootConfig, Network, Relaxed},
+    boot::{BootConfig, Network, Relaxed, Transport},
     egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
     frame, handshake,
     reply::{Cause, Entry, Exited, OutputFile, RefusedCall, Status},
@@ -57,6 +57,7 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         env: vec![("A".to_owned(), "b".to_owned())],
         working_directory: Some("/app".to_owned()),
         hostname: "sandbox".to_owned(),
+        transport: Transport::Serial,
         relaxed: Relaxed { filter: true, ..Relaxed::default() },
         network: Some(Network { ipv6: true }),
         ca_bundle: "pem".to_owned(),

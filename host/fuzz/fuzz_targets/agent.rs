@@ -7,14 +7,15 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock, time::Duration};
 
 use arbitrary::Unstructured;
-use guest_agent::{Guest, Mode};
+use guest_agent::{Guest, Mode, dial::SingleStream};
 use libfuzzer_sys::fuzz_target;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     runtime::{Builder, Runtime},
 };
+use waggle_link::{Past, await_dial};
 use waggle_protocol::{Link, Origin, Request, Welcome, frame, handshake};
 
 /// System calls that start another program: `execve` and `execveat` on x86_64.
@@ -59,7 +60,7 @@ fuzz_target!(|input: &[u8]| {
             Err(_used_up) => return,
         },
     };
-    RUNTIME.block_on(serve(base, &bytes));
+    RUNTIME.block_on(serve(base, &bytes, how % 4 != 0));
     assert_eq!(fs::read_to_string(base.join(OUTSIDE)).expect("failed to read the file outside the root"), OUTSIDE);
 });
 
@@ -70,7 +71,7 @@ fn greeting() -> Vec<u8> {
     bytes
 }
 
-async fn serve(base: &Path, bytes: &[u8]) {
+async fn serve(base: &Path, bytes: &[u8], in_records: bool) {
     // Each input needs a new root, because a worker of an earlier input may still write to the earlier root.
     let folder = tempfile::tempdir_in(base).expect("failed to create a folder");
     let root = folder.path().join("root");
@@ -80,24 +81,36 @@ async fn serve(base: &Path, bytes: &[u8]) {
     let guest = Guest { origin: Origin::Host, root, mode: Mode::Caller, env: Vec::new(), working_directory: None };
     let (near, far) = tokio::io::duplex(64 * 1024);
     let host = async {
-        let (mut reading, mut writing) = tokio::io::split(near);
-        let reads = async {
-            let mut sink = [0; 4096];
-            while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
-        };
-        let writes = async {
-            let _written = writing.write_all(bytes).await;
-            // Let the agent respond.
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            () = reads => {}
-            () = writes => {}
+        if !in_records {
+            return send(near, bytes).await;
+        }
+        let Ok(dialled) = await_dial(near, Past::None).await else { return };
+        if let Ok(records) = dialled.answer().await {
+            send(records, bytes).await;
         }
     };
-    let both = async { tokio::join!(guest_agent::serve(far, guest, || {}), host) };
+    let connector = SingleStream::new(far);
+    let both = async { tokio::join!(guest_agent::serve(connector, guest, || {}), host) };
     let (served, ()) = tokio::time::timeout(STUCK, both).await.expect("the agent is stuck");
     drop(served.map_err(|fault| fault.to_string()));
+}
+
+async fn send<S: AsyncRead + AsyncWrite>(stream: S, bytes: &[u8]) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let reads = async {
+        let mut sink = [0; 4096];
+        while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+    };
+    let writes = async {
+        let _written = writing.write_all(bytes).await;
+        let _flushed = writing.flush().await;
+        // Let the agent respond.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = reads => {}
+        () = writes => {}
+    }
 }

@@ -18,6 +18,7 @@ use waggle_fuzz::{
         guest_path::GuestPath,
     },
 };
+use waggle_link::Past;
 use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
 
 /// Maximum size of a read in bytes.
@@ -42,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime: Runtime = runtime.expect("failed to start the runtime");
     runtime.block_on(async {
-        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the client is stuck");
+        tokio::time::timeout(STUCK, link(&bytes, how % 4 != 0)).await.expect("the client is stuck");
     });
 });
 
@@ -57,10 +58,17 @@ fn greeting() -> Vec<u8> {
     bytes
 }
 
-async fn link(bytes: &[u8]) {
+async fn link(bytes: &[u8], in_records: bool) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::join!(waggle_fuzz::send(far, bytes), async {
-        if let Ok(host) = agent::connect(near, Timeouts::default()).await {
+    let sends = async {
+        if in_records {
+            waggle_fuzz::send_in_records(far, bytes).await;
+        } else {
+            waggle_fuzz::send(far, bytes).await;
+        }
+    };
+    tokio::join!(sends, async {
+        if let Ok(host) = agent::connect(near, Past::None, Timeouts::default()).await {
             calls(&host).await;
         }
     });

@@ -19,6 +19,7 @@ use waggle_fuzz::{
     domain::egress::{Egress, Network, Refused},
     network::{self, Gateway, Guest},
 };
+use waggle_link::Past;
 use waggle_protocol::{
     Link,
     egress::{Address, EgressRequest, Flow, HOST_ADDRESS},
@@ -64,7 +65,7 @@ fuzz_target!(|input: &[u8]| {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime: Runtime = runtime.expect("failed to start the runtime");
     runtime.block_on(async {
-        tokio::time::timeout(STUCK, link(&bytes)).await.expect("the link is stuck");
+        tokio::time::timeout(STUCK, link(&bytes, *how != 0)).await.expect("the link is stuck");
     });
 });
 
@@ -81,12 +82,19 @@ fn connect(stream: u8) -> Vec<u8> {
     [&[0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, length], &request[..]].concat()
 }
 
-async fn link(bytes: &[u8]) {
+async fn link(bytes: &[u8], in_records: bool) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let policy = format!("127.0.0.1:{}, localhost", *ECHO).parse().expect("invalid policy");
     let on_refusal = Arc::new(|refused: &Refused| drop(refused.to_string()));
     let network = Network { egress: Egress::new(policy, None), on_refusal };
     let host = Arc::new(Guest::new(network, Arc::new(Gateway::new(None, 512))));
-    let ((), ended) = tokio::join!(waggle_fuzz::send(far, bytes), network::serve(near, host));
+    let sends = async {
+        if in_records {
+            waggle_fuzz::send_in_records(far, bytes).await;
+        } else {
+            waggle_fuzz::send(far, bytes).await;
+        }
+    };
+    let ((), ended) = tokio::join!(sends, network::serve(near, Past::None, host));
     drop(ended.to_string());
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Generated traffic of a link: yamux frames that contain messages. Frames and messages may be truncated or corrupted.
+//! Generated traffic of a link: yamux frames that contain messages, in records. Frames and messages may be truncated or corrupted.
 
 #![expect(dead_code, reason = "only parts of the host's modules are under test")]
 
@@ -42,7 +42,8 @@ pub use self::host::{agent, network};
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use waggle_link::{Past, begin};
 use waggle_protocol::frame;
 
 /// Highest id of a generated stream. It is low, so that the ids often match open streams.
@@ -76,8 +77,16 @@ where
     Ok(bytes)
 }
 
+/// Begins the link as a guest, sends the bytes in records, discards the responses, and closes the stream.
+pub async fn send_in_records(stream: DuplexStream, bytes: &[u8]) {
+    // The host may close the stream because of a timeout.
+    if let Ok(records) = begin(stream, Past::None).await {
+        send(records, bytes).await;
+    }
+}
+
 /// Sends the bytes, discards the responses, and closes the stream.
-pub async fn send(stream: DuplexStream, bytes: &[u8]) {
+pub async fn send<S: AsyncRead + AsyncWrite>(stream: S, bytes: &[u8]) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reads = async {
         let mut sink = [0; 4096];
@@ -87,7 +96,7 @@ pub async fn send(stream: DuplexStream, bytes: &[u8]) {
         // A pause after each part gives the host time to respond and to open streams.
         for part in bytes.chunks(256) {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if writing.write_all(part).await.is_err() {
+            if writing.write_all(part).await.is_err() || writing.flush().await.is_err() {
                 return;
             }
         }

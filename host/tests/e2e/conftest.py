@@ -77,8 +77,6 @@ def pytest_sessionstart(session):
         return
     needed = NEEDED["qemu"] + (NEEDED["krun"] if session.config.option.back_end == "krun" else [])
     missing = [f"{path} is missing: run {command}" for path, command in needed if not path.exists()]
-    if not shutil.which("vhost-device-vsock"):
-        missing.append("vhost-device-vsock is missing: run ./taskw vsock-device")
     if not shutil.which("qemu-system-x86_64"):
         missing.append("qemu-system-x86_64 is missing: run ./setup machines")
     if not missing and session.config.option.kvm and (fault := kvm_fault()):

@@ -11,9 +11,6 @@ class KrunProcesses:
     def machines(self):
         return self._of_machines(lambda threads: threads > 1)
 
-    def helpers(self):
-        return []
-
     def runners(self):
         return self._of_machines(lambda threads: threads == 1)
 

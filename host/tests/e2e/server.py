@@ -167,10 +167,6 @@ class Server:
         """The ids of the VMM processes."""
         return [pid for pid, line in self.processes() if "qemu-system" in line.split(" ")[0]]
 
-    def helpers(self):
-        """The ids of the processes that serve a device to a machine."""
-        return [pid for pid, line in self.processes() if "vhost-device-vsock" in line.split(" ")[0]]
-
     def runners(self):
         """The ids of the runners."""
         return [pid for pid, line in self.processes() if "runner machine" in line]

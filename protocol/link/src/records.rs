@@ -49,6 +49,11 @@ impl<S> Records<S> {
         Self { stream, tag, input, body_left: 0, output, written: None, gathers: false }
     }
 
+    /// Returns the stream. Gathered and unread data is lost.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// Makes `flush` do nothing, because yamux flushes after each frame. A read writes the gathered data.
     pub(crate) fn gather(mut self) -> Self {
         self.gathers = true;
