@@ -77,6 +77,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
     pair("-device", "virtio-blk-device,drive=scratch".into());
     pair("-device", "virtio-rng-device".into());
+    // The guest reports memory that it has freed, and QEMU returns that memory to the host.
+    pair("-device", "virtio-balloon-device,free-page-reporting=on".into());
     pair("-chardev", format!("socket,id=vhost,fd={vhost}").into());
     pair("-device", "vhost-user-vsock-device,chardev=vhost".into());
     pair("-chardev", "stdio,id=console,signal=off".into());

@@ -80,7 +80,7 @@ class NestedServer(KrunProcesses, Server):
             "AUTH_TOKENS_FILE": str(self.folder / "tokens"),
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": "/cache",
-            "KERNEL": "/kernel",
+            "FIRMWARE": "/waggle",
         }
         self.settings = {name: inside(value) for name, value in self.settings.items()}
         host.shell(
