@@ -7,7 +7,9 @@ server's processes and files through a root shell on another port.
 """
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import pathlib
 import shutil
@@ -25,6 +27,8 @@ LIBRARY = next((ROOT / "target/firmware").glob("libkrunfw.so.5.*"), None)
 
 # With emulation, the guest's kernel and init take 6 s on an idle machine.
 BOOT_S = 60
+# The time for which the clock is measured.
+CLOCK_S = 0.2
 # The timeout of a command in the tests' shell.
 SHELL_S = 60
 # The last line of the shell's answer to a command.
@@ -175,8 +179,8 @@ class NestedHost:
             ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
             + ["-kernel", kernel, "-initrd", self.folder / "initramfs.cpio"]
-            # On a busy machine the emulated timer is too slow to pass the kernel's timer check.
-            + ["-append", "console=hvc0 quiet panic=-1 no_timer_check net.ifnames=0"]
+            # On a busy machine the emulated timers are too slow to pass the kernel's timer check, and to calibrate its clock.
+            + ["-append", f"console=hvc0 quiet panic=-1 no_timer_check net.ifnames=0 tsc=reliable tsc_early_khz={tsc_khz()}"]
             + ["-chardev", f"file,id=console,path={self.console}"]
             + ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=console"]
             + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-device,drive=disk"]
@@ -217,6 +221,17 @@ class NestedHost:
             self.process.kill()
             self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tsc_khz():
+    """The frequency of this machine's time stamp counter, which an emulated processor reads directly."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # rdtsc; shl rdx,32; or rax,rdx; ret
+    page.write(b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3")
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    ticks, began = read(), time.monotonic()
+    time.sleep(CLOCK_S)
+    return round((read() - ticks) / (time.monotonic() - began) / 1000)
 
 
 def copy_libraries(programs, tree):

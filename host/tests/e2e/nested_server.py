@@ -64,7 +64,7 @@ class NestedServer(KrunProcesses, Server):
     connections = 300
 
     def __init__(self, host, **settings):
-        super().__init__(**settings)
+        super().__init__(**{"BACKEND": "krun"} | settings)
         self.host = host
         # The folder is in the nested host instead.
         self.folder.rmdir()
@@ -74,8 +74,7 @@ class NestedServer(KrunProcesses, Server):
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.process = None
-        here = {"BACKEND": "krun"} | self.settings
-        self.settings = here | {
+        self.settings |= {
             "LISTEN_ADDR": f"0.0.0.0:{self.inside}",
             "AUTH_TOKENS_FILE": str(self.folder / "tokens"),
             "DATA_DIR": str(self.data),
