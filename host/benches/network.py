@@ -11,7 +11,6 @@ the two machines are the same.
 """
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -52,14 +51,9 @@ QEMU = """#!/bin/sh
 exec {qemu} "$@" -netdev user,id=card -device virtio-net-device,netdev=card
 """
 
-# Runs as the guest's root. Loads the card's driver, and sets the address and the mask that slirp expects.
+# Runs as the guest's root. Sets the address and the mask that slirp expects.
 BRING_UP = """
-import ctypes, fcntl, os, socket, struct, time
-libc = ctypes.CDLL(None, use_errno=True)
-for name in ("failover", "net_failover", "virtio_net"):
-    module = os.open(f"/home/sandbox/{name}.ko", os.O_RDONLY)
-    if libc.syscall(313, module, b"", 0):
-        raise OSError(ctypes.get_errno(), name)
+import fcntl, os, socket, struct, time
 while not os.path.exists("/sys/class/net/eth0"):
     time.sleep(0.1)
 address = lambda text: struct.pack("H2x4s8x", socket.AF_INET, socket.inet_aton(text))
@@ -206,10 +200,6 @@ def with_card(folder):
 
 
 async def bring_up(tools, one):
-    for name in ("failover", "net_failover", "virtio_net"):
-        [module] = (ROOT / "target/kernel/modules").rglob(f"{name}.ko")
-        content = base64.b64encode(module.read_bytes()).decode()
-        await tools.call("write_file", environment_id=one, path=f"{name}.ko", content=content, encoding="base64")
     await tools.call("write_file", environment_id=one, path="up.py", content=BRING_UP)
     up = await tools.call("install_packages", environment_id=one, packages="none")
     assert up["stdout"] == "up\n", up

@@ -72,6 +72,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkCon
     pair("-drive", drive("scratch", machine.scratch.clone().into(), "werror=report,rerror=report,discard=unmap"));
     pair("-device", "virtio-blk-device,drive=scratch".into());
     pair("-device", "virtio-rng-device".into());
+    // The guest reports memory that it has freed, and QEMU returns that memory to the host.
+    pair("-device", "virtio-balloon-device,free-page-reporting=on".into());
     pair("-chardev", "stdio,id=console,signal=off".into());
     pair("-device", format!("virtio-serial-device,max_ports={PORTS_MAX}").into());
     pair("-device", "virtconsole,nr=0,chardev=console".into());

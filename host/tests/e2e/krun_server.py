@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server with libkrun on this machine. KVM must run guests here."""
 
-from server import ROOT, Server
+from server import Server
 
 
 class KrunProcesses:
@@ -23,4 +23,4 @@ class KrunProcesses:
 
 class KrunServer(KrunProcesses, Server):
     def __init__(self, **settings):
-        super().__init__(**{"BACKEND": "krun", "FIRMWARE": str(ROOT / "target/firmware")} | settings)
+        super().__init__(**{"BACKEND": "krun"} | settings)

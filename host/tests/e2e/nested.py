@@ -7,7 +7,9 @@ server's processes and files through a root shell on another port.
 """
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import pathlib
 import shutil
@@ -20,11 +22,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-FIRMWARE = ROOT / "target/firmware"
-KERNEL = ROOT / "target/kernel"
+BINARY = pathlib.Path(os.environ.get("WAGGLE_BINARY", ROOT / "target/debug/waggle"))
+LIBRARY = next((ROOT / "target/firmware").glob("libkrunfw.so.5.*"), None)
 
 # With emulation, the guest's kernel and init take 6 s on an idle machine.
 BOOT_S = 60
+# The time for which the clock is measured.
+CLOCK_S = 0.2
 # The timeout of a command in the tests' shell.
 SHELL_S = 60
 # The last line of the shell's answer to a command.
@@ -42,8 +46,6 @@ SERVER_PORTS = range(8080, 8084)
 # Connections to OPEN_PORT are forwarded to LOOPBACK_PORT on the guest's loopback, which is unreachable from outside.
 OPEN_PORT, LOOPBACK_PORT = 8090, 8091
 
-# Kernel modules for the guest's own devices and file systems, and for KVM.
-MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "kvm-amd", "overlay", "erofs"]
 # The id of the server's user.
 USER_ID = 1000
 
@@ -52,7 +54,6 @@ INIT = f"""#!/bin/busybox sh
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-for module in $(cat /modules/order); do insmod /modules/$module; done
 mount -t ext4 /dev/vda /host
 for place in dev proc sys; do mount --move /$place /host/$place; done
 mount -t tmpfs tmp /host/tmp
@@ -74,6 +75,8 @@ ip address add fd00:2::15/64 dev eth0 nodad
 ip -6 route add default via fd00:2::2
 chown -R {USER_ID} /dev/kvm /data /cache
 chmod 600 /dev/kvm
+# The first run reads the program from the disk, which takes longer than a probe of KVM may.
+/waggle/waggle runner probe >/dev/null
 nc -ll -p {OPEN_PORT} -e /relay &
 echo nested host is up
 nc -ll -p {SHELL_PORT} -e /bin/sh
@@ -84,7 +87,7 @@ poweroff -f
 class NestedHost:
     """A booted guest with `images`, and with those of their merged files that the cache `prepared` has. `stop` ends it.
 
-    `programs` are QEMU and its helpers on this machine; with them, QEMU's files and its guests' kernel are added.
+    `programs` are QEMU and its helpers on this machine; with them, QEMU's files are added.
     `with_python` adds this machine's Python, for servers that guests connect to.
     """
 
@@ -111,13 +114,9 @@ class NestedHost:
 
     def _make_initramfs(self):
         tree = self.folder / "initramfs"
-        for place in ("bin", "dev", "proc", "sys", "host", "modules"):
+        for place in ("bin", "dev", "proc", "sys", "host"):
             (tree / place).mkdir(parents=True)
         shutil.copy(self.busybox, tree / "bin/busybox")
-        files = in_load_order(MODULES)
-        for file in files:
-            shutil.copy(file, tree / "modules")
-        (tree / "modules/order").write_text("\n".join(file.name for file in files))
         write_program(tree / "init", self.init)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
         archive = self.folder / "initramfs.cpio"
@@ -136,8 +135,7 @@ class NestedHost:
             if not (tree / "bin" / applet).exists():
                 (tree / "bin" / applet).symlink_to("busybox")
         subprocess.run(["strip", "-o", tree / "waggle/waggle", binary], check=True)
-        library = next(FIRMWARE.glob("libkrunfw.so.5.*"))
-        shutil.copy(library, tree / "waggle")
+        shutil.copy(LIBRARY, tree / "waggle")
         formatter = shutil.which("mke2fs", path=TOOLS["PATH"])
         shutil.copy(formatter, tree / "bin/mkfs.ext4")
         copy_libraries([binary, formatter, *programs], tree)
@@ -146,7 +144,6 @@ class NestedHost:
             shutil.copy(program, tree / "usr/bin")
         if programs:
             shutil.copytree("/usr/share/qemu", tree / "usr/share/qemu", symlinks=True)
-            shutil.copytree(KERNEL, tree / "kernel")
         if with_python:
             copy_python(self.python, tree)
         (tree / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\nwaggle:x:{USER_ID}:{USER_ID}::/data:/bin/sh\n")
@@ -174,15 +171,20 @@ class NestedHost:
 
     def _boot(self):
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{outside}-:{inside}" for inside, outside in self.ports.items())
+        kernel = self.folder / "vmlinux"
+        with open(kernel, "wb") as out:
+            subprocess.run([BINARY, "runner", "kernel", LIBRARY], stdout=out, check=True)
         # One processor, because guests inside sometimes reset themselves with two.
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
+            ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg,thread=multi", "-cpu", "EPYC-v2,+svm,+npt"]
             + ["-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-            + ["-kernel", KERNEL / "vmlinuz", "-initrd", self.folder / "initramfs.cpio"]
-            # On a busy machine the emulated timer is too slow to pass the kernel's timer check.
-            + ["-append", "console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0", "-serial", f"file:{self.console}"]
-            + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
-            + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="],
+            + ["-kernel", kernel, "-initrd", self.folder / "initramfs.cpio"]
+            # On a busy machine the emulated timers are too slow to pass the kernel's timer check, and to calibrate its clock.
+            + ["-append", f"console=hvc0 quiet panic=-1 no_timer_check net.ifnames=0 tsc=reliable tsc_early_khz={tsc_khz()}"]
+            + ["-chardev", f"file,id=console,path={self.console}"]
+            + ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=console"]
+            + ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}", "-device", "virtio-blk-device,drive=disk"]
+            + ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-device,netdev=net"],
             stdin=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + self.boot_s
@@ -221,24 +223,15 @@ class NestedHost:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def in_load_order(names):
-    """The files of the modules and their dependencies, in load order."""
-    files = {file.stem.replace("-", "_"): file for file in (KERNEL / "modules").rglob("*.ko")}
-    order = []
-
-    def visit(name):
-        # A module without a file is built into the kernel. If the module does not exist, the host does not boot.
-        file = files.get(name.replace("-", "_"))
-        if file is None or file in order:
-            return
-        info = subprocess.run(["modinfo", "-F", "depends", file], capture_output=True, text=True, check=True, env=TOOLS)
-        for need in filter(None, info.stdout.strip().split(",")):
-            visit(need)
-        order.append(file)
-
-    for name in names:
-        visit(name)
-    return order
+def tsc_khz():
+    """The frequency of this machine's time stamp counter, which an emulated processor reads directly."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # rdtsc; shl rdx,32; or rax,rdx; ret
+    page.write(b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3")
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    ticks, began = read(), time.monotonic()
+    time.sleep(CLOCK_S)
+    return round((read() - ticks) / (time.monotonic() - began) / 1000)
 
 
 def copy_libraries(programs, tree):

@@ -64,7 +64,7 @@ class NestedServer(KrunProcesses, Server):
     connections = 300
 
     def __init__(self, host, **settings):
-        super().__init__(**settings)
+        super().__init__(**{"BACKEND": "krun"} | settings)
         self.host = host
         # The folder is in the nested host instead.
         self.folder.rmdir()
@@ -74,13 +74,12 @@ class NestedServer(KrunProcesses, Server):
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.process = None
-        here = {"BACKEND": "krun"} | self.settings
-        self.settings = here | {
+        self.settings |= {
             "LISTEN_ADDR": f"0.0.0.0:{self.inside}",
             "AUTH_TOKENS_FILE": str(self.folder / "tokens"),
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": "/cache",
-            "KERNEL": "/kernel",
+            "FIRMWARE": "/waggle",
         }
         self.settings = {name: inside(value) for name, value in self.settings.items()}
         host.shell(

@@ -29,6 +29,8 @@ READY_S = 60
 STOP_S = 35
 # Maximum time in which a runner ends its machine after the server has ended.
 ORPHAN_S = 15
+# Runs a command in a separate mount namespace, in which KVM does not work.
+WITHOUT_KVM = ["unshare", "--mount", "sh", "-c", '[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
 # Runs a command in a separate mount namespace, with the first argument mounted over the hosts file.
 WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
 # The timeout of a call, for software emulation on a busy machine.
@@ -44,6 +46,8 @@ class Server:
 
     # The token of its clients, if any.
     token = None
+    # The nested host in which the server runs, if any.
+    host = None
     # The number of consecutive connections that a test has time for.
     connections = 2000
 
@@ -58,6 +62,7 @@ class Server:
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": str(ROOT / "target/e2e-image-cache"),
             "FIRMWARE": str(ROOT / "target/firmware"),
+            "BACKEND": "qemu",
             "IMAGE_PYTHON": image("python"),
             "IMAGE_NODE": image("node"),
             "IMAGE_SHELL": image("shell"),

@@ -39,7 +39,7 @@ SHELL_UNIT = f"""\
 [Unit]
 After=basic.target
 [Service]
-ExecStartPre=/bin/sh -c 'ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; echo nested host is up >/dev/ttyS0'
+ExecStartPre=/bin/sh -c 'ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; echo nested host is up >/dev/hvc0'
 ExecStart=/bin/busybox nc -ll -p {SHELL_PORT} -e /bin/sh
 [Install]
 WantedBy=multi-user.target

@@ -35,7 +35,7 @@ class Stranger:
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="wg-"))
         self.home.chmod(0o755)
         os.link(BINARY, self.home / "waggle")
-        for name in ["kernel", "images/foreign"]:
+        for name in ["firmware", "images/foreign"]:
             shutil.copytree(ROOT / "target" / name, self.home / name, copy_function=os.link)
         for folder in ["data", "cache", "closed", "full", "dev", "bin"]:
             (self.home / folder).mkdir()
@@ -64,7 +64,7 @@ class Stranger:
             "WAGGLE_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
             "WAGGLE_DATA_DIR": f"{self.home}/data",
             "WAGGLE_IMAGE_CACHE_DIR": f"{self.home}/cache",
-            "WAGGLE_KERNEL": f"{self.home}/kernel",
+            "WAGGLE_FIRMWARE": f"{self.home}/firmware",
             "WAGGLE_IMAGE_SHELL": f"oci:{self.home}/images/foreign",
         }
         variables |= {name: value and value.replace("HOME", str(self.home)) for name, value in settings.items()}
@@ -92,7 +92,8 @@ DOCTOR = "hint: `waggle doctor`"
 # Faults by name, with the settings that cause each and the words that the error must contain.
 SERVE = {
     "no qemu": ({"PATH": "/usr/lib"}, ["software emulation (KVM unusable", "qemu-system-x86_64", "apt-get install qemu-system-x86", DOCTOR]),
-    "no kernel": ({"WAGGLE_KERNEL": "HOME/nothing"}, ["nothing/vmlinuz", "fetch-kernel", "WAGGLE_KERNEL", DOCTOR]),
+    "no firmware": ({"WAGGLE_FIRMWARE": "HOME/nothing"}, ["libkrunfw.so.5 not found at HOME/nothing", "WAGGLE_KERNEL", DOCTOR]),
+    "no kernel": ({"WAGGLE_KERNEL": "HOME/nothing"}, ["HOME/nothing", "must name a vmlinux", "WAGGLE_KERNEL", DOCTOR]),
     "data folder of another": ({"WAGGLE_DATA_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_DATA_DIR"]),
     "image folder of another": (
         {"WAGGLE_IMAGE_CACHE_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_IMAGE_CACHE_DIR"]

@@ -103,7 +103,7 @@ def test_the_package_installs_on_a_bare_debian(tmp_path):
     root = tmp_path / "debian"
     commands = [
         "dpkg --install /tmp/waggle.deb",
-        "waggle version && waggle licences >/dev/null && id waggle && test -x /usr/lib/waggle/fetch-kernel",
+        "waggle version && waggle licences >/dev/null && id waggle",
         "cd /usr/share && ls man/man1/waggle-serve.1.gz bash-completion/completions/waggle zsh/vendor-completions/_waggle",
         "! waggle doctor --no-boot",
     ]

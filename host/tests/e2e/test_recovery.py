@@ -9,9 +9,11 @@ import time
 
 import pytest
 
-from server import ORPHAN_S
+from server import ORPHAN_S, WITHOUT_KVM
 
 ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "20"))
+# With each number of processors.
+BOOTS = int(os.environ.get("WAGGLE_BOOTS", "2"))
 # A lost machine is detected at once; the rest allows for a busy test machine.
 NOTICE_S = 20
 
@@ -95,6 +97,20 @@ async def test_rounds_of_create_and_destroy_leave_nothing(server):
             # The first round opens files that stay open.
             before = before or held
             assert held <= before + 2, f"{held} open files after round {number + 1}, {before} after the first"
+
+
+@pytest.mark.timeout(60 + 30 * BOOTS)
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+async def test_rounds_of_boots_with_several_processors_never_fail(serve, request, cpus):
+    server = serve(DEFAULT_CPUS=str(cpus))
+    if not request.config.option.kvm and not server.host:
+        server.through = WITHOUT_KVM
+    server.start()
+    async with server.client() as tools:
+        for _ in range(BOOTS):
+            async with tools.environment("shell") as made:
+                ran = await tools.call("execute", environment_id=made["environment_id"], code="nproc")
+                assert ran["stdout"] == f"{cpus}\n"
 
 
 async def becomes(tools, one, status):

@@ -53,30 +53,6 @@ def test_a_taken_port_stops_the_start(serve):
     assert "--listen-addr or WAGGLE_LISTEN_ADDR" in output
 
 
-@pytest.mark.outside("libkrun's kernel is in its firmware")
-async def test_an_invalid_kernel_fails_the_start_or_the_first_machine(serve, tmp_path):
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules/modules.dep").write_text("")
-    (tmp_path / "version").write_text("0.0\n")
-    (tmp_path / "vmlinuz").write_bytes(b"not a kernel" * 1000)
-    server = serve(KERNEL=str(tmp_path), BOOT_TIMEOUT="20s").launch()
-    # The fault is detected at the start, or with the first machine.
-    for _ in range(REFUSED_S * 20):
-        if server.process.poll() is not None or server.status("/readyz")[0] == 200:
-            break
-        try:
-            server.process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    if server.process.poll() is None:
-        async with server.client() as tools:
-            assert await tools.fault("create_environment", language="shell") == "start_failed"
-        server.assert_nothing_left()
-    else:
-        server.process = None
-    assert "kernel" in server.output()
-
-
 @pytest.mark.outside("runs the program here")
 def test_the_version_says_what_is_inside():
     printed = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
