@@ -5,7 +5,7 @@
 //! ```text
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
 //!   waggle-agent serve            as PID 1's child, from the image: serves; stdin has the boot configuration,
-//!                                 and a byte is written to stdout once the host has accepted the agent
+//!                                 and a byte is written to stdout once the agent has applied the welcome
 //!   waggle-agent files ROOT GROUPS
 //!                                 as the agent's child: serves one file call on the socket at stdin
 //! ```

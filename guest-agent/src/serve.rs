@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: sends the preamble and the hello, then runs one task per call.
+//! The agent's side of the call link: sends the preamble and the hello, applies the welcome, then
+//! runs one task per call.
 
 use std::{io, sync::Arc};
 
@@ -10,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 use waggle_link::{Acceptor, FrameReader, FrameWriter, GreetFault, LinkFault, ReceiveFault, SendFault};
-use waggle_protocol::{CALLS_MAX, Hello, Link, Welcome};
+use waggle_protocol::{CALLS_MAX, Hello, Link, Ready, Welcome};
 
 use crate::{
     calls::{self, Services},
@@ -39,12 +40,17 @@ pub enum ServeFault {
     /// The host did not answer the hello; `source` is `None` if the host closed the stream.
     #[error("failed to receive the host's welcome")]
     Welcome { source: Option<ReceiveFault> },
+    /// The machine could not become the one of the welcome.
+    #[error("failed to apply the host's welcome")]
+    Apply { source: io::Error },
+    #[error("failed to send that the agent is ready")]
+    Ready { source: SendFault },
     #[error("lost the link to the host")]
     Link { source: LinkFault },
 }
 
 /// Serves the host's calls on `stream` until the host requests a power-off or the link ends. Calls `ready` once the
-/// host has accepted the agent. Running calls end when this function returns or its future is dropped.
+/// agent has applied the host's welcome. Running calls end when this function returns or its future is dropped.
 ///
 /// # Errors
 /// [`ServeFault`] unless the host requested a power-off.
@@ -60,9 +66,8 @@ where
     let welcome = FrameReader::new(&mut stream).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
-    if let Err(errno) = services.platform.set_clock(welcome.unix_ns) {
-        report(&format!("failed to set the clock: {errno}"));
-    }
+    services.platform.apply(&welcome).await.map_err(|source| ServeFault::Apply { source })?;
+    FrameWriter::new(&mut stream).send(&Ready).await.map_err(|source| ServeFault::Ready { source })?;
     ready();
     accept_calls(Acceptor::start(stream, Link::Call), Arc::new(services)).await
 }

@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waggle_link::{FrameReader, FrameWriter, GreetFault, Opener, ReceiveFault, SendFault};
-use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
+use waggle_protocol::{
+    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Ready, Reply, Request, Seed, Welcome, handshake::SEED_BYTES,
+    request,
+};
 
 pub use self::timeouts::Timeouts;
 use self::{call::Call, fault::AgentFault};
@@ -67,15 +70,24 @@ pub enum ConnectFault {
     /// The agent closed the connection before its hello.
     #[error("the guest agent closed the connection before its hello")]
     Left,
-    /// The hello timed out.
-    #[error("the guest agent sent no hello within {} s", within.as_secs_f32())]
+    /// The hello, or the agent's answer to the welcome, timed out.
+    #[error("the guest agent did not complete its greeting within {} s", within.as_secs_f32())]
     Silent { within: Duration },
     /// The hello is too long, or contains control characters.
     #[error("the guest agent's hello exceeds the limits of the protocol")]
     Excessive,
+    /// The host's random number generator failed.
+    #[error("failed to draw random bytes for the guest")]
+    Seed { source: getrandom::Error },
     /// The welcome could not be sent.
     #[error("failed to welcome the guest agent")]
     Welcome { source: SendFault },
+    /// The agent did not report that it had applied the welcome.
+    #[error("failed to read the guest agent's answer to the welcome")]
+    Ready { source: ReceiveFault },
+    /// The agent closed the connection instead of applying the welcome.
+    #[error("the guest agent could not apply the welcome")]
+    Unready,
 }
 
 /// A connected agent. Dropping the client closes the link and stops the clock task.
@@ -93,16 +105,18 @@ pub struct AgentClient {
     silent: CancellationToken,
 }
 
-/// Greets the agent on a new connection, exchanges the hello and the welcome, and starts the link.
+/// Greets the agent on a new connection, exchanges the hello and the welcome, and starts the link. The welcome makes
+/// the guest a machine of its own, with the host name `hostname`.
 ///
 /// # Errors
 /// [`ConnectFault`].
-pub async fn connect<S>(stream: S, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
+pub async fn connect<S>(stream: S, hostname: &str, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let within = timeouts.hello;
-    let (stream, hello) = timeout(within, greet(stream)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
+    let (stream, hello) =
+        timeout(within, greet(stream, hostname)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
     let link = Opener::start(stream, Link::Call);
     let silent = CancellationToken::new();
     let background_memory_kills = Arc::default();
@@ -112,7 +126,10 @@ where
     Ok(AgentClient { link, capabilities, calls, timeouts, clock, background_memory_kills, silent })
 }
 
-async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, Hello), ConnectFault> {
+async fn greet<S>(mut stream: S, hostname: &str) -> Result<(S, Hello), ConnectFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let greeted = waggle_link::answer_preamble(&mut stream, Link::Call).await;
     greeted.map_err(|source| ConnectFault::Greet { source })?;
     let hello = FrameReader::new(&mut stream).receive::<Hello>().await;
@@ -120,8 +137,12 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<(S, H
     if !hello.is_within_limits() {
         return Err(ConnectFault::Excessive);
     }
-    let welcome = Welcome { unix_ns: unix_ns() };
+    let mut seed = [0; SEED_BYTES];
+    getrandom::fill(&mut seed).map_err(|source| ConnectFault::Seed { source })?;
+    let welcome = Welcome { unix_ns: unix_ns(), hostname: hostname.to_owned(), seed: Seed(seed) };
     FrameWriter::new(&mut stream).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
+    let ready = FrameReader::new(&mut stream).receive::<Ready>().await;
+    let Ready = ready.map_err(|source| ConnectFault::Ready { source })?.ok_or(ConnectFault::Unready)?;
     Ok((stream, hello))
 }
 

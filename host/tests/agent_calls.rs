@@ -50,7 +50,7 @@ async fn machine() -> Machine {
     };
     let (near, far) = UnixStream::pair().unwrap();
     let serving = tokio::spawn(guest_agent::serve(far, guest, || {}));
-    let agent = timeout(STUCK, agent::connect(near, Timeouts::default())).await.unwrap().unwrap();
+    let agent = timeout(STUCK, agent::connect(near, "machine", Timeouts::default())).await.unwrap().unwrap();
     Machine { agent, root, serving }
 }
 
@@ -490,7 +490,7 @@ async fn error_for_another_version_names_both_versions() {
     let mut preamble = waggle_protocol::handshake::preamble(waggle_protocol::Link::Call);
     preamble[8] = 99;
     far.write_all(&preamble).await.unwrap();
-    let fault = agent::connect(near, Timeouts::default()).await.unwrap_err();
+    let fault = agent::connect(near, "machine", Timeouts::default()).await.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
     let version = waggle_protocol::VERSION;
     assert_eq!(source, format!("peer has protocol version 99; must be {version}"));

@@ -28,7 +28,6 @@ pub struct BootConfig {
     pub env: Vec<(String, String)>,
     /// The image's default working directory for commands: an absolute path, which need not exist.
     pub working_directory: Option<String>,
-    pub hostname: String,
     /// Defences that the operator has switched off.
     pub relaxed: Relaxed,
     /// The guest's network, or `None` for a guest without a network. Only a guest with a network dials the egress link.

@@ -4,10 +4,10 @@
 //! variant. To change the protocol, add a version with its own file.
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes must fail")]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{array, fmt::Write as _, fs, path::Path};
 
 use waggle_protocol::{
-    Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
+    Fault, FaultKind, Hello, Input, Link, Origin, Ready, Reply, Request, Seed, VERSION, Welcome,
     boot::{BootConfig, Network, Relaxed},
     egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
     frame, handshake,
@@ -57,10 +57,14 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         image_agent: Some("/agent".to_owned()),
         env: vec![("A".to_owned(), "b".to_owned())],
         working_directory: Some("/app".to_owned()),
-        hostname: "sandbox".to_owned(),
         relaxed: Relaxed { filter: true, ..Relaxed::default() },
         network: Some(Network { ipv6: true }),
         ca_bundle: "pem".to_owned(),
+    };
+    let welcome = Welcome {
+        unix_ns: 1_700_000_000_000_000_000,
+        hostname: "0123abcd".to_owned(),
+        seed: Seed(array::from_fn(|at| u8::try_from(at).unwrap())),
     };
     vec![
         (
@@ -68,7 +72,8 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
             framed(&Hello { origin: Origin::Image, build: "0.1.0".to_owned(), programs: vec!["sh".to_owned()] }),
         ),
         ("hello.host", framed(&Hello { origin: Origin::Host, build: String::new(), programs: Vec::new() })),
-        ("welcome", framed(&Welcome { unix_ns: 1_700_000_000_000_000_000 })),
+        ("welcome", framed(&welcome)),
+        ("ready", framed(&Ready)),
         ("boot", boot.encode().unwrap()),
     ]
 }

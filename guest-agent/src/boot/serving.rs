@@ -23,7 +23,7 @@ use waggle_protocol::{
 
 use crate::{
     confine::Defences,
-    console::report,
+    console::{report, with_cause},
     dial,
     guest::{Guest, Mode},
     network::GuestNetwork,
@@ -130,7 +130,7 @@ fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd) -> i32 {
     match connect_and_serve(guest, ready) {
         Ok(()) => 0,
         Err(source) => {
-            report(&format!("stopped serving: {source}"));
+            report(&format!("stopped serving: {}", with_cause(&source)));
             1
         }
     }

@@ -18,7 +18,7 @@ use waggle_fuzz::{
         guest_path::GuestPath,
     },
 };
-use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+use waggle_protocol::{Hello, Link, Origin, Ready, Reply, frame, handshake};
 
 /// Maximum size of a read in bytes.
 const READ_BYTES_MAX: u64 = 1000;
@@ -54,13 +54,14 @@ fn greeting() -> Vec<u8> {
     let mut bytes = handshake::preamble(Link::Call).to_vec();
     let hello = Hello { origin: Origin::Image, build: "0".to_owned(), programs: Vec::new() };
     frame::encode(&hello, &mut bytes).expect("failed to encode the hello");
+    frame::encode(&Ready, &mut bytes).expect("failed to encode the answer to the welcome");
     bytes
 }
 
 async fn link(bytes: &[u8]) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     tokio::join!(waggle_fuzz::send(far, bytes), async {
-        if let Ok(host) = agent::connect(near, Timeouts::default()).await {
+        if let Ok(host) = agent::connect(near, "machine", Timeouts::default()).await {
             calls(&host).await;
         }
     });

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The timeouts of one link. The default is for machines; tests use shorter timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// Maximum time from the connection to the agent's hello. An agent sends the hello as soon as it connects; an
+    /// Maximum time from the connection to the end of the greeting. An agent greets as soon as it connects; an
     /// emulated guest needs about a second.
     pub hello: Duration,
     /// Interval at which the host sets the guest's clock. The guest has no other time source.

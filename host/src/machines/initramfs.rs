@@ -82,14 +82,17 @@ mod tests {
     fn shared_archive_comes_first() {
         let modules = [Module { file_name: "overlay.ko".into(), content: b"module bytes".to_vec() }];
         let shared = SharedRoot::new(b"agent bytes", &modules).unwrap();
-        let config = BootConfig { hostname: "bee".into(), ..BootConfig::default() };
+        let config = BootConfig { working_directory: Some("/bee".into()), ..BootConfig::default() };
         let whole = shared.for_machine(config).unwrap();
         let agent = position(&whole, b"init\0").unwrap();
         let module = position(&whole, b"modules/overlay.ko\0").unwrap();
         let boot = position(&whole, b"waggle/boot\0").unwrap();
         assert!(agent < module && module < boot);
-        let expected =
-            BootConfig { modules: vec!["/modules/overlay.ko".into()], hostname: "bee".into(), ..BootConfig::default() };
+        let expected = BootConfig {
+            modules: vec!["/modules/overlay.ko".into()],
+            working_directory: Some("/bee".into()),
+            ..BootConfig::default()
+        };
         assert!(position(&whole, &expected.encode().unwrap()).is_some_and(|at| at > boot));
     }
 }

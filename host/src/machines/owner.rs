@@ -108,6 +108,8 @@ pub(super) struct LaunchPlan {
     /// The runner's orders. The owner creates the files of the run folder to which the orders refer, such as the
     /// scratch disk.
     pub(super) orders: Orders,
+    /// The guest's host name.
+    pub(super) hostname: String,
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
     pub(super) egress: Option<Guest>,
@@ -194,7 +196,7 @@ async fn run(
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };
-    let outcome = match boot(&mut runner, listener, plan.boot_timeout, stop).await {
+    let outcome = match boot(&mut runner, connect(listener, &plan.hostname), plan.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
             let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
@@ -251,11 +253,11 @@ fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Resu
 // The listener closes when the boot ends, because a later connection would not come from the agent.
 async fn boot(
     runner: &mut RunnerProcess,
-    listener: UnixListener,
+    connection: impl Future<Output = Result<AgentClient, BootFault>>,
     within: Duration,
     stop: &CancellationToken,
 ) -> Result<AgentClient, BootFault> {
-    let connection = timeout(within, connect(listener));
+    let connection = timeout(within, connection);
     let panicked = runner.panicked();
     tokio::select! {
         () = stop.cancelled() => Err(BootFault::Cancelled),
@@ -269,21 +271,18 @@ async fn boot(
 }
 
 // If the image contains an unusable agent, that agent connects first and the host's agent connects next.
-async fn connect(listener: UnixListener) -> Result<AgentClient, BootFault> {
-    let first = match greet(&listener).await {
+async fn connect(listener: UnixListener, hostname: &str) -> Result<AgentClient, BootFault> {
+    let first = match greet(&listener, hostname).await {
         Err(BootFault::Connect { source }) => source,
         outcome => return outcome,
     };
-    tracing::warn!(
-        error = &first as &dyn Error,
-        "the first connection did not speak the agent protocol; waiting for another"
-    );
-    greet(&listener).await
+    tracing::warn!(error = &first as &dyn Error, "the first agent to connect is unusable; waiting for another");
+    greet(&listener, hostname).await
 }
 
-async fn greet(listener: &UnixListener) -> Result<AgentClient, BootFault> {
+async fn greet(listener: &UnixListener, hostname: &str) -> Result<AgentClient, BootFault> {
     let (stream, _): (UnixStream, _) = listener.accept().await.map_err(|source| BootFault::Listen { source })?;
-    agent::connect(stream, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
+    agent::connect(stream, hostname, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

@@ -110,7 +110,7 @@ impl Machines for InProcess {
                 // The result is ignored, because the host's side of the link observes the end.
                 let _ = guest_agent::serve(far, guest, || {}).await;
             });
-            let agent = agent::connect(near, Timeouts::default()).await.map_err(|source| StartFault {
+            let agent = agent::connect(near, "machine", Timeouts::default()).await.map_err(|source| StartFault {
                 stage: Stage::Boot,
                 console: Vec::new(),
                 source: source.into(),

@@ -4,9 +4,13 @@
 
 use std::{error::Error, time::Duration};
 
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 use waggle::agent::{self, AgentClient, ConnectFault};
-use waggle_protocol::{Link, handshake};
+use waggle_link::FrameReader;
+use waggle_protocol::{Link, Welcome, handshake};
 
 use crate::{
     bounded,
@@ -25,7 +29,7 @@ async fn connect(pieces: &[&[u8]], pause: Duration) -> Result<AgentClient, Conne
         std::future::pending().await
     };
     tokio::select! {
-        connected = agent::connect(near, TIMEOUTS) => connected,
+        connected = agent::connect(near, "machine", TIMEOUTS) => connected,
         never = writing => never,
     }
 }
@@ -38,7 +42,7 @@ fn cause(fault: &ConnectFault) -> String {
 async fn guest_without_a_hello_times_out() {
     bounded(async {
         let fault = connect(&[], Duration::ZERO).await.unwrap_err();
-        assert_eq!(fault.to_string(), "the guest agent sent no hello within 0.5 s");
+        assert_eq!(fault.to_string(), "the guest agent did not complete its greeting within 0.5 s");
         let fault = connect(&[&handshake::preamble(Link::Call)], Duration::ZERO).await.unwrap_err();
         assert!(matches!(fault, ConnectFault::Silent { .. }), "{fault}");
     })
@@ -76,6 +80,44 @@ async fn rejects_an_invalid_hello() {
         assert_eq!(cause(&fault), "received an invalid frame");
         let fault = connect(&[b"SSH-2.0-OpenSSH_9.2\r\n"], Duration::ZERO).await.unwrap_err();
         assert_eq!(cause(&fault), "the link was refused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn guest_that_does_not_answer_the_welcome_times_out() {
+    bounded(async {
+        let greeting = [&handshake::preamble(Link::Call)[..], &framed(&hello("hostile"))].concat();
+        let fault = connect(&[&greeting], Duration::ZERO).await.unwrap_err();
+        assert!(matches!(fault, ConnectFault::Silent { .. }), "{fault}");
+        let fault = connect(&[&greeting, &[1, 0, 0, 0, 0]], Duration::ZERO).await.unwrap_err();
+        assert_eq!(fault.to_string(), "failed to read the guest agent's answer to the welcome");
+    })
+    .await;
+}
+
+/// Receives a welcome, and leaves without an answer.
+async fn welcome() -> Welcome {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let host = tokio::spawn(agent::connect(near, "0123abcd", TIMEOUTS));
+    far.write_all(&handshake::preamble(Link::Call)).await.unwrap();
+    far.write_all(&framed(&hello("hostile"))).await.unwrap();
+    far.read_exact(&mut [0; handshake::PREAMBLE_BYTES]).await.unwrap();
+    let welcome = FrameReader::new(&mut far).receive::<Welcome>().await.unwrap().unwrap();
+    drop(far);
+    let fault = host.await.unwrap().unwrap_err();
+    assert_eq!(fault.to_string(), "the guest agent could not apply the welcome");
+    welcome
+}
+
+#[tokio::test]
+async fn each_welcome_has_new_random_bytes() {
+    bounded(async {
+        let (one, other) = (welcome().await, welcome().await);
+        assert_eq!((one.hostname.as_str(), other.hostname.as_str()), ("0123abcd", "0123abcd"));
+        assert!(one.seed != other.seed && one.seed.0 != [0; 32] && other.seed.0 != [0; 32]);
+        // The bytes are secret.
+        assert!(format!("{one:?}").contains("seed: Seed(..)"));
     })
     .await;
 }

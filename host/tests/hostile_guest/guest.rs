@@ -10,7 +10,7 @@ use tokio::{
     net::UnixStream,
 };
 use waggle::agent::{self, AgentClient, Timeouts};
-use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+use waggle_protocol::{Hello, Link, Origin, Ready, Reply, frame, handshake};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const WINDOW_UPDATE: u8 = 1;
@@ -74,9 +74,10 @@ async fn greeted_over((near, mut far): (UnixStream, UnixStream), timeouts: Timeo
         far.read_exact(&mut answer_and_welcome).await.unwrap();
         let mut welcome = vec![0; answer_and_welcome[16] as usize];
         far.read_exact(&mut welcome).await.unwrap();
+        far.write_all(&framed(&Ready)).await.unwrap();
         Guest { socket: far }
     });
-    let host = agent::connect(near, timeouts).await.unwrap();
+    let host = agent::connect(near, "hostile", timeouts).await.unwrap();
     (host, guest.await.unwrap())
 }
 
