@@ -9,11 +9,13 @@
 //!              reap until the child has exited, then end the machine
 //! ```
 //!
+//! The boot sets up nothing that is specific to one machine, because the machine's memory may be copied later. The
+//! serving child makes the machine one of its own when it gets the host's welcome.
+//!
 //! PID 1 stays single-threaded. If the boot fails, PID 1 reports the reason on the console and ends the machine.
 
 mod certificates;
 mod disks;
-mod hosts;
 mod kernel_settings;
 mod login_shells;
 mod replace;
@@ -76,7 +78,6 @@ fn prepare() -> Result<(BootConfig, HostLinks), StepFault> {
     kernel_settings::apply(sysinfo().step(|| "read the size of the memory".to_owned())?.ram_total())
         .step(|| "apply the kernel's settings".to_owned())?;
     protect_agent().step(|| "set up the control groups".to_owned())?;
-    hosts::name_machine(&config.hostname)?;
     sys::set_loopback_up().step(|| "set the loopback device up".to_owned())?;
     // The image's own variables follow in the list, so they override these certificate variables.
     config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);

@@ -105,6 +105,12 @@ pub(crate) fn join_network() -> io::Result<()> {
 
 /// Moves this process into the sandbox's group. That group becomes the root of a cgroup namespace created afterwards.
 pub(crate) fn join_sandbox() -> io::Result<()> {
+    // An agent that failed may have enabled controllers below. A group with such groups below it takes no process.
+    for group in ["sandbox/calls", "sandbox"] {
+        let file = format!("{group}/cgroup.subtree_control");
+        write(&file, "-memory -pids")?;
+        let _withdrawn = write(&file, "-cpu");
+    }
     write("sandbox/cgroup.procs", "0")
 }
 

@@ -5,8 +5,8 @@
 //! ```text
 //!   waggle-agent                  as PID 1: boots the machine, starts the serving child, reaps
 //!   waggle-agent serve [PORT]     as PID 1's child, from the image: serves; stdin has the boot configuration,
-//!                                 and a byte is written to stdout once the host has accepted the agent; PORT is
-//!                                 the descriptor of the call link's virtio-serial port; without it, vsock
+//!                                 and a byte is written to stdout once the agent has applied the welcome;
+//!                                 PORT is the descriptor of the call link's port; without it, vsock
 //!   waggle-agent files ROOT GROUPS
 //!                                 as the agent's child: serves one file call on the socket at stdin
 //! ```

@@ -3,6 +3,7 @@
 //! The platform of the calls: a machine dedicated to the agent, or a machine that the agent shares with other programs.
 
 use std::{
+    fs::File,
     future::pending,
     io,
     os::{fd::AsFd, unix::fs::fchown},
@@ -18,14 +19,20 @@ use nix::{
     time::{ClockId, clock_gettime, clock_settime},
 };
 use tokio::task::spawn_blocking;
-use waggle_protocol::request::User;
+use waggle_protocol::{Welcome, request::User};
 
 use crate::{
+    console::report,
     guest,
+    identity::Identity,
     sandbox::Sandbox,
     sandbox_user::{SANDBOX_ID, SandboxUser},
+    step::WithStep,
     sys,
 };
+
+/// The device of the kernel's random number generator, in the machine's `/dev`, which user processes do not see.
+const RANDOM: &str = "/dev/urandom";
 
 /// Maximum difference from the host's time that is corrected gradually, so that programs never see the clock go back.
 /// The kernel corrects 0.5 ms each second; a larger difference means that the machine was stopped.
@@ -87,6 +94,19 @@ impl Platform {
             }
             Self::Caller => Ok(()),
         }
+    }
+
+    /// Makes the machine the one of the welcome. No program of a user has started, and none may start before this
+    /// returns.
+    pub(crate) async fn apply(&self, welcome: &Welcome) -> io::Result<()> {
+        let Self::Machine(sandbox) = self else { return Ok(()) };
+        if let Err(errno) = self.set_clock(welcome.unix_ns) {
+            report(&format!("failed to set the clock: {errno}"));
+        }
+        // A failure ends the start. In a copy of another machine, programs would otherwise get that machine's secrets.
+        let reseeded = File::open(RANDOM).and_then(|device| Ok(sys::reseed(device.as_fd(), &welcome.seed.0)?));
+        reseeded.step(|| "give the host's random bytes to the kernel".to_owned()).map_err(io::Error::other)?;
+        sandbox.identify(&Identity::draw(&welcome.hostname)?).await
     }
 
     /// Corrects the machine's clock to `unix_ns`, in nanoseconds since the Unix epoch, while programs run.

@@ -23,7 +23,8 @@ use nix::{
 
 use crate::{console::report, host_links::HostLinks, sys};
 
-/// A serving child, and the pipe through which the child reports that the host has accepted it.
+/// A serving child, and the pipe through which the child reports that it has applied the host's
+/// welcome.
 #[derive(Debug)]
 pub struct Serving {
     pub pid: Pid,
@@ -31,8 +32,8 @@ pub struct Serving {
     pub ready: OwnedFd,
 }
 
-/// Reaps children until the serving child has exited. If the host had not accepted that child, `second` starts another
-/// serving child, but only once.
+/// Reaps children until the serving child has exited. If that child had not applied the host's welcome, `second` starts
+/// another serving child, but only once.
 pub(crate) fn reap_until_exit(
     first: Serving,
     second: Option<impl FnOnce(&mut HostLinks) -> nix::Result<Serving>>,

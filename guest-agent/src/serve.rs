@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: dials the host, sends the hello, then runs one task per call.
+//! The agent's side of the call link: dials the host, sends the hello, applies the welcome, then runs one task per call.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use waggle_link::{Acceptor, FrameReader, FrameWriter, GreetFault, LinkFault, ReceiveFault, SendFault};
-use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Welcome};
+use waggle_protocol::{CALLS_MAX, Hello, Link, Origin, Ready, Welcome};
 
 use crate::{
     calls::{self, Services},
@@ -45,12 +45,17 @@ pub enum ServeFault {
     /// The host did not answer the hello; `source` is `None` if the host closed the stream.
     #[error("failed to receive the host's welcome")]
     Welcome { source: Option<ReceiveFault> },
+    /// The machine could not become the one of the welcome.
+    #[error("failed to apply the host's welcome")]
+    Apply { source: io::Error },
+    #[error("failed to send that the agent is ready")]
+    Ready { source: SendFault },
     #[error("lost the link to the host")]
     Link { source: LinkFault },
 }
 
-/// Serves the host's calls until the host requests a power-off or the link ends. Calls `ready` once the host has
-/// accepted the agent. Running calls end when this function returns or its future is dropped.
+/// Serves the host's calls until the host requests a power-off or the link ends. Calls `ready` once the agent
+/// has applied the host's welcome. Running calls end when this function returns or its future is dropped.
 ///
 /// After [`Request::Hold`](waggle_protocol::Request::Hold), the end of the link is not the end: the agent dials again,
 /// at whatever step the link was, until a host welcomes it.
@@ -89,10 +94,9 @@ async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Servi
     let welcome = FrameReader::new(&mut records).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
-    if let Err(errno) = services.platform.set_clock(welcome.unix_ns) {
-        report(&format!("failed to set the clock: {errno}"));
-    }
+    services.platform.apply(&welcome).await.map_err(|source| ServeFault::Apply { source })?;
     services.holds.store(false, Relaxed);
+    FrameWriter::new(&mut records).send(&Ready).await.map_err(|source| ServeFault::Ready { source })?;
     Ok(Acceptor::start(records, Link::Call))
 }
 

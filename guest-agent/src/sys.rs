@@ -21,6 +21,7 @@ use nix::{
     unistd::{ForkResult, Pid, fork},
 };
 use tokio::io::{Interest, unix::AsyncFd};
+use waggle_protocol::handshake::SEED_BYTES;
 
 /// From the kernel's `include/uapi/linux/vm_sockets.h`; libc lacks these constants.
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
@@ -32,6 +33,10 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// From the kernel's `include/uapi/linux/sockios.h`. libc's constant fits glibc's `ioctl`, whose type differs from
 /// musl's.
 const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
+/// From the kernel's `include/uapi/linux/random.h`, with the type that musl's `ioctl` expects.
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Forks. The calling process must not have started a thread.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
@@ -119,6 +124,27 @@ pub(crate) fn set_vsock_buffer(socket: BorrowedFd<'_>, bytes: u64) -> io::Result
     Ok(())
 }
 
+/// The kernel's `rand_pool_info`, with a buffer of a fixed size.
+#[repr(C)]
+struct PoolInput {
+    entropy_bits: libc::c_int,
+    buffer_bytes: libc::c_int,
+    buffer: [u8; SEED_BYTES],
+}
+
+/// Adds `seed` to the kernel's entropy pool, and then makes the kernel's random number generator take a new key from
+/// the pool. The kernel counts all bits of the seed as unknown to everyone. `device` is `/dev/urandom`.
+pub(crate) fn reseed(device: BorrowedFd<'_>, seed: &[u8; SEED_BYTES]) -> nix::Result<()> {
+    let (bytes, overflow) = (libc::c_int::try_from(SEED_BYTES), |_too_large| Errno::EOVERFLOW);
+    let buffer_bytes = bytes.map_err(overflow)?;
+    let input = PoolInput { entropy_bits: buffer_bytes * 8, buffer_bytes, buffer: *seed };
+    // SAFETY: `RNDADDENTROPY` reads a `rand_pool_info`. `input` has its layout, its size fields describe its buffer,
+    // and it outlives the call.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const input) })?;
+    // SAFETY: `RNDRESEEDCRNG` has no argument.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
+}
+
 pub(crate) fn set_loopback_up() -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: `ifreq` is plain data, for which all zeroes is a valid value.
@@ -130,4 +156,23 @@ pub(crate) fn set_loopback_up() -> io::Result<()> {
     // SAFETY: `SIOCSIFFLAGS` reads an `ifreq`. `request` is an `ifreq` and outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd};
+
+    use super::*;
+
+    #[test]
+    fn reseeding_fails_on_a_device_without_a_pool() {
+        let device = File::open("/dev/null").unwrap();
+        assert_eq!(reseed(device.as_fd(), &[7; SEED_BYTES]), Err(Errno::ENOTTY));
+    }
+
+    #[test]
+    fn pool_input_has_the_layout_of_the_kernel() {
+        assert_eq!(size_of::<PoolInput>(), 8 + SEED_BYTES);
+        assert_eq!(std::mem::offset_of!(PoolInput, buffer), 8);
+    }
 }

@@ -23,7 +23,7 @@ use nix::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use waggle_protocol::request::User;
 
-use crate::platform::Platform;
+use crate::{platform::Platform, random::random_hex};
 
 /// Permissions of the files: only the owner can read them, because code and output may contain secrets.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
@@ -156,11 +156,4 @@ impl Drop for Name {
             Err(_no_runtime) => removal(),
         }
     }
-}
-
-/// Returns twelve unguessable hexadecimal digits.
-pub(crate) fn random_hex() -> io::Result<String> {
-    let mut random = [0; 6];
-    getrandom::fill(&mut random).map_err(io::Error::from)?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -32,7 +32,10 @@ use waggle_link::{
     Dialled, FrameReader, FrameWriter, GreetFault, Opener, OpeningFault, Past, ReceiveFault, Records, SendFault,
     await_dial,
 };
-use waggle_protocol::{CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Reply, Request, Welcome, request};
+use waggle_protocol::{
+    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Ready, Reply, Request, Seed, Welcome, handshake::SEED_BYTES,
+    request,
+};
 
 pub use self::timeouts::Timeouts;
 use self::{call::Call, fault::AgentFault};
@@ -73,15 +76,24 @@ pub enum ConnectFault {
     /// The agent closed the connection before its hello.
     #[error("the guest agent closed the connection before its hello")]
     Left,
-    /// The hello timed out.
-    #[error("the guest agent sent no hello within {} s", within.as_secs_f32())]
+    /// The hello, or the agent's answer to the welcome, timed out.
+    #[error("the guest agent did not complete its greeting within {} s", within.as_secs_f32())]
     Silent { within: Duration },
     /// The hello is too long, or contains control characters.
     #[error("the guest agent's hello exceeds the limits of the protocol")]
     Excessive,
+    /// The host's random number generator failed.
+    #[error("failed to draw random bytes for the guest")]
+    Seed { source: getrandom::Error },
     /// The welcome could not be sent.
     #[error("failed to welcome the guest agent")]
     Welcome { source: SendFault },
+    /// The agent did not report that it had applied the welcome.
+    #[error("failed to read the guest agent's answer to the welcome")]
+    Ready { source: ReceiveFault },
+    /// The agent closed the connection instead of applying the welcome.
+    #[error("the guest agent could not apply the welcome")]
+    Unready,
 }
 
 /// A connected agent. Dropping the client closes the link and stops the clock task.
@@ -99,19 +111,21 @@ pub struct AgentClient {
     silent: CancellationToken,
 }
 
-/// Waits until the agent dials, greets it, exchanges the hello and the welcome, and starts the link.
+/// Waits until the agent dials, greets it, exchanges the hello and the welcome, and starts the link. The
+/// welcome makes the guest a machine of its own, with the host name `hostname`.
 ///
 /// The caller must limit the time until the agent dials. `timeouts` begin then.
 ///
 /// # Errors
 /// [`ConnectFault`].
-pub async fn connect<S>(stream: S, past: Past, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
+pub async fn connect<S>(stream: S, past: Past, hostname: &str, timeouts: Timeouts) -> Result<AgentClient, ConnectFault>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let within = timeouts.hello;
     let dialled = await_dial(stream, past).await.map_err(|source| ConnectFault::Dial { source })?;
-    let (records, hello) = timeout(within, greet(dialled)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
+    let (records, hello) =
+        timeout(within, greet(dialled, hostname)).await.unwrap_or(Err(ConnectFault::Silent { within }))?;
     let link = Opener::start(records, Link::Call);
     let silent = CancellationToken::new();
     let background_memory_kills = Arc::default();
@@ -121,7 +135,10 @@ where
     Ok(AgentClient { link, capabilities, calls, timeouts, clock, background_memory_kills, silent })
 }
 
-async fn greet<S: AsyncRead + AsyncWrite + Unpin>(dialled: Dialled<S>) -> Result<(Records<S>, Hello), ConnectFault> {
+async fn greet<S>(dialled: Dialled<S>, hostname: &str) -> Result<(Records<S>, Hello), ConnectFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let greeted = waggle_link::answer(dialled, Link::Call).await;
     let mut records = greeted.map_err(|source| ConnectFault::Greet { source })?;
     let hello = FrameReader::new(&mut records).receive::<Hello>().await;
@@ -129,8 +146,12 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(dialled: Dialled<S>) -> Result
     if !hello.is_within_limits() {
         return Err(ConnectFault::Excessive);
     }
-    let welcome = Welcome { unix_ns: unix_ns() };
+    let mut seed = [0; SEED_BYTES];
+    getrandom::fill(&mut seed).map_err(|source| ConnectFault::Seed { source })?;
+    let welcome = Welcome { unix_ns: unix_ns(), hostname: hostname.to_owned(), seed: Seed(seed) };
     FrameWriter::new(&mut records).send(&welcome).await.map_err(|source| ConnectFault::Welcome { source })?;
+    let ready = FrameReader::new(&mut records).receive::<Ready>().await;
+    let Ready = ready.map_err(|source| ConnectFault::Ready { source })?.ok_or(ConnectFault::Unready)?;
     Ok((records, hello))
 }
 

@@ -288,11 +288,11 @@ impl Vms {
         Ok(LaunchPlan {
             runner: self.settings.runner.clone(),
             orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
+            hostname,
             boot: BootConfig {
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 working_directory: image.working_directory,
-                hostname,
                 transport: self.transport(),
                 network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
                 ca_bundle: self.settings.ca_bundle.clone(),

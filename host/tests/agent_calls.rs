@@ -51,7 +51,8 @@ async fn machine() -> Machine {
     };
     let (near, far) = UnixStream::pair().unwrap();
     let serving = tokio::spawn(guest_agent::serve(SingleStream::new(far), guest, || {}));
-    let agent = timeout(STUCK, agent::connect(near, Past::None, Timeouts::default())).await.unwrap().unwrap();
+    let agent =
+        timeout(STUCK, agent::connect(near, Past::None, "machine", Timeouts::default())).await.unwrap().unwrap();
     Machine { agent, root, serving }
 }
 
@@ -496,7 +497,7 @@ async fn error_for_another_version_names_both_versions() {
         far.flush().await.unwrap();
         far
     };
-    let (connected, mut far) = tokio::join!(agent::connect(near, Past::None, Timeouts::default()), greeting);
+    let (connected, mut far) = tokio::join!(agent::connect(near, Past::None, "machine", Timeouts::default()), greeting);
     let fault = connected.unwrap_err();
     let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
     let version = waggle_protocol::VERSION;

@@ -26,7 +26,6 @@ pub struct BootConfig {
     pub env: Vec<(String, String)>,
     /// The image's default working directory for commands: an absolute path, which need not exist.
     pub working_directory: Option<String>,
-    pub hostname: String,
     /// The device that carries the links to the host.
     pub transport: Transport,
     /// Defences that the operator has switched off.

@@ -10,6 +10,8 @@
 //!
 //! Numbers are `u32`, little-endian. This layout never changes.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{PROGRAMS_MAX, TEXT_BYTES_MAX, VERSION};
@@ -131,7 +133,8 @@ fn unpack(bytes: [u8; PREAMBLE_BYTES]) -> Result<(u32, u32), HandshakeRefusal> {
     Ok((u32::from_le_bytes([v0, v1, v2, v3]), u32::from_le_bytes([l0, l1, l2, l3])))
 }
 
-/// The agent's first message on the call link. The agent sends the hello when it is ready to serve.
+/// The agent's first message on the call link. The agent sends the hello when it needs only the
+/// welcome to serve calls.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Hello {
@@ -164,10 +167,34 @@ pub enum Origin {
     Image,
 }
 
-/// The host's answer to a hello.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Length of a [`Seed`] in bytes: the size of the kernel's entropy pool.
+pub const SEED_BYTES: usize = 32;
+
+/// The host's answer to a hello: everything that makes the guest a machine of its own. The agent applies the welcome
+/// before it serves a call or starts a program.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Welcome {
     /// The host's clock, in nanoseconds since the Unix epoch.
     pub unix_ns: u64,
+    /// The machine's host name, at most 64 bytes.
+    pub hostname: String,
+    pub seed: Seed,
 }
+
+/// Random bytes of the host for the guest kernel's random number generator. Each welcome has new ones.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct Seed(pub [u8; SEED_BYTES]);
+
+/// Does not contain the bytes, which are secret.
+impl fmt::Debug for Seed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Seed(..)")
+    }
+}
+
+/// The agent's answer to a welcome. The agent has applied the welcome, and serves calls from now on.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct Ready;

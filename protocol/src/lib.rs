@@ -9,6 +9,8 @@
 //!       │◀───────── Answer: magic, version, verdict ─┤
 //!       ├─ frame: Hello ────────────────────────────▶│
 //!       │◀────────────────────────── frame: Welcome ─┤
+//!       │  becomes the machine of the welcome        │
+//!       ├─ frame: Ready ────────────────────────────▶│
 //!       │◀═══════════════ yamux from here on ═══════▶│
 //!       │                                            │
 //!       │  one stream per call, opened by the host   │
@@ -17,6 +19,9 @@
 //!       ├─ Reply … ─────────────────────────────────▶│
 //!       ├─ the last Reply, then end of stream ──────▶│
 //! ```
+//!
+//! Until the welcome, nothing that a user can see is specific to one machine: the memory of a machine that waits for
+//! its welcome may be copied, and each copy becomes another machine.
 //!
 //! A guest with a network dials a second link, the egress link, which [`egress`] describes.
 //!
@@ -45,12 +50,12 @@ pub mod reply;
 pub mod request;
 
 pub use fault::{Fault, FaultKind};
-pub use handshake::{Hello, Link, Origin, Welcome};
+pub use handshake::{Hello, Link, Origin, Ready, Seed, Welcome};
 pub use reply::Reply;
 pub use request::{Input, Request};
 
 /// The version of the protocol. Two sides with different versions refuse each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The vsock port of the call link. The guest dials this port on CID 2.
 pub const CALL_PORT: u32 = 1024;

@@ -4,13 +4,15 @@
 //! variant. To change the protocol, add a version with its own file.
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its bytes must fail")]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{array, fmt::Write as _, fs, path::Path};
 
 use waggle_protocol::{
-    Fault, FaultKind, Hello, Input, Link, Origin, Reply, Request, VERSION, Welcome,
+    Fault, FaultKind, Hello, Input, Link, Origin, Ready, Reply, Request, Seed, VERSION, Welcome,
     boot::{BootConfig, Network, Relaxed, Transport},
     egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
-    frame, handshake,
+    frame,
+    generation::{NONCE_BYTES, Opening},
+    handshake,
     reply::{Cause, Entry, Exited, OutputFile, RefusedCall, Status},
     request::{Exec, Keep, Limits, Loader, Script, User},
 };
@@ -35,6 +37,10 @@ fn render() -> String {
     };
     line("preamble.call", &handshake::preamble(Link::Call));
     line("preamble.egress", &handshake::preamble(Link::Egress));
+    let (guest, host) = ([1; NONCE_BYTES], [2; NONCE_BYTES]);
+    line("opening.dial", &Opening::Dial { guest }.encode());
+    line("opening.answer", &Opening::Answer { guest, host }.encode());
+    line("opening.start", &Opening::Start { guest, host }.encode());
     let (accepted, _) = handshake::check_preamble(handshake::preamble(Link::Call), Link::Call);
     line("answer.accepted", &accepted.unwrap());
     let (wrong_link, _) = handshake::check_preamble(handshake::preamble(Link::Egress), Link::Call);
@@ -56,11 +62,15 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
         image_agent: Some("/agent".to_owned()),
         env: vec![("A".to_owned(), "b".to_owned())],
         working_directory: Some("/app".to_owned()),
-        hostname: "sandbox".to_owned(),
         transport: Transport::Serial,
         relaxed: Relaxed { filter: true, ..Relaxed::default() },
         network: Some(Network { ipv6: true }),
         ca_bundle: "pem".to_owned(),
+    };
+    let welcome = Welcome {
+        unix_ns: 1_700_000_000_000_000_000,
+        hostname: "0123abcd".to_owned(),
+        seed: Seed(array::from_fn(|at| u8::try_from(at).unwrap())),
     };
     vec![
         (
@@ -68,7 +78,8 @@ fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
             framed(&Hello { origin: Origin::Image, build: "0.1.0".to_owned(), programs: vec!["sh".to_owned()] }),
         ),
         ("hello.host", framed(&Hello { origin: Origin::Host, build: String::new(), programs: Vec::new() })),
-        ("welcome", framed(&Welcome { unix_ns: 1_700_000_000_000_000_000 })),
+        ("welcome", framed(&welcome)),
+        ("ready", framed(&Ready)),
         ("boot", boot.encode().unwrap()),
     ]
 }
@@ -134,6 +145,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ("request.list_files", framed(&Request::ListFiles { path: "/".to_owned(), entries_max: 100, recursive: true })),
         ("request.set_clock", framed(&Request::SetClock { unix_ns: 1 })),
         ("request.power_off", framed(&Request::PowerOff)),
+        ("request.hold", framed(&Request::Hold)),
         ("input.data", framed(&Input::Data(b"\x00\xff"))),
         ("input.cancel", framed(&Input::Cancel)),
     ]

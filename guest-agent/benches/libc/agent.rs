@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use tokio::{io, net::UnixStream};
 use waggle_link::{FrameReader, FrameWriter, Opener, Past, answer, await_dial};
 use waggle_protocol::{
-    CHUNK_BYTES_MAX, Hello, Input, Link, Reply, Request, Welcome,
+    CHUNK_BYTES_MAX, Hello, Input, Link, Ready, Reply, Request, Seed, Welcome,
+    handshake::SEED_BYTES,
     request::{Exec, Keep, Limits, User},
 };
 
@@ -46,7 +47,9 @@ impl Agent {
         let near = UnixStream::from_std(near).unwrap();
         let mut near = answer(await_dial(near, Past::None).await.unwrap(), Link::Call).await.unwrap();
         FrameReader::new(&mut near).receive::<Hello>().await.unwrap().unwrap();
-        FrameWriter::new(&mut near).send(&Welcome { unix_ns: 0 }).await.unwrap();
+        let welcome = Welcome { unix_ns: 0, hostname: String::new(), seed: Seed([0; SEED_BYTES]) };
+        FrameWriter::new(&mut near).send(&welcome).await.unwrap();
+        let Ready = FrameReader::new(&mut near).receive::<Ready>().await.unwrap().unwrap();
         Self { link: Opener::start(near, Link::Call), process, root }
     }
 

@@ -23,7 +23,7 @@ use waggle_protocol::{
 
 use crate::{
     confine::Defences,
-    console::report,
+    console::{report, with_cause},
     dial::Route,
     guest::{Guest, Mode},
     host_links::HostLinks,
@@ -141,7 +141,7 @@ fn serve_host(config: &BootConfig, origin: Origin, accepted: &OwnedFd, mut calls
     match connect_and_serve(calls.map_or(Route::Vsock(CALL_PORT), Route::Port), guest, ready) {
         Ok(()) => 0,
         Err(source) => {
-            report(&format!("stopped serving: {source}"));
+            report(&format!("stopped serving: {}", with_cause(&source)));
             1
         }
     }

@@ -20,7 +20,7 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 
-use crate::{sandbox_user::from_home, temporary::random_hex};
+use crate::{random::random_hex, sandbox_user::from_home};
 
 /// Permissions of new folders.
 const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);

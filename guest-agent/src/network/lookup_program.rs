@@ -13,7 +13,7 @@
 //! the capabilities to see or remove the program.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
@@ -140,7 +140,7 @@ const EXIT: u8 = 0x95;
 /// The value of the source register that marks the immediate as a map's descriptor.
 const MAP_BY_DESCRIPTOR: u8 = 1;
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Label {
     V4,
     NotLoopback,
@@ -156,7 +156,7 @@ enum Label {
 struct Assembler {
     code: Vec<[u8; 8]>,
     jumps: Vec<(usize, Label)>,
-    targets: HashMap<Label, usize>,
+    targets: BTreeMap<Label, usize>,
 }
 
 impl Assembler {

@@ -3,7 +3,7 @@
 //! The agent's side of the sandbox: starts commands and receives their exit reports.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex},
@@ -22,12 +22,13 @@ use waggle_protocol::{Fault, FaultKind, reply::RefusedCall};
 
 use super::{
     SandboxSpawner,
-    message::{self, CommandReport, SPAWN_FDS, Spawn, SpawnStep},
+    message::{self, SPAWN_FDS, SandboxReport, Spawn, SpawnStep},
     refusals::{CommandRefusals, Refusals, refuse_all},
 };
 use crate::{
     console::report,
     fault::{fault, fault_of},
+    identity::Identity,
     mutex::lock,
     sandbox_user::SandboxUser,
     sys,
@@ -44,19 +45,28 @@ pub(crate) struct Sandbox {
     refusals: Arc<Refusals>,
     /// The task that refuses system calls.
     refusing: Option<AbortHandle>,
-    exited: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// The stages of the sandbox, in order.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Stage {
+    /// The sandbox waits for its identity.
+    Unidentified,
+    Identified,
+    Exited,
 }
 
 /// The senders for the reports of running commands, by command number.
-type Commands = Arc<Mutex<HashMap<u64, oneshot::Sender<CommandReport>>>>;
+type Commands = Arc<Mutex<BTreeMap<u64, oneshot::Sender<SandboxReport>>>>;
 
-/// Buffer size for a packet of [`CommandReport`], in bytes.
+/// Buffer size for a packet of [`SandboxReport`], in bytes.
 const REPORT_BYTES_MAX: usize = 64;
 
 /// A command that the sandbox was asked to start.
 #[derive(Debug)]
 pub(crate) struct StartedCommand {
-    report: oneshot::Receiver<CommandReport>,
+    report: oneshot::Receiver<SandboxReport>,
     program: String,
     /// The candidate folders for the start of the command.
     folders: String,
@@ -69,12 +79,12 @@ impl Sandbox {
         fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
         let commands = Commands::default();
-        let (exited_sender, exited) = watch::channel(false);
-        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), exited_sender)).abort_handle();
+        let (stage_sender, stage) = watch::channel(Stage::Unidentified);
+        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), stage_sender)).abort_handle();
         let refusals = Arc::<Refusals>::default();
         let refuse = |calls| tokio::spawn(refuse_all(calls, Arc::clone(&refusals))).abort_handle();
         let refusing = spawner.refused_calls.map(refuse);
-        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, refusals, refusing, exited })
+        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, refusals, refusing, stage })
     }
 
     /// Returns a descriptor of the sandbox's mount namespace.
@@ -85,6 +95,17 @@ impl Sandbox {
     /// Returns the user of the commands.
     pub(crate) fn user(&self) -> &SandboxUser {
         &self.user
+    }
+
+    /// Gives the sandbox the machine's identity, and waits until its processes would see it. Must be called once,
+    /// before the first command.
+    pub(crate) async fn identify(&self, identity: &Identity) -> io::Result<()> {
+        let send = |socket: &OwnedFd| message::send(socket.as_raw_fd(), identity, &[]);
+        self.socket.async_io(Interest::WRITABLE, send).await?;
+        match self.reached(Stage::Identified).await {
+            Stage::Identified => Ok(()),
+            Stage::Unidentified | Stage::Exited => Err(io::Error::other("the sandbox has exited")),
+        }
     }
 
     /// Asks the sandbox to start a command; `fds` are the command's stdin, stdout, stderr and cgroup. If the start
@@ -111,9 +132,14 @@ impl Sandbox {
 
     /// Resolves when the sandbox has exited and can start no more commands.
     pub(crate) async fn exited(&self) {
-        let mut exited = self.exited.clone();
-        // The listener drops the sender only after sending, or when the listener is aborted.
-        let _exited = exited.wait_for(|exited| *exited).await;
+        self.reached(Stage::Exited).await;
+    }
+
+    /// Waits for a stage or a later one, and returns the one that was reached.
+    async fn reached(&self, stage: Stage) -> Stage {
+        let mut current = self.stage.clone();
+        // The listener drops the sender only after the last stage, or when the listener is aborted.
+        current.wait_for(|current| *current >= stage).await.map_or(Stage::Exited, |reached| *reached)
     }
 }
 
@@ -135,11 +161,11 @@ impl StartedCommand {
     /// Waits until the command has exited, and returns its raw wait status.
     pub(crate) async fn exited(&mut self) -> Result<c_int, Fault> {
         match (&mut self.report).await {
-            Ok(CommandReport::Exited { status, .. }) => Ok(status),
-            Ok(CommandReport::Failed { step, errno, .. }) => {
+            Ok(SandboxReport::Exited { status, .. }) => Ok(status),
+            Ok(SandboxReport::Failed { step, errno, .. }) => {
                 Err(fault_of(&io::Error::from_raw_os_error(errno), &self.failed(step)))
             }
-            Err(_sandbox_exited) => {
+            Ok(SandboxReport::Identified) | Err(_) => {
                 Err(fault(FaultKind::Other, format!("lost the sandbox that {} ran in", self.program)))
             }
         }
@@ -159,20 +185,26 @@ impl StartedCommand {
 }
 
 /// Forwards the sandbox's reports until the sandbox exits. Calls that still wait then get an error.
-async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, exited: watch::Sender<bool>) {
+async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, stage: watch::Sender<Stage>) {
     let mut buffer = [0; REPORT_BYTES_MAX];
     loop {
-        let receive = |socket: &OwnedFd| message::receive::<CommandReport>(socket.as_raw_fd(), &mut buffer);
+        let receive = |socket: &OwnedFd| message::receive::<SandboxReport>(socket.as_raw_fd(), &mut buffer);
         let command = match socket.async_io(Interest::READABLE, receive).await {
             Ok(Some((command, _no_fds))) => command,
             Ok(None) => break report("the sandbox has exited"),
             Err(source) => break report(&format!("failed to receive from the sandbox: {source}")),
         };
-        let (CommandReport::Failed { number, .. } | CommandReport::Exited { number, .. }) = command;
+        let number = match command {
+            SandboxReport::Identified => {
+                stage.send_replace(Stage::Identified);
+                continue;
+            }
+            SandboxReport::Failed { number, .. } | SandboxReport::Exited { number, .. } => number,
+        };
         let waiting = lock(&commands).remove(&number);
         // The call may have ended, so the report may have no receiver.
         let _received = waiting.map(|waiting| waiting.send(command));
     }
     lock(&commands).clear();
-    exited.send_replace(true);
+    stage.send_replace(Stage::Exited);
 }

@@ -3,7 +3,7 @@
 //! The sandbox's init process: starts commands for the agent, and reaps commands and orphans.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
@@ -26,12 +26,14 @@ use nix::{
 
 use super::{
     launch::{self, ErrorPipe},
-    message::{self, CommandReport, PACKET_BYTES_MAX, Ready, Spawn},
+    message::{self, PACKET_BYTES_MAX, Ready, SandboxReport, Spawn},
 };
 use crate::{
     confine::{Defences, filter},
-    console::report,
+    console::{report, with_cause},
+    identity::{BootIdFile, Identity},
     sandbox_user::Groups,
+    step::StepFault,
     sys,
 };
 
@@ -61,6 +63,9 @@ pub(super) fn run(socket: &OwnedFd, groups: &Groups, defences: Defences) -> i32 
 fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()> {
     // Until its exec, a child is a copy of this process, so no other process may trace either of them.
     set_dumpable(false)?;
+    let in_full = |fault: StepFault| io::Error::other(with_cause(&fault));
+    // The filter with a listener forbids this process to mount.
+    let boot_id = BootIdFile::mount().map_err(in_full)?;
     // The filters are compiled before any fork, so that children inherit them.
     let listener = if defences.filter { filter::prepare()? } else { None };
     let mut children = SigSet::empty();
@@ -72,8 +77,13 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
     let raw: Vec<RawFd> = fds.iter().flatten().map(AsRawFd::as_raw_fd).collect();
     message::send(socket.as_raw_fd(), &Ready, &raw)?;
     drop(fds);
-    let mut commands = HashMap::new();
+    let mut commands = BTreeMap::new();
     let mut buffer = vec![0; PACKET_BYTES_MAX];
+    // No command starts before the machine has its identity.
+    let identity = message::receive::<Identity>(socket.as_raw_fd(), &mut buffer)?;
+    let Some((identity, _no_fds)) = identity else { return Ok(()) };
+    identity.apply(boot_id).map_err(in_full)?;
+    send(socket, SandboxReport::Identified)?;
     let mut more_to_reap = false;
     loop {
         let timeout = if more_to_reap { PollTimeout::ZERO } else { PollTimeout::NONE };
@@ -98,14 +108,14 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
                 Ok((pid, errors)) => {
                     commands.insert(pid, (number, errors));
                 }
-                Err((step, errno)) => send(socket, CommandReport::Failed { number, step, errno: errno as i32 })?,
+                Err((step, errno)) => send(socket, SandboxReport::Failed { number, step, errno: errno as i32 })?,
             }
         }
     }
 }
 
 /// Reaps children that have exited, and reports the commands among them. Returns whether more children may have exited.
-fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::Result<bool> {
+fn reap(socket: &OwnedFd, commands: &mut BTreeMap<Pid, (u64, ErrorPipe)>) -> io::Result<bool> {
     for _ in 0..REAPED_AT_ONCE {
         let (pid, status) = match sys::wait_raw(WaitPidFlag::WNOHANG) {
             Ok(Some(ended)) => ended,
@@ -119,8 +129,8 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::
         }
         if let Some((number, errors)) = commands.remove(&pid) {
             let report = match errors.read() {
-                Some((step, errno)) => CommandReport::Failed { number, step, errno: errno as i32 },
-                None => CommandReport::Exited { number, status },
+                Some((step, errno)) => SandboxReport::Failed { number, step, errno: errno as i32 },
+                None => SandboxReport::Exited { number, status },
             };
             send(socket, report)?;
         }
@@ -130,7 +140,7 @@ fn reap(socket: &OwnedFd, commands: &mut HashMap<Pid, (u64, ErrorPipe)>) -> io::
 
 /// Sends a report to the agent. Retries while the kernel is out of memory, because the agent waits for the report.
 /// Memory becomes free when the processes that used it up are killed.
-fn send(socket: &OwnedFd, report: CommandReport) -> io::Result<()> {
+fn send(socket: &OwnedFd, report: SandboxReport) -> io::Result<()> {
     let mut tries = 0;
     loop {
         tries += 1;

@@ -26,7 +26,7 @@ pub(super) const READY_BYTES_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 
-/// Asks the sandbox to start a command.
+/// Asks the sandbox to start a command. The first packet to the sandbox is an `Identity`; all others are of this type.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Spawn {
     /// Identifies the command in all messages.
@@ -42,9 +42,11 @@ pub(crate) struct Spawn {
     pub(crate) open_files_max: u64,
 }
 
-/// The sandbox's report about a command. The sandbox sends exactly one report per command.
+/// The sandbox's report about its identity or about a command. The sandbox sends exactly one report per command.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(super) enum CommandReport {
+pub(super) enum SandboxReport {
+    /// The sandbox has the identity that it was sent.
+    Identified,
     /// The command could not be started; `errno` is the kernel's error number.
     Failed { number: u64, step: SpawnStep, errno: i32 },
     /// The command has exited; `status` is its raw wait status.

@@ -7,7 +7,7 @@
 //! only so many in a while. If the agent stops listening, the kernel refuses the calls.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
@@ -47,7 +47,7 @@ const GROUP_PREFIX: &str = "0::/sandbox/calls/";
 /// The refused system calls of running commands, by the commands' numbers.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    commands: Mutex<HashMap<u64, Counts>>,
+    commands: Mutex<BTreeMap<u64, Counts>>,
 }
 
 /// The number of refusals of each of the [`COUNTED`] calls.

@@ -51,7 +51,6 @@ impl Site {
             kernel: None,
             kernel_arguments: None,
             qemu: program("qemu-system-x86_64"),
-            vhost_device_vsock: program("vhost-device-vsock"),
             gateway: Arc::new(Gateway::new(None, 512)),
             ca_bundle: String::new(),
             relaxed: Relaxed::default(),

@@ -16,7 +16,10 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 use waggle_link::{Past, await_dial};
-use waggle_protocol::{Link, Origin, Request, Welcome, frame, handshake};
+use waggle_protocol::{
+    Link, Origin, Request, Seed, Welcome, frame,
+    handshake::{self, SEED_BYTES},
+};
 
 /// System calls that start another program: `execve` and `execveat` on x86_64.
 const EXEC: [i64; 2] = [59, 322];
@@ -67,7 +70,8 @@ fuzz_target!(|input: &[u8]| {
 fn greeting() -> Vec<u8> {
     let (answer, _) = handshake::check_preamble(handshake::preamble(Link::Call), Link::Call);
     let mut bytes = answer.expect("the preamble got no answer").to_vec();
-    frame::encode(&Welcome { unix_ns: 0 }, &mut bytes).expect("failed to encode the welcome");
+    let welcome = Welcome { unix_ns: 0, hostname: "machine".to_owned(), seed: Seed([0; SEED_BYTES]) };
+    frame::encode(&welcome, &mut bytes).expect("failed to encode the welcome");
     bytes
 }
 

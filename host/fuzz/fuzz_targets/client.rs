@@ -19,7 +19,7 @@ use waggle_fuzz::{
     },
 };
 use waggle_link::Past;
-use waggle_protocol::{Hello, Link, Origin, Reply, frame, handshake};
+use waggle_protocol::{Hello, Link, Origin, Ready, Reply, frame, handshake};
 
 /// Maximum size of a read in bytes.
 const READ_BYTES_MAX: u64 = 1000;
@@ -55,6 +55,7 @@ fn greeting() -> Vec<u8> {
     let mut bytes = handshake::preamble(Link::Call).to_vec();
     let hello = Hello { origin: Origin::Image, build: "0".to_owned(), programs: Vec::new() };
     frame::encode(&hello, &mut bytes).expect("failed to encode the hello");
+    frame::encode(&Ready, &mut bytes).expect("failed to encode the answer to the welcome");
     bytes
 }
 
@@ -68,7 +69,7 @@ async fn link(bytes: &[u8], in_records: bool) {
         }
     };
     tokio::join!(sends, async {
-        if let Ok(host) = agent::connect(near, Past::None, Timeouts::default()).await {
+        if let Ok(host) = agent::connect(near, Past::None, "machine", Timeouts::default()).await {
             calls(&host).await;
         }
     });

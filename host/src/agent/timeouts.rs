@@ -7,7 +7,8 @@ use std::time::Duration;
 /// The timeouts of one link. The default is for machines; tests use shorter timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// Maximum time from the agent's first message to its hello. An emulated guest needs a fraction of a second.
+    /// Maximum time from the agent's first message to the end of the greeting. An emulated guest needs a fraction of a
+    /// second.
     pub hello: Duration,
     /// Interval at which the host sets the guest's clock. The guest has no other time source.
     pub clock_interval: Duration,

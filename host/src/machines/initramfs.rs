@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn shared_archive_comes_first() {
         let shared = SharedRoot::new(b"agent bytes").unwrap();
-        let config = BootConfig { hostname: "bee".into(), ..BootConfig::default() };
+        let config = BootConfig { working_directory: Some("/bee".into()), ..BootConfig::default() };
         let whole = shared.for_machine(&config).unwrap();
         let agent = position(&whole, b"init\0").unwrap();
         let boot = position(&whole, b"waggle/boot\0").unwrap();

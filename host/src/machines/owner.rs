@@ -106,6 +106,8 @@ pub(super) struct LaunchPlan {
     /// The runner's orders. The owner creates the files of the run folder to which the orders refer, such as the
     /// scratch disk.
     pub(super) orders: Orders,
+    /// The guest's host name.
+    pub(super) hostname: String,
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
     pub(super) egress: Option<Guest>,
@@ -192,7 +194,7 @@ async fn run(
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };
-    let outcome = match boot(&mut runner, calls, plan.boot_timeout, stop).await {
+    let outcome = match boot(&mut runner, connect(calls, &plan.hostname), plan.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
             let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
@@ -243,11 +245,11 @@ fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Resu
 // The socket accepts no more connections when the boot ends, because they would not come from the agent.
 async fn boot(
     runner: &mut RunnerProcess,
-    calls: LinkSource,
+    connection: impl Future<Output = Result<AgentClient, BootFault>>,
     within: Duration,
     stop: &CancellationToken,
 ) -> Result<AgentClient, BootFault> {
-    let connection = timeout(within, connect(calls));
+    let connection = timeout(within, connection);
     let panicked = runner.panicked();
     tokio::select! {
         () = stop.cancelled() => Err(BootFault::Cancelled),
@@ -261,18 +263,18 @@ async fn boot(
 }
 
 // If the image contains an unusable agent, that agent connects first and the host's agent connects next.
-async fn connect(mut calls: LinkSource) -> Result<AgentClient, BootFault> {
-    let first = match greet(&mut calls).await {
+async fn connect(mut calls: LinkSource, hostname: &str) -> Result<AgentClient, BootFault> {
+    let first = match greet(&mut calls, hostname).await {
         Err(BootFault::Connect { source }) => source,
         outcome => return outcome,
     };
-    tracing::warn!(error = &first as &dyn Error, "the first agent could not be greeted; waiting for another");
-    greet(&mut calls).await
+    tracing::warn!(error = &first as &dyn Error, "the first agent to connect is unusable; waiting for another");
+    greet(&mut calls, hostname).await
 }
 
-async fn greet(calls: &mut LinkSource) -> Result<AgentClient, BootFault> {
+async fn greet(calls: &mut LinkSource, hostname: &str) -> Result<AgentClient, BootFault> {
     let (stream, past) = calls.next().await.map_err(|source| BootFault::Listen { source })?;
-    agent::connect(stream, past, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
+    agent::connect(stream, past, hostname, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

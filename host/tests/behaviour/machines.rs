@@ -111,11 +111,9 @@ impl Machines for InProcess {
                 // The result is ignored, because the host's side of the link observes the end.
                 let _ = guest_agent::serve(SingleStream::new(far), guest, || {}).await;
             });
-            let agent = agent::connect(near, Past::None, Timeouts::default()).await.map_err(|source| StartFault {
-                stage: Stage::Boot,
-                console: Vec::new(),
-                source: source.into(),
-            })?;
+            let agent = agent::connect(near, Past::None, "machine", Timeouts::default())
+                .await
+                .map_err(|source| StartFault { stage: Stage::Boot, console: Vec::new(), source: source.into() })?;
             let faults = Arc::clone(&self.faults);
             Ok(Arc::new(InProcessMachine { agent, serving, faults, _root: root, _alive: alive }) as Arc<dyn Machine>)
         })

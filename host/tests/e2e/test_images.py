@@ -3,6 +3,7 @@
 """Third-party images and invalid images."""
 
 import pathlib
+import re
 import shutil
 import struct
 import tarfile
@@ -15,6 +16,8 @@ from repositories import add_layer, reconfigure
 from server import ROOT, image
 
 MADE_HERE = "makes an image in a folder of this machine"
+# The version of the protocol, which the host compares with an image's label.
+VERSION = re.search(r"const VERSION: u32 = (\d+);", (ROOT / "protocol/src/lib.rs").read_text())[1]
 
 
 async def test_an_image_without_an_agent_is_served_by_the_hosts_agent(serve):
@@ -96,9 +99,9 @@ async def test_an_image_of_one_static_program_is_enough(serve, tmp_path):
     "labels",
     [
         {"waggle.agent.protocol": "999", "waggle.agent.path": "/bin/busybox"},
-        {"waggle.agent.protocol": "1", "waggle.agent.path": "/no/such/agent"},
+        {"waggle.agent.protocol": VERSION, "waggle.agent.path": "/no/such/agent"},
         # This agent starts and exits at once: busybox has no applet `serve`.
-        {"waggle.agent.protocol": "1", "waggle.agent.path": "/bin/busybox"},
+        {"waggle.agent.protocol": VERSION, "waggle.agent.path": "/bin/busybox"},
     ],
     ids=["another version", "missing", "exits at once"],
 )

@@ -6,8 +6,8 @@ use std::{error::Error, time::Duration};
 
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 use waggle::agent::{self, AgentClient, ConnectFault};
-use waggle_link::Past;
-use waggle_protocol::{Link, handshake};
+use waggle_link::{FrameReader, FrameWriter, Past, dial};
+use waggle_protocol::{Link, Welcome, handshake};
 
 use crate::{
     bounded,
@@ -28,7 +28,7 @@ async fn connect(pieces: &[&[u8]], pause: Duration) -> Result<AgentClient, Conne
         std::future::pending().await
     };
     tokio::select! {
-        connected = agent::connect(near, Past::None, TIMEOUTS) => connected,
+        connected = agent::connect(near, Past::None, "machine", TIMEOUTS) => connected,
         never = writing => never,
     }
 }
@@ -41,7 +41,7 @@ fn cause(fault: &ConnectFault) -> String {
 async fn guest_without_a_hello_times_out() {
     bounded(async {
         let fault = connect(&[], Duration::ZERO).await.unwrap_err();
-        assert_eq!(fault.to_string(), "the guest agent sent no hello within 0.5 s");
+        assert_eq!(fault.to_string(), "the guest agent did not complete its greeting within 0.5 s");
         let fault = connect(&[&handshake::preamble(Link::Call)], Duration::ZERO).await.unwrap_err();
         assert!(matches!(fault, ConnectFault::Silent { .. }), "{fault}");
     })
@@ -79,6 +79,43 @@ async fn rejects_an_invalid_hello() {
         assert_eq!(cause(&fault), "received an invalid frame");
         let fault = connect(&[b"SSH-2.0-OpenSSH_9.2\r\n"], Duration::ZERO).await.unwrap_err();
         assert_eq!(cause(&fault), "the link was refused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn guest_that_does_not_answer_the_welcome_times_out() {
+    bounded(async {
+        let greeting = [&handshake::preamble(Link::Call)[..], &framed(&hello("hostile"))].concat();
+        let fault = connect(&[&greeting], Duration::ZERO).await.unwrap_err();
+        assert!(matches!(fault, ConnectFault::Silent { .. }), "{fault}");
+        let fault = connect(&[&greeting, &[1, 0, 0, 0, 0]], Duration::ZERO).await.unwrap_err();
+        assert_eq!(fault.to_string(), "failed to read the guest agent's answer to the welcome");
+    })
+    .await;
+}
+
+/// Receives a welcome, and leaves without an answer.
+async fn welcome() -> Welcome {
+    let (near, far) = UnixStream::pair().unwrap();
+    let host = tokio::spawn(agent::connect(near, Past::None, "0123abcd", TIMEOUTS));
+    let mut far = dial(far, Past::None, Link::Call).await.unwrap();
+    FrameWriter::new(&mut far).send(&hello("hostile")).await.unwrap();
+    let welcome = FrameReader::new(&mut far).receive::<Welcome>().await.unwrap().unwrap();
+    drop(far);
+    let fault = host.await.unwrap().unwrap_err();
+    assert_eq!(fault.to_string(), "the guest agent could not apply the welcome");
+    welcome
+}
+
+#[tokio::test]
+async fn each_welcome_has_new_random_bytes() {
+    bounded(async {
+        let (one, other) = (welcome().await, welcome().await);
+        assert_eq!((one.hostname.as_str(), other.hostname.as_str()), ("0123abcd", "0123abcd"));
+        assert!(one.seed != other.seed && one.seed.0 != [0; 32] && other.seed.0 != [0; 32]);
+        // The bytes are secret.
+        assert!(format!("{one:?}").contains("seed: Seed(..)"));
     })
     .await;
 }

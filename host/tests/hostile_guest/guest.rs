@@ -11,7 +11,7 @@ use tokio::{
 };
 use waggle::agent::{self, AgentClient, Timeouts};
 use waggle_link::{FrameReader, FrameWriter, Past, Records, dial};
-use waggle_protocol::{Hello, Link, Origin, Reply, Welcome, frame};
+use waggle_protocol::{Hello, Link, Origin, Ready, Reply, Welcome, frame};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const WINDOW_UPDATE: u8 = 1;
@@ -72,9 +72,10 @@ async fn greeted_over((near, far): (UnixStream, UnixStream), timeouts: Timeouts)
         let mut far = dial(far, Past::None, Link::Call).await.unwrap();
         FrameWriter::new(&mut far).send(&hello("hostile")).await.unwrap();
         FrameReader::new(&mut far).receive::<Welcome>().await.unwrap().unwrap();
+        FrameWriter::new(&mut far).send(&Ready).await.unwrap();
         Guest { socket: far }
     });
-    let host = agent::connect(near, Past::None, timeouts).await.unwrap();
+    let host = agent::connect(near, Past::None, "hostile", timeouts).await.unwrap();
     (host, guest.await.unwrap())
 }
 

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use waggle_protocol::{
-    FRAME_BYTES_MAX, Hello, Input, Link, Reply, Request, Welcome,
+    FRAME_BYTES_MAX, Hello, Input, Link, Ready, Reply, Request, Welcome,
     boot::BootConfig,
     egress::{EgressRequest, Flow, FlowReply},
     frame::{self, PREFIX_BYTES},
@@ -41,6 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
     survives!(Reply<'_>, rest);
     survives!(Hello, rest);
     survives!(Welcome, rest);
+    survives!(Ready, rest);
     survives!(EgressRequest<'_>, rest);
     survives!(FlowReply<'_>, rest);
     survives!(Flow<'_>, rest);

@@ -1,0 +1,257 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The identity of the machine, as users see it: the host name, the kernel's boot id and the machine id.
+//!
+//! The agent draws the identity after the host's welcome, and the sandbox's init process applies it before it starts
+//! the first command. Until then the machine has none, so that its memory may be copied.
+//!
+//! The host name and the boot id are the kernel's, and an error ends the start. The other parts are files in `/etc`,
+//! which the image controls. If the image makes one impossible, for example with a folder of that name, the agent only
+//! reports it.
+
+mod image_folder;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    unistd::sethostname,
+};
+use serde::{Deserialize, Serialize};
+
+use self::image_folder::{ImageFolder, is_filled_file};
+use crate::{
+    console::{report, with_cause},
+    mounts::HARMLESS,
+    random::{hex, random_uuid},
+    step::{StepFault, WithStep},
+};
+
+/// The file in which the kernel shows its boot id. The kernel's own id is the same in all copies of a machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The file that is mounted over [`BOOT_ID`], in a folder where only the kernel and the agent have created files. It is
+/// removed at once, so that only the read-only mount leads to it.
+const BOOT_ID_SOURCE: &str = "/dev/.boot_id";
+
+/// Permissions of the ids: everyone can read them.
+const ID_MODE: u32 = 0o444;
+
+const HOSTS_MODE: u32 = 0o644;
+
+/// See the module's documentation. The sandbox receives it as its first message.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Identity {
+    hostname: String,
+    boot_id: [u8; 16],
+    machine_id: [u8; 16],
+}
+
+impl Identity {
+    /// Draws the ids; systemd's machine ids are UUIDs, too. The kernel's random number generator must have the host's
+    /// random bytes.
+    pub(crate) fn draw(hostname: &str) -> io::Result<Self> {
+        Ok(Self { hostname: hostname.to_owned(), boot_id: random_uuid()?, machine_id: random_uuid()? })
+    }
+
+    /// Gives the identity to the namespaces and the root of this process. The process must be root.
+    pub(crate) fn apply(&self, boot_id: BootIdFile) -> Result<(), StepFault> {
+        sethostname(&self.hostname).step(|| format!("set the host name {}", self.hostname))?;
+        boot_id.write(&self.boot_id)?;
+        let root = Path::new("/");
+        for written in [self.write_hosts(root), self.write_machine_id(root), self.write_dbus_id(root)] {
+            if let Err(fault) = written {
+                report(&with_cause(&fault));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a hosts file, unless the image has one with content. Images expect their runtime to write this file, and
+    /// servers that listen on `localhost` need it.
+    fn write_hosts(&self, root: &Path) -> Result<(), StepFault> {
+        let write = || {
+            if is_filled_file(root, "etc/hosts") {
+                return Ok(());
+            }
+            let text = format!("127.0.0.1 localhost {}\n::1 localhost ip6-localhost ip6-loopback\n", self.hostname);
+            ImageFolder::open(root, "etc")?.replace("hosts", &text, HOSTS_MODE)
+        };
+        write().step(|| "write /etc/hosts".to_owned())
+    }
+
+    fn write_machine_id(&self, root: &Path) -> Result<(), StepFault> {
+        let write = || ImageFolder::open(root, "etc")?.replace("machine-id", &self.machine_id_line(), ID_MODE);
+        write().step(|| "write /etc/machine-id".to_owned())
+    }
+
+    /// Writes the machine id to D-Bus's own file, if the image has that file. It is a link in most images.
+    fn write_dbus_id(&self, root: &Path) -> Result<(), StepFault> {
+        let write = || match ImageFolder::open(root, "var/lib/dbus") {
+            Ok(folder) if folder.has_regular_file("machine-id") => {
+                folder.replace("machine-id", &self.machine_id_line(), ID_MODE)
+            }
+            Ok(_) | Err(_) => Ok(()),
+        };
+        write().step(|| "write /var/lib/dbus/machine-id".to_owned())
+    }
+
+    fn machine_id_line(&self) -> String {
+        format!("{}\n", hex(&self.machine_id))
+    }
+}
+
+/// The file that users see in place of the kernel's boot id. It is empty until the machine has an identity.
+#[derive(Debug)]
+pub(crate) struct BootIdFile(File);
+
+impl BootIdFile {
+    /// Mounts an empty file over the kernel's boot id, in the mount namespace of this process. User processes can
+    /// change neither the mount nor the file. The process must be root, and no user process may run.
+    pub(crate) fn mount() -> Result<Self, StepFault> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(ID_MODE).open(BOOT_ID_SOURCE);
+        let file = file.step(|| format!("create {BOOT_ID_SOURCE}"))?;
+        let step = || format!("mount a file over {BOOT_ID}");
+        mount(Some(BOOT_ID_SOURCE), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>).step(step)?;
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | HARMLESS;
+        mount(None::<&str>, BOOT_ID, None::<&str>, read_only, None::<&str>).step(step)?;
+        fs::remove_file(BOOT_ID_SOURCE).step(|| format!("remove {BOOT_ID_SOURCE}"))?;
+        Ok(Self(file))
+    }
+
+    fn write(mut self, id: &[u8; 16]) -> Result<(), StepFault> {
+        let written = self.0.write_all(format!("{}\n", hyphenated(id)).as_bytes());
+        written.step(|| "write the boot id".to_owned())
+    }
+}
+
+fn hyphenated(uuid: &[u8; 16]) -> String {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = uuid;
+    let (clock, node) = rest.split_at(2);
+    [&[*a, *b, *c, *d][..], &[*e, *f], &[*g, *h], clock, node].map(hex).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const ID: [u8; 16] = [0x0f, 1, 2, 3, 4, 5, 0x46, 7, 0x88, 9, 10, 11, 12, 13, 14, 0xff];
+    const LINE: &str = "0f0102030405460788090a0b0c0d0eff\n";
+
+    fn identity() -> Identity {
+        Identity { hostname: "bee".to_owned(), boot_id: ID, machine_id: ID }
+    }
+
+    fn image() -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc")).unwrap();
+        root
+    }
+
+    #[test]
+    fn ids_have_the_usual_forms() {
+        assert_eq!(hyphenated(&ID), "0f010203-0405-4607-8809-0a0b0c0d0eff");
+        assert_eq!(identity().machine_id_line(), LINE);
+    }
+
+    #[test]
+    fn machine_id_replaces_that_of_the_image() {
+        let root = image();
+        let path = root.path().join("etc/machine-id");
+        for old in ["", "uninitialized\n", "0123456789abcdef0123456789abcdef\n"] {
+            fs::write(&path, old).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+            identity().write_machine_id(root.path()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), LINE);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, ID_MODE);
+            fs::remove_file(&path).unwrap();
+        }
+        identity().write_machine_id(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), LINE);
+        let names: Vec<_> = fs::read_dir(root.path().join("etc")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [path]);
+    }
+
+    #[test]
+    fn links_of_the_image_are_replaced_and_not_followed() {
+        let (root, outside) = (image(), tempfile::tempdir().unwrap());
+        let target = outside.path().join("target");
+        fs::write(&target, "").unwrap();
+        for to in [target.as_path(), Path::new("/dev/full"), Path::new("none"), Path::new("..")] {
+            for name in ["machine-id", "hosts"] {
+                symlink(to, root.path().join("etc").join(name)).unwrap();
+            }
+            identity().write_machine_id(root.path()).unwrap();
+            identity().write_hosts(root.path()).unwrap();
+            for name in ["machine-id", "hosts"] {
+                let path = root.path().join("etc").join(name);
+                assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{name} {}", to.display());
+                fs::remove_file(&path).unwrap();
+            }
+            assert_eq!(fs::read_to_string(&target).unwrap(), "");
+        }
+    }
+
+    #[test]
+    fn folder_in_place_of_a_file_is_kept_and_reported() {
+        let root = image();
+        for name in ["etc/machine-id/below", "etc/hosts/below"] {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+        }
+        let fault = identity().write_machine_id(root.path()).unwrap_err();
+        assert_eq!(with_cause(&fault), "failed to write /etc/machine-id: Is a directory (os error 21)");
+        let fault = identity().write_hosts(root.path()).unwrap_err();
+        assert_eq!(with_cause(&fault), "failed to write /etc/hosts: Is a directory (os error 21)");
+        // Without the temporary files.
+        assert_eq!(fs::read_dir(root.path().join("etc")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn only_an_empty_hosts_file_is_replaced() {
+        let root = image();
+        let path = root.path().join("etc/hosts");
+        let own = "127.0.0.1 localhost bee\n::1 localhost ip6-localhost ip6-loopback\n";
+        identity().write_hosts(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own);
+        fs::write(&path, "127.0.0.1 mine\n").unwrap();
+        identity().write_hosts(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1 mine\n");
+        // A link to a file of the image counts as that file.
+        fs::rename(&path, root.path().join("etc/other")).unwrap();
+        symlink("/etc/other", &path).unwrap();
+        identity().write_hosts(root.path()).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("/etc/other"));
+        // A pipe, which would block whoever opens it.
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        identity().write_hosts(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own);
+    }
+
+    #[test]
+    fn dbus_has_the_id_where_it_had_a_file() {
+        let root = image();
+        identity().write_dbus_id(root.path()).unwrap();
+        assert!(!root.path().join("var").exists());
+        let folder = root.path().join("var/lib/dbus");
+        fs::create_dir_all(&folder).unwrap();
+        identity().write_dbus_id(root.path()).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        symlink("/etc/machine-id", folder.join("machine-id")).unwrap();
+        identity().write_dbus_id(root.path()).unwrap();
+        assert_eq!(fs::read_link(folder.join("machine-id")).unwrap(), Path::new("/etc/machine-id"));
+        fs::remove_file(folder.join("machine-id")).unwrap();
+        fs::write(folder.join("machine-id"), "old").unwrap();
+        identity().write_dbus_id(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("machine-id")).unwrap(), LINE);
+    }
+}
