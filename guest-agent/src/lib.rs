@@ -3,7 +3,7 @@
 //! The guest agent: serves the host's calls over one byte stream.
 //!
 //! [`serve`] accepts any stream to the host, so the host's behaviour tests can run the same code on an in-memory pipe. The code
-//! that needs a machine (PID 1, mounts, the vsock device, the `sandbox` user) is used only by the modules [`boot`] and
+//! that needs a machine (PID 1, mounts, the ports, the `sandbox` user) is used only by the modules [`boot`] and
 //! [`reaper`], and with [`Mode::Sandbox`].
 //!
 //! The agent trusts the host, but not the processes in the guest.

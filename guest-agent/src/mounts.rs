@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mounts the kernel's own file systems, for the machine and again for its sandbox.
 //!
-//! `/dev` has a fixed list of devices. devtmpfs would show the disks and the vsock device to every program in the
+//! `/dev` has a fixed list of devices. devtmpfs would show the disks and the ports to the host to every program in the
 //! guest.
 
 use std::{fs, os::unix::fs::symlink};

@@ -58,7 +58,7 @@ pub enum ServeFault {
 /// has applied the host's welcome. Running calls end when this function returns or its future is dropped.
 ///
 /// After [`Request::Hold`](waggle_protocol::Request::Hold), the end of the link is not the end: the agent dials again,
-/// at whatever step the link was, until a host welcomes it.
+/// at whatever step the link was, until a host has welcomed it and made a call.
 ///
 /// # Errors
 /// [`ServeFault`] unless the host requested a power-off.
@@ -95,7 +95,6 @@ async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Servi
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
     services.platform.apply(&welcome).await.map_err(|source| ServeFault::Apply { source })?;
-    services.holds.store(false, Relaxed);
     FrameWriter::new(&mut records).send(&Ready).await.map_err(|source| ServeFault::Ready { source })?;
     Ok(Acceptor::start(records, Link::Call))
 }
@@ -111,6 +110,8 @@ async fn accept_calls(mut link: Acceptor, services: &Arc<Services>, is_first: bo
         tokio::select! {
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
+                // The host that welcomed the agent is there, so the end of this link is the end again.
+                services.holds.store(false, Relaxed);
                 let busy = running.len() >= RUNNING_MAX;
                 running.spawn(calls::serve_call(stream, Arc::clone(services), busy, power_off.clone()));
             }

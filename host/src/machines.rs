@@ -281,7 +281,13 @@ impl Vms {
     fn plan(&self, spec: &MachineSpec, image: PreparedImage) -> Result<LaunchPlan, RunDirFault> {
         let id = spec.id.to_string();
         let hostname = id.chars().take(HOSTNAME_ID_CHARS).collect();
-        let image_agent = image.agent.filter(|agent| agent.protocol_version == waggle_protocol::VERSION);
+        let image_agent = image.agent.filter(|agent| {
+            let (found, needed) = (agent.protocol_version, waggle_protocol::VERSION);
+            if found != needed {
+                tracing::info!(found, needed, "the image's agent has another version; the host's own agent is used");
+            }
+            found == needed
+        });
         let machine =
             MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
         let (maker, initial_root) = self.maker(spec.network.is_some());

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   guest agent                                     host
-//!       │  dials CID 2, port EGRESS_PORT             │ listens before the machine starts
+//!       │  dials the egress link                     │ listens before the machine starts
 //!       ├─ Preamble ────────────────────────────────▶│
 //!       │◀─────────────────────────────────── Answer ┤
 //!       │◀═══════════════ yamux from here on ═══════▶│

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!   guest agent                                     host
-//!       │  dials CID 2, port CALL_PORT               │ listens before the machine starts
+//!       │  dials the call link                       │ listens before the machine starts
+//!       │◀═══ a generation begins (generation) ═════▶│
 //!       ├─ Preamble: magic, version, link ──────────▶│
 //!       │◀───────── Answer: magic, version, verdict ─┤
 //!       ├─ frame: Hello ────────────────────────────▶│
@@ -22,6 +23,9 @@
 //!
 //! Until the welcome, nothing that a user can see is specific to one machine: the memory of a machine that waits for
 //! its welcome may be copied, and each copy becomes another machine.
+//!
+//! With vsock, a link is a connection to [`CALL_PORT`] or [`EGRESS_PORT`] of CID 2; with virtio-serial, a port with the
+//! name [`boot::CALL_PORT_NAME`] or [`boot::EGRESS_PORT_NAME`]. [`generation`] describes how a link begins on either.
 //!
 //! A guest with a network dials a second link, the egress link, which [`egress`] describes.
 //!

@@ -45,8 +45,8 @@ pub enum Request {
     },
     /// Syncs the disks and powers the machine off.
     PowerOff,
-    /// From now on, the end of the link does not end the machine: the agent dials again until a host welcomes it. Ends
-    /// with [`Reply::Done`](crate::Reply::Done).
+    /// From now on, the end of the link does not end the machine: the agent dials again, until a host has welcomed it
+    /// and made a call. Ends with [`Reply::Done`](crate::Reply::Done).
     Hold,
 }
 

@@ -1,0 +1,121 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! The real agent after it was told to hold: its host disappears at each step, and the next host gets a working agent.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its preparation fails")]
+
+use std::{io, time::Duration};
+
+use guest_agent::{Guest, Mode, dial::Connector};
+use tokio::{io::split, net::UnixStream, sync::mpsc, task::JoinHandle, time::timeout};
+use waggle::agent::{self, AgentClient, Timeouts};
+use waggle_link::{FrameReader, FrameWriter, Opener, Past, Records, answer, await_dial};
+use waggle_protocol::{Hello, Link, Origin, Ready, Reply, Request, Seed, Welcome, handshake::SEED_BYTES};
+
+/// Timeout of a stuck test.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// Connects to one host after the other.
+struct Hosts(mpsc::Receiver<UnixStream>);
+
+impl Connector for Hosts {
+    type Stream = UnixStream;
+
+    async fn connect(&mut self) -> io::Result<(UnixStream, Past)> {
+        let stream = self.0.recv().await.ok_or(io::ErrorKind::NotConnected)?;
+        Ok((stream, Past::None))
+    }
+}
+
+struct Machine {
+    hosts: mpsc::Sender<UnixStream>,
+    serving: JoinHandle<Result<(), guest_agent::ServeFault>>,
+    _root: tempfile::TempDir,
+}
+
+impl Machine {
+    fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["home/sandbox", "tmp"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let guest = Guest {
+            origin: Origin::Host,
+            root: root.path().to_owned(),
+            mode: Mode::Caller,
+            env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+            working_directory: None,
+        };
+        let (hosts, receiver) = mpsc::channel(1);
+        let serving = tokio::spawn(guest_agent::serve(Hosts(receiver), guest, || {}));
+        Self { hosts, serving, _root: root }
+    }
+
+    /// Returns the end of a new connection for a host.
+    async fn connection(&self) -> UnixStream {
+        let (host, agent) = UnixStream::pair().unwrap();
+        self.hosts.send(agent).await.unwrap();
+        host
+    }
+
+    async fn client(&self) -> AgentClient {
+        agent::connect(self.connection().await, Past::None, "machine", Timeouts::default()).await.unwrap()
+    }
+
+    /// Greets the agent up to a step, and returns the link after the last step.
+    async fn greeted(&self, steps: u32) -> Option<Records<UnixStream>> {
+        let connection = self.connection().await;
+        let steps = steps.checked_sub(1)?;
+        let dialled = await_dial(connection, Past::None).await.unwrap();
+        let steps = steps.checked_sub(1)?;
+        let mut records = answer(dialled, Link::Call).await.unwrap();
+        let steps = steps.checked_sub(1)?;
+        FrameReader::new(&mut records).receive::<Hello>().await.unwrap().unwrap();
+        let steps = steps.checked_sub(1)?;
+        let welcome = Welcome { unix_ns: 0, hostname: "machine".to_owned(), seed: Seed([0; SEED_BYTES]) };
+        FrameWriter::new(&mut records).send(&welcome).await.unwrap();
+        let steps = steps.checked_sub(1)?;
+        FrameReader::new(&mut records).receive::<Ready>().await.unwrap().unwrap();
+        steps.checked_sub(1)?;
+        Some(records)
+    }
+
+    /// Tells the agent to hold, and leaves.
+    async fn hold(&self) {
+        let link = Opener::start(self.greeted(6).await.unwrap(), Link::Call);
+        let (read, write) = split(link.open().await.unwrap());
+        FrameWriter::new(write).send(&Request::Hold).await.unwrap();
+        assert_eq!(FrameReader::new(read).receive().await.unwrap(), Some(Reply::Done));
+    }
+}
+
+#[tokio::test]
+async fn agent_that_holds_greets_the_next_host_wherever_the_last_one_left() {
+    let machine = Machine::start();
+    let all = async {
+        for steps in 0..6 {
+            machine.hold().await;
+            assert!(machine.greeted(steps).await.is_none());
+        }
+        // A host that comes after several lost ones.
+        for steps in [3, 0, 5, 4, 1, 2] {
+            assert!(machine.greeted(steps).await.is_none());
+        }
+        let path = waggle::domain::guest_path::GuestPath::parse("note").unwrap();
+        let host = machine.client().await;
+        host.write_file(&path, b"held", waggle::domain::file::Writing::default()).await.unwrap();
+        assert_eq!(host.read_file(&path, None, 100).await.unwrap().bytes, b"held");
+    };
+    timeout(STUCK, all).await.expect("the agent is stuck");
+    // The last host has made calls and did not tell the agent to hold, so its end ends the machine.
+    assert!(timeout(STUCK, machine.serving).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn agent_that_does_not_hold_ends_with_its_link() {
+    for steps in 1..6 {
+        let machine = Machine::start();
+        assert!(machine.greeted(steps).await.is_none());
+        let ended = timeout(STUCK, machine.serving).await.unwrap().unwrap();
+        assert!(ended.is_err(), "{steps}");
+    }
+}
