@@ -13,8 +13,8 @@ mod image_folder;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -24,7 +24,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::image_folder::{ImageFolder, is_filled_file};
+use self::image_folder::{ImageFolder, is_file_with, is_filled_file};
 use crate::{
     console::{report, with_cause},
     mounts::HARMLESS,
@@ -59,12 +59,15 @@ impl Identity {
         Ok(Self { hostname: hostname.to_owned(), boot_id: random_uuid()?, machine_id: random_uuid()? })
     }
 
-    /// Gives the identity to the namespaces and the root of this process. The process must be root.
-    pub(crate) fn apply(&self, boot_id: BootIdFile) -> Result<(), StepFault> {
+    /// Gives the identity to the namespaces and the root of this process. The process must be root. In a copy of
+    /// another machine, `former` is the identity of that machine, and files that users have changed since are kept.
+    pub(crate) fn apply(&self, boot_id: &mut BootIdFile, former: Option<&Self>) -> Result<(), StepFault> {
         sethostname(&self.hostname).step(|| format!("set the host name {}", self.hostname))?;
         boot_id.write(&self.boot_id)?;
         let root = Path::new("/");
-        for written in [self.write_hosts(root), self.write_machine_id(root), self.write_dbus_id(root)] {
+        let written =
+            [self.write_hosts(root, former), self.write_machine_id(root, former), self.write_dbus_id(root, former)];
+        for written in written {
             if let Err(fault) = written {
                 report(&with_cause(&fault));
             }
@@ -74,24 +77,33 @@ impl Identity {
 
     /// Writes a hosts file, unless the image has one with content. Images expect their runtime to write this file, and
     /// servers that listen on `localhost` need it.
-    fn write_hosts(&self, root: &Path) -> Result<(), StepFault> {
+    fn write_hosts(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
         let write = || {
-            if is_filled_file(root, "etc/hosts") {
+            let is_former = former.is_some_and(|former| is_file_with(root, "etc/hosts", &former.hosts()));
+            if !is_former && is_filled_file(root, "etc/hosts") {
                 return Ok(());
             }
-            let text = format!("127.0.0.1 localhost {}\n::1 localhost ip6-localhost ip6-loopback\n", self.hostname);
-            ImageFolder::open(root, "etc")?.replace("hosts", &text, HOSTS_MODE)
+            ImageFolder::open(root, "etc")?.replace("hosts", &self.hosts(), HOSTS_MODE)
         };
         write().step(|| "write /etc/hosts".to_owned())
     }
 
-    fn write_machine_id(&self, root: &Path) -> Result<(), StepFault> {
-        let write = || ImageFolder::open(root, "etc")?.replace("machine-id", &self.machine_id_line(), ID_MODE);
+    fn write_machine_id(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
+        let write = || {
+            if former.is_some_and(|former| !is_file_with(root, "etc/machine-id", &former.machine_id_line())) {
+                return Ok(());
+            }
+            ImageFolder::open(root, "etc")?.replace("machine-id", &self.machine_id_line(), ID_MODE)
+        };
         write().step(|| "write /etc/machine-id".to_owned())
     }
 
     /// Writes the machine id to D-Bus's own file, if the image has that file. It is a link in most images.
-    fn write_dbus_id(&self, root: &Path) -> Result<(), StepFault> {
+    fn write_dbus_id(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
+        const PATH: &str = "var/lib/dbus/machine-id";
+        if former.is_some_and(|former| !is_file_with(root, PATH, &former.machine_id_line())) {
+            return Ok(());
+        }
         let write = || match ImageFolder::open(root, "var/lib/dbus") {
             Ok(folder) if folder.has_regular_file("machine-id") => {
                 folder.replace("machine-id", &self.machine_id_line(), ID_MODE)
@@ -99,6 +111,10 @@ impl Identity {
             Ok(_) | Err(_) => Ok(()),
         };
         write().step(|| "write /var/lib/dbus/machine-id".to_owned())
+    }
+
+    fn hosts(&self) -> String {
+        format!("127.0.0.1 localhost {}\n::1 localhost ip6-localhost ip6-loopback\n", self.hostname)
     }
 
     fn machine_id_line(&self) -> String {
@@ -124,8 +140,9 @@ impl BootIdFile {
         Ok(Self(file))
     }
 
-    fn write(mut self, id: &[u8; 16]) -> Result<(), StepFault> {
-        let written = self.0.write_all(format!("{}\n", hyphenated(id)).as_bytes());
+    fn write(&mut self, id: &[u8; 16]) -> Result<(), StepFault> {
+        // All ids have the same length, so this also replaces another machine's id, in one write.
+        let written = self.0.write_all_at(format!("{}\n", hyphenated(id)).as_bytes(), 0);
         written.step(|| "write the boot id".to_owned())
     }
 }
@@ -170,12 +187,12 @@ mod tests {
         for old in ["", "uninitialized\n", "0123456789abcdef0123456789abcdef\n"] {
             fs::write(&path, old).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-            identity().write_machine_id(root.path()).unwrap();
+            identity().write_machine_id(root.path(), None).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), LINE);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, ID_MODE);
             fs::remove_file(&path).unwrap();
         }
-        identity().write_machine_id(root.path()).unwrap();
+        identity().write_machine_id(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), LINE);
         let names: Vec<_> = fs::read_dir(root.path().join("etc")).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(names, [path]);
@@ -190,8 +207,8 @@ mod tests {
             for name in ["machine-id", "hosts"] {
                 symlink(to, root.path().join("etc").join(name)).unwrap();
             }
-            identity().write_machine_id(root.path()).unwrap();
-            identity().write_hosts(root.path()).unwrap();
+            identity().write_machine_id(root.path(), None).unwrap();
+            identity().write_hosts(root.path(), None).unwrap();
             for name in ["machine-id", "hosts"] {
                 let path = root.path().join("etc").join(name);
                 assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{name} {}", to.display());
@@ -207,9 +224,9 @@ mod tests {
         for name in ["etc/machine-id/below", "etc/hosts/below"] {
             fs::create_dir_all(root.path().join(name)).unwrap();
         }
-        let fault = identity().write_machine_id(root.path()).unwrap_err();
+        let fault = identity().write_machine_id(root.path(), None).unwrap_err();
         assert_eq!(with_cause(&fault), "failed to write /etc/machine-id: Is a directory (os error 21)");
-        let fault = identity().write_hosts(root.path()).unwrap_err();
+        let fault = identity().write_hosts(root.path(), None).unwrap_err();
         assert_eq!(with_cause(&fault), "failed to write /etc/hosts: Is a directory (os error 21)");
         // Without the temporary files.
         assert_eq!(fs::read_dir(root.path().join("etc")).unwrap().count(), 2);
@@ -220,38 +237,57 @@ mod tests {
         let root = image();
         let path = root.path().join("etc/hosts");
         let own = "127.0.0.1 localhost bee\n::1 localhost ip6-localhost ip6-loopback\n";
-        identity().write_hosts(root.path()).unwrap();
+        identity().write_hosts(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), own);
         fs::write(&path, "127.0.0.1 mine\n").unwrap();
-        identity().write_hosts(root.path()).unwrap();
+        identity().write_hosts(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1 mine\n");
         // A link to a file of the image counts as that file.
         fs::rename(&path, root.path().join("etc/other")).unwrap();
         symlink("/etc/other", &path).unwrap();
-        identity().write_hosts(root.path()).unwrap();
+        identity().write_hosts(root.path(), None).unwrap();
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/etc/other"));
         // A pipe, which would block whoever opens it.
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        identity().write_hosts(root.path()).unwrap();
+        identity().write_hosts(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), own);
+    }
+
+    #[test]
+    fn copy_of_a_machine_gets_its_own_files_unless_users_have_changed_them() {
+        let (root, former) = (image(), identity());
+        let copy = Identity { hostname: "wasp".to_owned(), boot_id: [1; 16], machine_id: [1; 16] };
+        let read = |name: &str| fs::read_to_string(root.path().join("etc").join(name)).unwrap();
+        former.write_hosts(root.path(), None).unwrap();
+        former.write_machine_id(root.path(), None).unwrap();
+        copy.write_hosts(root.path(), Some(&former)).unwrap();
+        copy.write_machine_id(root.path(), Some(&former)).unwrap();
+        assert_eq!((read("hosts"), read("machine-id")), (copy.hosts(), copy.machine_id_line()));
+        for name in ["hosts", "machine-id"] {
+            fs::remove_file(root.path().join("etc").join(name)).unwrap();
+            fs::write(root.path().join("etc").join(name), "mine").unwrap();
+        }
+        former.write_hosts(root.path(), Some(&copy)).unwrap();
+        former.write_machine_id(root.path(), Some(&copy)).unwrap();
+        assert_eq!((read("hosts"), read("machine-id")), ("mine".to_owned(), "mine".to_owned()));
     }
 
     #[test]
     fn dbus_has_the_id_where_it_had_a_file() {
         let root = image();
-        identity().write_dbus_id(root.path()).unwrap();
+        identity().write_dbus_id(root.path(), None).unwrap();
         assert!(!root.path().join("var").exists());
         let folder = root.path().join("var/lib/dbus");
         fs::create_dir_all(&folder).unwrap();
-        identity().write_dbus_id(root.path()).unwrap();
+        identity().write_dbus_id(root.path(), None).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         symlink("/etc/machine-id", folder.join("machine-id")).unwrap();
-        identity().write_dbus_id(root.path()).unwrap();
+        identity().write_dbus_id(root.path(), None).unwrap();
         assert_eq!(fs::read_link(folder.join("machine-id")).unwrap(), Path::new("/etc/machine-id"));
         fs::remove_file(folder.join("machine-id")).unwrap();
         fs::write(folder.join("machine-id"), "old").unwrap();
-        identity().write_dbus_id(root.path()).unwrap();
+        identity().write_dbus_id(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(folder.join("machine-id")).unwrap(), LINE);
     }
 }

@@ -7,8 +7,8 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
-    os::fd::OwnedFd,
+    io::{self, Read, Write},
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
 
@@ -59,6 +59,24 @@ pub(super) fn is_filled_file(root: &Path, path: &str) -> bool {
     // The file is not opened for reading, because opening a pipe would block.
     let stat = open_in(root, path, OFlag::empty()).and_then(fstat);
     stat.is_ok_and(|stat| is_regular(&stat) && stat.st_size > 0)
+}
+
+/// Returns whether `path`, relative to `root`, leads to a file with exactly this text.
+pub(super) fn is_file_with(root: &Path, path: &str, text: &str) -> bool {
+    let same = || -> io::Result<bool> {
+        // The size is checked first, and a pipe is not a file.
+        let file = open_in(root, path, OFlag::empty())?;
+        let stat = fstat(&file)?;
+        if !is_regular(&stat) || u64::try_from(stat.st_size).ok() != u64::try_from(text.len()).ok() {
+            return Ok(false);
+        }
+        // Opens the same file for reading.
+        let opened = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let mut found = Vec::new();
+        opened.take(text.len() as u64).read_to_end(&mut found)?;
+        Ok(found == text.as_bytes())
+    };
+    same().unwrap_or(false)
 }
 
 fn open_in(root: &Path, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {

@@ -22,7 +22,7 @@ use waggle_protocol::{Fault, FaultKind, reply::RefusedCall};
 
 use super::{
     SandboxSpawner,
-    message::{self, SPAWN_FDS, SandboxReport, Spawn, SpawnStep},
+    message::{self, SPAWN_FDS, SandboxReport, SandboxRequest, Spawn, SpawnStep},
     refusals::{CommandRefusals, Refusals, refuse_all},
 };
 use crate::{
@@ -45,16 +45,15 @@ pub(crate) struct Sandbox {
     refusals: Arc<Refusals>,
     /// The task that refuses system calls.
     refusing: Option<AbortHandle>,
-    stage: watch::Receiver<Stage>,
+    progress: watch::Receiver<Progress>,
 }
 
-/// The stages of the sandbox, in order.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Stage {
-    /// The sandbox waits for its identity.
-    Unidentified,
-    Identified,
-    Exited,
+/// The sandbox's progress, apart from commands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The number of identities that the sandbox has applied.
+    identities: u64,
+    exited: bool,
 }
 
 /// The senders for the reports of running commands, by command number.
@@ -79,12 +78,21 @@ impl Sandbox {
         fcntl(&spawner.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let socket = Arc::new(sys::watch(spawner.socket, Interest::READABLE | Interest::WRITABLE)?);
         let commands = Commands::default();
-        let (stage_sender, stage) = watch::channel(Stage::Unidentified);
-        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), stage_sender)).abort_handle();
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let listener = tokio::spawn(listen(Arc::clone(&socket), Arc::clone(&commands), progress_sender)).abort_handle();
         let refusals = Arc::<Refusals>::default();
         let refuse = |calls| tokio::spawn(refuse_all(calls, Arc::clone(&refusals))).abort_handle();
         let refusing = spawner.refused_calls.map(refuse);
-        Ok(Self { socket, commands, listener, mounts: spawner.mounts, user: spawner.user, refusals, refusing, stage })
+        Ok(Self {
+            socket,
+            commands,
+            listener,
+            mounts: spawner.mounts,
+            user: spawner.user,
+            refusals,
+            refusing,
+            progress,
+        })
     }
 
     /// Returns a descriptor of the sandbox's mount namespace.
@@ -97,15 +105,15 @@ impl Sandbox {
         &self.user
     }
 
-    /// Gives the sandbox the machine's identity, and waits until its processes would see it. Must be called once,
-    /// before the first command.
+    /// Gives the sandbox the machine's identity, and waits until its processes would see it. Must be called
+    /// before the first command, and by one task at a time.
     pub(crate) async fn identify(&self, identity: &Identity) -> io::Result<()> {
-        let send = |socket: &OwnedFd| message::send(socket.as_raw_fd(), identity, &[]);
+        let before = self.progress.borrow().identities;
+        let request = SandboxRequest::<&Identity, &Spawn>::Identify(identity);
+        let send = |socket: &OwnedFd| message::send(socket.as_raw_fd(), &request, &[]);
         self.socket.async_io(Interest::WRITABLE, send).await?;
-        match self.reached(Stage::Identified).await {
-            Stage::Identified => Ok(()),
-            Stage::Unidentified | Stage::Exited => Err(io::Error::other("the sandbox has exited")),
-        }
+        let progress = self.reached(|progress| progress.identities > before).await;
+        if progress.exited { Err(io::Error::other("the sandbox has exited")) } else { Ok(()) }
     }
 
     /// Asks the sandbox to start a command; `fds` are the command's stdin, stdout, stderr and cgroup. If the start
@@ -119,7 +127,7 @@ impl Sandbox {
         let send = |socket: &OwnedFd| {
             // The lock prevents the listener from handling the report before the command is in the table.
             let mut commands = lock(&self.commands);
-            message::send(socket.as_raw_fd(), spawn, &raw)?;
+            message::send(socket.as_raw_fd(), &SandboxRequest::<&Identity, &Spawn>::Spawn(spawn), &raw)?;
             if let Some(sender) = sender.take() {
                 commands.insert(spawn.number, sender);
             }
@@ -132,14 +140,15 @@ impl Sandbox {
 
     /// Resolves when the sandbox has exited and can start no more commands.
     pub(crate) async fn exited(&self) {
-        self.reached(Stage::Exited).await;
+        self.reached(|progress| progress.exited).await;
     }
 
-    /// Waits for a stage or a later one, and returns the one that was reached.
-    async fn reached(&self, stage: Stage) -> Stage {
-        let mut current = self.stage.clone();
-        // The listener drops the sender only after the last stage, or when the listener is aborted.
-        current.wait_for(|current| *current >= stage).await.map_or(Stage::Exited, |reached| *reached)
+    /// Waits until the progress meets a condition, or the sandbox has exited.
+    async fn reached(&self, condition: impl Fn(&Progress) -> bool) -> Progress {
+        let mut progress = self.progress.clone();
+        let reached = progress.wait_for(|progress| progress.exited || condition(progress)).await;
+        // The listener drops the sender only after the exit, or when the listener is aborted.
+        reached.map_or(Progress { identities: 0, exited: true }, |reached| *reached)
     }
 }
 
@@ -185,7 +194,7 @@ impl StartedCommand {
 }
 
 /// Forwards the sandbox's reports until the sandbox exits. Calls that still wait then get an error.
-async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, stage: watch::Sender<Stage>) {
+async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, progress: watch::Sender<Progress>) {
     let mut buffer = [0; REPORT_BYTES_MAX];
     loop {
         let receive = |socket: &OwnedFd| message::receive::<SandboxReport>(socket.as_raw_fd(), &mut buffer);
@@ -196,7 +205,7 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, stage: watch:
         };
         let number = match command {
             SandboxReport::Identified => {
-                stage.send_replace(Stage::Identified);
+                progress.send_modify(|progress| progress.identities += 1);
                 continue;
             }
             SandboxReport::Failed { number, .. } | SandboxReport::Exited { number, .. } => number,
@@ -206,5 +215,5 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, commands: Commands, stage: watch:
         let _received = waiting.map(|waiting| waiting.send(command));
     }
     lock(&commands).clear();
-    stage.send_replace(Stage::Exited);
+    progress.send_modify(|progress| progress.exited = true);
 }

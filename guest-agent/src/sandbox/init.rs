@@ -26,7 +26,7 @@ use nix::{
 
 use super::{
     launch::{self, ErrorPipe},
-    message::{self, PACKET_BYTES_MAX, Ready, SandboxReport, Spawn},
+    message::{self, PACKET_BYTES_MAX, Ready, SandboxReport, SandboxRequest, Spawn},
 };
 use crate::{
     confine::{Defences, filter},
@@ -65,7 +65,7 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
     set_dumpable(false)?;
     let in_full = |fault: StepFault| io::Error::other(with_cause(&fault));
     // The filter with a listener forbids this process to mount.
-    let boot_id = BootIdFile::mount().map_err(in_full)?;
+    let mut boot_id = BootIdFile::mount().map_err(in_full)?;
     // The filters are compiled before any fork, so that children inherit them.
     let listener = if defences.filter { filter::prepare()? } else { None };
     let mut children = SigSet::empty();
@@ -79,11 +79,7 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
     drop(fds);
     let mut commands = BTreeMap::new();
     let mut buffer = vec![0; PACKET_BYTES_MAX];
-    // No command starts before the machine has its identity.
-    let identity = message::receive::<Identity>(socket.as_raw_fd(), &mut buffer)?;
-    let Some((identity, _no_fds)) = identity else { return Ok(()) };
-    identity.apply(boot_id).map_err(in_full)?;
-    send(socket, SandboxReport::Identified)?;
+    let mut current: Option<Identity> = None;
     let mut more_to_reap = false;
     loop {
         let timeout = if more_to_reap { PollTimeout::ZERO } else { PollTimeout::NONE };
@@ -102,7 +98,21 @@ fn serve(socket: &OwnedFd, groups: &Groups, defences: Defences) -> io::Result<()
             more_to_reap = reap(socket, &mut commands)?;
         }
         if requested {
-            let Some((spawn, fds)) = message::receive::<Spawn>(socket.as_raw_fd(), &mut buffer)? else { return Ok(()) };
+            type Received = SandboxRequest<Identity, Spawn>;
+            let received = message::receive::<Received>(socket.as_raw_fd(), &mut buffer)?;
+            let (spawn, fds) = match received {
+                Some((SandboxRequest::Spawn(spawn), fds)) => (spawn, fds),
+                Some((SandboxRequest::Identify(identity), _no_fds)) => {
+                    identity.apply(&mut boot_id, current.as_ref()).map_err(in_full)?;
+                    current = Some(identity);
+                    send(socket, SandboxReport::Identified)?;
+                    continue;
+                }
+                None => return Ok(()),
+            };
+            if current.is_none() {
+                return Err(io::Error::other("a command came before the machine's identity"));
+            }
             let number = spawn.number;
             match launch::launch(&spawn, fds, groups, defences) {
                 Ok((pid, errors)) => {

@@ -26,7 +26,16 @@ pub(super) const READY_BYTES_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Ready;
 
-/// Asks the sandbox to start a command. The first packet to the sandbox is an `Identity`; all others are of this type.
+/// The agent's request to the sandbox. The agent sends references: `SandboxRequest<&Identity, &Spawn>`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) enum SandboxRequest<I, S> {
+    /// Gives the sandbox the machine's identity; the first request, and again after the machine was copied.
+    Identify(I),
+    /// Starts a command.
+    Spawn(S),
+}
+
+/// Asks the sandbox to start a command.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Spawn {
     /// Identifies the command in all messages.

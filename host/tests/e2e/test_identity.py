@@ -175,7 +175,7 @@ AGENT = """#!/usr/bin/perl
 # If the call is ioctl (16) and its second argument is the request, the filter returns EPERM.
 my $code = pack("(SCCL)6", 0x20,0,0,0, 0x15,0,3,16, 0x20,0,0,24, 0x15,0,1,REQUEST, 0x06,0,0,0x50001, 0x06,0,0,0x7fff0000);
 syscall(157, 22, 2, pack("Sx6P", 6, $code), 0, 0) == 0 or die "prctl: $!";
-exec "/usr/lib/waggle/waggle-agent", "serve";
+exec "/usr/lib/waggle/waggle-agent", @ARGV;
 """
 RNDADDENTROPY, RNDRESEEDCRNG, UNUSED = 0x40085203, 0x5207, 0x5299
 
