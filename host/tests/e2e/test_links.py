@@ -35,8 +35,10 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         held[int(pid)] = ports
 opened = {}
 for port in os.listdir("/sys/class/virtio-ports"):
-    name = open(f"/sys/class/virtio-ports/{port}/name").read().strip()
-    if not name:
+    try:
+        name = open(f"/sys/class/virtio-ports/{port}/name").read().strip()
+    except FileNotFoundError:
+        # The console's port has no name.
         continue
     major, minor = map(int, open(f"/sys/class/virtio-ports/{port}/dev").read().split(":"))
     os.mknod(f"/var/tmp/{port}", 0o020666, os.makedev(major, minor))
@@ -85,10 +87,10 @@ print(json.dumps([hashlib.sha256(open(name, "rb").read()).hexdigest() for name i
         for part_bytes in [BYTES // 2, 300 * 1024 + 7]:
             parts = []
             for offset in range(0, BYTES // 2, part_bytes):
-                read = await tools.call(
+                text = await tools.text(
                     "read_file", environment_id=ident, path="first", encoding="base64", offset=offset, limit=part_bytes
                 )
-                parts.append(base64.b64decode(read["content"]))
+                parts.append(base64.b64decode(text))
             assert hashlib.sha256(b"".join(parts)).digest() == hashlib.sha256(content).digest()
 
 
@@ -142,11 +144,12 @@ async def test_a_cancelled_call_leaves_the_link_usable(serve):
 @pytest.mark.outside("the nested host has memory for fewer machines")
 async def test_fifteen_machines_that_start_at_once_all_have_a_network(serve, peers):
     port = peers("repeat").port
-    server = serve(EGRESS=f"{LOOPBACK}:{port}", MAX_ENVIRONMENTS="15", BOOT_TIMEOUT="250s").start()
+    settings = {"MAX_ENVIRONMENTS": "15", "BOOT_TIMEOUT": "250s", "DEFAULT_MEMORY_MB": "192"}
+    server = serve(EGRESS=f"{LOOPBACK}:{port}", **settings).start()
     async with server.client(timeout_s=270) as tools:
 
         async def ask():
-            made = await tools.create("python", memory_mib=192)
+            made = await tools.create("python")
             code = f'print(json.dumps(attempt(lambda: ask({HOST!r}, {port}, b"bee"))))'
             # The machines share two processors, so a connection may wait for a while.
             code = PRELUDE.replace("< 20", "< 200") + code
