@@ -16,8 +16,8 @@ use super::{
 const GUEST_ERRORS_LEVEL: u8 = 4;
 /// The socket on which `vhost-device-vsock` waits for QEMU.
 pub(super) const VHOST_SOCKET: &str = "vhost";
-/// Size of the guest's vsock buffer on the host, in bytes. `vhost-device-vsock` loses packets of more than 32 KiB from newer
-/// kernels, and a guest sends no packet that is larger than this buffer.
+/// Size of the guest's vsock buffer on the host, in bytes. `vhost-device-vsock` loses packets of more than 32 KiB from
+/// newer kernels, and a guest sends no packet that is larger than this buffer.
 const VSOCK_BUFFER_BYTES: u32 = 28 * 1024;
 /// The guest's vsock address. All machines can use the same address, because each has its own `vhost-device-vsock`.
 const GUEST_CID: u32 = 3;
@@ -61,8 +61,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, vhost: i32) -> 
     };
     let memory = machine.memory_mib;
     pair("-accel", accelerator.into());
-    // libkrunfw's kernel has no ACPI. Without ACPI the machine has eight slots for virtio devices. The timer (PIT) and the
-    // interrupt controller (PIC) stay on: without the PIT the kernel hangs, and without both its timers never tick.
+    // libkrunfw's kernel has no ACPI. Without ACPI the machine has eight slots for virtio devices. The timer (PIT) and
+    // the interrupt controller (PIC) stay on: without the PIT the kernel hangs, without both its timers never tick.
     pair("-machine", "microvm,acpi=off,memory-backend=memory".into());
     pair("-cpu", cpu.into());
     pair("-smp", machine.cpus.to_string().into());
