@@ -22,8 +22,8 @@ const VSOCK_BUFFER_BYTES: u32 = 28 * 1024;
 /// The guest's vsock address. All machines can use the same address, because each has its own `vhost-device-vsock`.
 const GUEST_CID: u32 = 3;
 
-/// Maximum size of the code that emulation has translated, in MiB. Without this limit, QEMU may use 1 GiB. Compilers take
-/// about 5 % more time with 64 MiB, and 25 % more with 32 MiB.
+/// Maximum size of the code that emulation has translated, in MiB. Without this limit, QEMU may use 1 GiB. Compilers
+/// take about 5 % more time with 64 MiB, and 25 % more with 32 MiB.
 const TRANSLATED_MIB_MAX: u32 = 64;
 
 /// Initialisations of the kernel that are skipped under emulation, where they take time or do harm.
