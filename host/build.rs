@@ -3,7 +3,7 @@
 //! Finds the guest agent and the firmware to embed, and the commit and the build date for `waggle version`.
 //!
 //! The script does not build the agent; `./taskw agent` does. If the agent is missing, the script embeds an empty file,
-//! so `cargo build` and `cargo test` work on a fresh clone. The script embeds libkrun's firmware (21 MB) only if
+//! so `cargo build` and `cargo test` work on a fresh clone. The script embeds libkrunfw (21 MB) only if
 //! `WAGGLE_EMBED_FIRMWARE` is set to its path.
 
 use std::{env, error::Error, ffi::OsStr, fs, path::PathBuf, process::Command};

@@ -184,12 +184,12 @@ pub struct Settings {
     /// system's library folders]
     #[arg(long, value_name = "PATH")]
     pub firmware: Option<PathBuf>,
-    /// Kernel of QEMU's guests: a vmlinux, which is an ELF file with a PVH entry, with all drivers built in [default: the
-    /// kernel in libkrunfw]
+    /// Kernel of QEMU's guests: a vmlinux (an ELF file with a PVH entry) with all drivers built in [default: the kernel
+    /// in libkrunfw]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Additional arguments for the kernel of QEMU's guests; without KVM, noapictimer makes a machine with one virtual CPU
-    /// start 0.2 s sooner, but then an idle machine takes 1 % of a processor instead of 0.3 %
+    /// Additional arguments for the kernel of QEMU's guests; without KVM, noapictimer makes a machine with one virtual
+    /// CPU start 0.2 s sooner, but an idle machine then takes 1 % of a processor instead of 0.3 %
     #[arg(long, value_name = "ARGUMENTS")]
     pub kernel_args: Option<KernelArguments>,
     /// Verbosity of the machines in the log, 0 to 5; above 3 the log includes internals of the hypervisor

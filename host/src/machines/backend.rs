@@ -35,7 +35,7 @@ pub(crate) enum BackendFault {
     #[error("libkrun requires KVM; {kvm}. Set WAGGLE_BACKEND=auto to use a back end that works here")]
     NoKvm { kvm: String },
     /// libkrun was configured, but its firmware was not found or does not work.
-    #[error("failed to find the kernel of libkrun's guests")]
+    #[error("failed to find libkrunfw, which contains the guests' kernel")]
     NoFirmware { source: FirmwareFault },
     /// The measuring task panicked.
     #[error("failed to measure the clock's frequency")]

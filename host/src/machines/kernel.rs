@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel of QEMU's guests: the one in libkrunfw, or a file of the operator's.
 //!
-//! A child process reads the kernel from the library, because a truncated library crashes the process that loads it. The
-//! server publishes the output of the child as a file, and keeps the file like unpacked firmware.
+//! A child process reads the kernel from the library, because a truncated library crashes the process that loads it.
+//! The server publishes the output of the child as a file, and keeps the file like unpacked firmware.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +30,8 @@ use super::{
 const NAME: &str = "vmlinux";
 /// Maximum size of the file that is made from a library, in bytes. libkrunfw's is 21 MB.
 const BYTES_MAX: u64 = 256 << 20;
+/// Timeout of the child process. It takes 0.1 s, but a hundred times that on an emulated and busy host.
+const READ_MAX: Duration = Duration::from_secs(60);
 
 /// The kernel of QEMU's guests.
 #[derive(Clone, Debug)]
@@ -62,7 +64,7 @@ pub(crate) enum KernelFault {
     Task { source: JoinError },
 }
 
-/// What WAGGLE_KERNEL must be.
+/// The part of an error that describes a valid WAGGLE_KERNEL.
 const RIGHT: &str = "it must name a vmlinux: an ELF file for x86-64 with a PVH entry (CONFIG_PVH) and with all drivers \
                      built in. Without WAGGLE_KERNEL, the kernel in libkrunfw is used";
 
@@ -129,7 +131,9 @@ impl Kernel {
 /// The library cannot be used, or its kernel does not work with QEMU.
 pub(super) fn write_from(firmware: &Path) -> io::Result<()> {
     let kernel = krun::load_firmware(firmware)?;
-    pvh::write(kernel.image, kernel.address, &mut io::stdout().lock())
+    // `io::stdout` would look for the last line break of each write.
+    let mut out = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
+    pvh::write(kernel.image, kernel.address, &mut out)
 }
 
 /// The kernel that a child process reads from a library.
@@ -162,7 +166,7 @@ impl Output {
         command.arg(firmware).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { child, stdout, deadline: Instant::now() + roles::CHECK_MAX })
+        Ok(Self { child, stdout, deadline: Instant::now() + READ_MAX })
     }
 
     /// Waits for the child's end, and returns the reason if the child failed.

@@ -21,12 +21,12 @@ pub(super) const PROBE: &str = "probe";
 pub(super) const CONFINEMENT: &str = "confinement";
 /// Reports whether a file is a usable libkrunfw. The file's path follows.
 pub(super) const FIRMWARE: &str = "firmware";
-/// Writes the kernel of a libkrunfw to stdout, as QEMU boots it. The library's path follows. The reason of a failure goes
-/// to stderr.
+/// Writes the kernel of a libkrunfw to stdout, as QEMU boots it. The library's path follows. The reason of a failure
+/// goes to stderr.
 pub(super) const KERNEL: &str = "kernel";
 
 /// Timeout of a check. Creating namespaces or loading 20 MB from a cold disk takes milliseconds.
-pub(super) const CHECK_MAX: Duration = Duration::from_secs(5);
+const CHECK_MAX: Duration = Duration::from_secs(5);
 /// Maximum length of the reason of a failed check, in characters.
 pub(super) const REASON_CHARS_MAX: usize = 300;
 

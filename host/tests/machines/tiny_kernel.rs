@@ -17,8 +17,8 @@ const AVAILABLE: u32 = QUEUE + 32 + 2;
 const USED: u32 = QUEUE + 0x1000 + 2;
 const PAGE: u32 = 4096;
 
-/// Registers of a virtio device in memory, version 1, and their values in the order of the writes. The transmit queue is
-/// queue 1.
+/// Registers of a virtio device in memory, version 1, and their values in the order of the writes. The transmit queue
+/// is queue 1.
 const SET_UP: [(u8, u32); 9] = [
     (0x70, 0), // status: reset
     (0x70, 3), // status: driver found

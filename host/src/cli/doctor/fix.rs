@@ -45,7 +45,7 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
             arch: "pacman -S qemu-base",
         },
         "guest kernel" => Fix::everywhere(
-            "run ./taskw firmware in waggle's source tree and set WAGGLE_FIRMWARE to its result, and unset WAGGLE_KERNEL",
+            "run ./taskw firmware in waggle's source tree, set WAGGLE_FIRMWARE to its result and unset WAGGLE_KERNEL",
         ),
         "mkfs.ext4" => {
             Fix { debian: "apt-get install e2fsprogs", fedora: "dnf install e2fsprogs", arch: "pacman -S e2fsprogs" }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Finds and checks libkrunfw, the library that contains the kernel of libkrun's guests.
+//! Finds and checks libkrunfw, the library that contains the guests' kernel.
 //!
 //! The check runs in a child process, because a truncated library crashes the process that loads it.
 
