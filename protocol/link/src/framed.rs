@@ -6,10 +6,7 @@
 use std::io::{self, Cursor};
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    task::coop,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use waggle_protocol::{
     FRAME_BYTES_MAX,
     frame::{self, FrameFault, PREFIX_BYTES},
@@ -54,9 +51,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Errors
     /// [`ReceiveFault`]; the stream is unusable afterwards.
     pub async fn receive<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, ReceiveFault> {
-        // yamux streams do not take part in tokio's cooperative scheduling. Without this line, a peer that sends faster
-        // than this task reads would prevent the task from ever yielding, even to check its own timeout.
-        coop::consume_budget().await;
         if !self.fill().await? {
             return Ok(None);
         }
