@@ -16,7 +16,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{mpsc, watch},
-    task::AbortHandle,
 };
 use waggle_protocol::handshake::Link;
 
@@ -117,12 +116,11 @@ impl Acceptor {
     }
 }
 
-/// Ends the link when dropped.
+/// Ends the link when dropped. What waits to be sent is sent as far as the connection accepts it at once.
 #[derive(Debug)]
 struct LinkHandle {
     shared: Arc<Shared>,
     ended: watch::Receiver<Option<LinkFault>>,
-    driver: AbortHandle,
 }
 
 impl LinkHandle {
@@ -143,11 +141,11 @@ impl LinkHandle {
             output: Vec::with_capacity(WRITE_BYTES_MAX),
             written: 0,
         };
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             let fault = poll_fn(|cx| driver.poll(cx)).await;
             end.send_replace(Some(fault));
         });
-        Self { shared, ended, driver: task.abort_handle() }
+        Self { shared, ended }
     }
 
     async fn ended(&self) -> LinkFault {
@@ -160,7 +158,7 @@ impl LinkHandle {
 
 impl Drop for LinkHandle {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.shared.with(State::stop);
     }
 }
 
@@ -190,7 +188,11 @@ struct Driver<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkFault> {
         loop {
-            match (self.poll_write(cx), self.poll_read(cx)) {
+            let written = self.poll_write(cx);
+            if written.is_pending() && self.shared.0.with(|state| state.is_stopped()) {
+                return Poll::Ready(LinkFault::Closed);
+            }
+            match (written, self.poll_read(cx)) {
                 (_, Poll::Ready(Err(fault))) | (Poll::Ready(Err(fault)), Poll::Pending) => return Poll::Ready(fault),
                 (Poll::Pending, Poll::Pending) => return Poll::Pending,
                 // After a failed write, data that has arrived is still read.

@@ -77,8 +77,12 @@ pub(crate) struct State {
     /// The streams that have something to send, in the order of their turns.
     ready: VecDeque<u32>,
     pool: Pool,
+    /// The driver must send what it can send at once, and end.
+    stopped: bool,
     ended: bool,
     driver: Option<Waker>,
+    /// The driver waits for something to send.
+    is_idle: bool,
     /// Tasks to wake after this access.
     woken: Vec<Waker>,
     /// Number of this side's streams whose number became free during this access.
@@ -205,8 +209,10 @@ impl State {
             streams,
             ready: VecDeque::new(),
             pool: Pool::new(limits.pool),
+            stopped: false,
             ended: false,
             driver: None,
+            is_idle: false,
             woken: Vec::new(),
             freed: 0,
         }
@@ -272,8 +278,7 @@ impl State {
         }
     }
 
-    /// Appends frames to `output` until it is full or nothing is left to send. In the latter case, registers the driver
-    /// to be woken.
+    /// Appends frames to `output` until it is full or nothing is left to send. Registers the driver to be woken.
     pub(crate) fn fill(&mut self, output: &mut Vec<u8>, cx: &Context<'_>) {
         while output.len() + TURN_HEADER_BYTES < WRITE_BYTES_MAX {
             let Some(stream) = self.ready.pop_front() else { break };
@@ -288,9 +293,19 @@ impl State {
             }
             self.free_if_closed(stream);
         }
-        if output.is_empty() {
-            register(&mut self.driver, cx);
-        }
+        self.is_idle = output.is_empty();
+        register(&mut self.driver, cx);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Makes the driver end once it has sent what waits. The streams accept nothing more.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        self.end();
+        self.woken.extend(self.driver.clone());
     }
 
     pub(crate) fn pool_left(&self) -> usize {
@@ -423,7 +438,9 @@ impl State {
         let Some(state) = find(&mut self.streams, stream) else { return };
         if state.has_output() && !std::mem::replace(&mut state.is_ready, true) {
             self.ready.push_back(stream);
-            self.woken.extend(self.driver.take());
+            if std::mem::take(&mut self.is_idle) {
+                self.woken.extend(self.driver.clone());
+            }
         }
     }
 }
