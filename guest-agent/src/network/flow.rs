@@ -43,10 +43,10 @@ pub(super) async fn carry(tcp: TcpStream, to: SocketAddr, link: &LinkHandle) {
 }
 
 async fn connect(to: SocketAddr, link: &LinkHandle) -> Option<Stream> {
-    let stream = link.open().await?;
+    let mut stream = link.open().await?;
     let request = EgressRequest::Connect { address: to.ip().to_canonical().into(), port: to.port() };
-    FrameWriter::new(&stream).send(&request).await.ok()?;
-    match FrameReader::bounded(&stream, EGRESS_FRAME_BYTES_MAX).receive::<FlowReply<'_>>().await {
+    FrameWriter::new(&mut stream).send(&request).await.ok()?;
+    match FrameReader::bounded(&mut stream, EGRESS_FRAME_BYTES_MAX).receive::<FlowReply<'_>>().await {
         Ok(Some(FlowReply::Connected)) => Some(stream),
         Ok(Some(FlowReply::Refused { .. } | FlowReply::Answer { .. }) | None) | Err(_) => None,
     }

@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{io::AsyncReadExt, net::TcpStream, sync::SemaphorePermit, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, WriteHalf, split},
+    net::TcpStream,
+    sync::SemaphorePermit,
+    time::timeout,
+};
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 use waggle_shared::address::canonical;
@@ -19,14 +24,15 @@ use crate::domain::egress::{Destination, Refused};
 /// Timeout for receiving the whole request on a new stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-type Writer<'a> = FrameWriter<&'a Stream>;
+type Writer<'a> = FrameWriter<WriteHalf<&'a mut Stream>>;
 
 /// Serves one stream until it ends. If `busy` is true, the guest is at its limit of flows, and the request is refused.
 ///
 /// # Errors
 /// The guest broke a rule, and the caller must end the link.
-pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
-    let mut reader = FrameReader::bounded(&stream, EGRESS_FRAME_BYTES_MAX);
+pub(super) async fn serve(mut stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
+    let (read, write) = split(&mut stream);
+    let (mut reader, mut writer) = (FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX), FrameWriter::new(write));
     // After the timeout, this return drops the stream, and the drop resets the stream.
     let Ok(request) = timeout(REQUEST_MAX, reader.receive::<EgressRequest<'_>>()).await else { return Ok(()) };
     let request = match request {
@@ -34,7 +40,6 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
         Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(()),
         Err(fault @ ReceiveFault::Frame { .. }) => return Err(ServeFault::Request { source: fault.into() }),
     };
-    let mut writer = FrameWriter::new(&stream);
     let mut early = [0];
     let begun = tokio::select! {
         begun = begin(&guest, request, busy, &mut writer) => begun,

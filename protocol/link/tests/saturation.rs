@@ -3,10 +3,15 @@
 //! Links under full load in both directions over sockets with tiny buffers, and links that end.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::{
-    io::{self, AsyncReadExt, AsyncWriteExt},
+    io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::UnixStream,
     time::timeout,
 };
@@ -101,6 +106,51 @@ async fn two_sides_that_only_write_do_not_deadlock() {
     }
     let both = async { tokio::join!(write_first(opened, 1), write_first(accepted, 2)) };
     timeout(STUCK, both).await.expect("both sides are stuck");
+}
+
+/// A connection that records the lengths of its writes.
+struct Recorded(UnixStream, Arc<Mutex<Vec<usize>>>);
+
+impl AsyncRead for Recorded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Recorded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.0).poll_write(cx, bytes))?;
+        self.1.lock().unwrap().push(bytes.len());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn frames_are_gathered_into_few_writes_of_at_most_a_packet() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let writes = Arc::default();
+    let opener = Opener::start(Recorded(a, Arc::clone(&writes)), Link::Call);
+    let mut acceptor = Acceptor::start(b, Link::Call);
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        floods.spawn(flood(opener.open().await.unwrap()));
+    }
+    for _ in 0..STREAMS {
+        floods.spawn(flood(acceptor.accept().await.unwrap()));
+    }
+    timeout(STUCK, floods.join_all()).await.expect("the link is stuck");
+    let writes = writes.lock().unwrap();
+    assert!(writes.iter().all(|bytes| *bytes <= 64 * 1024), "{:?}", writes.iter().max());
+    let average = writes.iter().sum::<usize>() / writes.len();
+    assert!(average > 32 * 1024, "{} writes of {average} bytes", writes.len());
 }
 
 #[tokio::test]

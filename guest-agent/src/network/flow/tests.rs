@@ -44,8 +44,8 @@ async fn requested() -> Carried {
         carry(tcp, SocketAddr::from(TO), &link).await;
         drop(sender);
     });
-    let stream = timeout(STUCK, acceptor.accept()).await.unwrap().unwrap();
-    let mut reader = FrameReader::bounded(&stream, EGRESS_FRAME_BYTES_MAX);
+    let mut stream = timeout(STUCK, acceptor.accept()).await.unwrap().unwrap();
+    let mut reader = FrameReader::bounded(&mut stream, EGRESS_FRAME_BYTES_MAX);
     let request = timeout(STUCK, reader.receive::<EgressRequest<'_>>()).await.unwrap().unwrap();
     assert_eq!(request, Some(EgressRequest::Connect { address: Address::V4(TO.0), port: TO.1 }));
     Carried { program, stream, carrying, _link: acceptor }
@@ -53,14 +53,14 @@ async fn requested() -> Carried {
 
 /// Opens a flow, and accepts it as the host.
 async fn connected() -> Carried {
-    let carried = requested().await;
+    let mut carried = requested().await;
     carried.send(&FlowReply::Connected).await;
     carried
 }
 
 impl Carried {
-    async fn send(&self, reply: &FlowReply<'_>) {
-        FrameWriter::new(&self.stream).send(reply).await.unwrap();
+    async fn send(&mut self, reply: &FlowReply<'_>) {
+        FrameWriter::new(&mut self.stream).send(reply).await.unwrap();
     }
 
     /// Expects this data next.
