@@ -73,7 +73,7 @@ pub(crate) struct State {
     limits: LinkLimits,
     /// This side opens the streams.
     opens: bool,
-    streams: Vec<Option<StreamState>>,
+    streams: Vec<Option<Box<StreamState>>>,
     /// The streams that have something to send, in the order of their turns.
     ready: VecDeque<u32>,
     pool: Pool,
@@ -264,7 +264,8 @@ impl State {
         }
         let streams_max = self.limits.streams_max;
         let free = self.streams.get_mut(stream as usize).filter(|state| state.is_none());
-        *free.ok_or(Breach::Opened { stream, streams_max })? = Some(StreamState::new(&self.limits, Progress::Sent));
+        *free.ok_or(Breach::Opened { stream, streams_max })? =
+            Some(Box::new(StreamState::new(&self.limits, Progress::Sent)));
         Ok(())
     }
 
@@ -273,7 +274,7 @@ impl State {
         let Some(state) = find(&mut self.streams, stream) else { return };
         // Data for a dropped handle is discarded.
         if state.close == Progress::NotDue {
-            state.received.extend(part);
+            append(&mut state.received, part, state.window.size());
             self.woken.extend(state.reader.take());
         }
     }
@@ -321,7 +322,7 @@ impl State {
 
     fn free_if_closed(&mut self, stream: u32) {
         let Some(entry) = self.streams.get_mut(stream as usize) else { return };
-        if entry.as_ref().is_some_and(StreamState::is_closed) {
+        if entry.as_ref().is_some_and(|state| state.is_closed()) {
             *entry = None;
             self.freed += usize::from(self.opens);
         }
@@ -333,7 +334,7 @@ impl State {
     /// Opens a stream and returns its number. The caller must hold one of the [`Shared::openings`].
     pub(crate) fn open(&mut self) -> Option<u32> {
         let (number, entry) = self.streams.iter_mut().enumerate().find(|(_, entry)| entry.is_none())?;
-        *entry = Some(StreamState::new(&self.limits, Progress::Due));
+        *entry = Some(Box::new(StreamState::new(&self.limits, Progress::Due)));
         u32::try_from(number).ok()
     }
 
@@ -392,7 +393,7 @@ impl State {
     pub(crate) fn push(&mut self, stream: u32, bytes: &[u8]) {
         let Some(state) = find(&mut self.streams, stream) else { return };
         state.credit = state.credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        state.queued.extend(bytes);
+        append(&mut state.queued, bytes, self.limits.queue_max);
         self.schedule(stream);
     }
 
@@ -445,8 +446,8 @@ impl State {
     }
 }
 
-fn find(streams: &mut [Option<StreamState>], number: u32) -> Option<&mut StreamState> {
-    streams.get_mut(number as usize).and_then(Option::as_mut)
+fn find(streams: &mut [Option<Box<StreamState>>], number: u32) -> Option<&mut StreamState> {
+    streams.get_mut(number as usize).and_then(Option::as_deref_mut)
 }
 
 fn gone<T>(kind: io::ErrorKind) -> Poll<io::Result<T>> {
@@ -458,6 +459,16 @@ fn register(waker: &mut Option<Waker>, cx: &Context<'_>) {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *waker = Some(cx.waker().clone()),
     }
+}
+
+/// Appends bytes. The buffer grows by doubling, but not beyond `bytes_max`, which the bytes never exceed.
+fn append(bytes: &mut VecDeque<u8>, more: &[u8], bytes_max: usize) {
+    let needed = bytes.len() + more.len();
+    if needed > bytes.capacity() {
+        let doubled = bytes.capacity().saturating_mul(2).min(bytes_max);
+        bytes.reserve_exact(doubled.max(needed) - bytes.len());
+    }
+    bytes.extend(more);
 }
 
 /// Takes the first bytes, and frees the memory when nothing is left. Most streams are idle most of the time.

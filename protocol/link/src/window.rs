@@ -58,6 +58,11 @@ impl Window {
         }
     }
 
+    /// Returns the maximum number of the peer's bytes that are buffered on this side.
+    pub(crate) fn size(&self) -> usize {
+        self.size as usize
+    }
+
     /// Returns the number of bytes that the peer may still send.
     pub(crate) fn open(&self) -> u32 {
         self.open
