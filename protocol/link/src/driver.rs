@@ -158,7 +158,7 @@ impl LinkHandle {
 
 impl Drop for LinkHandle {
     fn drop(&mut self) {
-        self.shared.with(State::stop);
+        self.shared.end();
     }
 }
 
@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkFault> {
         loop {
             let written = self.poll_write(cx);
-            if written.is_pending() && self.shared.0.with(|state| state.is_stopped()) {
+            if written.is_pending() && self.shared.0.with(|state| state.ended) {
                 return Poll::Ready(LinkFault::Closed);
             }
             match (written, self.poll_read(cx)) {

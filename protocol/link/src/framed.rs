@@ -128,28 +128,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// [`SendFault`]; after `Io` the stream is unusable, after `Frame` the stream is unchanged.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), SendFault> {
-        self.queue(message).map_err(|source| SendFault::Frame { source })?;
+        frame::encode(message, self.pending.get_mut()).map_err(|source| SendFault::Frame { source })?;
         self.flush().await
-    }
-
-    /// Queues one message behind the pending ones, without waiting. The caller must bound the queue.
-    ///
-    /// # Errors
-    /// [`FrameFault`] if the message does not fit into a frame; the queue is unchanged.
-    pub fn queue<T: Serialize>(&mut self, message: &T) -> Result<(), FrameFault> {
-        frame::encode(message, self.pending.get_mut())
-    }
-
-    /// Returns true if nothing is pending.
-    pub fn is_idle(&self) -> bool {
-        self.pending.get_ref().is_empty()
-    }
-
-    /// Frees the buffer if nothing is pending. Nothing else shrinks the buffer.
-    pub fn release(&mut self) {
-        if self.is_idle() {
-            self.pending = Cursor::default();
-        }
     }
 
     /// Writes the pending messages. Dropping the future keeps the unwritten bytes.

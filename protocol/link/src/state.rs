@@ -60,7 +60,7 @@ impl Shared {
         result
     }
 
-    /// Marks the link as ended, and wakes all tasks that wait for it.
+    /// Ends the link: the streams accept nothing more, and the driver ends once it has sent what waits.
     pub(crate) fn end(&self) {
         self.openings.close();
         self.with(State::end);
@@ -77,9 +77,8 @@ pub(crate) struct State {
     /// The streams that have something to send, in the order of their turns.
     ready: VecDeque<u32>,
     pool: Pool,
-    /// The driver must send what it can send at once, and end.
-    stopped: bool,
-    ended: bool,
+    /// The link has ended, or the driver must end it.
+    pub(crate) ended: bool,
     driver: Option<Waker>,
     /// The driver waits for something to send.
     is_idle: bool,
@@ -209,7 +208,6 @@ impl State {
             streams,
             ready: VecDeque::new(),
             pool: Pool::new(limits.pool),
-            stopped: false,
             ended: false,
             driver: None,
             is_idle: false,
@@ -298,23 +296,13 @@ impl State {
         register(&mut self.driver, cx);
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped
-    }
-
-    /// Makes the driver end once it has sent what waits. The streams accept nothing more.
-    pub(crate) fn stop(&mut self) {
-        self.stopped = true;
-        self.end();
-        self.woken.extend(self.driver.clone());
-    }
-
     pub(crate) fn pool_left(&self) -> usize {
         self.pool.left()
     }
 
     fn end(&mut self) {
         self.ended = true;
+        self.woken.extend(self.driver.clone());
         for state in self.streams.iter_mut().flatten() {
             state.wake_all(&mut self.woken);
         }
