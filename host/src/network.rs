@@ -8,8 +8,8 @@
 //!         └─ serve    one link: a task for each stream that the guest opens
 //! ```
 //!
-//! The guest may be hostile. Frames, flows, lookups and names have limits, and the host reads each stream at all times.
-//! If a guest breaks a rule, its link ends, and all its flows end with a reset.
+//! The guest may be hostile. Requests, flows, lookups and names have limits. If a guest breaks a rule, its link ends, and
+//! all its flows end with a reset.
 
 pub mod ca_bundle;
 mod descriptors;
@@ -34,7 +34,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::timeout,
 };
-use waggle_link::{Acceptor, FlowBreach, GrantPool, GreetFault, LinkFault, OpeningFault, Past, answer, await_dial};
+use waggle_link::{Acceptor, GreetFault, LinkFault, OpeningFault, Past, answer, await_dial};
 use waggle_protocol::{
     Link,
     egress::{FLOWS_MAX, HOST_ADDRESS},
@@ -117,7 +117,6 @@ pub struct Guest {
     granted: Mutex<Granted>,
     lookups: Lookups,
     large_buffers: Semaphore,
-    pool: GrantPool,
 }
 
 impl Guest {
@@ -126,7 +125,7 @@ impl Guest {
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
         let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
         let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
-        Self { network, gateway, granted: Mutex::default(), lookups, large_buffers, pool: GrantPool::default() }
+        Self { network, gateway, granted: Mutex::default(), lookups, large_buffers }
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {
@@ -151,8 +150,6 @@ pub enum ServeFault {
     Silent { within: Duration },
     #[error("the link ended")]
     Link { source: LinkFault },
-    #[error("the guest broke the rules of a flow")]
-    Flow { source: FlowBreach },
     #[error("the guest sent an invalid request")]
     Request { source: Box<dyn Error + Send + Sync> },
     #[error("the task of a flow panicked")]

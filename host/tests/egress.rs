@@ -25,7 +25,7 @@ use waggle::{
 use waggle_link::{FrameReader, FrameWriter, Opener, Past, Stream, dial};
 use waggle_protocol::{
     Link,
-    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, Flow, FlowReply, HOST_ADDRESS, Refusal},
+    egress::{Address, EgressRequest, FlowReply, HOST_ADDRESS, Refusal},
 };
 
 /// Timeout of a stuck test.
@@ -109,19 +109,11 @@ async fn listen() -> (TcpListener, u16) {
 
 /// Sends a question, ends the sending direction, and returns the whole response.
 async fn exchange(stream: &mut Stream, question: &[u8]) -> Vec<u8> {
-    let (read, write) = tokio::io::split(stream);
-    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
-    writer.send(&Flow::Data(question)).await.unwrap();
-    writer.send(&Flow::End).await.unwrap();
+    stream.write_all(question).await.unwrap();
+    stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    loop {
-        match timeout(STUCK, reader.receive::<Flow<'_>>()).await.unwrap().unwrap().unwrap() {
-            Flow::Data(bytes) => answer.extend_from_slice(bytes),
-            Flow::Credit { .. } => {}
-            Flow::End => return answer,
-            Flow::Reset => panic!("reset after {answer:?}"),
-        }
-    }
+    timeout(STUCK, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    answer
 }
 
 async fn answer_one(listener: &TcpListener) -> Vec<u8> {
@@ -232,7 +224,7 @@ async fn end_of_a_machine_resets_its_flows() {
     let rig = rig("127.0.0.1").await;
     let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    FrameWriter::new(&mut flow).send(&Flow::Data(b"half")).await.unwrap();
+    flow.write_all(b"half").await.unwrap();
     server.read_exact(&mut [0; 4]).await.unwrap();
     rig.served.abort();
     let fault = timeout(STUCK, server.read(&mut [0])).await.unwrap().unwrap_err();
@@ -255,7 +247,7 @@ async fn silent_peer_is_probed_within_a_minute() {
     let rig = rig("127.0.0.1").await;
     let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    FrameWriter::new(&mut flow).send(&Flow::Data(b"bee")).await.unwrap();
+    flow.write_all(b"bee").await.unwrap();
     server.read_exact(&mut [0; 3]).await.unwrap();
     // Once everything is acknowledged, only the keepalive timer is left.
     let silence = async {
@@ -286,24 +278,11 @@ async fn flows_beyond_the_limit_are_refused_as_busy() {
 
 /// Returns the number of bytes that the host accepts for a server that does not read.
 async fn taken(flow: &mut Stream) -> usize {
-    let (read, write) = tokio::io::split(flow);
-    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
-    let (mut credit, mut taken) = (FLOW_CREDIT_BYTES as usize, 0);
-    loop {
-        while credit >= 4096 {
-            writer.send(&Flow::Data(&[7; 4096])).await.unwrap();
-            (credit, taken) = (credit - 4096, taken + 4096);
-        }
-        match timeout(Duration::from_millis(500), reader.receive::<Flow<'_>>()).await {
-            Ok(received) => match received.unwrap().unwrap() {
-                Flow::Credit { bytes } => credit += bytes as usize,
-                other @ (Flow::Data(_) | Flow::End | Flow::Reset) => {
-                    panic!("{other:?} from a server that sends nothing")
-                }
-            },
-            Err(_full) => return taken,
-        }
+    let mut taken = 0;
+    while let Ok(written) = timeout(Duration::from_millis(500), flow.write(&[7; 4096])).await {
+        taken += written.unwrap();
     }
+    taken
 }
 
 #[tokio::test]

@@ -1,33 +1,30 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The egress link carries the guest's TCP connections and DNS queries. The guest opens one yamux stream for each
-//! connection and for each query.
+//! The egress link carries the guest's TCP connections and DNS queries. The guest opens one stream for each connection
+//! and for each query.
 //!
 //! ```text
 //!   guest agent                                     host
 //!       │  dials the egress link                     │ listens before the machine starts
 //!       ├─ Preamble ────────────────────────────────▶│
 //!       │◀─────────────────────────────────── Answer ┤
-//!       │◀═══════════════ yamux from here on ═══════▶│
+//!       │◀═════════════ streams from here on ═══════▶│
 //!       │                                            │
 //!       ├─ EgressRequest::Connect ──────────────────▶│ decides, dials
 //!       │◀──────────────────────────────── Connected ┤ or Refused, then end of stream
-//!       │◀─ Flow: Data, Credit … then End or Reset ─▶│ both ways, each at its own pace
+//!       │◀─ data … then the end or a close ─────────▶│ both ways, each at its own pace
 //!       │                                            │
 //!       ├─ EgressRequest::Resolve ──────────────────▶│ decides, resolves
 //!       │◀─────────────────────────────────── Answer ┤ or Refused, then end of stream
 //! ```
 //!
-//! **Ends of a flow.** [`Flow::End`] ends one direction, like a TCP FIN; the other direction continues. [`Flow::Reset`]
-//! ends both. A side is done with a flow when it has sent and received an `End`, or has sent or received a `Reset`. The
-//! side then finishes its direction of the stream and drops the stream. `End` and `Reset` are messages because a
-//! reader cannot distinguish a yamux stream that was reset from a stream that ended cleanly. A stream that ends without
-//! either message was cut off, and counts as reset.
+//! **Ends of a flow.** After `Connected`, the stream carries the connection's bytes as they are. The end of one direction
+//! of the stream is like a TCP FIN; the other direction continues. A stream that a side closes before both directions have
+//! ended was reset or cut off.
 //!
-//! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes of data on a flow. The other side allows more with
-//! [`Flow::Credit`]. Each side always reads the stream, so only the credit limits the data that a side buffers for a
-//! slow connection. yamux's own window of 256 KiB per stream is far too much for hundreds of flows. If a guest exceeds
-//! its credit, the host ends the link.
+//! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes on a stream of this link, and more as the other side
+//! grants more. Only the credit limits the data that a side buffers for a slow connection. If a guest exceeds its credit,
+//! the host ends the link.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -45,19 +42,14 @@ pub const FLOWS_MAX: usize = EGRESS_STREAMS_MAX / 2;
 pub const FLOW_CREDIT_BYTES: u32 = 8 * 1024;
 
 /// Maximum credit of a side on a flow in bytes: well above the link's bandwidth-delay product. A grant that raises the
-/// credit above this maximum violates the protocol.
+/// credit above this maximum violates the rules of the link.
 pub const FLOW_CREDIT_BYTES_MAX: u32 = 256 * 1024;
-
-/// Maximum length of the byte slice in a [`Flow::Data`]. The initial credit covers a full slice, so that a new flow can
-/// send a full slice at once.
-pub const FLOW_CHUNK_BYTES_MAX: usize = 8 * 1024;
-
-/// Maximum length of a frame's body on the egress link in bytes: enough for a full chunk, or for a DNS query, and the
-/// fields around it.
-pub const EGRESS_FRAME_BYTES_MAX: usize = FLOW_CHUNK_BYTES_MAX + 64;
 
 /// Maximum length of a DNS query in bytes. Resolvers do not accept longer queries over UDP.
 pub const DNS_QUERY_BYTES_MAX: usize = 4096;
+
+/// Maximum length of a frame's body on the egress link in bytes: enough for a DNS query, and the fields around it.
+pub const EGRESS_FRAME_BYTES_MAX: usize = DNS_QUERY_BYTES_MAX + 64;
 
 /// Maximum length of a DNS response in bytes. Every client accepts this length over UDP. The host leaves out addresses
 /// that do not fit.
@@ -119,7 +111,7 @@ impl From<Address> for IpAddr {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FlowReply<'a> {
-    /// The flow begins: [`Flow`] messages follow, both ways.
+    /// The flow begins: the connection's data follows, both ways.
     Connected,
     /// The flow or the query was refused.
     Refused { reason: Refusal },
@@ -145,21 +137,4 @@ pub enum Refusal {
     TimedOut,
     /// Too many flows are open.
     Busy,
-}
-
-/// A message of a flow that has begun, in either direction.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum Flow<'a> {
-    /// Data: at least 1 byte, at most [`FLOW_CHUNK_BYTES_MAX`] bytes, and no more than the remaining credit.
-    Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// A grant of more credit to the receiver of this message.
-    Credit {
-        /// At least 1. The sum with the unused credit must not exceed [`FLOW_CREDIT_BYTES_MAX`].
-        bytes: u32,
-    },
-    /// The end of the sender's data. `Credit` and `Reset` may still follow.
-    End,
-    /// The connection was reset. Nothing follows.
-    Reset,
 }

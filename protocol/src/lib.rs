@@ -12,7 +12,7 @@
 //!       │◀────────────────────────── frame: Welcome ─┤
 //!       │  becomes the machine of the welcome        │
 //!       ├─ frame: Ready ────────────────────────────▶│
-//!       │◀═══════════════ yamux from here on ═══════▶│
+//!       │◀═════════════ streams from here on ═══════▶│
 //!       │                                            │
 //!       │  one stream per call, opened by the host   │
 //!       │◀──────────────────────────── Request ──────┤
@@ -40,9 +40,8 @@
 //!
 //! **Ends of a call.** A call ends with its last reply; the documentation of [`Reply`] marks the variants that are
 //! last. A stream that ends without a last reply was cut off. To cancel, the host sends [`Input::Cancel`] and keeps
-//! reading until the last reply. If the host drops the stream, yamux resets it, which also cancels the call. No message
-//! depends on a half-closed stream, because yamux does not reset such a stream when it is dropped, and the peer would
-//! never learn of the drop.
+//! reading until the last reply. If the host drops the stream, which resets it, this also
+//! cancels the call.
 
 pub mod boot;
 pub mod egress;

@@ -9,7 +9,7 @@ use std::{array, fmt::Write as _, fs, path::Path};
 use waggle_protocol::{
     Fault, FaultKind, Hello, Input, Link, Origin, Ready, Reply, Request, Seed, VERSION, Welcome,
     boot::{BootConfig, Network, Relaxed, Transport},
-    egress::{Address, EgressRequest, Flow, FlowReply, Refusal},
+    egress::{Address, EgressRequest, FlowReply, Refusal},
     frame,
     generation::{NONCE_BYTES, Opening},
     handshake,
@@ -98,10 +98,6 @@ fn egress() -> Vec<(&'static str, Vec<u8>)> {
         ("egress.refused.timed_out", refused(Refusal::TimedOut)),
         ("egress.refused.busy", refused(Refusal::Busy)),
         ("egress.answer", framed(&FlowReply::Answer { message: b"a" })),
-        ("flow.data", framed(&Flow::Data(b"data"))),
-        ("flow.credit", framed(&Flow::Credit { bytes: 300 })),
-        ("flow.end", framed(&Flow::End)),
-        ("flow.reset", framed(&Flow::Reset)),
     ]
 }
 

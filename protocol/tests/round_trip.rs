@@ -7,9 +7,7 @@ use proptest::prelude::*;
 use waggle_protocol::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, Fault, FaultKind, Hello, Input, Link, Reply, Request,
     boot::BootConfig,
-    egress::{
-        Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FLOW_CHUNK_BYTES_MAX, Flow, FlowReply,
-    },
+    egress::{Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply},
     frame::{self, FrameFault},
     handshake::{self, HandshakeRefusal},
     reply::Entry,
@@ -65,10 +63,6 @@ proptest! {
             let encoded = framed(&request);
             prop_assert_eq!(frame::decode::<EgressRequest<'_>>(body(&encoded)).unwrap(), request);
         }
-        for flow in [Flow::Data(&message), Flow::Credit { bytes }, Flow::End, Flow::Reset] {
-            let encoded = framed(&flow);
-            prop_assert_eq!(frame::decode::<Flow<'_>>(body(&encoded)).unwrap(), flow);
-        }
         let encoded = framed(&FlowReply::Answer { message: &message });
         prop_assert_eq!(
             frame::decode::<FlowReply<'_>>(body(&encoded)).unwrap(),
@@ -104,10 +98,6 @@ proptest! {
         if let Ok(request) = frame::decode::<EgressRequest<'_>>(&bytes) {
             let again = framed(&request);
             prop_assert_eq!(frame::decode::<EgressRequest<'_>>(body(&again)).unwrap(), request);
-        }
-        if let Ok(flow) = frame::decode::<Flow<'_>>(&bytes) {
-            let again = framed(&flow);
-            prop_assert_eq!(frame::decode::<Flow<'_>>(body(&again)).unwrap(), flow);
         }
         if let Ok(hello) = frame::decode::<Hello>(&bytes) {
             prop_assert_eq!(frame::decode::<Hello>(body(&framed(&hello))).unwrap(), hello);
@@ -179,9 +169,7 @@ fn full_chunk_fits_into_a_frame() {
 }
 
 #[test]
-fn full_flow_chunk_and_dns_query_fit_into_an_egress_frame() {
-    let chunk = vec![0xa5; FLOW_CHUNK_BYTES_MAX];
-    assert!(body(&framed(&Flow::Data(&chunk))).len() <= EGRESS_FRAME_BYTES_MAX);
+fn longest_dns_query_fits_into_an_egress_frame() {
     let message = vec![0xa5; DNS_QUERY_BYTES_MAX];
     assert!(body(&framed(&EgressRequest::Resolve { message: &message })).len() <= EGRESS_FRAME_BYTES_MAX);
 }

@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
-use waggle_link::{GrantPool, Opener};
+use waggle_link::Opener;
 use waggle_protocol::egress::{FLOWS_MAX, GUEST_ADDRESS, GUEST_ADDRESS_V6};
 
 use super::{
@@ -41,7 +41,6 @@ pub(super) async fn carry_all<F: Future<Output = ()>>(
     let (sender, link) = link::handle();
     let shared = Shared {
         link,
-        pool: Arc::default(),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     };
@@ -63,7 +62,6 @@ pub(super) async fn carry_all<F: Future<Output = ()>>(
 #[derive(Clone, Debug)]
 struct Shared {
     link: LinkHandle,
-    pool: Arc<GrantPool>,
     connections: Arc<Semaphore>,
     queries: Arc<Semaphore>,
 }
@@ -115,7 +113,7 @@ async fn serve(tcp: TcpStream, to: SocketAddr, shared: &Shared) {
     if dns_server::is_dns_server(to) {
         dns_server::answer_stream(tcp, &shared.link, &shared.queries).await;
     } else {
-        flow::carry(tcp, to, &shared.link, &shared.pool).await;
+        flow::carry(tcp, to, &shared.link).await;
     }
 }
 

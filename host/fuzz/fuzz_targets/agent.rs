@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
     let bytes = match how % 4 {
         0 => rest.to_vec(),
         1 => [greeting(), rest.to_vec()].concat(),
-        _ => match waggle_fuzz::traffic::<Request>(&mut Unstructured::new(rest)) {
+        _ => match waggle_fuzz::traffic::<Request>(&mut Unstructured::new(rest), true) {
             Ok(traffic) => [greeting(), traffic].concat(),
             Err(_used_up) => return,
         },

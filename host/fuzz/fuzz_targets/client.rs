@@ -48,7 +48,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn replies(input: &[u8]) -> Option<Vec<u8>> {
-    waggle_fuzz::traffic::<Reply<'_>>(&mut Unstructured::new(input)).ok()
+    waggle_fuzz::traffic::<Reply<'_>>(&mut Unstructured::new(input), false).ok()
 }
 
 fn greeting() -> Vec<u8> {

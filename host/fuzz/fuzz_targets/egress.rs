@@ -22,7 +22,7 @@ use waggle_fuzz::{
 use waggle_link::Past;
 use waggle_protocol::{
     Link,
-    egress::{Address, EgressRequest, Flow, HOST_ADDRESS},
+    egress::{Address, EgressRequest, HOST_ADDRESS},
     frame, handshake,
 };
 
@@ -53,13 +53,13 @@ fuzz_target!(|input: &[u8]| {
     let mut bytes = if *how == 0 { Vec::new() } else { handshake::preamble(Link::Egress).to_vec() };
     match how % 4 {
         0 | 1 => bytes.extend_from_slice(rest),
-        2 => bytes.extend(traffic::<EgressRequest<'_>>(rest)),
+        2 => bytes.extend(traffic::<EgressRequest<'_>>(rest, true)),
         _ => {
             // Begin flows on the streams that the traffic may use.
-            for stream in [1, 3, 5, 7] {
+            for stream in [0, 1, 2, 3] {
                 bytes.extend(connect(stream));
             }
-            bytes.extend(traffic::<Flow<'_>>(rest));
+            bytes.extend(traffic::<Vec<u8>>(rest, false));
         }
     }
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
@@ -69,17 +69,17 @@ fuzz_target!(|input: &[u8]| {
     });
 });
 
-fn traffic<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8]) -> Vec<u8> {
-    waggle_fuzz::traffic::<M>(&mut Unstructured::new(input)).unwrap_or_default()
+fn traffic<'a, M: Arbitrary<'a> + serde::Serialize>(input: &'a [u8], opens: bool) -> Vec<u8> {
+    waggle_fuzz::traffic::<M>(&mut Unstructured::new(input), opens).unwrap_or_default()
 }
 
-/// Builds a yamux frame that opens a stream with a request for the echo server.
+/// Builds the frames that open a stream with a request for the echo server.
 fn connect(stream: u8) -> Vec<u8> {
     let mut request = Vec::new();
     let address = Address::V4(HOST_ADDRESS.octets());
     frame::encode(&EgressRequest::Connect { address, port: *ECHO }, &mut request).expect("failed to encode a request");
     let length = u8::try_from(request.len()).expect("request longer than 255 bytes");
-    [&[0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, length], &request[..]].concat()
+    [&[1, 0, 0, 0, stream, 0, 0, 0, 2, length, 0, 0, stream, 0, 0, 0], &request[..]].concat()
 }
 
 async fn link(bytes: &[u8], in_records: bool) {

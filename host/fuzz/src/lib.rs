@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Generated traffic of a link: yamux frames that contain messages, in records. Frames and messages may be truncated or corrupted.
+//! Generated traffic of a link: frames that contain messages, in records. Frames and messages may be truncated or
+//! corrupted.
 
 #![expect(dead_code, reason = "only parts of the host's modules are under test")]
 
@@ -46,33 +47,46 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Du
 use waggle_link::{Past, begin};
 use waggle_protocol::frame;
 
-/// Highest id of a generated stream. It is low, so that the ids often match open streams.
-const STREAMS: u32 = 8;
+/// Highest number of a generated stream. It is low, so that the numbers often match open streams.
+const STREAMS: u32 = 4;
+
+/// The kinds of frames.
+const OPEN: u8 = 1;
+const DATA: u8 = 2;
+const CREDIT: u8 = 3;
+const CLOSE: u8 = 5;
 
 /// One piece of traffic.
 #[derive(Debug)]
 enum Piece {
-    /// A message in its frame, on a stream.
-    Message { stream: u32, flags: u16, bytes: Vec<u8> },
-    /// Arbitrary bytes on a stream.
-    Data { stream: u32, flags: u16, bytes: Vec<u8> },
-    /// A yamux frame without a body.
-    Bare { kind: u8, stream: u32, flags: u16, length: u32 },
+    /// A message in its frame, or arbitrary bytes, on a stream.
+    Data { stream: u32, bytes: Vec<u8> },
+    /// A frame without a body.
+    Bare { kind: u8, stream: u32, value: u32 },
     /// Arbitrary bytes without a header.
     Raw(Vec<u8>),
 }
 
-/// Generates the bytes of a peer that sends messages of the type `M`.
+/// Generates the bytes of a peer that sends messages of the type `M`. A peer that `opens` streams mostly opens a stream
+/// before it uses the stream.
 ///
 /// # Errors
 /// The input is used up.
-pub fn traffic<'a, M>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<u8>>
+pub fn traffic<'a, M>(input: &mut Unstructured<'a>, opens: bool) -> arbitrary::Result<Vec<u8>>
 where
     M: Arbitrary<'a> + serde::Serialize,
 {
     let mut bytes = Vec::new();
+    let mut opened = [false; STREAMS as usize + 1];
     while !input.is_empty() && bytes.len() < 1 << 20 {
-        piece::<M>(input)?.append_to(&mut bytes);
+        let piece = piece::<M>(input)?;
+        if let (Piece::Data { stream, .. }, true) = (&piece, opens)
+            && !std::mem::replace(&mut opened[*stream as usize], true)
+            && !input.ratio(1, 20)?
+        {
+            bytes.extend(header(OPEN, 0, *stream));
+        }
+        piece.append_to(&mut bytes);
     }
     Ok(bytes)
 }
@@ -110,17 +124,17 @@ pub async fn send<S: AsyncRead + AsyncWrite>(stream: S, bytes: &[u8]) {
 
 fn piece<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) -> arbitrary::Result<Piece> {
     let stream = input.int_in_range(0..=STREAMS)?;
-    // Half of the frames have arbitrary flags: SYN, ACK, FIN and RST.
-    let flags = if input.ratio(1, 2)? { 0 } else { input.int_in_range(0..=15)? };
-    Ok(match input.int_in_range(0..=9)? {
-        0..=5 => {
+    Ok(match input.int_in_range(0..=19)? {
+        0..=11 => {
             let mut bytes = Vec::new();
             // A message that does not fit into a frame is omitted.
             drop(frame::encode(&M::arbitrary(input)?, &mut bytes));
-            Piece::Message { stream, flags, bytes }
+            Piece::Data { stream, bytes }
         }
-        6 => Piece::Data { stream, flags, bytes: Vec::arbitrary(input)? },
-        7 | 8 => Piece::Bare { kind: input.int_in_range(0..=4)?, stream, flags, length: u32::arbitrary(input)? },
+        12..=14 => Piece::Data { stream, bytes: Vec::arbitrary(input)? },
+        15 => Piece::Bare { kind: CREDIT, stream, value: input.int_in_range(2048..=200_000)? },
+        16 | 17 => Piece::Bare { kind: input.int_in_range(OPEN..=CLOSE)?, stream, value: 0 },
+        18 => Piece::Bare { kind: input.arbitrary()?, stream: input.arbitrary()?, value: input.arbitrary()? },
         _ => Piece::Raw(Vec::arbitrary(input)?),
     })
 }
@@ -128,21 +142,20 @@ fn piece<'a, M: Arbitrary<'a> + serde::Serialize>(input: &mut Unstructured<'a>) 
 impl Piece {
     fn append_to(&self, all: &mut Vec<u8>) {
         match self {
-            Self::Message { stream, flags, bytes } | Self::Data { stream, flags, bytes } => {
+            Self::Data { stream, bytes } => {
                 for part in bytes.chunks(16 * 1024) {
-                    all.extend(header(0, *flags, *stream, u32::try_from(part.len()).unwrap_or(0)));
+                    all.extend(header(DATA, u32::try_from(part.len()).unwrap_or(0), *stream));
                     all.extend_from_slice(part);
                 }
             }
-            Self::Bare { kind, stream, flags, length } => all.extend(header(*kind, *flags, *stream, *length)),
+            Self::Bare { kind, stream, value } => all.extend(header(*kind, *value, *stream)),
             Self::Raw(bytes) => all.extend_from_slice(bytes),
         }
     }
 }
 
-fn header(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] {
-    let [f0, f1] = flags.to_be_bytes();
-    let [s0, s1, s2, s3] = stream.to_be_bytes();
-    let [l0, l1, l2, l3] = length.to_be_bytes();
-    [0, kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3]
+fn header(kind: u8, value: u32, stream: u32) -> [u8; 8] {
+    let [v0, v1, v2, _] = value.to_le_bytes();
+    let [s0, s1, s2, s3] = stream.to_le_bytes();
+    [kind, v0, v1, v2, s0, s1, s2, s3]
 }

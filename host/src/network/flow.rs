@@ -9,13 +9,13 @@ use std::{
 };
 
 use tokio::{
-    io::{WriteHalf, split},
+    io::{AsyncReadExt, WriteHalf, split},
     net::TcpStream,
     sync::SemaphorePermit,
     time::timeout,
 };
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
-use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, Flow, FlowReply, Refusal};
+use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 use waggle_shared::address::canonical;
 
 use super::{Guest, HostAddresses, ServeFault, dial, resolver, to_host_address};
@@ -24,16 +24,15 @@ use crate::domain::egress::{Destination, Refused};
 /// Timeout for receiving the whole request on a new stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-type Writer = FrameWriter<WriteHalf<Stream>>;
+type Writer<'a> = FrameWriter<WriteHalf<&'a mut Stream>>;
 
 /// Serves one stream until it ends. If `busy` is true, the guest is at its limit of flows, and the request is refused.
 ///
 /// # Errors
 /// The guest broke a rule, and the caller must end the link.
-pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
-    let (read, write) = split(stream);
-    let mut reader = FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX);
-    let mut writer = FrameWriter::new(write);
+pub(super) async fn serve(mut stream: Stream, guest: Arc<Guest>, busy: bool) -> Result<(), ServeFault> {
+    let (read, write) = split(&mut stream);
+    let (mut reader, mut writer) = (FrameReader::bounded(read, EGRESS_FRAME_BYTES_MAX), FrameWriter::new(write));
     // After the timeout, this return drops the stream, and the drop resets the stream.
     let Ok(request) = timeout(REQUEST_MAX, reader.receive::<EgressRequest<'_>>()).await else { return Ok(()) };
     let request = match request {
@@ -41,23 +40,18 @@ pub(super) async fn serve(stream: Stream, guest: Arc<Guest>, busy: bool) -> Resu
         Ok(None) | Err(ReceiveFault::Io { .. }) => return Ok(()),
         Err(fault @ ReceiveFault::Frame { .. }) => return Err(ServeFault::Request { source: fault.into() }),
     };
+    let mut early = [0];
     let begun = tokio::select! {
         begun = begin(&guest, request, busy, &mut writer) => begun,
-        // Before the flow begins, a guest may send only a reset.
-        received = reader.receive::<Flow<'_>>() => return match received {
-            Ok(Some(Flow::Reset) | None) | Err(ReceiveFault::Io { .. }) => Ok(()),
-            Ok(Some(_)) => {
-                let source = "received a message other than a reset before the flow began".into();
-                Err(ServeFault::Request { source })
-            }
-            Err(fault @ ReceiveFault::Frame { .. }) => Err(ServeFault::Request { source: fault.into() }),
+        // Before the flow begins, a guest may only end or reset the stream.
+        read = reader.stream_mut().read(&mut early) => return match read {
+            Ok(0) | Err(_) => Ok(()),
+            Ok(_) => Err(ServeFault::Request { source: "received data before the flow began".into() }),
         },
     };
     let Some((mut connection, _permits)) = begun else { return Ok(()) };
-    match carry(&mut reader, &mut writer, &mut connection, &guest.pool).await {
-        Ok(Ending::Ended) => dial::end(&connection),
-        Ok(Ending::Reset) => {}
-        Err(source) => return Err(ServeFault::Flow { source }),
+    if carry(&stream, &mut connection).await == Ending::Ended {
+        dial::end(&connection);
     }
     Ok(())
 }
@@ -83,21 +77,19 @@ struct Permits<'a> {
     large_buffers: Option<SemaphorePermit<'a>>,
 }
 
-/// Handles a request. If the request begins a flow, queues the reply and returns the connection. Otherwise sends the
-/// reply.
+/// Handles a request, and sends the reply. Returns the connection if the request begins a flow.
 async fn begin<'a>(
     guest: &'a Guest,
     request: Request,
     busy: bool,
-    writer: &mut Writer,
+    writer: &mut Writer<'_>,
 ) -> Option<(TcpStream, Permits<'a>)> {
     let reply = match request {
         _ if busy => Err(Refusal::Busy),
         Request::Resolve(message) => resolver::answer(guest, &message).await.ok_or(Refusal::Policy),
         Request::Connect(destination) => match connect(guest, destination).await {
             Ok(flow) => {
-                // `carry` sends the queued reply, and reads at the same time.
-                writer.queue(&FlowReply::Connected).ok()?;
+                writer.send(&FlowReply::Connected).await.ok()?;
                 return Some(flow);
             }
             Err(reason) => Err(reason),

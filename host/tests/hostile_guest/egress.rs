@@ -30,14 +30,13 @@ use waggle::{
 };
 use waggle_link::{Past, Records, dial};
 use waggle_protocol::{
-    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow, FlowReply, HOST_ADDRESS},
-    frame::{self, PREFIX_BYTES},
+    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, FlowReply, HOST_ADDRESS},
     handshake::Link,
 };
 
 use crate::{
     bounded,
-    guest::{self as wire, ACK, DATA, SYN, WINDOW_BYTES, WINDOW_UPDATE, framed, yamux},
+    guest::{CLOSE, CREDIT, DATA, END, Frame, OPEN, framed, header, in_stream},
 };
 
 /// A DNS query for the address of `localhost`.
@@ -65,49 +64,34 @@ async fn greeted_over((near, socket): (UnixStream, UnixStream)) -> Hostile {
 }
 
 impl Hostile {
+    /// Opens a stream with these bytes; returns false if the host has closed the link.
+    async fn open(&mut self, stream: u32, bytes: &[u8]) -> bool {
+        self.write(&opening(stream, bytes)).await
+    }
+
     /// Writes bytes; returns false if the host has closed the link.
     async fn write(&mut self, bytes: &[u8]) -> bool {
         self.socket.write_all(bytes).await.is_ok() && self.socket.flush().await.is_ok()
     }
 
-    /// Opens a stream with these bytes; returns false if the host has closed the link.
-    async fn open(&mut self, stream: u32, bytes: &[u8]) -> bool {
-        let mut frame = yamux(DATA, SYN, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
-        frame.extend_from_slice(bytes);
-        self.write(&frame).await
-    }
-
-    /// Reads a frame. Returns the header without the length, the length, and the body if the frame has data.
-    async fn frame(&mut self) -> ([u8; 8], usize, Vec<u8>) {
+    /// Reads a frame. Returns the header, and the body if the frame has data.
+    async fn frame(&mut self) -> (Frame, Vec<u8>) {
         let mut header = [0; 8];
         self.socket.read_exact(&mut header).await.unwrap();
-        let length = self.socket.read_u32().await.unwrap() as usize;
-        let mut body = vec![0; if header[1] == DATA { length } else { 0 }];
+        let frame = Frame::parse(header);
+        let mut body = vec![0; if frame.kind == DATA { frame.value } else { 0 }];
         self.socket.read_exact(&mut body).await.unwrap();
-        (header, length, body)
+        (frame, body)
     }
 
     /// Reads until all flows have begun.
     async fn all_connected(&mut self) {
         let mut connected = BTreeSet::new();
         while connected.len() < FLOWS as usize {
-            let (header, _, body) = self.frame().await;
+            let (frame, body) = self.frame().await;
             if body.starts_with(&framed(&FlowReply::Connected)) {
-                connected.insert(u32::from_be_bytes(*header.last_chunk().unwrap()));
+                connected.insert(frame.stream);
             }
-        }
-    }
-
-    /// Reads a frame. Returns the granted bytes of yamux's window, and the granted bytes of the flow's credit.
-    async fn granted(&mut self) -> (usize, usize) {
-        let (header, length, body) = self.frame().await;
-        if header[1] != DATA {
-            return (if header[1] == WINDOW_UPDATE { length } else { 0 }, 0);
-        }
-        match frame::decode(&body[PREFIX_BYTES..]) {
-            Ok(Flow::Credit { bytes }) => (0, bytes as usize),
-            _ if body == framed(&FlowReply::Connected) => (0, FLOW_CREDIT_BYTES as usize),
-            _ => (0, 0),
         }
     }
 
@@ -116,6 +100,11 @@ impl Hostile {
         let source = std::error::Error::source(&fault).map(ToString::to_string);
         format!("{fault}: {}", source.unwrap_or_default())
     }
+}
+
+/// Builds the frames that open a stream with these bytes.
+fn opening(stream: u32, bytes: &[u8]) -> Vec<u8> {
+    [&header(OPEN, 0, stream)[..], &in_stream(stream, bytes)].concat()
 }
 
 /// Returns true if the host has read everything that the guest sent, and cannot send more because the guest does not
@@ -148,11 +137,11 @@ async fn ten_thousand_streams_end_the_link() {
         let mut guest = greeted().await;
         for stream in 0..10_000 {
             // Send an incomplete frame, so that the stream stays open.
-            if !guest.open(2 * stream + 1, &[9]).await {
+            if !guest.open(stream, &[9]).await {
                 break;
             }
         }
-        assert_eq!(guest.ended().await, "the link ended: peer violated the yamux protocol");
+        assert_eq!(guest.ended().await, "the link ended: peer opened stream 512; must be closed and below 512");
     })
     .await;
 }
@@ -162,7 +151,7 @@ async fn invalid_request_ends_the_link() {
     for (bytes, expected) in [
         (vec![0xff; 4], "received an invalid frame"),
         (vec![0, 0, 2, 0], "received an invalid frame"),
-        (framed(&Flow::Reset), "received an invalid frame"),
+        (framed(&FlowReply::Connected), "received an invalid frame"),
         (vec![1, 0, 0, 0, 77], "received an invalid frame"),
     ] {
         bounded(async {
@@ -180,21 +169,20 @@ async fn data_before_a_flow_or_beyond_its_credit_ends_the_link() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut guest = greeted().await;
-        let flood = framed(&Flow::Data(&[7; 8000]));
         for stream in 0..FLOWS / 2 {
-            guest.open(2 * stream + 1, &connect(port)).await;
+            guest.open(stream, &connect(port)).await;
         }
         'flood: for _ in 0..32 {
             for stream in 0..FLOWS / 2 {
-                if !guest.write(&wire::in_stream(2 * stream + 1, &flood)).await {
+                if !guest.write(&in_stream(stream, &[7; 8000])).await {
                     break 'flood;
                 }
             }
         }
         let ended = guest.ended().await;
         assert!(
-            ended.starts_with("the guest broke the rules of a flow: received 8000 bytes")
-                || ended.starts_with("the guest sent an invalid request: received a message other than a reset"),
+            ended.starts_with("the link ended: peer sent 8000 bytes of data on a stream with ")
+                || ended == "the guest sent an invalid request: received data before the flow began",
             "{ended}"
         );
     })
@@ -223,15 +211,13 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
         let pair = UnixStream::pair().unwrap();
         let host_end = pair.0.as_fd().try_clone_to_owned().unwrap();
         let mut guest = greeted_over(pair).await;
-        for stream in (0..FLOWS).map(|number| 2 * number + 1) {
+        for stream in 0..FLOWS {
             guest.open(stream, &connect(port)).await;
-            assert!(guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await);
         }
-        // A grant before the flow has begun would end the link.
         guest.all_connected().await;
-        let grant = framed(&Flow::Credit { bytes: FLOW_CREDIT_BYTES_MAX - 8 * 1024 });
-        for stream in (0..FLOWS).map(|number| 2 * number + 1) {
-            assert!(guest.write(&wire::in_stream(stream, &grant)).await);
+        for stream in 0..FLOWS {
+            // A larger grant would end the link.
+            assert!(guest.write(&header(CREDIT, (FLOW_CREDIT_BYTES_MAX - FLOW_CREDIT_BYTES) as usize, stream)).await);
         }
         saturated(&host_end, &written).await;
         assert!(!guest.served.is_finished(), "the guest broke no rule, but its link ended");
@@ -242,27 +228,25 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
 }
 
 /// Opens a flow to a server that has ended its direction and does not read. Fills the flow until the host grants no
-/// more credit, then ends the flow.
-async fn full_and_ended(guest: &mut Hostile, port: u16, stream: u32) {
+/// more credit.
+async fn full(guest: &mut Hostile, port: u16, stream: u32) {
     guest.open(stream, &connect(port)).await;
-    let piece = wire::in_stream(stream, &framed(&Flow::Data(&[7; 4096])));
-    let (mut window, mut credit) = (WINDOW_BYTES - 64, 0);
-    while let Ok((of_stream, of_flow)) = timeout(Duration::from_millis(300), guest.granted()).await {
-        (window, credit) = (window + of_stream, credit + of_flow);
-        while credit >= 4096 && window >= piece.len() {
-            (window, credit) = (window - piece.len(), credit - 4096);
-            assert!(guest.write(&piece).await);
+    let (mut credit, mut connected) = (FLOW_CREDIT_BYTES as usize - connect(port).len(), false);
+    while let Ok((frame, _)) = timeout(Duration::from_millis(300), guest.frame()).await {
+        connected |= frame.kind == DATA;
+        credit += if frame.kind == CREDIT { frame.value } else { 0 };
+        while connected && credit >= 4096 {
+            credit -= 4096;
+            assert!(guest.write(&in_stream(stream, &[7; 4096])).await);
         }
     }
-    assert!(guest.write(&wire::in_stream(stream, &framed(&Flow::End))).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_after_the_end_of_a_flow_ends_the_link() {
-    const FIN: u16 = 4;
-    for (flags, expected) in [
-        (0, "the guest broke the rules of a flow: received an invalid frame on a flow"),
-        (FIN, "the link ended: peer exceeded the limit of unread data"),
+    for (last, expected) in [
+        (END, "the link ended: peer sent 1 bytes of data on a stream with 0 bytes of credit"),
+        (CLOSE, "the link ended: peer sent a frame on stream 0, which is not open"),
     ] {
         bounded(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -277,22 +261,19 @@ async fn data_after_the_end_of_a_flow_ends_the_link() {
                 }
             });
             let mut guest = greeted().await;
-            for stream in [1, 3, 5, 7] {
-                full_and_ended(&mut guest, port, stream).await;
+            for stream in 0..4 {
+                full(&mut guest, port, stream).await;
             }
-            'flood: for stream in [1, 3, 5, 7] {
-                let mut finish = yamux(DATA, flags, stream, 1).to_vec();
-                finish.push(0);
-                guest.write(&finish).await;
+            'flood: for stream in 0..4 {
+                guest.write(&header(last, 0, stream)).await;
                 sleep(Duration::from_millis(100)).await;
                 for _ in 0..120 {
-                    if !guest.write(&wire::in_stream(stream, &[0]).repeat(1000)).await {
+                    if !guest.write(&in_stream(stream, &[0]).repeat(1000)).await {
                         break 'flood;
                     }
                 }
             }
-            let ended = guest.ended().await;
-            assert!(ended.starts_with(expected), "{ended}");
+            assert_eq!(guest.ended().await, expected);
             ending.abort();
         })
         .await;
@@ -304,12 +285,9 @@ async fn data_after_a_query_ends_the_link() {
     bounded(async {
         let mut guest = greeted().await;
         let mut bytes = framed(&EgressRequest::Resolve { message: LOCALHOST });
-        bytes.extend(framed(&Flow::Data(b"bee")));
+        bytes.extend(b"bee");
         guest.open(1, &bytes).await;
-        assert_eq!(
-            guest.ended().await,
-            "the guest sent an invalid request: received a message other than a reset before the flow began"
-        );
+        assert_eq!(guest.ended().await, "the guest sent an invalid request: received data before the flow began");
     })
     .await;
 }
@@ -331,9 +309,7 @@ async fn concurrent_queries_wait_for_each_other() {
             }
         });
         for stream in 0..200_u32 {
-            let mut frame = yamux(DATA, SYN, 2 * stream + 1, u32::try_from(ask.len()).unwrap()).to_vec();
-            frame.extend_from_slice(&ask);
-            write.write_all(&frame).await.unwrap();
+            write.write_all(&opening(stream, &ask)).await.unwrap();
             write.flush().await.unwrap();
         }
         reading.await.unwrap();

@@ -23,8 +23,7 @@ use waggle_shared::causes::chain;
 use crate::{
     bounded, command,
     guest::{
-        ACK, DATA, GO_AWAY, PING, RST, SYN, TIMEOUTS, WINDOW_BYTES, WINDOW_UPDATE, framed, greeted, greeted_narrowly,
-        in_stream, yamux,
+        CLOSE, CREDIT, CREDIT_BYTES, DATA, END, OPEN, TIMEOUTS, framed, greeted, greeted_narrowly, header, in_stream,
     },
     path,
 };
@@ -52,81 +51,112 @@ async fn ended_by(frames: &[u8]) -> String {
 #[tokio::test]
 async fn ten_thousand_streams_end_the_link_at_the_first() {
     bounded(async {
-        let streams: Vec<u8> = (1..=10_000).flat_map(|id| yamux(WINDOW_UPDATE, SYN, 2 * id, 0)).collect();
+        let streams: Vec<u8> = (0..10_000).flat_map(|stream| header(OPEN, 0, stream)).collect();
         assert_eq!(ended_by(&streams).await, "peer opened a stream; only this side may open streams on this link");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_body_of_4_gib_ends_the_link() {
+async fn invalid_headers_end_the_link_at_the_first() {
     bounded(async {
-        let reason = ended_by(&yamux(DATA, 0, 1, u32::MAX)).await;
-        assert_eq!(reason, "peer announced a yamux frame of 4294967295 bytes; at most 65536 are allowed");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn flood_of_empty_frames_ends_the_link() {
-    bounded(async {
-        let floods = [
-            ("pings", yamux(PING, SYN, 0, 7)),
-            ("resets", yamux(DATA, RST, 1, 0)),
-            ("credit", yamux(WINDOW_UPDATE, ACK, 1, 1)),
-            ("empty data", yamux(DATA, ACK, 1, 0)),
-        ];
-        for (name, frame) in floods {
-            let reason = ended_by(&frame.repeat(1000)).await;
-            assert_eq!(reason, "peer flooded the link with frames without data", "{name}");
+        for invalid in [
+            [0xff; 8],
+            header(DATA, 65_537, 0),
+            header(DATA, 0xff_ff_ff, 0),
+            header(DATA, 0, 0),
+            header(CREDIT, 0, 0),
+            header(CREDIT, 1, 0),
+            header(END, 1, 0),
+            header(CLOSE, 1, 0),
+            header(OPEN, 1, 0),
+            header(6, 0, 0),
+            *b"SSH-2.0-",
+        ] {
+            let reason = ended_by(&invalid).await;
+            assert_eq!(reason, format!("peer sent an invalid frame header: {invalid:02x?}"));
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn breaking_the_rules_of_yamux_ends_the_link() {
+async fn frames_without_a_stream_end_the_link_at_the_first() {
     bounded(async {
-        assert_eq!(ended_by(&yamux(PING, ACK, 0, 99)).await, "peer violated the yamux protocol");
-        assert_eq!(ended_by(&yamux(GO_AWAY, 0, 0, 0)).await, "peer closed the link");
-        let reason = ended_by(b"SSH-2.0-OpenSSH").await;
-        assert!(reason.starts_with("the link failed: decode error: "), "{reason}");
+        for stream in [0, 63, 64, u32::MAX] {
+            for frame in [header(END, 0, stream), header(CLOSE, 0, stream), header(CREDIT, 5000, stream)] {
+                let reason = ended_by(&frame.repeat(1000)).await;
+                assert_eq!(reason, format!("peer sent a frame on stream {stream}, which is not open"));
+            }
+        }
+    })
+    .await;
+}
+
+/// Returns the reason for the end of a link whose guest writes these bytes on the stream of a call. The host does not
+/// read the stream, and grants no credit.
+async fn call_ended_by(bytes: impl FnOnce(u32) -> Vec<u8>) -> String {
+    let (host, mut guest) = greeted(TIMEOUTS).await;
+    let mut ignore = |_, _: &[u8]| {};
+    let mut call = pin!(host.exec(command(), Box::pin(std::future::pending()), &mut ignore));
+    let stream = tokio::select! {
+        ended = &mut call => panic!("{ended:?}"),
+        stream = guest.next_call() => stream,
+    };
+    // The call is no longer polled.
+    let writes = async {
+        guest.write(&bytes(stream)).await;
+        guest.stall().await
+    };
+    tokio::select! {
+        reason = host.closed() => reason,
+        never = writes => never,
+    }
+}
+
+#[tokio::test]
+async fn breaking_the_rules_of_a_stream_ends_the_link() {
+    bounded(async {
+        let reason = call_ended_by(|stream| header(END, 0, stream).repeat(2)).await;
+        assert_eq!(reason, "peer ended stream 0 twice");
+        let reason = call_ended_by(|stream| header(CLOSE, 0, stream).repeat(2)).await;
+        assert_eq!(reason, "peer sent a frame on stream 0, which is not open");
+        let reason =
+            call_ended_by(|stream| [header(CLOSE, 0, stream).to_vec(), in_stream(stream, b"x")].concat()).await;
+        assert_eq!(reason, "peer sent a frame on stream 0, which is not open");
+        let reason = call_ended_by(|stream| [header(END, 0, stream).to_vec(), in_stream(stream, b"x")].concat()).await;
+        assert_eq!(reason, "peer sent 1 bytes of data on a stream with 0 bytes of credit");
+        let reason = call_ended_by(|stream| header(CREDIT, 200_000, stream).repeat(2)).await;
+        assert!(reason.starts_with("peer granted 200000 bytes on top of "), "{reason}");
     })
     .await;
 }
 
 #[tokio::test]
-async fn data_beyond_the_window_ends_the_link() {
+async fn data_beyond_the_credit_ends_the_link() {
     bounded(async {
-        let (host, mut guest) = greeted(TIMEOUTS).await;
-        let mut ignore = |_, _: &[u8]| {};
-        let mut call = pin!(host.exec(command(), Box::pin(std::future::pending()), &mut ignore));
-        let stream = tokio::select! {
-            ended = &mut call => panic!("{ended:?}"),
-            stream = guest.next_call() => stream,
-        };
-        // The call is no longer polled, so the host does not read the stream and grants no credit.
-        let floods = async {
-            guest.write(&in_stream(stream, &[0; 65_536]).repeat(64)).await;
-            guest.stall().await
-        };
-        tokio::select! {
-            reason = host.closed() => assert_eq!(reason, "peer violated the yamux protocol"),
-            never = floods => never,
-        }
+        let reason = call_ended_by(|stream| in_stream(stream, &[0; 65_536]).repeat(64)).await;
+        assert_eq!(reason, "peer sent 65536 bytes of data on a stream with 0 bytes of credit");
+        let reason = call_ended_by(|stream| in_stream(stream, &[0]).repeat(CREDIT_BYTES + 1)).await;
+        assert_eq!(reason, "peer sent 1 bytes of data on a stream with 0 bytes of credit");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn guest_that_pings_and_never_reads_times_out() {
+async fn guest_that_sends_and_never_reads_times_out() {
     bounded(async {
         let timeouts = Timeouts { clock_interval: Duration::from_millis(100), ..TIMEOUTS };
         let (host, mut guest) = greeted_narrowly(timeouts).await;
-        let pings = yamux(PING, SYN, 0, 7).repeat(1000);
+        let sends = async {
+            // The host has opened a stream by then.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            guest.write(&in_stream(0, &[0]).repeat(CREDIT_BYTES)).await;
+            guest.stall().await
+        };
         tokio::select! {
             reason = host.closed() => assert_eq!(reason, "the agent no longer responds"),
-            () = async { guest.flood(&pings).await; std::future::pending().await } => {}
+            never = sends => never,
         }
     })
     .await;
@@ -139,7 +169,7 @@ async fn endless_output_stops_at_the_deadline() {
             let (host, mut guest) = greeted(TIMEOUTS).await;
             let floods = tokio::spawn(async move {
                 let stream = guest.next_call().await;
-                // Fill one yamux frame with replies.
+                // Fill one frame with replies.
                 let reply = framed(&Reply::Stdout(&vec![b'x'; piece]));
                 guest.flood_stream(stream, &reply.repeat((65_536 / reply.len()).max(1))).await;
             });
@@ -162,7 +192,7 @@ async fn output_in_single_bytes_uses_little_memory() {
         let (host, mut guest) = greeted(TIMEOUTS).await;
         let floods = tokio::spawn(async move {
             let stream = guest.next_call().await;
-            // A long reply with each byte in a separate yamux frame. The last bytes of the reply never arrive.
+            // A long reply with each byte in a separate frame. The last bytes of the reply never arrive.
             let mut frames = in_stream(stream, &131_000_u32.to_le_bytes());
             frames.extend(in_stream(stream, &[0]));
             let single = in_stream(stream, &[1]);
@@ -189,9 +219,7 @@ async fn maximum_calls_to_a_guest_that_stops_reading_use_little_memory() {
         let stalls = tokio::spawn(async move {
             let mut streams = Vec::new();
             for _ in 0..CALLS_MAX {
-                let stream = guest.next_call().await;
-                streams.push(stream);
-                guest.write(&yamux(WINDOW_UPDATE, ACK, stream, 1 << 30)).await;
+                streams.push(guest.next_call().await);
             }
             // The guest reads nothing more, and sends one long incomplete reply on each stream.
             let begun = 131_072_u32.to_le_bytes();
@@ -222,13 +250,14 @@ async fn flooding_call_does_not_starve_others() {
             let reply = framed(&Reply::Stdout(b"x"));
             let replies = in_stream(flooded, &reply.repeat(1000));
             let exited = Exited::new(Status::Code(0), Cause::Itself, 1);
-            let mut credit = WINDOW_BYTES - replies.len();
+            let mut credit = CREDIT_BYTES - replies.len();
             guest.write(&replies).await;
             while let Some(frame) = guest.frame().await {
-                if frame.opens() {
+                if frame.kind == OPEN {
                     guest.reply(frame.stream, &Reply::Exited(exited.clone())).await;
-                } else if frame.kind == WINDOW_UPDATE && frame.stream == flooded {
-                    credit += frame.length as usize;
+                    guest.write(&header(CLOSE, 0, frame.stream)).await;
+                } else if frame.kind == CREDIT && frame.stream == flooded {
+                    credit += frame.value;
                 }
                 while credit >= replies.len() {
                     credit -= replies.len();

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! A guest that sends arbitrary bytes, such as hand-made yamux frames, in valid records on a real socket.
+//! A guest that sends arbitrary bytes, such as hand-made frames, on a real socket.
 
 use std::time::Duration;
 
@@ -13,13 +13,12 @@ use waggle::agent::{self, AgentClient, Timeouts};
 use waggle_link::{FrameReader, FrameWriter, Past, Records, dial};
 use waggle_protocol::{Hello, Link, Origin, Ready, Reply, Welcome, frame};
 
-pub(crate) const DATA: u8 = 0;
-pub(crate) const WINDOW_UPDATE: u8 = 1;
-pub(crate) const PING: u8 = 2;
-pub(crate) const GO_AWAY: u8 = 3;
-pub(crate) const SYN: u16 = 1;
-pub(crate) const ACK: u16 = 2;
-pub(crate) const RST: u16 = 8;
+/// The kinds of frames.
+pub(crate) const OPEN: u8 = 1;
+pub(crate) const DATA: u8 = 2;
+pub(crate) const CREDIT: u8 = 3;
+pub(crate) const END: u8 = 4;
+pub(crate) const CLOSE: u8 = 5;
 
 /// Timeouts that keep tests short, and that are long enough for a loaded machine.
 pub(crate) const TIMEOUTS: Timeouts = Timeouts {
@@ -32,21 +31,22 @@ pub(crate) const TIMEOUTS: Timeouts = Timeouts {
     file: Duration::from_millis(1000),
 };
 
-/// Initial window of a stream, in bytes.
-pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
+/// Initial credit of a call in bytes.
+pub(crate) const CREDIT_BYTES: usize = 256 * 1024;
 
 /// The header of a frame from the host.
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u16,
+    /// The length of the body, or the granted credit.
+    pub(crate) value: usize,
     pub(crate) stream: u32,
-    pub(crate) length: u32,
 }
 
 impl Frame {
-    /// Returns true if the frame opens a stream.
-    pub(crate) fn opens(&self) -> bool {
-        self.kind == DATA && self.flags & SYN != 0
+    pub(crate) fn parse(header: [u8; 8]) -> Self {
+        let [kind, v0, v1, v2, s0, s1, s2, s3] = header;
+        let value = u32::from_le_bytes([v0, v1, v2, 0]) as usize;
+        Self { kind, value, stream: u32::from_le_bytes([s0, s1, s2, s3]) }
     }
 }
 
@@ -90,14 +90,11 @@ pub(crate) fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
     bytes
 }
 
-/// Builds the header of a yamux frame.
-pub(crate) fn yamux(kind: u8, flags: u16, stream: u32, length: u32) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[1] = kind;
-    header[2..4].copy_from_slice(&flags.to_be_bytes());
-    header[4..8].copy_from_slice(&stream.to_be_bytes());
-    header[8..].copy_from_slice(&length.to_be_bytes());
-    header
+/// Builds the header of a frame.
+pub(crate) fn header(kind: u8, value: usize, stream: u32) -> [u8; 8] {
+    let [v0, v1, v2, ..] = value.to_le_bytes();
+    let [s0, s1, s2, s3] = stream.to_le_bytes();
+    [kind, v0, v1, v2, s0, s1, s2, s3]
 }
 
 impl Guest {
@@ -106,16 +103,11 @@ impl Guest {
         self.socket.write_all(bytes).await.is_ok() && self.socket.flush().await.is_ok()
     }
 
-    /// Writes the same bytes repeatedly until the host closes the link.
-    pub(crate) async fn flood(&mut self, bytes: &[u8]) {
-        while self.write(bytes).await {}
-    }
-
     /// Waits until the host opens a stream, and returns the id of the stream.
     pub(crate) async fn next_call(&mut self) -> u32 {
         loop {
             let frame = self.frame().await.unwrap();
-            if frame.opens() {
+            if frame.kind == OPEN {
                 return frame.stream;
             }
         }
@@ -124,11 +116,11 @@ impl Guest {
     /// Sends the same bytes on a stream repeatedly, as fast as the host grants credit.
     pub(crate) async fn flood_stream(&mut self, stream: u32, bytes: &[u8]) {
         let frame = in_stream(stream, bytes);
-        let mut credit = WINDOW_BYTES;
+        let mut credit = CREDIT_BYTES;
         loop {
             while credit < bytes.len() {
                 match self.frame().await {
-                    Some(Frame { kind: WINDOW_UPDATE, length, .. }) => credit += length as usize,
+                    Some(Frame { kind: CREDIT, value, .. }) => credit += value,
                     Some(_) => {}
                     None => return,
                 }
@@ -142,15 +134,13 @@ impl Guest {
 
     /// Reads the host's next frame, or `None` at the end of the link.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
-        let mut header = [0; 12];
+        let mut header = [0; 8];
         self.socket.read_exact(&mut header).await.ok()?;
-        let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if header[1] == DATA {
-            let mut body = vec![0; word(8) as usize];
-            self.socket.read_exact(&mut body).await.ok()?;
+        let frame = Frame::parse(header);
+        if frame.kind == DATA {
+            self.socket.read_exact(&mut vec![0; frame.value]).await.ok()?;
         }
-        let flags = u16::from_be_bytes([header[2], header[3]]);
-        Some(Frame { kind: header[1], flags, stream: word(4), length: word(8) })
+        Some(frame)
     }
 
     /// Sends bytes on a stream; returns false if the host has closed the link.
@@ -169,9 +159,9 @@ impl Guest {
     }
 }
 
-/// Builds a yamux data frame that carries `bytes` on the stream.
+/// Builds a data frame that carries `bytes` on the stream.
 pub(crate) fn in_stream(stream: u32, bytes: &[u8]) -> Vec<u8> {
-    let mut frame = yamux(DATA, ACK, stream, u32::try_from(bytes.len()).unwrap()).to_vec();
+    let mut frame = header(DATA, bytes.len(), stream).to_vec();
     frame.extend_from_slice(bytes);
     frame
 }

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use waggle_protocol::{
     FRAME_BYTES_MAX, Hello, Input, Link, Ready, Reply, Request, Welcome,
     boot::BootConfig,
-    egress::{EgressRequest, Flow, FlowReply},
+    egress::{EgressRequest, FlowReply},
     frame::{self, PREFIX_BYTES},
     handshake,
 };
@@ -44,6 +44,5 @@ fuzz_target!(|bytes: &[u8]| {
     survives!(Ready, rest);
     survives!(EgressRequest<'_>, rest);
     survives!(FlowReply<'_>, rest);
-    survives!(Flow<'_>, rest);
     let _boot = BootConfig::decode(rest);
 });

@@ -2,12 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of a link that a peer can break. Each breach ends the link.
 
-use std::io;
-
-use waggle_protocol::CHUNK_BYTES_MAX;
-
-/// Maximum length of a yamux frame's body in bytes. Both sides send at most one chunk at a time.
-pub(crate) const BODY_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+use crate::header::HEADER_BYTES;
 
 /// A rule of the link that the peer broke.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -15,35 +10,40 @@ pub enum Breach {
     /// A record without a valid length or tag. A new process at the other end of a port causes this, too.
     #[error("peer sent an invalid record, or began a new link")]
     Record,
-    /// A violation of the yamux protocol. This side's yamux sends "go away" only after such a violation.
-    #[error("peer violated the yamux protocol")]
-    Yamux,
-    /// A frame body longer than any that an honest peer sends.
-    #[error("peer announced a yamux frame of {bytes} bytes; at most {BODY_BYTES_MAX} are allowed")]
-    TooLong {
-        /// The length in the header.
-        bytes: usize,
+    /// An unknown kind of frame, or a value that is invalid for the kind.
+    #[error("peer sent an invalid frame header: {header:02x?}")]
+    Header { header: [u8; HEADER_BYTES] },
+    /// A stream from the side that must not open streams.
+    #[error("peer opened a stream; only this side may open streams on this link")]
+    UnexpectedStream,
+    /// A stream that is open already, or is still closing, or whose number is too large.
+    #[error("peer opened stream {stream}; must be closed and below {streams_max}")]
+    Opened { stream: u32, streams_max: usize },
+    /// A frame on a stream that the peer has not opened or does not know, or has closed.
+    #[error("peer sent a frame on stream {stream}, which is not open")]
+    NotOpen { stream: u32 },
+    /// Data beyond the credit, or data after the end.
+    #[error("peer sent {bytes} bytes of data on a stream with {credit} bytes of credit")]
+    Data {
+        bytes: u32,
+        /// The unused credit of the peer.
+        credit: u32,
     },
-    /// More pings, resets, credit and empty data than any honest peer sends.
-    #[error("peer flooded the link with frames without data")]
-    Flood,
-    /// More unread data than this side buffers. Small pieces count with their overhead.
-    #[error("peer exceeded the limit of unread data ({bytes} bytes buffered)")]
-    Unread {
-        /// The memory that the unread data uses.
-        bytes: u64,
+    /// An end after the end.
+    #[error("peer ended stream {stream} twice")]
+    Ended { stream: u32 },
+    /// A grant that raises the credit above the limit.
+    #[error("peer granted {bytes} bytes on top of {credit}; must be at most {credit_max} in total")]
+    Credit {
+        bytes: u32,
+        /// The unused credit from earlier grants.
+        credit: u32,
+        credit_max: u32,
     },
 }
 
-impl Breach {
-    /// Returns the breach that an I/O error contains, if any.
-    pub(crate) fn of(fault: &io::Error) -> Option<Self> {
-        fault.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).copied()
-    }
-}
-
-impl From<Breach> for io::Error {
+impl From<Breach> for std::io::Error {
     fn from(breach: Breach) -> Self {
-        Self::new(io::ErrorKind::InvalidData, breach)
+        Self::new(std::io::ErrorKind::InvalidData, breach)
     }
 }

@@ -6,10 +6,7 @@
 use std::io::{self, Cursor};
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    task::coop,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use waggle_protocol::{
     FRAME_BYTES_MAX,
     frame::{self, FrameFault, PREFIX_BYTES},
@@ -54,9 +51,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Errors
     /// [`ReceiveFault`]; the stream is unusable afterwards.
     pub async fn receive<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, ReceiveFault> {
-        // yamux streams do not take part in tokio's cooperative scheduling. Without this line, a peer that sends faster
-        // than this task reads would prevent the task from ever yielding, even to check its own timeout.
-        coop::consume_budget().await;
         if !self.fill().await? {
             return Ok(None);
         }
@@ -134,28 +128,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// [`SendFault`]; after `Io` the stream is unusable, after `Frame` the stream is unchanged.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), SendFault> {
-        self.queue(message).map_err(|source| SendFault::Frame { source })?;
+        frame::encode(message, self.pending.get_mut()).map_err(|source| SendFault::Frame { source })?;
         self.flush().await
-    }
-
-    /// Queues one message behind the pending ones, without waiting. The caller must bound the queue.
-    ///
-    /// # Errors
-    /// [`FrameFault`] if the message does not fit into a frame; the queue is unchanged.
-    pub fn queue<T: Serialize>(&mut self, message: &T) -> Result<(), FrameFault> {
-        frame::encode(message, self.pending.get_mut())
-    }
-
-    /// Returns true if nothing is pending.
-    pub fn is_idle(&self) -> bool {
-        self.pending.get_ref().is_empty()
-    }
-
-    /// Frees the buffer if nothing is pending. Nothing else shrinks the buffer.
-    pub fn release(&mut self) {
-        if self.is_idle() {
-            self.pending = Cursor::default();
-        }
     }
 
     /// Writes the pending messages. Dropping the future keeps the unwritten bytes.

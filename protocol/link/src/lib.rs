@@ -1,20 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The multiplexed link under the waggle protocol, over any byte stream: handshake, yamux, framed messages.
+//! The multiplexed link under the waggle protocol, over any byte stream: handshake, streams, framed messages.
 //!
 //! ```text
 //!   carry                         a TCP connection as a flow of the egress link
 //!   FrameReader / FrameWriter     messages, cancel-safe
-//!   Stream                        one yamux stream per call or flow; Backlog and Unread bound their memory
-//!   driver                        the task that polls the yamux connection
-//!   RuleChecker                   ends a link whose peer breaks the rules
-//!   Pump                          keeps reading while a write is blocked
-//!   Records                       one generation's data, in few large reads and writes
+//!   Stream                        one stream per call or flow
+//!   State                         the streams of a link, with all data and frames that wait; every part is bounded
+//!   driver                        the task that reads and writes the connection
+//!   Records                       the data of one generation of the link
 //!   vsock, virtio-serial port, Unix socket, pipe
 //! ```
 //!
-//! The host and the guest agent share this crate, so that its code exists only once. The crate knows the messages of a
-//! flow that has begun, which are the same in both directions. The crate does not know the messages of a call.
+//! **Frames.** A frame is a header of 8 bytes, and a body if it carries data. [`Opener`] opens streams, [`Acceptor`]
+//! accepts them. Each side of a stream sends at most one `Open`, one `End` (no more data) and one `Close` (nothing more at
+//! all). A close without an end is a reset. Data needs credit: each stream begins with a fixed credit, and the receiver
+//! grants more as the data is read. So every frame either uses up something that this side has granted, or can occur only
+//! once, and no peer can flood a link or make this side store more than it has granted.
+//!
+//! The host and the guest agent share this crate, so that its code exists only once. The crate does not know the
+//! messages of calls and flows.
 //!
 //! # Example
 //!
@@ -53,27 +58,25 @@
 //! # }
 //! ```
 
-mod backlog;
 mod breach;
 mod driver;
 mod flow;
 mod framed;
 mod generation;
 mod greet;
+mod header;
 mod limits;
-mod pump;
 mod records;
-mod rules;
+mod state;
 mod stream;
-mod unread;
+mod window;
 
 pub use breach::Breach;
 pub use driver::{Acceptor, LinkFault, Opener};
-pub use flow::{Ending, FlowBreach, GrantPool, carry};
+pub use flow::{Ending, carry};
 pub use framed::{FrameReader, FrameWriter, ReceiveFault, SendFault};
 pub use generation::{Dialled, OpeningFault, Past, await_dial, begin};
 pub use greet::{GreetFault, answer, dial};
 pub use limits::EGRESS_POOL_BYTES;
-pub use pump::Pump;
 pub use records::Records;
 pub use stream::Stream;

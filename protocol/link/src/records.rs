@@ -2,10 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The data of one generation as records, over a byte stream that may also carry other bytes.
 //!
-//! Records also move the bytes in few, large pieces. yamux writes and reads the header and the body of a frame
-//! separately. On vsock each of these writes would be a packet, with an interrupt on both sides. So writes are gathered
-//! until they fill a record, or until a read needs more data from the stream. yamux reads whenever it has nothing left
-//! to write. One large read of the stream serves many small reads.
+//! Writes are gathered until they fill a record or are flushed. One large read of the stream serves many small reads.
 
 use std::{
     io,
@@ -37,8 +34,6 @@ pub struct Records<S> {
     output: Vec<u8>,
     /// The part of `output` that was written. `output` accepts no more data until it is written completely.
     written: Option<usize>,
-    /// True if `flush` writes nothing, so that several small writes share a record.
-    gathers: bool,
 }
 
 impl<S> Records<S> {
@@ -46,18 +41,12 @@ impl<S> Records<S> {
     pub(crate) fn new(stream: S, tag: Tag, input: Input) -> Self {
         let mut output = Vec::with_capacity(LENGTH_BYTES + RECORD_BODY_BYTES_MAX + TAG_BYTES);
         output.extend([0; LENGTH_BYTES]);
-        Self { stream, tag, input, body_left: 0, output, written: None, gathers: false }
+        Self { stream, tag, input, body_left: 0, output, written: None }
     }
 
     /// Returns the stream. Gathered and unread data is lost.
     pub fn into_inner(self) -> S {
         self.stream
-    }
-
-    /// Makes `flush` do nothing, because yamux flushes after each frame. A read writes the gathered data.
-    pub(crate) fn gather(mut self) -> Self {
-        self.gathers = true;
-        self
     }
 }
 
@@ -94,9 +83,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Records<S> {
             if let Some(body) = self.input.record(self.tag)? {
                 self.body_left = body;
                 return Poll::Ready(Ok(true));
-            }
-            if let Poll::Ready(Err(fault)) = self.poll_write_record(cx) {
-                return Poll::Ready(Err(fault));
             }
             let is_empty = self.input.bytes().is_empty();
             if ready!(self.input.poll_fill(Pin::new(&mut self.stream), cx))? == 0 {
@@ -138,9 +124,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Records<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.gathers {
-            return Poll::Ready(Ok(()));
-        }
         ready!(this.poll_write_record(cx))?;
         Pin::new(&mut this.stream).poll_flush(cx)
     }
@@ -231,9 +214,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gathered_writes_go_out_in_one_record_at_the_next_read() {
+    async fn gathered_writes_go_out_in_one_record_at_the_flush() {
         let (mut far, near) = duplex(1024);
-        let mut gathering = records(near).gather();
+        let mut gathering = records(near);
         for part in [b"header".as_slice(), b"body"] {
             gathering.write_all(part).await.unwrap();
         }
@@ -255,7 +238,7 @@ mod tests {
         let flood: Vec<u8> = (0..FLOOD_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let expected = flood.clone();
         let sending = tokio::spawn(async move {
-            let mut records = records(near).gather();
+            let mut records = records(near);
             records.write_all(&flood).await.unwrap();
             records.shutdown().await.unwrap();
         });

@@ -3,42 +3,36 @@
 //! Connections carried over an egress link: data, ends and resets arrive at the other side.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, split},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
     task::JoinHandle,
     time::timeout,
 };
-use waggle_link::{
-    Acceptor, EGRESS_POOL_BYTES, Ending, FlowBreach, FrameReader, FrameWriter, GrantPool, Opener, Past, Stream, answer,
-    await_dial, carry, dial,
-};
+use waggle_link::{Acceptor, EGRESS_POOL_BYTES, Ending, Opener, Past, Stream, await_dial, begin, carry};
 use waggle_protocol::{
     Link,
-    egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, Flow},
+    egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX},
 };
 
 /// The timeout after which a stuck test fails.
 const STUCK: Duration = Duration::from_secs(60);
 
-type Carrier = JoinHandle<Result<Ending, FlowBreach>>;
+type Carrier = JoinHandle<Ending>;
 
-/// Both sides of a link, each with the pool for its flows.
+/// Both sides of a link.
 struct Links {
     opener: Opener,
     acceptor: Acceptor,
-    pools: [Arc<GrantPool>; 2],
 }
 
 async fn links() -> Links {
     let (a, b) = UnixStream::pair().unwrap();
-    let host = async { answer(await_dial(a, Past::None).await.unwrap(), Link::Egress).await };
-    let (host, guest) = tokio::join!(host, dial(b, Past::None, Link::Egress));
-    let (opener, acceptor) =
-        (Opener::start(guest.unwrap(), Link::Egress), Acceptor::start(host.unwrap(), Link::Egress));
-    Links { opener, acceptor, pools: [Arc::default(), Arc::default()] }
+    let answered = async { await_dial(a, Past::None).await.unwrap().answer().await.unwrap() };
+    let (a, b) = tokio::join!(answered, begin(b, Past::None));
+    Links { opener: Opener::start(b.unwrap(), Link::Egress), acceptor: Acceptor::start(a, Link::Egress) }
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -47,13 +41,10 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
-fn carrier(stream: Stream, mut connection: TcpStream, pool: &Arc<GrantPool>) -> Carrier {
-    let pool = Arc::clone(pool);
+fn carrier(stream: Stream, mut connection: TcpStream) -> Carrier {
     tokio::spawn(async move {
-        let (read, write) = split(stream);
-        let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
-        let ending = carry(&mut reader, &mut writer, &mut connection, &pool).await;
-        if !matches!(ending, Ok(Ending::Ended)) {
+        let ending = carry(&stream, &mut connection).await;
+        if ending != Ending::Ended {
             socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
         }
         ending
@@ -61,25 +52,33 @@ fn carrier(stream: Stream, mut connection: TcpStream, pool: &Arc<GrantPool>) -> 
 }
 
 impl Links {
+    /// Opens a stream. Returns both of its ends.
+    async fn stream(&mut self) -> (Stream, Stream) {
+        let mut opened = self.opener.open().await.unwrap();
+        // The peer learns of the stream with the first data on it.
+        opened.write_all(&[1]).await.unwrap();
+        let mut accepted = self.acceptor.accept().await.unwrap();
+        accepted.read_exact(&mut [0]).await.unwrap();
+        (opened, accepted)
+    }
+
     /// Starts a flow. Returns the two connections that the flow joins, and the tasks that carry it.
     async fn flow(&mut self) -> (TcpStream, TcpStream, [Carrier; 2]) {
         let (program, inner) = pair().await;
         let (outer, server) = pair().await;
-        let opened = self.opener.open().await.unwrap();
-        let (read, mut write) = split(opened);
-        // The peer learns of the stream with the first message on it.
-        FrameWriter::new(&mut write).send(&Flow::Credit { bytes: 1 }).await.unwrap();
-        let mut accepted = self.acceptor.accept().await.unwrap();
-        FrameReader::new(&mut accepted).receive::<Flow<'_>>().await.unwrap().unwrap();
-        let guest = carrier(read.unsplit(write), inner, &self.pools[0]);
-        let host = carrier(accepted, outer, &self.pools[1]);
-        (program, server, [guest, host])
+        let (opened, accepted) = self.stream().await;
+        (program, server, [carrier(opened, inner), carrier(accepted, outer)])
+    }
+
+    /// Returns the credit that both sides have left to lend.
+    fn pools(&self) -> [usize; 2] {
+        [self.opener.pool_left(), self.acceptor.pool_left()]
     }
 }
 
 async fn ended(carriers: [Carrier; 2]) -> [Ending; 2] {
     let [guest, host] = carriers;
-    [guest.await.unwrap().unwrap(), host.await.unwrap().unwrap()]
+    [guest.await.unwrap(), host.await.unwrap()]
 }
 
 #[tokio::test]
@@ -137,7 +136,7 @@ async fn two_hundred_flows_carry_floods_and_return_their_credit() {
     for task in tasks {
         timeout(STUCK, task).await.unwrap().unwrap();
     }
-    assert_eq!(links.pools.map(|pool| pool.left()), [EGRESS_POOL_BYTES; 2]);
+    assert_eq!(links.pools(), [EGRESS_POOL_BYTES; 2]);
 }
 
 #[tokio::test]
@@ -160,65 +159,43 @@ async fn slow_reader_delays_only_its_own_flow() {
         timeout(STUCK, ended(carriers)).await.unwrap();
     }
     assert!(timeout(Duration::from_millis(100), &mut flood).await.is_err(), "the write to the slow flow did not block");
-    let granted: usize = links.pools.iter().map(|pool| EGRESS_POOL_BYTES - pool.left()).sum();
+    let granted: usize = links.pools().iter().map(|left| EGRESS_POOL_BYTES - left).sum();
     assert!(granted <= 2 * FLOW_CREDIT_BYTES_MAX as usize, "{granted}");
     flood.abort();
     drop(read);
 }
 
 #[tokio::test]
-async fn rejects_invalid_flow_messages() {
-    let beyond = vec![0; FLOW_CREDIT_BYTES as usize];
-    let cases: [(&[Flow<'_>], &str); 5] = [
-        (&[Flow::Data(&[])], "invalid data of 0 bytes on a flow with 8192 bytes of credit"),
-        (&[Flow::Data(&beyond), Flow::Data(b"x")], "invalid data of 1 bytes on a flow with 0 bytes of credit"),
-        (&[Flow::End, Flow::Data(b"x")], "invalid data of 1 bytes on a flow with 0 bytes of credit"),
-        (
-            &[Flow::Credit { bytes: 0 }],
-            "invalid grant of 0 bytes on top of 8192; must be at least 1, in total at most 262144",
-        ),
-        (
-            &[Flow::Credit { bytes: u32::MAX }],
-            "invalid grant of 4294967295 bytes on top of 8192; must be at least 1, in total at most 262144",
-        ),
-    ];
-    for (messages, expected) in cases {
-        let mut links = links().await;
-        let mut stream = links.opener.open().await.unwrap();
-        let mut writer = FrameWriter::new(&mut stream);
-        for message in messages {
-            writer.send(message).await.unwrap();
-        }
-        let (outer, server) = pair().await;
-        // The connection never accepts any data.
-        let outer = Stalled(outer);
-        let accepted = links.acceptor.accept().await.unwrap();
-        let breach = timeout(STUCK, stalled_carrier(accepted, outer, &links.pools[1])).await.unwrap().unwrap_err();
-        assert_eq!(breach.to_string(), expected);
-        drop(server);
+async fn connection_that_accepts_nothing_stops_the_peer_at_its_credit() {
+    let mut links = links().await;
+    let (mut stream, accepted) = links.stream().await;
+    let host = tokio::spawn(async move { carry(&accepted, &mut Stalled).await });
+    let flood = vec![7; 2 * FLOW_CREDIT_BYTES as usize];
+    let mut sent = 1;
+    while let Ok(written) = timeout(Duration::from_millis(300), stream.write(&flood)).await {
+        sent += written.unwrap();
     }
+    assert_eq!(sent, FLOW_CREDIT_BYTES as usize);
+    drop(stream);
+    assert_eq!(timeout(STUCK, host).await.unwrap().unwrap(), Ending::Reset);
 }
 
 #[tokio::test]
 async fn reset_that_a_write_reports_is_a_reset_although_reading_then_reports_the_end() {
     for (error, expected) in [
-        (std::io::ErrorKind::ConnectionReset, Flow::Reset),
+        (std::io::ErrorKind::ConnectionReset, Err(std::io::ErrorKind::ConnectionReset)),
         // The other side had sent its end before it went away.
-        (std::io::ErrorKind::BrokenPipe, Flow::End),
+        (std::io::ErrorKind::BrokenPipe, Ok(0)),
     ] {
         let mut links = links().await;
-        let mut stream = links.opener.open().await.unwrap();
-        FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
-        let accepted = links.acceptor.accept().await.unwrap();
-        let pool = Arc::clone(&links.pools[1]);
+        let (mut stream, accepted) = links.stream().await;
+        stream.write_all(b"x").await.unwrap();
         let host = tokio::spawn(async move {
-            let (read, write) = split(accepted);
             let mut connection = FailsOnWrite { error, has_failed: false };
-            carry(&mut FrameReader::new(read), &mut FrameWriter::new(write), &mut connection, &pool).await
+            carry(&accepted, &mut connection).await
         });
-        let mut reader = FrameReader::new(&mut stream);
-        let received = timeout(STUCK, reader.receive::<Flow<'_>>()).await.unwrap().unwrap().unwrap();
-        assert_eq!(received, expected, "{error}");
+        let read = timeout(STUCK, stream.read(&mut [0])).await.unwrap();
+        assert_eq!(read.map_err(|fault| fault.kind()), expected, "{error}");
         host.abort();
     }
 }
@@ -226,12 +203,11 @@ async fn reset_that_a_write_reports_is_a_reset_although_reading_then_reports_the
 #[tokio::test]
 async fn cut_stream_counts_as_a_reset() {
     let mut links = links().await;
-    let mut stream = links.opener.open().await.unwrap();
-    FrameWriter::new(&mut stream).send(&Flow::Data(b"x")).await.unwrap();
+    let (stream, accepted) = links.stream().await;
     let (outer, _server) = pair().await;
-    let host = carrier(links.acceptor.accept().await.unwrap(), outer, &links.pools[1]);
+    let host = carrier(accepted, outer);
     drop(stream);
-    assert_eq!(timeout(STUCK, host).await.unwrap().unwrap().unwrap(), Ending::Reset);
+    assert_eq!(timeout(STUCK, host).await.unwrap().unwrap(), Ending::Reset);
 }
 
 impl Links {
@@ -247,12 +223,7 @@ impl Links {
 }
 
 /// A connection that neither reads nor writes.
-struct Stalled(#[expect(dead_code, reason = "kept open")] TcpStream);
-
-async fn stalled_carrier(stream: Stream, mut connection: Stalled, pool: &GrantPool) -> Result<Ending, FlowBreach> {
-    let (read, write) = split(stream);
-    carry(&mut FrameReader::new(read), &mut FrameWriter::new(write), &mut connection, pool).await
-}
+struct Stalled;
 
 impl tokio::io::AsyncRead for Stalled {
     fn poll_read(
