@@ -96,7 +96,6 @@ async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Servi
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
     services.platform.apply(&welcome).await.map_err(|source| ServeFault::Apply { source })?;
     FrameWriter::new(&mut records).send(&Ready).await.map_err(|source| ServeFault::Ready { source })?;
-    services.holds.store(false, Relaxed);
     Ok(Acceptor::start(records, Link::Call))
 }
 
