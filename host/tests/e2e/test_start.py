@@ -31,6 +31,8 @@ def refused(server):
         ("MAX_ENVIRONMENTS", "-1"),
         ("DEFAULT_MEMORY_MB", "lots"),
         ("DEFAULT_MEMORY_MB", "1"),
+        ("DEFAULT_CPUS", "17"),
+        ("KERNEL_ARGS", "quiet -- sh"),
         ("MAX_EXEC_TIMEOUT", "five minutes"),
         ("BACKEND", "paper"),
         ("IMAGE_SHELL", "not an image"),
