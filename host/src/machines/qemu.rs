@@ -58,15 +58,13 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkCon
         // four times the time, so ERMS is off.
         Accelerator::Emulation { .. } => (format!("tcg,thread=multi,tb-size={TRANSLATED_MIB_MAX}"), "max,erms=off"),
     };
-    let memory = machine.memory_mib;
     pair("-accel", accelerator.into());
     // libkrunfw's kernel has no ACPI. Without ACPI the machine has eight slots for virtio devices. The timer (PIT) and
     // the interrupt controller (PIC) stay on: without the PIT the kernel hangs, without both its timers never tick.
-    pair("-machine", "microvm,acpi=off,memory-backend=memory".into());
+    pair("-machine", "microvm,acpi=off".into());
     pair("-cpu", cpu.into());
     pair("-smp", machine.cpus.to_string().into());
-    pair("-m", format!("{memory}M").into());
-    pair("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on").into());
+    pair("-m", format!("{}M", machine.memory_mib).into());
     pair("-kernel", config.kernel.clone().into());
     pair("-initrd", config.initramfs.clone().into());
     pair("-append", kernel_command_line(config).into());
@@ -152,7 +150,7 @@ mod tests {
     #[test]
     fn emulation_passes_the_clock_rate_to_the_guest() {
         let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 });
-        assert!(line.contains("-machine microvm,acpi=off,memory-backend=memory -cpu max,erms=off -smp 2"), "{line}");
+        assert!(line.contains("-machine microvm,acpi=off -cpu max,erms=off -smp 2"), "{line}");
         assert!(
             line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable no_timer_check initcall"),
             "{line}"

@@ -11,8 +11,8 @@ GIVEN_BACK_S = 30
 
 
 def pss_mib(server):
-    """The memory of the machines' processes; shared memory counts once."""
-    files = " ".join(f"/proc/{pid}/smaps_rollup" for pid in server.machines() + server.helpers())
+    """The memory of the processes of machines."""
+    files = " ".join(f"/proc/{pid}/smaps_rollup" for pid in server.machines())
     return sum(int(line.split()[1]) for line in server.shell(f"grep -h ^Pss: {files}").splitlines()) / 1024
 
 
