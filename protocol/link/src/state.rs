@@ -244,6 +244,7 @@ impl State {
                 state.grant = 0;
                 state.reader.take()
             }
+            // An open returned above.
             Frame::Open | Frame::Close => {
                 state.peer_closed = true;
                 state.queued = VecDeque::new();
@@ -353,10 +354,8 @@ impl State {
 
     /// Grants new credit for data that was read.
     pub(crate) fn consumed(&mut self, stream: u32, bytes: usize) {
-        let Some(state) = find(&mut self.streams, stream) else { return };
-        if let Some(grant) = state.window.consumed(bytes, &mut self.pool)
-            && !state.peer_ended
-        {
+        let Some(state) = find(&mut self.streams, stream).filter(|state| !state.peer_ended) else { return };
+        if let Some(grant) = state.window.consumed(bytes, &mut self.pool) {
             state.grant += grant;
             self.schedule(stream);
         }
