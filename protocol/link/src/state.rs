@@ -7,9 +7,9 @@
 //!   handle ◀─read── received ◀──data── frames      received: within the credit granted
 //! ```
 //!
-//! Everything that this side has to send is state of a stream: the open, one grant, the queued data, the end, the close.
-//! So frames do not pile up for a peer that does not read, and this side can read at all times. Streams with something
-//! to send take turns, and in each turn a stream fills at most one write.
+//! Everything that this side has to send is state of a stream: the open, one grant, the queued data, the end, the
+//! close. So frames do not pile up for a peer that does not read, and this side can read at all times. Streams with
+//! something to send take turns, and in each turn a stream fills at most one write.
 //!
 //! A stream exists until both sides have sent a close. Only then does its number become free, so no frame of an old
 //! stream can arrive on a new one.
