@@ -8,8 +8,8 @@
 //!         └─ serve    one link: a task for each stream that the guest opens
 //! ```
 //!
-//! The guest may be hostile. Requests, flows, lookups and names have limits. If a guest breaks a rule, its link ends, and
-//! all its flows end with a reset.
+//! The guest may be hostile. Requests, flows, lookups and names have limits. If a guest breaks a rule, its link ends,
+//! and all its flows end with a reset.
 
 pub mod ca_bundle;
 mod descriptors;

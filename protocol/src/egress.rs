@@ -18,13 +18,13 @@
 //!       │◀─────────────────────────────────── Answer ┤ or Refused, then end of stream
 //! ```
 //!
-//! **Ends of a flow.** After `Connected`, the stream carries the connection's bytes as they are. The end of one direction
-//! of the stream is like a TCP FIN; the other direction continues. A stream that a side closes before both directions have
-//! ended was reset or cut off.
+//! **Ends of a flow.** After `Connected`, the stream carries the connection's bytes as they are. The end of one
+//! direction of the stream is like a TCP FIN; the other direction continues. A stream that a side closes before both
+//! directions have ended was reset or cut off.
 //!
-//! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes on a stream of this link, and more as the other side
-//! grants more. Only the credit limits the data that a side buffers for a slow connection. If a guest exceeds its credit,
-//! the host ends the link.
+//! **Credit.** Each side may first send [`FLOW_CREDIT_BYTES`] bytes on a stream of this link, and more as the other
+//! side grants more. Only the credit limits the data that a side buffers for a slow connection. If a guest exceeds its
+//! credit, the host ends the link.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

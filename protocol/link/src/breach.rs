@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of a link that a peer can break. Each breach ends the link.
 
-use crate::header::HEADER_BYTES;
-
 /// A rule of the link that the peer broke.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Breach {
@@ -12,7 +10,7 @@ pub enum Breach {
     Record,
     /// An unknown kind of frame, or a value that is invalid for the kind.
     #[error("peer sent an invalid frame header: {header:02x?}")]
-    Header { header: [u8; HEADER_BYTES] },
+    Header { header: [u8; 8] },
     /// A stream from the side that must not open streams.
     #[error("peer opened a stream; only this side may open streams on this link")]
     UnexpectedStream,

@@ -60,8 +60,8 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(stream: &Stream, connectio
                     }
                     stream.consumed(bytes);
                 }
-                // Data that arrived before the connection failed must still be read. Linux reports a reset only once, so
-                // reading does not report it again: it reports an end that the other side never sent.
+                // Data that arrived before the connection failed must still be read. Linux reports a reset only once,
+                // so reading does not report it again: it reports an end that the other side never sent.
                 Err(broken) if !flow.ended => {
                     flow.was_reset = broken.kind() == io::ErrorKind::ConnectionReset;
                     (flow.shut, flow.taken) = (true, VecDeque::new());

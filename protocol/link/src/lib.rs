@@ -13,10 +13,10 @@
 //! ```
 //!
 //! **Frames.** A frame is a header of 8 bytes, and a body if it carries data. [`Opener`] opens streams, [`Acceptor`]
-//! accepts them. Each side of a stream sends at most one `Open`, one `End` (no more data) and one `Close` (nothing more at
-//! all). A close without an end is a reset. Data needs credit: each stream begins with a fixed credit, and the receiver
-//! grants more as the data is read. So every frame either uses up something that this side has granted, or can occur only
-//! once, and no peer can flood a link or make this side store more than it has granted.
+//! accepts them. Each side of a stream sends at most one `Open`, one `End` (no more data) and one `Close` (nothing more
+//! at all). A close without an end is a reset. Data needs credit: each stream begins with a fixed credit, and the
+//! receiver grants more as the data is read. So every frame either uses up something that this side has granted, or can
+//! occur only once, and no peer can flood a link or make this side store more than it has granted.
 //!
 //! The host and the guest agent share this crate, so that its code exists only once. The crate does not know the
 //! messages of calls and flows.

@@ -7,9 +7,9 @@
 //!   handle ◀─read── received ◀──data── frames      received: within the credit granted
 //! ```
 //!
-//! Everything that this side has to send is state of a stream: the open, one grant, the queued data, the end, the close.
-//! So frames do not pile up for a peer that does not read, and this side can read at all times. Streams with something
-//! to send take turns, and in each turn a stream fills at most one write.
+//! Everything that this side has to send is state of a stream: the open, one grant, the queued data, the end, the
+//! close. So frames do not pile up for a peer that does not read, and this side can read at all times. Streams with
+//! something to send take turns, and in each turn a stream fills at most one write.
 //!
 //! A stream exists until both sides have sent a close. Only then does its number become free, so no frame of an old
 //! stream can arrive on a new one.
@@ -244,6 +244,7 @@ impl State {
                 state.grant = 0;
                 state.reader.take()
             }
+            // An open returned above.
             Frame::Open | Frame::Close => {
                 state.peer_closed = true;
                 state.queued = VecDeque::new();
@@ -353,10 +354,8 @@ impl State {
 
     /// Grants new credit for data that was read.
     pub(crate) fn consumed(&mut self, stream: u32, bytes: usize) {
-        let Some(state) = find(&mut self.streams, stream) else { return };
-        if let Some(grant) = state.window.consumed(bytes, &mut self.pool)
-            && !state.peer_ended
-        {
+        let Some(state) = find(&mut self.streams, stream).filter(|state| !state.peer_ended) else { return };
+        if let Some(grant) = state.window.consumed(bytes, &mut self.pool) {
             state.grant += grant;
             self.schedule(stream);
         }

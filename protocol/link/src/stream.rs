@@ -75,8 +75,8 @@ impl Drop for Stream {
     }
 }
 
-// Reading and writing never wait for I/O, only for the driver. Without the budget, a fast peer would prevent a task from
-// ever yielding, even to check its own timeout.
+// Reading and writing never wait for I/O, only for the driver. Without the budget, a fast peer would prevent a task
+// from ever yielding, even to check its own timeout.
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let budget = ready!(coop::poll_proceed(cx));

@@ -9,8 +9,8 @@ use crate::limits::LinkLimits;
 #[derive(Debug)]
 pub(crate) struct Pool {
     left: usize,
-    /// Part of the pool that streams cannot borrow. When less than twice this amount is left in the pool, streams return
-    /// borrowed credit.
+    /// Part of the pool that streams cannot borrow. When less than twice this amount is left in the pool, streams
+    /// return borrowed credit.
     scarce: usize,
 }
 

@@ -250,8 +250,8 @@ impl Model {
         }
     }
 
-    /// Lets a task for each side of each stream write some more, end its data, and read everything. Then checks that all
-    /// data and all resets have arrived, and that all streams and all credit are free again.
+    /// Lets a task for each side of each stream write some more, end its data, and read everything. Then checks that
+    /// all data and all resets have arrived, and that all streams and all credit are free again.
     async fn settle(mut self, streams_max: usize) {
         let mut tasks: BTreeMap<(usize, usize), JoinHandle<End>> = BTreeMap::new();
         for turn in 0.. {
