@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest agent: serves the host's calls over one byte stream.
 //!
-//! [`serve`] accepts any stream to the host, so the host's behaviour tests can run the same code on an in-memory pipe. The code
-//! that needs a machine (PID 1, mounts, the ports, the `sandbox` user) is used only by the modules [`boot`] and
-//! [`reaper`], and with [`Mode::Sandbox`].
+//! [`serve`] accepts any stream to the host, so the host's behaviour tests can run the same code on an in-memory pipe.
+//! The code that needs a machine (PID 1, mounts, the ports, the `sandbox` user) is used only by the modules [`boot`]
+//! and [`reaper`], and with [`Mode::Sandbox`].
 //!
 //! The agent trusts the host, but not the processes in the guest.
 

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's side of the call link: dials the host, sends the hello, applies the welcome, then runs one task per call.
+//! The agent's side of the call link: dials the host, sends the hello, applies the welcome, then runs one task per
+//! call.
 
 use std::{
     io,

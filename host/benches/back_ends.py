@@ -140,7 +140,7 @@ def measure_nested(setups, settings):
     """Returns the figures of the back ends in a nested host, and of QEMU with emulation on this machine."""
     columns = {}
     if {"krun", "qemu-kvm"} & set(setups):
-        programs = [shutil.which("qemu-system-x86_64"), shutil.which("vhost-device-vsock")]
+        programs = [shutil.which("qemu-system-x86_64")]
         host = NestedHost(BINARY, ["foreign"], ROOT / "target/e2e-image-cache", programs)
         try:
             for setup, back_end in (("krun", "krun"), ("qemu-kvm", "qemu")):

@@ -156,8 +156,8 @@ pub enum ServeFault {
     Task { source: JoinError },
 }
 
-/// Waits until the guest dials, and serves its link until the link ends. The link's flows end with the link. Dropping the
-/// future ends the link.
+/// Waits until the guest dials, and serves its link until the link ends. The link's flows end with the link. Dropping
+/// the future ends the link.
 pub async fn serve<S>(stream: S, past: Past, guest: Arc<Guest>) -> ServeFault
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

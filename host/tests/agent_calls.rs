@@ -484,25 +484,3 @@ async fn power_off_works_at_the_limit_of_calls() {
     assert_eq!(reason, "peer closed the link");
     timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap();
 }
-
-#[tokio::test]
-async fn error_for_another_version_names_both_versions() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (near, far) = UnixStream::pair().unwrap();
-    let mut preamble = waggle_protocol::handshake::preamble(waggle_protocol::Link::Call);
-    preamble[8] = 99;
-    let greeting = async {
-        let mut far = waggle_link::begin(far, Past::None).await.unwrap();
-        far.write_all(&preamble).await.unwrap();
-        far.flush().await.unwrap();
-        far
-    };
-    let (connected, mut far) = tokio::join!(agent::connect(near, Past::None, "machine", Timeouts::default()), greeting);
-    let fault = connected.unwrap_err();
-    let source = std::error::Error::source(&fault).and_then(std::error::Error::source).unwrap().to_string();
-    let version = waggle_protocol::VERSION;
-    assert_eq!(source, format!("peer has protocol version 99; must be {version}"));
-    let mut answer = [0; 16];
-    far.read_exact(&mut answer).await.unwrap();
-    assert_eq!((u32::from(answer[8]), answer[12]), (version, 1));
-}

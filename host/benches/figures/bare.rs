@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The lower bound of the figures: a machine with waggle's own QEMU command line and a minimal init
-//! (`guest-agent/examples/raw_vsock.rs`). The init reports its start, and then only moves bytes over one vsock
-//! connection.
+//! (`guest-agent/examples/raw_port.rs`). The init reports its start, and then only moves bytes over the port of the
+//! call link.
 
 use std::{
     ffi::OsStr,
@@ -16,17 +16,11 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     process::{Child, Command},
-    time::sleep,
 };
 
-use crate::{
-    cpio,
-    places::{program, static_example},
-    stats::timed,
-};
+use crate::{cpio, places::static_example, stats::timed};
 
-/// These values must match `raw_vsock.rs`.
-const PORT: u32 = 1026;
+/// These values must match `raw_port.rs`.
 const SEND: u8 = b's';
 const TAKE: u8 = b't';
 
@@ -40,35 +34,29 @@ pub(crate) struct Running {
     /// Time from QEMU's start to the first line of init on the console.
     pub(crate) init: Duration,
     link: UnixStream,
-    _programs: [Child; 2],
+    _program: Child,
 }
 
 impl Bare {
     pub(crate) fn new() -> Self {
-        Self { initial_root: cpio::initial_root(&static_example("raw_vsock")) }
+        Self { initial_root: cpio::initial_root(&static_example("raw_port")) }
     }
 
     /// Starts a machine in `folder` with the command line of one of waggle's machines.
     pub(crate) async fn start(&self, line: &[String], folder: &Path) -> Running {
         fs::write(folder.join("initramfs"), &self.initial_root).unwrap();
-        let listener = UnixListener::bind(folder.join(format!("link_{PORT}"))).unwrap();
-        let mut vhost = quiet(program("vhost-device-vsock"), folder);
-        let vhost =
-            vhost.args(["--vm", "guest-cid=3,uds-path=link,socket=vhost,tx-buffer-size=28672"]).spawn().unwrap();
-        while !folder.join("vhost").exists() {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let listener = UnixListener::bind(folder.join("link")).unwrap();
         let (program, arguments) = line.split_first().unwrap();
         let mut qemu = quiet(program, folder);
         qemu.args(without_run_folder(arguments)).stdout(Stdio::piped());
         let started = Instant::now();
         let mut qemu = qemu.spawn().unwrap();
         let mut console = BufReader::new(qemu.stdout.take().unwrap()).lines();
-        while !console.next_line().await.unwrap().unwrap().contains("raw-vsock: init") {}
+        while !console.next_line().await.unwrap().unwrap().contains("raw-port: init") {}
         let init = started.elapsed();
         tokio::spawn(async move { while let Ok(Some(_)) = console.next_line().await {} });
         let (link, _) = listener.accept().await.unwrap();
-        Running { init, link, _programs: [vhost, qemu] }
+        Running { init, link, _program: qemu }
     }
 }
 
@@ -115,7 +103,7 @@ fn quiet(program: impl AsRef<OsStr>, folder: &Path) -> Command {
 }
 
 // Adapts the command line of waggle's machine. Removes the scratch disk, which belongs to that machine. Replaces the
-// vsock device, which was passed as a file descriptor.
+// connection of the port, which was passed as a descriptor.
 fn without_run_folder(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = arguments.iter().peekable();
@@ -124,9 +112,9 @@ fn without_run_folder(arguments: &[String]) -> Vec<String> {
             Some(value) if value.contains("id=scratch") || value == "virtio-blk-device,drive=scratch" => {
                 words.next();
             }
-            Some(value) if value.contains("id=vhost,") => {
+            Some(value) if value.starts_with("socket,id=waggle.calls,") => {
                 words.next();
-                kept.extend([word.clone(), "socket,id=vhost,path=vhost".to_owned()]);
+                kept.extend([word.clone(), "socket,id=waggle.calls,path=link".to_owned()]);
             }
             _ => kept.push(word.clone()),
         }

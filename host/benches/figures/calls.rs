@@ -174,7 +174,7 @@ impl Figures {
 | --- | --- | --- | --- |
 | start to ready | {:.0} ms | {:.2} × the {:.0} ms from QEMU's start to init on a bare machine | 1.3 |
 | `create_environment` over MCP, image prepared | {:.0} ms | | |
-| `execute` of `true` over MCP, minus spawn to exit | {:.1} ms (p99 {:.1}) | vsock round trip: {:.2} ms | under 5 ms |
+| `execute` of `true` over MCP, minus spawn to exit | {:.1} ms (p99 {:.1}) | port round trip: {:.2} ms | under 5 ms |
 | the same without MCP and without a script file | {:.1} ms of {:.1} ms in total | | |
 | write of one byte; read of one byte | {:.1} ms; {:.1} ms | | |
 | write of 8 MiB | {:.0} MiB/s | {:.0} % of {down:.0} MiB/s raw | 80 % |

@@ -19,8 +19,8 @@ pub(crate) fn head() -> String {
 pub(crate) const FOOT: &str = "
 ## What the numbers mean
 
-- The bare machine has waggle's own QEMU command line without the scratch disk, and an init that moves bytes over one
-  vsock connection and does nothing else (`guest-agent/examples/raw_vsock.rs`). \"Init\" is the time until its
+- The bare machine has waggle's own QEMU command line without the scratch disk, and an init that moves bytes over the
+  port of the call link and does nothing else (`guest-agent/examples/raw_port.rs`). \"Init\" is the time until its
   first line on the console.
 - `execute` minus the time from spawn to exit is the time that waggle adds to a command's own time. The client and the
   server (both in the benchmark's process, over HTTP on loopback) and the link need this time, and in the guest the

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! A link over a port in which earlier processes have left arbitrary bytes, in both directions. The link must begin,
-//! and its data must arrive unchanged. Arbitrary bytes after the data must end the link, and must not count as data. The
-//! clock is paused and advances only when all tasks wait, so timeouts cost no real time.
+//! and its data must arrive unchanged. Arbitrary bytes after the data must end the link, and must not count as data.
+//! The clock is paused and advances only when all tasks wait, so timeouts cost no real time.
 #![no_main]
 
 use std::time::Duration;

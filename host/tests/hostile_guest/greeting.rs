@@ -4,7 +4,10 @@
 
 use std::{error::Error, time::Duration};
 
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 use waggle::agent::{self, AgentClient, ConnectFault};
 use waggle_link::{FrameReader, FrameWriter, Past, dial};
 use waggle_protocol::{Link, Welcome, handshake};
@@ -116,6 +119,30 @@ async fn each_welcome_has_new_random_bytes() {
         assert!(one.seed != other.seed && one.seed.0 != [0; 32] && other.seed.0 != [0; 32]);
         // The bytes are secret.
         assert!(format!("{one:?}").contains("seed: Seed(..)"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn error_for_another_version_names_both_versions() {
+    bounded(async {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut preamble = handshake::preamble(Link::Call);
+        preamble[8] = 99;
+        let greeting = async {
+            let mut far = waggle_link::begin(far, Past::None).await.unwrap();
+            far.write_all(&preamble).await.unwrap();
+            far.flush().await.unwrap();
+            far
+        };
+        let (connected, mut far) = tokio::join!(agent::connect(near, Past::None, "machine", TIMEOUTS), greeting);
+        let fault = connected.unwrap_err();
+        let source = fault.source().and_then(Error::source).unwrap().to_string();
+        let version = waggle_protocol::VERSION;
+        assert_eq!(source, format!("peer has protocol version 99; must be {version}"));
+        let mut answer = [0; 16];
+        far.read_exact(&mut answer).await.unwrap();
+        assert_eq!((u32::from(answer[8]), answer[12]), (version, 1));
     })
     .await;
 }
