@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Confines the processes that a hostile guest can attack first: libkrun, QEMU and `vhost-device-vsock`.
+//! Confines the processes that a hostile guest can attack first: libkrun and QEMU.
 //!
 //! ```text
 //!  runner    a user namespace, in which it has privileges over its own children only
