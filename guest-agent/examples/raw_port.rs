@@ -11,12 +11,16 @@ use std::{
     error::Error,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    os::fd::AsFd,
     path::Path,
     thread::sleep,
     time::Duration,
 };
 
-use nix::mount::{MsFlags, mount};
+use nix::{
+    mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use waggle_protocol::boot::CALL_PORT_NAME;
 
 /// Size of a write in bytes. A port accepts no larger one.
@@ -51,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Waits for the port of the call link, and opens it.
+/// Waits for the port of the call link, opens it, and waits until the host's end is open.
 fn open_port() -> File {
     loop {
         for port in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
@@ -60,9 +64,18 @@ fn open_port() -> File {
             if name.trim_end() == CALL_PORT_NAME
                 && let Ok(file) = OpenOptions::new().read(true).write(true).open(device)
             {
+                while is_hung_up(&file) {
+                    sleep(RETRY);
+                }
                 return file;
             }
         }
         sleep(RETRY);
     }
+}
+
+fn is_hung_up(port: &File) -> bool {
+    let mut polled = [PollFd::new(port.as_fd(), PollFlags::empty())];
+    let _ready = poll(&mut polled, PollTimeout::ZERO);
+    polled.iter().any(|port| port.revents().is_some_and(|found| found.contains(PollFlags::POLLHUP)))
 }

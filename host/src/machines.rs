@@ -60,7 +60,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use waggle_images::cache::{ImageStore, PreparedImage, Resolve};
-use waggle_protocol::boot::{self, BootConfig, Transport};
+use waggle_protocol::boot::{self, BootConfig};
 
 pub(crate) use self::krun::FIRMWARE_ABI;
 use self::{
@@ -299,7 +299,7 @@ impl Vms {
                 image_agent: image_agent.map(|agent| agent.path),
                 env: image.env,
                 working_directory: image.working_directory,
-                transport: self.transport(),
+                transport: self.backend.transport(),
                 network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
                 ca_bundle: self.settings.ca_bundle.clone(),
                 relaxed: boot::Relaxed {
@@ -317,14 +317,6 @@ impl Vms {
             disks: Arc::clone(&self.disks),
             image: image.lease,
         })
-    }
-
-    /// The device that carries the links. libkrun has no ports, and QEMU cannot save a vsock device.
-    fn transport(&self) -> Transport {
-        match self.parts {
-            BackendParts::Krun { .. } => Transport::Vsock,
-            BackendParts::Qemu { .. } => Transport::Serial,
-        }
     }
 
     fn maker(&self, has_network: bool) -> (Maker, InitialRoot) {

@@ -8,7 +8,9 @@ const PROGRAM: u32 = 0o100_755;
 /// Returns an archive with `init`.
 pub(crate) fn initial_root(init: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
-    entry(&mut archive, "dev", FOLDER, &[]);
+    for folder in ["dev", "sys"] {
+        entry(&mut archive, folder, FOLDER, &[]);
+    }
     entry(&mut archive, "init", PROGRAM, init);
     entry(&mut archive, "TRAILER!!!", 0, &[]);
     archive

@@ -8,6 +8,7 @@ use std::{ffi::OsStr, fmt, path::Path};
 
 use clap::ValueEnum;
 use tokio::task::{JoinError, spawn_blocking};
+use waggle_protocol::boot::Transport;
 use waggle_shared::causes::chain;
 
 use super::{
@@ -94,6 +95,14 @@ impl Backend {
         })
     }
 
+    /// The device that carries the links between guest and host.
+    pub(super) fn transport(&self) -> Transport {
+        match self.chosen {
+            Chosen::Krun(_) => Transport::Vsock,
+            Chosen::Qemu(_) => Transport::Serial,
+        }
+    }
+
     pub(super) fn chosen(&self) -> &Chosen {
         &self.chosen
     }
@@ -106,7 +115,11 @@ impl fmt::Display for Backend {
             Chosen::Qemu(Accelerator::Kvm) => "qemu with KVM",
             Chosen::Qemu(Accelerator::Emulation { .. }) => "qemu, software emulation",
         };
-        write!(f, "{name} ({})", self.why)
+        let links = match self.transport() {
+            Transport::Vsock => "virtio-vsock, a device of libkrun itself",
+            Transport::Serial => "virtio-serial, as QEMU's vsock device cannot be saved and needs a second program",
+        };
+        write!(f, "{name} ({}); links over {links}", self.why)
     }
 }
 
@@ -128,17 +141,21 @@ mod tests {
     #[test]
     fn auto_chooses_the_best_working_back_end() {
         let works = |has_firmware| chosen(WantedBackend::Auto, &Kvm::Usable, has_firmware);
-        assert_eq!(works(true), "libkrun (KVM works; the guests' kernel is in /lib/libkrunfw.so.5)");
+        let krun = "libkrun (KVM works; the guests' kernel is in /lib/libkrunfw.so.5); links over virtio-vsock";
+        assert!(works(true).starts_with(krun), "{}", works(true));
         assert!(works(false).starts_with("qemu with KVM (no libkrun: libkrunfw.so.5 not found"), "{}", works(false));
         let broken = Kvm::Unusable("sse2".into());
-        let emulation = "qemu, software emulation (KVM unusable: sse2)";
-        assert_eq!(chosen(WantedBackend::Auto, &broken, true), emulation);
-        assert_eq!(chosen(WantedBackend::Qemu, &broken, true), emulation);
+        for wanted in [WantedBackend::Auto, WantedBackend::Qemu] {
+            let emulation = chosen(wanted, &broken, true);
+            let expected = "qemu, software emulation (KVM unusable: sse2); links over virtio-serial";
+            assert!(emulation.starts_with(expected), "{emulation}");
+        }
     }
 
     #[test]
     fn configured_back_end_is_never_replaced() {
-        assert_eq!(chosen(WantedBackend::Qemu, &Kvm::Usable, true), "qemu with KVM (chosen by WAGGLE_BACKEND)");
+        let qemu = chosen(WantedBackend::Qemu, &Kvm::Usable, true);
+        assert!(qemu.starts_with("qemu with KVM (chosen by WAGGLE_BACKEND); links over virtio-serial"), "{qemu}");
         let refused = chosen(WantedBackend::Krun, &Kvm::Unusable("sse2".into()), true);
         assert!(refused.starts_with("libkrun requires KVM; KVM unusable: sse2"), "{refused}");
         let refused = chosen(WantedBackend::Krun, &Kvm::Usable, false);

@@ -42,6 +42,9 @@ async fn accept(mut source: LinkSource, guest: Arc<Guest>, stop: CancellationTok
             Ok((stream, past)) => network::serve(stream, past, Arc::clone(&guest)).await,
             Err(source) => ServeFault::Accept { source },
         };
+        if source.has_ended() {
+            return;
+        }
         if lost < LOST_LOGGED_MAX && !stop.is_cancelled() {
             tracing::warn!(error = &fault as &dyn Error, "a machine lost its egress link; it may connect again");
         }

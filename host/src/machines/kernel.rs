@@ -59,6 +59,9 @@ pub(crate) enum KernelFault {
     Folder { path: PathBuf },
     #[error("WAGGLE_KERNEL names a file that QEMU cannot boot, {}: {reason}; {RIGHT}", path.display())]
     Invalid { path: PathBuf, reason: String },
+    /// The child process that reads the library could not be run, or was too slow.
+    #[error("failed to read the kernel of {}", firmware.display())]
+    Run { firmware: PathBuf, source: io::Error },
     /// A task that reads the kernel panicked.
     #[error("failed to read the guests' kernel")]
     Task { source: JoinError },
@@ -89,6 +92,14 @@ impl Kernel {
         if path.is_dir() {
             return Err(KernelFault::Folder { path });
         }
+        // The confined root of QEMU contains the file itself, and not the links that lead to it.
+        let path = match path.canonicalize() {
+            Ok(path) => path,
+            Err(source) => return Err(KernelFault::Open { path, source }),
+        };
+        if !path.is_file() {
+            return Err(KernelFault::Invalid { path, reason: "not a file".to_owned() });
+        }
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(source) => return Err(KernelFault::Open { path, source }),
@@ -103,7 +114,11 @@ impl Kernel {
         let content = FromFirmware { runner, firmware: firmware.path.clone() };
         let measure = match Measure::of(&content, BYTES_MAX) {
             Ok(measure) => measure,
-            Err(fault) => return Err(KernelFault::Unusable { firmware: firmware.path, reason: fault.to_string() }),
+            // The child has said why it cannot use the library.
+            Err(fault) if fault.kind() == io::ErrorKind::Other => {
+                return Err(KernelFault::Unusable { firmware: firmware.path, reason: fault.to_string() });
+            }
+            Err(source) => return Err(KernelFault::Run { firmware: firmware.path, source }),
         };
         match MadeFile::new(Family(NAME), NAME, Box::new(content), measure, folder) {
             Ok(made) => Ok(Self { path: made.path().to_owned(), made: Some((firmware, Arc::new(made))) }),

@@ -13,7 +13,7 @@ pub struct KernelArguments(String);
 
 /// The text is not valid on a kernel's command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("must be 1 to {BYTES_MAX} printable ASCII characters, without a word `--`")]
+#[error("must be 1 to {BYTES_MAX} printable ASCII characters, without a word `--`, and with each quote closed")]
 pub struct InvalidKernelArguments;
 
 impl FromStr for KernelArguments {
@@ -22,8 +22,10 @@ impl FromStr for KernelArguments {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim_matches(' ');
         let is_printable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        // The kernel passes the words after `--` to the agent instead.
-        if text.is_empty() || text.len() > BYTES_MAX || !is_printable || text.split(' ').any(|word| word == "--") {
+        // The kernel passes the words after `--` to the agent instead. After an open quote, it would not see the
+        // arguments that QEMU appends.
+        let is_cut = text.split(' ').any(|word| word == "--") || text.matches('"').count() % 2 == 1;
+        if text.is_empty() || text.len() > BYTES_MAX || !is_printable || is_cut {
             return Err(InvalidKernelArguments);
         }
         Ok(Self(text.to_owned()))
@@ -44,7 +46,7 @@ mod tests {
     fn kernel_arguments_are_printable_words() {
         let parse = |text: &str| text.parse::<KernelArguments>().map(|arguments| arguments.to_string());
         assert_eq!(parse(" noapictimer mitigations=off "), Ok("noapictimer mitigations=off".to_owned()));
-        for text in ["", "  ", "a\nb", "a -- b", "ü", &"a".repeat(1025)] {
+        for text in ["", "  ", "a\nb", "a -- b", "a=\"b", "ü", &"a".repeat(1025)] {
             assert_eq!(parse(text), Err(InvalidKernelArguments), "{text:?}");
         }
     }

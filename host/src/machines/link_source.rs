@@ -12,6 +12,7 @@ use std::{
     path::Path,
 };
 
+use rustix::net::{RecvFlags, recv};
 use tokio::net::{UnixListener, UnixStream};
 use waggle_link::Past;
 use waggle_protocol::boot::Transport;
@@ -43,6 +44,12 @@ impl LinkSource {
         })
     }
 
+    /// Returns true if no further generation can begin, because QEMU has closed its end of the port.
+    pub(super) fn has_ended(&self) -> bool {
+        let Self::Port(port) = self else { return false };
+        matches!(recv(port, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 0)))
+    }
+
     /// Waits for the stream of the next generation. Dropping the stream ends a connection over vsock, but leaves a port
     /// open. Cancel-safe.
     ///
@@ -61,6 +68,43 @@ impl LinkSource {
         match self {
             Self::Port(port) => Ok((UnixStream::from_std(port.try_clone()?)?, past)),
             Self::Vsock(_) | Self::NewPort(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn port_ends_with_its_only_connection_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Serial).unwrap();
+        let path = folder.path().join("link_7");
+        let qemu = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(source.next().await.unwrap().1, Past::None);
+        assert_eq!(source.next().await.unwrap().1, Past::Unknown);
+        assert!(UnixStream::connect(&path).await.is_err());
+        assert!(!source.has_ended());
+        qemu.try_write(b"unread").unwrap();
+        assert!(!source.has_ended());
+        let (stream, _) = source.next().await.unwrap();
+        stream.try_read(&mut [0; 6]).unwrap();
+        drop(qemu);
+        assert!(source.has_ended());
+    }
+
+    #[tokio::test]
+    async fn each_generation_over_vsock_has_its_own_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock).unwrap();
+        for _ in 0..2 {
+            let guest = UnixStream::connect(folder.path().join("link_7")).await.unwrap();
+            assert_eq!(source.next().await.unwrap().1, Past::None);
+            drop(guest);
+            assert!(!source.has_ended());
         }
     }
 }

@@ -111,7 +111,7 @@ pub(super) struct LaunchPlan {
     pub(super) boot: BootConfig,
     /// The machine's network, if it has one.
     pub(super) egress: Option<Guest>,
-    /// Whether the output of the VMM and its helpers is logged as it arrives, not only after a failure.
+    /// Whether the output of the VMM is logged as it arrives, not only after a failure.
     pub(super) shows_log: bool,
     pub(super) disk_mib: u32,
     /// Timeout from the start of the runner to the end of the agent's handshake.
@@ -274,7 +274,11 @@ async fn connect(mut calls: LinkSource, hostname: &str) -> Result<AgentClient, B
 
 async fn greet(calls: &mut LinkSource, hostname: &str) -> Result<AgentClient, BootFault> {
     let (stream, past) = calls.next().await.map_err(|source| BootFault::Listen { source })?;
-    agent::connect(stream, past, hostname, Timeouts::default()).await.map_err(|source| BootFault::Connect { source })
+    match agent::connect(stream, past, hostname, Timeouts::default()).await {
+        // The machine has ended, and the runner reports why.
+        Err(_) if calls.has_ended() => std::future::pending().await,
+        connected => connected.map_err(|source| BootFault::Connect { source }),
+    }
 }
 
 async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {

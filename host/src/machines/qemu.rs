@@ -127,19 +127,20 @@ fn kernel_command_line(config: &QemuConfig) -> String {
 mod tests {
     use super::*;
 
-    fn arguments(accelerator: Accelerator) -> String {
+    fn arguments(accelerator: Accelerator, has_network: bool) -> String {
         let machine =
             MachineConfig { cpus: 2, memory_mib: 512, image: "/c/a,b.erofs".into(), scratch: "scratch".into() };
         let config = QemuConfig {
             qemu: "/q".into(),
-            has_network: false,
+            has_network,
             accelerator,
             kernel: "/k/vmlinux".into(),
             kernel_arguments: Some("noapictimer".to_owned()),
             initramfs: "initramfs".into(),
             log_level: 0,
         };
-        let links = LinkConnections { calls: UnixStream::pair().unwrap().0, egress: None };
+        let (calls, egress) = UnixStream::pair().unwrap();
+        let links = LinkConnections { calls, egress: has_network.then_some(egress) };
         line(&qemu(&machine, &config, &links))
     }
 
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn emulation_passes_the_clock_rate_to_the_guest() {
-        let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 });
+        let line = arguments(Accelerator::Emulation { tsc_khz: 2_596_098 }, false);
         assert!(line.contains("-machine microvm,acpi=off -cpu max,erms=off -smp 2"), "{line}");
         assert!(
             line.contains("panic=-1 reboot=t tsc_early_khz=2596098 tsc=reliable no_timer_check initcall"),
@@ -162,15 +163,16 @@ mod tests {
 
     #[test]
     fn kvm_uses_the_host_cpu_and_calibrates_its_own_clock() {
-        let line = arguments(Accelerator::Kvm);
+        let line = arguments(Accelerator::Kvm, true);
         assert!(line.contains("-accel kvm"), "{line}");
         assert!(line.contains("-cpu host"), "{line}");
+        assert!(line.contains("virtserialport,chardev=waggle.egress,name=waggle.egress"), "{line}");
         assert!(line.contains("-append console=hvc0 quiet panic=-1 reboot=t noapictimer -drive"), "{line}");
     }
 
     #[test]
     fn image_is_read_only_and_full_disks_are_reported() {
-        let line = arguments(Accelerator::Kvm);
+        let line = arguments(Accelerator::Kvm, true);
         assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
         assert!(
             line.contains("id=scratch,format=raw,werror=report,rerror=report,discard=unmap,file=scratch"),

@@ -1,15 +1,15 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The runner: the process that starts the programs of one machine. It kills them when the host process ends for any
+//! The runner: the process that starts the VMM of one machine. It kills the VMM when the host process ends for any
 //! reason.
 //!
 //! The runner is this binary, executed again. It has a single thread, because the kernel's parent death signal is bound
 //! to the thread that forked, and an async runtime starts and ends threads. The runner's stdin is a socket to the host.
-//! When the host closes the socket, or a program ends, the runner kills the remaining programs, waits for their exit,
-//! removes the run folder, reports the reason and exits. If the runner itself is killed, the kernel kills its programs,
-//! and the host or the next server removes the folder.
+//! When the host closes the socket, or the VMM ends, the runner kills the VMM if it still runs, waits for its exit,
+//! removes the run folder, reports the reason and exits. If the runner itself is killed, the kernel kills the VMM, and
+//! the host or the next server removes the folder.
 //!
-//! The runner's stdout carries the guest's console, and its stderr the output of the programs. The host reads both.
+//! The runner's stdout carries the guest's console, and its stderr the output of the VMM. The host reads both.
 
 mod oom_kills;
 mod program;

@@ -31,7 +31,7 @@ use super::{
     runner_messages::{LINE_BYTES_MAX, Orders, Report},
 };
 
-/// Timeout for the runner's exit after its lifeline closed. Killing two programs and removing a folder takes 50 ms.
+/// Timeout for the runner's exit after its lifeline closed. Killing the VMM and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);
 /// Timeout for the end of the runner's pipes after its exit. Its programs may keep the pipes open a moment longer.
 const PIPES_END_MAX: Duration = Duration::from_secs(1);
@@ -60,8 +60,8 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the VMM and its
-    /// helpers is logged as it arrives.
+    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the VMM is
+    /// logged as it arrives.
     ///
     /// # Errors
     /// [`SpawnFault`]; no process keeps running.

@@ -154,6 +154,7 @@ fn is_absence(fault: &KernelFault) -> bool {
         KernelFault::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
         KernelFault::Unusable { .. }
         | KernelFault::Make { .. }
+        | KernelFault::Run { .. }
         | KernelFault::Folder { .. }
         | KernelFault::Invalid { .. }
         | KernelFault::Task { .. } => false,

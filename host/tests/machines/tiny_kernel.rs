@@ -33,13 +33,13 @@ const SET_UP: [(u8, u32); 9] = [
 /// Tells the device that queue 1 has changed.
 const NOTIFY: (u8, u32) = (0x50, 1);
 
-/// A kernel that prints a text on the console and then halts forever.
+/// A kernel that prints a text on the console and then halts.
 pub(crate) fn printing(text: &str) -> Vec<u8> {
     // hlt; jmp -3
     kernel(text, &[0xf4, 0xeb, 0xfd])
 }
 
-/// A kernel that prints forever.
+/// A kernel that prints without end.
 pub(crate) fn flooding() -> Vec<u8> {
     let (available, used) = (AVAILABLE.to_le_bytes(), USED.to_le_bytes());
     // wait: mov ax,[used]; cmp ax,[available]; jne wait; inc word [available]; notify; jmp wait

@@ -62,11 +62,11 @@ impl Opener {
     /// The reason why the link ended.
     pub async fn open(&self) -> Result<Stream, LinkFault> {
         let shared = &self.link.shared;
-        if let Ok(opening) = shared.openings.acquire().await
+        if let Ok(permit) = shared.stream_permits.acquire().await
             && let Some(number) = shared.with(State::open)
         {
             // The permit returns when both sides have closed the stream.
-            opening.forget();
+            permit.forget();
             return Ok(Stream::new(Arc::clone(shared), number));
         }
         Err(self.ended().await)
@@ -240,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.input_bytes = rest;
         for number in opened {
             let stream = Stream::new(Arc::clone(&self.shared.0), number);
-            // The channel has space for all streams. If nothing accepts any more, the stream is dropped.
+            // The channel has space for all streams. If the acceptor is gone, the stream is dropped.
             drop(self.arrivals.as_ref().map(|arrivals| arrivals.try_send(stream)));
         }
         Poll::Ready(Ok(()))

@@ -38,13 +38,13 @@ const TURN_HEADER_BYTES: usize = 5 * HEADER_BYTES;
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// One permit for each stream that this side may open. Closed when the link has ended.
-    pub(crate) openings: Semaphore,
+    pub(crate) stream_permits: Semaphore,
 }
 
 impl Shared {
     pub(crate) fn new(limits: LinkLimits, opens: bool) -> Self {
-        let openings = Semaphore::new(if opens { limits.streams_max } else { 0 });
-        Self { state: Mutex::new(State::new(limits, opens)), openings }
+        let stream_permits = Semaphore::new(if opens { limits.streams_max } else { 0 });
+        Self { state: Mutex::new(State::new(limits, opens)), stream_permits }
     }
 
     /// Accesses the state. Wakes the tasks that wait for a change only after the lock is released.
@@ -55,14 +55,14 @@ impl Shared {
         drop(state);
         woken.into_iter().for_each(Waker::wake);
         if freed > 0 {
-            self.openings.add_permits(freed);
+            self.stream_permits.add_permits(freed);
         }
         result
     }
 
     /// Ends the link: the streams accept nothing more, and the driver ends once it has sent what waits.
     pub(crate) fn end(&self) {
-        self.openings.close();
+        self.stream_permits.close();
         self.with(State::end);
     }
 }
@@ -320,7 +320,7 @@ impl State {
 
 /// The handles' part. The state of a stream exists as long as its handle.
 impl State {
-    /// Opens a stream and returns its number. The caller must hold one of the [`Shared::openings`].
+    /// Opens a stream and returns its number. The caller must hold one of the [`Shared::stream_permits`].
     pub(crate) fn open(&mut self) -> Option<u32> {
         let (number, entry) = self.streams.iter_mut().enumerate().find(|(_, entry)| entry.is_none())?;
         *entry = Some(Box::new(StreamState::new(&self.limits, Progress::Due)));

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! The system call filters. libkrun's process has an allow list of the calls that a running machine needs. Any other
-//! call fails as if the kernel did not implement it. The exact calls that the other programs need are unknown, so these
-//! programs have a deny list of calls that are certainly not needed. QEMU also installs its own filter.
+//! call fails as if the kernel did not implement it. The exact calls that QEMU needs are unknown, so it has a
+//! deny list of calls that it certainly does not need, in addition to its own filter.
 
 use std::{io, process};
 
