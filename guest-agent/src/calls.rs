@@ -56,9 +56,8 @@ impl Services {
     }
 }
 
-/// Serves one call. If the agent is `busy`, rejects every request except
-/// `SetClock`, `Hold` and `PowerOff`. If the stream
-/// breaks, the call ends without an answer.
+/// Serves one call. If the agent is `busy`, rejects every request except `SetClock`, `Hold` and `PowerOff`. If the
+/// stream breaks, the call ends without an answer.
 pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bool, power_off: mpsc::Sender<()>) {
     let (mut reader, mut writer) = halves(stream, FRAME_BYTES_MAX);
     let request = match reader.receive::<Request>().await {

@@ -79,8 +79,11 @@ impl Identity {
     /// servers that listen on `localhost` need it.
     fn write_hosts(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
         let write = || {
-            let is_former = former.is_some_and(|former| is_file_with(root, "etc/hosts", &former.hosts()));
-            if !is_former && is_filled_file(root, "etc/hosts") {
+            let is_of_users = match former {
+                Some(former) => !is_file_with(root, "etc/hosts", &former.hosts()),
+                None => is_filled_file(root, "etc/hosts"),
+            };
+            if is_of_users {
                 return Ok(());
             }
             ImageFolder::open(root, "etc")?.replace("hosts", &self.hosts(), HOSTS_MODE)
@@ -271,6 +274,12 @@ mod tests {
         former.write_hosts(root.path(), Some(&copy)).unwrap();
         former.write_machine_id(root.path(), Some(&copy)).unwrap();
         assert_eq!((read("hosts"), read("machine-id")), ("mine".to_owned(), "mine".to_owned()));
+        for name in ["hosts", "machine-id"] {
+            fs::remove_file(root.path().join("etc").join(name)).unwrap();
+        }
+        former.write_hosts(root.path(), Some(&copy)).unwrap();
+        former.write_machine_id(root.path(), Some(&copy)).unwrap();
+        assert_eq!(fs::read_dir(root.path().join("etc")).unwrap().count(), 0);
     }
 
     #[test]

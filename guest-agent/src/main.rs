@@ -20,10 +20,13 @@ fn main() -> ExitCode {
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments.as_slice() {
         [command] if *command == boot::SERVE => boot::serve_from_image(None),
-        [command, port] if *command == boot::SERVE => match port.to_str().and_then(|port| port.parse().ok()) {
-            Some(port) => boot::serve_from_image(Some(port)),
-            None => ExitCode::from(2),
-        },
+        [command, port] if *command == boot::SERVE => {
+            // The first three descriptors have owners already.
+            match port.to_str().and_then(|port| port.parse().ok()).filter(|port| *port > 2) {
+                Some(port) => boot::serve_from_image(Some(port)),
+                None => ExitCode::from(2),
+            }
+        }
         [command, root, groups] if *command == files::WORKER => serve_files(Path::new(root), &groups.to_string_lossy()),
         _ if std::process::id() == 1 => boot::run(),
         _ => {

@@ -96,11 +96,12 @@ impl Platform {
         }
     }
 
-    /// Makes the machine the one of the welcome. No program of a user has started, and none may start before this
-    /// returns.
-    pub(crate) async fn apply(&self, welcome: &Welcome) -> io::Result<()> {
+    /// Makes the machine the one of the welcome. No command may start before this returns. Before the first welcome, no
+    /// program of a user runs; before later ones, those of the machine that this one is a copy of may run.
+    pub(crate) async fn apply(&self, welcome: &Welcome, is_first: bool) -> io::Result<()> {
         let Self::Machine(sandbox) = self else { return Ok(()) };
-        if let Err(errno) = self.set_clock(welcome.unix_ns) {
+        let set = if is_first { self.set_clock(welcome.unix_ns) } else { self.correct_clock(welcome.unix_ns) };
+        if let Err(errno) = set {
             report(&format!("failed to set the clock: {errno}"));
         }
         // A failure ends the start. In a copy of another machine, programs would otherwise get that machine's secrets.

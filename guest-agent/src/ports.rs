@@ -41,6 +41,9 @@ const LISTED: &str = "/sys/class/virtio-ports";
 /// after that.
 const RETRY: Duration = Duration::from_millis(2);
 
+/// Maximum delay between two checks whether the host is connected. A machine may wait for another host for a long time.
+const RETRY_MAX: Duration = Duration::from_millis(50);
+
 /// Maximum number of checks for a port; together they take about 5 s.
 const TRIES: u32 = 2500;
 
@@ -90,9 +93,11 @@ pub(crate) struct Port(AsyncFd<OwnedFd>);
 impl Port {
     /// Waits until the host's end is open. Must be called in a Tokio runtime.
     pub(crate) async fn connect(port: BorrowedFd<'_>) -> io::Result<Self> {
-        // Tokio remembers a hang-up for good, so the port is registered only when there is none.
+        // Tokio remembers a hang-up permanently, so the port is registered only when there is none.
+        let mut delay = RETRY;
         while is_hung_up(port)? {
-            sleep(RETRY).await;
+            sleep(delay).await;
+            delay = (delay * 2).min(RETRY_MAX);
         }
         sys::watch(port.try_clone_to_owned()?, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
@@ -108,10 +113,17 @@ impl AsyncRead for Port {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let has_ended = ready.ready().is_read_closed();
             let free = buffer.initialize_unfilled();
-            if let Ok(result) = ready.try_io(|port| Ok(read(port.as_fd(), free)?)) {
-                buffer.advance(result?);
-                return Poll::Ready(Ok(()));
+            match ready.try_io(|port| Ok(read(port.as_fd(), free)?)) {
+                Ok(result) => {
+                    buffer.advance(result?);
+                    return Poll::Ready(Ok(()));
+                }
+                // Tokio remembers a hang-up permanently, so the loop would spin. This stream has ended, even if another
+                // host is there by now.
+                Err(_would_block) if has_ended => return Poll::Ready(Ok(())),
+                Err(_would_block) => {}
             }
         }
     }

@@ -23,8 +23,7 @@ use nix::{
 
 use crate::{console::report, host_links::HostLinks, sys};
 
-/// A serving child, and the pipe through which the child reports that it has applied the host's
-/// welcome.
+/// A serving child, and the pipe through which the child reports that it is ready: it has applied the host's welcome.
 #[derive(Debug)]
 pub struct Serving {
     pub pid: Pid,
@@ -52,12 +51,10 @@ pub(crate) fn reap_until_exit(
             links.on_exit(pid, status);
             continue;
         }
-        let accepted = was_accepted(&serving.ready);
+        let was_ready = was_ready(&serving.ready);
         match second.take() {
-            Some(start) if !accepted => {
-                report(&format!(
-                    "the image's agent exited before the host had accepted it ({status}); starting the host's agent"
-                ));
+            Some(start) if !was_ready => {
+                report(&format!("the image's agent exited before it was ready ({status}); starting the host's agent"));
                 match start(links) {
                     Ok(started) => serving = started,
                     Err(errno) => return report(&format!("failed to start the host's agent: {errno}")),
@@ -68,7 +65,7 @@ pub(crate) fn reap_until_exit(
     }
 }
 
-fn was_accepted(ready: &OwnedFd) -> bool {
+fn was_ready(ready: &OwnedFd) -> bool {
     let Ok(pipe) = ready.try_clone() else { return false };
     matches!(File::from(pipe).read(&mut [0]), Ok(1))
 }

@@ -4,7 +4,7 @@
 //! call.
 
 use std::{
-    io,
+    io, mem,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -68,9 +68,12 @@ pub async fn serve<C: Connector>(mut connector: C, guest: Guest, ready: impl FnO
     let services = Arc::new(Services::start(guest).map_err(|source| ServeFault::Prepare { source })?);
     let mut ready = Some(ready);
     loop {
-        let fault = match greet(&mut connector, origin, &services).await {
+        let is_first = ready.is_some();
+        let fault = match greet(&mut connector, origin, &services, is_first).await {
             Ok(link) => {
-                let is_first = ready.take().map(|ready| ready()).is_some();
+                if let Some(ready) = ready.take() {
+                    ready();
+                }
                 match accept_calls(link, &services, is_first).await {
                     Ok(()) => return Ok(()),
                     Err(fault) => fault,
@@ -85,8 +88,14 @@ pub async fn serve<C: Connector>(mut connector: C, guest: Guest, ready: impl FnO
     }
 }
 
-/// Begins a generation of the link, and exchanges hello and welcome with the host.
-async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Services) -> Result<Acceptor, ServeFault> {
+/// Begins a generation of the link, and exchanges hello and welcome with the host. Has no timeout: the host's boot
+/// timeout ends a machine whose greeting takes too long, and an agent that holds waits for any time.
+async fn greet<C: Connector>(
+    connector: &mut C,
+    origin: Origin,
+    services: &Services,
+    is_first: bool,
+) -> Result<Acceptor, ServeFault> {
     let (stream, past) = connector.connect().await.map_err(|source| ServeFault::Connect { source })?;
     let dialled = waggle_link::dial(stream, past, Link::Call).await;
     let mut records = dialled.map_err(|source| ServeFault::Greet { source })?;
@@ -95,7 +104,7 @@ async fn greet<C: Connector>(connector: &mut C, origin: Origin, services: &Servi
     let welcome = FrameReader::new(&mut records).receive::<Welcome>().await;
     let welcome = welcome.map_err(|source| ServeFault::Welcome { source: Some(source) })?;
     let welcome = welcome.ok_or(ServeFault::Welcome { source: None })?;
-    services.platform.apply(&welcome).await.map_err(|source| ServeFault::Apply { source })?;
+    services.platform.apply(&welcome, is_first).await.map_err(|source| ServeFault::Apply { source })?;
     FrameWriter::new(&mut records).send(&Ready).await.map_err(|source| ServeFault::Ready { source })?;
     Ok(Acceptor::start(records, Link::Call))
 }
@@ -107,12 +116,15 @@ async fn accept_calls(mut link: Acceptor, services: &Arc<Services>, is_first: bo
         running.spawn(async move { started.warm_up().await });
     }
     let (power_off, mut asked) = mpsc::channel(1);
+    let mut is_first_call = true;
     loop {
         tokio::select! {
             stream = link.accept() => {
                 let stream = stream.map_err(|source| ServeFault::Link { source })?;
-                // The host that welcomed the agent is there, so the end of this link is the end again.
-                services.holds.store(false, Relaxed);
+                // The host that welcomed the agent makes calls, so the end of this link is the end again.
+                if mem::take(&mut is_first_call) {
+                    services.holds.store(false, Relaxed);
+                }
                 let busy = running.len() >= RUNNING_MAX;
                 running.spawn(calls::serve_call(stream, Arc::clone(services), busy, power_off.clone()));
             }

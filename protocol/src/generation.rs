@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The layout of the bytes under a link: the openings that begin a generation, and the records that carry its data.
 //!
+//! This layout never changes, so that any two versions from 3 on can exchange their preambles.
+//!
 //! A virtio-serial port has no connections. It is one stream of bytes each way, which outlives the processes at both
 //! ends. Bytes of a dead process may still be in the stream, and may stop in the middle of a record. So each life of a
 //! link is a *generation*, which begins when each side has seen the other's nonce:

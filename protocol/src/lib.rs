@@ -30,8 +30,8 @@
 //! A guest with a network dials a second link, the egress link, which [`egress`] describes.
 //!
 //! **Version rule.** Both sides send [`VERSION`]. Only an exact match is accepted; otherwise both sides can report the
-//! two versions. Preamble and answer are plain bytes. Their layout never changes, so that any two versions can exchange
-//! them. All other messages may change together with the version. `tests/bytes/` freezes the encoding of each shipped
+//! two versions. Preamble and answer are plain bytes. Their layout, and that of [`generation`], never change, so that
+//! any two versions from 3 on can exchange them. All other messages may change together with the version. `tests/bytes/` freezes the encoding of each shipped
 //! version.
 //!
 //! **Frames.** A frame is a `u32` little-endian length, then one postcard message of that length. The length is checked

@@ -3,12 +3,16 @@
 //! Replaces files in folders of the image, wherever the image's links lead.
 //!
 //! Links in the path to a folder are followed, but neither out of the root, nor to another file system, such as `/proc`
-//! or `/dev`. A file is never opened, but replaced by a new file, so that no link, pipe or device in its place is used.
+//! or `/dev`. No file is opened for writing: it is replaced by a new file, so that no link, pipe or device in its place is
+//! used.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
 };
 
@@ -70,8 +74,10 @@ pub(super) fn is_file_with(root: &Path, path: &str, text: &str) -> bool {
         if !is_regular(&stat) || u64::try_from(stat.st_size).ok() != u64::try_from(text.len()).ok() {
             return Ok(false);
         }
-        // Opens the same file for reading.
-        let opened = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        // Opens the same file for reading, without waiting for a lease that a program holds.
+        let mut options = File::options();
+        let options = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let opened = options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut found = Vec::new();
         opened.take(text.len() as u64).read_to_end(&mut found)?;
         Ok(found == text.as_bytes())

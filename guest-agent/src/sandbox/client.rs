@@ -105,8 +105,8 @@ impl Sandbox {
         &self.user
     }
 
-    /// Gives the sandbox the machine's identity, and waits until its processes would see it. Must be called
-    /// before the first command, and by one task at a time.
+    /// Gives the sandbox the machine's identity, and waits until its processes would see it. The first
+    /// identity must come before the first command. Only for one task at a time.
     pub(crate) async fn identify(&self, identity: &Identity) -> io::Result<()> {
         let before = self.progress.borrow().identities;
         let request = SandboxRequest::<&Identity, &Spawn>::Identify(identity);

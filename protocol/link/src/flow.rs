@@ -42,7 +42,7 @@ pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(stream: &Stream, connectio
     let mut flow = FlowState::default();
     loop {
         tokio::select! {
-            () = stream.reset() => return Ending::Reset,
+            () = stream.until_reset() => return Ending::Reset,
             taken = stream.take(), if !flow.peer_ended && flow.taken.is_empty() => match taken {
                 Ok(taken) if taken.is_empty() => flow.peer_ended = true,
                 // A failed connection accepts no more data. The data still counts as buffered, so the peer stops.

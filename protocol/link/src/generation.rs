@@ -40,7 +40,7 @@ pub enum Past {
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningFault {
     /// The stream failed or ended.
-    #[error("failed to open the link")]
+    #[error("the stream failed")]
     Io { source: io::Error },
     /// The peer sent too many bytes without an opening between them.
     #[error("the peer sent {} MiB that are not the beginning of a link", DISCARDED_BYTES_MAX >> 20)]

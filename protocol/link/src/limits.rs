@@ -37,7 +37,8 @@ pub(crate) struct LinkLimits {
 }
 
 /// Limits of the call link, on which the host opens streams. The link allows two streams per call, so that streams that
-/// are still closing do not block new ones. The credit of all calls adds up to 8 MiB.
+/// are still closing do not block new ones. The credit of all calls adds up to 8 MiB;
+/// data for streams that are closing is discarded.
 const CALL: LinkLimits = LinkLimits {
     streams_max: 2 * CALLS_MAX,
     credit: 256 * 1024,
@@ -47,7 +48,8 @@ const CALL: LinkLimits = LinkLimits {
 };
 
 /// Limits of the egress link, on which the guest opens streams. The initial credit of all streams and the pool add up
-/// to 6 MiB. The queues of all flows add up to 8 MiB.
+/// to 6 MiB. The buffers may use twice that, because a flow writes one buffer while the next one fills. The queues of all
+/// flows add up to 8 MiB.
 const EGRESS: LinkLimits = LinkLimits {
     streams_max: EGRESS_STREAMS_MAX,
     credit: FLOW_CREDIT_BYTES,

@@ -33,7 +33,7 @@ impl Stream {
 
     /// Waits until the peer or the link's end has reset the stream. Does not resolve once both sides have ended their
     /// data, because then nothing is left to reset.
-    pub(crate) async fn reset(&self) {
+    pub(crate) async fn until_reset(&self) {
         poll_fn(|cx| self.shared.with(|state| state.poll_reset(self.number, cx))).await;
     }
 

@@ -223,7 +223,7 @@ async fn peer_that_sends_only_garbage_is_refused() {
 }
 
 #[tokio::test]
-async fn guest_that_dials_again_and_again_without_reading_waits() {
+async fn guest_that_dials_repeatedly_without_reading_waits() {
     let (near, mut far) = duplex(4096);
     let dials: Vec<u8> = (0..100_u8).flat_map(|number| Opening::Dial { guest: [number; 16] }.encode()).collect();
     let flooding = async { while far.write_all(&dials).await.is_ok() {} };
