@@ -118,6 +118,11 @@ async fn hold<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(records: Recor
         let reply = reader.receive().await.unwrap();
         assert!(matches!(reply, Some(Reply::Done | Reply::ClockSet { .. })), "{reply:?}");
     }
+    drop(link);
+    // The task of the link must end before another host reads from the same port.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// One end of a port, which stays open when its user leaves.

@@ -31,8 +31,8 @@
 //!
 //! **Version rule.** Both sides send [`VERSION`]. Only an exact match is accepted; otherwise both sides can report the
 //! two versions. Preamble and answer are plain bytes. Their layout, and that of [`generation`], never change, so that
-//! any two versions from 3 on can exchange them. All other messages may change together with the version. `tests/bytes/` freezes the encoding of each shipped
-//! version.
+//! any two versions from 3 on can exchange them. All other messages may change together with the version.
+//! `tests/bytes/` freezes the encoding of each shipped version.
 //!
 //! **Frames.** A frame is a `u32` little-endian length, then one postcard message of that length. The length is checked
 //! against [`FRAME_BYTES_MAX`] before anything is allocated; trailing bytes after a message are an error. Bulk data

@@ -3,8 +3,8 @@
 //! Replaces files in folders of the image, wherever the image's links lead.
 //!
 //! Links in the path to a folder are followed, but neither out of the root, nor to another file system, such as `/proc`
-//! or `/dev`. No file is opened for writing: it is replaced by a new file, so that no link, pipe or device in its place is
-//! used.
+//! or `/dev`. No file is opened for writing: it is replaced by a new file, so that no link, pipe or device in its place
+//! is used.
 
 use std::{
     fs::File,

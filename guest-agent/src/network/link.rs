@@ -30,7 +30,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 pub(super) struct LinkHandle(watch::Receiver<Option<Opener>>);
 
 impl LinkHandle {
-    /// Opens a stream on the link, and waits until one is free; `None` if the link is down. The caller must set a timeout.
+    /// Opens a stream on the link, and waits until one is free; `None` if the link is down. The caller must set a
+    /// timeout.
     pub(super) async fn open(&self) -> Option<Stream> {
         let mut link = self.0.clone();
         let opener = timeout(UP_MAX, link.wait_for(Option::is_some)).await.ok()?.ok()?.clone()?;

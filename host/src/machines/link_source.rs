@@ -91,6 +91,7 @@ mod tests {
         qemu.try_write(b"unread").unwrap();
         assert!(!source.has_ended());
         let (stream, _) = source.next().await.unwrap();
+        stream.readable().await.unwrap();
         stream.try_read(&mut [0; 6]).unwrap();
         drop(qemu);
         assert!(source.has_ended());

@@ -48,8 +48,8 @@ const CALL: LinkLimits = LinkLimits {
 };
 
 /// Limits of the egress link, on which the guest opens streams. The initial credit of all streams and the pool add up
-/// to 6 MiB. The buffers may use twice that, because a flow writes one buffer while the next one fills. The queues of all
-/// flows add up to 8 MiB.
+/// to 6 MiB. The buffers may use twice that, because a flow writes one buffer while the next one fills. The queues of
+/// all flows add up to 8 MiB.
 const EGRESS: LinkLimits = LinkLimits {
     streams_max: EGRESS_STREAMS_MAX,
     credit: FLOW_CREDIT_BYTES,
