@@ -64,7 +64,7 @@ class NestedServer(KrunProcesses, Server):
     connections = 300
 
     def __init__(self, host, **settings):
-        super().__init__(**{"BACKEND": "krun"} | settings)
+        super().__init__(**{"BACKEND": "krun", "FIRMWARE": "/waggle"} | settings)
         self.host = host
         # The folder is in the nested host instead.
         self.folder.rmdir()
@@ -79,7 +79,6 @@ class NestedServer(KrunProcesses, Server):
             "AUTH_TOKENS_FILE": str(self.folder / "tokens"),
             "DATA_DIR": str(self.data),
             "IMAGE_CACHE_DIR": "/cache",
-            "FIRMWARE": "/waggle",
         }
         self.settings = {name: inside(value) for name, value in self.settings.items()}
         host.shell(
