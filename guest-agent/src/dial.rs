@@ -34,8 +34,9 @@ const TRIES: u32 = 250;
 pub trait Connector {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Returns a stream to the host, and whether an earlier process may have used the stream.
-    fn connect(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Past)>> + Send;
+    /// Returns a stream to the host, and whether an earlier process may have used the stream; `None` if there will be no
+    /// further stream.
+    fn connect(&mut self) -> impl Future<Output = io::Result<Option<(Self::Stream, Past)>>> + Send;
 }
 
 /// A stream for a single generation.
@@ -52,8 +53,8 @@ impl<S> SingleStream<S> {
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connector for SingleStream<S> {
     type Stream = S;
 
-    async fn connect(&mut self) -> io::Result<(S, Past)> {
-        self.0.take().map(|stream| (stream, Past::None)).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    async fn connect(&mut self) -> io::Result<Option<(S, Past)>> {
+        Ok(self.0.take().map(|stream| (stream, Past::None)))
     }
 }
 
@@ -69,11 +70,11 @@ pub(crate) enum Route {
 impl Connector for Route {
     type Stream = HostStream;
 
-    async fn connect(&mut self) -> io::Result<(HostStream, Past)> {
-        match self {
-            Self::Vsock(port) => Ok((HostStream::Vsock(connect_vsock(*port).await?), Past::None)),
-            Self::Port(port) => Ok((HostStream::Port(Port::connect(port.as_fd()).await?), Past::Unknown)),
-        }
+    async fn connect(&mut self) -> io::Result<Option<(HostStream, Past)>> {
+        Ok(Some(match self {
+            Self::Vsock(port) => (HostStream::Vsock(connect_vsock(*port).await?), Past::None),
+            Self::Port(port) => (HostStream::Port(Port::connect(port.as_fd()).await?), Past::Unknown),
+        }))
     }
 }
 

@@ -38,6 +38,9 @@ pub enum ServeFault {
     SandboxExited,
     #[error("failed to connect to the host")]
     Connect { source: io::Error },
+    /// The connector has no further stream.
+    #[error("no further host will come")]
+    NoHost,
     /// The host rejected the link or is gone.
     #[error("failed to greet the host")]
     Greet { source: GreetFault },
@@ -81,7 +84,7 @@ pub async fn serve<C: Connector>(mut connector: C, guest: Guest, ready: impl FnO
             }
             Err(fault) => fault,
         };
-        if !services.holds.load(Relaxed) || matches!(fault, ServeFault::SandboxExited) {
+        if !services.holds.load(Relaxed) || matches!(fault, ServeFault::SandboxExited | ServeFault::NoHost) {
             return Err(fault);
         }
         sleep(REDIAL).await;
@@ -96,7 +99,8 @@ async fn greet<C: Connector>(
     services: &Services,
     is_first: bool,
 ) -> Result<Acceptor, ServeFault> {
-    let (stream, past) = connector.connect().await.map_err(|source| ServeFault::Connect { source })?;
+    let connected = connector.connect().await.map_err(|source| ServeFault::Connect { source })?;
+    let (stream, past) = connected.ok_or(ServeFault::NoHost)?;
     let dialled = waggle_link::dial(stream, past, Link::Call).await;
     let mut records = dialled.map_err(|source| ServeFault::Greet { source })?;
     let hello = Hello { origin, build: build(), programs: probe::programs(&services.settings.search_path()) };

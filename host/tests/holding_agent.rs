@@ -33,9 +33,8 @@ struct Hosts(mpsc::Receiver<UnixStream>);
 impl Connector for Hosts {
     type Stream = UnixStream;
 
-    async fn connect(&mut self) -> io::Result<(UnixStream, Past)> {
-        let stream = self.0.recv().await.ok_or(io::ErrorKind::NotConnected)?;
-        Ok((stream, Past::None))
+    async fn connect(&mut self) -> io::Result<Option<(UnixStream, Past)>> {
+        Ok(self.0.recv().await.map(|stream| (stream, Past::None)))
     }
 }
 
@@ -152,8 +151,8 @@ impl AsyncWrite for End {
 impl Connector for End {
     type Stream = Self;
 
-    async fn connect(&mut self) -> io::Result<(Self, Past)> {
-        Ok((self.clone(), Past::Unknown))
+    async fn connect(&mut self) -> io::Result<Option<(Self, Past)>> {
+        Ok(Some((self.clone(), Past::Unknown)))
     }
 }
 
@@ -198,6 +197,15 @@ async fn agent_that_holds_greets_the_next_host_wherever_the_last_one_left() {
     timeout(STUCK, all).await.expect("the agent is stuck");
     // The last host has made calls and did not tell the agent to hold, so its end ends the machine.
     assert!(timeout(STUCK, machine.serving).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn agent_that_holds_ends_when_no_further_host_will_come() {
+    let machine = Machine::start();
+    machine.hold().await;
+    drop(machine.hosts);
+    let fault = timeout(STUCK, machine.serving).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(fault.to_string(), "no further host will come");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ pub(super) async fn keep_up(mut route: Route, link: watch::Sender<Option<Opener>
 }
 
 async fn connect(route: &mut Route) -> io::Result<Opener> {
-    let (stream, past) = route.connect().await?;
+    let (stream, past) = route.connect().await?.ok_or(io::ErrorKind::NotConnected)?;
     let records = timeout(GREET_MAX, dial(stream, past, Link::Egress)).await?.map_err(io::Error::other)?;
     Ok(Opener::start(records, Link::Egress))
 }
