@@ -34,8 +34,8 @@ const TRIES: u32 = 250;
 pub trait Connector {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Returns a stream to the host, and whether an earlier process may have used the stream; `None` if there will be no
-    /// further stream.
+    /// Returns a stream to the host, and whether an earlier process may have used the stream; `None` if there will be
+    /// no further stream.
     fn connect(&mut self) -> impl Future<Output = io::Result<Option<(Self::Stream, Past)>>> + Send;
 }
 
