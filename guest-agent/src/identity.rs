@@ -157,7 +157,8 @@ fn hyphenated(uuid: &[u8; 16]) -> String {
 }
 
 // QEMU's user-mode emulation, which runs the tests for aarch64, has no `openat2`.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 

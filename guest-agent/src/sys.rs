@@ -159,7 +159,8 @@ pub(crate) fn set_loopback_up() -> io::Result<()> {
 }
 
 // QEMU's user-mode emulation, which runs the tests for aarch64, does not know these requests.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
 mod tests {
     use std::{fs::File, os::fd::AsFd};
 

@@ -80,8 +80,7 @@ fn assert_none(broken: &[String]) {
 
 /// Returns the lines without comments and unit tests.
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {
-    let attributes = ["#[cfg(test)]\nmod tests", "#[cfg(all(test, target_arch = \"x86_64\"))]\nmod tests"];
-    let tests = attributes.iter().filter_map(|attribute| text.find(attribute)).min().unwrap_or(text.len());
+    let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
     text[..tests].lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
