@@ -86,7 +86,8 @@ mod tests {
         let qemu = UnixStream::connect(&path).await.unwrap();
         assert_eq!(source.next().await.unwrap().1, Past::None);
         assert_eq!(source.next().await.unwrap().1, Past::Unknown);
-        assert!(UnixStream::connect(&path).await.is_err());
+        let refused = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert!(!source.has_ended());
         qemu.try_write(b"unread").unwrap();
         assert!(!source.has_ended());

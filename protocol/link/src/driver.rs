@@ -279,8 +279,16 @@ fn process(
 
 #[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 fn failed(fault: io::Error) -> LinkFault {
-    // A peer that closes its end before it has read everything resets the connection.
-    if matches!(fault.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero) {
+    // A peer that closes its end before it has read everything resets the connection. A peer that is killed may leave
+    // half a record.
+    let is_closed = matches!(
+        fault.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::WriteZero
+            | io::ErrorKind::UnexpectedEof
+    );
+    if is_closed {
         return LinkFault::Closed;
     }
     if let Some(breach) = fault.get_ref().and_then(|inner| inner.downcast_ref()) {

@@ -3,6 +3,9 @@
 //! Connections carried over an egress link: data, ends and resets arrive at the other side.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
+#[path = "links/begun.rs"]
+mod begun;
+
 use std::time::Duration;
 
 use tokio::{
@@ -11,11 +14,13 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use waggle_link::{Acceptor, EGRESS_POOL_BYTES, Ending, Opener, Past, Stream, await_dial, begin, carry};
+use waggle_link::{Acceptor, EGRESS_POOL_BYTES, Ending, Opener, Stream, carry};
 use waggle_protocol::{
     Link,
     egress::{FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX},
 };
+
+use self::begun::begun;
 
 /// The timeout after which a stuck test fails.
 const STUCK: Duration = Duration::from_secs(60);
@@ -30,9 +35,8 @@ struct Links {
 
 async fn links() -> Links {
     let (a, b) = UnixStream::pair().unwrap();
-    let answered = async { await_dial(a, Past::None).await.unwrap().answer().await.unwrap() };
-    let (a, b) = tokio::join!(answered, begin(b, Past::None));
-    Links { opener: Opener::start(b.unwrap(), Link::Egress), acceptor: Acceptor::start(a, Link::Egress) }
+    let (a, b) = begun(a, b).await;
+    Links { opener: Opener::start(b, Link::Egress), acceptor: Acceptor::start(a, Link::Egress) }
 }
 
 async fn pair() -> (TcpStream, TcpStream) {

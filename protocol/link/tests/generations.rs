@@ -246,7 +246,12 @@ async fn host_answers_the_guest_that_dialled_last() {
     let dialled = await_dial(host.process(), Past::None).await.unwrap();
     let answered = tokio::spawn(answer(dialled, Link::Call));
     let second = timeout(STUCK, dial(guest.process(), Past::Unknown, Link::Call)).await.unwrap();
-    assert!(second.is_ok() && answered.await.unwrap().is_ok());
+    let (mut guest, mut host) = (second.unwrap(), timeout(STUCK, answered).await.unwrap().unwrap().unwrap());
+    host.write_all(b"second").await.unwrap();
+    host.flush().await.unwrap();
+    let mut received = [0; 6];
+    timeout(STUCK, guest.read_exact(&mut received)).await.unwrap().unwrap();
+    assert_eq!(&received, b"second");
 }
 
 #[tokio::test]

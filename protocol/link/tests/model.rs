@@ -3,6 +3,9 @@
 //! Links under arbitrary operations and arbitrary frames, compared with a simple model.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step is a failed test")]
 
+#[path = "links/begun.rs"]
+mod begun;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
@@ -12,14 +15,16 @@ use std::{
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex, split},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split},
     task::{JoinHandle, yield_now},
 };
-use waggle_link::{Acceptor, Breach, EGRESS_POOL_BYTES, LinkFault, Opener, Past, Records, Stream, await_dial, begin};
+use waggle_link::{Acceptor, Breach, EGRESS_POOL_BYTES, LinkFault, Opener, Records, Stream};
 use waggle_protocol::{
     CALLS_MAX, Link,
     egress::{EGRESS_STREAMS_MAX, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX},
 };
+
+use self::begun::begun;
 
 /// Number of turns after which all data must have arrived.
 const TURNS_MAX: usize = 200_000;
@@ -101,17 +106,6 @@ struct End {
     dropped: bool,
     read_end: bool,
     failed: bool,
-}
-
-/// Begins a generation between a host and a guest.
-async fn begun<H, G>(host: H, guest: G) -> (Records<H>, Records<G>)
-where
-    H: AsyncRead + AsyncWrite + Unpin,
-    G: AsyncRead + AsyncWrite + Unpin,
-{
-    let answered = async { await_dial(host, Past::None).await.unwrap().answer().await.unwrap() };
-    let (host, guest) = tokio::join!(answered, begin(guest, Past::None));
-    (host, guest.unwrap())
 }
 
 struct Model {

@@ -3,6 +3,9 @@
 //! Links under full load in both directions over sockets with tiny buffers, and links that end.
 #![expect(clippy::unwrap_used, reason = "a broken stream is a failed test")]
 
+#[path = "links/begun.rs"]
+mod begun;
+
 use std::{
     pin::Pin,
     sync::{Arc, Mutex},
@@ -15,10 +18,10 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use waggle_link::{
-    Acceptor, Breach, FrameReader, FrameWriter, LinkFault, Opener, Past, Records, Stream, await_dial, begin,
-};
+use waggle_link::{Acceptor, Breach, FrameReader, FrameWriter, LinkFault, Opener, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, Link, Reply};
+
+use self::begun::begun;
 
 /// Bytes per stream and direction.
 const FLOOD_BYTES: usize = 8 * 1024 * 1024;
@@ -38,17 +41,6 @@ fn narrow_pair() -> (UnixStream, UnixStream) {
         socket.set_recv_buffer_size(4096).unwrap();
     }
     (a, b)
-}
-
-/// Begins a generation between a host and a guest.
-async fn begun<H, G>(host: H, guest: G) -> (Records<H>, Records<G>)
-where
-    H: AsyncRead + AsyncWrite + Unpin,
-    G: AsyncRead + AsyncWrite + Unpin,
-{
-    let answered = async { await_dial(host, Past::None).await.unwrap().answer().await.unwrap() };
-    let (host, guest) = tokio::join!(answered, begin(guest, Past::None));
-    (host, guest.unwrap())
 }
 
 /// Sends and receives a flood at the same time, and checks every byte.
