@@ -76,7 +76,7 @@ def test_only_the_chosen_back_ends_requirements_are_needed(serve):
 
 def test_a_data_folder_that_others_can_write_to_is_reported(serve, tmp_path):
     tmp_path.chmod(0o777)
-    folder = tmp_path / "scratch-v1"
+    folder = tmp_path / "scratch-v2"
     folder.mkdir()
     folder.chmod(0o777)
     code, _, checks = run_checks(serve(DATA_DIR=str(tmp_path)))
