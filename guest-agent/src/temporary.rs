@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Files that the agent creates in the guest for code, stdin and output: code in a folder of its own, all others in
-//! `/tmp`. Their names have the form `waggle_<12 hex>.<extension>`.
+//! `/tmp`, except for a small stdin when the disk is full. Their names have the form `waggle_<12 hex>.<extension>`.
 //!
 //! The agent is root, and every user can write to `/tmp`. The agent therefore opens the folder before any user process
 //! runs, uses unguessable new names, and follows no links. User processes can cause operations on the folder to block,
@@ -16,7 +16,8 @@ use std::{
 };
 
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    errno::Errno,
+    fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, open, openat2},
     sys::stat::Mode,
     unistd::{UnlinkatFlags, unlinkat},
 };
@@ -61,6 +62,14 @@ impl TemporaryFolder {
     pub(crate) async fn create_readable(&self, extension: &str, user: User) -> io::Result<TemporaryFile> {
         let file = self.create_own(extension).await?;
         self.platform.let_read(&file.file, user)?;
+        Ok(file)
+    }
+
+    /// Creates an empty file that belongs to `user`, and reserves the space of `bytes` bytes for it.
+    pub(crate) async fn create_with_space(&self, extension: &str, user: User, bytes: u64) -> io::Result<TemporaryFile> {
+        let file = self.create(extension, user).await?;
+        let reserving = file.file.try_clone()?;
+        spawn_blocking(move || reserve(&reserving, bytes)).await.map_err(io::Error::other)??;
         Ok(file)
     }
 
@@ -129,6 +138,15 @@ fn create_in(folder: OwnedFd, name: String) -> io::Result<(File, Name)> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     let file = openat2(&folder, name.as_str(), OpenHow::new().flags(flags).mode(MODE).resolve(resolve))?;
     Ok((file.into(), Name { folder: Some(folder), name }))
+}
+
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    let bytes = i64::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
+        // Not all file systems can reserve space.
+        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 impl Name {

@@ -23,9 +23,15 @@ const SCRIPT_BYTES_MAX: u64 = 1024 * 1024;
 /// Maximum size of stdin in bytes: more than the maximum that the host allows its clients.
 const STDIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Maximum size in bytes of a stdin that is stored in the space of the code if the disk is full. The stdins of all
+/// calls at once then have at most half of that space.
+const SMALL_STDIN_BYTES_MAX: u64 = 512 * 1024;
+
 pub(super) struct Inputs {
     code: Option<TemporaryFile>,
     stdin: Option<TemporaryFile>,
+    /// Whether stdin is stored in the space of the code.
+    is_stdin_with_code: bool,
 }
 
 impl Inputs {
@@ -35,9 +41,9 @@ impl Inputs {
 
     /// Removes the files, and resolves when they are removed.
     pub(super) async fn remove(self) {
-        if let Some(code) = &self.code {
+        for file in [&self.code, if self.is_stdin_with_code { &self.stdin } else { &None }].into_iter().flatten() {
             // A background process that has the file open must not keep its space. The error leaves the file as it is.
-            let _emptied = code.file().set_len(0);
+            let _emptied = file.file().set_len(0);
         }
         for file in [self.code, self.stdin].into_iter().flatten() {
             file.into_name().remove().await;
@@ -73,7 +79,7 @@ pub(super) async fn receive(
     request: &Exec,
     reader: &mut Reader,
 ) -> Result<Inputs, NoInputs> {
-    let mut inputs = Inputs { code: None, stdin: None };
+    let mut inputs = Inputs { code: None, stdin: None, is_stdin_with_code: false };
     if let Some(script) = &request.script {
         check_size("script", script.bytes, SCRIPT_BYTES_MAX)?;
         let announced = Announced { extension: &script.extension, bytes: script.bytes, name: "the code" };
@@ -83,7 +89,11 @@ pub(super) async fn receive(
     if request.stdin_bytes > 0 {
         check_size("stdin", request.stdin_bytes, STDIN_BYTES_MAX)?;
         let announced = Announced { extension: "stdin", bytes: request.stdin_bytes, name: "stdin" };
-        let file = temporary.create(announced.extension, request.user).await;
+        let mut file = temporary.create_with_space(announced.extension, request.user, announced.bytes).await;
+        if announced.bytes <= SMALL_STDIN_BYTES_MAX && file.as_ref().is_err_and(is_disk_full) {
+            file = code.files().create_readable(announced.extension, request.user).await;
+            inputs.is_stdin_with_code = true;
+        }
         inputs.stdin = Some(announced.receive(file, reader).await?);
     }
     Ok(inputs)
@@ -119,6 +129,10 @@ impl Announced<'_> {
         writing.rewind().await.map_err(failed)?;
         Ok(file)
     }
+}
+
+fn is_disk_full(fault: &io::Error) -> bool {
+    matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn check_size(name: &str, bytes: u64, bytes_max: u64) -> Result<(), Fault> {

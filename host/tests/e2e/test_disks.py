@@ -53,6 +53,67 @@ async def test_a_full_disk_affects_only_its_guest(serve):
         assert await run(tools, one, "print(open('kept').read())") == "new"
 
 
+INODES = """
+import errno, os, pathlib
+os.makedirs("small", exist_ok=True)
+count = 0
+try:
+    while True:
+        os.close(os.open(f"small/{count}", os.O_CREAT | os.O_WRONLY))
+        count += 1
+except OSError as error:
+    print(errno.errorcode[error.errno], count, os.statvfs(".").f_ffree)
+"""
+BYTES = """
+import errno, os
+try:
+    with open("large", "wb") as file:
+        while True: file.write(bytes(1 << 16))
+except OSError as error:
+    print(errno.errorcode[error.errno], os.statvfs(".").f_bavail)
+"""
+
+
+async def test_calls_work_without_a_free_inode_or_block_on_the_disk(serve):
+    server = serve(DEFAULT_DISK_MB=str(DISK_MIB)).start()
+    async with server.client() as tools, tools.environment("python") as made:
+        one = made["environment_id"]
+        await tools.call("write_file", environment_id=one, path="kept", content="old")
+        word, count, free = (await run(tools, one, INODES)).split()
+        # There is an inode for each 4 KiB, and the agent has none of its own.
+        assert (word, free) == ("ENOSPC", "0") and int(count) > 0.95 * DISK_MIB * 256
+        await calls_work(tools, one)
+        result = await tools.raw("write_file", environment_id=one, path="new", content="x")
+        assert result.is_error and result.meta["waggle/error"]["code"] == "no_space", result
+
+        # One inode becomes free, and then all blocks are used.
+        assert (await run(tools, one, "import os; os.remove('small/0')" + BYTES)).split() == ["ENOSPC", "0"]
+        await calls_work(tools, one)
+        await run(tools, one, "import os, shutil; shutil.rmtree('small'); os.remove('large')")
+        await tools.call("write_file", environment_id=one, path="new", content="new")
+        assert await tools.text("read_file", environment_id=one, path="new") == "new"
+
+
+async def calls_work(tools, one):
+    """Checks every kind of call that needs no space of the user."""
+    assert await run(tools, one, "print('code')") == "code"
+    for size in [1, 500_000]:
+        arguments = {"environment_id": one, "stdin": "x" * size, "working_directory": "/"}
+        ran = await tools.call("execute", code="wc -c; cat /proc/self/mounts >&2", language="shell", **arguments)
+        assert (ran["exit_code"], ran["stdout"].strip()) == (0, str(size)), ran
+    assert await tools.text("read_file", environment_id=one, path="kept") == "old"
+    listed = await tools.call("list_files", environment_id=one, path="/etc")
+    assert "passwd" in [file["name"] for file in listed["files"]]
+    # The end of a long output is kept, and a background process goes on.
+    ran = await tools.call("execute", environment_id=one, code="seq 300000; sleep 100 & echo $! >&2", language="shell")
+    assert ran["exit_code"] == 0 and ran["stdout"].endswith("300000\n"), ran["stdout"][-100:]
+    ran = await tools.call("execute", environment_id=one, code="pkill sleep", language="shell")
+    assert ran["exit_code"] == 0, ran
+    # A stdin that needs space of the user is an error, and the environment stays usable.
+    result = await tools.raw("execute", environment_id=one, code="cat", language="shell", stdin="x" * 2_000_000)
+    assert result.is_error and result.meta["waggle/error"]["code"] == "no_space", result
+
+
 async def run(tools, one, code):
     ran = await tools.call("execute", environment_id=one, code=code)
     assert ran["exit_code"] == 0, ran
