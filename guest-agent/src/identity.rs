@@ -24,7 +24,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::image_folder::{ImageFolder, is_file_with, is_filled_file};
+use self::image_folder::{ImageFolder, read_file};
 use crate::{
     console::{report, with_cause},
     mounts::HARMLESS,
@@ -43,6 +43,9 @@ const BOOT_ID_SOURCE: &str = "/dev/.boot_id";
 const ID_MODE: u32 = 0o444;
 
 const HOSTS_MODE: u32 = 0o644;
+
+/// The lines of a hosts file that every machine needs.
+const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
 
 /// See the module's documentation. The sandbox receives it as its first message.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -75,28 +78,27 @@ impl Identity {
         Ok(())
     }
 
-    /// Writes a hosts file, unless the image has one with content. Images expect their runtime to write this file, and
-    /// servers that listen on `localhost` need it.
+    /// Adds the host name to the image's hosts file, and `localhost` unless the file has it: programs look up both. In
+    /// a copy of another machine, the name replaces that of the other machine, if users have kept it.
     fn write_hosts(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
         let write = || {
-            let is_of_users = match former {
-                Some(former) => !is_file_with(root, "etc/hosts", &former.hosts()),
-                None => is_filled_file(root, "etc/hosts"),
+            let old = read_file(root, "etc/hosts")?.unwrap_or_default();
+            let line = hosts_line(&self.hostname);
+            let new = match former {
+                Some(former) => replaced_line(&old, &hosts_line(&former.hostname), &line),
+                None => Some(with_hosts_line(&old, &line)),
             };
-            if is_of_users {
-                return Ok(());
-            }
-            ImageFolder::open(root, "etc")?.replace("hosts", &self.hosts(), HOSTS_MODE)
+            new.map_or(Ok(()), |new| ImageFolder::open(root, "etc")?.replace("hosts", &new, HOSTS_MODE))
         };
         write().step(|| "write /etc/hosts".to_owned())
     }
 
     fn write_machine_id(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
         let write = || {
-            if former.is_some_and(|former| !is_file_with(root, "etc/machine-id", &former.machine_id_line())) {
+            if former.is_some_and(|former| !former.has_machine_id(root, "etc/machine-id")) {
                 return Ok(());
             }
-            ImageFolder::open(root, "etc")?.replace("machine-id", &self.machine_id_line(), ID_MODE)
+            ImageFolder::open(root, "etc")?.replace("machine-id", self.machine_id_line().as_bytes(), ID_MODE)
         };
         write().step(|| "write /etc/machine-id".to_owned())
     }
@@ -104,25 +106,48 @@ impl Identity {
     /// Writes the machine id to D-Bus's own file, if the image has that file. It is a link in most images.
     fn write_dbus_id(&self, root: &Path, former: Option<&Self>) -> Result<(), StepFault> {
         const PATH: &str = "var/lib/dbus/machine-id";
-        if former.is_some_and(|former| !is_file_with(root, PATH, &former.machine_id_line())) {
+        if former.is_some_and(|former| !former.has_machine_id(root, PATH)) {
             return Ok(());
         }
         let write = || match ImageFolder::open(root, "var/lib/dbus") {
             Ok(folder) if folder.has_regular_file("machine-id") => {
-                folder.replace("machine-id", &self.machine_id_line(), ID_MODE)
+                folder.replace("machine-id", self.machine_id_line().as_bytes(), ID_MODE)
             }
             Ok(_) | Err(_) => Ok(()),
         };
         write().step(|| "write /var/lib/dbus/machine-id".to_owned())
     }
 
-    fn hosts(&self) -> String {
-        format!("127.0.0.1 localhost {}\n::1 localhost ip6-localhost ip6-loopback\n", self.hostname)
+    /// Returns whether `path`, relative to `root`, leads to a file with this machine's id.
+    fn has_machine_id(&self, root: &Path, path: &str) -> bool {
+        read_file(root, path).is_ok_and(|file| file.is_some_and(|text| text == self.machine_id_line().as_bytes()))
     }
 
     fn machine_id_line(&self) -> String {
         format!("{}\n", hex(&self.machine_id))
     }
+}
+
+fn hosts_line(hostname: &str) -> String {
+    format!("127.0.0.1 {hostname}\n")
+}
+
+/// Returns the hosts file `old` with `line` at its end.
+fn with_hosts_line(old: &[u8], line: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(old);
+    let names = |line: &str| {
+        line.split('#').next().unwrap_or_default().split_whitespace().skip(1).any(|name| name == "localhost")
+    };
+    let localhost = if text.lines().any(names) { "" } else { LOCALHOST };
+    let gap = if old.is_empty() || old.ends_with(b"\n") { "" } else { "\n" };
+    [localhost.as_bytes(), old, gap.as_bytes(), line.as_bytes()].concat()
+}
+
+/// Returns `text` with the line `new` in place of the line `old`; `None` if `text` does not contain it.
+fn replaced_line(text: &[u8], old: &str, new: &str) -> Option<Vec<u8>> {
+    let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    *lines.iter_mut().find(|line| **line == old.as_bytes())? = new.as_bytes();
+    Some(lines.concat())
 }
 
 /// The file that users see in place of the kernel's boot id. It is empty until the machine has an identity.
@@ -238,20 +263,35 @@ mod tests {
     }
 
     #[test]
-    fn only_an_empty_hosts_file_is_replaced() {
+    fn hosts_file_keeps_its_lines_and_gets_the_host_name() {
         let root = image();
         let path = root.path().join("etc/hosts");
-        let own = "127.0.0.1 localhost bee\n::1 localhost ip6-localhost ip6-loopback\n";
-        identity().write_hosts(root.path(), None).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), own);
-        fs::write(&path, "127.0.0.1 mine\n").unwrap();
-        identity().write_hosts(root.path(), None).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1 mine\n");
-        // A link to a file of the image counts as that file.
-        fs::rename(&path, root.path().join("etc/other")).unwrap();
+        let own = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.0.1 bee\n";
+        for (old, new) in [
+            ("", own),
+            ("10.0.0.1 a b", &own.replace("127.0.0.1 bee", "10.0.0.1 a b\n127.0.0.1 bee")),
+            ("# 127.0.0.1 localhost\n", &own.replace("127.0.0.1 bee", "# 127.0.0.1 localhost\n127.0.0.1 bee")),
+            ("127.0.0.1\tlocalhost # own\n", "127.0.0.1\tlocalhost # own\n127.0.0.1 bee\n"),
+        ] {
+            fs::write(&path, old).unwrap();
+            identity().write_hosts(root.path(), None).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), new);
+        }
+        // A link to a file of the image counts as that file, which is kept.
+        fs::write(root.path().join("etc/other"), "127.0.0.1 localhost\n").unwrap();
+        fs::remove_file(&path).unwrap();
         symlink("/etc/other", &path).unwrap();
         identity().write_hosts(root.path(), None).unwrap();
-        assert_eq!(fs::read_link(&path).unwrap(), Path::new("/etc/other"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1 localhost\n127.0.0.1 bee\n");
+        assert_eq!(fs::read_to_string(root.path().join("etc/other")).unwrap(), "127.0.0.1 localhost\n");
+        // Bytes that are not UTF-8.
+        fs::write(&path, b"1.2.3.4 localhost caf\xe9\n").unwrap();
+        identity().write_hosts(root.path(), None).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"1.2.3.4 localhost caf\xe9\n127.0.0.1 bee\n");
+        // A file that is too large is left alone.
+        fs::write(&path, " ".repeat(2 * 1024 * 1024)).unwrap();
+        assert!(identity().write_hosts(root.path(), None).is_err());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 * 1024 * 1024);
         // A pipe, which would block whoever opens it.
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -264,11 +304,12 @@ mod tests {
         let (root, former) = (image(), identity());
         let copy = Identity { hostname: "wasp".to_owned(), boot_id: [1; 16], machine_id: [1; 16] };
         let read = |name: &str| fs::read_to_string(root.path().join("etc").join(name)).unwrap();
+        let copied_hosts = format!("{LOCALHOST}127.0.0.1 wasp\n");
         former.write_hosts(root.path(), None).unwrap();
         former.write_machine_id(root.path(), None).unwrap();
         copy.write_hosts(root.path(), Some(&former)).unwrap();
         copy.write_machine_id(root.path(), Some(&former)).unwrap();
-        assert_eq!((read("hosts"), read("machine-id")), (copy.hosts(), copy.machine_id_line()));
+        assert_eq!((read("hosts"), read("machine-id")), (copied_hosts, copy.machine_id_line()));
         for name in ["hosts", "machine-id"] {
             fs::remove_file(root.path().join("etc").join(name)).unwrap();
             fs::write(root.path().join("etc").join(name), "mine").unwrap();

@@ -97,6 +97,8 @@ use crate::{
 const PROGRESS_MAX: usize = 4;
 /// Maximum number of virtual CPUs of a machine: libkrunfw's kernel supports no more.
 pub const CPUS_MAX: u32 = 16;
+/// The beginning of the guest's host name. Programs take a name of digits for an address.
+const HOSTNAME_PREFIX: &str = "env-";
 /// Number of characters of the environment's id in the guest's host name. Eight distinguish machines in a shell prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
@@ -280,7 +282,7 @@ impl Vms {
 
     fn plan(&self, spec: &MachineSpec, image: PreparedImage) -> Result<LaunchPlan, RunDirFault> {
         let id = spec.id.to_string();
-        let hostname = id.chars().take(HOSTNAME_ID_CHARS).collect();
+        let hostname = HOSTNAME_PREFIX.chars().chain(id.chars().take(HOSTNAME_ID_CHARS)).collect();
         let image_agent = image.agent.filter(|agent| {
             let (found, needed) = (agent.protocol_version, waggle_protocol::VERSION);
             if found != needed {

@@ -23,7 +23,7 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 
-use crate::random::random_hex;
+use crate::{random::random_hex, sandbox_user::FILE_BYTES_MAX};
 
 /// An open folder.
 #[derive(Debug)]
@@ -41,13 +41,13 @@ impl ImageFolder {
     }
 
     /// Replaces everything of this name, except for a folder, by a file with this text.
-    pub(super) fn replace(&self, name: &str, text: &str, mode: u32) -> io::Result<()> {
+    pub(super) fn replace(&self, name: &str, text: &[u8], mode: u32) -> io::Result<()> {
         let temporary = format!(".waggle-{}", random_hex()?);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let how = OpenHow::new().flags(flags).mode(Mode::S_IRUSR).resolve(ResolveFlag::RESOLVE_BENEATH);
         let mut file = File::from(openat2(&self.0, temporary.as_str(), how)?);
         let mut write = || -> io::Result<()> {
-            file.write_all(text.as_bytes())?;
+            file.write_all(text)?;
             fchmod(&file, Mode::from_bits_truncate(mode))?;
             Ok(renameat(&self.0, temporary.as_str(), &self.0, name)?)
         };
@@ -58,31 +58,21 @@ impl ImageFolder {
     }
 }
 
-/// Returns whether `path`, relative to `root`, leads to a file with content.
-pub(super) fn is_filled_file(root: &Path, path: &str) -> bool {
-    // The file is not opened for reading, because opening a pipe would block.
-    let stat = open_in(root, path, OFlag::empty()).and_then(fstat);
-    stat.is_ok_and(|stat| is_regular(&stat) && stat.st_size > 0)
-}
-
-/// Returns whether `path`, relative to `root`, leads to a file with exactly this text.
-pub(super) fn is_file_with(root: &Path, path: &str, text: &str) -> bool {
-    let same = || -> io::Result<bool> {
-        // The size is checked first, and a pipe is not a file.
-        let file = open_in(root, path, OFlag::empty())?;
-        let stat = fstat(&file)?;
-        if !is_regular(&stat) || u64::try_from(stat.st_size).ok() != u64::try_from(text.len()).ok() {
-            return Ok(false);
-        }
-        // Opens the same file for reading, without waiting for a lease that a program holds.
-        let mut options = File::options();
-        let options = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
-        let opened = options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        let mut found = Vec::new();
-        opened.take(text.len() as u64).read_to_end(&mut found)?;
-        Ok(found == text.as_bytes())
+/// Returns the content of the file that `path`, relative to `root`, leads to; `None` if it leads to no regular file. A
+/// file with more than [`FILE_BYTES_MAX`] bytes is an error.
+pub(super) fn read_file(root: &Path, path: &str) -> io::Result<Option<Vec<u8>>> {
+    // The file is not opened for reading before its type is known, because opening a pipe would block.
+    let file = match open_in(root, path, OFlag::empty()) {
+        Ok(file) if is_regular(&fstat(&file)?) => file,
+        Ok(_) | Err(_) => return Ok(None),
     };
-    same().unwrap_or(false)
+    // Opens the same file for reading, without waiting for a lease that a program holds.
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let opened = options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let mut found = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut found)?;
+    if found.len() as u64 > FILE_BYTES_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(Some(found)) }
 }
 
 fn open_in(root: &Path, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -109,10 +99,10 @@ mod tests {
         fs::create_dir_all(root.path().join("usr/etc")).unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
         symlink("/usr/etc", root.path().join("etc")).unwrap();
-        ImageFolder::open(root.path(), "etc").unwrap().replace("name", "text", 0o644).unwrap();
+        ImageFolder::open(root.path(), "etc").unwrap().replace("name", b"text", 0o644).unwrap();
         assert_eq!(fs::read_to_string(root.path().join("usr/etc/name")).unwrap(), "text");
         symlink("../../../../tmp", root.path().join("out")).unwrap();
-        ImageFolder::open(root.path(), "out").unwrap().replace("name", "text", 0o644).unwrap();
+        ImageFolder::open(root.path(), "out").unwrap().replace("name", b"text", 0o644).unwrap();
         assert!(root.path().join("tmp/name").is_file());
         // In the machine's own root, with other file systems.
         let other = ["/proc", "/dev"].map(|path| ImageFolder::open(Path::new("/"), path).unwrap_err().raw_os_error());

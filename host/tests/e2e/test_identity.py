@@ -92,9 +92,10 @@ class Machine:
         assert await self.tools.text("read_file", environment_id=self.id, path=path) == user["boot_id"]
         assert re.fullmatch(UUID + "\n", user["boot_id"])
         assert re.fullmatch("[0-9a-f]{32}\n", user["machine_id"])
-        assert user["host_name"] == self.id[:8] + "\n"
+        name = f"env-{self.id[:8]}"
+        assert user["host_name"] == name + "\n"
         hosts = await self.tools.text("read_file", environment_id=self.id, path="/etc/hosts")
-        assert self.id[:8] in hosts.splitlines()[0].split()
+        assert hosts.splitlines()[-1] == f"127.0.0.1 {name}"
         return [user, root]
 
 
@@ -153,21 +154,21 @@ async def test_an_image_cannot_mislead_the_agent_with_its_id_or_hosts_file(serve
             ran = await tools.call("execute", environment_id=made["environment_id"], code=code, language="shell")
             return ran["stdout"].splitlines()
 
-        show = "cat /etc/machine-id /var/lib/dbus/machine-id; stat -c '%F %a' /etc/machine-id /etc/hosts; head -n 1 /etc/hosts"
+        show = "cat /etc/machine-id /var/lib/dbus/machine-id; stat -c '%F %a' /etc/machine-id /etc/hosts; tail -n 1 /etc/hosts"
         async with tools.environment("shell") as one:
             machine_id, dbus, *rest = await run(one, show + "; ls -d /none")
             assert re.fullmatch("[0-9a-f]{32}", machine_id) and dbus == machine_id != "0123456789abcdef" * 2
-            name = one["environment_id"][:8]
-            assert rest == ["regular file 444", "regular file 644", f"127.0.0.1 localhost {name}"]
+            name = "env-" + one["environment_id"][:8]
+            assert rest == ["regular file 444", "regular file 644", f"127.0.0.1 {name}"]
         async with tools.environment("node") as one:
             machine_id, dbus, *rest = await run(one, show)
             assert re.fullmatch("[0-9a-f]{32}", machine_id) and dbus == machine_id
-            name = one["environment_id"][:8]
-            assert rest == ["regular file 444", "regular file 644", f"127.0.0.1 localhost {name}"]
+            name = "env-" + one["environment_id"][:8]
+            assert rest == ["regular file 444", "regular file 644", f"127.0.0.1 {name}"]
         # The image keeps its folders, and the machine works.
         async with tools.environment("python") as one:
             code = "cat /etc/machine-id/kept; ls -A /etc/machine-id /etc/hosts /etc | grep waggle; cat /proc/sys/kernel/hostname"
-            assert await run(one, code) == ["kept", one["environment_id"][:8]]
+            assert await run(one, code) == ["kept", "env-" + one["environment_id"][:8]]
 
 
 # An image's agent that forbids itself one request to the kernel's random number generator.
