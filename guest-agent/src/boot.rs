@@ -16,6 +16,7 @@
 
 mod certificates;
 mod disks;
+mod folder;
 mod kernel_settings;
 mod login_shells;
 mod replace;
@@ -83,7 +84,7 @@ fn prepare() -> Result<(BootConfig, HostLinks), StepFault> {
     config.env.splice(0..0, certificates::trust(&std::mem::take(&mut config.ca_bundle))?);
     let network = config.network.map(|network| GuestNetwork::open(network, egress)).transpose()?;
     if network.is_some() {
-        resolver::set_name_server()?;
+        resolver::set_name_server();
     }
     let mut links = HostLinks { calls, network };
     links.start_network();

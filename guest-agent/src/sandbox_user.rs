@@ -8,9 +8,11 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::OFlag;
 
 /// A path to the sandbox user's home, inside the root: the home itself, or a link to it.
 pub(crate) const HOME: &str = "/home/sandbox";
@@ -117,10 +119,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Reads a user or group file; `None` if it is larger than [`FILE_BYTES_MAX`]. A missing file is empty.
+/// Reads a configuration file; `None` if it is larger than [`FILE_BYTES_MAX`]. A missing file is empty, and so is
+/// everything that is not a regular file.
 pub(crate) fn read_limited(path: &Path) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
-    match File::open(path) {
+    // Without the flag, a pipe without a writer would block.
+    match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
+        Ok(file) if !file.metadata()?.is_file() => {}
         Ok(file) => drop(file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
         Err(fault) => return Err(fault),

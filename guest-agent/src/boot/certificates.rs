@@ -52,9 +52,9 @@ pub(super) fn trust(bundle: &str) -> Result<Vec<(String, String)>, StepFault> {
     }
     let stores: Vec<_> = STORES.into_iter().filter(|store| is_file(store)).collect();
     let store = *stores.first().unwrap_or(&STORES[0]);
-    replace(Path::new(OWN), bundle)?;
+    replace(OWN, bundle)?;
     if stores.is_empty() {
-        replace(Path::new(store), "")?;
+        replace(store, "")?;
     }
     // Several stores may be links to the same file.
     let found: BTreeSet<PathBuf> = STORES.into_iter().filter_map(|store| fs::canonicalize(store).ok()).collect();
@@ -62,10 +62,10 @@ pub(super) fn trust(bundle: &str) -> Result<Vec<(String, String)>, StepFault> {
         append(path, bundle).step(|| format!("add certificates to {}", path.display()))?;
     }
     for (number, certificate) in (1..).zip(certificates(bundle)) {
-        replace(&Path::new(DEBIAN_ANCHORS).join(format!("waggle-{number}.crt")), certificate)?;
+        replace(&format!("{DEBIAN_ANCHORS}/waggle-{number}.crt"), certificate)?;
     }
     for folder in OTHER_ANCHORS.into_iter().filter(|folder| Path::new(folder).is_dir()) {
-        replace(&Path::new(folder).join("waggle.pem"), bundle)?;
+        replace(&format!("{folder}/waggle.pem"), bundle)?;
     }
     let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut variables: Vec<_> = STORE_VARIABLES.into_iter().map(|name| variable(name, store)).collect();

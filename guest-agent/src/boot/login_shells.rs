@@ -32,7 +32,7 @@ pub(super) fn keep_search_path(path: &str) {
 }
 
 fn add_script(path: &str) -> Result<(), StepFault> {
-    replace(Path::new(SCRIPT), &script(path))?;
+    replace(SCRIPT, &script(path))?;
     run_script().step(|| format!("add {SCRIPT} to {PROFILE}"))
 }
 

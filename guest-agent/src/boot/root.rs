@@ -13,12 +13,19 @@ use nix::{
     unistd::{chdir, chroot, dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
-use super::disks::NEW_ROOT;
+use super::{
+    disks::NEW_ROOT,
+    folder::{make_folder, make_own_folder},
+};
 use crate::{
     cgroups,
     mounts::{HARMLESS, make_dev, mount_kernel_fs},
     step::{StepFault, WithStep},
 };
+
+/// The space of the inputs of calls: code, and stdin when the disk is full. User processes can't fill it, so that calls
+/// work on a full disk. All calls at once have at most 16 MiB of code and 16 MiB of stdin.
+const CODE_SPACE: &str = "/run/waggle";
 
 /// Mounts the file systems that the boot needs, and connects stdin, stdout and stderr to the console.
 pub(super) fn mount_initial() -> Result<(), StepFault> {
@@ -47,17 +54,19 @@ pub(super) fn switch_root() -> Result<(), StepFault> {
     chdir("/").step(step)
 }
 
-/// Mounts the file systems that programs in the machine expect.
+/// Mounts the file systems that programs in the machine expect, and creates the folders that every program may use.
+/// `/run` is the image's folder on the disk: programs need the folders that packages have created there.
 pub(super) fn mount_in_root() -> Result<(), StepFault> {
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"] {
+        make_folder(folder)?;
+    }
+    make_own_folder(CODE_SPACE)?;
     mount_kernel_fs("proc", "/proc", HARMLESS, "")?;
     mount_kernel_fs("sysfs", "/sys", HARMLESS | MsFlags::MS_RDONLY, "")?;
     mount_kernel_fs("cgroup2", cgroups::MOUNT, HARMLESS, "")?;
     make_dev()?;
-    mount_kernel_fs("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
-    // Code has its own space, which user processes can't fill. All calls at once have at most half of it.
-    mount_kernel_fs("tmpfs", "/run/waggle", HARMLESS, "mode=0755,size=32m,nr_inodes=1k")?;
+    mount_kernel_fs("tmpfs", CODE_SPACE, HARMLESS, "mode=0755,size=32m,nr_inodes=1k")?;
     for folder in ["/tmp", "/var/tmp"] {
-        fs::create_dir_all(folder).step(|| format!("create {folder}"))?;
         fs::set_permissions(folder, Permissions::from_mode(0o1777)).step(|| format!("set the mode of {folder}"))?;
     }
     Ok(())

@@ -14,6 +14,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use super::folder::make_folder;
 use crate::step::{StepFault, WithStep};
 
 const ROOT_HOME: &str = "/root";
@@ -23,7 +24,7 @@ const PASS: u32 = 0o111;
 
 /// Creates root's home, and closes it except for the folders of the search path `path`.
 pub(super) fn set_up(path: &str) -> Result<(), StepFault> {
-    fs::create_dir_all(ROOT_HOME).step(|| format!("create {ROOT_HOME}"))?;
+    make_folder(ROOT_HOME)?;
     let closed = fs::set_permissions(ROOT_HOME, Permissions::from_mode(0o700));
     closed.step(|| format!("set the mode of {ROOT_HOME}"))?;
     for folder in path.split(':').filter_map(below_root_home) {

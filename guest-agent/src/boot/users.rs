@@ -13,7 +13,9 @@ use std::{
     path::Path,
 };
 
+use super::{folder::make_folder, replace::remove_unless_file};
 use crate::{
+    console::{report, with_cause},
     sandbox_user::{Entry, HOME, SANDBOX_ID, SANDBOX_NAME, read_limited},
     step::{StepFault, WithStep},
 };
@@ -23,20 +25,27 @@ const GROUPS: &str = "/etc/group";
 
 /// Makes the entries of the sandbox user, and a home that [`HOME`] leads to.
 pub(super) fn set_up_sandbox_user() -> Result<(), StepFault> {
-    fs::create_dir_all("/etc").step(|| "create /etc".to_owned())?;
+    // Without its entries, the user works, but programs find no name for it. The cause is a folder in place of a file.
+    let group = add_user().unwrap_or_else(|fault| {
+        report(&with_cause(&fault));
+        SANDBOX_ID
+    });
+    if let Err(fault) = add_group(group) {
+        report(&with_cause(&fault));
+    }
+    make_folder(HOME)?;
+    chown(HOME, Some(SANDBOX_ID), Some(group)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
+}
+
+/// Makes the sandbox user's entry in the user file, and returns the user's primary group.
+fn add_user() -> Result<u32, StepFault> {
+    remove_unless_file(USERS)?;
     let users = read_limited(Path::new(USERS)).step(|| format!("read {USERS}"))?;
     // A file that is too large is left alone; the user then has the default entry without a line in the file.
-    let group = match users {
-        Some(users) => {
-            let made = with_sandbox_user(&users, link_home);
-            write_users(&users, &made.text).step(|| format!("write the sandbox user's entry to {USERS}"))?;
-            made.group
-        }
-        None => SANDBOX_ID,
-    };
-    add_group(group).step(|| format!("add {SANDBOX_NAME} to {GROUPS}"))?;
-    fs::create_dir_all(HOME).step(|| format!("create {HOME}"))?;
-    chown(HOME, Some(SANDBOX_ID), Some(group)).step(|| format!("change the owner of {HOME} to {SANDBOX_NAME}"))
+    let Some(users) = users else { return Ok(SANDBOX_ID) };
+    let made = with_sandbox_user(&users, link_home);
+    write_users(&users, &made.text).step(|| format!("write the sandbox user's entry to {USERS}"))?;
+    Ok(made.group)
 }
 
 /// Changes the user file from the text `old` to the text `new`.
@@ -100,8 +109,9 @@ fn link_home(home: &str) -> bool {
     let path = Path::new(home);
     let is_usable = match fs::metadata(path) {
         Ok(meta) => meta.is_dir() && meta.uid() == SANDBOX_ID,
-        // Only below /home a missing home is created: `/nonexistent` is the usual home of users without one.
-        Err(_) => path.starts_with("/home") && path != Path::new("/home"),
+        // Only below /home, which is /var/home in images of ostree, a missing home is created: `/nonexistent` is the
+        // usual home of users without one.
+        Err(_) => ["/home", "/var/home"].iter().any(|homes| path.starts_with(homes) && path != Path::new(homes)),
     };
     if !path.is_absolute() || path == Path::new("/") || path.starts_with(HOME) || !is_usable {
         return false;
@@ -114,27 +124,36 @@ fn link_home(home: &str) -> bool {
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
             Err(fault) => return Err(fault),
         }
-        fs::create_dir_all(path)?;
-        fs::create_dir_all(Path::new(HOME).parent().unwrap_or(Path::new("/")))?;
+        make_folder(home).map_err(io::Error::other)?;
+        make_folder("/home").map_err(io::Error::other)?;
         symlink(path, HOME)
     };
+    // Where /home is a link, the two may be the same folder.
+    if fs::canonicalize(HOME).is_ok_and(|own| fs::canonicalize(path).is_ok_and(|image| image == own)) {
+        return true;
+    }
     // An image that was made from an environment has the link already.
     if fs::read_link(HOME).is_ok_and(|target| target == path) {
-        return fs::create_dir_all(path).is_ok();
+        return make_folder(home).is_ok();
     }
     link().is_ok()
 }
 
 /// Adds a group to the group file, unless the file has a group with that number or cannot hold the name.
-fn add_group(id: u32) -> io::Result<()> {
-    let Some(groups) = read_limited(Path::new(GROUPS))? else { return Ok(()) };
+fn add_group(id: u32) -> Result<(), StepFault> {
+    remove_unless_file(GROUPS)?;
+    let groups = read_limited(Path::new(GROUPS)).step(|| format!("read {GROUPS}"))?;
+    let Some(groups) = groups else { return Ok(()) };
     let field = |at: usize, value: &str| groups.lines().any(|line| line.split(':').nth(at) == Some(value));
     if field(2, &id.to_string()) || field(0, SANDBOX_NAME) {
         return Ok(());
     }
     let gap = if groups.is_empty() || groups.ends_with('\n') { "" } else { "\n" };
-    let mut file = OpenOptions::new().create(true).append(true).open(GROUPS)?;
-    file.write_all(format!("{gap}{SANDBOX_NAME}:x:{id}:\n").as_bytes())
+    let add = || {
+        let mut file = OpenOptions::new().create(true).append(true).open(GROUPS)?;
+        file.write_all(format!("{gap}{SANDBOX_NAME}:x:{id}:\n").as_bytes())
+    };
+    add().step(|| format!("add {SANDBOX_NAME} to {GROUPS}"))
 }
 
 #[cfg(test)]
