@@ -80,7 +80,7 @@ pub(super) fn folder(wire: &mut Wire, root: &FileRoot, path: &str, options: Opti
         Stopped::File(source) => failed(source),
         Stopped::Time => {
             let why = format!("{} names were read, and there are more", walk.total);
-            let right = "list its subfolders, or use a program";
+            let right = "list its subfolders, or use execute";
             fault(FaultKind::TooLarge, format!("failed to list {}: {why}; {right}", target.named()))
         }
     })?;
