@@ -90,8 +90,8 @@ pub const REFUSED_MAX: usize = 16;
 /// Maximum number of programs in a hello; the agent looks for about ten.
 pub const PROGRAMS_MAX: usize = 64;
 
-/// Maximum total length of the names in one listing in bytes; another listing can continue it. More names do not fit into
-/// the result that a client gets.
+/// Maximum total length of the names in one listing in bytes; another listing can continue it. More names do not fit
+/// into the result that a client gets.
 pub const LISTING_BYTES_MAX: usize = 512 * 1024;
 
 /// Maximum length of the name of an entry in bytes, in a recursive listing a path: the kernel's own limit.

@@ -3,9 +3,9 @@
 //! The text form of file names, which may be any bytes except `/` and NUL.
 //!
 //! A name that is UTF-8 is its own text. In any other name, each invalid byte and each backslash is escaped as `\x` and
-//! two upper-case hexadecimal digits: the Latin-1 name `caf\é` becomes `caf\x5C\xE9`. A UTF-8 name that would be read as
-//! such a text is escaped as well. So different names have different texts, and each text leads back to its name. The
-//! names of a path are escaped one by one; therefore the text of a path is that of its folder and that of its last name.
+//! two upper-case hexadecimal digits: the Latin-1 name `caf\é` becomes `caf\x5C\xE9`. A UTF-8 name that would be read
+//! as such a text is escaped as well. So different names have different texts, and each text leads back to its name.
+//! The names of a path are escaped one by one, so the text of a path is that of its folder and that of its last name.
 
 use std::{borrow::Cow, fmt::Write as _, str};
 

@@ -133,7 +133,7 @@ struct ListedFile {
     mode: String,
     /// The time of the last change, as RFC 3339.
     modified: String,
-    /// If the name is not UTF-8, its invalid bytes and backslashes are as in `caf\xE9` and `a\x5Cb`. File tools take it.
+    /// If the name is not UTF-8, with invalid bytes as `\xE9` and backslashes as `\x5C`; file tools take this form.
     name: String,
     /// The name in base64 if the name is not UTF-8; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
