@@ -191,6 +191,19 @@ async fn file_with_a_name_that_is_not_utf8_can_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn file_with_the_longest_text_of_a_path_can_be_read() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    // Folders and a file with names of 255 invalid bytes; the text of the path has more than 4096 bytes.
+    let code = "n=$(printf '\\351%.0s' $(seq 255)); mkdir -p top/$n/$n/$n/$n && echo deep >top/$n/$n/$n/$n/$n";
+    served.call("execute", json!({"environment_id": id, "code": code})).await;
+    let names = listed(&served, &id, "top", true).await;
+    assert_eq!((names.len(), names[4].len()), (5, 5 * 255 * 4 + 4));
+    let read = json!({"environment_id": id, "path": format!("top/{}", names[4])});
+    assert_eq!(served.raw("read_file", read).await.unwrap().content[0].as_text().unwrap().text, "deep\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn longer_name_than_any_is_refused() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
