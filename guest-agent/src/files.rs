@@ -16,6 +16,7 @@ mod list;
 mod path;
 mod read;
 mod relay;
+mod selection;
 mod wire;
 mod worker;
 mod worker_program;

@@ -9,6 +9,7 @@
 
 mod call;
 mod fault;
+mod page;
 mod port;
 mod timeouts;
 
@@ -33,26 +34,27 @@ use waggle_link::{
     await_dial,
 };
 use waggle_protocol::{
-    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, Origin, Ready, Reply, Request, Seed, Welcome, handshake::SEED_BYTES,
-    request,
+    CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, NAME_BYTES_MAX, Origin, Ready, Reply, Request, Seed, Welcome,
+    handshake::SEED_BYTES, name::TEXT_BYTES_PER_BYTE_MAX, request,
 };
 
 pub use self::timeouts::Timeouts;
-use self::{call::Call, fault::AgentFault};
+use self::{call::Call, fault::AgentFault, page::Page};
 use crate::{
     domain::{
         call_fault::CallFault,
         capabilities::{AgentOrigin, Capabilities},
         command::{Command, Executed, Loader, OutputStream, User},
-        file::{Entry, FileContent, FileRange, LISTING_NAMES_BYTES_MAX, Listing, Writing},
+        file::{FileContent, FileRange, LISTING_NAMES_BYTES_MAX, ListOptions, Listing, NAME_TEXT_BYTES_MAX, Writing},
         guest_path::GuestPath,
         machine::PortFuture,
     },
     printable,
 };
 
-// The protocol's limit of a listing must equal the domain's limit.
+// The protocol's limits of listings and names must equal the domain's limits.
 const _: () = assert!(LISTING_BYTES_MAX == LISTING_NAMES_BYTES_MAX, "the listing limits must be equal");
+const _: () = assert!(NAME_BYTES_MAX * TEXT_BYTES_PER_BYTE_MAX == NAME_TEXT_BYTES_MAX, "the name limits must be equal");
 
 /// Maximum length of the agent's build string in bytes. A program's name and version are shorter.
 const BUILD_BYTES_MAX: usize = 200;
@@ -277,28 +279,27 @@ impl AgentClient {
     ///
     /// # Errors
     /// [`CallFault`].
-    pub async fn list_files(&self, path: &GuestPath, entries_max: u32, recursive: bool) -> Result<Listing, CallFault> {
+    pub async fn list_files(&self, path: &GuestPath, options: &ListOptions) -> Result<Listing, CallFault> {
         let _permit = self.permit().await?;
-        let request = Request::ListFiles { path: path.as_str().to_owned(), entries_max, recursive };
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes_left = LISTING_BYTES_MAX;
+        let mut page = Page::new(options);
+        let request = Request::ListFiles {
+            path: path.as_str().to_owned(),
+            after: page.last().to_vec(),
+            entries_max: options.entries_max,
+            recursive: options.recursive,
+        };
         let call = self.call(request, [&[], &[]], self.timeouts.file);
-        let truncated = call
+        let listing = call
             .make(&self.link, never(), |reply| match reply {
-                Reply::Entries(more) if entries.len() + more.len() <= entries_max as usize => {
-                    let bytes = more.iter().map(|entry| entry.name.len()).sum();
-                    let too_much = AgentFault::TooMuch { what: "bytes of names", max: LISTING_BYTES_MAX as u64 };
-                    bytes_left = bytes_left.checked_sub(bytes).ok_or(too_much)?;
-                    entries.extend(more.into_iter().map(call::entry));
-                    Ok(None)
+                Reply::Entries(entries) => page.add(entries).map(|()| None),
+                Reply::ListEnd { total, total_is_minimum, too_deep, next } => {
+                    let (entries, next) = (Vec::new(), page.next(next)?);
+                    Ok(Some(Listing { entries, total, total_is_minimum, too_deep, next }))
                 }
-                Reply::Entries(_) => Err(AgentFault::TooMuch { what: "entries of a folder", max: entries_max.into() }),
-                Reply::ListEnd { truncated } => Ok(Some(truncated)),
                 other => Err(fault::unexpected(&other)),
             })
             .await?;
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Listing { entries, truncated })
+        Ok(Listing { entries: page.into_entries(), ..listing })
     }
 
     /// Asks the agent to sync the disks and power off the machine. Waits a few seconds for the agent's confirmation.

@@ -111,8 +111,8 @@ codes! {
         "The user named sandbox has no permission for this operation on the path.",
         "Use a path below /home/sandbox or /tmp.";
     TooLarge, "too_large", Result,
-        "The file, or the requested part of the file, is larger than one call can read.",
-        "Read the file in smaller parts with offset and limit.";
+        "The file or its requested part is larger than one call can read, or the folder has too many entries.",
+        "Read a file in smaller parts with offset and limit; list the subfolders of a folder, or use execute.";
     NoSpace, "no_space", Result,
         "The environment's disk is full.",
         "Use execute to delete files that are no longer needed.";

@@ -20,7 +20,7 @@ use waggle::{
     domain::{
         call_fault::{CallFault, RefusalKind},
         command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
-        file::{FileRange, Writing},
+        file::{FileRange, ListOptions, Writing},
         guest_path::GuestPath,
         machine::PortFuture,
     },
@@ -102,6 +102,10 @@ async fn run(machine: &Machine, command: Command) -> (Executed, Outcome) {
 
 fn path(path: &str) -> GuestPath {
     GuestPath::parse(path).unwrap()
+}
+
+fn up_to(entries_max: u32, recursive: bool) -> ListOptions {
+    ListOptions { entries_max, recursive, ..ListOptions::default() }
 }
 
 fn refusal(fault: CallFault) -> (RefusalKind, String) {
@@ -378,12 +382,12 @@ async fn listing_is_recursive_and_has_names_that_are_not_utf_8() {
     fs::write(home.join("a/b/c"), "12").unwrap();
     fs::write(home.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
     std::os::unix::fs::symlink("a", home.join("link")).unwrap();
-    let listing = machine.agent.list_files(&path("."), 100, true).await.unwrap();
+    let listing = machine.agent.list_files(&path("."), &up_to(100, true)).await.unwrap();
     let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.as_str()).collect();
-    assert_eq!(names, ["a", "a/b", "a/b/c", "link", "\u{fffd}"]);
+    assert_eq!(names, ["a", "a/b", "a/b/c", "link", "\\xFF"]);
     assert_eq!(listing.entries[4].raw_name.as_deref(), Some(&b"\xff"[..]));
-    let listing = machine.agent.list_files(&path("."), 3, true).await.unwrap();
-    assert_eq!((listing.entries.len(), listing.truncated), (3, true));
+    let listing = machine.agent.list_files(&path("."), &up_to(3, true)).await.unwrap();
+    assert_eq!((listing.entries.len(), listing.total, listing.next.as_deref()), (3, 5, Some("a/b/c")));
 }
 
 #[tokio::test]
@@ -412,7 +416,7 @@ async fn each_kind_of_unusable_file_has_its_own_error() {
             refusal(machine.agent.write_file(&path(name), &[0; 200_000], Writing::default()).await.unwrap_err());
         assert_eq!(kind, expected, "{message}");
     }
-    let (kind, _) = refusal(machine.agent.list_files(&path("file"), 10, false).await.unwrap_err());
+    let (kind, _) = refusal(machine.agent.list_files(&path("file"), &up_to(10, false)).await.unwrap_err());
     assert_eq!(kind, RefusalKind::NotDirectory);
 }
 
@@ -434,13 +438,13 @@ async fn folder_is_listed_in_order_up_to_the_limit() {
     for at in 0..600 {
         fs::write(machine.root.path().join(format!("home/sandbox/{at:03}")), b"x").unwrap();
     }
-    let listing = machine.agent.list_files(&path("/home/sandbox"), 1000, false).await.unwrap();
+    let listing = machine.agent.list_files(&path("/home/sandbox"), &up_to(1000, false)).await.unwrap();
     let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.clone()).collect();
     assert_eq!(names, (0..600).map(|at| format!("{at:03}")).collect::<Vec<_>>());
-    assert!(!listing.truncated);
+    assert_eq!((listing.total, listing.next), (600, None));
     assert_eq!((listing.entries[0].size, listing.entries[0].mode & 0o170_000), (1, 0o100_000));
-    let listing = machine.agent.list_files(&path("."), 10, false).await.unwrap();
-    assert_eq!((listing.entries.len(), listing.truncated), (10, true));
+    let listing = machine.agent.list_files(&path("."), &up_to(10, false)).await.unwrap();
+    assert_eq!((listing.entries.len(), listing.total, listing.next.as_deref()), (10, 600, Some("009")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

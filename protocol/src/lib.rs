@@ -49,6 +49,7 @@ pub mod fault;
 pub mod frame;
 pub mod generation;
 pub mod handshake;
+pub mod name;
 pub mod reply;
 pub mod request;
 
@@ -58,7 +59,7 @@ pub use reply::Reply;
 pub use request::{Input, Request};
 
 /// The version of the protocol. Two sides with different versions refuse each other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The vsock port of the call link. The guest dials this port on CID 2.
 pub const CALL_PORT: u32 = 1024;
@@ -89,6 +90,9 @@ pub const REFUSED_MAX: usize = 16;
 /// Maximum number of programs in a hello; the agent looks for about ten.
 pub const PROGRAMS_MAX: usize = 64;
 
-/// Maximum total length of the names in one listing in bytes; a longer listing is truncated. Ten thousand names of the
-/// kernel's maximum length fit.
-pub const LISTING_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Maximum total length of the names in one listing in bytes; another listing can continue it. More names do not fit
+/// into the result that a client gets.
+pub const LISTING_BYTES_MAX: usize = 512 * 1024;
+
+/// Maximum length of the name of an entry in bytes, in a recursive listing a path: the kernel's own limit.
+pub const NAME_BYTES_MAX: usize = 4096;

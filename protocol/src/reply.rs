@@ -16,7 +16,7 @@ pub enum Reply<'a> {
     Stderr(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// The next bytes of the file; at most [`crate::CHUNK_BYTES_MAX`].
     Data(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
-    /// Some of the folder's entries, in no particular order.
+    /// The folder's next entries. The names of all entries of a call ascend, byte by byte.
     Entries(Vec<Entry>),
     /// Last: the command has ended.
     Exited(Exited),
@@ -32,8 +32,15 @@ pub enum Reply<'a> {
     },
     /// Last: the folder was listed.
     ListEnd {
-        /// True if the listing is incomplete, because a limit was reached.
-        truncated: bool,
+        /// Number of the folder's entries, in a recursive listing with those of its subfolders.
+        total: u64,
+        /// True if `total` is a minimum, because some subfolders were not read.
+        total_is_minimum: bool,
+        /// True if entries were left out that no value of `after` leads to: those of folders that are too deep.
+        too_deep: bool,
+        /// The value of `after` with which a call continues this listing; `None` if no entries follow.
+        #[serde(with = "serde_bytes")]
+        next: Option<Vec<u8>>,
     },
     /// Last: the clock is set.
     ClockSet {

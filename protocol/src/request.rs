@@ -12,7 +12,8 @@ pub enum Request {
     Exec(Exec),
     /// Creates, replaces or appends to a file. [`Input::Data`] messages with exactly `bytes` bytes in total follow.
     WriteFile {
-        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory. Names that
+        /// are not UTF-8 are in the form of [`crate::name`].
         path: String,
         /// Length of the content that follows.
         bytes: u64,
@@ -22,7 +23,8 @@ pub enum Request {
     },
     /// Reads a file, or a part of it.
     ReadFile {
-        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory. Names that
+        /// are not UTF-8 are in the form of [`crate::name`].
         path: String,
         /// The offset and the maximum length of the part; `None` for the whole file.
         range: Option<(u64, u64)>,
@@ -31,9 +33,13 @@ pub enum Request {
     },
     /// Lists a folder.
     ListFiles {
-        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory.
+        /// An absolute path, or one relative to the home directory; `~` at its start is the home directory. Names that
+        /// are not UTF-8 are in the form of [`crate::name`].
         path: String,
-        /// Maximum number of entries to send. The last reply reports whether entries were left out.
+        /// Only entries whose names sort after these bytes are sent; empty for all.
+        #[serde(with = "serde_bytes")]
+        after: Vec<u8>,
+        /// Maximum number of entries to send. The last reply reports whether more entries follow.
         entries_max: u32,
         /// True to list subfolders as well. Links to folders are not followed.
         recursive: bool,

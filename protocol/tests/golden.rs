@@ -124,6 +124,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
     };
     let node = Script { extension: "js".to_owned(), bytes: 1, loader: Some(Loader::Node) };
     let shell = Script { loader: None, ..node.clone() };
+    let list = Request::ListFiles { path: "/".to_owned(), after: b"\xff".to_vec(), entries_max: 100, recursive: true };
     let script = |script| Request::Exec(Exec { script: Some(script), ..exec.clone() });
     vec![
         ("request.exec.node", framed(&script(node))),
@@ -138,7 +139,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
             "request.read_file",
             framed(&Request::ReadFile { path: "a".to_owned(), range: Some((7, 300)), bytes_max: 1 << 20 }),
         ),
-        ("request.list_files", framed(&Request::ListFiles { path: "/".to_owned(), entries_max: 100, recursive: true })),
+        ("request.list_files", framed(&list)),
         ("request.set_clock", framed(&Request::SetClock { unix_ns: 1 })),
         ("request.power_off", framed(&Request::PowerOff)),
         ("request.hold", framed(&Request::Hold)),
@@ -163,6 +164,7 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
             background_memory_kills: 2,
         }))
     };
+    let list_end = |too_deep, next| Reply::ListEnd { total: 300, total_is_minimum: too_deep, too_deep, next };
     let mut all = vec![
         ("reply.stdout", framed(&Reply::Stdout(b"out"))),
         ("reply.stderr", framed(&Reply::Stderr(b"err"))),
@@ -174,7 +176,8 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("reply.exited.memory", exited(Status::Signal(9), Cause::Memory)),
         ("reply.written", framed(&Reply::Written { bytes: 5 })),
         ("reply.file_end", framed(&Reply::FileEnd { size: 300 })),
-        ("reply.list_end", framed(&Reply::ListEnd { truncated: true })),
+        ("reply.list_end", framed(&list_end(true, Some(b"\xff".to_vec())))),
+        ("reply.list_end.whole", framed(&list_end(false, None))),
         ("reply.clock_set", framed(&Reply::ClockSet { background_memory_kills: 2 })),
         ("reply.done", framed(&Reply::Done)),
     ];

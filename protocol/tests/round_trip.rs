@@ -10,6 +10,7 @@ use waggle_protocol::{
     egress::{Address, DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply},
     frame::{self, FrameFault},
     handshake::{self, HandshakeRefusal},
+    name,
     reply::Entry,
     request::{Exec, Keep, Limits, Loader, Script, User},
 };
@@ -24,6 +25,50 @@ fn body(bytes: &[u8]) -> &[u8] {
     let (prefix, body) = bytes.split_first_chunk().unwrap();
     assert_eq!(frame::body_bytes(*prefix, FRAME_BYTES_MAX).unwrap(), body.len());
     body
+}
+
+/// Names and paths with many escapes, and with parts of escapes.
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    let pieces: [&[u8]; 12] = [
+        b"\\",
+        b"x",
+        b"\\x5C",
+        b"\\xE9",
+        b"\\xC3\\xA9",
+        b"\\xe9",
+        b"\xe9",
+        b"\xc3",
+        b"\xa9",
+        "é".as_bytes(),
+        b"/",
+        b"a",
+    ];
+    let pieced = prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12).prop_map(|pieces| pieces.concat());
+    prop_oneof![pieced, prop::collection::vec(any::<u8>(), 0..40)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn every_name_is_read_back_from_its_text(name in name()) {
+        let text = name::to_text(&name);
+        prop_assert_eq!(&*name::from_text(&text), &*name);
+        prop_assert!(text.len() <= name::TEXT_BYTES_PER_BYTE_MAX * name.len());
+    }
+
+    #[test]
+    fn text_of_a_path_is_that_of_its_names(path in name()) {
+        let names: Vec<_> = path.split(|byte| *byte == b'/').map(name::to_text).collect();
+        prop_assert_eq!(name::to_text(&path), names.join("/"));
+    }
+
+    #[test]
+    fn any_text_is_a_name_without_new_slashes(text in ".*|([a/]|\\\\x?|5C|2F|E9|00)*") {
+        let name = name::from_text(&text);
+        let special = |bytes: &[u8]| bytes.iter().filter(|byte| matches!(byte, b'/' | 0)).count();
+        prop_assert_eq!(special(&name), special(text.as_bytes()));
+    }
 }
 
 proptest! {

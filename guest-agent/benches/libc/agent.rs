@@ -116,7 +116,7 @@ impl Agent {
     /// Lists a folder, and checks that it has the given number of `entries`.
     pub(crate) async fn list(&self, path: &str, entries: usize) {
         let entries_max = u32::try_from(entries).unwrap();
-        let request = Request::ListFiles { path: path.to_owned(), entries_max, recursive: false };
+        let request = Request::ListFiles { path: path.to_owned(), after: Vec::new(), entries_max, recursive: false };
         let listed = self.call(request, &[]).await;
         assert_eq!(listed, entries, "{path}");
     }

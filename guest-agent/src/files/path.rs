@@ -9,7 +9,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{File, Metadata},
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -19,6 +22,7 @@ use nix::{
     sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, unlinkat},
 };
+use waggle_protocol::name;
 
 use crate::{random::random_hex, sandbox_user::from_home};
 
@@ -63,17 +67,28 @@ pub(super) struct TargetPath<'a> {
 }
 
 impl<'a> TargetPath<'a> {
-    /// Creates the target of a `path` that is absolute, relative to the home, or begins with `~/`.
+    /// Creates the target of a `path` that is absolute, relative to the home, or begins with `~/`. Names that are not
+    /// UTF-8 are in the text form of listings. A file whose name only looks like such a text can be meant as well, if
+    /// there is no file with the other name.
     pub(super) fn new(root: &'a FileRoot, path: &str) -> Self {
-        let full = from_home(path);
-        let path = full.strip_prefix("/").unwrap_or(&full).to_path_buf();
-        let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
-        Self { root, path, named: full.display().to_string() }
+        let named = from_home(path).display().to_string();
+        let (path, literal) = (below_root(&name::from_text(&named)), below_root(named.as_bytes()));
+        let target = Self { root, path, named };
+        if target.path == literal || target.exists(&target.path) || !target.exists(&literal) {
+            return target;
+        }
+        Self { path: literal, ..target }
     }
 
     /// Returns the absolute path, for messages.
     pub(super) fn named(&self) -> &str {
         &self.named
+    }
+
+    /// Returns whether the path can only be that of a folder, because it does not end with a name.
+    pub(super) fn ends_without_a_name(&self) -> bool {
+        let path = self.path.as_os_str().as_bytes();
+        matches!(path.rsplit(|byte| *byte == b'/').next(), None | Some(b"" | b"." | b".."))
     }
 
     /// Opens the file. `O_NONBLOCK` prevents a pipe without a peer from blocking the worker.
@@ -114,6 +129,10 @@ impl<'a> TargetPath<'a> {
         let path_of = |fd: &OwnedFd| readlinkat(&self.root.descriptors, fd.as_raw_fd().to_string().as_str());
         let (root, full) = (path_of(&self.root.root)?, PathBuf::from(path_of(&file)?));
         self.entry(full.strip_prefix(Path::new(&root)).map_err(|_elsewhere| Errno::EXDEV)?)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.resolve(path, OFlag::O_PATH, Mode::empty()).is_ok()
     }
 
     fn entry(&self, path: &Path) -> io::Result<FolderEntry> {
@@ -157,6 +176,15 @@ impl<'a> TargetPath<'a> {
                 opened => return Ok(opened?),
             }
         }
+    }
+}
+
+/// Returns an absolute path relative to the root. A slash at the end is kept: only a folder has such a path.
+fn below_root(path: &[u8]) -> PathBuf {
+    let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+    match path.get(start..) {
+        None | Some(b"") => PathBuf::from("."),
+        Some(path) => PathBuf::from(OsStr::from_bytes(path)),
     }
 }
 

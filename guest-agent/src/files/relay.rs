@@ -258,7 +258,7 @@ mod tests {
             Reply::Exited(exited),
             Reply::Written { bytes: 0 },
             Reply::FileEnd { size: 0 },
-            Reply::ListEnd { truncated: false },
+            Reply::ListEnd { total: 0, total_is_minimum: false, too_deep: false, next: None },
             Reply::ClockSet { background_memory_kills: 0 },
             Reply::Done,
             Reply::Fault(fault(FaultKind::Other, "no")),

@@ -64,7 +64,9 @@ fn answer(wire: &mut Wire, root: &FileRoot, request: Request) -> Result<Reply<'s
         Request::ReadFile { path, range, bytes_max } => {
             read::file(wire, root, &path, read::Options { range, bytes_max })
         }
-        Request::ListFiles { path, entries_max, recursive } => list::folder(wire, root, &path, entries_max, recursive),
+        Request::ListFiles { path, after, entries_max, recursive } => {
+            list::folder(wire, root, &path, list::Options { after, entries_max, recursive })
+        }
         Request::Exec(_) | Request::SetClock { .. } | Request::Hold | Request::PowerOff => {
             Err(fault(FaultKind::BadRequest, "a file worker serves only file calls"))
         }

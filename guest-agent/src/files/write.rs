@@ -39,6 +39,10 @@ pub(super) struct Options {
 /// Writes the call's input to the file. Creates the file and its parent folders if they are missing.
 pub(super) fn file(wire: &mut Wire, root: &FileRoot, path: &str, options: Options) -> Result<Reply<'static>, Fault> {
     let target = TargetPath::new(root, path);
+    if target.ends_without_a_name() {
+        let why = "the path names a folder; must end with the name of a file";
+        return Err(fault(FaultKind::IsDirectory, format!("failed to write {}: {why}", target.named())));
+    }
     target.make_parents().map_err(|source| failed(&target, &source))?;
     let old = existing(&target)?;
     let mode = options.mode.map(|mode| mode & 0o7777);

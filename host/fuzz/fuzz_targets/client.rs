@@ -14,7 +14,7 @@ use waggle_fuzz::{
     agent::{self, AgentClient, Timeouts},
     domain::{
         command::{Command, CommandLimits, User},
-        file::Writing,
+        file::{ListOptions, NAME_TEXT_BYTES_MAX, Writing},
         guest_path::GuestPath,
     },
 };
@@ -76,6 +76,7 @@ async fn link(bytes: &[u8], in_records: bool) {
 }
 
 async fn calls(host: &AgentClient) {
+    const LIST: ListOptions = ListOptions { after: String::new(), entries_max: ENTRIES_MAX, recursive: true };
     static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").expect("invalid path"));
     let command = Command {
         argv: vec!["sh".to_owned()],
@@ -94,7 +95,7 @@ async fn calls(host: &AgentClient) {
     let (exec, read, list, write) = tokio::join!(
         host.exec(command, cancelled, &mut ignore),
         host.read_file(&PATH, None, READ_BYTES_MAX),
-        host.list_files(&PATH, ENTRIES_MAX, true),
+        host.list_files(&PATH, &LIST),
         host.write_file(&PATH, &[7; 1000], Writing::default()),
     );
     if let Ok(read) = read {
@@ -102,6 +103,8 @@ async fn calls(host: &AgentClient) {
     }
     if let Ok(list) = list {
         assert!(list.entries.len() <= ENTRIES_MAX as usize);
+        let names = list.entries.iter().map(|entry| &entry.name).chain(&list.next);
+        assert!(names.map(String::len).all(|bytes| (1..=NAME_TEXT_BYTES_MAX).contains(&bytes)));
     }
     drop((exec.map_err(|fault| fault.to_string()), write.map_err(|fault| fault.to_string())));
 }

@@ -13,7 +13,6 @@ use crate::{
     domain::{
         call_fault::CallFault,
         command::{EndCause, Executed, RefusedCall},
-        file::Entry,
         guest_path::GuestPath,
         machine::PortFuture,
         output::{Output, OutputFile},
@@ -172,13 +171,4 @@ fn refused_call(call: reply::RefusedCall) -> Option<RefusedCall> {
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
     is_name(&call.name).then_some(RefusedCall { name: call.name, count: call.count })
-}
-
-/// Converts an entry of a folder into the domain's type.
-pub(super) fn entry(entry: reply::Entry) -> Entry {
-    let (name, raw_name) = match String::from_utf8(entry.name) {
-        Ok(name) => (name, None),
-        Err(fault) => (String::from_utf8_lossy(fault.as_bytes()).into_owned(), Some(fault.into_bytes())),
-    };
-    Entry { name, raw_name, mode: entry.mode, size: entry.size, modified_unix_s: entry.modified_unix_s }
 }

@@ -35,6 +35,9 @@ pub(super) enum AgentFault {
         /// The limit of the call.
         max: u64,
     },
+    /// The names of a listing do not ascend.
+    #[error("received names of a folder in the wrong order")]
+    Unordered,
     /// The call timed out.
     #[error("the call's last reply did not arrive within {} s", within.as_secs_f32())]
     Silent { within: Duration },

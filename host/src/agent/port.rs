@@ -7,7 +7,7 @@ use crate::domain::{
     call_fault::CallFault,
     capabilities::Capabilities,
     command::{Command, Executed, OutputStream},
-    file::{FileContent, FileRange, Listing, Writing},
+    file::{FileContent, FileRange, ListOptions, Listing, Writing},
     guest_path::GuestPath,
     machine::{Agent, PortFuture},
 };
@@ -51,9 +51,8 @@ impl Agent for AgentClient {
     fn list_files<'a>(
         &'a self,
         path: &'a GuestPath,
-        entries_max: u32,
-        recursive: bool,
+        options: &'a ListOptions,
     ) -> PortFuture<'a, Result<Listing, CallFault>> {
-        Box::pin(self.list_files(path, entries_max, recursive))
+        Box::pin(self.list_files(path, options))
     }
 }

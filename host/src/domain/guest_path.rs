@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use super::file::NAME_TEXT_BYTES_MAX;
+
 /// The home of the user that runs a client's code in every guest.
 pub const SANDBOX_HOME: &str = "/home/sandbox";
 
@@ -14,8 +16,11 @@ pub const SANDBOX_HOME: &str = "/home/sandbox";
 /// final NUL).
 pub const GUEST_PATH_BYTES_MAX: usize = 4096;
 
+/// The start of an escaped byte in the text of a path that is not UTF-8. The text of such a byte has four bytes.
+const ESCAPE: &str = "\\x";
+
 /// A path, absolute or relative to the sandbox user's home. It is not empty, contains no NUL and has at most
-/// [`GUEST_PATH_BYTES_MAX`] bytes.
+/// [`GUEST_PATH_BYTES_MAX`] bytes, where an escaped byte counts as one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestPath(String);
 
@@ -29,7 +34,8 @@ impl GuestPath {
         if path.is_empty() {
             return Err(GuestPathFault::Empty);
         }
-        if path.len() > GUEST_PATH_BYTES_MAX {
+        let unescaped_bytes = path.len().saturating_sub(3 * path.matches(ESCAPE).count());
+        if unescaped_bytes > GUEST_PATH_BYTES_MAX || path.len() > NAME_TEXT_BYTES_MAX {
             return Err(GuestPathFault::TooLong { bytes: path.len() });
         }
         match path.find('\0') {
@@ -88,5 +94,14 @@ mod tests {
         assert_eq!(GuestPath::parse("a\0b"), Err(GuestPathFault::Nul { position: 1 }));
         assert_eq!(GuestPath::parse("x".repeat(4097)), Err(GuestPathFault::TooLong { bytes: 4097 }));
         assert_eq!(GuestPath::parse("x".repeat(4096)).unwrap().as_str().len(), 4096);
+    }
+
+    #[test]
+    fn escaped_byte_counts_as_one() {
+        let path = format!("{}/{}", "\\xE9".repeat(4090), "x".repeat(5));
+        assert_eq!(GuestPath::parse(path.clone()).unwrap().as_str(), path);
+        assert_eq!(GuestPath::parse(path + "x"), Err(GuestPathFault::TooLong { bytes: 16_367 }));
+        assert_eq!(GuestPath::parse("\\x".repeat(8192)).unwrap().as_str().len(), 16_384);
+        assert_eq!(GuestPath::parse("\\x".repeat(8193)), Err(GuestPathFault::TooLong { bytes: 16_386 }));
     }
 }

@@ -15,7 +15,7 @@ use super::{
     command::{Command, Executed, OutputStream},
     egress::Network,
     environment_id::EnvironmentId,
-    file::{FileContent, FileRange, Listing, Writing},
+    file::{FileContent, FileRange, ListOptions, Listing, Writing},
     guest_path::GuestPath,
     stage::Stage,
 };
@@ -91,12 +91,11 @@ pub trait Agent: Send + Sync {
         bytes_max: u64,
     ) -> PortFuture<'a, Result<FileContent, CallFault>>;
 
-    /// Lists at most `entries_max` entries of a folder, sorted by name.
+    /// Lists a page of a folder's entries.
     fn list_files<'a>(
         &'a self,
         path: &'a GuestPath,
-        entries_max: u32,
-        recursive: bool,
+        options: &'a ListOptions,
     ) -> PortFuture<'a, Result<Listing, CallFault>>;
 }
 

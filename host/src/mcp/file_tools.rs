@@ -32,6 +32,9 @@ const OFFSET_MAX: u64 = 1 << 53;
 /// Approximate size in bytes of an entry in a listing, without the entry's name.
 const ENTRY_BYTES: usize = 128;
 
+/// Maximum size of a listing in bytes: each byte of a name may have four in the name's text.
+const LISTING_BYTES_MAX: usize = 5 * LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES;
+
 /// Maximum mode: permissions with set-user-id, set-group-id and the sticky bit.
 const MODE_MAX: u32 = 0o7777;
 
@@ -98,14 +101,25 @@ struct ListArguments {
     /// True to list the subfolders as well; each name is then a path relative to the listed folder. Links to folders
     /// are not followed.
     recursive: Option<bool>,
+    /// `next` of the result before, to list on; by default the listing begins with the first entry.
+    after: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Listed<'a> {
     count: usize,
     files: &'a [ListedFile],
+    /// The argument `after` of the call that lists on; absent if no entries follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
     path: String,
-    /// True if the folder has more entries than one call can list; absent otherwise.
+    /// The number of all entries in the folder, with those of its subfolders if recursive.
+    total: u64,
+    /// True if there are more entries than total, in folders that were not read; absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    total_is_minimum: bool,
+    /// True if entries follow, or if no call with this path lists those more than 32 folders deep; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     truncated: bool,
@@ -119,8 +133,9 @@ struct ListedFile {
     mode: String,
     /// The time of the last change, as RFC 3339.
     modified: String,
+    /// If the name is not UTF-8, with invalid bytes as `\xE9` and backslashes as `\x5C`; file tools take this form.
     name: String,
-    /// The name in base64 if the name is not UTF-8; `name` then has replacement characters. Absent otherwise.
+    /// The name in base64 if the name is not UTF-8; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     name_base64: Option<String>,
     /// The size in bytes.
@@ -157,8 +172,9 @@ pub(super) fn list_files() -> ServedTool {
     ServedTool::new(
         "list_files",
         "List files",
-        "List a folder in an environment, hidden files included, with sizes, permissions and times. With recursive, \
-         list its subfolders as well.",
+        "List a folder in an environment, hidden files included, with sizes, permissions and times, sorted by name. \
+         With recursive, list its subfolders as well. A result that is not the last has next; pass it as after to \
+         list on.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.list_files(arguments, context).boxed(),
     )
@@ -200,26 +216,33 @@ impl Services {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path("path", arguments.path.unwrap_or_else(|| SANDBOX_HOME.to_owned()))?;
         let list = async {
-            let bytes_max = LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES;
-            let mut reservation = self.reserve_result(&context.owner, bytes_max).await?;
-            let listing = self.filesystem.list(&context.owner, id, &path, arguments.recursive.unwrap_or(false)).await?;
+            let mut reservation = self.reserve_result(&context.owner, LISTING_BYTES_MAX).await?;
+            let (after, recursive) = (arguments.after.unwrap_or_default(), arguments.recursive.unwrap_or(false));
+            let listing = self.filesystem.list(&context.owner, id, &path, after, recursive).await?;
             reservation.shrink(listing.entries.iter().map(entry_bytes).sum());
             context.memory.hold_result(reservation);
             Ok(listing)
         };
         let listing = context.unless_cancelled(list).await?;
         let files: Vec<_> = listing.entries.into_iter().map(listed).collect();
+        let next = |count: usize| {
+            let last = if count < files.len() { files.get(..count).and_then(<[ListedFile]>::last) } else { None };
+            last.map(|file| file.name.as_str()).or(listing.next.as_deref())
+        };
         results::list(files.len(), |count| Listed {
             count,
             files: files.get(..count).unwrap_or_default(),
+            next: next(count),
             path: path.to_string(),
-            truncated: listing.truncated || count < files.len(),
+            total: listing.total,
+            total_is_minimum: listing.total_is_minimum,
+            truncated: listing.too_deep || next(count).is_some(),
         })
     }
 }
 
 fn entry_bytes(entry: &Entry) -> usize {
-    ENTRY_BYTES + entry.raw_name.as_ref().map_or(entry.name.len(), Vec::len)
+    ENTRY_BYTES + entry.name.len() + entry.raw_name.as_ref().map_or(0, Vec::len)
 }
 
 fn listed(entry: Entry) -> ListedFile {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     environment_id::EnvironmentId,
-    file::{FileContent, FileRange, Listing, Writing},
+    file::{FileContent, FileRange, ListOptions, Listing, NAME_TEXT_BYTES_MAX, Writing},
     guest_path::GuestPath,
     principal::Principal,
 };
@@ -19,8 +19,8 @@ use crate::domain::{
 /// Maximum bytes that one call writes.
 pub const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-/// Maximum number of entries of one listing. More entries do not help a client, and their names would fill megabytes.
-pub const ENTRIES_MAX: u32 = 10_000;
+/// Maximum number of entries of one listing. More entries never fit into one result.
+pub const ENTRIES_MAX: u32 = 5000;
 
 /// Maximum time that a call waits for a place among the environment's concurrent calls. Many clients wait no longer
 /// than a minute for a result.
@@ -73,19 +73,23 @@ impl Filesystem {
         await_guest(&self.environments, owner, &call, "read the file", answer).await
     }
 
-    /// Lists at most [`ENTRIES_MAX`] entries of a folder, sorted by name; with `recursive`, also those of subfolders.
+    /// Lists a page of at most [`ENTRIES_MAX`] entries of a folder, sorted by name; with `recursive`, also those of
+    /// subfolders. The page begins after the name `after`, or with the first entry if `after` is empty.
     ///
     /// # Errors
-    /// The guest's refusal.
+    /// A longer `after` than any name, and the guest's refusal.
     pub async fn list(
         &self,
         owner: &Principal,
         id: EnvironmentId,
         path: &GuestPath,
+        after: String,
         recursive: bool,
     ) -> Result<Listing, Fault> {
+        ArgumentFault::check_size("after", after.len(), NAME_TEXT_BYTES_MAX, "; pass \"next\" of the last result")?;
+        let options = ListOptions { after, entries_max: ENTRIES_MAX, recursive };
         let call = self.environments.begin(owner, id, PLACE_WAIT_MAX).await?;
-        let answer = call.machine.agent().list_files(path, ENTRIES_MAX, recursive);
+        let answer = call.machine.agent().list_files(path, &options);
         await_guest(&self.environments, owner, &call, "list the folder", answer).await
     }
 }

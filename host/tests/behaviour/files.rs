@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Files in parts and in base64, modes, and recursive listings.
+//! Files in parts and in base64, modes, and paths of folders.
 
 use serde_json::{Value, json};
 
@@ -77,21 +77,6 @@ async fn write_appends_and_sets_the_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recursive_listing_includes_names_that_are_not_utf8() {
-    let served = serve(&[]).await;
-    let id = served.create("shell").await;
-    let code = "mkdir -p a/b; echo 1 >a/b/c; ln -s / a/up; touch \"a/$(printf 'x\\377')\"";
-    served.call("execute", json!({"environment_id": id, "code": code})).await;
-    let listed = served.call("list_files", json!({"environment_id": id, "path": "a", "recursive": true})).await;
-    let files = listed["files"].as_array().unwrap();
-    let names: Vec<_> = files.iter().map(|file| file["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["b", "b/c", "up", "x\u{fffd}"]);
-    assert_eq!((files[0].get("name_base64"), &files[3]["name_base64"]), (None, &json!("eP8=")));
-    let listed = served.call("list_files", json!({"environment_id": id, "path": "a"})).await;
-    assert_eq!(listed["count"], 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn omitted_output_can_be_read_from_its_file() {
     let served = serve(&[]).await;
     let id = served.create("shell").await;
@@ -147,6 +132,44 @@ async fn large_file_is_read_in_parts() {
     }
     let (blocks, _) = read(&served, json!({"environment_id": id, "path": "big", "offset": 11_999_999})).await;
     assert_eq!(blocks, ["xend"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn path_of_a_folder_is_never_written_as_a_file() {
+    let served = serve(&[]).await;
+    let id = served.create("shell").await;
+    served.call("execute", json!({"environment_id": id, "code": "mkdir there; touch file"})).await;
+    for path in
+        ["out/", "out/.", "out/..", "a/b//", "there/", "there/.", ".", "..", "/", "//", "~", "~/", "~/.", "/tmp/.."]
+    {
+        for append in [false, true] {
+            let write = json!({"environment_id": id, "path": path, "content": "x", "append": append});
+            let (text, kind) = served.refused("write_file", write).await;
+            assert_eq!(kind, "is_a_directory", "{path}: {text}");
+            assert!(text.ends_with(": the path names a folder; must end with the name of a file"), "{path}: {text}");
+        }
+    }
+    let (text, kind) =
+        served.refused("write_file", json!({"environment_id": id, "path": "there", "content": "x"})).await;
+    assert_eq!(kind, "is_a_directory", "{text}");
+    for (tool, path) in [
+        ("read_file", "file/"),
+        ("read_file", "file/."),
+        ("read_file", "~/file/"),
+        ("list_files", "file"),
+        ("list_files", "file/"),
+        ("list_files", "file/below"),
+    ] {
+        let (text, kind) = served.refused(tool, json!({"environment_id": id, "path": path})).await;
+        assert_eq!(kind, "not_a_directory", "{tool} {path}: {text}");
+    }
+    let (_, kind) = served.refused("read_file", json!({"environment_id": id, "path": "out/"})).await;
+    assert_eq!(kind, "not_found");
+    let (_, kind) = served.refused("read_file", json!({"environment_id": id, "path": "there/"})).await;
+    assert_eq!(kind, "is_a_directory");
+    let listed = served.call("list_files", json!({"environment_id": id, "path": "~/", "recursive": true})).await;
+    let names: Vec<_> = listed["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert_eq!((names, &listed["total"]), (vec!["file", "there"], &json!(2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ mod files;
 mod installing;
 mod life;
 mod limits;
+mod listings;
 mod live;
 mod logs;
 mod machines;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waggle::domain::{
     call_fault::{CallFault, RefusalKind},
-    file::{FileRange, Writing},
+    file::{FileRange, ListOptions, Listing, Writing},
 };
 use waggle_protocol::{Fault, FaultKind, Reply, reply::Entry};
 use waggle_shared::causes::chain;
@@ -94,28 +94,72 @@ async fn rejects_more_bytes_than_requested() {
     .await;
 }
 
-/// Lists at most `entries_max` entries of a guest that repeats `entries` without end. Returns the error.
-async fn listing_answered(entries_max: u32, entries: Vec<Entry>) -> String {
+/// Lists the entries after `m`, at most 1000, of a guest that answers with `replies`.
+async fn listing_answered(replies: impl Iterator<Item = Reply<'static>>) -> Result<Listing, String> {
     let (host, mut guest) = greeted(TIMEOUTS).await;
+    let options = ListOptions { after: "m".to_owned(), entries_max: 1000, recursive: true };
     let answering = async {
         let stream = guest.next_call().await;
-        guest.flood_stream(stream, &framed(&Reply::Entries(entries))).await;
+        guest.send_each(stream, replies.map(|reply| framed(&reply))).await;
         guest.stall().await
     };
     tokio::select! {
-        listed = host.list_files(path(), entries_max, true) => chain(&listed.unwrap_err()),
+        listed = host.list_files(path(), &options) => listed.map_err(|fault| chain(&fault)),
         never = answering => never,
     }
+}
+
+/// Entries with these names.
+fn entries<N: AsRef<[u8]>>(names: impl IntoIterator<Item = N>) -> Reply<'static> {
+    let entry = |name: N| Entry { name: name.as_ref().to_vec(), mode: 0, size: u64::MAX, modified_unix_s: i64::MIN };
+    Reply::Entries(names.into_iter().map(entry).collect())
 }
 
 #[tokio::test]
 async fn rejects_a_listing_above_the_limits() {
     bounded(async {
-        let entry = |bytes| Entry { name: vec![b'n'; bytes], mode: 0, size: u64::MAX, modified_unix_s: i64::MIN };
-        let fault = listing_answered(10, vec![entry(1); 11]).await;
-        assert!(fault.ends_with("received more than 10 entries of a folder"), "{fault}");
-        let fault = listing_answered(10_000, vec![entry(50_000)]).await;
-        assert!(fault.ends_with("received more than 3145728 bytes of names"), "{fault}");
+        let long = |number: usize| format!("n{number:0>4000}");
+        let short = (0..).map(|batch| entries((0..100).map(|at| format!("n{:0>9}", batch * 100 + at))));
+        let long = (0..).map(|batch| entries((0..10).map(|at| long(batch * 10 + at))));
+        let names_above = std::iter::once(entries(["n".repeat(4097)]));
+        let fault = listing_answered(short).await.unwrap_err();
+        assert!(fault.ends_with("received more than 1000 entries of a folder"), "{fault}");
+        let fault = listing_answered(long).await.unwrap_err();
+        assert!(fault.ends_with("received more than 524288 bytes of names"), "{fault}");
+        let fault = listing_answered(names_above).await.unwrap_err();
+        assert!(fault.ends_with("received more than 4096 bytes of a name"), "{fault}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rejects_a_listing_that_does_not_ascend() {
+    bounded(async {
+        let end = |next: Option<&[u8]>| {
+            let next = next.map(<[u8]>::to_vec);
+            Reply::ListEnd { total: u64::MAX, total_is_minimum: false, too_deep: false, next }
+        };
+        let answered = |replies: Vec<Reply<'static>>| listing_answered(replies.into_iter());
+        for replies in [
+            vec![entries(["n", "n"])],
+            vec![entries(["o"]), entries(["n"])],
+            vec![entries(["a"])],
+            vec![entries(["m"])],
+            vec![entries([""])],
+            vec![entries(["o", "p"]), end(Some(b"o"))],
+            vec![end(Some(b"m"))],
+            vec![end(Some(b""))],
+        ] {
+            let fault = answered(replies.clone()).await.unwrap_err();
+            assert!(fault.ends_with("received names of a folder in the wrong order"), "{replies:?}: {fault}");
+        }
+        let fault = answered(vec![end(Some(&[b'n'; 4097]))]).await.unwrap_err();
+        assert!(fault.ends_with("received more than 4096 bytes of a name"), "{fault}");
+        // Entries may vanish before they are sent.
+        let listing = answered(vec![end(Some(b"n\xff"))]).await.unwrap();
+        assert_eq!((listing.entries.len(), listing.total, listing.next.as_deref()), (0, u64::MAX, Some("n\\xFF")));
+        let listing = answered(vec![entries(["n", "o"]), end(Some(b"p"))]).await.unwrap();
+        assert_eq!((listing.entries.len(), listing.next.as_deref()), (2, Some("p")));
     })
     .await;
 }

@@ -115,9 +115,14 @@ impl Guest {
 
     /// Sends the same bytes on a stream repeatedly, as fast as the host grants credit.
     pub(crate) async fn flood_stream(&mut self, stream: u32, bytes: &[u8]) {
-        let frame = in_stream(stream, bytes);
+        self.send_each(stream, std::iter::repeat(bytes)).await;
+    }
+
+    /// Sends parts on a stream, as fast as the host grants credit. Returns early if the host has closed the link.
+    pub(crate) async fn send_each(&mut self, stream: u32, parts: impl Iterator<Item: AsRef<[u8]>>) {
         let mut credit = CREDIT_BYTES;
-        loop {
+        for part in parts {
+            let bytes = part.as_ref();
             while credit < bytes.len() {
                 match self.frame().await {
                     Some(Frame { kind: CREDIT, value, .. }) => credit += value,
@@ -126,7 +131,7 @@ impl Guest {
                 }
             }
             credit -= bytes.len();
-            if !self.write(&frame).await {
+            if !self.write(&in_stream(stream, bytes)).await {
                 return;
             }
         }
