@@ -9,9 +9,10 @@
 mod granted;
 mod name;
 mod refused;
+mod refused_names;
 mod rule;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{fmt, str::FromStr, sync::Arc};
 
 use self::rule::{Rule, Target};
@@ -19,11 +20,15 @@ pub use self::{
     granted::{ANSWER_TTL_S, Granted},
     name::{DomainName, DomainNameFault},
     refused::Refused,
+    refused_names::RefusedNames,
     rule::RuleFault,
 };
 
 /// Maximum number of rules in one policy. A flow may be compared with all of them.
 pub const RULES_MAX: usize = 256;
+
+/// The addresses of the host's loopback that guests can reach, in the order in which the host tries them.
+pub const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// A list of rules; the first rule that matches decides.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -55,8 +60,19 @@ impl Policy {
     }
 
     fn allows(&self, to: &Destination<'_>) -> bool {
-        let decides = self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to));
-        decides.is_some_and(|rule| rule.allows)
+        self.decision(to) == Some(true)
+    }
+
+    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches.
+    fn decision(&self, to: &Destination<'_>) -> Option<bool> {
+        self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to)).map(|rule| rule.allows)
+    }
+
+    /// Whether a flow may lead to the second of the [`LOOPBACKS`]. A rule that allows either of them is enough, and a rule
+    /// that denies either of them denies this one.
+    fn allows_second_loopback(&self, to: &[Destination<'_>; 2]) -> bool {
+        let decisions = to.each_ref().map(|to| self.decision(to));
+        decisions.contains(&Some(true)) && !decisions.contains(&Some(false))
     }
 
     fn allows_some_port(&self, to: &Destination<'_>) -> bool {
@@ -158,6 +174,16 @@ impl Egress {
     #[must_use]
     pub fn allows(&self, to: &Destination<'_>) -> bool {
         self.policies().all(|policy| policy.allows(to))
+    }
+
+    /// Returns the addresses of the host's loopback that a flow may lead to, in the order in which the host tries them. A
+    /// server on the host may listen on one of them only, and a rule need not say on which.
+    #[must_use]
+    pub fn loopbacks(&self, port: u16, names: &[DomainName]) -> Vec<IpAddr> {
+        let to = LOOPBACKS.map(|address| Destination { address, port, names, is_hosts_own: true });
+        let [v4, v6] = &to;
+        let allowed = [self.allows(v4), self.policies().all(|policy| policy.allows_second_loopback(&to))];
+        [v4, v6].into_iter().zip(allowed).filter_map(|(to, allowed)| allowed.then_some(to.address)).collect()
     }
 
     /// Returns a name of the destination that by itself allows the flow. An upstream proxy that resolves names itself
