@@ -7,6 +7,7 @@
 //! these addresses, since a rule for a name allows only connections to them.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ use super::{
     Guest, HostAddresses, Lookups,
     dns::{self, Code, Family, Question},
 };
-use crate::domain::egress::{Destination, DomainName, Refused};
+use crate::domain::egress::{Destination, DomainName, LOOPBACKS};
 
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
@@ -51,21 +52,23 @@ pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
 async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
     let Some(name) = &question.name else { return (Code::NxDomain, Vec::new()) };
     if !guest.network.egress.looks_up(name) {
-        guest.refuse(&Refused::Name { name: name.clone() });
+        guest.refuse_name(name);
         return (Code::NxDomain, Vec::new());
     }
-    let found = match look_up(guest, name, question.family).await {
+    let found = match look_up(guest, name).await {
         Ok(found) => found,
         Err(code) => return (code, Vec::new()),
     };
     let host = HostAddresses::now();
-    let allowed = found.iter().filter(|address| is_allowed(guest, name, **address, &host));
-    // Addresses that do not fit in the answer are not granted.
-    let answered: Vec<_> = allowed.take(question.addresses_max()).copied().collect();
-    if answered.is_empty() && !found.is_empty() {
-        guest.refuse(&Refused::Name { name: name.clone() });
+    let allowed: Vec<_> = found.iter().filter(|address| is_allowed(guest, name, **address, &host)).copied().collect();
+    if allowed.is_empty() && !found.is_empty() {
+        guest.refuse_name(name);
         return (Code::NxDomain, Vec::new());
     }
+    // A name that has an allowed address exists, also for lookups of the other family: musl takes one NXDOMAIN of two
+    // answers as the name's. Addresses that do not fit in the answer are not granted.
+    let answered = allowed.into_iter().filter(|address| question.family.contains(*address));
+    let answered: Vec<_> = answered.take(question.addresses_max()).collect();
     let mut granted = guest.granted();
     let now = Instant::now();
     answered.iter().for_each(|address| granted.grant(name, *address, now));
@@ -81,12 +84,14 @@ fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddr
     }
     let is_hosts_own = host.contains(address);
     let names = std::slice::from_ref(name);
-    guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
+    let reached = if address.is_loopback() { &LOOPBACKS[..] } else { &[address] };
+    let to = |address: &IpAddr| Destination { address: *address, port: 0, names, is_hosts_own };
+    reached.iter().any(|address| guest.network.egress.allows_some_port(&to(address)))
 }
 
-/// Looks up at most [`ADDRESSES_MAX`] addresses of the name and family, in the system's order. The error is the code of
-/// the answer.
-async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec<IpAddr>, Code> {
+/// Looks up the addresses of a name, at most [`ADDRESSES_MAX`] of each family, in the system's order. The error is the
+/// code of the answer.
+async fn look_up(guest: &Guest, name: &DomainName) -> Result<Vec<IpAddr>, Code> {
     let lookup = async {
         let permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
         let name = name.clone();
@@ -95,20 +100,39 @@ async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec
             let _permits = permits;
             // Without a socket type, getaddrinfo returns each address once per type.
             let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
-            let found = getaddrinfo(Some(name.as_str()), None, Some(hints)).map_err(|fault| code(fault.kind()))?;
-            let addresses = found.flatten().map(|found| found.sockaddr.ip());
-            Ok(addresses.filter(|address| family.contains(*address)).take(ADDRESSES_MAX).collect())
+            match getaddrinfo(Some(name.as_str()), None, Some(hints)) {
+                Ok(found) => Ok(bounded(found.flatten().map(|found| found.sockaddr.ip()))),
+                Err(fault) => fault_code(fault.kind()).map_or(Ok(Vec::new()), Err),
+            }
         });
         lookup.await.unwrap_or(Err(Code::ServFail))
     };
     timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
 }
 
-/// Returns the answer's code for a failed lookup. Resolvers cache NXDOMAIN, and programs do not retry after NXDOMAIN.
-/// So only a definite "no such name" is NXDOMAIN. All other errors are SERVFAIL, such as a lack of memory on the host.
-fn code(fault: LookupErrorKind) -> Code {
-    let is_definite = matches!(fault, LookupErrorKind::NoName | LookupErrorKind::NoData);
-    if is_definite { Code::NxDomain } else { Code::ServFail }
+/// Returns the first [`ADDRESSES_MAX`] addresses of each family. Both loopback addresses become the one that guests
+/// reach, so they have the same family.
+fn bounded(found: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let [v4_loopback, v6_loopback] = LOOPBACKS;
+    let found: Vec<_> = found.map(|address| if address == v6_loopback { v4_loopback } else { address }).collect();
+    let mut bounded = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut of_family: Vec<_> = found.iter().filter(|address| family.contains(**address)).copied().collect();
+        let mut seen = HashSet::new();
+        of_family.retain(|address| seen.insert(*address));
+        bounded.extend(of_family.into_iter().take(ADDRESSES_MAX));
+    }
+    bounded
+}
+
+/// Returns the answer's code for a failed lookup, or `None` if the name exists and has no address. Resolvers cache
+/// NXDOMAIN for all kinds of records, and programs do not retry after NXDOMAIN. So only a definite "no such name" is
+/// NXDOMAIN. All other errors are SERVFAIL, such as a lack of memory on the host.
+fn fault_code(fault: LookupErrorKind) -> Option<Code> {
+    if matches!(fault, LookupErrorKind::NoData) {
+        return None;
+    }
+    Some(if matches!(fault, LookupErrorKind::NoName) { Code::NxDomain } else { Code::ServFail })
 }
 
 /// Acquires two permits: one of the machine and one shared by all machines, both of the first pool or both of the extra
@@ -125,6 +149,8 @@ async fn acquire(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePerm
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use dns_lookup::LookupError;
     use nix::libc;
 
@@ -135,10 +161,19 @@ mod tests {
 
     #[test]
     fn only_a_definite_no_such_name_is_nxdomain() {
-        let code = |fault| code(LookupError::new(fault).kind());
-        assert_eq!([libc::EAI_NONAME, libc::EAI_NODATA].map(code), [Code::NxDomain; 2]);
+        let code = |fault| fault_code(LookupError::new(fault).kind());
+        assert_eq!([libc::EAI_NONAME, libc::EAI_NODATA].map(code), [Some(Code::NxDomain), None]);
         let others = [libc::EAI_AGAIN, libc::EAI_FAIL, libc::EAI_MEMORY, libc::EAI_SYSTEM, libc::EAI_FAMILY, -999];
-        assert_eq!(others.map(code), [Code::ServFail; 6]);
+        assert_eq!(others.map(code), [Some(Code::ServFail); 6]);
+    }
+
+    #[test]
+    fn addresses_of_each_family_are_bounded() {
+        let v4 = (0..1000).map(|last| IpAddr::from(Ipv4Addr::from_bits(0x0101_0000 + last)));
+        let v6 = (0..1000).map(|last| IpAddr::from([0x2000, 0, 0, 0, 0, 0, 0, last]));
+        let found = bounded(v6.clone().chain(v4.clone()));
+        assert_eq!(found, v4.take(ADDRESSES_MAX).chain(v6.take(ADDRESSES_MAX)).collect::<Vec<_>>());
+        assert_eq!(bounded(LOOPBACKS.into_iter().rev()), LOOPBACKS[..1]);
     }
 
     #[tokio::test]
