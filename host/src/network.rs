@@ -14,10 +14,12 @@
 pub mod ca_bundle;
 mod descriptors;
 mod dial;
-mod dns;
+pub mod dns;
 mod flow;
+mod name_servers;
 mod proxy;
 pub mod proxy_file;
+pub mod records;
 mod resolver;
 
 use std::{

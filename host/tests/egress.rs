@@ -239,6 +239,32 @@ async fn unknown_name_is_reported_and_a_denied_one_is_not_looked_up() {
 }
 
 #[tokio::test]
+async fn other_records_are_asked_for_only_as_far_as_the_policy_allows() {
+    const PTR: u8 = 12;
+    const TXT: u8 = 16;
+    const ANY: u8 = 255;
+    let rig = rig("index.example, deny *.example, 192.0.2.0/24").await;
+    for (name, kind) in [
+        ("secret.example", TXT),
+        ("_a._b._c.index.example", TXT),
+        ("1.2.0.10.in-addr.arpa", PTR),
+        ("1.2.0.10.in-addr.arpa", TXT),
+        ("2.0.192.in-addr.arpa", PTR),
+        ("254.169.254.169.in-addr.arpa", PTR),
+    ] {
+        assert_eq!(rig.query(name, kind).await, (3, vec![]), "{name}");
+    }
+    let expected = ["secret.example", "_a._b._c.index.example", "1.2.0.10.in-addr.arpa", "2.0.192.in-addr.arpa"];
+    assert_eq!(rig.refusals(), [&expected[..], &["254.169.254.169.in-addr.arpa"]].concat());
+    // The guest's own addresses have no names, and asking for them is no offence.
+    for own in ["1.77.0.10.in-addr.arpa", "2.77.0.10.in-addr.arpa", "1.0.0.127.in-addr.arpa"] {
+        assert_eq!(rig.query(own, PTR).await, (3, vec![]), "{own}");
+    }
+    assert_eq!(rig.query("index.example", ANY).await, (4, vec![]));
+    assert_eq!(rig.refusals().len(), 5);
+}
+
+#[tokio::test]
 async fn name_with_an_allowed_address_exists_for_lookups_of_the_other_family() {
     let rig = rig("127.0.0.1").await;
     // The host knows this name from its hosts file, with an address of each family.

@@ -10,6 +10,7 @@ mod granted;
 mod name;
 mod refused;
 mod refused_names;
+mod reverse;
 mod rule;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +22,7 @@ pub use self::{
     name::{DomainName, DomainNameFault},
     refused::Refused,
     refused_names::RefusedNames,
+    reverse::Reverse,
     rule::RuleFault,
 };
 
@@ -80,9 +82,12 @@ impl Policy {
         matching.find(|rule| rule.allows || rule.ports.is_none()).is_some_and(|rule| rule.allows)
     }
 
-    fn looks_up(&self, name: &DomainName) -> bool {
+    /// Whether a name is looked up for one of the `names`, which are the name itself and the name that it describes.
+    fn looks_up(&self, names: &[&DomainName]) -> bool {
         let decides = self.0.iter().find(|rule| match &rule.target {
-            Target::Name(pattern) => pattern.matches(name) && (rule.allows || rule.ports.is_none()),
+            Target::Name(pattern) => {
+                names.iter().any(|name| pattern.matches(name)) && (rule.allows || rule.ports.is_none())
+            }
             // Only a lookup can tell whether the name resolves to an address that the rule covers.
             Target::Public | Target::Range(_) => rule.allows,
         });
@@ -203,7 +208,16 @@ impl Egress {
     /// Whether a name may be looked up. Lookups are restricted because a lookup itself can carry data out of the guest.
     #[must_use]
     pub fn looks_up(&self, name: &DomainName) -> bool {
-        self.policies().all(|policy| policy.looks_up(name))
+        self.policies().all(|policy| policy.looks_up(&[name]))
+    }
+
+    /// Whether records other than addresses may be looked up. A rule for a name also covers the names of its services,
+    /// such as `_sip._tcp` before the name: they are a part of what the name's owner publishes about the name.
+    #[must_use]
+    pub fn looks_up_records(&self, name: &DomainName) -> bool {
+        let described = name.without_service();
+        let names: Vec<_> = std::iter::once(name).chain(&described).collect();
+        self.policies().all(|policy| policy.looks_up(&names))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Policy> {

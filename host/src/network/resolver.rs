@@ -1,10 +1,14 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Answers a guest's DNS queries with the addresses that the host's own resolver finds.
+//! Answers a guest's DNS queries: with the addresses that the host's own resolver finds, and with other records that the
+//! host's name servers have.
 //!
-//! Lookups go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private networks
-//! work as for any program on the host. A guest receives only addresses that its policy allows. The host remembers
-//! these addresses, since a rule for a name allows only connections to them.
+//! Lookups of addresses go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private
+//! networks work as for any program on the host. A guest receives only addresses that its policy allows. The host
+//! remembers these addresses, since a rule for a name allows only connections to them.
+//!
+//! No function of the system passes other records on. A guest may ask for those of the names that its policy looks up,
+//! and for the names of addresses that its policy allows.
 
 use std::{
     collections::HashSet,
@@ -19,13 +23,15 @@ use tokio::{
     task::spawn_blocking,
     time::timeout,
 };
+use waggle_protocol::egress::{GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS};
 use waggle_shared::address::canonical;
 
 use super::{
     Guest, HostAddresses, Lookups,
-    dns::{self, Code, Family, Question},
+    dns::{self, Code, Family, Kind, Question},
+    name_servers::NameServers,
 };
-use crate::domain::egress::{Destination, DomainName, LOOPBACKS};
+use crate::domain::egress::{Destination, DomainName, LOOPBACKS, Reverse};
 
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
@@ -45,34 +51,82 @@ pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
         Ok(question) => question,
         Err(answer) => return answer,
     };
-    let (code, addresses) = resolve(guest, &question).await;
-    Some(question.answer(code, &addresses))
+    let Some(name) = &question.name else { return Some(question.failure(Code::NxDomain)) };
+    let found = match question.kind {
+        Kind::Addresses(family) => addresses(guest, name, family, question.addresses_max(family)).await,
+        Kind::Records(_) => records(guest, name, &question).await.map(Found::Answer),
+    };
+    Some(match found {
+        Ok(Found::Addresses(found)) => question.addresses(&found),
+        Ok(Found::Answer(answer)) => answer,
+        Err(code) => question.failure(code),
+    })
 }
 
-async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
-    let Some(name) = &question.name else { return (Code::NxDomain, Vec::new()) };
+/// The result of a lookup.
+enum Found {
+    Addresses(Vec<IpAddr>),
+    /// A whole answer.
+    Answer(Vec<u8>),
+}
+
+/// Looks up the allowed addresses of a name, and grants connections to them.
+async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_max: usize) -> Result<Found, Code> {
     if !guest.network.egress.looks_up(name) {
         guest.refuse_name(name);
-        return (Code::NxDomain, Vec::new());
+        return Err(Code::NxDomain);
     }
-    let found = match look_up(guest, name).await {
-        Ok(found) => found,
-        Err(code) => return (code, Vec::new()),
-    };
+    let found = look_up(guest, name).await?;
     let host = HostAddresses::now();
     let allowed: Vec<_> = found.iter().filter(|address| is_allowed(guest, name, **address, &host)).copied().collect();
     if allowed.is_empty() && !found.is_empty() {
         guest.refuse_name(name);
-        return (Code::NxDomain, Vec::new());
+        return Err(Code::NxDomain);
     }
     // A name that has an allowed address exists, also for lookups of the other family: musl takes one NXDOMAIN of two
     // answers as the name's. Addresses that do not fit in the answer are not granted.
-    let answered = allowed.into_iter().filter(|address| question.family.contains(*address));
-    let answered: Vec<_> = answered.take(question.addresses_max()).collect();
+    let answered = allowed.into_iter().filter(|address| family.contains(*address));
+    let answered: Vec<_> = answered.take(addresses_max).collect();
     let mut granted = guest.granted();
     let now = Instant::now();
     answered.iter().for_each(|address| granted.grant(name, *address, now));
-    (Code::NoError, answered.into_iter().map(super::to_guest_address).collect())
+    Ok(Found::Addresses(answered.into_iter().map(super::to_guest_address).collect()))
+}
+
+/// Asks the host's name servers for records other than addresses.
+async fn records(guest: &Guest, name: &DomainName, question: &Question) -> Result<Vec<u8>, Code> {
+    let is_allowed = match name.reverse() {
+        Reverse::No => guest.network.egress.looks_up_records(name),
+        Reverse::Part => false,
+        // To the guest, these addresses mean the host's loopback and the guest itself.
+        Reverse::Of(address) if is_guests_own(address) => return Err(Code::NxDomain),
+        Reverse::Of(address) => is_reachable(guest, address),
+    };
+    if !is_allowed {
+        guest.refuse_name(name);
+        return Err(Code::NxDomain);
+    }
+    let lookup = async {
+        let _permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
+        let servers = spawn_blocking(NameServers::of_host).await.map_err(|_panicked| Code::ServFail)?;
+        Ok(servers.ask(question).await)
+    };
+    timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
+}
+
+fn is_guests_own(address: IpAddr) -> bool {
+    let own: [IpAddr; 3] = [HOST_ADDRESS.into(), GUEST_ADDRESS.into(), GUEST_ADDRESS_V6.into()];
+    let address = canonical(address);
+    own.contains(&address) || address.is_loopback() || address.is_unspecified()
+}
+
+/// Whether the policy lets the guest reach this address on at least one port, by a rule for the address or by an earlier
+/// lookup of a name.
+fn is_reachable(guest: &Guest, address: IpAddr) -> bool {
+    let address = canonical(address);
+    let names = guest.granted().names(address, Instant::now());
+    let is_hosts_own = HostAddresses::now().contains(address);
+    guest.network.egress.allows_some_port(&Destination { address, port: 0, names: &names, is_hosts_own })
 }
 
 /// Whether the policy lets the guest reach this address of the name on at least one port.

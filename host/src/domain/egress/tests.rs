@@ -274,6 +274,31 @@ fn name_is_looked_up_only_if_an_address_could_be_allowed() {
 }
 
 #[test]
+fn rule_for_a_name_covers_records_of_its_services() {
+    let check = |policy: &str, name: &str, expected: bool| {
+        assert_eq!(egress(policy).looks_up_records(&name.parse().unwrap()), expected, "{policy}: {name}");
+    };
+    check("index.example:443", "index.example", true);
+    check("index.example", "_https.index.example", true);
+    check("index.example", "_sip._TCP.index.example", true);
+    check("index.example", "_a._b._c.index.example", false);
+    check("index.example", "www._tcp.index.example", false);
+    check("index.example", "_tcp.www.index.example", false);
+    check("index.example", "_index.example", false);
+    check("index.example", "example", false);
+    check("*.index.example", "_sip._tcp.index.example", true);
+    check("*.index.example", "_a._b._c.a.index.example", true);
+    check("*.index.example", "index.example", false);
+    check("deny evil.example, public", "_sip._tcp.evil.example", false);
+    check("deny evil.example, public", "_sip._tcp.good.example", true);
+    check("_tcp.index.example", "_sip._tcp.index.example", false);
+    check("_sip._tcp.index.example", "_sip._tcp.index.example", true);
+    check("public", "_x", true);
+    // Addresses of such names need a rule of their own.
+    assert!(!egress("index.example").looks_up(&"_sip._tcp.index.example".parse().unwrap()));
+}
+
+#[test]
 fn detects_addresses_without_an_allowed_port() {
     let check = |policy: &str, address: &str, expected: bool| {
         assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");
