@@ -51,8 +51,8 @@ pub const DNS_QUERY_BYTES_MAX: usize = 4096;
 /// Maximum length of the body of a guest's frame in bytes: enough for a DNS query, and the fields around it.
 pub const EGRESS_FRAME_BYTES_MAX: usize = DNS_QUERY_BYTES_MAX + 64;
 
-/// Maximum length of a DNS response over UDP in bytes, which every client accepts. The host leaves out addresses that do
-/// not fit. The guest sends the first records of other responses, and clients then ask over TCP.
+/// Maximum length of a DNS response over UDP in bytes, which every client accepts. The host leaves out addresses that
+/// do not fit. The guest sends the first records of other responses, and clients then ask over TCP.
 pub const DNS_DATAGRAM_BYTES_MAX: usize = 512;
 
 /// Maximum length of a DNS response in bytes: several times the longest lists of texts that names have in practice. The

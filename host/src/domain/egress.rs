@@ -70,8 +70,8 @@ impl Policy {
         self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to)).map(|rule| rule.allows)
     }
 
-    /// Whether a flow may lead to the second of the [`LOOPBACKS`]. A rule that allows either of them is enough, and a rule
-    /// that denies either of them denies this one.
+    /// Whether a flow may lead to the second of the [`LOOPBACKS`]. A rule that allows either of them is enough, and a
+    /// rule that denies either of them denies this one.
     fn allows_second_loopback(&self, to: &[Destination<'_>; 2]) -> bool {
         let decisions = to.each_ref().map(|to| self.decision(to));
         decisions.contains(&Some(true)) && !decisions.contains(&Some(false))
@@ -181,8 +181,8 @@ impl Egress {
         self.policies().all(|policy| policy.allows(to))
     }
 
-    /// Returns the addresses of the host's loopback that a flow may lead to, in the order in which the host tries them. A
-    /// server on the host may listen on one of them only, and a rule need not say on which.
+    /// Returns the addresses of the host's loopback that a flow may lead to, in the order in which the host tries them.
+    /// A server on the host may listen on one of them only, and a rule need not say on which.
     #[must_use]
     pub fn loopbacks(&self, port: u16, names: &[DomainName]) -> Vec<IpAddr> {
         let to = LOOPBACKS.map(|address| Destination { address, port, names, is_hosts_own: true });

@@ -27,9 +27,9 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// Size of a small socket buffer per direction, in bytes. The kernel doubles this size for its bookkeeping.
 const SMALL_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Connects to a guest's destination. If the first address refuses the connection, tries the next one; there are several
-/// only for the host's loopback. A proxy receives `name` instead of an address if there is a name, since proxies filter
-/// by name.
+/// Connects to a guest's destination. If the first address refuses the connection, tries the next one; there are
+/// several only for the host's loopback. A proxy receives `name` instead of an address if there is a name, since
+/// proxies filter by name.
 ///
 /// # Errors
 /// The reason for the refusal, which the caller sends to the guest.

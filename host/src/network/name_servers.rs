@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asks the host's name servers for records that the system's resolver does not look up, which are all but addresses.
 //!
-//! Uses the servers, the timeout and the number of attempts of resolv.conf(5), as the system's resolver does: one server
-//! after the other, over UDP, and over TCP if the response does not fit. A response counts only if it comes from the
-//! server and the port that were asked, and has the query's random id and its question.
+//! Uses the servers, the timeout and the number of attempts of resolv.conf(5), as the system's resolver does: one
+//! server after the other, over UDP, and over TCP if the response does not fit. A response counts only if it comes from
+//! the server and the port that were asked, and has the query's random id and its question.
 
 use std::{
     error::Error,
@@ -69,8 +69,8 @@ impl NameServers {
         Self::parse(&text)
     }
 
-    /// Parses the text of a resolv.conf file without the lines that are invalid, as the system's resolver does. Without a
-    /// server in the file, there is one on this host.
+    /// Parses the text of a resolv.conf file without the lines that are invalid, as the system's resolver does. Without
+    /// a server in the file, there is one on this host.
     fn parse(text: &[u8]) -> Self {
         let (config, _faults) = Config::parse_with_errors(text);
         let mut addresses: Vec<_> = config.nameservers.iter().filter_map(address).take(SERVERS_MAX).collect();

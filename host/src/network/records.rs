@@ -138,8 +138,8 @@ enum Field {
     Rest,
 }
 
-/// Returns the fields of a type's data. Servers may compress the names in these types (RFC 3597, section 4); the data of
-/// other types has the same bytes in every message.
+/// Returns the fields of a type's data. Servers may compress the names in these types (RFC 3597, section 4); the data
+/// of other types has the same bytes in every message.
 fn fields(kind: u16) -> &'static [Field] {
     use Field::{Bytes, Name, Parameters, Rest, Text};
     match kind {

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Answers a guest's DNS queries: with the addresses that the host's own resolver finds, and with other records that the
-//! host's name servers have.
+//! Answers a guest's DNS queries: with the addresses that the host's own resolver finds, and with other records that
+//! the host's name servers have.
 //!
-//! Lookups of addresses go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private
-//! networks work as for any program on the host. A guest receives only addresses that its policy allows. The host
-//! remembers these addresses, since a rule for a name allows only connections to them.
+//! Lookups of addresses go through the system's getaddrinfo(3), so the host's hosts file, name service switch and
+//! private networks work as for any program on the host. A guest receives only addresses that its policy allows. The
+//! host remembers these addresses, since a rule for a name allows only connections to them.
 //!
 //! No function of the system passes other records on. A guest may ask for those of the names that its policy looks up,
 //! and for the names of addresses that its policy allows.
@@ -120,8 +120,8 @@ fn is_guests_own(address: IpAddr) -> bool {
     own.contains(&address) || address.is_loopback() || address.is_unspecified()
 }
 
-/// Whether the policy lets the guest reach this address on at least one port, by a rule for the address or by an earlier
-/// lookup of a name.
+/// Whether the policy lets the guest reach this address on at least one port, by a rule for the address or by an
+/// earlier lookup of a name.
 fn is_reachable(guest: &Guest, address: IpAddr) -> bool {
     let address = canonical(address);
     let names = guest.granted().names(address, Instant::now());
