@@ -14,10 +14,12 @@
 pub mod ca_bundle;
 mod descriptors;
 mod dial;
-mod dns;
+pub mod dns;
 mod flow;
+mod name_servers;
 mod proxy;
 pub mod proxy_file;
+pub mod records;
 mod resolver;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -45,7 +47,7 @@ pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
 };
-use crate::domain::egress::{Granted, Network, Refused};
+use crate::domain::egress::{DomainName, Granted, Network, Refused, RefusedNames};
 
 /// Timeout of the handshake with a guest, from its first message.
 const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -115,6 +117,7 @@ pub struct Guest {
     network: Network,
     gateway: Arc<Gateway>,
     granted: Mutex<Granted>,
+    refused_names: Mutex<RefusedNames>,
     lookups: Lookups,
     large_buffers: Semaphore,
 }
@@ -125,7 +128,7 @@ impl Guest {
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
         let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
         let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
-        Self { network, gateway, granted: Mutex::default(), lookups, large_buffers }
+        Self { network, gateway, granted: Mutex::default(), refused_names: Mutex::default(), lookups, large_buffers }
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {
@@ -134,6 +137,13 @@ impl Guest {
 
     fn refuse(&self, refused: &Refused) {
         (self.network.on_refusal)(refused);
+    }
+
+    /// Reports a refused lookup. The lookups that a program makes of one name at once are reported once.
+    fn refuse_name(&self, name: &DomainName) {
+        if lock(&self.refused_names).is_new(name, Instant::now()) {
+            self.refuse(&Refused::Name { name: name.clone() });
+        }
     }
 }
 
@@ -189,11 +199,6 @@ where
             },
         }
     }
-}
-
-/// Translates an address that a guest dials: [`HOST_ADDRESS`] means the host's loopback address.
-fn to_host_address(address: IpAddr) -> IpAddr {
-    if address == HOST_ADDRESS { Ipv4Addr::LOCALHOST.into() } else { address }
 }
 
 /// Translates an address for a guest: the guest reaches the host's loopback address at [`HOST_ADDRESS`].

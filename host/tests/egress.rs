@@ -31,6 +31,9 @@ use waggle_protocol::{
 /// Timeout of a stuck test.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// The type of a record with an IPv6 address.
+const AAAA: u8 = 28;
+
 /// The guest's side of a link, and the refusals that the host reports.
 struct Rig {
     link: Opener,
@@ -79,19 +82,22 @@ impl Rig {
 
     /// Resolves a name. Returns the response code and the IPv4 addresses of the answer.
     async fn resolve(&self, name: &str) -> (u8, Vec<IpAddr>) {
+        let (code, records) = self.query(name, 1).await;
+        (code, records.chunks_exact(16).map(|record| <[u8; 4]>::try_from(&record[12..]).unwrap().into()).collect())
+    }
+
+    /// Asks for records of a name. Returns the response code and the encoded records of the answer.
+    async fn query(&self, name: &str, kind: u8) -> (u8, Vec<u8>) {
         let mut message = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
             message.push(u8::try_from(label.len()).unwrap());
             message.extend_from_slice(label.as_bytes());
         }
-        message.extend([0, 0, 1, 0, 1]);
+        message.extend([0, 0, kind, 0, 1]);
         let mut stream = self.ask(&EgressRequest::Resolve { message: &message }).await;
         let mut reader = FrameReader::new(&mut stream);
         match timeout(STUCK, reader.receive::<FlowReply<'_>>()).await.unwrap().unwrap().unwrap() {
-            FlowReply::Answer { message: answer } => {
-                let records = answer[message.len()..].chunks_exact(16);
-                (answer[3] & 15, records.map(|record| <[u8; 4]>::try_from(&record[12..]).unwrap().into()).collect())
-            }
+            FlowReply::Answer { message: answer } => (answer[3] & 15, answer[message.len()..].to_vec()),
             other @ (FlowReply::Connected | FlowReply::Refused { .. }) => panic!("expected an answer, got {other:?}"),
         }
     }
@@ -133,6 +139,27 @@ async fn rule_opens_one_port_of_the_host_loopback() {
     assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
     assert_eq!(rig.refusal("10.0.77.1", shut).await, Some(Refusal::Policy));
     assert_eq!(rig.refusals(), [format!("127.0.0.1 port {shut}")]);
+}
+
+#[tokio::test]
+async fn rule_for_the_host_loopback_also_reaches_a_server_on_its_ipv6_address() {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for policy in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        let rig = rig(&policy).await;
+        let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+        let (_, answer) = tokio::join!(answer_one(&listener), exchange(&mut flow, b"question"));
+        assert_eq!(answer, b"answer", "{policy}");
+        // In the guest, the address itself means the guest.
+        assert_eq!(rig.refusal("::1", port).await, Some(Refusal::Policy), "{policy}");
+    }
+    let narrow = rig(&format!("127.0.0.1:{port}, deny ::1")).await;
+    assert_eq!(narrow.refusal("10.0.77.1", port).await, Some(Refusal::Refused));
+    // The IPv4 address has precedence.
+    let first = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let rig = rig(&format!("127.0.0.1:{port}")).await;
+    let mut flow = rig.connect(HOST_ADDRESS.into(), port).await.unwrap();
+    tokio::join!(answer_one(&first), exchange(&mut flow, b"question"));
 }
 
 #[tokio::test]
@@ -206,7 +233,44 @@ async fn unknown_name_is_reported_and_a_denied_one_is_not_looked_up() {
     assert_eq!(rig.refusals(), [""; 0]);
     let narrow = self::rig("index.example").await;
     assert_eq!(narrow.resolve("secret.evil.invalid").await, (3, vec![]));
+    // The lookups of both families are one refusal.
+    assert_eq!(narrow.query("secret.evil.invalid", AAAA).await, (3, vec![]));
     assert_eq!(narrow.refusals(), ["secret.evil.invalid"]);
+}
+
+#[tokio::test]
+async fn other_records_are_asked_for_only_as_far_as_the_policy_allows() {
+    const PTR: u8 = 12;
+    const TXT: u8 = 16;
+    const ANY: u8 = 255;
+    let rig = rig("index.example, deny *.example, 192.0.2.0/24").await;
+    for (name, kind) in [
+        ("secret.example", TXT),
+        ("_a._b._c.index.example", TXT),
+        ("1.2.0.10.in-addr.arpa", PTR),
+        ("1.2.0.10.in-addr.arpa", TXT),
+        ("2.0.192.in-addr.arpa", PTR),
+        ("254.169.254.169.in-addr.arpa", PTR),
+    ] {
+        assert_eq!(rig.query(name, kind).await, (3, vec![]), "{name}");
+    }
+    let expected = ["secret.example", "_a._b._c.index.example", "1.2.0.10.in-addr.arpa", "2.0.192.in-addr.arpa"];
+    assert_eq!(rig.refusals(), [&expected[..], &["254.169.254.169.in-addr.arpa"]].concat());
+    // The guest's own addresses have no names, and asking for them is no offence.
+    for own in ["1.77.0.10.in-addr.arpa", "2.77.0.10.in-addr.arpa", "1.0.0.127.in-addr.arpa"] {
+        assert_eq!(rig.query(own, PTR).await, (3, vec![]), "{own}");
+    }
+    assert_eq!(rig.query("index.example", ANY).await, (4, vec![]));
+    assert_eq!(rig.refusals().len(), 5);
+}
+
+#[tokio::test]
+async fn name_with_an_allowed_address_exists_for_lookups_of_the_other_family() {
+    let rig = rig("127.0.0.1").await;
+    // The host knows this name from its hosts file, with an address of each family.
+    assert_eq!(rig.resolve("localhost").await, (0, vec![HOST_ADDRESS.into()]));
+    assert_eq!(rig.query("localhost", AAAA).await, (0, vec![]));
+    assert_eq!(rig.refusals(), [""; 0]);
 }
 
 #[tokio::test]

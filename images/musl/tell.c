@@ -61,5 +61,9 @@ int main(int count, char **arguments) {
     struct addrinfo *addresses = NULL;
     printf("localhost %d\n", getaddrinfo("localhost", NULL, NULL, &addresses));
     printf("elsewhere %d\n", getaddrinfo("elsewhere.example", "443", NULL, &addresses));
+    char hive[NI_MAXHOST] = "unknown";
+    if (getaddrinfo("hive.test", "443", NULL, &addresses) == 0)
+        getnameinfo(addresses->ai_addr, addresses->ai_addrlen, hive, sizeof hive, NULL, 0, NI_NUMERICHOST);
+    printf("hive %s\n", hive);
     return 3;
 }

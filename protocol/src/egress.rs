@@ -48,12 +48,19 @@ pub const FLOW_CREDIT_BYTES_MAX: u32 = 256 * 1024;
 /// Maximum length of a DNS query in bytes. Resolvers do not accept longer queries over UDP.
 pub const DNS_QUERY_BYTES_MAX: usize = 4096;
 
-/// Maximum length of a frame's body on the egress link in bytes: enough for a DNS query, and the fields around it.
+/// Maximum length of the body of a guest's frame in bytes: enough for a DNS query, and the fields around it.
 pub const EGRESS_FRAME_BYTES_MAX: usize = DNS_QUERY_BYTES_MAX + 64;
 
-/// Maximum length of a DNS response in bytes. Every client accepts this length over UDP. The host leaves out addresses
-/// that do not fit.
-pub const DNS_ANSWER_BYTES_MAX: usize = 512;
+/// Maximum length of a DNS response over UDP in bytes, which every client accepts. The host leaves out addresses that
+/// do not fit. The guest sends the first records of other responses, and clients then ask over TCP.
+pub const DNS_DATAGRAM_BYTES_MAX: usize = 512;
+
+/// Maximum length of a DNS response in bytes: several times the longest lists of texts that names have in practice. The
+/// host leaves out records that do not fit.
+pub const DNS_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// Maximum length of the body of a reply's frame in bytes: enough for a DNS response, and the fields around it.
+pub const EGRESS_REPLY_BYTES_MAX: usize = DNS_ANSWER_BYTES_MAX + 64;
 
 /// The guest's own IPv4 address.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 77, 2);

@@ -21,7 +21,9 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use waggle_protocol::egress::{DNS_QUERY_BYTES_MAX, EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
+use waggle_protocol::egress::{
+    DNS_DATAGRAM_BYTES_MAX, DNS_QUERY_BYTES_MAX, EGRESS_REPLY_BYTES_MAX, EgressRequest, FlowReply, Refusal,
+};
 
 use super::link::LinkHandle;
 use crate::{console::report, streams::halves};
@@ -60,7 +62,7 @@ pub(super) async fn answer_datagrams(socket: UdpSocket, link: LinkHandle, permit
         };
         let (socket, link) = (Arc::clone(&socket), link.clone());
         answering.spawn(async move {
-            if let Some(answer) = resolve(&link, &query).await {
+            if let Some(answer) = resolve(&link, &query).await.and_then(datagram) {
                 // A client without an answer repeats its query.
                 let _sent = socket.try_io(Interest::WRITABLE, || reply(&socket, &answer, &client));
             }
@@ -94,7 +96,7 @@ async fn resolve(link: &LinkHandle, query: &[u8]) -> Option<Vec<u8>> {
     }
     let resolved = async {
         let stream = link.open().await.ok_or(SERVER_FAILURE)?;
-        let (mut reader, mut writer) = halves(stream, EGRESS_FRAME_BYTES_MAX);
+        let (mut reader, mut writer) = halves(stream, EGRESS_REPLY_BYTES_MAX);
         let failed = |_fault| SERVER_FAILURE;
         writer.send(&EgressRequest::Resolve { message: query }).await.map_err(failed)?;
         let reply = reader.receive::<FlowReply<'_>>().await;
@@ -125,6 +127,45 @@ fn failure(query: &[u8], code: u8) -> Option<Vec<u8>> {
     let mut answer = vec![id0, id1, flags0 | IS_RESPONSE, RECURSION_AVAILABLE | code, 0, count, 0, 0, 0, 0, 0, 0];
     answer.extend(question.unwrap_or_default());
     Some(answer)
+}
+
+/// Shortens an answer to the records that fit in a datagram, and marks it as truncated: the client may ask again over
+/// TCP. Returns `None` for an invalid answer.
+fn datagram(mut answer: Vec<u8>) -> Option<Vec<u8>> {
+    const TRUNCATED: u8 = 0x02;
+    const COUNTS_AT: usize = 6;
+    if answer.len() <= DNS_DATAGRAM_BYTES_MAX {
+        return Some(answer);
+    }
+    let mut end = HEADER_BYTES + question(&answer)?.len();
+    let mut records: u16 = 0;
+    while let Some(next) = record_end(&answer, end).filter(|next| *next <= DNS_DATAGRAM_BYTES_MAX) {
+        (end, records) = (next, records + 1);
+    }
+    *answer.get_mut(2)? |= TRUNCATED;
+    let counts = answer.get_mut(COUNTS_AT..HEADER_BYTES)?.as_chunks_mut::<2>().0;
+    for count in counts {
+        let kept = u16::from_be_bytes(*count).min(records);
+        (*count, records) = (kept.to_be_bytes(), records - kept);
+    }
+    answer.truncate(end);
+    Some(answer)
+}
+
+/// Returns the position behind the record at `at`.
+fn record_end(message: &[u8], mut at: usize) -> Option<usize> {
+    const FIXED_BYTES: usize = 10;
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => break at += 1,
+            label @ 1..64 => at += 1 + label,
+            // A pointer ends the name.
+            _ => break at += 2,
+        }
+    }
+    let data_bytes = message.get(at..at + FIXED_BYTES)?.last_chunk::<2>()?;
+    let end = at + FIXED_BYTES + usize::from(u16::from_be_bytes(*data_bytes));
+    (end <= message.len()).then_some(end)
 }
 
 /// Returns the bytes of a message's first question.
@@ -225,5 +266,32 @@ mod tests {
         let mut compressed = QUERY.to_vec();
         compressed[12] = 0xc0;
         assert_eq!(failure(&compressed, REFUSED), Some(expected));
+    }
+
+    /// An answer with a number of 100-byte texts, and one authority.
+    fn answer(texts: u8) -> Vec<u8> {
+        let mut answer = b"\x12\x34\x81\x80\0\x01\0\0\0\x01\0\0\x07example\x03org\0\0\x10\0\x01".to_vec();
+        answer[7] = texts;
+        for number in 0..texts {
+            answer.extend(b"\xc0\x0c\0\x10\0\x01\0\0\0\x3c\0\x64");
+            answer.extend([number; 100]);
+        }
+        answer.extend(b"\x03org\0\0\x06\0\x01\0\0\0\x3c\0\x02\0\0");
+        answer
+    }
+
+    #[test]
+    fn long_answers_are_truncated_after_whole_records() {
+        assert_eq!(datagram(answer(3)), Some(answer(3)));
+        let cut = datagram(answer(100)).unwrap();
+        assert_eq!((cut.len(), &cut[2..12]), (29 + 4 * 112, &b"\x83\x80\0\x01\0\x04\0\0\0\0"[..]));
+        assert_eq!(cut[12..], answer(100)[12..cut.len()]);
+        // The authority does not fit.
+        let (mut full, texts_end) = (answer(4), 29 + 4 * 112);
+        full.extend([0; 40]);
+        *full.get_mut(texts_end + 5 + 9).unwrap() = 42;
+        let cut = datagram(full).unwrap();
+        assert_eq!((cut.len(), &cut[6..10]), (texts_end, &[0, 4, 0, 0][..]));
+        assert_eq!(datagram(vec![0xc0; 600]), None, "no question");
     }
 }

@@ -9,9 +9,11 @@
 mod granted;
 mod name;
 mod refused;
+mod refused_names;
+mod reverse;
 mod rule;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{fmt, str::FromStr, sync::Arc};
 
 use self::rule::{Rule, Target};
@@ -19,11 +21,16 @@ pub use self::{
     granted::{ANSWER_TTL_S, Granted},
     name::{DomainName, DomainNameFault},
     refused::Refused,
+    refused_names::RefusedNames,
+    reverse::Reverse,
     rule::RuleFault,
 };
 
 /// Maximum number of rules in one policy. A flow may be compared with all of them.
 pub const RULES_MAX: usize = 256;
+
+/// The addresses of the host's loopback that guests can reach, in the order in which the host tries them.
+pub const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// A list of rules; the first rule that matches decides.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -55,8 +62,19 @@ impl Policy {
     }
 
     fn allows(&self, to: &Destination<'_>) -> bool {
-        let decides = self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to));
-        decides.is_some_and(|rule| rule.allows)
+        self.decision(to) == Some(true)
+    }
+
+    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches.
+    fn decision(&self, to: &Destination<'_>) -> Option<bool> {
+        self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to)).map(|rule| rule.allows)
+    }
+
+    /// Whether a flow may lead to the second of the [`LOOPBACKS`]. A rule that allows either of them is enough, and a
+    /// rule that denies either of them denies this one.
+    fn allows_second_loopback(&self, to: &[Destination<'_>; 2]) -> bool {
+        let decisions = to.each_ref().map(|to| self.decision(to));
+        decisions.contains(&Some(true)) && !decisions.contains(&Some(false))
     }
 
     fn allows_some_port(&self, to: &Destination<'_>) -> bool {
@@ -64,9 +82,12 @@ impl Policy {
         matching.find(|rule| rule.allows || rule.ports.is_none()).is_some_and(|rule| rule.allows)
     }
 
-    fn looks_up(&self, name: &DomainName) -> bool {
+    /// Whether a name is looked up for one of the `names`, which are the name itself and the name that it describes.
+    fn looks_up(&self, names: &[&DomainName]) -> bool {
         let decides = self.0.iter().find(|rule| match &rule.target {
-            Target::Name(pattern) => pattern.matches(name) && (rule.allows || rule.ports.is_none()),
+            Target::Name(pattern) => {
+                names.iter().any(|name| pattern.matches(name)) && (rule.allows || rule.ports.is_none())
+            }
             // Only a lookup can tell whether the name resolves to an address that the rule covers.
             Target::Public | Target::Range(_) => rule.allows,
         });
@@ -160,6 +181,16 @@ impl Egress {
         self.policies().all(|policy| policy.allows(to))
     }
 
+    /// Returns the addresses of the host's loopback that a flow may lead to, in the order in which the host tries them.
+    /// A server on the host may listen on one of them only, and a rule need not say on which.
+    #[must_use]
+    pub fn loopbacks(&self, port: u16, names: &[DomainName]) -> Vec<IpAddr> {
+        let to = LOOPBACKS.map(|address| Destination { address, port, names, is_hosts_own: true });
+        let [v4, v6] = &to;
+        let allowed = [self.allows(v4), self.policies().all(|policy| policy.allows_second_loopback(&to))];
+        [v4, v6].into_iter().zip(allowed).filter_map(|(to, allowed)| allowed.then_some(to.address)).collect()
+    }
+
     /// Returns a name of the destination that by itself allows the flow. An upstream proxy that resolves names itself
     /// gets this name, because another name could resolve to an address that is not allowed.
     #[must_use]
@@ -177,7 +208,16 @@ impl Egress {
     /// Whether a name may be looked up. Lookups are restricted because a lookup itself can carry data out of the guest.
     #[must_use]
     pub fn looks_up(&self, name: &DomainName) -> bool {
-        self.policies().all(|policy| policy.looks_up(name))
+        self.policies().all(|policy| policy.looks_up(&[name]))
+    }
+
+    /// Whether records other than addresses may be looked up. A rule for a name also covers the names of its services,
+    /// such as `_sip._tcp` before the name: they are a part of what the name's owner publishes about the name.
+    #[must_use]
+    pub fn looks_up_records(&self, name: &DomainName) -> bool {
+        let described = name.without_service();
+        let names: Vec<_> = std::iter::once(name).chain(&described).collect();
+        self.policies().all(|policy| policy.looks_up(&names))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Policy> {

@@ -27,34 +27,53 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// Size of a small socket buffer per direction, in bytes. The kernel doubles this size for its bookkeeping.
 const SMALL_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Connects to a guest's destination. A proxy receives `name` instead of `address` if there is a name, since proxies
-/// filter by name.
+/// Connects to a guest's destination. If the first address refuses the connection, tries the next one; there are
+/// several only for the host's loopback. A proxy receives `name` instead of an address if there is a name, since
+/// proxies filter by name.
 ///
 /// # Errors
 /// The reason for the refusal, which the caller sends to the guest.
 pub(super) async fn dial(
-    address: IpAddr,
+    addresses: &[IpAddr],
     port: u16,
     name: Option<&DomainName>,
     proxy: Option<&Proxy>,
 ) -> Result<TcpStream, Refusal> {
     let dialled = timeout(DIAL_MAX, async {
-        match proxy {
-            // A proxy cannot reach the host's loopback address.
-            Some(proxy) if !address.is_loopback() => {
-                let target = name.map_or_else(|| address.to_string(), ToString::to_string);
-                proxy.connect(&target, port, address.is_ipv6() && name.is_none()).await.map_err(|fault| match fault {
-                    ProxyFault::Dial { source } => refusal(&source),
-                    ProxyFault::Status { status } => Proxy::refusal(status),
-                    ProxyFault::InvalidResponse => Refusal::Unreachable,
-                })
+        for address in addresses {
+            match dial_one(*address, port, name, proxy).await {
+                Err(Refusal::Refused) => {}
+                // The host may have no IPv6, so a later address reports nothing but success.
+                Err(reason) if Some(address) == addresses.first() => return Err(reason),
+                Err(_) => break,
+                Ok(stream) => return Ok(stream),
             }
-            Some(_) | None => TcpStream::connect(SocketAddr::new(address, port)).await.map_err(|fault| refusal(&fault)),
         }
+        Err(Refusal::Refused)
     });
     let stream = dialled.await.unwrap_or(Err(Refusal::TimedOut))?;
     prepare(&stream).map_err(|fault| refusal(&fault))?;
     Ok(stream)
+}
+
+async fn dial_one(
+    address: IpAddr,
+    port: u16,
+    name: Option<&DomainName>,
+    proxy: Option<&Proxy>,
+) -> Result<TcpStream, Refusal> {
+    match proxy {
+        // A proxy cannot reach the host's loopback address.
+        Some(proxy) if !address.is_loopback() => {
+            let target = name.map_or_else(|| address.to_string(), ToString::to_string);
+            proxy.connect(&target, port, address.is_ipv6() && name.is_none()).await.map_err(|fault| match fault {
+                ProxyFault::Dial { source } => refusal(&source),
+                ProxyFault::Status { status } => Proxy::refusal(status),
+                ProxyFault::InvalidResponse => Refusal::Unreachable,
+            })
+        }
+        Some(_) | None => TcpStream::connect(SocketAddr::new(address, port)).await.map_err(|fault| refusal(&fault)),
+    }
 }
 
 /// Sets the options of a new connection. A connection that is closed before [`end`] is called is reset. So a remote

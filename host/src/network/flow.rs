@@ -3,7 +3,7 @@
 //! One stream of the egress link: the guest's request, and the flow or the answer that follows.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,10 +15,10 @@ use tokio::{
     time::timeout,
 };
 use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry};
-use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
+use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, HOST_ADDRESS, Refusal};
 use waggle_shared::address::canonical;
 
-use super::{Guest, HostAddresses, ServeFault, dial, resolver, to_host_address};
+use super::{Guest, HostAddresses, ServeFault, dial, resolver};
 use crate::domain::egress::{Destination, Refused};
 
 /// Timeout for receiving the whole request on a new stream.
@@ -107,21 +107,27 @@ async fn begin<'a>(
 }
 
 async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
-    let (address, port) = (to_host_address(requested.ip()), requested.port());
+    let is_host = requested.ip() == HOST_ADDRESS;
+    let (address, port) = (if is_host { Ipv4Addr::LOCALHOST.into() } else { requested.ip() }, requested.port());
     let names = guest.granted().names(address, Instant::now());
     // In the guest, loopback and unspecified addresses mean the guest itself. If the host dialled them, they would mean
     // the host, so they are refused even if the policy allows them.
     let is_guest_itself = requested.ip().is_loopback() || requested.ip().is_unspecified();
     let is_hosts_own = HostAddresses::now().contains(address);
     let to = Destination { address, port, names: &names, is_hosts_own };
-    if is_guest_itself || port == 0 || !guest.network.egress.allows(&to) {
+    let egress = &guest.network.egress;
+    let addresses = match is_host {
+        true => egress.loopbacks(port, &names),
+        false => egress.allows(&to).then_some(address).into_iter().collect(),
+    };
+    if is_guest_itself || port == 0 || addresses.is_empty() {
         guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });
         return Err(Refusal::Policy);
     }
     let flow = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
     let permits = Permits { _flow: flow, large_buffers: guest.large_buffers.try_acquire().ok() };
-    let name = guest.network.egress.allowed_name(&to);
-    let connection = dial::dial(address, port, name, guest.gateway.proxy.as_ref()).await?;
+    let name = egress.allowed_name(&to);
+    let connection = dial::dial(&addresses, port, name, guest.gateway.proxy.as_ref()).await?;
     if permits.large_buffers.is_none() {
         dial::limit_buffers(&connection).map_err(|_fault| Refusal::Busy)?;
     }

@@ -1,12 +1,17 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Answers a guest's DNS queries with the addresses that the host's own resolver finds.
+//! Answers a guest's DNS queries: with the addresses that the host's own resolver finds, and with other records that
+//! the host's name servers have.
 //!
-//! Lookups go through the system's getaddrinfo(3), so the host's hosts file, name service switch and private networks
-//! work as for any program on the host. A guest receives only addresses that its policy allows. The host remembers
-//! these addresses, since a rule for a name allows only connections to them.
+//! Lookups of addresses go through the system's getaddrinfo(3), so the host's hosts file, name service switch and
+//! private networks work as for any program on the host. A guest receives only addresses that its policy allows. The
+//! host remembers these addresses, since a rule for a name allows only connections to them.
+//!
+//! getaddrinfo(3) knows no other records, so the host's name servers are asked for those. A guest may ask for records of
+//! the names that its policy looks up, and for the names of addresses that its policy allows.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,13 +23,15 @@ use tokio::{
     task::spawn_blocking,
     time::timeout,
 };
+use waggle_protocol::egress::{GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS};
 use waggle_shared::address::canonical;
 
 use super::{
     Guest, HostAddresses, Lookups,
-    dns::{self, Code, Family, Question},
+    dns::{self, Code, Family, Kind, Question},
+    name_servers::NameServers,
 };
-use crate::domain::egress::{Destination, DomainName, Refused};
+use crate::domain::egress::{Destination, DomainName, LOOPBACKS, Reverse};
 
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
@@ -44,32 +51,82 @@ pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
         Ok(question) => question,
         Err(answer) => return answer,
     };
-    let (code, addresses) = resolve(guest, &question).await;
-    Some(question.answer(code, &addresses))
+    let Some(name) = &question.name else { return Some(question.failure(Code::NxDomain)) };
+    let found = match question.kind {
+        Kind::Addresses(family) => addresses(guest, name, family, question.addresses_max(family)).await,
+        Kind::Records(_) => records(guest, name, &question).await.map(Found::Answer),
+    };
+    Some(match found {
+        Ok(Found::Addresses(found)) => question.addresses(&found),
+        Ok(Found::Answer(answer)) => answer,
+        Err(code) => question.failure(code),
+    })
 }
 
-async fn resolve(guest: &Guest, question: &Question) -> (Code, Vec<IpAddr>) {
-    let Some(name) = &question.name else { return (Code::NxDomain, Vec::new()) };
+/// The result of a lookup.
+enum Found {
+    Addresses(Vec<IpAddr>),
+    /// A whole answer.
+    Answer(Vec<u8>),
+}
+
+/// Looks up the allowed addresses of a name, and grants connections to them.
+async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_max: usize) -> Result<Found, Code> {
     if !guest.network.egress.looks_up(name) {
-        guest.refuse(&Refused::Name { name: name.clone() });
-        return (Code::NxDomain, Vec::new());
+        guest.refuse_name(name);
+        return Err(Code::NxDomain);
     }
-    let found = match look_up(guest, name, question.family).await {
-        Ok(found) => found,
-        Err(code) => return (code, Vec::new()),
-    };
+    let found = look_up(guest, name).await?;
     let host = HostAddresses::now();
-    let allowed = found.iter().filter(|address| is_allowed(guest, name, **address, &host));
-    // Addresses that do not fit in the answer are not granted.
-    let answered: Vec<_> = allowed.take(question.addresses_max()).copied().collect();
-    if answered.is_empty() && !found.is_empty() {
-        guest.refuse(&Refused::Name { name: name.clone() });
-        return (Code::NxDomain, Vec::new());
+    let allowed: Vec<_> = found.iter().filter(|address| is_allowed(guest, name, **address, &host)).copied().collect();
+    if allowed.is_empty() && !found.is_empty() {
+        guest.refuse_name(name);
+        return Err(Code::NxDomain);
     }
+    // A name that has an allowed address exists, also for lookups of the other family: musl takes one NXDOMAIN of two
+    // answers as the name's. Addresses that do not fit in the answer are not granted.
+    let answered = allowed.into_iter().filter(|address| family.contains(*address));
+    let answered: Vec<_> = answered.take(addresses_max).collect();
     let mut granted = guest.granted();
     let now = Instant::now();
     answered.iter().for_each(|address| granted.grant(name, *address, now));
-    (Code::NoError, answered.into_iter().map(super::to_guest_address).collect())
+    Ok(Found::Addresses(answered.into_iter().map(super::to_guest_address).collect()))
+}
+
+/// Asks the host's name servers for records other than addresses.
+async fn records(guest: &Guest, name: &DomainName, question: &Question) -> Result<Vec<u8>, Code> {
+    let is_allowed = match name.reverse() {
+        Reverse::No => guest.network.egress.looks_up_records(name),
+        Reverse::Part => false,
+        // To the guest, these addresses mean the host's loopback and the guest itself.
+        Reverse::Of(address) if is_guests_own(address) => return Err(Code::NxDomain),
+        Reverse::Of(address) => is_reachable(guest, address),
+    };
+    if !is_allowed {
+        guest.refuse_name(name);
+        return Err(Code::NxDomain);
+    }
+    let lookup = async {
+        let _permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
+        let servers = spawn_blocking(NameServers::of_host).await.map_err(|_panicked| Code::ServFail)?;
+        Ok(servers.ask(question).await)
+    };
+    timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
+}
+
+fn is_guests_own(address: IpAddr) -> bool {
+    let own: [IpAddr; 3] = [HOST_ADDRESS.into(), GUEST_ADDRESS.into(), GUEST_ADDRESS_V6.into()];
+    let address = canonical(address);
+    own.contains(&address) || address.is_loopback() || address.is_unspecified()
+}
+
+/// Whether the policy lets the guest reach this address on at least one port, by a rule for the address or by an
+/// earlier lookup of a name.
+fn is_reachable(guest: &Guest, address: IpAddr) -> bool {
+    let address = canonical(address);
+    let names = guest.granted().names(address, Instant::now());
+    let is_hosts_own = HostAddresses::now().contains(address);
+    guest.network.egress.allows_some_port(&Destination { address, port: 0, names: &names, is_hosts_own })
 }
 
 /// Whether the policy lets the guest reach this address of the name on at least one port.
@@ -81,12 +138,14 @@ fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddr
     }
     let is_hosts_own = host.contains(address);
     let names = std::slice::from_ref(name);
-    guest.network.egress.allows_some_port(&Destination { address, port: 0, names, is_hosts_own })
+    let reached = if address.is_loopback() { &LOOPBACKS[..] } else { &[address] };
+    let to = |address: &IpAddr| Destination { address: *address, port: 0, names, is_hosts_own };
+    reached.iter().any(|address| guest.network.egress.allows_some_port(&to(address)))
 }
 
-/// Looks up at most [`ADDRESSES_MAX`] addresses of the name and family, in the system's order. The error is the code of
-/// the answer.
-async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec<IpAddr>, Code> {
+/// Looks up the addresses of a name, at most [`ADDRESSES_MAX`] of each family, in the system's order. The error is the
+/// code of the answer.
+async fn look_up(guest: &Guest, name: &DomainName) -> Result<Vec<IpAddr>, Code> {
     let lookup = async {
         let permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
         let name = name.clone();
@@ -95,20 +154,39 @@ async fn look_up(guest: &Guest, name: &DomainName, family: Family) -> Result<Vec
             let _permits = permits;
             // Without a socket type, getaddrinfo returns each address once per type.
             let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
-            let found = getaddrinfo(Some(name.as_str()), None, Some(hints)).map_err(|fault| code(fault.kind()))?;
-            let addresses = found.flatten().map(|found| found.sockaddr.ip());
-            Ok(addresses.filter(|address| family.contains(*address)).take(ADDRESSES_MAX).collect())
+            match getaddrinfo(Some(name.as_str()), None, Some(hints)) {
+                Ok(found) => Ok(bounded(found.flatten().map(|found| found.sockaddr.ip()))),
+                Err(fault) => fault_code(fault.kind()).map_or(Ok(Vec::new()), Err),
+            }
         });
         lookup.await.unwrap_or(Err(Code::ServFail))
     };
     timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
 }
 
-/// Returns the answer's code for a failed lookup. Resolvers cache NXDOMAIN, and programs do not retry after NXDOMAIN.
-/// So only a definite "no such name" is NXDOMAIN. All other errors are SERVFAIL, such as a lack of memory on the host.
-fn code(fault: LookupErrorKind) -> Code {
-    let is_definite = matches!(fault, LookupErrorKind::NoName | LookupErrorKind::NoData);
-    if is_definite { Code::NxDomain } else { Code::ServFail }
+/// Returns the first [`ADDRESSES_MAX`] addresses of each family. Both loopback addresses become the one that guests
+/// reach, so they have the same family.
+fn bounded(found: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let [v4_loopback, v6_loopback] = LOOPBACKS;
+    let found: Vec<_> = found.map(|address| if address == v6_loopback { v4_loopback } else { address }).collect();
+    let mut bounded = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut of_family: Vec<_> = found.iter().filter(|address| family.contains(**address)).copied().collect();
+        let mut seen = HashSet::new();
+        of_family.retain(|address| seen.insert(*address));
+        bounded.extend(of_family.into_iter().take(ADDRESSES_MAX));
+    }
+    bounded
+}
+
+/// Returns the answer's code for a failed lookup, or `None` if the name exists and has no address. Resolvers cache
+/// NXDOMAIN for all kinds of records, and programs do not retry after NXDOMAIN. So only a definite "no such name" is
+/// NXDOMAIN. All other errors are SERVFAIL, such as a lack of memory on the host.
+fn fault_code(fault: LookupErrorKind) -> Option<Code> {
+    if matches!(fault, LookupErrorKind::NoData) {
+        return None;
+    }
+    Some(if matches!(fault, LookupErrorKind::NoName) { Code::NxDomain } else { Code::ServFail })
 }
 
 /// Acquires two permits: one of the machine and one shared by all machines, both of the first pool or both of the extra
@@ -125,6 +203,8 @@ async fn acquire(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePerm
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use dns_lookup::LookupError;
     use nix::libc;
 
@@ -135,10 +215,19 @@ mod tests {
 
     #[test]
     fn only_a_definite_no_such_name_is_nxdomain() {
-        let code = |fault| code(LookupError::new(fault).kind());
-        assert_eq!([libc::EAI_NONAME, libc::EAI_NODATA].map(code), [Code::NxDomain; 2]);
+        let code = |fault| fault_code(LookupError::new(fault).kind());
+        assert_eq!([libc::EAI_NONAME, libc::EAI_NODATA].map(code), [Some(Code::NxDomain), None]);
         let others = [libc::EAI_AGAIN, libc::EAI_FAIL, libc::EAI_MEMORY, libc::EAI_SYSTEM, libc::EAI_FAMILY, -999];
-        assert_eq!(others.map(code), [Code::ServFail; 6]);
+        assert_eq!(others.map(code), [Some(Code::ServFail); 6]);
+    }
+
+    #[test]
+    fn addresses_of_each_family_are_bounded() {
+        let v4 = (0..1000).map(|last| IpAddr::from(Ipv4Addr::from_bits(0x0101_0000 + last)));
+        let v6 = (0..1000).map(|last| IpAddr::from([0x2000, 0, 0, 0, 0, 0, 0, last]));
+        let found = bounded(v6.clone().chain(v4.clone()));
+        assert_eq!(found, v4.take(ADDRESSES_MAX).chain(v6.take(ADDRESSES_MAX)).collect::<Vec<_>>());
+        assert_eq!(bounded(LOOPBACKS.into_iter().rev()), LOOPBACKS[..1]);
     }
 
     #[tokio::test]

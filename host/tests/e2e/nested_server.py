@@ -95,6 +95,9 @@ class NestedServer(KrunProcesses, Server):
     def set_hosts(self, **addresses):
         self.host.shell("cat >/etc/hosts <<'end of hosts'\n" + hosts_file(addresses) + "end of hosts")
 
+    def set_name_server(self, address):
+        self.host.shell(f"echo nameserver {address} >/etc/resolv.conf")
+
     def launch(self):
         settings = " ".join(f"WAGGLE_{name}='{value}'" for name, value in self.settings.items())
         script = f"""cd {self.folder}
@@ -123,7 +126,7 @@ echo $? >status
     def remove(self):
         for pid, _ in self.processes():
             self.host.shell(f"kill -9 {pid}")
-        self.host.shell(f"rm -rf {self.folder}")
+        self.host.shell(f"rm -rf {self.folder} /etc/resolv.conf")
         self.host.free_ports.append(self.inside)
 
     def processes(self):

@@ -4,7 +4,8 @@
 
     peers.py KIND ADDRESS    serves on a free port until it is killed; prints the port; `watch` and `greet` then
                              print a line for each connection
-    peers.py names ADDRESS   runs a DNS server on port 53, for the names below
+    peers.py names ADDRESS   runs a DNS server on port 53, for the names below; prints the port, and then a line with the
+                             name and the type of each question
     peers.py own TARGET...   prints this machine's source address for each target, or `none` without a route
 
 This program uses only the standard library, because the nested host has nothing else.
@@ -91,47 +92,95 @@ def serve(kind, address):
             threading.Thread(target=carry, args=(server.accept()[0],), daemon=True).start()
 
 
-# The DNS server's records. A name has an address, or is an alias of another name, which may be unknown.
+def wire(name):
+    return b"".join(bytes([len(label)]) + label for label in name.split(b".")) + b"\0"
+
+
+# The DNS server's addresses and aliases. A name has an address, or is an alias of another name, which may be unknown.
 ZONE = {
     b"place.test": "198.41.0.4",
     b"other.test": b"place.test",
     b"metadata.test": "169.254.169.254",
     b"leads.test": b"metadata.test",
     b"dangles.test": b"gone.test",
+    b"both.test": "198.41.0.4",
+}
+
+# Types of records.
+A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, NAPTR, HTTPS, CAA = 1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 65, 257
+
+# The names of the question and of its parent, as pointers that compress names in the data.
+QUESTION, PARENT = b"\xc0\x0c", b"\xc0\x10"
+
+# The DNS server's other records, as the data of their wire format.
+RECORDS = {
+    (b"both.test", AAAA): [socket.inet_pton(socket.AF_INET6, "2001:503:ba3e::2:30")],
+    (b"six.test", AAAA): [socket.inet_pton(socket.AF_INET6, "::1")],
+    (b"_sip._tcp.bee.test", SRV): [struct.pack("!3H", 1, 2, 5060) + wire(b"place.test")],
+    (b"bee.test", MX): [b"\0\x0a\4mail" + QUESTION],
+    (b"bee.test", NS): [b"\2ns" + QUESTION],
+    (b"bee.test", SOA): [b"\2ns" + QUESTION + b"\2me" + PARENT + struct.pack("!5L", 7, 8, 9, 10, 11)],
+    (b"bee.test", TXT): [b"\xfa" + b"%02d" % number + b"x" * 248 for number in range(20)],
+    (b"bee.test", CAA): [b"\0\5issueca.test"],
+    (b"bee.test", NAPTR): [b"\0\1\0\2\1S\7SIP+D2T\0\4_sip\4_tcp" + QUESTION],
+    # The parameters are the mandatory keys (alpn, ipv4hint), alpn, ipv4hint and ipv6hint.
+    (b"bee.test", HTTPS): [
+        b"\0\1\0" + b"\0\0\0\4\0\1\0\4" + b"\0\1\0\3\2h2" + b"\0\4\0\4\xc6\x29\0\4" + b"\0\6\0\x10" + bytes(16)
+    ],
+    (b"4.0.41.198.in-addr.arpa", PTR): [wire(b"place.test")],
+    (b"1.0.0.10.in-addr.arpa", PTR): [wire(b"secret.test")],
 }
 DNS_PORT = 53
+# Longer answers are truncated over UDP.
+DATAGRAM_BYTES = 512
 
 
-def answer(question):
-    """An answer in the wire format, with every alias on the way to the address."""
+def answer(question, bytes_max):
+    """An answer in the wire format, with every alias on the way to the records, and an additional address."""
     # The message has one question, without compression. Its name ends with a zero byte; type and class follow.
     end = question.index(b"\0", 12) + 5
     labels, at = [], 12
     while question[at]:
         labels.append(question[at + 1 : at + 1 + question[at]])
         at += 1 + question[at]
-    name, records = b".".join(labels).lower(), []
+    name, kind, records = b".".join(labels).lower(), struct.unpack("!H", question[end - 4 : end - 2])[0], []
+    print(name.decode(), kind, flush=True)
     while isinstance(target := ZONE.get(name), bytes):
-        records.append((name, 5, wire(target)))
+        records.append((wire(name), CNAME, wire(target)))
         name = target
-    if target and question[end - 4 : end - 2] == b"\0\1":
-        records.append((name, 1, socket.inet_aton(target)))
-    head = question[:2] + struct.pack("!5H", 0x8180 | (0 if target else 3), 1, len(records), 0, 0)
-    bodies = [wire(owner) + struct.pack("!HHIH", kind, 1, 0, len(data)) + data for owner, kind, data in records]
-    return head + question[12:end] + b"".join(bodies)
-
-
-def wire(name):
-    return b"".join(bytes([len(label)]) + label for label in name.split(b".")) + b"\0"
+    found = RECORDS.get((name, kind), [])
+    if target and kind == A:
+        found = [socket.inet_aton(target)]
+    exists = target or any(known == name for known, _ in RECORDS)
+    records += [(wire(name), kind, data) for data in found]
+    counts = len(records), 0, len(found)
+    records += [(wire(b"place.test"), A, socket.inet_aton("198.41.0.9"))] * len(found)
+    bodies = [owner + struct.pack("!HHIH", kind, 1, 86400, len(data)) + data for owner, kind, data in records]
+    message = question[:2] + struct.pack("!5H", 0x8180 | (0 if exists else 3), 1, *counts) + question[12:end] + b"".join(bodies)
+    if len(message) > bytes_max:
+        return question[:2] + struct.pack("!5H", 0x8380, 1, 0, 0, 0) + question[12:end]
+    return message
 
 
 def serve_names(address):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+    def over_tcp(client):
+        with client, contextlib.suppress(OSError):
+            while size := client.recv(2, socket.MSG_WAITALL):
+                question = client.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+                message = answer(question, 65535)
+                client.sendall(len(message).to_bytes(2, "big") + message)
+
+    def accept(listener):
+        while True:
+            threading.Thread(target=over_tcp, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server((address, DNS_PORT)) as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
         service.bind((address, DNS_PORT))
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
         print(DNS_PORT, flush=True)
         while True:
             question, asker = service.recvfrom(512)
-            service.sendto(answer(question), asker)
+            service.sendto(answer(question, DATAGRAM_BYTES), asker)
 
 
 def own_address(target):

@@ -31,8 +31,8 @@ STOP_S = 35
 ORPHAN_S = 15
 # Runs a command in a separate mount namespace, in which KVM does not work.
 WITHOUT_KVM = ["unshare", "--mount", "sh", "-c", '[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
-# Runs a command in a separate mount namespace, with the first argument mounted over the hosts file.
-WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
+# Runs a command in a separate mount namespace, with the files of a folder, the first argument, mounted over those in /etc.
+WITH_SETTINGS = 'for file in "$0"/*; do mount --bind "$file" "/etc/${file##*/}" || exit 1; done; exec "$@"'
 # The timeout of a call, for software emulation on a busy machine.
 CALL_S = 180
 
@@ -89,9 +89,18 @@ class Server:
 
     def set_hosts(self, **addresses):
         """Adds these names to the hosts file of the server's machine. The first call takes effect at the next start."""
-        hosts = self.folder / "hosts"
-        hosts.write_text(hosts_file(addresses))
-        self.through = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", WITH_HOSTS, hosts]
+        self.set_file("hosts", hosts_file(addresses))
+
+    def set_name_server(self, address):
+        """Makes this the only name server of the server's machine, from the next start."""
+        self.set_file("resolv.conf", f"nameserver {address}\n")
+
+    def set_file(self, name, text):
+        """Replaces a file in /etc, for the server only."""
+        settings = self.folder / "etc"
+        settings.mkdir(exist_ok=True)
+        (settings / name).write_text(text)
+        self.through = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", WITH_SETTINGS, settings]
 
     def launch(self):
         """Starts the process without waiting for it to be ready."""
@@ -310,8 +319,8 @@ def kvm_fault():
 
 
 def hosts_file(addresses):
-    """A hosts file that gives each NAME.test its address."""
-    return "".join(f"{address} {name}.test\n" for name, address in addresses.items())
+    """A hosts file that gives each NAME.test its addresses, which are separated by spaces."""
+    return "".join(f"{address} {name}.test\n" for name, listed in addresses.items() for address in listed.split())
 
 
 def run_script(script):

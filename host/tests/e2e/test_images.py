@@ -39,10 +39,11 @@ async def test_an_image_without_an_agent_is_served_by_the_hosts_agent(serve):
 
 @pytest.mark.outside("the nested host does not contain the image")
 async def test_an_image_built_on_musl_is_served_by_the_hosts_agent(serve):
-    # One name is allowed, so there is a network and a resolver; the guest asks for another name.
-    settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "index.example:443"}
-    server = serve(IMAGE_SHELL=image("musl"), **settings).start()
-    async with server.client() as tools, tools.environment("shell") as made:
+    # The guest asks for a name that is denied, and for a name that is allowed to have an IPv4 address only.
+    settings = {"RUNTIME_SHELL_EXEC_COMMAND": "/bin/tell", "EGRESS": "deny elsewhere.example, 192.0.2.7:443"}
+    server = serve(IMAGE_SHELL=image("musl"), **settings)
+    server.set_hosts(hive="192.0.2.7 2001:db8::7")
+    async with server.start().client() as tools, tools.environment("shell") as made:
         one = made["environment_id"]
         assert made["agent_origin"] == "host"
         await tools.call("write_file", environment_id=one, path="note", content="hello")
@@ -62,6 +63,7 @@ async def test_an_image_built_on_musl_is_served_by_the_hosts_agent(serve):
                 "localhost 0",
                 # EAI_NONAME: the name does not exist, answered at once.
                 "elsewhere -2",
+                "hive 192.0.2.7",
             ],
         )
 

@@ -19,6 +19,16 @@ impl DomainName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Returns the name that a name such as `_sip._tcp.example.org` describes: the one without the first label, or the
+    /// first two labels, that begin with an underscore (RFC 8552). Returns `None` if the name does not begin so.
+    #[must_use]
+    pub fn without_service(&self) -> Option<Self> {
+        let strip = |name: &'_ str| -> Option<usize> { name.strip_prefix('_')?.find('.').map(|dot| dot + 2) };
+        let first = strip(&self.0)?;
+        let second = self.0.get(first..).and_then(strip).unwrap_or(0);
+        self.0.get(first + second..).map(|name| Self(name.into()))
+    }
 }
 
 impl fmt::Display for DomainName {

@@ -76,7 +76,7 @@ fn public_policy_allows_only_the_internet() {
 #[test]
 fn ipv6_forms_of_ipv4_addresses_do_not_bypass_the_policy() {
     for inside in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1", "0.0.0.0"] {
-        let octets = inside.parse::<core::net::Ipv4Addr>().unwrap().octets();
+        let octets = inside.parse::<Ipv4Addr>().unwrap().octets();
         let [high, low] = [[octets[0], octets[1]], [octets[2], octets[3]]].map(u16::from_be_bytes);
         for form in [
             format!("::ffff:{inside}"),
@@ -152,6 +152,36 @@ fn proxy_gets_an_allowed_name_of_the_address() {
     let both = Egress::new(policy("a.example"), Some(policy("b.example")));
     assert!(both.allows(&to("1.1.1.1", 443, &names)));
     assert_eq!(both.allowed_name(&to("1.1.1.1", 443, &names)), None);
+}
+
+#[test]
+fn rule_for_either_loopback_address_opens_the_host_loopback() {
+    let check = |server: &str, own: Option<&str>, expected: &[&str]| {
+        let egress = Egress::new(policy(server), own.map(policy));
+        let found: Vec<_> = egress.loopbacks(80, &[]).iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{server}; {own:?}");
+    };
+    let (v4, v6, both): (&[&str], &[&str], &[&str]) = (&["127.0.0.1"], &["::1"], &["127.0.0.1", "::1"]);
+    check("127.0.0.1:80", None, both);
+    check("127.0.0.1:81", None, &[]);
+    check("[::1]:80", None, v6);
+    check("127.0.0.1, ::1", None, both);
+    check("deny ::1, 127.0.0.1", None, v4);
+    check("127.0.0.1, deny [::1]:80", None, v4);
+    check("127.0.0.1, deny [::1]:81", None, both);
+    check("deny 127.0.0.0/8, ::/0", None, &[]);
+    check("deny 127.0.0.1:81, 127.0.0.1", None, both);
+    check("::/0", None, v6);
+    check("0.0.0.0/0", None, both);
+    check("127.0.0.1", Some("127.0.0.1:80"), both);
+    check("127.0.0.1", Some("[::1]:80"), v6);
+    check("127.0.0.1", Some("deny ::1, 0.0.0.0/0"), v4);
+    check("[::1]:80", Some("127.0.0.1"), v6);
+    check("127.0.0.1", Some("public"), &[]);
+    for policy in ["public", "none", "a.corp.example", "*.corp.example"] {
+        let names = ["a.corp.example".parse().unwrap()];
+        assert_eq!(egress(policy).loopbacks(80, &names), [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 0], "{policy}");
+    }
 }
 
 #[test]
@@ -241,6 +271,31 @@ fn name_is_looked_up_only_if_an_address_could_be_allowed() {
     check("deny *.evil.example:25, public", "secret.evil.example", true);
     check("deny 10.0.0.0/8", "any.example", false);
     check("none", "any.example", false);
+}
+
+#[test]
+fn rule_for_a_name_covers_records_of_its_services() {
+    let check = |policy: &str, name: &str, expected: bool| {
+        assert_eq!(egress(policy).looks_up_records(&name.parse().unwrap()), expected, "{policy}: {name}");
+    };
+    check("index.example:443", "index.example", true);
+    check("index.example", "_https.index.example", true);
+    check("index.example", "_sip._TCP.index.example", true);
+    check("index.example", "_a._b._c.index.example", false);
+    check("index.example", "www._tcp.index.example", false);
+    check("index.example", "_tcp.www.index.example", false);
+    check("index.example", "_index.example", false);
+    check("index.example", "example", false);
+    check("*.index.example", "_sip._tcp.index.example", true);
+    check("*.index.example", "_a._b._c.a.index.example", true);
+    check("*.index.example", "index.example", false);
+    check("deny evil.example, public", "_sip._tcp.evil.example", false);
+    check("deny evil.example, public", "_sip._tcp.good.example", true);
+    check("_tcp.index.example", "_sip._tcp.index.example", false);
+    check("_sip._tcp.index.example", "_sip._tcp.index.example", true);
+    check("public", "_x", true);
+    // Addresses of such names need a rule of their own.
+    assert!(!egress("index.example").looks_up(&"_sip._tcp.index.example".parse().unwrap()));
 }
 
 #[test]
