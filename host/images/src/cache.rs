@@ -10,7 +10,7 @@
 //!  IMAGE_CACHE_DIR/
 //!    blobs/sha256/<hex>           pulled manifests, configurations, layers
 //!    records/<hex>.json           the manifest that a reference was resolved to, and the time
-//!    merged-v2/sha256-<hex>.erofs one file per manifest; locked shared while a machine uses it
+//!    merged-v3/sha256-<hex>.erofs one file per manifest; locked shared while a machine uses it
 //!    .lock                        locked shared to pull or merge, exclusively to remove blobs
 //! ```
 //!

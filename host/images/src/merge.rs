@@ -6,6 +6,7 @@
 //! `cache`.
 
 mod blob;
+mod compression;
 mod config;
 mod control;
 mod entry_name;
@@ -18,6 +19,7 @@ mod limits;
 mod pax;
 mod source;
 mod sparse;
+mod sparse_writer;
 mod tar_stream;
 mod tree;
 mod xattrs;
@@ -49,7 +51,7 @@ use crate::reference::{ImageRef, LocalRef};
 
 /// Folder of merged images. The version in the name changes with the rules of merging, so images that were merged by
 /// older rules are not used.
-const MERGED_FOLDER: &str = "merged-v2";
+const MERGED_FOLDER: &str = "merged-v3";
 /// Prefix of the merged folder's name in all versions.
 const MERGED_FOLDER_PREFIX: &str = "merged-";
 const MERGED_SUFFIX: &str = "erofs";
@@ -125,7 +127,7 @@ impl FoundImage {
 
     /// The layers, lowest first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &Descriptor> {
-        self.image.layers.iter().map(|layer| &layer.descriptor)
+        self.image.layers.iter()
     }
 
     /// Total bytes of the stored layers, before decompression.
@@ -154,7 +156,7 @@ impl FoundImage {
 }
 
 /// Returns the descriptors of a manifest's configuration and then of its layers. The manifest is in the cache folder
-/// `folder`. Fails if a layer's media type is unsupported.
+/// `folder`. Fails if a layer is encrypted.
 pub(crate) fn parts(name: &str, folder: &Path, manifest: &Descriptor) -> Result<Vec<Descriptor>, ImageFault> {
     let found = layout::read_parts(&Source::Folder(folder.to_owned()), manifest);
     found.map_err(|source| ImageFault::Layout { image: name.to_owned(), source: Box::new(source) })

@@ -48,6 +48,28 @@ def test_a_merged_image_with_every_kind_of_entry_equals_the_output_of_another_un
     assert "gone" not in merged and "gone-folder" not in merged and merged["back"].kind == "folder"
     assert merged["sparse"].size == 8 << 20
     assert merged["block"].device == "259:70000"
+    assert merged["bin/su"].names == ["bin/su", "hard", "hard-again"] and merged["bin/su"].links == 3
+    assert merged["names/two"].names == ["names/three", "names/two"] and merged["names/one"].links == 1
+    assert merged[os.fsdecode(b"caf\xe9")].size == 7 and merged[os.fsdecode(b"link-\xff")].target == os.fsdecode(b"caf\xe9")
+
+
+def test_the_kernel_reads_attributes_and_folders_of_many_blocks(tmp_path):
+    layer = Layer()
+    large = {f"user.{number}": bytes([number]) * 1500 for number in range(10)}
+    layer.add("attributes", content=b"content", xattrs=large)
+    # Attributes that leave less of a block than the content needs.
+    layer.add("tight", content=b"c" * 100, xattrs={"user.a": b"a" * 3950})
+    layer.add("folder", tarfile.DIRTYPE, xattrs=large)
+    names = [f"folder/{'n' * (number % 200)}{number}" for number in range(3000)]
+    for name in names:
+        layer.add(name)
+    layout = write_layout(tmp_path / "layout", [layer.end()])
+    with mounted(merge(layout, tmp_path / "cache"), tmp_path / "mounted") as root:
+        merged = tree(root)
+        assert all((root / name).is_file() for name in names)
+    assert merged.keys() == {".", "attributes", "tight", "folder", *names}
+    assert merged["attributes"].xattrs == merged["folder"].xattrs == large
+    assert (merged["tight"].size, merged["tight"].xattrs) == (100, {"user.a": b"a" * 3950})
 
 
 def odd_image(layout, scratch):
@@ -75,6 +97,13 @@ def odd_image(layout, scratch):
         first.add(f"size-{bytes}", content=os.urandom(bytes))
     first.add("hard", tarfile.LNKTYPE, target="bin/su")
     first.add("hard-to-link", tarfile.LNKTYPE, target="long-link")
+    first.add("hard-again", tarfile.LNKTYPE, target="hard")
+    first.add("names", tarfile.DIRTYPE)
+    first.add("names/one", content=b"old")
+    for name in ["names/two", "names/three", "names/four"]:
+        first.add(name, tarfile.LNKTYPE, target="names/one")
+    first.add(os.fsdecode(b"caf\xe9"), content=b"latin 1")
+    first.add(os.fsdecode(b"link-\xff"), tarfile.SYMTYPE, target=os.fsdecode(b"caf\xe9"))
     first.add("char", tarfile.CHRTYPE, device=(1, 3), mode=0o666)
     first.add("block", tarfile.BLKTYPE, device=(259, 70_000), mode=0o660, gid=6)
     first.add("pipe", tarfile.FIFOTYPE, mode=0o600)
@@ -101,6 +130,8 @@ def odd_image(layout, scratch):
     second.add("both", tarfile.DIRTYPE, mode=0o750, uid=7, mtime=5)
     second.add("both/new", content=b"new")
     second.add("kept/new", content=b"in a folder that this layer does not name")
+    second.add("names/one", content=b"new")
+    second.add("names/.wh.four")
     second.add("hard-below", tarfile.LNKTYPE, target="bin/ping")
     second.add("twice", content=b"first")
     second.add("twice", content=b"second", mode=0o600)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images as seen by two independent programs: unpacked by umoci, and merged by waggle and mounted by the kernel."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -29,7 +30,7 @@ SHOWN_CHARS = 200
 
 @dataclasses.dataclass
 class Facts:
-    """The facts that an image records about a path. Hard links become separate files, so no link count is compared."""
+    """The facts that an image records about a path."""
 
     kind: str
     mode: str
@@ -40,6 +41,9 @@ class Facts:
     sha256: str | None = None
     target: str | None = None
     device: str | None = None
+    # The number of links, and all paths of the inode, of anything but a folder.
+    links: int | None = None
+    names: list | None = None
 
 
 def unpack(layout, folder):
@@ -69,12 +73,18 @@ def mounted(erofs, folder):
 def tree(root):
     """The facts about a folder and everything below it, by path."""
     found = {".": facts(root)}
-    ahead = [str(root)]
+    ahead, names = [str(root)], collections.defaultdict(list)
     while ahead:
         for entry in os.scandir(ahead.pop()):
-            found[os.path.relpath(entry.path, root)] = facts(entry.path)
+            path = os.path.relpath(entry.path, root)
+            found[path] = facts(entry.path)
             if entry.is_dir(follow_symlinks=False):
                 ahead.append(entry.path)
+            else:
+                names[entry.inode()].append(path)
+    for paths in names.values():
+        for path in paths:
+            found[path].names = sorted(paths)
     return found
 
 
@@ -89,6 +99,8 @@ def facts(path):
         mtime_ns=found.st_mtime_ns,
         xattrs={name: os.getxattr(path, name, follow_symlinks=False) for name in names},
     )
+    if kind != stat.S_IFDIR:
+        result.links = found.st_nlink
     if kind == stat.S_IFREG:
         result.size, result.sha256 = found.st_size, sha256(path)
     elif kind == stat.S_IFLNK:

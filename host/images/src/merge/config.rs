@@ -26,8 +26,8 @@ pub enum ConfigFault {
     TooManyVariables { count: usize },
     #[error("its environment has {bytes} bytes; at most {ENV_BYTES_MAX} are allowed")]
     TooLarge { bytes: usize },
-    #[error("its environment has the invalid entry {entry:?}; must be NAME=VALUE without NUL")]
-    InvalidVariable {
+    #[error("its environment has a variable with a NUL: {entry:?}; no program can be given such a variable")]
+    NulInVariable {
         /// The entry, cut to `SHOWN_CHARS_MAX` characters.
         entry: String,
     },
@@ -72,11 +72,20 @@ fn check_env(entries: &[String]) -> Result<Vec<(String, String)>, ConfigFault> {
     if bytes > ENV_BYTES_MAX {
         return Err(ConfigFault::TooLarge { bytes });
     }
-    let split = |entry: &String| match entry.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !entry.contains('\0') => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(ConfigFault::InvalidVariable { entry: shorten(entry) }),
-    };
-    entries.iter().map(split).collect()
+    if let Some(entry) = entries.iter().find(|entry| entry.contains('\0')) {
+        return Err(ConfigFault::NulInVariable { entry: shorten(entry) });
+    }
+    Ok(entries.iter().filter_map(|entry| variable(entry)).collect())
+}
+
+/// Splits an entry into name and value. Returns `None` for an entry without a name or without `=`: it sets nothing, and
+/// container engines run such images.
+fn variable(entry: &str) -> Option<(String, String)> {
+    let found = entry.split_once('=').filter(|(name, _)| !name.is_empty());
+    if found.is_none() {
+        tracing::warn!(entry = shorten(entry), "ignored an entry of an image's environment that is not NAME=VALUE");
+    }
+    found.map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 /// Returns `None` if the labels are missing or invalid. The host's agent is then used.
@@ -158,11 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn ignores_variables_without_name_or_value() {
+        let env = vec![("A".to_owned(), "b".to_owned())];
+        let expected = CheckedConfig { env, ..CheckedConfig::default() };
+        check_config(&serde_json::json!({"Env": ["PATH", "=x", "", "=", "A=b", "B C"]}), &Ok(expected));
+    }
+
+    #[test]
     fn rejects_invalid_environments() {
-        for entry in ["PATH", "=x", "A=\0"] {
-            let fault = ConfigFault::InvalidVariable { entry: entry.to_owned() };
-            check_config(&serde_json::json!({"Env": [entry]}), &Err(fault));
-        }
+        let fault = ConfigFault::NulInVariable { entry: "A=\0".to_owned() };
+        check_config(&serde_json::json!({"Env": ["A=\0"]}), &Err(fault));
         check_config(
             &serde_json::json!({"Env": vec!["A=b"; 1025]}),
             &Err(ConfigFault::TooManyVariables { count: 1025 }),

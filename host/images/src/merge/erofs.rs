@@ -1,288 +1,171 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Writes the merged tree as an uncompressed EROFS image with blocks of 4 KiB.
+//! Writes the merged tree as an EROFS image: not compressed, in blocks of 4 KiB.
 //!
-//! The writer is from the crate `erofs-builder`. The writer keeps files of at most one block in memory, searches
-//! folders linearly and recurses into folders, so the tree is first checked against limits. The writer is async, but
-//! the sink and the sources here are always ready, so each future completes at the first poll. The poll can block the
-//! thread.
+//! ```text
+//! superblock │ inodes, each with its attributes and the rest of its content │ blocks of folders │ blocks of files
+//!            ╰──────────────────────── metadata blocks ─────────────────────╯
+//! ```
+//!
+//! The order of inodes and blocks depends only on the tree, so the same layers give the same bytes. All names of a hard
+//! link refer to one inode. The image has what the guest's kernel reads and no more: no compression, no deduplication,
+//! no shared attributes, no checksum of the superblock.
+//!
+//! The format is described in the kernel's `Documentation/filesystems/erofs.rst` and `fs/erofs/erofs_fs.h`.
+
+mod dirents;
+mod format;
+mod inodes;
+mod plan;
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Seek as _, SeekFrom, Write as _},
-    pin::Pin,
+    io::{self, Read as _},
     sync::Arc,
-    task::{Context, Poll},
 };
 
-use erofs_builder::{CreateOptions, InodeMeta, Writer, layout::mode};
-use futures_util::FutureExt as _;
-use tokio::io::{AsyncSeek, AsyncWrite};
-
+use self::{
+    dirents::Names,
+    format::{BLOCK_BYTES, SUPERBLOCK_END, Superblock, nid},
+    inodes::{Content, Inode},
+    plan::{Place, Plan},
+};
 use super::{
     control::MergeControl,
     file_range::FileRange,
-    limits::{
-        COMPARED_BYTES_PER_STEP, CONTENT_BYTES_MAX, ENTRIES_MAX, HASHED_BYTES_PER_STEP, METADATA_BYTES_MAX,
-        PATHS_BYTES_MAX, SMALL_FILE_BYTES_MAX, WRITE_STEPS_MAX,
-    },
-    tree::{Body, Children, Meta, Node, Tree},
-    xattrs,
+    sparse_writer::SparseWriter,
+    tree::{Extent, Tree},
 };
 
-/// Size of the sink's buffer, which is large because the writer makes many small writes.
-const SINK_BUFFER_BYTES: usize = 1024 * 1024;
+/// Number of bytes of a file that are read at once.
+const COPY_BYTES: usize = 64 * 1024;
 
-/// An image could not be written as EROFS.
-#[derive(Debug, thiserror::Error)]
-pub enum ErofsFault {
-    #[error("the merged image exceeds a limit: {found} {what}; at most {max} are allowed")]
-    TooMuch { what: &'static str, found: u64, max: u64 },
-    /// The spool file cannot be read, the image cannot be written, or the merge was cancelled.
-    #[error("failed to write the merged image (entry {path:?})")]
-    Write {
-        /// Path of the entry that was being written; empty after the last entry.
-        path: String,
-        source: io::Error,
-    },
-}
-
-/// The measured size of a tree, and the cost of writing the tree.
+/// The size of an image.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Measure {
+    /// Number of names, with the root folder.
     pub(super) entries: u64,
     pub(super) content_bytes: u64,
-    small_file_bytes: u64,
-    metadata_bytes: u64,
-    path_bytes: u64,
-    steps: u64,
 }
 
-/// Writes the tree to `out`, with the file contents from `spool`. Returns the tree's measure.
+/// Writes the tree to `out`, with the file contents from `spool`.
 pub(super) fn write(
     tree: &Tree,
     spool: &Arc<File>,
     out: &File,
     uuid: [u8; 16],
     control: &MergeControl,
-) -> Result<Measure, ErofsFault> {
-    let measure = measure(tree)?;
-    let at = |path: &str| {
-        let path = path.to_owned();
-        move |source| ErofsFault::Write { path, source }
-    };
-    let sink = Sink { file: BufWriter::with_capacity(SINK_BUFFER_BYTES, out), control };
-    let options = CreateOptions { uuid, ..CreateOptions::default() };
-    let mut writer = finish_now(Writer::new(sink, options)).map_err(at("/"))?;
-    let root = inode(mode::S_IFDIR, 0, &tree.root().meta);
-    finish_now(writer.mkdir("/", root)).map_err(at("/"))?;
-    let mut pending: Vec<(String, &Children)> =
-        tree.root().children().map(|root| (String::new(), root)).into_iter().collect();
-    while let Some((folder, children)) = pending.pop() {
-        // Subfolders are written before other entries, because the writer finds each parent of a path by a linear
-        // search in the order of writing.
-        let (folders, leaves): (Vec<_>, Vec<_>) = children.iter().partition(|(_, node)| node.children().is_some());
-        for (name, node) in &folders {
-            let path = format!("{folder}/{name}");
-            control.check().map_err(at(&path))?;
-            finish_now(writer.mkdir(&path, inode(mode::S_IFDIR, 0, &node.meta))).map_err(at(&path))?;
-        }
-        for (name, node) in leaves {
-            let path = format!("{folder}/{name}");
-            control.check().map_err(at(&path))?;
-            write_leaf(&mut writer, &path, node, spool).map_err(at(&path))?;
-        }
-        let below = folders.into_iter().rev();
-        pending.extend(below.filter_map(|(name, node)| Some((format!("{folder}/{name}"), node.children()?))));
+) -> io::Result<Measure> {
+    let inodes = inodes::number(tree);
+    let plan = plan::plan(&inodes)?;
+    let out = SparseWriter::new(out.try_clone()?);
+    let mut image = Image { inodes: &inodes, plan: &plan, spool, out, control };
+    image.write_metadata(uuid)?;
+    let (folders, others): (Vec<_>, Vec<_>) = image.all().partition(|(inode, _)| inode.is_folder());
+    for (inode, place) in folders.into_iter().chain(others) {
+        image.write_blocks(inode, *place)?;
     }
-    let mut sink = finish_now(writer.finish()).map_err(at(""))?;
-    sink.file.flush().map_err(at(""))?;
-    Ok(measure)
+    image.out.finish()?;
+    Ok(measure(&inodes))
 }
 
-fn write_leaf(writer: &mut Writer<Sink<'_>>, path: &str, node: &Node, spool: &Arc<File>) -> io::Result<()> {
-    let meta = &node.meta;
-    match &node.body {
-        Body::Folder(_) => Ok(()),
-        Body::File(extent) => {
-            let mut content = FileRange::new(Arc::clone(spool), extent.offset, extent.bytes);
-            finish_now(writer.add_file(path, inode(mode::S_IFREG, 0, meta), extent.bytes, &mut content))
-        }
-        Body::Symlink(target) => finish_now(writer.symlink(path, target, inode(mode::S_IFLNK, 0, meta))),
-        Body::CharDevice(major, minor) => {
-            finish_now(writer.mknod(path, inode(mode::S_IFCHR, device(*major, *minor), meta)))
-        }
-        Body::BlockDevice(major, minor) => {
-            finish_now(writer.mknod(path, inode(mode::S_IFBLK, device(*major, *minor), meta)))
-        }
-        Body::Fifo => finish_now(writer.mknod(path, inode(mode::S_IFIFO, 0, meta))),
-    }
-}
-
-fn inode(kind: u16, rdev: u32, meta: &Meta) -> InodeMeta {
-    InodeMeta {
-        mode: kind | meta.permissions,
-        uid: meta.uid,
-        gid: meta.gid,
-        // The kernel reads the field as signed.
-        mtime: meta.mtime_s.cast_unsigned(),
-        mtime_nsec: meta.mtime_ns,
-        nlink: None,
-        rdev,
-        xattrs: (*meta.xattrs).clone(),
-    }
-}
-
-/// Encodes a device number like Linux's `new_encode_dev`: 12 bits of the major number, 20 bits of the minor number.
-fn device(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
-}
-
-fn measure(tree: &Tree) -> Result<Measure, ErofsFault> {
-    let block_bytes = erofs_builder::DEFAULT_BLOCK_SIZE as u64;
-    let mut sum = Measure { entries: 1, ..Measure::default() };
-    let mut pending: Vec<Unmeasured<'_>> = tree
-        .root()
-        .children()
-        .map(|children| Unmeasured { children, path_bytes: 0, depth: 0, lookup_steps: 0 })
-        .into_iter()
-        .collect();
-    while let Some(Unmeasured { children, path_bytes, depth, lookup_steps }) = pending.pop() {
-        let siblings = children.len() as u64;
-        sum.entries = sum.entries.saturating_add(siblings);
-        let longest = children.keys().map(|name| name.len() as u64).max().unwrap_or(0);
-        let searched = siblings.saturating_mul(lookup_steps.saturating_add(siblings / 2));
-        let searched = searched.saturating_mul(1 + longest / COMPARED_BYTES_PER_STEP);
-        let hashed = siblings.saturating_mul(depth * (path_bytes + longest) / HASHED_BYTES_PER_STEP);
-        sum.steps = sum.steps.saturating_add(searched).saturating_add(hashed);
-        for (at, (name, node)) in (0_u64..).zip(children) {
-            let mut metadata = name.len() + xattrs::bytes(&node.meta.xattrs);
-            let path_bytes = path_bytes + name.len() as u64 + 1;
-            sum.path_bytes = sum.path_bytes.saturating_add(path_bytes);
-            match &node.body {
-                Body::Folder(children) => {
-                    sum.path_bytes = sum.path_bytes.saturating_add(path_bytes);
-                    let lookup_steps = lookup_steps.saturating_add(at).saturating_add(1);
-                    pending.push(Unmeasured { children, path_bytes, depth: depth + 1, lookup_steps });
-                }
-                Body::File(extent) => {
-                    sum.content_bytes = sum.content_bytes.saturating_add(extent.bytes);
-                    if extent.bytes <= block_bytes {
-                        sum.small_file_bytes = sum.small_file_bytes.saturating_add(extent.bytes);
-                    }
-                }
-                Body::Symlink(target) => metadata += target.len(),
-                Body::CharDevice(..) | Body::BlockDevice(..) | Body::Fifo => {}
-            }
-            sum.metadata_bytes = sum.metadata_bytes.saturating_add(metadata as u64);
+fn measure(inodes: &[Inode<'_>]) -> Measure {
+    let mut measure = Measure { entries: 1, content_bytes: 0 };
+    for inode in inodes {
+        match &inode.content {
+            Content::Folder(names) => measure.entries += names.entries(),
+            Content::File(extent) => measure.content_bytes = measure.content_bytes.saturating_add(extent.bytes),
+            Content::Symlink(_) | Content::Special(_) => {}
         }
     }
-    sum.check()?;
-    Ok(sum)
+    measure
 }
 
-/// A folder to measure.
-struct Unmeasured<'a> {
-    children: &'a Children,
-    path_bytes: u64,
-    depth: u64,
-    /// Number of comparisons that the writer makes to find the folder.
-    lookup_steps: u64,
-}
-
-impl Measure {
-    fn check(&self) -> Result<(), ErofsFault> {
-        let limits = [
-            ("entries", self.entries, ENTRIES_MAX),
-            ("bytes of content", self.content_bytes, CONTENT_BYTES_MAX),
-            ("bytes in files of at most 4 KiB", self.small_file_bytes, SMALL_FILE_BYTES_MAX),
-            ("bytes of names and attributes", self.metadata_bytes, METADATA_BYTES_MAX),
-            ("bytes of paths", self.path_bytes, PATHS_BYTES_MAX),
-            ("steps to write the image", self.steps, WRITE_STEPS_MAX),
-        ];
-        match limits.into_iter().find(|(_, found, max)| found > max) {
-            Some((what, found, max)) => Err(ErofsFault::TooMuch { what, found, max }),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Polls a future once. Fails if the future is pending.
-fn finish_now<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    future.now_or_never().unwrap_or_else(|| Err(io::Error::other("the EROFS writer returned a pending future")))
-}
-
-/// The sink of the async writer, which writes to the image's file. Writes fail once the merge is cancelled.
-struct Sink<'a> {
-    file: BufWriter<&'a File>,
+struct Image<'a> {
+    inodes: &'a [Inode<'a>],
+    plan: &'a Plan,
+    spool: &'a Arc<File>,
+    out: SparseWriter,
     control: &'a MergeControl,
 }
 
-impl AsyncWrite for Sink<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.control.check().and_then(|()| self.file.write(bytes)))
+impl<'a> Image<'a> {
+    fn all(&self) -> impl Iterator<Item = (&'a Inode<'a>, &'a Place)> + use<'a> {
+        self.inodes.iter().zip(&self.plan.places)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.file.flush())
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(context)
-    }
-}
-
-impl AsyncSeek for Sink<'_> {
-    fn start_seek(mut self: Pin<&mut Self>, to: SeekFrom) -> io::Result<()> {
-        self.file.seek(to).map(|_| ())
-    }
-
-    fn poll_complete(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        Poll::Ready(self.file.stream_position())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::merge::{
-        limits::NAME_BYTES_MAX,
-        tar_stream::{TarEntry, TarKind},
-        tree::Extent,
-    };
-
-    fn tree_of(paths: &[&str]) -> Tree {
-        let mut tree = Tree::new();
-        for path in paths {
-            tree.apply(0, &TarEntry::plain(path, TarKind::Fifo), Extent::default()).unwrap();
+    fn write_metadata(&mut self, uuid: [u8; 16]) -> io::Result<()> {
+        let superblock =
+            Superblock { root: self.nid_of(0), inodes: self.inodes.len() as u64, blocks: self.plan.blocks, uuid };
+        self.out.pad_to(format::SUPERBLOCK_START)?;
+        self.out.write_all(&superblock.encode()?)?;
+        debug_assert_eq!(self.out.position(), SUPERBLOCK_END);
+        let mut in_order: Vec<_> = (1..).zip(self.all()).collect();
+        in_order.sort_unstable_by_key(|(_, (_, place))| place.offset);
+        for (number, (inode, place)) in in_order {
+            self.control.check()?;
+            self.out.pad_to(place.offset)?;
+            self.out.write_all(&format::inode(inode, number, *place)?)?;
+            self.out.write_all(&format::xattrs(&inode.meta.xattrs)?)?;
+            if place.inline_bytes > 0 {
+                self.write_content(inode, inode.content.bytes() - place.inline_bytes, place.inline_bytes)?;
+            }
         }
-        tree
+        self.out.pad_to(u64::from(self.plan.metadata_blocks) * BLOCK_BYTES)
     }
 
-    #[test]
-    fn measure_counts_the_paths_in_memory() {
-        let measure = measure(&tree_of(&["a/bc/d", "e"])).unwrap();
-        assert_eq!(measure.entries, 5);
-        // Twice the lengths of "/a" and "/a/bc", plus the lengths of "/a/bc/d" and "/e".
-        assert_eq!(measure.path_bytes, 2 * 2 + 2 * 5 + 7 + 2);
+    /// Writes the part of an inode's content that is not stored behind the inode.
+    fn write_blocks(&mut self, inode: &Inode<'_>, place: Place) -> io::Result<()> {
+        let bytes = inode.content.bytes() - place.inline_bytes;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.control.check()?;
+        debug_assert_eq!(self.out.position(), u64::from(place.block) * BLOCK_BYTES);
+        self.write_content(inode, 0, bytes)?;
+        self.out.pad_to(self.out.position().next_multiple_of(BLOCK_BYTES))
     }
 
-    #[test]
-    fn measure_counts_deep_paths_and_long_names_as_steps() {
-        let deep = format!("{}x", "folder/".repeat(200));
-        let steps = |paths: &[&str]| measure(&tree_of(paths)).unwrap().steps;
-        // For each of the 201 entries, the writer hashes each prefix of the entry's path.
-        assert!(steps(&[&deep]) > 200 * 200 / 2 * 200 / HASHED_BYTES_PER_STEP, "{}", steps(&[&deep]));
-        let short: Vec<_> = (0..100).map(|number| format!("{number:03}")).collect();
-        let long: Vec<_> = short.iter().map(|name| format!("{}{name}", "n".repeat(NAME_BYTES_MAX - 3))).collect();
-        let steps = |names: &[String]| steps(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(steps(&long), 4 * steps(&short));
+    fn write_content(&mut self, inode: &Inode<'_>, start: u64, bytes: u64) -> io::Result<()> {
+        match &inode.content {
+            Content::Folder(names) => self.write_names(names, start, bytes),
+            Content::File(extent) => self.copy(Extent { offset: extent.offset + start, bytes }),
+            // A target is shorter than a block, so it is stored as a whole.
+            Content::Symlink(target) => self.out.write_all(target),
+            Content::Special(_) => Ok(()),
+        }
     }
 
-    #[test]
-    fn rejects_too_many_bytes_of_paths() {
-        let measure = Measure { path_bytes: PATHS_BYTES_MAX + 1, ..Measure::default() };
-        let text = measure.check().unwrap_err().to_string();
-        assert_eq!(text, "the merged image exceeds a limit: 536870913 bytes of paths; at most 536870912 are allowed");
+    /// Writes the blocks of a folder from byte `start`, which is the start of a block.
+    fn write_names(&mut self, names: &Names<'_>, start: u64, bytes: u64) -> io::Result<()> {
+        let end = self.out.position() + bytes;
+        for block in names.blocks().skip(usize::try_from(start / BLOCK_BYTES).unwrap_or(usize::MAX)) {
+            let position = self.out.position();
+            if position >= end {
+                break;
+            }
+            let kind_of = |inode: usize| self.inodes.get(inode).map_or(0, |inode| inode.content.dirent_kind());
+            let encoded = dirents::encode(block, |inode| (self.nid_of(inode), kind_of(inode)))?;
+            self.out.write_all(&encoded)?;
+            self.out.pad_to(end.min(position + BLOCK_BYTES))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, extent: Extent) -> io::Result<()> {
+        let mut content = FileRange::new(Arc::clone(self.spool), extent.offset, extent.bytes);
+        let mut buffer = vec![0; COPY_BYTES];
+        while let left @ 1.. = content.bytes_left() {
+            self.control.check()?;
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(COPY_BYTES);
+            let Some(buffer) = buffer.get_mut(..wanted) else { break };
+            content.read_exact(buffer)?;
+            self.out.write_all(buffer)?;
+        }
+        Ok(())
+    }
+
+    fn nid_of(&self, inode: usize) -> u64 {
+        self.plan.places.get(inode).map_or(0, |place| nid(place.offset))
     }
 }

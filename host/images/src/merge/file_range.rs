@@ -6,12 +6,8 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt as _,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
 };
-
-use tokio::io::{AsyncRead, ReadBuf};
 
 /// A range of a file, and a position in the range. Reads end early if the file is shorter than the range.
 #[derive(Clone, Debug)]
@@ -39,13 +35,5 @@ impl Read for FileRange {
         let read = self.file.read_at(buffer, self.position)?;
         self.position = self.position.saturating_add(read as u64);
         Ok(read)
-    }
-}
-
-/// A poll blocks and is always ready. The EROFS writer is async, but runs on a thread that may block.
-impl AsyncRead for FileRange {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = self.read(buffer.initialize_unfilled());
-        Poll::Ready(read.map(|bytes| buffer.advance(bytes)))
     }
 }

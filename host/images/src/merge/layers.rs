@@ -12,30 +12,25 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write as _},
+    io::{self, Read},
     path::Path,
     sync::Arc,
 };
 
-use flate2::bufread::MultiGzDecoder;
+use oci_spec::image::Descriptor;
 
 use super::{
     blob::{BlobFault, BlobReader},
+    compression::{self, CompressionFault},
     control::MergeControl,
-    erofs::{self, ErofsFault, Measure},
-    layout::{Compression, Layer},
+    erofs::{self, Measure},
     layout_fault::LayoutFault,
     limits::{EXPANDED_BYTES_MAX, RATIO_FREE_BYTES, RATIO_MAX},
     source::Source,
+    sparse_writer::SparseWriter,
     tar_stream::{TarFault, TarKind, TarStream, read_fault},
     tree::{EntryFault, Extent, Tree},
 };
-
-/// Size of the buffers for reading blobs, for decompression, and for writing the spool file.
-const STREAM_BUFFER_BYTES: usize = 256 * 1024;
-
-/// Maximum window size of a zstd layer, as log2: 128 MiB, the default of `zstd --long`.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Layers could not be merged.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +39,13 @@ pub enum MergeFault {
     Open { digest: String, source: LayoutFault },
     #[error("failed to verify the layer {digest}")]
     Blob { digest: String, source: BlobFault },
-    /// A layer's content is damaged or malicious, although its digest matches.
-    #[error("failed to read the layer {digest}")]
-    Layer { digest: String, source: LayerFault },
+    /// A layer's content is damaged, malicious or not supported, although its digest matches.
+    #[error("failed to read the layer {digest} (media type {media_type:?})")]
+    Layer { digest: String, media_type: String, source: LayerFault },
     #[error("failed to spool the layers' files in {folder}")]
     Spool { folder: String, source: io::Error },
-    #[error("failed to write the image")]
-    Erofs { source: ErofsFault },
+    #[error("failed to write the merged image")]
+    Write { source: io::Error },
     /// The merge was cancelled by its [`MergeControl`].
     #[error("the merge was cancelled")]
     Cancelled,
@@ -59,6 +54,8 @@ pub enum MergeFault {
 /// A layer's content cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerFault {
+    #[error("{source}")]
+    Compression { source: CompressionFault },
     #[error("its archive is damaged or not supported")]
     Tar { source: TarFault },
     #[error("one of its entries cannot be used")]
@@ -74,7 +71,7 @@ pub enum LayerFault {
 /// Merges `layers`, lowest first, into `out`.
 pub(super) fn merge(
     source: &Source,
-    layers: &[Layer],
+    layers: &[Descriptor],
     scratch: &Path,
     out: &File,
     uuid: [u8; 16],
@@ -82,32 +79,31 @@ pub(super) fn merge(
 ) -> Result<Measure, MergeFault> {
     let spool_fault = |source| MergeFault::Spool { folder: scratch.display().to_string(), source };
     let spool = tempfile::tempfile_in(scratch).map_err(spool_fault)?;
-    let mut merge = Merge {
-        tree: Tree::new(),
-        spool: BufWriter::with_capacity(STREAM_BUFFER_BYTES, spool),
-        spooled_bytes: 0,
-        expanded_bytes: 0,
-    };
+    let mut merge = Merge { tree: Tree::new(), spool: SparseWriter::new(spool), expanded_bytes: 0 };
     for (at, layer) in layers.iter().enumerate() {
         merge.add(source, at, layer, control)?;
     }
-    let spool = merge.spool.into_inner().map_err(|error| spool_fault(error.into_error()))?;
+    let spool = merge.spool.finish().map_err(spool_fault)?;
     erofs::write(&merge.tree, &Arc::new(spool), out, uuid, control)
-        .map_err(|source| if control.is_cancelled() { MergeFault::Cancelled } else { MergeFault::Erofs { source } })
+        .map_err(|source| if control.is_cancelled() { MergeFault::Cancelled } else { MergeFault::Write { source } })
 }
 
 struct Merge {
     tree: Tree,
-    spool: BufWriter<File>,
-    spooled_bytes: u64,
+    spool: SparseWriter,
     expanded_bytes: u64,
 }
 
 impl Merge {
-    fn add(&mut self, source: &Source, at: usize, layer: &Layer, control: &MergeControl) -> Result<(), MergeFault> {
-        let digest = || layer.descriptor.digest().to_string();
-        let mut blob =
-            source.open_blob(&layer.descriptor).map_err(|source| MergeFault::Open { digest: digest(), source })?;
+    fn add(
+        &mut self,
+        source: &Source,
+        at: usize,
+        layer: &Descriptor,
+        control: &MergeControl,
+    ) -> Result<(), MergeFault> {
+        let digest = || layer.digest().to_string();
+        let mut blob = source.open_blob(layer).map_err(|source| MergeFault::Open { digest: digest(), source })?;
         let read = self.read(at, layer, &mut blob, control);
         if control.is_cancelled() {
             return Err(MergeFault::Cancelled);
@@ -116,7 +112,9 @@ impl Merge {
         let verified = blob.finish();
         match (read, verified) {
             (_, Err(source)) => Err(MergeFault::Blob { digest: digest(), source }),
-            (Err(source), Ok(())) => Err(MergeFault::Layer { digest: digest(), source }),
+            (Err(source), Ok(())) => {
+                Err(MergeFault::Layer { digest: digest(), media_type: layer.media_type().to_string(), source })
+            }
             (Ok(()), Ok(())) => Ok(()),
         }
     }
@@ -124,13 +122,13 @@ impl Merge {
     fn read(
         &mut self,
         at: usize,
-        layer: &Layer,
+        layer: &Descriptor,
         blob: &mut BlobReader,
         control: &MergeControl,
     ) -> Result<(), LayerFault> {
-        let decoded = decode(Counted { blob, control }, layer.compression)
-            .map_err(|source| LayerFault::Tar { source: TarFault::Read { source } })?;
-        let bytes_max = layer.descriptor.size().saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES);
+        let decoded =
+            compression::decode(Counted { blob, control }).map_err(|source| LayerFault::Compression { source })?;
+        let bytes_max = layer.size().saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES);
         let image_bytes_max = EXPANDED_BYTES_MAX.saturating_sub(self.expanded_bytes);
         let mut expanded = Expanded { decoded, bytes: 0, bytes_max: bytes_max.min(image_bytes_max), control };
         let result = self.read_entries(at, &mut expanded).and_then(|()| {
@@ -160,7 +158,7 @@ impl Merge {
                     .reader()
                     .count(entry.hole_bytes)
                     .map_err(|source| LayerFault::Tar { source: read_fault(source) })?;
-                extent = Extent { offset: self.spooled_bytes, bytes };
+                extent = Extent { offset: self.spool.position(), bytes };
                 self.spool_content(archive.content(), control)?;
             }
             self.tree.apply(at, &entry, extent).map_err(|source| LayerFault::Entry { source })?;
@@ -181,23 +179,8 @@ impl Merge {
             };
             let bytes = buffer.get(..read).unwrap_or_default();
             self.spool.write_all(bytes).map_err(|source| LayerFault::Spool { source })?;
-            self.spooled_bytes = self.spooled_bytes.saturating_add(read as u64);
         }
     }
-}
-
-fn decode<'a>(blob: Counted<'a>, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
-    let blob = BufReader::with_capacity(STREAM_BUFFER_BYTES, blob);
-    Ok(match compression {
-        Compression::None => Box::new(blob),
-        // Tools that compress in parallel write several gzip members.
-        Compression::Gzip => Box::new(BufReader::with_capacity(STREAM_BUFFER_BYTES, MultiGzDecoder::new(blob))),
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(blob)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(BufReader::with_capacity(STREAM_BUFFER_BYTES, decoder))
-        }
-    })
 }
 
 /// A reader of the layer before decompression; counts the bytes that have been read.
@@ -243,14 +226,14 @@ impl Expanded<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek as _;
+    use std::io::{Seek as _, Write as _};
 
     use flate2::{Compression as Level, write::GzEncoder};
-    use oci_spec::image::{Descriptor, MediaType};
+    use oci_spec::image::MediaType;
     use sha2::{Digest as _, Sha256};
 
     use super::*;
-    use crate::merge::file_range::FileRange;
+    use crate::merge::{compression::STREAM_BUFFER_BYTES, file_range::FileRange};
 
     /// The blob expands to nothing, so without a cancellation the decoder would read the whole blob before returning.
     #[test]
@@ -266,7 +249,7 @@ mod tests {
             Descriptor::new(MediaType::ImageLayerGzip, size, digest.parse::<oci_spec::image::Digest>().unwrap());
         let mut blob = BlobReader::new(FileRange::new(Arc::new(file), 0, size), &descriptor).unwrap();
         let control = MergeControl::default();
-        let mut decoded = decode(Counted { blob: &mut blob, control: &control }, Compression::Gzip).unwrap();
+        let mut decoded = compression::decode(Counted { blob: &mut blob, control: &control }).unwrap();
         control.cancel();
         assert_eq!(decoded.read(&mut [0; 1]).unwrap_err().to_string(), "the merge was cancelled");
         drop(decoded);

@@ -39,35 +39,15 @@ pub(super) const RATIO_FREE_BYTES: u64 = 256 * MIB;
 /// memory during the merge. The official language images have 10,000 to 60,000 entries.
 pub(super) const ENTRIES_MAX: u64 = 500_000;
 
-/// Maximum bytes of all files in the merged tree. A hard link counts as a copy, because merging copies its target.
-pub(super) const CONTENT_BYTES_MAX: u64 = 32 * GIB;
-
-/// Maximum total bytes of files of at most one block. The EROFS writer keeps two copies of such files in memory.
-pub(super) const SMALL_FILE_BYTES_MAX: u64 = 512 * MIB;
-
 /// Maximum total bytes of names, link targets and extended attributes, which are in memory during a merge.
 pub(super) const METADATA_BYTES_MAX: u64 = 256 * MIB;
-
-/// Maximum total bytes of the paths that the EROFS writer keeps in memory: two paths for a folder, one for any other
-/// entry. The paths of images in use have some megabytes.
-pub(super) const PATHS_BYTES_MAX: u64 = 512 * MIB;
-
-/// Maximum number of steps of the EROFS writer, which searches folders linearly and hashes each prefix of a path. The
-/// maximum takes one to two minutes. A folder of 100,000 files takes half of the maximum.
-pub(super) const WRITE_STEPS_MAX: u64 = 10_000_000_000;
-
-/// Number of bytes of a name that the EROFS writer compares in one step.
-pub(super) const COMPARED_BYTES_PER_STEP: u64 = 64;
-
-/// Number of bytes of a path that the EROFS writer hashes in one step.
-pub(super) const HASHED_BYTES_PER_STEP: u64 = 16;
 
 /// Maximum number of steps through paths, folders and link targets while layers are merged. The maximum takes some
 /// seconds. An entry takes about ten steps.
 pub(super) const TREE_STEPS_MAX: u64 = 200_000_000;
 
-/// Maximum number of folders above an entry, and thereby the recursion depth of the merge and of the EROFS writer. Deep
-/// `node_modules` trees reach 50 levels.
+/// Maximum number of folders above an entry, and thereby the recursion depth of the merge. Deep `node_modules` trees
+/// reach 50 levels.
 pub(super) const PATH_DEPTH_MAX: usize = 256;
 
 /// Maximum bytes of a path and of a link's target: Linux's `PATH_MAX`.

@@ -11,13 +11,17 @@
 //! - symbolic links among an entry's parents are followed inside the tree: with a link `lib -> usr/lib`, the entry
 //!   `lib/x` becomes `usr/lib/x`; if the target of a link is missing, its folders are created;
 //! - missing parents are created with mode 0755 and owner 0:0; a parent that is a file is replaced by a folder;
-//! - a hard link becomes a copy of its target.
+//! - a hard link is one more name of its target's inode, also if a lower layer added the target. An entry that replaces
+//!   one of the names, or a whiteout of one, leaves the other names as they are.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
-    entry_name::{NameFlaw, Request, components, parse_name},
-    limits::{ENTRIES_MAX, METADATA_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, SYMLINKS_FOLLOWED_MAX, TREE_STEPS_MAX},
+    entry_name::{NameFlaw, Request, components, parse_name, parts},
+    limits::{
+        ENTRIES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, SYMLINKS_FOLLOWED_MAX,
+        TREE_STEPS_MAX,
+    },
     tar_stream::{TarEntry, TarKind},
     xattrs::{self, XattrFlaw, Xattrs},
 };
@@ -29,34 +33,62 @@ pub(super) struct Extent {
     pub(super) bytes: u64,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct Meta {
     pub(super) permissions: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime_s: i64,
     pub(super) mtime_ns: u32,
-    pub(super) xattrs: Arc<Xattrs>,
+    pub(super) xattrs: Xattrs,
 }
 
-pub(super) type Children = BTreeMap<Box<str>, Node>;
+pub(super) type Children = BTreeMap<Box<[u8]>, Node>;
 
-#[derive(Clone, Debug)]
+/// A name in a folder.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) entry: Entry,
+    /// Number of the highest layer that set this node or a node below it.
+    layer: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Entry {
+    Folder(Folder),
+    /// Anything else. The names of a hard link have the same inode.
+    Leaf(InodeId),
+}
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) meta: Meta,
+    pub(super) children: Children,
+}
+
+/// Number of an inode in its tree.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct InodeId(usize);
+
+impl InodeId {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) meta: Meta,
+    pub(super) body: Body,
+}
+
+#[derive(Debug)]
 pub(super) enum Body {
-    Folder(Children),
     File(Extent),
-    Symlink(Arc<[u8]>),
+    Symlink(Box<[u8]>),
     CharDevice(u32, u32),
     BlockDevice(u32, u32),
     Fifo,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) meta: Meta,
-    pub(super) body: Body,
-    /// Number of the highest layer that set this node or a node below it.
-    layer: usize,
 }
 
 /// An entry cannot be part of the tree.
@@ -100,7 +132,9 @@ pub enum EntryFlaw {
 /// The merged tree, and the counters of its limits.
 #[derive(Debug)]
 pub(super) struct Tree {
-    root: Node,
+    root: Folder,
+    /// The inodes of all layers. One that no name refers to any more stays until the tree is dropped.
+    inodes: Vec<Inode>,
     entries: u64,
     metadata_bytes: u64,
     steps: u64,
@@ -108,11 +142,19 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { root: Node::implicit_folder(0), entries: 0, metadata_bytes: 0, steps: 0 }
+        Self { root: Folder::implicit(), inodes: Vec::new(), entries: 0, metadata_bytes: 0, steps: 0 }
     }
 
-    pub(super) fn root(&self) -> &Node {
+    pub(super) fn root(&self) -> &Folder {
         &self.root
+    }
+
+    pub(super) fn inode(&self, id: InodeId) -> Option<&Inode> {
+        self.inodes.get(id.0)
+    }
+
+    pub(super) fn inode_count(&self) -> usize {
+        self.inodes.len()
     }
 
     /// Applies an entry of layer number `layer`; the lowest layer is 0. `extent` is the content of a file.
@@ -131,28 +173,29 @@ impl Tree {
                     return Err(EntryFlaw::ReplacesRoot);
                 }
                 self.root.meta = self.meta(entry)?;
-                self.root.layer = layer;
                 Ok(())
             }
             Request::Empty => self.white_out(&folders, None, layer),
             Request::Delete(name) => self.white_out(&folders, Some(name), layer),
             Request::Put(name) => {
-                let node = self.node(layer, entry, extent)?;
+                let node = Node { entry: self.entry(entry, extent)?, layer };
                 let folders = self.resolve(&folders)?;
                 if folders.len() >= PATH_DEPTH_MAX {
                     return Err(EntryFlaw::TooDeep);
                 }
-                let children = self.make_folder(&folders, layer)?;
-                put(children, name, node);
+                put(self.make_folder(&folders, layer)?, name, node);
                 Ok(())
             }
         }
     }
 
-    fn node(&mut self, layer: usize, entry: &TarEntry, extent: Extent) -> Result<Node, EntryFlaw> {
+    fn entry(&mut self, entry: &TarEntry, extent: Extent) -> Result<Entry, EntryFlaw> {
         let body = match &entry.kind {
+            TarKind::Folder => {
+                return Ok(Entry::Folder(Folder { meta: self.meta(entry)?, children: Children::new() }));
+            }
+            TarKind::HardLink { target } => return Ok(Entry::Leaf(self.link_target(target)?)),
             TarKind::File { .. } => Body::File(extent),
-            TarKind::Folder => Body::Folder(Children::new()),
             TarKind::Symlink { target } => {
                 if target.is_empty() || target.len() >= PATH_BYTES_MAX || target.contains(&0) {
                     return Err(EntryFlaw::SymlinkTarget);
@@ -160,28 +203,25 @@ impl Tree {
                 self.count_metadata(target.len())?;
                 Body::Symlink(target.as_slice().into())
             }
-            TarKind::HardLink { target } => {
-                let found = self.link_target(target)?;
-                return Ok(Node { layer, ..found });
-            }
             TarKind::CharDevice { major, minor } => Body::CharDevice(*major, *minor),
             TarKind::BlockDevice { major, minor } => Body::BlockDevice(*major, *minor),
             TarKind::Fifo => Body::Fifo,
         };
-        Ok(Node { meta: self.meta(entry)?, body, layer })
+        let inode = Inode { meta: self.meta(entry)?, body };
+        self.inodes.push(inode);
+        Ok(Entry::Leaf(InodeId(self.inodes.len() - 1)))
     }
 
-    fn link_target(&mut self, target: &[u8]) -> Result<Node, EntryFlaw> {
+    fn link_target(&mut self, target: &[u8]) -> Result<InodeId, EntryFlaw> {
         let shown = || String::from_utf8_lossy(target).into_owned();
         let mut folders = components(target).map_err(EntryFlaw::Target)?;
         let Some(name) = folders.pop() else { return Err(EntryFlaw::LinkToFolder { target: shown() }) };
         let folders = self.resolve(&folders)?;
         let node = self.folder(&folders).and_then(|children| children.get(name));
-        match node {
+        match node.map(|node| &node.entry) {
             None => Err(EntryFlaw::LinkToNothing { target: shown() }),
-            Some(Node { body: Body::Folder(_), .. }) => Err(EntryFlaw::LinkToFolder { target: shown() }),
-            // The clone is cheap, because the large parts of a node are in an `Arc`.
-            Some(node) => Ok(node.clone()),
+            Some(Entry::Folder(_)) => Err(EntryFlaw::LinkToFolder { target: shown() }),
+            Some(Entry::Leaf(id)) => Ok(*id),
         }
     }
 
@@ -189,29 +229,34 @@ impl Tree {
         let xattrs = xattrs::keep(&entry.xattrs).map_err(EntryFlaw::Xattr)?;
         self.count_metadata(xattrs::bytes(&xattrs))?;
         let TarEntry { permissions, uid, gid, mtime_s, mtime_ns, .. } = *entry;
-        Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs: Arc::new(xattrs) })
+        Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs })
     }
 
     /// Resolves the symbolic links in a folder's path. The folder need not exist.
-    fn resolve(&mut self, path: &[&str]) -> Result<Vec<Box<str>>, EntryFlaw> {
-        let mut found: Vec<(Box<str>, Option<&Node>)> = Vec::new();
-        let mut pending: Vec<Box<str>> = path.iter().rev().map(|name| Box::from(*name)).collect();
+    fn resolve(&mut self, path: &[&[u8]]) -> Result<Vec<Box<[u8]>>, EntryFlaw> {
+        let mut found: Vec<(Box<[u8]>, Option<&Entry>)> = Vec::new();
+        let mut pending: Vec<Box<[u8]>> = path.iter().rev().map(|name| Box::from(*name)).collect();
         let mut followed = 0;
         while let Some(name) = pending.pop() {
             self.steps = self.steps.saturating_add(1);
             if self.steps > TREE_STEPS_MAX {
                 return Err(EntryFlaw::TooManySteps);
             }
-            if &*name == ".." {
+            if &*name == b".." {
                 found.pop();
                 continue;
             }
-            let folder = found.last().map_or(Some(&self.root), |(_, node)| *node);
-            let node = match folder.map(|node| &node.body) {
-                Some(Body::Folder(children)) => children.get(&name),
+            let children = match found.last() {
+                None => Some(&self.root.children),
+                Some((_, Some(Entry::Folder(folder)))) => Some(&folder.children),
+                Some(_) => None,
+            };
+            let entry = children.and_then(|children| children.get(&name)).map(|node| &node.entry);
+            let inode = match entry {
+                Some(Entry::Leaf(id)) => self.inodes.get(id.0),
                 _ => None,
             };
-            if let Some(Node { body: Body::Symlink(target), .. }) = node {
+            if let Some(Inode { body: Body::Symlink(target), .. }) = inode {
                 followed += 1;
                 if followed > SYMLINKS_FOLLOWED_MAX {
                     return Err(EntryFlaw::TooManySymlinks);
@@ -221,14 +266,13 @@ impl Tree {
                 }
                 // A target that consists of slashes has no parts, but splitting the target takes time too.
                 self.steps = self.steps.saturating_add(target.len() as u64);
-                let target = std::str::from_utf8(target).map_err(|_| EntryFlaw::Target(NameFlaw::NotUtf8))?;
-                pending.extend(target.split('/').rev().filter(|part| !matches!(*part, "" | ".")).map(Box::from));
+                pending.extend(parts(target).rev().map(Box::from));
             } else {
-                found.push((name, node));
+                found.push((name, entry));
             }
         }
         let bytes: usize = found.iter().map(|(name, _)| name.len().saturating_add(1)).sum();
-        let too_long = found.iter().any(|(name, _)| name.len() > super::limits::NAME_BYTES_MAX);
+        let too_long = found.iter().any(|(name, _)| name.len() > NAME_BYTES_MAX);
         if found.len() > PATH_DEPTH_MAX || bytes > PATH_BYTES_MAX || too_long {
             return Err(EntryFlaw::TooDeep);
         }
@@ -236,48 +280,51 @@ impl Tree {
     }
 
     /// Returns the children of the folder at a path from `resolve`, or `None` if the folder does not exist.
-    fn folder(&self, path: &[Box<str>]) -> Option<&Children> {
-        path.iter().try_fold(self.root.children()?, |children, name| children.get(name)?.children())
+    fn folder(&self, path: &[Box<[u8]>]) -> Option<&Children> {
+        let mut children = &self.root.children;
+        for name in path {
+            let Entry::Folder(folder) = &children.get(name)?.entry else { return None };
+            children = &folder.children;
+        }
+        Some(children)
     }
 
     /// Returns the children of the folder at a path from `resolve`. Creates missing folders, and sets `layer` in all
     /// folders of the path.
-    fn make_folder(&mut self, path: &[Box<str>], layer: usize) -> Result<&mut Children, EntryFlaw> {
+    fn make_folder(&mut self, path: &[Box<[u8]>], layer: usize) -> Result<&mut Children, EntryFlaw> {
         let Self { root, entries, metadata_bytes, .. } = self;
-        let mut node = root;
+        let mut children = &mut root.children;
         for name in path {
-            node.layer = layer;
-            let children = node.make_children();
             if !children.contains_key(name) {
                 count(entries, 1, ENTRIES_MAX, EntryFlaw::TooManyEntries)?;
                 count(metadata_bytes, name.len(), METADATA_BYTES_MAX, EntryFlaw::TooMuchMetadata)?;
             }
-            node = children.entry(name.clone()).or_insert_with(|| Node::implicit_folder(layer));
+            let implicit = || Node { entry: Entry::Folder(Folder::implicit()), layer };
+            let node = children.entry(name.clone()).or_insert_with(implicit);
+            node.layer = layer;
+            children = node.entry.make_children();
         }
-        node.layer = layer;
-        Ok(node.make_children())
+        Ok(children)
     }
 
     /// Removes the entry `name` from a folder, or all entries of the folder if `name` is `None`. In both cases, only
     /// entries of layers below `layer` are removed.
-    fn white_out(&mut self, folder: &[&str], name: Option<&str>, layer: usize) -> Result<(), EntryFlaw> {
+    fn white_out(&mut self, folder: &[&[u8]], name: Option<&[u8]>, layer: usize) -> Result<(), EntryFlaw> {
         let path = self.resolve(folder)?;
         let Self { root, steps, .. } = self;
-        let mut node = root;
+        let mut children = &mut root.children;
         for part in &path {
-            let Body::Folder(children) = &mut node.body else { return Ok(()) };
-            let Some(child) = children.get_mut(part) else { return Ok(()) };
-            node = child;
+            let Some(Node { entry: Entry::Folder(below), .. }) = children.get_mut(part) else { return Ok(()) };
+            children = &mut below.children;
         }
-        let Body::Folder(children) = &mut node.body else { return Ok(()) };
         match name {
             None => purge(children, layer, steps),
             Some(name) => {
                 let Some(child) = children.get_mut(name) else { return Ok(()) };
                 if child.layer < layer {
                     children.remove(name);
-                } else if let Body::Folder(grandchildren) = &mut child.body {
-                    purge(grandchildren, layer, steps)?;
+                } else if let Entry::Folder(below) = &mut child.entry {
+                    purge(&mut below.children, layer, steps)?;
                 }
                 Ok(())
             }
@@ -294,37 +341,31 @@ impl Tree {
     }
 }
 
-impl Node {
-    fn implicit_folder(layer: usize) -> Self {
-        let xattrs = Arc::new(Xattrs::new());
-        let meta = Meta { permissions: 0o755, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs };
-        Self { meta, body: Body::Folder(Children::new()), layer }
+impl Folder {
+    fn implicit() -> Self {
+        Self { meta: Meta { permissions: 0o755, ..Meta::default() }, children: Children::new() }
     }
+}
 
-    pub(super) fn children(&self) -> Option<&Children> {
-        if let Body::Folder(children) = &self.body { Some(children) } else { None }
-    }
-
-    /// Returns the children. A node that is not a folder is first replaced by a folder.
+impl Entry {
+    /// Returns the children. Anything but a folder is first replaced by a folder.
     fn make_children(&mut self) -> &mut Children {
-        if !matches!(self.body, Body::Folder(_)) {
-            *self = Self::implicit_folder(self.layer);
+        if let Self::Leaf(_) = self {
+            *self = Self::Folder(Folder::implicit());
         }
-        match &mut self.body {
-            Body::Folder(children) => children,
-            Body::File(_) | Body::Symlink(_) | Body::CharDevice(..) | Body::BlockDevice(..) | Body::Fifo => {
-                unreachable!("the node was replaced by a folder above")
-            }
+        match self {
+            Self::Folder(folder) => &mut folder.children,
+            Self::Leaf(_) => unreachable!("the entry was replaced by a folder above"),
         }
     }
 }
 
 /// Adds or replaces a child. A folder that replaces a folder takes over the old folder's children.
-fn put(children: &mut Children, name: &str, mut node: Node) {
+fn put(children: &mut Children, name: &[u8], mut node: Node) {
     if let Some(old) = children.get_mut(name)
-        && let (Body::Folder(old), Body::Folder(new)) = (&mut old.body, &mut node.body)
+        && let (Entry::Folder(old), Entry::Folder(new)) = (&mut old.entry, &mut node.entry)
     {
-        std::mem::swap(old, new);
+        std::mem::swap(&mut old.children, &mut new.children);
     }
     children.insert(name.into(), node);
 }
@@ -334,8 +375,8 @@ fn purge(children: &mut Children, layer: usize, steps: &mut u64) -> Result<(), E
     count(steps, children.len(), TREE_STEPS_MAX, EntryFlaw::TooManySteps)?;
     children.retain(|_, child| child.layer >= layer);
     for child in children.values_mut() {
-        if let Body::Folder(grandchildren) = &mut child.body {
-            purge(grandchildren, layer, steps)?;
+        if let Entry::Folder(below) = &mut child.entry {
+            purge(&mut below.children, layer, steps)?;
         }
     }
     Ok(())

@@ -2,12 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Invalid layouts and corrupt layers. Each fault has a specific error and leaves no files in the cache.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Seek as _, Write as _},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use waggle_shared::causes::chain;
 
-use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tagged};
+use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tagged, zstd};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -73,9 +77,9 @@ fn rejects_unsupported_media_types() {
     let manifest = layout.json("application/json", &json!({}));
     layout.index(&[manifest]);
     check(&layout, "", r#"has the media type "application/json"; must be an image manifest or an image index"#);
-    let layer = layout.blob("application/vnd.oci.image.layer.v1.tar+lzma", b"");
+    let layer = layout.blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", b"");
     layout.index(&[layout.manifest(&[layer])]);
-    check(&layout, "", "must be a layer as plain tar, gzip or zstd");
+    check(&layout, "", "must be a layer that is not encrypted");
 }
 
 #[test]
@@ -175,14 +179,39 @@ fn rejects_damaged_archives() {
     check(&damaged(PLAIN, &[1; 1024], |_| {}), "", "invalid header after 0 entries");
     let compressed = gzip(&content);
     check(&damaged(GZIP, &compressed[..40], |_| {}), "", "the archive ends in the middle of an entry");
-    check(&damaged(GZIP, &content, |_| {}), "", "failed to read the archive: invalid gzip header");
-    check(&damaged("application/vnd.oci.image.layer.v1.tar+zstd", &content, |_| {}), "", "failed to read the archive");
+    let frame = zstd(&content);
+    check(&damaged(GZIP, &frame[..frame.len() - 9], |_| {}), "", "the archive ends in the middle of an entry");
+    let other = damaged("application/json", b"{}", |_| {});
+    check(&other, "", r#"(media type "application/json"): its archive is damaged or not supported"#);
     let mut wrong_sum = compressed;
     let at = wrong_sum.len() - 6;
     wrong_sum[at] ^= 1;
     check(&damaged(GZIP, &wrong_sum, |_| {}), "", "corrupt gzip stream does not have a matching checksum");
     let no_record = Layer::new().put("x", tar::EntryType::XHeader, b"path=a", |_| {}).file("a", "");
     check(&Layout::of(vec![no_record]), "", "invalid extended header: invalid record; must be LENGTH KEY");
+}
+
+#[test]
+fn error_names_an_unsupported_compression() {
+    for (program, format) in [("bzip2", "bzip2"), ("xz", "xz"), ("lzma", "lzma")] {
+        for content in [Layer::new().file("a", "x").tar(), Vec::new()] {
+            let layout = damaged(GZIP, &compressed_by(program, &content), |_| {});
+            check(&layout, "", &format!("it is compressed with {format}; must be gzip, zstd or a plain tar archive"));
+        }
+    }
+    for (start, format) in [(&b"\x04\x22\x4d\x18\x64"[..], "lz4"), (b"LZIP\x01", "lzip")] {
+        check(&damaged(PLAIN, start, |_| {}), "", &format!("it is compressed with {format}; must be"));
+    }
+}
+
+fn compressed_by(program: &str, content: &[u8]) -> Vec<u8> {
+    let mut input = tempfile::tempfile().unwrap();
+    input.write_all(content).unwrap();
+    input.rewind().unwrap();
+    let output = Command::new(program).arg("--stdout").stdin(input).output();
+    let output = output.unwrap_or_else(|error| panic!("failed to run {program}: {error}"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The folder of merged images in the cache.
-pub(crate) const MERGED: &str = "merged-v2";
+pub(crate) const MERGED: &str = "merged-v3";
 
 /// A layer's archive.
 pub(crate) struct Layer(tar::Builder<Vec<u8>>);
@@ -185,7 +185,7 @@ fn erofs_tool(program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// Returns the entries of an image by path, each as `755/`, `644 CONTENT` or `-> TARGET`.
+/// Returns the entries of an image by path, each as `755/`, `644 CONTENT`, `644 special` or `-> TARGET`.
 pub(crate) fn tree(erofs: &Path) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -208,6 +208,8 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
             format!("{mode:o}/")
         } else if metadata.is_symlink() {
             format!("-> {}", fs::read_link(&path).unwrap().display())
+        } else if !metadata.is_file() {
+            format!("{mode:o} special")
         } else {
             format!("{mode:o} {}", String::from_utf8(fs::read(&path).unwrap()).unwrap())
         };

@@ -12,6 +12,7 @@
 mod broken;
 mod credentials;
 mod entries;
+mod hard_links;
 mod layout;
 mod merging;
 mod pulling;

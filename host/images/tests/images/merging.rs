@@ -158,17 +158,6 @@ fn rejects_cycles_of_symbolic_links() {
 }
 
 #[test]
-fn hard_links_become_copies() {
-    check(
-        vec![
-            Layer::new().put("a", tar::EntryType::Regular, b"x", |header| header.set_mode(0o755)).hard_link("b", "a"),
-            Layer::new().hard_link("c", "/a").file("a", "changed").symlink("s", "a").hard_link("t", "./s"),
-        ],
-        &[("a", "644 changed"), ("b", "755 x"), ("c", "755 x"), ("s", "-> a"), ("t", "-> a")],
-    );
-}
-
-#[test]
 fn rejects_hard_links_to_missing_targets_and_folders() {
     check_rejected(
         vec![Layer::new().hard_link("b", "a")],
@@ -176,6 +165,10 @@ fn rejects_hard_links_to_missing_targets_and_folders() {
     );
     check_rejected(vec![Layer::new().folder("a").hard_link("b", "a")], r#"it is a hard link to the folder "a""#);
     check_rejected(vec![Layer::new().hard_link("b", "../a")], "the target of its link is invalid");
+    let gone = Layer::new().file(".wh.a", "").hard_link("b", "a");
+    check_rejected(vec![Layer::new().file("a", ""), gone], r#"it is a hard link to "a", which was not found"#);
+    check_rejected(vec![Layer::new().hard_link("a", "a")], r#"it is a hard link to "a", which was not found"#);
+    check_rejected(vec![Layer::new().hard_link("a", "b").hard_link("b", "a")], r#"it is a hard link to "b""#);
 }
 
 #[test]

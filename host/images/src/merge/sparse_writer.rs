@@ -1,0 +1,96 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Writes a file from front to back, with holes for long runs of zeros. Holes need no disk space.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Seek as _, Write as _},
+};
+
+/// Minimum bytes of zeros in one write that become a hole. A hole costs a system call, and file systems have blocks of
+/// at least 4 KiB.
+const HOLE_BYTES_MIN: usize = 16 * 1024;
+const ZEROS: [u8; HOLE_BYTES_MIN] = [0; HOLE_BYTES_MIN];
+
+/// Size of the buffer, which is large because most writes are small.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct SparseWriter {
+    file: BufWriter<File>,
+    position: u64,
+    /// Bytes of a hole before the position that the file has not been moved over yet.
+    hole_bytes: i64,
+}
+
+impl SparseWriter {
+    /// Creates a writer for an empty file.
+    pub(super) fn new(file: File) -> Self {
+        Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), position: 0, hole_bytes: 0 }
+    }
+
+    /// Number of bytes that have been written, with holes.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.position = self.position.saturating_add(bytes.len() as u64);
+        let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        if bytes.len() >= HOLE_BYTES_MIN && is_zero(bytes) {
+            self.hole_bytes = self.hole_bytes.saturating_add(length);
+            return Ok(());
+        }
+        if self.hole_bytes > 0 {
+            self.file.seek_relative(std::mem::take(&mut self.hole_bytes))?;
+        }
+        self.file.write_all(bytes)
+    }
+
+    /// Writes zeros up to a position.
+    pub(super) fn pad_to(&mut self, position: u64) -> io::Result<()> {
+        while let left @ 1.. = position.saturating_sub(self.position) {
+            let zeros = ZEROS.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(&ZEROS);
+            self.write_all(zeros)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is buffered, and a hole at the end. Returns the file.
+    pub(super) fn finish(self) -> io::Result<File> {
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.set_len(self.position)?;
+        Ok(file)
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // A comparison of slices is fast without optimisation as well.
+    bytes.chunks(HOLE_BYTES_MIN).all(|chunk| ZEROS.get(..chunk.len()) == Some(chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn long_runs_of_zeros_become_holes() {
+        let mut writer = SparseWriter::new(tempfile::tempfile().unwrap());
+        let zeros = vec![0; 1 << 20];
+        writer.write_all(b"start").unwrap();
+        for _ in 0..16 {
+            writer.write_all(&zeros).unwrap();
+        }
+        writer.write_all(b"end").unwrap();
+        writer.pad_to(20 << 20).unwrap();
+        let file = writer.finish().unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), 20 << 20);
+        assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+        let mut found = [7; 13];
+        file.read_exact_at(&mut found, (16 << 20) - 1).unwrap();
+        assert_eq!(&found, b"\0\0\0\0\0\0end\0\0\0\0");
+    }
+}
