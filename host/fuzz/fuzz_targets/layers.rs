@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Merges hostile layers that consist of raw bytes or of generated entries. The merge must return a file or an error,
-//! without a crash, and must leave no file outside the cache.
+//! without a crash, must give the same file again, and must leave no file outside the cache.
 #![no_main]
 
 use std::{fs, path::Path, sync::LazyLock};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 use waggle_images::{
-    merge::{FoundImage, MergeControl, Merged},
+    merge::{FoundImage, ImageFault, MergeControl, Merged},
     reference::ImageRef,
 };
 
@@ -43,9 +43,19 @@ fuzz_target!(|input: &[u8]| {
     let _absent = fs::remove_dir_all(&layout);
     write_layout(&layout, &layers);
     let image: ImageRef = format!("oci:{}", layout.display()).parse().expect("invalid reference");
-    let found = FoundImage::on_this_machine(&image);
-    match found.and_then(|found| merged.merge(&found, &MergeControl::default())) {
-        Ok(path) => fs::remove_file(path).expect("failed to remove the image"),
+    let merge = || {
+        let found = FoundImage::on_this_machine(&image)?;
+        let path = merged.merge(&found, &MergeControl::default())?;
+        let content = fs::read(&path).expect("failed to read the image");
+        fs::remove_file(path).expect("failed to remove the image");
+        Ok::<_, ImageFault>(content)
+    };
+    match merge() {
+        Ok(content) => {
+            assert_eq!(content.len() % 4096, 0, "the image ends in the middle of a block");
+            assert_eq!(&content[1024..1028], b"\xe2\xe1\xf5\xe0", "the image has no superblock");
+            assert!(merge().is_ok_and(|again| again == content), "a second merge gives another image");
+        }
         Err(fault) => drop(fault.to_string()),
     }
     let entries = fs::read_dir(folder.path()).expect("failed to list the folder");

@@ -405,4 +405,19 @@ mod tests {
         let fault = tree.apply(0, &TarEntry::plain("link/y", TarKind::Fifo), Extent::default()).unwrap_err();
         assert!(matches!(fault.reason, EntryFlaw::TooManySteps), "{fault}");
     }
+
+    #[test]
+    fn each_name_of_a_hard_link_counts_as_an_entry() {
+        let mut tree = Tree::new();
+        let target = b"target".to_vec();
+        tree.apply(0, &TarEntry::plain("target", TarKind::Fifo), Extent::default()).unwrap();
+        for number in 1..ENTRIES_MAX {
+            let link = TarEntry::plain(&format!("{number}"), TarKind::HardLink { target: target.clone() });
+            tree.apply(0, &link, Extent::default()).unwrap();
+        }
+        let link = TarEntry::plain("one more", TarKind::HardLink { target });
+        let fault = tree.apply(0, &link, Extent::default()).unwrap_err();
+        assert!(matches!(fault.reason, EntryFlaw::TooManyEntries), "{fault}");
+        assert_eq!(tree.inode_count(), 1);
+    }
 }

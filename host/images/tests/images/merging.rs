@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of merging layers.
 
+use std::fs;
+
+use waggle_images::cache::ImageStore;
 use waggle_shared::causes::chain;
 
 use crate::layout::{Layer, Layout, tree};
@@ -204,4 +207,20 @@ fn folder_may_have_many_entries() {
     let mut expected = vec![("d", "755/")];
     expected.extend(names.iter().map(|name| (name.as_str(), "644 ")));
     check(vec![layer], &expected);
+}
+
+#[tokio::test]
+async fn merging_again_gives_the_same_bytes() {
+    let mut layer = Layer::new().pax(&[("SCHILY.xattr.user.b", b"1"), ("SCHILY.xattr.user.a", b"2")]).file("x", "y");
+    for number in 0..500_usize {
+        let folder = number % 7;
+        layer = layer.file(&format!("{folder}/{number}"), &"text".repeat(number * 5));
+        layer = layer.hard_link(&format!("{}/link-{number}", folder + 3), &format!("{folder}/{number}"));
+    }
+    let layout = Layout::of(vec![layer, Layer::new().file("3/.wh.10", "").folder("8")]);
+    let first = layout.prepare().await.unwrap().erofs;
+    let image = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let second = ImageStore::open(layout.cache().join("other")).unwrap().prepare(&image).await.unwrap().erofs;
+    assert_ne!(first, second);
+    assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "the merged images differ");
 }
