@@ -209,7 +209,7 @@ fn compressed_by(program: &str, content: &[u8]) -> Vec<u8> {
     input.write_all(content).unwrap();
     input.rewind().unwrap();
     let output = Command::new(program).arg("--stdout").stdin(input).output();
-    let output = output.unwrap_or_else(|error| panic!("failed to run {program}: {error}"));
+    let output = output.unwrap_or_else(|error| panic!("failed to run {program} of bzip2 and xz-utils: {error}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
