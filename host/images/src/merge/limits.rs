@@ -35,8 +35,8 @@ pub(super) const RATIO_MAX: u64 = 200;
 /// A layer may expand to this size at any ratio, because small layers of zeros exist and are harmless.
 pub(super) const RATIO_FREE_BYTES: u64 = 256 * MIB;
 
-/// Maximum number of entries in all layers together, and of nodes in the merged tree. Each entry costs about 1 KiB of
-/// memory during the merge. The official language images have 10,000 to 60,000 entries.
+/// Maximum number of entries in all layers together, and of nodes in the merged tree. Each entry costs about 400
+/// bytes of memory during the merge. The official language images have 10,000 to 60,000 entries.
 pub(super) const ENTRIES_MAX: u64 = 500_000;
 
 /// Maximum total bytes of names, link targets and extended attributes, which are in memory during a merge.
