@@ -42,12 +42,14 @@ pub(super) async fn serve(mut stream: Stream, guest: Arc<Guest>, busy: bool) -> 
     };
     let mut early = [0];
     let begun = tokio::select! {
-        begun = begin(&guest, request, busy, &mut writer) => begun,
+        // Data that came with the request is noticed even if the reply is ready at once.
+        biased;
         // Before the flow begins, a guest may only end or reset the stream.
         read = reader.stream_mut().read(&mut early) => return match read {
             Ok(0) | Err(_) => Ok(()),
             Ok(_) => Err(ServeFault::Request { source: "received data before the flow began".into() }),
         },
+        begun = begin(&guest, request, busy, &mut writer) => begun,
     };
     let Some((mut connection, _permits)) = begun else { return Ok(()) };
     if carry(&stream, &mut connection).await == Ending::Ended {
