@@ -10,6 +10,8 @@
 //!                         network process: listener, DNS server ── one stream per flow ──▶ host
 //! ```
 //!
+//! A program's handshake waits for the host's answer ([`handshake`]).
+//!
 //! PID 1 sets up the routes, the sockets and the lookup program, and keeps the sockets open. The network process
 //! carries the flows. It runs outside the sandbox and separate from the agent that serves calls. If the network process
 //! exits, calls continue and PID 1 restarts the process. New connections wait until then, because they have no other
@@ -20,6 +22,7 @@
 
 mod dns_server;
 mod flow;
+mod handshake;
 mod link;
 mod lookup_program;
 mod route;

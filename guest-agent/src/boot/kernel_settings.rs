@@ -24,6 +24,10 @@ const WATCHERS_MAX: u64 = 1024;
 /// That kernel's default of 4096 is less than one call may use.
 const PIDS_MAX: &str = "32768";
 
+/// Number of times that the kernel repeats a SYN. Without an answer, `connect` then fails after 31 to 35 s, depending on
+/// the kernel, which is just after the host has given up.
+const SYN_RETRIES: &str = "4";
+
 /// Applies the settings; `memory_bytes` is the machine's memory.
 pub(super) fn apply(memory_bytes: u64) -> io::Result<()> {
     let (watches, watchers) = (watches_max(memory_bytes).to_string(), WATCHERS_MAX.to_string());
@@ -35,6 +39,7 @@ pub(super) fn apply(memory_bytes: u64) -> io::Result<()> {
         ("fs/inotify/max_user_instances", watchers.as_str()),
         // The machine has no ports that would need protection from its users, and servers expect to get port 80.
         ("net/ipv4/ip_unprivileged_port_start", "0"),
+        ("net/ipv4/tcp_syn_retries", SYN_RETRIES),
         ("kernel/pid_max", PIDS_MAX),
         // The kernel starts no program for a core file: the crashed process writes the file, to the user's disk.
         ("kernel/core_pattern", "core"),

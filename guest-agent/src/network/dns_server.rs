@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::SocketAddr,
     os::fd::AsRawFd,
     sync::Arc,
     time::Duration,
@@ -234,11 +233,6 @@ fn reply(socket: &UdpSocket, answer: &[u8], client: &Client) -> io::Result<()> {
     let parts = [IoSlice::new(answer)];
     sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&client.address))?;
     Ok(())
-}
-
-/// Returns whether connections to the address are for a DNS server.
-pub(super) fn is_dns_server(to: SocketAddr) -> bool {
-    to.port() == waggle_protocol::egress::DNS_PORT
 }
 
 #[cfg(test)]

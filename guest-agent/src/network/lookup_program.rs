@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!   to 127.0.0.0/8, ::1, or the machine's own address    the listening socket of a program in the guest, if any
+//!   TCP or UDP to port 53, anywhere else                 the agent's DNS server
 //!   TCP, anywhere else                                   the agent's listener
-//!   UDP to port 53, anywhere else                        the agent's DNS server
 //!   UDP, anywhere else                                   none: the sender gets an error
 //! ```
 //!
@@ -27,9 +27,11 @@ pub(super) const TCP_V4: u32 = 0;
 pub(super) const TCP_V6: u32 = 1;
 pub(super) const DNS_V4: u32 = 2;
 pub(super) const DNS_V6: u32 = 3;
+pub(super) const DNS_TCP_V4: u32 = 4;
+pub(super) const DNS_TCP_V6: u32 = 5;
 
 /// Number of entries of the map of sockets.
-pub(super) const SOCKETS: u32 = 4;
+pub(super) const SOCKETS: u32 = 6;
 
 /// Offsets in `struct bpf_sk_lookup`, the program's context. "Local" is the destination of a connection. Addresses are
 /// in network byte order, and the port is in this machine's byte order.
@@ -83,11 +85,16 @@ pub(super) fn program(map: BorrowedFd<'_>, own_v4: Ipv4Addr, own_v6: Ipv6Addr) -
 
     program.mark(Label::Protocol);
     program.add(LOAD_WORD, 2, 6, PROTOCOL, 0);
-    program.jump(JUMP_EQUAL, 2, libc::IPPROTO_TCP, Label::Steer);
+    program.add(LOAD_WORD, 3, 6, LOCAL_PORT, 0);
+    program.jump(JUMP_EQUAL, 2, libc::IPPROTO_TCP, Label::Tcp);
     program.jump(JUMP_NOT_EQUAL, 2, libc::IPPROTO_UDP, Label::Drop);
-    program.add(LOAD_WORD, 2, 6, LOCAL_PORT, 0);
-    program.jump(JUMP_NOT_EQUAL, 2, i32::from(DNS_PORT), Label::Drop);
+    program.jump(JUMP_NOT_EQUAL, 3, i32::from(DNS_PORT), Label::Drop);
     program.add(ADD, 7, 0, 0, (DNS_V4 - TCP_V4).cast_signed());
+    program.jump(JUMP, 0, 0, Label::Steer);
+
+    program.mark(Label::Tcp);
+    program.jump(JUMP_NOT_EQUAL, 3, i32::from(DNS_PORT), Label::Steer);
+    program.add(ADD, 7, 0, 0, (DNS_TCP_V4 - TCP_V4).cast_signed());
 
     program.mark(Label::Steer);
     program.add(STORE_WORD, 10, 7, -4, 0);
@@ -146,6 +153,7 @@ enum Label {
     NotLoopback,
     SteerV6,
     Protocol,
+    Tcp,
     Steer,
     Pass,
     Drop,

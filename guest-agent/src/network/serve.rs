@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Accepts the connections that are steered to this process, up to the limit of the link.
+//! Serves the connections and DNS queries that are steered to this process, up to the limits of the link.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, UdpSocket},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
 use waggle_link::Opener;
-use waggle_protocol::egress::{FLOWS_MAX, GUEST_ADDRESS, GUEST_ADDRESS_V6};
+use waggle_protocol::egress::FLOWS_MAX;
 
 use super::{
-    dns_server, flow,
+    dns_server, handshake,
     link::{self, LinkHandle},
     sockets::{Sockets, reset},
 };
@@ -23,10 +23,13 @@ use crate::console::report;
 /// Maximum number of simultaneous DNS queries; further queries wait.
 const QUERIES_MAX: usize = 32;
 
-/// Maximum number of simultaneous connections. Together with the queries, this equals the host's limit of flows.
-const CONNECTIONS_MAX: usize = FLOWS_MAX - QUERIES_MAX;
+/// Maximum number of simultaneous TCP connections to the DNS server, each with at most one query at a time.
+const DNS_CONNECTIONS_MAX: usize = QUERIES_MAX;
 
-/// Timeout at the connection limit: if no connection ends within this time, new connections are reset.
+/// Maximum number of simultaneous connections. Together with the queries, this equals the host's limit of flows.
+pub(super) const CONNECTIONS_MAX: usize = FLOWS_MAX - QUERIES_MAX;
+
+/// Timeout at the limit of connections to the DNS server: if none ends within this time, new ones are reset.
 const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Delay after a failed `accept`, which means that the kernel is out of memory or descriptors.
@@ -39,61 +42,58 @@ pub(super) async fn carry_all<F: Future<Output = ()>>(
     keep_up: impl FnOnce(watch::Sender<Option<Opener>>) -> F,
 ) -> io::Result<()> {
     let (sender, link) = link::handle();
-    let shared = Shared {
-        link,
-        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-    };
+    let queries = Arc::new(Semaphore::new(QUERIES_MAX));
+    let dns_connections = Arc::new(Semaphore::new(DNS_CONNECTIONS_MAX));
     let mut tasks = JoinSet::new();
-    for listener in sockets.listeners {
-        tasks.spawn(accept(TcpListener::from_std(listener)?, shared.clone()));
+    let listeners = sockets.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tasks.spawn(handshake::carry_connections(sockets.wire, listeners, link.clone(), connections));
+    for listener in sockets.dns_listeners {
+        let listener = TcpListener::from_std(listener)?;
+        tasks.spawn(accept_dns(listener, link.clone(), Arc::clone(&queries), Arc::clone(&dns_connections)));
     }
     for socket in sockets.dns_sockets {
-        let socket = UdpSocket::from_std(socket)?;
-        tasks.spawn(dns_server::answer_datagrams(socket, shared.link.clone(), Arc::clone(&shared.queries)));
+        let (socket, link, queries) = (UdpSocket::from_std(socket)?, link.clone(), Arc::clone(&queries));
+        tasks.spawn(async move {
+            dns_server::answer_datagrams(socket, link, queries).await;
+            Ok(())
+        });
     }
     tokio::select! {
         () = keep_up(sender) => Ok(()),
-        // These tasks end only if they panic.
-        ended = tasks.join_next() => ended.map_or(Ok(()), |ended| ended.map_err(io::Error::other)),
+        // These tasks end only if they fail.
+        ended = tasks.join_next() => ended.map_or(Ok(()), |ended| ended.map_err(io::Error::other)?),
     }
 }
 
-#[derive(Clone, Debug)]
-struct Shared {
+/// Accepts connections to the DNS server. Never returns.
+async fn accept_dns(
+    listener: TcpListener,
     link: LinkHandle,
-    connections: Arc<Semaphore>,
     queries: Arc<Semaphore>,
-}
-
-async fn accept(listener: TcpListener, shared: Shared) {
-    let mut flows = JoinSet::new();
+    connections: Arc<Semaphore>,
+) -> io::Result<()> {
+    let mut answering = JoinSet::new();
     let mut full_since = None;
     loop {
-        while flows.try_join_next().is_some() {}
+        while answering.try_join_next().is_some() {}
         let tcp = match listener.accept().await {
             Ok((tcp, _program)) => tcp,
             Err(fault) => {
-                report(&format!("failed to accept a connection: {fault}"));
+                report(&format!("failed to accept a connection to the DNS server: {fault}"));
                 sleep(RETRY).await;
                 continue;
             }
         };
-        // The local address is the destination that the program chose; the listener's own address is invalid.
-        let Some(to) = tcp.local_addr().ok().filter(|to| !is_own(*to)) else {
+        let Some(permit) = permit(&connections, &mut full_since).await else {
             reset(tcp);
             continue;
         };
-        match permit(&shared.connections, &mut full_since).await {
-            Some(permit) => {
-                let shared = shared.clone();
-                flows.spawn(async move {
-                    serve(tcp, to, &shared).await;
-                    drop(permit);
-                });
-            }
-            None => reset(tcp),
-        }
+        let (link, queries) = (link.clone(), Arc::clone(&queries));
+        answering.spawn(async move {
+            dns_server::answer_stream(tcp, &link, &queries).await;
+            drop(permit);
+        });
     }
 }
 
@@ -107,17 +107,4 @@ async fn permit(connections: &Arc<Semaphore>, full_since: &mut Option<Instant>) 
     let permit = timeout_at(since + FULL_MAX, Arc::clone(connections).acquire_owned()).await.ok()?.ok()?;
     *full_since = None;
     Some(permit)
-}
-
-async fn serve(tcp: TcpStream, to: SocketAddr, shared: &Shared) {
-    if dns_server::is_dns_server(to) {
-        dns_server::answer_stream(tcp, &shared.link, &shared.queries).await;
-    } else {
-        flow::carry(tcp, to, &shared.link).await;
-    }
-}
-
-fn is_own(to: SocketAddr) -> bool {
-    let ip = to.ip().to_canonical();
-    ip.is_loopback() || ip == GUEST_ADDRESS || ip == GUEST_ADDRESS_V6
 }

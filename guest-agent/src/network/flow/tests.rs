@@ -2,26 +2,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of a flow between a program's connection and a real link. The test acts as the program and as the host.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixStream},
     task::JoinHandle,
+    time::timeout,
 };
 use waggle_link::{Acceptor, Opener, Past, answer, await_dial, dial};
-use waggle_protocol::{
-    Link,
-    egress::{Address, FLOW_CREDIT_BYTES, Refusal},
-};
+use waggle_protocol::{Link, egress::FLOW_CREDIT_BYTES};
 
 use super::*;
-use crate::network::{link, sockets::reset};
+use crate::network::sockets::reset;
 
 /// Timeout of a step. Steps need less than a second, so a step that reaches the timeout hangs.
 const STUCK: Duration = Duration::from_secs(10);
-
-const TO: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
 
 /// The program's end of a connection, the host's end of its flow, and the task that carries data between them.
 struct Carried {
@@ -31,40 +27,29 @@ struct Carried {
     _link: Acceptor,
 }
 
-/// Opens a flow. As the host, reads its request but does not answer it.
-async fn requested() -> Carried {
+/// Opens a flow between a program's connection and the host's end of a stream.
+async fn connected() -> Carried {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let (sender, link) = link::handle();
     let answered = async { answer(await_dial(theirs, Past::None).await.unwrap(), Link::Egress).await };
     let (theirs, ours) = tokio::join!(answered, dial(ours, Past::None, Link::Egress));
-    sender.send_replace(Some(Opener::start(ours.unwrap(), Link::Egress)));
+    let opener = Opener::start(ours.unwrap(), Link::Egress);
     let mut acceptor = Acceptor::start(theirs.unwrap(), Link::Egress);
+    let mut stream = opener.open().await.unwrap();
+    // The host sees a stream with its first data.
+    stream.write_all(b"!").await.unwrap();
     let carrying = tokio::spawn(async move {
-        carry(tcp, SocketAddr::from(TO), &link).await;
-        drop(sender);
+        carry(tcp, stream).await;
+        drop(opener);
     });
     let mut stream = timeout(STUCK, acceptor.accept()).await.unwrap().unwrap();
-    let mut reader = FrameReader::bounded(&mut stream, EGRESS_FRAME_BYTES_MAX);
-    let request = timeout(STUCK, reader.receive::<EgressRequest<'_>>()).await.unwrap().unwrap();
-    assert_eq!(request, Some(EgressRequest::Connect { address: Address::V4(TO.0), port: TO.1 }));
+    assert_eq!(stream.read_u8().await.unwrap(), b'!');
     Carried { program, stream, carrying, _link: acceptor }
 }
 
-/// Opens a flow, and accepts it as the host.
-async fn connected() -> Carried {
-    let mut carried = requested().await;
-    carried.send(&FlowReply::Connected).await;
-    carried
-}
-
 impl Carried {
-    async fn send(&mut self, reply: &FlowReply<'_>) {
-        FrameWriter::new(&mut self.stream).send(reply).await.unwrap();
-    }
-
     /// Expects this data next.
     async fn receives(&mut self, expected: &[u8]) {
         let mut data = vec![0; expected.len()];
@@ -136,22 +121,6 @@ async fn resets_are_carried_in_both_directions() {
 async fn loopback() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
-}
-
-#[tokio::test]
-async fn refusal_resets_the_connection() {
-    let mut carried = requested().await;
-    carried.send(&FlowReply::Refused { reason: Refusal::Policy }).await;
-    was_reset(carried.program.read(&mut [0]).await);
-    carried.ended().await;
-}
-
-#[tokio::test]
-async fn stream_is_reset_if_the_program_resets_before_the_answer() {
-    let mut carried = requested().await;
-    reset(std::mem::replace(&mut carried.program, loopback().await));
-    carried.receives_reset().await;
-    carried.ended().await;
 }
 
 #[tokio::test]
