@@ -187,7 +187,7 @@ async def test_the_default_policy_refuses_the_host_metadata_and_private_networks
 targets = json.loads({json.dumps(targets)!r})
 print(json.dumps({{name: attempt(lambda: ask(*target, b"bee")) for name, target in targets.items()}}))
 """
-        assert await run(tools, made, code) == dict.fromkeys(targets, "reset")
+        assert await run(tools, made, code) == dict.fromkeys(targets, "ConnectionRefusedError")
 
 
 async def test_the_policy_none_means_no_network(serve):
@@ -224,6 +224,10 @@ async def test_the_guests_root_cannot_change_the_routing(serve):
             # BPF_PROG_GET_NEXT_ID, which would find the BPF program that redirects connections.
             assert await one.run(user, "attempt(lambda: syscall(321, 11, bytes(120), 120))") == NOT_PERMITTED
             assert await one.run(user, DELETE_ROUTE) == "Operation not permitted"
+            # Sockets that could capture handshakes or answer for a server, and the mark with which the agent sends a SYN.
+            for kind in ("AF_PACKET, socket.SOCK_DGRAM, 8", "AF_INET, socket.SOCK_RAW, 255", "AF_INET6, socket.SOCK_RAW, 255"):
+                assert await one.run(user, f"attempt(lambda: socket.socket(socket.{kind}))") == NOT_PERMITTED
+            assert await one.run(user, "attempt(lambda: socket.socket().setsockopt(1, socket.SO_MARK, 0x77616767))") == NOT_PERMITTED
             bind = "attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(('10.0.77.1', 53)))"
             assert (await one.run(user, bind)).startswith("refused: ")
 
