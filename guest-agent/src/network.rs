@@ -6,6 +6,7 @@
 //! ```text
 //!   program ── connect 192.0.2.7:443 ──▶ route: every address is local
 //!                                          │ sk_lookup program: selects the socket
+//!                                          │ listener's filter: drops the SYN, until the host has connected
 //!                                          ▼
 //!                         network process: listener, DNS server ── one stream per flow ──▶ host
 //! ```

@@ -24,8 +24,8 @@ const WATCHERS_MAX: u64 = 1024;
 /// That kernel's default of 4096 is less than one call may use.
 const PIDS_MAX: &str = "32768";
 
-/// Number of times that the kernel repeats a SYN. Without an answer, `connect` then fails after 31 to 35 s, depending on
-/// the kernel, which is just after the host has given up.
+/// Number of times that the kernel repeats a SYN. Without an answer, `connect` then fails after 31 to 35 s, depending
+/// on the kernel, which is just after the host has given up.
 const SYN_RETRIES: &str = "4";
 
 /// Applies the settings; `memory_bytes` is the machine's memory.

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use waggle_link::{Ending, Stream};
 
 use self::connection::Connection;
+pub(super) use self::connection::reset;
 
 /// Carries `tcp` over `stream`, on which the host has connected, until both directions have ended or the flow is reset.
 pub(super) async fn carry(tcp: TcpStream, stream: Stream) {

@@ -34,7 +34,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use waggle_protocol::egress::Refusal;
+use waggle_protocol::egress::{FLOWS_MAX, Refusal};
 
 pub(super) use self::wire::{WireSockets, accept_only_marked};
 use self::{
@@ -43,8 +43,15 @@ use self::{
     packet::{Captured, Ends, Packet, Syn},
     wire::Wire,
 };
-use super::{flow, link::LinkHandle, sockets::reset};
+use super::{
+    flow::{self, reset},
+    link::LinkHandle,
+};
 use crate::console::report;
+
+/// Maximum number of simultaneous connections, including those that are being dialled: seven eighths of the host's
+/// limit of flows. The rest is for DNS queries.
+pub(super) const CONNECTIONS_MAX: usize = FLOWS_MAX - FLOWS_MAX / 8;
 
 /// Time between two checks of the attempts.
 const CHECK: Duration = Duration::from_secs(1);

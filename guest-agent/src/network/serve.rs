@@ -14,20 +14,21 @@ use waggle_link::Opener;
 use waggle_protocol::egress::FLOWS_MAX;
 
 use super::{
-    dns_server, handshake,
+    dns_server,
+    flow::reset,
+    handshake,
+    handshake::CONNECTIONS_MAX,
     link::{self, LinkHandle},
-    sockets::{Sockets, reset},
+    sockets::Sockets,
 };
 use crate::console::report;
 
-/// Maximum number of simultaneous DNS queries; further queries wait.
-const QUERIES_MAX: usize = 32;
+/// Maximum number of simultaneous DNS queries; further queries wait. Together with the connections, this is the
+/// host's limit of flows.
+const QUERIES_MAX: usize = FLOWS_MAX - CONNECTIONS_MAX;
 
 /// Maximum number of simultaneous TCP connections to the DNS server, each with at most one query at a time.
 const DNS_CONNECTIONS_MAX: usize = QUERIES_MAX;
-
-/// Maximum number of simultaneous connections. Together with the queries, this equals the host's limit of flows.
-pub(super) const CONNECTIONS_MAX: usize = FLOWS_MAX - QUERIES_MAX;
 
 /// Timeout at the limit of connections to the DNS server: if none ends within this time, new ones are reset.
 const FULL_MAX: Duration = Duration::from_secs(5);

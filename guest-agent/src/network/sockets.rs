@@ -10,14 +10,12 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::TcpStream;
+use socket2::{Domain, Socket, Type};
 use waggle_protocol::egress::{DNS_PORT, GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS};
 
 use super::{
-    handshake::{WireSockets, accept_only_marked},
+    handshake::{CONNECTIONS_MAX, WireSockets, accept_only_marked},
     lookup_program::{self, DNS_TCP_V4, DNS_TCP_V6, DNS_V4, DNS_V6, TCP_V4, TCP_V6},
-    serve::CONNECTIONS_MAX,
 };
 use crate::sys::bpf;
 
@@ -36,7 +34,7 @@ const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 /// The sockets, and the BPF link of the lookup program. The program is active until all copies of the link are closed.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// The listeners for connections to the host, one per address family. They see only handshakes that the agent allows.
+    /// The listeners for connections to the host, one per address family. They see only the SYNs of the agent.
     pub(super) listeners: Vec<TcpListener>,
     pub(super) wire: WireSockets,
     /// The TCP listeners of the DNS server, one per address family.
@@ -126,11 +124,4 @@ fn bind_dns(address: IpAddr) -> io::Result<UdpSocket> {
     }
     socket.bind(&SocketAddr::new(address, DNS_PORT).into())?;
     Ok(socket.into())
-}
-
-/// Ends a connection with a reset.
-pub(super) fn reset(tcp: TcpStream) {
-    // If the call fails, the connection ends without a reset.
-    let _set = SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO));
-    drop(tcp);
 }

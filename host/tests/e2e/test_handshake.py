@@ -93,6 +93,14 @@ def with_options(host):
         one.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\\1" * 8)
         one.connect((host, {port}))
 
+def at_the_limit():
+    # A machine has at most 224 connections at a time.
+    held = [connect({HOST!r}, {port}) for _ in range(224)]
+    refused, seconds = timed(lambda: connect({HOST!r}, {port}))
+    waiting = connect_later({HOST!r}, {port})
+    held.pop().close()
+    return [refused, 4 < seconds < 15, outcome(waiting, 20)]
+
 def own(host):
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
         with connect(host, server.getsockname()[1]):
@@ -111,6 +119,7 @@ print(json.dumps({{
     "fast_open": fast_open() == "heard " + "b" * 1000 + "e",
     "options": attempt(lambda: with_options({HOST!r})),
     "own": [own(host) for host in ("127.0.0.1", "10.0.77.2", "127.1.2.3")],
+    "at_the_limit": at_the_limit(),
     "many": sorted(outcome(one, 20) for one in [connect_later({HOST!r}, port) for port in [{port}, {shut}] * 100]),
 }}))
 """
@@ -127,6 +136,7 @@ print(json.dumps({{
             "curl": 7,
             "fast_open": True,
             "options": None,
+            "at_the_limit": ["ConnectionRefusedError", True, "connected"],
             "own": ["ConnectionRefusedError"] * 3,
         }
 

@@ -7,6 +7,7 @@ use std::{
     net::Shutdown,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -14,8 +15,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
-
-use crate::network::sockets;
 
 /// A connection that can be read and written through shared references.
 #[derive(Debug)]
@@ -36,8 +35,15 @@ impl Connection {
 
     /// Ends the connection with a reset.
     pub(super) fn reset(self) {
-        sockets::reset(self.0);
+        reset(self.0);
     }
+}
+
+/// Ends a connection with a reset.
+pub(crate) fn reset(tcp: TcpStream) {
+    // If the call fails, the connection ends without a reset.
+    let _set = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+    drop(tcp);
 }
 
 impl AsyncRead for &Connection {

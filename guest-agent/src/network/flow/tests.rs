@@ -14,7 +14,6 @@ use waggle_link::{Acceptor, Opener, Past, answer, await_dial, dial};
 use waggle_protocol::{Link, egress::FLOW_CREDIT_BYTES};
 
 use super::*;
-use crate::network::sockets::reset;
 
 /// Timeout of a step. Steps need less than a second, so a step that reaches the timeout hangs.
 const STUCK: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     time::Duration,
 };
 
@@ -24,14 +24,14 @@ const ATTEMPTS_MAX: usize = 1024;
 /// Age from which an attempt is probed, at each check. Most attempts end earlier.
 const PROBE_AGE: Duration = Duration::from_secs(1);
 
-/// Maximum time from the server's answer until the connection is accepted. The kernel needs less than a millisecond, but
-/// does not accept a SYN with unusual options, such as a signature.
+/// Maximum time from the server's answer until the connection is accepted. The kernel needs less than a millisecond,
+/// but does not accept a SYN with unusual options, such as a signature.
 const ACCEPT_MAX: Duration = Duration::from_secs(10);
 
 /// The attempts. `D` is a running dial, which dropping cancels, and `F` a dialled flow.
 #[derive(Debug)]
 pub(super) struct Attempts<D, F> {
-    attempts: HashMap<Ends, Attempt<D, F>>,
+    attempts: BTreeMap<Ends, Attempt<D, F>>,
     /// The number of the latest dial.
     latest: u64,
 }
@@ -52,7 +52,7 @@ enum State<D, F> {
 
 impl<D, F> Default for Attempts<D, F> {
     fn default() -> Self {
-        Self { attempts: HashMap::new(), latest: 0 }
+        Self { attempts: BTreeMap::new(), latest: 0 }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 use waggle_link::{FrameReader, FrameWriter, Stream};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 
-use super::super::link::LinkHandle;
+use crate::network::link::LinkHandle;
 
 /// Timeout at the limit of connections: if none ends within this time, a further one is refused.
 const FULL_MAX: Duration = Duration::from_secs(5);
@@ -45,3 +45,6 @@ async fn connect(to: SocketAddr, link: &LinkHandle) -> Result<Stream, Refusal> {
         Ok(Some(FlowReply::Answer { .. }) | None) | Err(_) => Err(Refusal::Unreachable),
     }
 }
+
+#[cfg(test)]
+mod tests;

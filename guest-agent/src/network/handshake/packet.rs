@@ -39,8 +39,8 @@ const ICMP_CHECKSUM: usize = 2;
 const HOPS: u8 = 64;
 
 /// The ends of an attempt to connect.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(in crate::network) struct Ends {
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Ends {
     /// The program's end.
     pub(super) client: SocketAddr,
     /// The address and port to which the program connects.

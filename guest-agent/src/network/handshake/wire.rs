@@ -39,25 +39,25 @@ const RAW: libc::c_int = libc::IPPROTO_RAW;
 
 /// The open sockets.
 #[derive(Debug)]
-pub(in crate::network) struct WireSockets {
+pub(crate) struct WireSockets {
     /// The capturing socket and the sending socket of each address family.
     families: Vec<(Socket, Socket)>,
 }
 
 impl WireSockets {
-    pub(in crate::network) fn open(ipv6: bool) -> io::Result<Self> {
+    pub(crate) fn open(ipv6: bool) -> io::Result<Self> {
         let open = |own| Ok((open_capture(own)?, open_sender(own)?));
         Ok(Self { families: filter::own_addresses(ipv6).map(open).collect::<io::Result<_>>()? })
     }
 
-    pub(in crate::network) fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         let clone = |(capture, sender): &(Socket, Socket)| Ok((capture.try_clone()?, sender.try_clone()?));
         Ok(Self { families: self.families.iter().map(clone).collect::<io::Result<_>>()? })
     }
 }
 
 /// Drops each SYN to the listening socket that the agent has not sent.
-pub(in crate::network) fn accept_only_marked(listener: &Socket) -> io::Result<()> {
+pub(crate) fn accept_only_marked(listener: &Socket) -> io::Result<()> {
     listener.attach_filter(&filter::listener())
 }
 
@@ -67,8 +67,8 @@ pub(super) fn accept_all(tcp: &tokio::net::TcpStream) {
     let _detached = SockRef::from(tcp).detach_filter();
 }
 
-/// Opens a socket that gets packets from their IP header on. It has no packet before it has its filter, since no program
-/// runs yet.
+/// Opens a socket that gets packets from their IP header on. It has no packet before it has its filter, because no
+/// program runs yet.
 fn open_capture(own: IpAddr) -> io::Result<Socket> {
     let kind = if own.is_ipv4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
     let in_network_order = u16::try_from(kind).map_err(io::Error::other)?.to_be();

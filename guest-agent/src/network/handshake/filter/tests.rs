@@ -104,6 +104,6 @@ fn listener_passes_all_segments_but_syns() {
     let header = &bytes(SYN_V4)[20..];
     for flags in 0..=u8::MAX {
         let is_syn = flags & (SYN | ACK) == SYN;
-        assert_eq!(passed(&super::listener(), &with(header, FLAGS_AT, &[flags])) == 0, is_syn, "{flags:#x}");
+        assert_eq!(passed(&listener(), &with(header, FLAGS_AT, &[flags])) == 0, is_syn, "{flags:#x}");
     }
 }

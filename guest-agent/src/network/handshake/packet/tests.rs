@@ -5,20 +5,20 @@
 use super::*;
 
 /// A SYN to 192.0.2.7:8080, and one to [2001:db8::7]:8080.
-pub(in super::super) const SYN_V4: &str = "4500003c2fd240004006f1e00a004d02c0000207\
+pub(crate) const SYN_V4: &str = "4500003c2fd240004006f1e00a004d02c0000207\
     c69f1f90fce8710d00000000a002ffd7193800000204ffd70402080ac6330d7e000000000103030a";
-pub(in super::super) const SYN_V6: &str = "600dbe3100280640fd00007700000000000000000000000220010db8000000000000000000000007\
-    c55f1f9053f1e09800000000a002ffc42b6800000204ffc40402080aa2b7572f000000000103030a";
+pub(crate) const SYN_V6: &str = "600dbe3100280640fd00007700000000000000000000000220010db8\
+    000000000000000000000007c55f1f9053f1e09800000000a002ffc42b6800000204ffc40402080aa2b7572f000000000103030a";
 
 /// Offset of the TCP header in each of the packets.
 const V4: usize = 20;
 const V6: usize = 40;
 
-pub(in super::super) fn bytes(hex: &str) -> Vec<u8> {
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).unwrap()).collect()
 }
 
-pub(in super::super) fn syn(hex: &str) -> Syn {
+pub(crate) fn syn(hex: &str) -> Syn {
     match parse(&bytes(hex)) {
         Some(Captured::Syn(syn)) => syn,
         other => panic!("{other:?} is not a SYN"),
