@@ -172,7 +172,10 @@ print(json.dumps({{
 }}))
 """
             found = await run(tools, made, WAYS + code)
-            assert found["addresses"] == [[HOST, HERE], [SILENT_V6 if v6 else SILENT, HERE]]
+            refuses, silent = found["addresses"]
+            assert refuses == [HOST, HERE]
+            # Without IPv6, the resolver of the host chooses the order.
+            assert silent == [SILENT_V6, HERE] if v6 else sorted(silent) == [HERE, SILENT]
             assert found["refuses"] == "heard bee"
             assert (found["unreachable"], found["unreachable_later"]) == ("OSError", "EHOSTUNREACH")
             peer, seconds = found["silent"]
