@@ -26,7 +26,7 @@ mod filter;
 mod packet;
 mod wire;
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -115,11 +115,13 @@ impl Handshakes {
                 // A cancelled dial has no answer.
                 Some(dialled) = self.dials.join_next() => drop(dialled.map(|dialled| self.on_dialled(dialled))),
                 accepted = accept(listeners) => match accepted {
-                    Ok(tcp) => if let Some((tcp, dialled)) = self.on_accepted(tcp) {
+                    Ok((tcp, client)) => if let Some(dialled) = self.on_accepted(&tcp, client) {
                         flows.spawn(async move {
                             flow::carry(tcp, dialled.stream).await;
                             drop(dialled.permit);
                         });
+                    } else {
+                        reset(tcp);
                     }
                     Err(fault) => {
                         report(&format!("failed to accept a connection: {fault}"));
@@ -165,17 +167,10 @@ impl Handshakes {
         }
     }
 
-    /// Returns the connection with its dialled flow. Resets a connection that has none.
-    fn on_accepted(&mut self, tcp: TcpStream) -> Option<(TcpStream, Flow)> {
-        let (Ok(client), Ok(server)) = (tcp.peer_addr(), tcp.local_addr()) else { return None };
-        wire::accept_all(&tcp);
-        match self.attempts.on_accepted(Ends::new(client, server)) {
-            Some(flow) => Some((tcp, flow)),
-            None => {
-                reset(tcp);
-                None
-            }
-        }
+    /// Returns the dialled flow of an accepted connection.
+    fn on_accepted(&mut self, tcp: &TcpStream, client: SocketAddr) -> Option<Flow> {
+        wire::accept_all(tcp);
+        self.attempts.on_accepted(Ends::new(client, tcp.local_addr().ok()?))
     }
 
     fn check(&mut self, now: Instant) {
@@ -194,11 +189,12 @@ fn refuse(syn: &Syn, reason: Refusal) -> Option<Packet> {
     }
 }
 
-async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+/// Accepts a connection. Returns its program's address as well, which a connection that was reset no longer tells.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|cx| {
         for listener in listeners {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|(tcp, _program)| tcp));
+                return Poll::Ready(accepted);
             }
         }
         Poll::Pending
