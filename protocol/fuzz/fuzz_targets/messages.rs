@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Generated messages of both directions. A message that fits into a frame survives a round trip. With a trailing byte
-//! the message is rejected. With one byte changed the result is an error or another message, without a panic.
+//! the message is rejected. With one byte changed the result is an error or another message, without a panic. Names are
+//! read back from their texts.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -10,6 +11,7 @@ use waggle_protocol::{
     FRAME_BYTES_MAX, Hello, Input, Ready, Reply, Request, Welcome,
     egress::{EgressRequest, FlowReply},
     frame::{self, FrameFault, PREFIX_BYTES},
+    name,
 };
 
 macro_rules! passes {
@@ -38,7 +40,7 @@ macro_rules! passes {
 fuzz_target!(|input: &[u8]| {
     let Some((kind, rest)) = input.split_first() else { return };
     let mut input = Unstructured::new(rest);
-    match kind % 8 {
+    match kind % 9 {
         0 => passes!(Request, input),
         1 => passes!(Input<'_>, input),
         2 => passes!(Reply<'_>, input),
@@ -46,6 +48,7 @@ fuzz_target!(|input: &[u8]| {
         4 => passes!(Welcome, input),
         5 => passes!(EgressRequest<'_>, input),
         6 => passes!(FlowReply<'_>, input),
-        _ => passes!(Ready, input),
+        7 => passes!(Ready, input),
+        _ => assert_eq!(*name::from_text(&name::to_text(rest)), *rest),
     }
 });
