@@ -76,7 +76,6 @@ async fn link(bytes: &[u8], in_records: bool) {
 }
 
 async fn calls(host: &AgentClient) {
-    const LIST: ListOptions = ListOptions { after: String::new(), entries_max: ENTRIES_MAX, recursive: true };
     static PATH: LazyLock<GuestPath> = LazyLock::new(|| GuestPath::parse("file").expect("invalid path"));
     let command = Command {
         argv: vec!["sh".to_owned()],
@@ -90,12 +89,13 @@ async fn calls(host: &AgentClient) {
         timeout: Duration::from_secs(1),
         limits: CommandLimits::default(),
     };
+    let page = ListOptions { entries_max: ENTRIES_MAX, recursive: true, ..ListOptions::default() };
     let mut ignore = |_, _: &[u8]| {};
     let cancelled = Box::pin(tokio::time::sleep(Duration::from_millis(3)));
     let (exec, read, list, write) = tokio::join!(
         host.exec(command, cancelled, &mut ignore),
         host.read_file(&PATH, None, READ_BYTES_MAX),
-        host.list_files(&PATH, &LIST),
+        host.list_files(&PATH, &page),
         host.write_file(&PATH, &[7; 1000], Writing::default()),
     );
     if let Ok(read) = read {
