@@ -7,8 +7,8 @@
 //! private networks work as for any program on the host. A guest receives only addresses that its policy allows. The
 //! host remembers these addresses, since a rule for a name allows only connections to them.
 //!
-//! getaddrinfo(3) knows no other records, so the host's name servers are asked for those. A guest may ask for records of
-//! the names that its policy looks up, and for the names of addresses that its policy allows.
+//! getaddrinfo(3) knows no other records, so the host's name servers are asked for those. A guest may ask for records
+//! of the names that its policy looks up, and for the names of addresses that its policy allows.
 
 use std::{
     collections::HashSet,
