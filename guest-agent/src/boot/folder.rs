@@ -16,9 +16,12 @@ use crate::step::{StepFault, WithStep};
 /// Maximum number of links in a path. Linux follows as many.
 const LINKS_MAX: usize = 40;
 
+/// Folders in which the kernel or the agent puts everything, so that links of the image must not lead there.
+const KERNEL_FOLDERS: [&str; 3] = ["dev", "proc", "sys"];
+
 /// Creates the folder, and the missing folders above it, with the mode 0755. Links are followed, and the missing target
-/// of a link is created as well. A link that leads to itself, and anything else that is neither a link nor a folder, is
-/// replaced by a folder. The path must be absolute.
+/// of a link is created as well. A link that leads to itself or into [`KERNEL_FOLDERS`], and anything else that is
+/// neither a link nor a folder, is replaced by a folder. The path must be absolute.
 pub(super) fn make_folder(path: &str) -> Result<(), StepFault> {
     make_in(Path::new("/"), Path::new(path)).step(|| format!("create {path}"))
 }
@@ -33,9 +36,18 @@ pub(super) fn make_own_folder(path: &str) -> Result<(), StepFault> {
 
 /// Creates `path` as seen by a process whose root is `root`.
 fn make_in(root: &Path, path: &Path) -> io::Result<()> {
+    // Each further turn has one link less to follow.
+    while let Some(link) = make_or_find_bad_link(root, path)? {
+        fs::remove_file(link)?;
+    }
+    Ok(())
+}
+
+/// Creates `path`, or returns the link in it that leads into [`KERNEL_FOLDERS`].
+fn make_or_find_bad_link(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     let mut here = root.to_path_buf();
     let mut pending: VecDeque<OsString> = names(path).collect();
-    let mut links = 0;
+    let (mut links, mut latest_link) = (0, None);
     while let Some(name) = pending.pop_front() {
         if name == ".." {
             if here != root {
@@ -43,12 +55,16 @@ fn make_in(root: &Path, path: &Path) -> io::Result<()> {
             }
             continue;
         }
+        if here == root && latest_link.is_some() && KERNEL_FOLDERS.iter().any(|folder| name == *folder) {
+            return Ok(latest_link);
+        }
         let next = here.join(&name);
         match fs::symlink_metadata(&next) {
             Ok(meta) if meta.is_dir() => here = next,
             Ok(meta) if meta.is_symlink() && links < LINKS_MAX => {
                 links += 1;
                 let target = fs::read_link(&next)?;
+                latest_link = Some(next);
                 if target.is_absolute() {
                     here = root.to_path_buf();
                 }
@@ -64,7 +80,7 @@ fn make_in(root: &Path, path: &Path) -> io::Result<()> {
             Err(fault) => return Err(fault),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn create(folder: PathBuf) -> io::Result<PathBuf> {
@@ -135,10 +151,22 @@ mod tests {
         symlink("two", path("one")).unwrap();
         symlink("/one", path("two")).unwrap();
         symlink("file", path("link")).unwrap();
-        for name in ["/file", "/file/below", "/pipe/below", "/cycle", "/one/below", "/link"] {
+        symlink("/proc/none", path("to-proc")).unwrap();
+        symlink("a/../dev/null", path("to-dev")).unwrap();
+        symlink("to-sys/none", path("to-link")).unwrap();
+        symlink("sys", path("to-sys")).unwrap();
+        let names = ["/file", "/file/below", "/pipe/below", "/cycle", "/one/below", "/link"];
+        for name in names.into_iter().chain(["/to-proc", "/to-dev/below", "/to-link"]) {
             make_in(root.path(), Path::new(name)).unwrap();
             assert!(fs::metadata(path(name.trim_start_matches('/'))).unwrap().is_dir(), "{name}");
         }
+        for name in KERNEL_FOLDERS {
+            assert!(!path(name).exists(), "{name}");
+        }
+        // Their own paths may be links.
+        symlink("kernel/proc", path("proc")).unwrap();
+        make_in(root.path(), Path::new("/proc")).unwrap();
+        assert!(path("kernel/proc").is_dir() && path("proc").is_symlink());
     }
 
     #[test]

@@ -54,6 +54,12 @@ def files(layer):
     layer.add("etc/hosts", tarfile.FIFOTYPE)
 
 
+def kernel_links(layer):
+    """Links to missing files in folders that only the kernel and the agent fill."""
+    for name, target in [("home", "/proc/none"), ("root", "sys/none"), ("tmp", "/proc/x"), ("var/tmp", "/dev/null"), ("run", "dev/run")]:
+        layer.add(name, tarfile.SYMTYPE, target=target)
+
+
 def folders(layer):
     """Folders with content in place of files. The machine starts, without what the files are for."""
     layer.add("etc", content=b"a file\n")
@@ -70,6 +76,14 @@ cd ~ && pwd && id -u && ls -d /proc/self /sys/kernel /dev/null
 stat -c '%a %u' /tmp/ /var/tmp/ /root/
 """
 WORKED = ["text"] * 3 + ["/home/sandbox", "1000", "/dev/null", "/proc/self", "/sys/kernel", "1777 0", "1777 0", "700 0"]
+
+
+@pytest.mark.outside(MADE_HERE)
+async def test_an_image_with_links_into_the_kernels_folders_starts(serve, tmp_path):
+    server = serve(IMAGE_SHELL=with_layer(tmp_path / "image", kernel_links), IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        ran = await tools.call("execute", environment_id=made["environment_id"], code=WORKS)
+        assert (ran["exit_code"], ran["stderr"], ran["stdout"].splitlines()) == (0, "", WORKED), ran
 
 
 @pytest.mark.outside(MADE_HERE)
