@@ -10,7 +10,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -109,6 +109,11 @@ pub(crate) struct Name {
 impl TemporaryFile {
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Opens the file again, only for reading.
+    pub(crate) fn open_read_only(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// Returns the file's path in the agent's view.

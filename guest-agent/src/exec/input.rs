@@ -53,6 +53,8 @@ impl Inputs {
     /// Returns a descriptor of the received stdin, or of `/dev/null` if the request has none.
     pub(super) fn stdin(&self) -> io::Result<OwnedFd> {
         match &self.stdin {
+            // With the agent's own descriptor, users could fill the space of the code.
+            Some(file) if self.is_stdin_with_code => Ok(file.open_read_only()?.into()),
             Some(file) => Ok(file.file().try_clone()?.into()),
             None => Ok(File::open("/dev/null")?.into()),
         }
