@@ -293,6 +293,7 @@ impl AgentClient {
             .make(&self.link, never(), |reply| match reply {
                 Reply::Entries(entries) => page.add(entries).map(|()| None),
                 Reply::ListEnd { total, total_is_minimum, too_deep, next } => {
+                    page.check_total(total)?;
                     let (entries, next) = (Vec::new(), page.next(next)?);
                     Ok(Some(Listing { entries, total, total_is_minimum, too_deep, next }))
                 }

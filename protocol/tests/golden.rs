@@ -165,6 +165,7 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         }))
     };
     let list_end = |too_deep, next| Reply::ListEnd { total: 300, total_is_minimum: too_deep, too_deep, next };
+    let list_end_of_minimum = Reply::ListEnd { total: 300, total_is_minimum: true, too_deep: false, next: None };
     let mut all = vec![
         ("reply.stdout", framed(&Reply::Stdout(b"out"))),
         ("reply.stderr", framed(&Reply::Stderr(b"err"))),
@@ -178,6 +179,7 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("reply.file_end", framed(&Reply::FileEnd { size: 300 })),
         ("reply.list_end", framed(&list_end(true, Some(b"\xff".to_vec())))),
         ("reply.list_end.whole", framed(&list_end(false, None))),
+        ("reply.list_end.minimum", framed(&list_end_of_minimum)),
         ("reply.clock_set", framed(&Reply::ClockSet { background_memory_kills: 2 })),
         ("reply.done", framed(&Reply::Done)),
     ];

@@ -112,7 +112,7 @@ struct Walk {
     total: u64,
     /// Whether a folder's content was omitted because the folder is too deep or its path is too long.
     too_deep: bool,
-    /// Whether a folder's content was not read because it is not on the page.
+    /// Whether a folder's content was not read, because it is not on the page or the user may not read it.
     uncounted: bool,
 }
 
@@ -159,13 +159,22 @@ impl Walk {
             return Ok(());
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // The folder may have been removed or replaced after its name was read, or is not readable for the user.
-        let Ok(folder) = openat(at, name, flags, Mode::empty()) else { return Ok(()) };
+        let folder = match openat(at, name, flags, Mode::empty()) {
+            Ok(folder) => folder,
+            // The folder was removed or replaced after its name was read.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
+            Err(_unreadable) => {
+                self.uncounted = true;
+                return Ok(());
+            }
+        };
         match self.folder(&folder.into(), above, depth + 1) {
             // Folders in `/proc` vanish while they are read.
-            Err(Stopped::File(_)) | Ok(()) => Ok(()),
-            stopped @ Err(Stopped::Time) => stopped,
+            Err(Stopped::File(_)) => self.uncounted = true,
+            Ok(()) => {}
+            stopped @ Err(Stopped::Time) => return stopped,
         }
+        Ok(())
     }
 }
 
@@ -291,6 +300,8 @@ mod tests {
         assert_eq!((walk.total, walk.too_deep), (DEPTH_MAX as u64, true));
     }
 
+    // QEMU's user-mode emulation, which runs the tests for aarch64, has no `openat2`.
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn status_follows_no_link() {
         let folder = tempfile::tempdir().unwrap();

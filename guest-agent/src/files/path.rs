@@ -69,15 +69,22 @@ pub(super) struct TargetPath<'a> {
 impl<'a> TargetPath<'a> {
     /// Creates the target of a `path` that is absolute, relative to the home, or begins with `~/`. Names that are not
     /// UTF-8 are in the text form of listings. A file whose name only looks like such a text can be meant as well, if
-    /// there is no file with the other name.
+    /// there is no file with the other name; of a new file, the folder decides.
     pub(super) fn new(root: &'a FileRoot, path: &str) -> Self {
         let named = from_home(path).display().to_string();
         let (path, literal) = (below_root(&name::from_text(&named)), below_root(named.as_bytes()));
         let target = Self { root, path, named };
-        if target.path == literal || target.exists(&target.path) || !target.exists(&literal) {
+        if target.path == literal {
             return target;
         }
-        Self { path: literal, ..target }
+        let exists = |path: &Path| target.exists(path);
+        let parent_exists = |path: &Path| path.parent().is_some_and(exists);
+        let is_literal = match (exists(&target.path), exists(&literal)) {
+            (true, _) => false,
+            (false, true) => true,
+            (false, false) => !parent_exists(&target.path) && parent_exists(&literal),
+        };
+        if is_literal { Self { path: literal, ..target } } else { target }
     }
 
     /// Returns the absolute path, for messages.

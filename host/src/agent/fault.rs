@@ -38,6 +38,9 @@ pub(super) enum AgentFault {
     /// The names of a listing do not ascend.
     #[error("received names of a folder in the wrong order")]
     Unordered,
+    /// The number of all entries is less than that of the entries that were sent.
+    #[error("received more entries of a folder than the agent counted")]
+    Miscounted,
     /// The call timed out.
     #[error("the call's last reply did not arrive within {} s", within.as_secs_f32())]
     Silent { within: Duration },

@@ -7,6 +7,9 @@ use waggle_protocol::{LISTING_BYTES_MAX, NAME_BYTES_MAX, name, reply};
 use super::fault::AgentFault;
 use crate::domain::file::{Entry, ListOptions};
 
+/// Maximum number of entries in a folder and its subfolders.
+const TOTAL_MAX: u64 = 1 << 53;
+
 pub(super) struct Page {
     entries: Vec<Entry>,
     entries_max: u32,
@@ -50,6 +53,14 @@ impl Page {
         check_length(&next)?;
         let goes_on = if self.entries.is_empty() { next > self.last } else { next >= self.last };
         if goes_on { Ok(Some(name::to_text(&next).into_owned())) } else { Err(AgentFault::Unordered) }
+    }
+
+    /// Checks the number of all entries. JSON numbers above the maximum are not exact.
+    pub(super) fn check_total(&self, total: u64) -> Result<(), AgentFault> {
+        if total > TOTAL_MAX {
+            return Err(AgentFault::TooMuch { what: "entries in total", max: TOTAL_MAX });
+        }
+        if total < self.entries.len() as u64 { Err(AgentFault::Miscounted) } else { Ok(()) }
     }
 
     pub(super) fn into_entries(self) -> Vec<Entry> {

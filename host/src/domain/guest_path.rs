@@ -68,7 +68,7 @@ impl fmt::Display for GuestPath {
 pub enum GuestPathFault {
     #[error("must not be empty; must be absolute, or relative to /home/sandbox")]
     Empty,
-    #[error("{bytes} bytes are too many; must be at most {GUEST_PATH_BYTES_MAX}")]
+    #[error("{bytes} bytes are too many; must be at most {GUEST_PATH_BYTES_MAX}, where an escaped byte counts as one")]
     TooLong { bytes: usize },
     #[error("must not contain NUL characters; the first is at byte {position}")]
     Nul {

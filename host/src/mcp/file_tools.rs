@@ -101,7 +101,7 @@ struct ListArguments {
     /// True to list the subfolders as well; each name is then a path relative to the listed folder. Links to folders
     /// are not followed.
     recursive: Option<bool>,
-    /// `next` of the result before, to list on; by default the listing begins with the first entry.
+    /// `next` of the previous page, to get the next one; by default the listing begins with the first entry.
     after: Option<String>,
 }
 
@@ -109,7 +109,7 @@ struct ListArguments {
 struct Listed<'a> {
     count: usize,
     files: &'a [ListedFile],
-    /// The argument `after` of the call that lists on; absent if no entries follow.
+    /// The argument `after` for the next page; absent if no entries follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a str>,
     path: String,
@@ -173,8 +173,8 @@ pub(super) fn list_files() -> ServedTool {
         "list_files",
         "List files",
         "List a folder in an environment, hidden files included, with sizes, permissions and times, sorted by name. \
-         With recursive, list its subfolders as well. A result that is not the last has next; pass it as after to \
-         list on.",
+         With recursive, list its subfolders as well. If more entries follow, the result has next; pass it as after \
+         to get the next page.",
         ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false),
         |services, arguments, context| services.list_files(arguments, context).boxed(),
     )

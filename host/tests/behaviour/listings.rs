@@ -188,6 +188,9 @@ async fn file_with_a_name_that_is_not_utf8_can_be_written() {
     assert_eq!(served.raw("read_file", read).await.unwrap().content[0].as_text().unwrap().text, "literal");
     write("names/caf\\xE9", false).await;
     assert_eq!(shown("cat 'caf\\xE9'; ls | grep -c ^caf").await, "names/caf\\xE95\n");
+    shown("mkdir 'lit\\xE9'").await;
+    write("names/lit\\xE9/new", false).await;
+    assert_eq!(shown("cat 'lit\\xE9/new'; ls -d lit* | wc -l").await, "names/lit\\xE9/new1\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,6 +69,14 @@ async def test_a_file_is_read_and_written_by_the_name_in_its_listing(server):
         below = await tools.call("list_files", environment_id=one, path="names/dir\\xE9", after="in\\xE8")
         assert [file["name"] for file in below["files"]] == ["plain"]
 
+        # What a folder contains that cannot be read is not counted.
+        code = "mkdir -p closed/below && echo x >closed/below/file && chmod 0 closed/below && echo done"
+        ran = await tools.call("execute", environment_id=one, code=code)
+        assert ran["stdout"] == "done\n", ran
+        page = await tools.call("list_files", environment_id=one, path="closed", recursive=True)
+        assert (page["total"], page["total_is_minimum"], [file["name"] for file in page["files"]]) == (1, True, ["below"])
+        await tools.call("execute", environment_id=one, code="chmod 755 closed/below && rm -r closed")
+
         # The path of a folder is never written as a file.
         for path in ["out/", "out/.", "names/..", "~/", "/"]:
             refused = await tools.refusal("write_file", environment_id=one, path=path, content="x")

@@ -133,11 +133,26 @@ async fn rejects_a_listing_above_the_limits() {
 }
 
 #[tokio::test]
+async fn rejects_an_impossible_number_of_entries() {
+    bounded(async {
+        for (total, expected) in [
+            (u64::MAX, "received more than 9007199254740992 entries in total"),
+            (1, "received more entries of a folder than the agent counted"),
+        ] {
+            let end = Reply::ListEnd { total, total_is_minimum: false, too_deep: false, next: None };
+            let fault = listing_answered([entries(["n", "o"]), end].into_iter()).await.unwrap_err();
+            assert!(fault.ends_with(expected), "{fault}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn rejects_a_listing_that_does_not_ascend() {
     bounded(async {
         let end = |next: Option<&[u8]>| {
             let next = next.map(<[u8]>::to_vec);
-            Reply::ListEnd { total: u64::MAX, total_is_minimum: false, too_deep: false, next }
+            Reply::ListEnd { total: 3, total_is_minimum: false, too_deep: false, next }
         };
         let answered = |replies: Vec<Reply<'static>>| listing_answered(replies.into_iter());
         for replies in [
@@ -157,7 +172,7 @@ async fn rejects_a_listing_that_does_not_ascend() {
         assert!(fault.ends_with("received more than 4096 bytes of a name"), "{fault}");
         // Entries may vanish before they are sent.
         let listing = answered(vec![end(Some(b"n\xff"))]).await.unwrap();
-        assert_eq!((listing.entries.len(), listing.total, listing.next.as_deref()), (0, u64::MAX, Some("n\\xFF")));
+        assert_eq!((listing.entries.len(), listing.total, listing.next.as_deref()), (0, 3, Some("n\\xFF")));
         let listing = answered(vec![entries(["n", "o"]), end(Some(b"p"))]).await.unwrap();
         assert_eq!((listing.entries.len(), listing.next.as_deref()), (2, Some("p")));
     })
