@@ -24,6 +24,7 @@
 mod dns_server;
 mod flow;
 mod handshake;
+mod limits;
 mod link;
 mod lookup_program;
 mod route;

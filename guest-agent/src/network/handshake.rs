@@ -45,6 +45,7 @@ use self::{
 };
 use super::{
     flow::{self, reset},
+    limits::ACCEPT_RETRY,
     link::LinkHandle,
 };
 use crate::console::report;
@@ -55,9 +56,6 @@ pub(super) const CONNECTIONS_MAX: usize = FLOWS_MAX - FLOWS_MAX / 8;
 
 /// Time between two checks of the attempts.
 const CHECK: Duration = Duration::from_secs(1);
-
-/// Delay after a failed `accept`, which means that the kernel is out of memory or descriptors.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// Connects programs to the host, and carries their connections; the number of permits limits the connections. Returns
 /// only if a socket fails.
@@ -105,16 +103,17 @@ struct Dialled {
 
 impl Handshakes {
     async fn run(mut self, listeners: &[TcpListener]) {
-        let mut flows = JoinSet::new();
+        let (mut flows, mut first) = (JoinSet::new(), 0);
         let mut checks = interval(CHECK);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while flows.try_join_next().is_some() {}
+            first = (first + 1) % listeners.len().max(1);
             tokio::select! {
                 captured = poll_fn(|cx| self.wire.poll_captured(cx)) => self.on_captured(captured),
                 // A cancelled dial has no answer.
                 Some(dialled) = self.dials.join_next() => drop(dialled.map(|dialled| self.on_dialled(dialled))),
-                accepted = accept(listeners) => match accepted {
+                accepted = accept(listeners, first) => match accepted {
                     Ok((tcp, client)) => if let Some(dialled) = self.on_accepted(&tcp, client) {
                         flows.spawn(async move {
                             flow::carry(tcp, dialled.stream).await;
@@ -125,7 +124,7 @@ impl Handshakes {
                     }
                     Err(fault) => {
                         report(&format!("failed to accept a connection: {fault}"));
-                        sleep(RETRY).await;
+                        sleep(ACCEPT_RETRY).await;
                     }
                 },
                 now = checks.tick(), if !self.attempts.is_empty() => self.check(now),
@@ -169,6 +168,9 @@ impl Handshakes {
 
     /// Returns the dialled flow of an accepted connection.
     fn on_accepted(&mut self, tcp: &TcpStream, client: SocketAddr) -> Option<Flow> {
+        // As in `on_dialled`: a SYN that was repeated before the handshake would start a new attempt.
+        let captured = self.wire.captured();
+        self.on_captured(captured);
         wire::accept_all(tcp);
         self.attempts.on_accepted(Ends::new(client, tcp.local_addr().ok()?))
     }
@@ -189,10 +191,12 @@ fn refuse(syn: &Syn, reason: Refusal) -> Option<Packet> {
     }
 }
 
-/// Accepts a connection. Returns its program's address as well, which a connection that was reset no longer tells.
-async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+/// Accepts a connection. Returns its program's address as well, because `peer_addr` fails on a connection that was
+/// reset. `first` is the number of the listener that is asked first, so that connections of one family do not delay
+/// those of the other.
+async fn accept(listeners: &[TcpListener], first: usize) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|cx| {
-        for listener in listeners {
+        for listener in listeners.iter().cycle().skip(first).take(listeners.len()) {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Serves the connections and DNS queries that are steered to this process, up to the limits of the link.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -18,6 +18,7 @@ use super::{
     flow::reset,
     handshake,
     handshake::CONNECTIONS_MAX,
+    limits::{ACCEPT_RETRY, FULL_MAX},
     link::{self, LinkHandle},
     sockets::Sockets,
 };
@@ -29,12 +30,6 @@ const QUERIES_MAX: usize = FLOWS_MAX - CONNECTIONS_MAX;
 
 /// Maximum number of simultaneous TCP connections to the DNS server, each with at most one query at a time.
 const DNS_CONNECTIONS_MAX: usize = QUERIES_MAX;
-
-/// Timeout at the limit of connections to the DNS server: if none ends within this time, new ones are reset.
-const FULL_MAX: Duration = Duration::from_secs(5);
-
-/// Delay after a failed `accept`, which means that the kernel is out of memory or descriptors.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// Serves all connections and queries that arrive at the sockets, over the link that `keep_up` maintains. Returns only
 /// if `keep_up` returns or a socket or task fails.
@@ -82,7 +77,7 @@ async fn accept_dns(
             Ok((tcp, _program)) => tcp,
             Err(fault) => {
                 report(&format!("failed to accept a connection to the DNS server: {fault}"));
-                sleep(RETRY).await;
+                sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };

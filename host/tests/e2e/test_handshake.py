@@ -178,8 +178,8 @@ print(json.dumps({{
             assert (found["unreachable"], found["unreachable_later"]) == ("OSError", "EHOSTUNREACH")
             peer, seconds = found["silent"]
             assert (peer, seconds < 3) == (HERE, True), found
-            told, seconds = found["curl"]
-            assert (told, seconds < 3) == ([0, "hello"], True), found
+            output, seconds = found["curl"]
+            assert (output, seconds < 3) == ([0, "hello"], True), found
 
 
 @pytest.mark.outside("the other machine is a network namespace here")

@@ -11,10 +11,7 @@ use tokio::{
 use waggle_link::{FrameReader, FrameWriter, Stream};
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, Refusal};
 
-use crate::network::link::LinkHandle;
-
-/// Timeout at the limit of connections: if none ends within this time, a further one is refused.
-const FULL_MAX: Duration = Duration::from_secs(5);
+use crate::network::{limits::FULL_MAX, link::LinkHandle};
 
 /// Timeout for the host to connect; the host's own timeout is shorter.
 const CONNECT_MAX: Duration = Duration::from_secs(180);

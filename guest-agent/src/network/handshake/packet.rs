@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Maximum number of bytes of a packet that are needed: an IPv4 header and a TCP header, both with all options. An IPv6
-/// header is shorter, and only privileged programs can send extension headers.
+/// header is shorter. A SYN with an IPv6 extension header is not carried, and its `connect` times out.
 pub(super) const PACKET_BYTES_MAX: usize = 60 + 60;
 
 /// The sequence number of each probe, which the answer to a probe acknowledges. Any number is possible.

@@ -27,7 +27,8 @@ use super::{
 };
 use crate::sys;
 
-/// Bytes of captured packets that the kernel buffers, for some hundred SYNs. Programs' kernels repeat a lost SYN.
+/// Size of the buffer for captured packets of one address family, for some hundred SYNs; the kernel doubles it. The
+/// kernel repeats a SYN that is lost.
 const CAPTURED_BYTES: usize = 256 * 1024;
 
 /// Maximum number of packets that are read at a time: about as many as the kernel buffers. A program that sends without
@@ -103,8 +104,9 @@ impl Wire {
         Ok(Self { captures, senders, loopback: if_nametoindex("lo")? })
     }
 
-    /// Waits for packets, and returns some.
+    /// Waits for packets, and returns some of each address family that has any.
     pub(super) fn poll_captured(&self, cx: &mut Context<'_>) -> Poll<Vec<Captured>> {
+        let mut all = Vec::new();
         for capture in &self.captures {
             // The wait fails only if the runtime is shut down.
             while let Poll::Ready(Ok(mut ready)) = capture.poll_read_ready(cx) {
@@ -112,11 +114,12 @@ impl Wire {
                 if captured.is_empty() {
                     ready.clear_ready();
                 } else {
-                    return Poll::Ready(captured);
+                    all.extend(captured);
+                    break;
                 }
             }
         }
-        Poll::Pending
+        if all.is_empty() { Poll::Pending } else { Poll::Ready(all) }
     }
 
     /// Returns the packets that have arrived.
