@@ -12,7 +12,8 @@
 //!   `lib/x` becomes `usr/lib/x`; if the target of a link is missing, its folders are created;
 //! - missing parents are created with mode 0755 and owner 0:0; a parent that is a file is replaced by a folder;
 //! - a hard link is one more name of its target's inode, also if a lower layer added the target. An entry that replaces
-//!   one of the names, or a whiteout of one, leaves the other names as they are.
+//!   one of the names, or a whiteout of one, leaves the other names as they are. The mode, owner, time and attributes
+//!   of the link's own entry are ignored, as in `umoci unpack` and GNU tar; containerd would set them on the inode.
 
 use std::collections::BTreeMap;
 
