@@ -72,8 +72,7 @@ pub(super) fn read_image(source: &Source, manifest: Descriptor) -> Result<Image,
     Ok(Image { manifest, config, layers: content.layers().clone() })
 }
 
-/// Returns the descriptors of a manifest's configuration and then of its layers. Fails if a layer is
-/// encrypted.
+/// Returns the descriptors of a manifest's configuration and then of its layers. Fails if a layer is encrypted.
 pub(super) fn read_parts(source: &Source, manifest: &Descriptor) -> Result<Vec<Descriptor>, LayoutFault> {
     let content = read_manifest(source, manifest)?;
     let config = content.config();
@@ -234,7 +233,8 @@ fn fits(platform: &Platform) -> bool {
     (platform.os(), platform.architecture()) == (&Os::Linux, &Arch::Amd64)
 }
 
-/// Rejects encrypted layers, of which the bytes would only say that they are no archive. The bytes say everything else.
+/// Rejects encrypted layers: their bytes would only give the error for a damaged archive. All other faults are found
+/// from the bytes.
 fn check_layer(descriptor: &Descriptor) -> Result<(), LayoutFault> {
     let media_type = descriptor.media_type().as_ref();
     if !media_type.ends_with(ENCRYPTED_SUFFIX) {

@@ -134,7 +134,7 @@ pub enum EntryFlaw {
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Folder,
-    /// The inodes of all layers. One that no name refers to any more stays until the tree is dropped.
+    /// The inodes of all layers. An inode without a name stays until the tree is dropped, and is not written.
     inodes: Vec<Inode>,
     entries: u64,
     metadata_bytes: u64,
