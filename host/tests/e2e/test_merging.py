@@ -49,6 +49,7 @@ def test_a_merged_image_with_every_kind_of_entry_equals_the_output_of_another_un
     assert merged["sparse"].size == 8 << 20
     assert merged["block"].device == "259:70000"
     assert merged["bin/su"].names == ["bin/su", "hard", "hard-again"] and merged["bin/su"].links == 3
+    assert merged["hard-again"].owner == "0:0" and not merged["hard-again"].xattrs
     assert merged["names/two"].names == ["names/three", "names/two"] and merged["names/one"].links == 1
     assert merged[os.fsdecode(b"caf\xe9")].size == 7 and merged[os.fsdecode(b"link-\xff")].target == os.fsdecode(b"caf\xe9")
 
@@ -97,7 +98,8 @@ def odd_image(layout, scratch):
         first.add(f"size-{bytes}", content=os.urandom(bytes))
     first.add("hard", tarfile.LNKTYPE, target="bin/su")
     first.add("hard-to-link", tarfile.LNKTYPE, target="long-link")
-    first.add("hard-again", tarfile.LNKTYPE, target="hard")
+    # An unpacker ignores the mode, owner, time and attributes of a hard link's own entry.
+    first.add("hard-again", tarfile.LNKTYPE, target="hard", mode=0o600, uid=5, gid=6, mtime=7, xattrs={"user.a": b"of the link"})
     first.add("names", tarfile.DIRTYPE)
     first.add("names/one", content=b"old")
     for name in ["names/two", "names/three", "names/four"]:

@@ -24,6 +24,8 @@ const INDEX_TYPES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const MANIFEST_TYPES: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 /// End of the media types of encrypted layers.
 const ENCRYPTED_SUFFIX: &str = "+encrypted";
@@ -70,8 +72,7 @@ pub(super) fn read_image(source: &Source, manifest: Descriptor) -> Result<Image,
     Ok(Image { manifest, config, layers: content.layers().clone() })
 }
 
-/// Returns the descriptors of a manifest's configuration and then of its layers. Fails if a layer is
-/// encrypted.
+/// Returns the descriptors of a manifest's configuration and then of its layers. Fails if a layer is encrypted.
 pub(super) fn read_parts(source: &Source, manifest: &Descriptor) -> Result<Vec<Descriptor>, LayoutFault> {
     let content = read_manifest(source, manifest)?;
     let config = content.config();
@@ -87,8 +88,20 @@ fn read_manifest(source: &Source, manifest: &Descriptor) -> Result<ImageManifest
     let document = format!("the manifest {}", manifest.digest());
     let content: ImageManifest = read(source, manifest, &document)?;
     check_own_type(&document, content.media_type().as_ref(), &MANIFEST_TYPES, "an image manifest")?;
+    check_config(content.config())?;
     let layers = content.layers().len();
     if layers > LAYERS_MAX { Err(LayoutFault::TooManyLayers { layers }) } else { Ok(content) }
+}
+
+/// Rejects artifacts that are not images, such as charts and models: only the configuration's media type reveals them
+/// before their layers are downloaded.
+fn check_config(descriptor: &Descriptor) -> Result<(), LayoutFault> {
+    let found = descriptor.media_type().as_ref();
+    if CONFIG_TYPES.contains(&found) {
+        return Ok(());
+    }
+    let document = format!("the configuration {}", descriptor.digest());
+    Err(LayoutFault::MediaType { document, found: found.to_owned(), expected: "the configuration of an image" })
 }
 
 fn check_version(source: &Source) -> Result<(), LayoutFault> {
@@ -220,7 +233,8 @@ fn fits(platform: &Platform) -> bool {
     (platform.os(), platform.architecture()) == (&Os::Linux, &Arch::Amd64)
 }
 
-/// Rejects encrypted layers, of which the bytes would only say that they are no archive. The bytes say everything else.
+/// Rejects encrypted layers: their bytes would only give the error for a damaged archive. All other faults are found
+/// from the bytes.
 fn check_layer(descriptor: &Descriptor) -> Result<(), LayoutFault> {
     let media_type = descriptor.media_type().as_ref();
     if !media_type.ends_with(ENCRYPTED_SUFFIX) {

@@ -12,7 +12,8 @@
 //!   `lib/x` becomes `usr/lib/x`; if the target of a link is missing, its folders are created;
 //! - missing parents are created with mode 0755 and owner 0:0; a parent that is a file is replaced by a folder;
 //! - a hard link is one more name of its target's inode, also if a lower layer added the target. An entry that replaces
-//!   one of the names, or a whiteout of one, leaves the other names as they are.
+//!   one of the names, or a whiteout of one, leaves the other names as they are. The mode, owner, time and attributes
+//!   of the link's own entry are ignored, as in `umoci unpack` and GNU tar; containerd would set them on the inode.
 
 use std::collections::BTreeMap;
 
@@ -133,7 +134,7 @@ pub enum EntryFlaw {
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Folder,
-    /// The inodes of all layers. One that no name refers to any more stays until the tree is dropped.
+    /// The inodes of all layers. An inode without a name stays until the tree is dropped, and is not written.
     inodes: Vec<Inode>,
     entries: u64,
     metadata_bytes: u64,
@@ -227,7 +228,7 @@ impl Tree {
 
     fn meta(&mut self, entry: &TarEntry) -> Result<Meta, EntryFlaw> {
         let xattrs = xattrs::keep(&entry.xattrs).map_err(EntryFlaw::Xattr)?;
-        self.count_metadata(xattrs::bytes(&xattrs))?;
+        self.count_metadata(xattrs.memory_bytes())?;
         let TarEntry { permissions, uid, gid, mtime_s, mtime_ns, .. } = *entry;
         Ok(Meta { permissions, uid, gid, mtime_s, mtime_ns, xattrs })
     }
@@ -389,7 +390,7 @@ fn count(counter: &mut u64, more: usize, max: u64, flaw: EntryFlaw) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::limits::XATTR_BYTES_MAX, *};
 
     /// Slashes in a link's target are not names, but reading them takes time too.
     #[test]
@@ -404,6 +405,23 @@ mod tests {
         tree.steps = TREE_STEPS_MAX - 1000;
         let fault = tree.apply(0, &TarEntry::plain("link/y", TarKind::Fifo), Extent::default()).unwrap_err();
         assert!(matches!(fault.reason, EntryFlaw::TooManySteps), "{fault}");
+    }
+
+    #[test]
+    fn short_attributes_count_as_the_memory_that_they_use() {
+        let mut tree = Tree::new();
+        let count = XATTR_BYTES_MAX / 8;
+        let mut entry = TarEntry::plain("file", TarKind::Fifo);
+        entry.xattrs = (0..count).map(|number| (format!("user.{number:03x}").into_bytes(), Vec::new())).collect();
+        tree.apply(0, &entry, Extent::default()).unwrap();
+        let [Inode { meta, .. }] = tree.inodes.as_slice() else { panic!("{:?}", tree.inodes) };
+        assert_eq!(meta.xattrs.iter().count(), count);
+        let attributes = tree.metadata_bytes - "file".len() as u64;
+        assert_eq!(attributes, count as u64 * 11);
+        assert_eq!(attributes, meta.xattrs.memory_bytes() as u64);
+        tree.metadata_bytes = METADATA_BYTES_MAX - attributes;
+        let fault = tree.apply(0, &entry, Extent::default()).unwrap_err();
+        assert!(matches!(fault.reason, EntryFlaw::TooMuchMetadata), "{fault}");
     }
 
     #[test]

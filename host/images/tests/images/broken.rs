@@ -77,6 +77,11 @@ fn rejects_unsupported_media_types() {
     let manifest = layout.json("application/json", &json!({}));
     layout.index(&[manifest]);
     check(&layout, "", r#"has the media type "application/json"; must be an image manifest or an image index"#);
+    for kind in ["application/vnd.oci.empty.v1+json", "application/vnd.cncf.helm.config.v1+json"] {
+        let content = json!({"schemaVersion": 2, "config": layout.json(kind, &json!({})), "layers": []});
+        layout.index(&[layout.json(OCI_MANIFEST, &content)]);
+        check(&layout, "", &format!(r#"has the media type "{kind}"; must be the configuration of an image"#));
+    }
     let layer = layout.blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", b"");
     layout.index(&[layout.manifest(&[layer])]);
     check(&layout, "", "must be a layer that is not encrypted");

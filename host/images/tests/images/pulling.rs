@@ -20,7 +20,7 @@ use waggle_images::{
 use waggle_shared::causes::chain;
 
 use crate::{
-    layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tree, zstd},
+    layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tree, zstd},
     registry::{Registry, until},
 };
 
@@ -251,6 +251,18 @@ async fn rejects_oversized_layer_before_downloading_it() {
     layer["size"] = json!(11_u64 << 30);
     let fault = pull(&store(&layout), &registry.tag("v1", &layout.manifest(&[layer]))).await.unwrap_err();
     assert!(fault.contains("has a layer of 11811160064 bytes; at most 10737418240 are allowed"), "{fault}");
+    assert!(!registry.requests().iter().any(|request| request.path.contains("/blobs/")));
+}
+
+#[tokio::test]
+async fn rejects_artifact_before_downloading_its_layers() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let layer = layout.blob("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart");
+    let config = layout.json("application/vnd.cncf.helm.config.v1+json", &json!({"name": "hive"}));
+    let content = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]});
+    let fault = pull(&store(&layout), &registry.tag("v1", &layout.json(OCI_MANIFEST, &content))).await.unwrap_err();
+    assert!(fault.contains("must be the configuration of an image"), "{fault}");
     assert!(!registry.requests().iter().any(|request| request.path.contains("/blobs/")));
 }
 

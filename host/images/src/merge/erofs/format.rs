@@ -133,11 +133,11 @@ pub(super) fn xattrs(xattrs: &Xattrs) -> io::Result<Vec<u8>> {
     if !xattrs.is_empty() {
         encoded.resize(XATTRS_HEADER_BYTES, 0);
     }
-    for (name, value) in xattrs {
+    for (name, value) in xattrs.iter() {
         let (namespace, rest) = split_namespace(name);
         encoded.extend([u8::try_from(rest.len()).map_err(io::Error::other)?, namespace]);
         encoded.extend(u16::try_from(value.len()).map_err(io::Error::other)?.to_le_bytes());
-        encoded.extend_from_slice(rest.as_bytes());
+        encoded.extend_from_slice(rest);
         encoded.extend_from_slice(value);
         encoded.resize(encoded.len().next_multiple_of(XATTR_UNIT_BYTES), 0);
     }
@@ -145,8 +145,9 @@ pub(super) fn xattrs(xattrs: &Xattrs) -> io::Result<Vec<u8>> {
 }
 
 /// Splits an attribute's name into the number of its namespace and the rest. Other namespaces are not kept.
-fn split_namespace(name: &str) -> (u8, &str) {
-    let found = XATTR_NAMESPACES.iter().find_map(|(prefix, number)| Some((*number, name.strip_prefix(prefix)?)));
+fn split_namespace(name: &[u8]) -> (u8, &[u8]) {
+    let found =
+        XATTR_NAMESPACES.iter().find_map(|(prefix, number)| Some((*number, name.strip_prefix(prefix.as_bytes())?)));
     found.unwrap_or((0, name))
 }
 
