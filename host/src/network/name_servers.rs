@@ -81,8 +81,8 @@ impl NameServers {
         Self { addresses, timeout, attempts: config.attempts.clamp(1, ATTEMPTS_MAX), only_tcp: config.use_vc }
     }
 
-    /// Asks the servers until one has an answer, and returns the answer to the guest, or `None` if the answer leads to a
-    /// name that is not allowed. The caller limits the whole time. An attempt takes at most an equal part of it, so
+    /// Asks the servers until one has an answer, and returns the answer to the guest, or `None` if the answer leads to
+    /// a name that is not allowed. The caller limits the whole time. An attempt takes at most an equal part of it, so
     /// that each server is asked.
     pub(super) async fn ask(
         &self,

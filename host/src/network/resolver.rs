@@ -8,8 +8,8 @@
 //! host remembers these addresses, since a rule for a name allows only connections to them.
 //!
 //! getaddrinfo(3) knows no other records, so the host's name servers are asked for those. A guest may ask for records
-//! of the names that its policy looks up, and for the names of addresses that its policy allows. The name servers follow
-//! aliases, so the policy is asked again about the names to which these lead.
+//! of the names that its policy looks up, and for the names of addresses that its policy allows. The name servers
+//! follow aliases, so the policy is asked again about the names to which these lead.
 
 use std::{
     collections::HashSet,
@@ -132,8 +132,8 @@ async fn records(guest: &Guest, name: &DomainName, question: &Question) -> Resul
     }
 }
 
-/// Whether the guest may get the records of a name to which an alias leads. No rule need allow the name, since sites
-/// are often aliases of names of their hosting providers.
+/// Whether the guest may get the records of a name to which an alias leads. The name needs no rule that allows it,
+/// since sites are often aliases of names of their hosting providers.
 fn may_lead_to(guest: &Guest, target: &Target) -> bool {
     // Rules cannot match a name that is not a host name.
     let Some(name) = &target.name else { return target.shares_reverse_zone };

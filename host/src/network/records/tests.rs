@@ -319,9 +319,10 @@ fn keys(data: &[u8]) -> Vec<u16> {
 #[test]
 fn damaged_responses_never_yield_addresses() {
     let question = question("bee.example", HTTPS);
-    let service = b"\0\x01\x03www\xc0\x0c\0\0\0\x04\0\x01\0\x04\0\x01\0\x03\x02h2\0\x04\0\x04\xc0\0\x02\x01\0\x06\0\x10................";
+    let hints = b"\0\x04\0\x04\xc0\0\x02\x01\0\x06\0\x10................";
+    let service = [&b"\0\x01\x03www\xc0\x0c\0\0\0\x04\0\x01\0\x04\0\x01\0\x03\x02h2"[..], hints].concat();
     let soa = [&b"\x02ns\xc0\x0c\xc0\x10"[..], &[7; 20]].concat();
-    let records = [record(b"\xc0\x0c", HTTPS, service), record(b"\xc0\x0c", 5, b"\xc0\x10")];
+    let records = [record(b"\xc0\x0c", HTTPS, &service), record(b"\xc0\x0c", 5, b"\xc0\x10")];
     let whole = response(&question, 0, [&records, &[record(b"\xc0\x10", 6, &soa)], &[]]);
     let mut answers = 0;
     let mut check = |message: &[u8]| {
