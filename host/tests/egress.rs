@@ -240,6 +240,7 @@ async fn unknown_name_is_reported_and_a_denied_one_is_not_looked_up() {
 
 #[tokio::test]
 async fn other_records_are_asked_for_only_as_far_as_the_policy_allows() {
+    const A: u8 = 1;
     const PTR: u8 = 12;
     const TXT: u8 = 16;
     const ANY: u8 = 255;
@@ -249,19 +250,31 @@ async fn other_records_are_asked_for_only_as_far_as_the_policy_allows() {
         ("_a._b._c.index.example", TXT),
         ("1.2.0.10.in-addr.arpa", PTR),
         ("1.2.0.10.in-addr.arpa", TXT),
-        ("2.0.192.in-addr.arpa", PTR),
         ("254.169.254.169.in-addr.arpa", PTR),
     ] {
         assert_eq!(rig.query(name, kind).await, (3, vec![]), "{name}");
     }
-    let expected = ["secret.example", "_a._b._c.index.example", "1.2.0.10.in-addr.arpa", "2.0.192.in-addr.arpa"];
-    assert_eq!(rig.refusals(), [&expected[..], &["254.169.254.169.in-addr.arpa"]].concat());
-    // The guest's own addresses have no names, and asking for them is no offence.
+    // NXDOMAIN for the name of a network would mean that none of its addresses has a name.
+    assert_eq!(rig.query("2.0.192.in-addr.arpa", PTR).await, (5, vec![]));
+    assert_eq!(rig.query("1.2.0.192.in-addr.arpa", A).await, (5, vec![]));
+    let expected = [
+        "secret.example",
+        "_a._b._c.index.example",
+        "1.2.0.10.in-addr.arpa",
+        "254.169.254.169.in-addr.arpa",
+        "2.0.192.in-addr.arpa",
+        "1.2.0.192.in-addr.arpa",
+    ];
+    assert_eq!(rig.refusals(), expected);
+    // The guest's own addresses have no names, and lookups of them are not counted as refusals.
     for own in ["1.77.0.10.in-addr.arpa", "2.77.0.10.in-addr.arpa", "1.0.0.127.in-addr.arpa"] {
         assert_eq!(rig.query(own, PTR).await, (3, vec![]), "{own}");
     }
     assert_eq!(rig.query("index.example", ANY).await, (4, vec![]));
-    assert_eq!(rig.refusals().len(), 5);
+    assert_eq!(rig.refusals().len(), 6);
+    let denied = self::rig("deny *.in-addr.arpa, public").await;
+    assert_eq!(denied.query("1.1.1.1.in-addr.arpa", PTR).await, (3, vec![]));
+    assert_eq!(denied.refusals(), ["1.1.1.1.in-addr.arpa"]);
 }
 
 #[tokio::test]

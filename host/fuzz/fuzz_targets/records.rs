@@ -9,24 +9,28 @@
 
 use libfuzzer_sys::fuzz_target;
 use waggle_fuzz::network::{
-    dns::{self, Question},
+    dns::{self, HEADER_BYTES, Question},
     records::Response,
 };
 use waggle_protocol::egress::DNS_ANSWER_BYTES_MAX;
 
-/// The types of the questions: NS, CNAME, SOA, PTR, MX, TXT, SRV, NAPTR, DNAME, SVCB, HTTPS, CAA, and an unknown one.
-const TYPES: [u16; 13] = [2, 5, 6, 12, 15, 16, 33, 35, 39, 64, 65, 257, 65000];
+/// The types of the questions: NS, CNAME, SOA, PTR, MX, TXT, SIG, NXT, SRV, NAPTR, DNAME, SVCB, HTTPS, CAA, and an
+/// unknown one.
+const TYPES: [u16; 15] = [2, 5, 6, 12, 15, 16, 24, 30, 33, 35, 39, 64, 65, 257, 65000];
 
 /// The names of the question, as the guest and the server write it.
 const NAMES: [&[u8]; 2] = [b"\x03BEE\x07example\0", b"\x03bee\x07EXAMPLE\0"];
-
-/// Length of a header, in bytes.
-const HEADER_BYTES: usize = 12;
 
 /// The types of the records of which an answer contains any, apart from the requested ones.
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const DNAME: u16 = 39;
+
+/// The types of the records with parameters of services.
+const SERVICES: [u16; 2] = [64, 65];
+
+/// The keys of the parameters with addresses.
+const HINTS: [u16; 2] = [4, 6];
 
 fuzz_target!(|input: &[u8]| {
     let Some(([which, a0, a1, n0, n1], records)) = input.split_first_chunk::<5>() else { return };
@@ -38,7 +42,10 @@ fuzz_target!(|input: &[u8]| {
     let Some(answer) = relay(&response, &question) else { return };
     assert!(answer.len() <= DNS_ANSWER_BYTES_MAX);
     assert_eq!(answer[HEADER_BYTES..query.len()], query[HEADER_BYTES..]);
-    assert_eq!(types(&answer, query.len()).filter(|found| ![kind, CNAME, SOA, DNAME].contains(found)).count(), 0);
+    for (found, data) in records_of(&answer, query.len()) {
+        assert!([kind, CNAME, SOA, DNAME].contains(&found));
+        assert!(!SERVICES.contains(&found) || !keys(data).iter().any(|key| HINTS.contains(key)));
+    }
     // Apart from the flags: what was truncated before has all its records now.
     const COUNTS_AT: usize = 4;
     assert_eq!(relay(&answer, &question).expect("a valid answer")[COUNTS_AT..], answer[COUNTS_AT..]);
@@ -46,19 +53,43 @@ fuzz_target!(|input: &[u8]| {
 
 fn relay(response: &[u8], question: &Question) -> Option<Vec<u8>> {
     const ID: u16 = 0x0102;
-    Response::read(response, ID, question).expect("the response to the query").answer(question)
+    Response::read(response, ID, question).expect("the response to the query").answer(question, &|_target| true).ok()
 }
 
-/// Returns the types of an answer's records. Its names have no pointers except whole ones.
-fn types(answer: &[u8], mut at: usize) -> impl Iterator<Item = u16> {
-    let mut types = Vec::new();
+/// Returns the types and the data of an answer's records. Its names have no pointers except whole ones.
+fn records_of(answer: &[u8], mut at: usize) -> Vec<(u16, &[u8])> {
+    let mut records = Vec::new();
     while at < answer.len() {
-        while (1..64).contains(&answer[at]) {
-            at += 1 + usize::from(answer[at]);
-        }
-        at += if answer[at] == 0 { 1 } else { 2 };
-        types.push(u16::from_be_bytes([answer[at], answer[at + 1]]));
-        at += 10 + usize::from(u16::from_be_bytes([answer[at + 8], answer[at + 9]]));
+        at = name_end(answer, at);
+        let data_at = at + 10;
+        let data_end = data_at + usize::from(number(answer, at + 8));
+        records.push((number(answer, at), &answer[data_at..data_end]));
+        at = data_end;
     }
-    types.into_iter()
+    records
+}
+
+/// Returns the keys of a service's parameters, also those that are called mandatory.
+fn keys(data: &[u8]) -> Vec<u16> {
+    let (mut keys, mut at) = (Vec::new(), name_end(data, 2));
+    while at < data.len() {
+        let (key, value_at) = (number(data, at), at + 4);
+        at = value_at + usize::from(number(data, at + 2));
+        keys.push(key);
+        if key == 0 {
+            keys.extend((value_at..at).step_by(2).map(|key_at| number(data, key_at)));
+        }
+    }
+    keys
+}
+
+fn name_end(bytes: &[u8], mut at: usize) -> usize {
+    while (1..64).contains(&bytes[at]) {
+        at += 1 + usize::from(bytes[at]);
+    }
+    at + if bytes[at] == 0 { 1 } else { 2 }
+}
+
+fn number(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -82,8 +82,9 @@ impl Policy {
         matching.find(|rule| rule.allows || rule.ports.is_none()).is_some_and(|rule| rule.allows)
     }
 
-    /// Whether a name is looked up for one of the `names`, which are the name itself and the name that it describes.
-    fn looks_up(&self, names: &[&DomainName]) -> bool {
+    /// Returns whether the first rule that decides about the lookup of a name allows it, or `None` if no rule decides.
+    /// The `names` are the name itself and the name that it describes.
+    fn name_decision(&self, names: &[&DomainName]) -> Option<bool> {
         let decides = self.0.iter().find(|rule| match &rule.target {
             Target::Name(pattern) => {
                 names.iter().any(|name| pattern.matches(name)) && (rule.allows || rule.ports.is_none())
@@ -91,7 +92,7 @@ impl Policy {
             // Only a lookup can tell whether the name resolves to an address that the rule covers.
             Target::Public | Target::Range(_) => rule.allows,
         });
-        decides.is_some_and(|rule| rule.allows)
+        decides.map(|rule| rule.allows)
     }
 }
 
@@ -208,7 +209,7 @@ impl Egress {
     /// Whether a name may be looked up. Lookups are restricted because a lookup itself can carry data out of the guest.
     #[must_use]
     pub fn looks_up(&self, name: &DomainName) -> bool {
-        self.policies().all(|policy| policy.looks_up(&[name]))
+        self.policies().all(|policy| policy.name_decision(&[name]) == Some(true))
     }
 
     /// Whether records other than addresses may be looked up. A rule for a name also covers the names of its services,
@@ -217,7 +218,16 @@ impl Egress {
     pub fn looks_up_records(&self, name: &DomainName) -> bool {
         let described = name.without_service();
         let names: Vec<_> = std::iter::once(name).chain(&described).collect();
-        self.policies().all(|policy| policy.looks_up(&names))
+        self.policies().all(|policy| policy.name_decision(&names) == Some(true))
+    }
+
+    /// Whether a rule denies lookups of the name. Of a name that no rule covers, a guest may still get the records if
+    /// an alias leads there, because sites are often aliases of names of their hosting providers.
+    #[must_use]
+    pub fn denies_name(&self, name: &DomainName) -> bool {
+        let described = name.without_service();
+        let names: Vec<_> = std::iter::once(name).chain(&described).collect();
+        self.policies().any(|policy| policy.name_decision(&names) == Some(false))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Policy> {

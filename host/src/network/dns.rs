@@ -59,6 +59,8 @@ pub enum Code {
     NxDomain = 3,
     /// The kind of query is not supported.
     NotImp = 4,
+    /// The name is never asked for. Unlike [`Self::NxDomain`], this says nothing about the names below it (RFC 8020).
+    Refused = 5,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -76,8 +78,8 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     Addresses(Family),
-    /// Records of another type, by its number.
-    Records(u16),
+    /// Records of another type.
+    Records,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,15 +118,26 @@ pub fn read(message: &[u8]) -> Result<Question, Option<Vec<u8>>> {
     let (kind, class) = (u16::from_be_bytes([*t0, *t1]), u16::from_be_bytes([*c0, *c1]));
     let wire_bytes = rest.len() - behind.len() + KIND_BYTES;
     let wire = rest.get(..wire_bytes).unwrap_or_default().to_vec();
-    let name = std::str::from_utf8(&labels.join(&b'.')).ok().and_then(|name| name.parse().ok());
+    let name = host_name(&labels);
     let is_supported = class == CLASS_IN && !is_meta(kind);
     let kind = match kind {
         TYPE_A => Kind::Addresses(Family::V4),
         TYPE_AAAA => Kind::Addresses(Family::V6),
-        other => Kind::Records(other),
+        _ => Kind::Records,
     };
     let question = Question { id, flags, wire, name, kind };
     if is_supported { Ok(question) } else { Err(Some(question.failure(Code::NotImp))) }
+}
+
+/// Returns the name with these labels, or `None` if it is not a valid host name.
+fn host_name(labels: &[&[u8]]) -> Option<DomainName> {
+    std::str::from_utf8(&labels.join(&b'.')).ok()?.parse().ok()
+}
+
+/// Parses an encoded name, or returns `None` if it is not a valid host name.
+pub(super) fn read_name(wire: &[u8]) -> Option<DomainName> {
+    let (labels, _) = labels(wire)?;
+    host_name(&labels)
 }
 
 /// Parses a name; returns its labels, and the bytes after the name. A label that contains a dot is invalid, since it
@@ -279,6 +292,6 @@ mod tests {
         let root = read(&query(&[], TYPE_A)).unwrap();
         assert_eq!(root.name, None, "the root");
         let service = read(&query(&["_sip", "_tcp", "example"], 33)).unwrap();
-        assert_eq!((service.name.unwrap().as_str(), service.kind), ("_sip._tcp.example", Kind::Records(33)));
+        assert_eq!((service.name.unwrap().as_str(), service.kind), ("_sip._tcp.example", Kind::Records));
     }
 }

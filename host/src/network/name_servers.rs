@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     dns::{Code, Question},
-    records::Response,
+    records::{MayLeadTo, RelayFault, Response},
 };
 
 /// The file with the addresses of the host's name servers.
@@ -81,21 +81,35 @@ impl NameServers {
         Self { addresses, timeout, attempts: config.attempts.clamp(1, ATTEMPTS_MAX), only_tcp: config.use_vc }
     }
 
-    /// Asks the servers until one has an answer, and returns the answer to the guest. The caller limits the time.
-    pub(super) async fn ask(&self, question: &Question) -> Vec<u8> {
+    /// Asks the servers until one has an answer, and returns the answer to the guest, or `None` if the answer leads to
+    /// a name that is not allowed. The caller limits the whole time. An attempt takes at most an equal part of it, so
+    /// that each server is asked.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        whole: Duration,
+        may_lead_to: &MayLeadTo<'_>,
+    ) -> Option<Vec<u8>> {
+        let part = u32::try_from(self.addresses.len()).ok().and_then(|servers| whole.checked_div(servers));
+        let attempt = part.map_or(self.timeout, |part| part.min(self.timeout));
         for _ in 0..self.attempts {
             for server in &self.addresses {
-                let asked = timeout(self.timeout, self.ask_one(*server, question)).await;
+                let asked = timeout(attempt, self.ask_one(*server, question, may_lead_to)).await;
                 match asked.unwrap_or_else(|elapsed| Err(elapsed.into())) {
                     Ok(answer) => return answer,
                     Err(fault) => tracing::debug!(error = &fault as &dyn Error, %server, "a name server has no answer"),
                 }
             }
         }
-        question.failure(Code::ServFail)
+        Some(question.failure(Code::ServFail))
     }
 
-    async fn ask_one(&self, server: SocketAddr, question: &Question) -> io::Result<Vec<u8>> {
+    async fn ask_one(
+        &self,
+        server: SocketAddr,
+        question: &Question,
+        may_lead_to: &MayLeadTo<'_>,
+    ) -> io::Result<Option<Vec<u8>>> {
         let mut id = [0; 2];
         getrandom::fill(&mut id)?;
         let id = u16::from_be_bytes(id);
@@ -103,11 +117,15 @@ impl NameServers {
         if message.is_none() {
             message = Some(over_tcp(server, id, question).await?);
         }
-        let answer = message.as_deref().and_then(|message| {
-            let response = Response::read(message, id, question)?;
-            matches!(response.code(), 0 | NX_DOMAIN).then(|| response.answer(question))?
-        });
-        answer.ok_or_else(|| io::Error::other("the response reports a failure or is invalid"))
+        let response = message.as_deref().and_then(|message| Response::read(message, id, question));
+        let response = response.filter(|response| matches!(response.code(), 0 | NX_DOMAIN));
+        match response.map(|response| response.answer(question, may_lead_to)) {
+            Some(Ok(answer)) => Ok(Some(answer)),
+            Some(Err(RelayFault::Denied)) => Ok(None),
+            Some(Err(RelayFault::Invalid)) | None => {
+                Err(io::Error::other("the response reports a failure or is invalid"))
+            }
+        }
     }
 }
 

@@ -5,7 +5,13 @@
 //! The owner of a domain chooses the records, so they may be hostile. Every record is parsed and written again: names
 //! without compression, a limited TTL, and only what the guest asked for. Guests receive addresses only from lookups of
 //! addresses, which grant connections to them; so the answers contain no other section, and services no address hints.
+//!
+//! An alias can lead to a name that the guest may not look up. So the policy is asked about every name of an answer.
 
+mod targets;
+
+use self::targets::Targets;
+pub use self::targets::{MayLeadTo, Target};
 use super::dns::{
     CLASS_IN, HEADER_BYTES, LABEL_BYTES_MAX, OPCODE, QUESTION_NAME, Question, RESPONSE, TRUNCATED, WIRE_NAME_BYTES_MAX,
 };
@@ -25,6 +31,15 @@ const IPV6_HINT: u16 = 6;
 
 /// Maximum number of pointers in a name. A name with a pointer after each label has one less.
 const POINTERS_MAX: usize = 128;
+
+/// The reason why a response is not relayed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RelayFault {
+    /// The response is not valid, or leads to too many names.
+    Invalid,
+    /// The response leads to a name of which the guest may get no records.
+    Denied,
+}
 
 /// A response that answers a certain query.
 #[derive(Clone, Copy, Debug)]
@@ -63,19 +78,32 @@ impl<'a> Response<'a> {
         self.flags & CODE
     }
 
-    /// Builds the answer to the guest, or returns `None` if the response is invalid.
-    #[must_use]
-    pub fn answer(&self, question: &Question) -> Option<Vec<u8>> {
+    /// Builds the answer to the guest.
+    ///
+    /// # Errors
+    /// The response is invalid, or leads to a name that is not allowed.
+    pub fn answer(&self, question: &Question, may_lead_to: &MayLeadTo<'_>) -> Result<Vec<u8>, RelayFault> {
+        let mut targets = Targets::new(question, may_lead_to);
         let mut reader = Reader { message: self.message, at: self.records_at, end: self.message.len() };
         let (mut records, mut counts, mut flags) = (Vec::new(), [0; 2], self.code());
         let [answers, authorities] = self.counts;
         for (is_answer, count) in [(true, answers), (false, authorities)] {
             for _ in 0..count {
-                let record = reader.record()?;
-                if flags & TRUNCATED != 0 || !record.is_kept(question, is_answer) {
+                let record = reader.record().ok_or(RelayFault::Invalid)?;
+                if !record.is_kept(question, is_answer) {
                     continue;
                 }
-                let record = record.encode(self.message, question)?;
+                let data = record.data(self.message).ok_or(RelayFault::Invalid)?;
+                if is_answer {
+                    targets.check(&record.owner)?;
+                    if matches!(record.kind, TYPE_CNAME | TYPE_DNAME) {
+                        targets.check(&data)?;
+                    }
+                }
+                if flags & TRUNCATED != 0 {
+                    continue;
+                }
+                let record = record.encode(&data, question).ok_or(RelayFault::Invalid)?;
                 if records.len() + record.len() > question.records_bytes_max() {
                     flags |= TRUNCATED;
                     continue;
@@ -85,7 +113,7 @@ impl<'a> Response<'a> {
                 *(if is_answer { answers } else { authorities }) += 1;
             }
         }
-        Some(question.message(flags, counts, &records))
+        Ok(question.message(flags, counts, &records))
     }
 }
 
@@ -109,11 +137,14 @@ impl Record {
         is_answer && is_requested || is_other && self.class == CLASS_IN
     }
 
-    fn encode(&self, message: &[u8], question: &Question) -> Option<Vec<u8>> {
+    fn data(&self, message: &[u8]) -> Option<Vec<u8>> {
+        data(self.kind, Reader { message, at: self.data_at, end: self.data_end })
+    }
+
+    fn encode(&self, data: &[u8], question: &Question) -> Option<Vec<u8>> {
         let (name, _) = question.parts();
         let mut record =
             if self.owner.eq_ignore_ascii_case(name) { QUESTION_NAME.to_vec() } else { self.owner.clone() };
-        let data = data(self.kind, Reader { message, at: self.data_at, end: self.data_end })?;
         // A TTL with the highest bit means zero (RFC 2181, section 8).
         let ttl_s = if self.ttl_s > u32::MAX / 2 { 0 } else { self.ttl_s.min(ANSWER_TTL_S) };
         record.extend(self.kind.to_be_bytes());
@@ -143,13 +174,16 @@ enum Field {
 fn fields(kind: u16) -> &'static [Field] {
     use Field::{Bytes, Name, Parameters, Rest, Text};
     match kind {
-        // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
-        2..=5 | 7..=9 | 12 | 39 => &[Name],
+        // NS, MD, MF, MB, MG, MR, PTR.
+        2..=4 | 7..=9 | 12 | TYPE_CNAME | TYPE_DNAME => &[Name],
         TYPE_SOA => &[Name, Name, Bytes(20)],
         // MINFO, RP.
         14 | 17 => &[Name, Name],
         // MX, AFSDB, RT, KX.
         15 | 18 | 21 | 36 => &[Bytes(2), Name],
+        // SIG, NXT.
+        24 => &[Bytes(18), Name, Rest],
+        30 => &[Name, Rest],
         // PX.
         26 => &[Bytes(2), Name, Name],
         // SRV.

@@ -8,7 +8,8 @@
 //! host remembers these addresses, since a rule for a name allows only connections to them.
 //!
 //! getaddrinfo(3) knows no other records, so the host's name servers are asked for those. A guest may ask for records
-//! of the names that its policy looks up, and for the names of addresses that its policy allows.
+//! of the names that its policy looks up, and for the names of addresses that its policy allows. The name servers
+//! follow aliases, so the policy is asked again about the names to which these lead.
 
 use std::{
     collections::HashSet,
@@ -30,6 +31,7 @@ use super::{
     Guest, HostAddresses, Lookups,
     dns::{self, Code, Family, Kind, Question},
     name_servers::NameServers,
+    records::Target,
 };
 use crate::domain::egress::{Destination, DomainName, LOOPBACKS, Reverse};
 
@@ -51,10 +53,14 @@ pub(super) async fn answer(guest: &Guest, message: &[u8]) -> Option<Vec<u8>> {
         Ok(question) => question,
         Err(answer) => return answer,
     };
-    let Some(name) = &question.name else { return Some(question.failure(Code::NxDomain)) };
+    let Some(name) = &question.name else {
+        // Other records can have any name, and NXDOMAIN would mean that there are no names below this one either.
+        let code = if question.kind == Kind::Records { Code::Refused } else { Code::NxDomain };
+        return Some(question.failure(code));
+    };
     let found = match question.kind {
         Kind::Addresses(family) => addresses(guest, name, family, question.addresses_max(family)).await,
-        Kind::Records(_) => records(guest, name, &question).await.map(Found::Answer),
+        Kind::Records => records(guest, name, &question).await.map(Found::Answer),
     };
     Some(match found {
         Ok(Found::Addresses(found)) => question.addresses(&found),
@@ -72,6 +78,11 @@ enum Found {
 
 /// Looks up the allowed addresses of a name, and grants connections to them.
 async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_max: usize) -> Result<Found, Code> {
+    // The system's answer would tell whether an address has a name, also for an address that is not allowed.
+    if name.reverse() != Reverse::No {
+        guest.refuse_name(name);
+        return Err(Code::Refused);
+    }
     if !guest.network.egress.looks_up(name) {
         guest.refuse_name(name);
         return Err(Code::NxDomain);
@@ -95,23 +106,47 @@ async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_m
 
 /// Asks the host's name servers for records other than addresses.
 async fn records(guest: &Guest, name: &DomainName, question: &Question) -> Result<Vec<u8>, Code> {
-    let is_allowed = match name.reverse() {
-        Reverse::No => guest.network.egress.looks_up_records(name),
-        Reverse::Part => false,
+    let refuse = |code| {
+        guest.refuse_name(name);
+        Err(code)
+    };
+    match name.reverse() {
+        // The names of allowed addresses are below this one.
+        Reverse::Part => return refuse(Code::Refused),
         // To the guest, these addresses mean the host's loopback and the guest itself.
         Reverse::Of(address) if is_guests_own(address) => return Err(Code::NxDomain),
-        Reverse::Of(address) => is_reachable(guest, address),
-    };
-    if !is_allowed {
-        guest.refuse_name(name);
-        return Err(Code::NxDomain);
+        Reverse::Of(address) if !has_allowed_name(guest, name, address) => return refuse(Code::NxDomain),
+        Reverse::No if !guest.network.egress.looks_up_records(name) => return refuse(Code::NxDomain),
+        Reverse::Of(_) | Reverse::No => {}
     }
+    let deadline = Instant::now() + LOOKUP_MAX;
     let lookup = async {
         let _permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
         let servers = spawn_blocking(NameServers::of_host).await.map_err(|_panicked| Code::ServFail)?;
-        Ok(servers.ask(question).await)
+        let whole = deadline.saturating_duration_since(Instant::now());
+        Ok(servers.ask(question, whole, &|target| may_lead_to(guest, target)).await)
     };
-    timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))
+    match timeout(LOOKUP_MAX, lookup).await.unwrap_or(Err(Code::ServFail))? {
+        Some(answer) => Ok(answer),
+        None => refuse(Code::NxDomain),
+    }
+}
+
+/// Whether the guest may get the records of a name to which an alias leads. The name needs no rule that allows it,
+/// since sites are often aliases of names of their hosting providers.
+fn may_lead_to(guest: &Guest, target: &Target) -> bool {
+    // Rules cannot match a name that is not a host name.
+    let Some(name) = &target.name else { return target.shares_reverse_zone };
+    match name.reverse() {
+        Reverse::No => !guest.network.egress.denies_name(name),
+        Reverse::Part => target.shares_reverse_zone && !guest.network.egress.denies_name(name),
+        Reverse::Of(address) => !is_guests_own(address) && has_allowed_name(guest, name, address),
+    }
+}
+
+/// Whether the guest may ask for the name of an address.
+fn has_allowed_name(guest: &Guest, name: &DomainName, address: IpAddr) -> bool {
+    !guest.network.egress.denies_name(name) && is_reachable(guest, address)
 }
 
 fn is_guests_own(address: IpAddr) -> bool {
@@ -209,9 +244,103 @@ mod tests {
     use nix::libc;
 
     use super::{
-        super::{EXTRA_LOOKUPS_MAX, EXTRA_LOOKUPS_PER_MACHINE_MAX, FIRST_LOOKUPS_MAX},
+        super::{
+            EXTRA_LOOKUPS_MAX, EXTRA_LOOKUPS_PER_MACHINE_MAX, FIRST_LOOKUPS_MAX, Gateway,
+            records::{RelayFault, Response},
+        },
         *,
     };
+    use crate::domain::egress::{Egress, Network};
+
+    fn guest(policy: &str) -> Guest {
+        let egress = Egress::new(policy.parse().unwrap(), None);
+        let network = Network { egress, on_refusal: Arc::new(|_refused| {}) };
+        Guest::new(network, Arc::new(Gateway::new(None, 1)))
+    }
+
+    fn wire(name: &str) -> Vec<u8> {
+        let labels =
+            name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
+        labels.chain([0]).collect()
+    }
+
+    /// The result for a guest whose question has an alias and a record at the alias's target as its answer.
+    fn follow(policy: &str, kind: u8, asked: &str, target: &str) -> Result<(), RelayFault> {
+        let [asked, target] = [asked, target].map(wire);
+        let query = [&[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &asked[..], &[0, kind, 0, 1]].concat();
+        let question = dns::read(&query).unwrap();
+        let mut response = query;
+        response[2] |= 0x80;
+        response[7] = 2;
+        for (owner, kind, data) in [(&asked, 5, &target), (&target, kind, &wire("secret"))] {
+            response
+                .extend([owner, &[0, kind, 0, 1, 0, 0, 0, 9, 0, u8::try_from(data.len()).unwrap()][..], data].concat());
+        }
+        let guest = guest(policy);
+        let response = Response::read(&response, 0x0707, &question).unwrap();
+        response.answer(&question, &|target| may_lead_to(&guest, target)).map(drop)
+    }
+
+    #[test]
+    fn alias_never_leads_to_a_denied_name() {
+        const TXT: u8 = 16;
+        const ZONE: &str = "deny corp.example, deny *.corp.example, public";
+        let check = |policy: &str, target: &str, expected: bool| {
+            let found = follow(policy, TXT, "x.attacker.example", target);
+            assert_eq!(found, if expected { Ok(()) } else { Err(RelayFault::Denied) }, "{policy}: {target}");
+        };
+        check(ZONE, "secret.corp.example", false);
+        check(ZONE, "corp.example", false);
+        check(ZONE, "_sip._tcp.corp.example", false);
+        check(ZONE, "a b.corp.example", false);
+        check(ZONE, "cdn.example", true);
+        check("public", "secret.corp.example", true);
+        check("x.attacker.example", "cdn.example", true);
+        check("x.attacker.example, deny *.example", "cdn.example", false);
+    }
+
+    #[test]
+    fn alias_leads_only_to_names_of_allowed_addresses() {
+        const PTR: u8 = 12;
+        let check = |policy: &str, asked: &str, target: &str, expected: bool| {
+            let found = follow(policy, PTR, asked, target);
+            assert_eq!(found, if expected { Ok(()) } else { Err(RelayFault::Denied) }, "{policy}: {asked}, {target}");
+        };
+        for target in ["5.1.168.192.in-addr.arpa", "1.0.0.127.in-addr.arpa", "1.168.192.in-addr.arpa", "in-addr.arpa"] {
+            check("public", "y.attacker.example", target, false);
+        }
+        check("0.0.0.0/0", "y.attacker.example", "1.0.0.127.in-addr.arpa", false);
+        check("public", "y.attacker.example", "0/25.1.168.192.in-addr.arpa", false);
+        check("public", "y.attacker.example", "1.1.1.1.in-addr.arpa", true);
+        check("deny *.in-addr.arpa, public", "y.attacker.example", "1.1.1.1.in-addr.arpa", false);
+        // Names of a part of a network (RFC 2317).
+        let asked = "1.1.1.1.in-addr.arpa";
+        for target in ["1.0/25.1.1.1.in-addr.arpa", "1.0-127.1.1.1.in-addr.arpa", "1.customer.example"] {
+            check("public", asked, target, true);
+        }
+        check("public", asked, "5.1.168.192.in-addr.arpa", false);
+        check("public", asked, "1.0/25.1.168.192.in-addr.arpa", false);
+        check("1.1.1.1", asked, "2.1.1.1.in-addr.arpa", false);
+        check("deny *.0-127.1.1.1.in-addr.arpa, public", asked, "1.0-127.1.1.1.in-addr.arpa", false);
+    }
+
+    #[tokio::test]
+    async fn records_of_other_names_are_refused() {
+        let ask = async |policy: &str, name: &str, kind: u8| {
+            let query = [&[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &wire(name)[..], &[0, kind, 0, 1]].concat();
+            answer(&guest(policy), &query).await.unwrap()[3] & 15
+        };
+        let [nx_domain, refused] = [Code::NxDomain, Code::Refused].map(|code| code as u8);
+        assert_eq!(ask("public", "*.example.org", 16).await, refused);
+        assert_eq!(ask("public", "a printer._ipp._tcp.example.org", 33).await, refused);
+        assert_eq!(ask("public", "168.192.in-addr.arpa", 2).await, refused);
+        assert_eq!(ask("public", "a b.example.org", 1).await, nx_domain);
+        // Addresses of reverse names are refused before a lookup.
+        for name in ["5.1.168.192.in-addr.arpa", "1.1.1.1.in-addr.arpa", "168.192.in-addr.arpa"] {
+            assert_eq!([ask("public", name, 1).await, ask("public", name, 28).await], [refused; 2], "{name}");
+        }
+        assert_eq!(ask("deny *.in-addr.arpa, public", "1.1.1.1.in-addr.arpa", 12).await, nx_domain);
+    }
 
     #[test]
     fn only_a_definite_no_such_name_is_nxdomain() {

@@ -104,6 +104,9 @@ ZONE = {
     b"leads.test": b"metadata.test",
     b"dangles.test": b"gone.test",
     b"both.test": "198.41.0.4",
+    b"denied.test": b"secret.corp.test",
+    b"turned.test": b"1.0.0.10.in-addr.arpa",
+    b"5.0.41.198.in-addr.arpa": b"5.0/25.0.41.198.in-addr.arpa",
 }
 
 # Types of records.
@@ -129,6 +132,9 @@ RECORDS = {
     ],
     (b"4.0.41.198.in-addr.arpa", PTR): [wire(b"place.test")],
     (b"1.0.0.10.in-addr.arpa", PTR): [wire(b"secret.test")],
+    (b"5.0/25.0.41.198.in-addr.arpa", PTR): [wire(b"five.test")],
+    (b"place.test", TXT): [b"\5place"],
+    (b"secret.corp.test", TXT): [b"\6secret"],
 }
 DNS_PORT = 53
 # Longer answers are truncated over UDP.

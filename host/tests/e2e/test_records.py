@@ -104,10 +104,10 @@ def summary(message):
 """
 
 
-async def test_a_name_keeps_its_family_and_loses_its_hints(serve, peers):
+async def test_a_name_keeps_its_family_and_an_answer_loses_what_is_not_allowed(serve, peers):
     peers("names", NAME_SERVER)
     port = peers("repeat", "::1").port
-    server = serve(EGRESS=f"198.41.0.0/24, 127.0.0.1:{port}", IMAGE_SHELL=image("foreign"))
+    server = serve(EGRESS=f"deny *.corp.test, 198.41.0.0/24, 127.0.0.1:{port}", IMAGE_SHELL=image("foreign"))
     server.set_name_server(NAME_SERVER)
     async with server.start().client() as tools, tools.environment("python") as made:
         code = f"""
@@ -125,6 +125,12 @@ print(json.dumps({{
     "name_of_allowed": summary(ask_raw("4.0.41.198.in-addr.arpa", 12)),
     "name_of_denied": summary(ask_raw("1.0.0.10.in-addr.arpa", 12)),
     "unknown": summary(ask_raw("_x._tcp.bee.test", 33)),
+    "alias": summary(ask_raw("other.test", 16)),
+    "alias_of_denied": summary(ask_raw("denied.test", 16)),
+    "alias_of_name_of_denied": summary(ask_raw("turned.test", 12)),
+    "name_in_part_of_network": summary(ask_raw("5.0.41.198.in-addr.arpa", 12)),
+    "address_of_reverse_name": summary(ask_raw("2.0.0.10.in-addr.arpa", 1)),
+    "no_host_name": summary(ask_raw("*.bee.test", 16)),
 }}))
 """
         assert await run(tools, made, ASK_RAW + code) == {
@@ -145,8 +151,15 @@ print(json.dumps({{
             "name_of_allowed": [0, 0, 1, 0, 0],
             "name_of_denied": [3, 0, 0, 0, 0],
             "unknown": [3, 0, 0, 0, 0],
+            # The alias itself and the record at its end, if the policy allows both names.
+            "alias": [0, 0, 2, 0, 0],
+            "alias_of_denied": [3, 0, 0, 0, 0],
+            "alias_of_name_of_denied": [3, 0, 0, 0, 0],
+            "name_in_part_of_network": [0, 0, 2, 0, 0],
+            "address_of_reverse_name": [5, 0, 0, 0, 0],
+            "no_host_name": [5, 0, 0, 0, 0],
         }
-        assert await refused(tools, made) == 1
+        assert await refused(tools, made) == 4
         async with tools.environment("shell") as busybox:
             code = "busybox nslookup both.test && busybox nslookup -type=srv _sip._tcp.bee.test"
             ran = await tools.call("execute", environment_id=busybox["environment_id"], code=code)

@@ -299,6 +299,26 @@ fn rule_for_a_name_covers_records_of_its_services() {
 }
 
 #[test]
+fn only_a_rule_for_the_name_denies_a_name() {
+    let check = |policy: &str, name: &str, expected: bool| {
+        assert_eq!(egress(policy).denies_name(&name.parse().unwrap()), expected, "{policy}: {name}");
+    };
+    let zone = "deny corp.example, deny *.corp.example, public";
+    check(zone, "corp.example", true);
+    check(zone, "secret.corp.example", true);
+    check(zone, "_sip._tcp.corp.example", true);
+    check(zone, "other.example", false);
+    check("public, deny *.corp.example", "secret.corp.example", false);
+    check("www.corp.example, deny *.corp.example, public", "www.corp.example", false);
+    check("deny *.corp.example:25, public", "secret.corp.example", false);
+    check("deny 10.0.0.0/8, index.example", "cdn.example", false);
+    check("none", "any.example", false);
+    check("deny *.in-addr.arpa, public", "1.1.1.1.in-addr.arpa", true);
+    let both = Egress::new(policy("public"), Some(policy("deny corp.example, public")));
+    assert!(both.denies_name(&"corp.example".parse().unwrap()));
+}
+
+#[test]
 fn detects_addresses_without_an_allowed_port() {
     let check = |policy: &str, address: &str, expected: bool| {
         assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");

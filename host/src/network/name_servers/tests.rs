@@ -2,13 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configurations of name servers, and servers that do not answer as they should.
 
-use super::{super::dns, *};
+use super::{
+    super::{dns, records::Target},
+    *,
+};
 
 /// A query for the texts of `bee.example`.
 const QUERY: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x03bee\x07example\0\0\x10\0\x01";
 
 /// Timeout of one attempt in the tests of silent servers.
 const SHORT: Duration = Duration::from_millis(200);
+
+/// The whole time of tests in which it does not matter.
+const LONG: Duration = Duration::from_secs(30);
 
 fn question() -> Question {
     dns::read(QUERY).unwrap()
@@ -53,7 +59,7 @@ fn servers(addresses: &[SocketAddr]) -> NameServers {
 
 /// The code of the answer, and its last byte, which belongs to the text.
 async fn ask(addresses: &[SocketAddr]) -> (u8, Option<u8>) {
-    let answer = servers(addresses).ask(&question()).await;
+    let answer = servers(addresses).ask(&question(), LONG, &|_target| true).await.unwrap();
     (answer[3] & 15, answer.get(QUERY.len()..).and_then(<[u8]>::last).copied())
 }
 
@@ -114,11 +120,9 @@ async fn next_server_is_asked_after_a_failure() {
     let good = server(|query| vec![response(query, 0, b'a')]).await;
     let refused = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = server(|_query| Vec::new()).await;
-    let invalid = server(|query| vec![[response(query, 0, b'a'), vec![0]].concat().split_off(0)]).await;
     for bad in [refused, silent] {
         assert_eq!(ask(&[bad, good]).await, (0, Some(b'a')));
     }
-    assert_eq!(ask(&[invalid]).await, (0, Some(b'a')), "bytes behind the last section");
     for code in [1, 2, 4, 5] {
         let failing = server(move |query| vec![response(query, code, b'x')]).await;
         assert_eq!(ask(&[failing, good]).await, (0, Some(b'a')), "code {code}");
@@ -127,6 +131,39 @@ async fn next_server_is_asked_after_a_failure() {
     let cut = server(|query| vec![response(query, 0, b'a')[..QUERY.len() + 5].to_vec()]).await;
     assert_eq!(ask(&[cut]).await, (2, None), "an invalid record");
     assert_eq!(ask(&[silent, refused]).await, (2, None));
+}
+
+#[tokio::test]
+async fn bytes_behind_the_last_section_are_ignored() {
+    let longer = server(|query| vec![[response(query, 0, b'a'), vec![0]].concat()]).await;
+    assert_eq!(ask(&[longer]).await, (0, Some(b'a')));
+}
+
+#[tokio::test]
+async fn each_server_is_asked_within_the_whole_time() {
+    let good = server(|query| vec![response(query, 0, b'a')]).await;
+    let silent = server(|_query| Vec::new()).await;
+    let servers = NameServers { timeout: LONG, ..servers(&[silent, silent, good]) };
+    let answer = timeout(LONG, servers.ask(&question(), 3 * SHORT, &|_target| true)).await.unwrap().unwrap();
+    assert_eq!(answer.last(), Some(&b'a'));
+}
+
+#[tokio::test]
+async fn denied_target_ends_the_lookup() {
+    // An alias of `secret.example`.
+    let leading = server(|query| {
+        let mut message = response(query, 0, b'x')[..query.len()].to_vec();
+        message.extend(b"\xc0\x0c\0\x05\0\x01\0\0\0\x05\0\x09\x06secret\xc0\x10");
+        vec![message]
+    });
+    let leading = leading.await;
+    let good = server(|query| vec![response(query, 0, b'a')]).await;
+    let ask = |denied: &'static str| async move {
+        let may_lead_to = |target: &Target| target.name.as_ref().unwrap().as_str() != denied;
+        servers(&[leading, good]).ask(&question(), LONG, &may_lead_to).await
+    };
+    assert_eq!(ask("secret.example").await, None);
+    assert!(ask("other.example").await.is_some());
 }
 
 #[tokio::test]
@@ -154,8 +191,8 @@ async fn truncated_response_is_asked_for_over_tcp() {
             client.write_all(&answer).await.unwrap();
         }
     });
-    let answer = servers(&[address]).ask(&question()).await;
+    let answer = servers(&[address]).ask(&question(), LONG, &|_target| true).await.unwrap();
     assert_eq!((answer[3] & 15, answer[7] > 100, answer.len() > 10_000), (0, true, true));
     let only_tcp = NameServers { only_tcp: true, ..servers(&[address]) };
-    assert_eq!(only_tcp.ask(&question()).await, answer);
+    assert_eq!(only_tcp.ask(&question(), LONG, &|_target| true).await, Some(answer));
 }

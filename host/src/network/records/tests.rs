@@ -4,8 +4,10 @@
 
 use super::{
     super::dns::{self, Question},
+    targets::TARGETS_MAX,
     *,
 };
+use crate::domain::egress::DomainName;
 
 const ID: u16 = 0x1234;
 const MX: u16 = 15;
@@ -52,7 +54,7 @@ fn response(question: &Question, code: u8, sections: [&[Vec<u8>]; 3]) -> Vec<u8>
 
 /// The records of the answer to a guest, with the numbers of answers, authorities and additional records.
 fn answer(question: &Question, response: &[u8]) -> Option<([u8; 3], Vec<u8>)> {
-    let answer = Response::read(response, ID, question)?.answer(question)?;
+    let answer = Response::read(response, ID, question)?.answer(question, &|_target| true).ok()?;
     let records_at = question.query(ID).len();
     assert_eq!(answer[..2], [7, 7], "the guest's id");
     assert_eq!(answer[12..records_at], question.query(ID)[12..], "the guest's question");
@@ -93,6 +95,13 @@ fn names_in_all_fields_are_expanded() {
     let times = [7; 20];
     let soa = [&name("ns.bee.example")[..], &name("me.example"), &times].concat();
     check(6, &[b"\x02ns\xc0\x0c\x02me\xc0\x10", &times[..]].concat(), &soa);
+    // The obsolete SIG and NXT have a name between other bytes.
+    check(
+        24,
+        &[&times[..18], b"\x02me\xc0\x10", b"\xc0\x0c"].concat(),
+        &[&times[..18], &name("me.example"), b"\xc0\x0c"].concat(),
+    );
+    check(30, b"\x02me\xc0\x10\xc0\x0c", &[&name("me.example")[..], b"\xc0\x0c"].concat());
     check(TXT, b"\x03\xc0\x0cx", b"\x03\xc0\x0cx");
     check(257, b"\0\x05issueca.example", b"\0\x05issueca.example");
 }
@@ -204,7 +213,7 @@ fn records_beyond_the_limit_are_left_out() {
     let texts = vec![record(b"\xc0\x0c", TXT, &[&[255][..], &[b'x'; 255]].concat()); 200];
     let soa = record(b"\xc0\x0c", 6, &[&[0, 0][..], &[7; 20]].concat());
     let message = response(&question, 0, [&texts, &[soa], &[]]);
-    let answer = Response::read(&message, ID, &question).unwrap().answer(&question).unwrap();
+    let answer = Response::read(&message, ID, &question).unwrap().answer(&question, &|_target| true).unwrap();
     let texts = (16 * 1024 - question.query(ID).len()) / 268;
     assert_eq!(answer.len(), question.query(ID).len() + texts * 268);
     assert_eq!((answer[2] & 2, usize::from(answer[7]), answer[9]), (2, texts, 0), "truncated");
@@ -215,19 +224,110 @@ fn missing_names_stay_missing() {
     let question = question("bee.example", TXT);
     let message = response(&question, 3, [&[], &[], &[]]);
     let read = Response::read(&message, ID, &question).unwrap();
-    assert_eq!((read.code(), read.answer(&question).unwrap()[3] & 15), (3, 3));
+    assert_eq!((read.code(), read.answer(&question, &|_target| true).unwrap()[3] & 15), (3, 3));
+}
+
+/// The targets that the policy is asked about, until it denies the one called `denied`.
+fn targets(question: &Question, records: &[Vec<u8>], denied: &str) -> (Vec<String>, Result<(), RelayFault>) {
+    let asked = std::sync::Mutex::new(Vec::new());
+    let may_lead_to = |target: &Target| {
+        let name = target.name.as_ref().map_or("-", DomainName::as_str);
+        asked.lock().unwrap().push(format!("{name}{}", if target.shares_reverse_zone { " shared" } else { "" }));
+        name != denied
+    };
+    let message = response(question, 0, [records, &[], &[]]);
+    let answer = Response::read(&message, ID, question).unwrap().answer(question, &may_lead_to);
+    (asked.into_inner().unwrap(), answer.map(drop))
+}
+
+#[test]
+fn policy_is_asked_about_all_names_of_an_answer() {
+    let question = question("bee.example", TXT);
+    let alias = |from: &str, to: &str| record(&name(from), TYPE_CNAME, &name(to));
+    let text = |owner: &str| record(&name(owner), TXT, b"\x03bee");
+    let chain = [alias("BEE.example", "a.example"), alias("A.example", "b.example"), text("b.example")];
+    let all = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(targets(&question, &chain, ""), (all(&["a.example", "b.example"]), Ok(())));
+    assert_eq!(targets(&question, &chain, "a.example"), (all(&["a.example"]), Err(RelayFault::Denied)));
+    assert_eq!(targets(&question, &chain, "b.example").1, Err(RelayFault::Denied));
+    assert_eq!(targets(&question, &[text("bee.example")], ""), (vec![], Ok(())));
+    // The records of another name without an alias, and an alias of a whole zone.
+    assert_eq!(targets(&question, &[text("c.example")], "c.example").1, Err(RelayFault::Denied));
+    let zone = record(&name("example"), TYPE_DNAME, &name("other.example"));
+    assert_eq!(targets(&question, &[zone], ""), (all(&["example", "other.example"]), Ok(())));
+    // Records that are left out do not matter, except those beyond the limit.
+    assert_eq!(targets(&question, &[record(&name("d.example"), MX, b"\0\0\0")], ""), (vec![], Ok(())));
+    let mut long = vec![record(&name("bee.example"), TXT, &[&[255][..], &[b'x'; 255]].concat()); 200];
+    long.push(alias("bee.example", "e.example"));
+    assert_eq!(targets(&question, &long, "e.example").1, Err(RelayFault::Denied));
+    for odd in ["a b.example", "*.example", "1.2.3.4"] {
+        assert_eq!(
+            targets(&question, &[alias("bee.example", odd)], "-"),
+            (all(&["-"]), Err(RelayFault::Denied)),
+            "{odd}"
+        );
+    }
+}
+
+#[test]
+fn answer_leads_to_a_limited_number_of_names() {
+    let question = question("bee.example", TXT);
+    let check = |names: usize| {
+        let aliases = (0..names).map(|number| record(b"\xc0\x0c", TYPE_CNAME, &name(&format!("a{number}.example"))));
+        targets(&question, &aliases.collect::<Vec<_>>(), "").1
+    };
+    assert_eq!([check(TARGETS_MAX), check(TARGETS_MAX + 1)], [Ok(()), Err(RelayFault::Invalid)]);
+}
+
+#[test]
+fn parts_of_a_network_share_the_zone_of_their_addresses() {
+    let check = |question: &Question, target: &str, expected: bool| {
+        let (asked, _) = targets(question, &[record(b"\xc0\x0c", TYPE_CNAME, &name(target))], "");
+        assert_eq!(asked.iter().map(|asked| asked.ends_with(" shared")).collect::<Vec<_>>(), [expected], "{target}");
+    };
+    let address = question("1.2.0.192.in-addr.arpa", 12);
+    for shared in ["1.0/25.2.0.192.in-addr.arpa", "1.0-127.2.0.192.IN-ADDR.arpa", "2.0.192.in-addr.arpa"] {
+        check(&address, shared, true);
+    }
+    for other in ["1.0-127.3.0.192.in-addr.arpa", "3.0.192.in-addr.arpa", "x2.0.192.in-addr.arpa", "bee.example"] {
+        check(&address, other, false);
+    }
+    check(&question("bee.example", 12), "x.example", false);
+    check(&question("2.0.192.in-addr.arpa", 12), "x.2.0.192.in-addr.arpa", false);
+}
+
+/// Returns the keys of a service's parameters, also those that are called mandatory. Shares no code with the relay.
+fn keys(data: &[u8]) -> Vec<u16> {
+    let mut rest = &data[2..];
+    while rest[0] != 0 {
+        rest = &rest[1 + usize::from(rest[0])..];
+    }
+    rest = &rest[1..];
+    let mut keys = Vec::new();
+    while let [k0, k1, l0, l1, behind @ ..] = rest {
+        let (value, behind) = behind.split_at(u16::from_be_bytes([*l0, *l1]).into());
+        keys.push(u16::from_be_bytes([*k0, *k1]));
+        if keys.last() == Some(&0) {
+            keys.extend(value.chunks(2).map(|key| u16::from_be_bytes([key[0], key[1]])));
+        }
+        rest = behind;
+    }
+    assert_eq!(rest, b"", "bytes behind the parameters");
+    keys
 }
 
 #[test]
 fn damaged_responses_never_yield_addresses() {
     let question = question("bee.example", HTTPS);
-    let service = b"\0\x01\x03www\xc0\x0c\0\x01\0\x03\x02h2\0\x04\0\x04\xc0\0\x02\x01\0\x06\0\x10................";
+    let hints = b"\0\x04\0\x04\xc0\0\x02\x01\0\x06\0\x10................";
+    let service = [&b"\0\x01\x03www\xc0\x0c\0\0\0\x04\0\x01\0\x04\0\x01\0\x03\x02h2"[..], hints].concat();
     let soa = [&b"\x02ns\xc0\x0c\xc0\x10"[..], &[7; 20]].concat();
-    let records = [record(b"\xc0\x0c", HTTPS, service), record(b"\xc0\x0c", 5, b"\xc0\x10")];
+    let records = [record(b"\xc0\x0c", HTTPS, &service), record(b"\xc0\x0c", 5, b"\xc0\x10")];
     let whole = response(&question, 0, [&records, &[record(b"\xc0\x10", 6, &soa)], &[]]);
     let mut answers = 0;
     let mut check = |message: &[u8]| {
-        let Some(answer) = Response::read(message, ID, &question).and_then(|response| response.answer(&question))
+        let Some(answer) = Response::read(message, ID, &question)
+            .and_then(|response| response.answer(&question, &|_target| true).ok())
         else {
             return;
         };
@@ -235,6 +335,10 @@ fn damaged_responses_never_yield_addresses() {
         while reader.at < reader.end {
             let record = reader.record().unwrap();
             assert!(matches!(record.kind, HTTPS | TYPE_CNAME | TYPE_DNAME | TYPE_SOA), "{}", record.kind);
+            if record.kind == HTTPS {
+                let keys = keys(&answer[record.data_at..record.data_end]);
+                assert!(!keys.contains(&4) && !keys.contains(&6), "{keys:?}");
+            }
         }
         answers += 1;
     };
