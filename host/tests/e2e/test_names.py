@@ -3,7 +3,10 @@
 """The host resolves names for guests as for its own programs, and names do not bypass the policy."""
 
 import contextlib
+import fcntl
+import pathlib
 import shlex
+import tempfile
 
 import pytest
 
@@ -113,10 +116,22 @@ print(json.dumps([attempt(lambda: ask_udp(f"{{name}}.test", {HOST!r})) for name 
 
 @contextlib.contextmanager
 def neighbour():
-    """Makes servers on another machine of this network: a network namespace at the other end of a cable."""
+    """Makes servers on another machine of this network: a network namespace at the other end of a cable.
+
+    Only one exists at a time, because its names and addresses are fixed; other test processes wait."""
+    with open(pathlib.Path(tempfile.gettempdir()) / "waggle-neighbour.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with made_neighbour() as made:
+            yield made
+
+
+@contextlib.contextmanager
+def made_neighbour():
     space, here, there = "waggle-there", "waggle-here", "eth0"
     inside = f"ip netns exec {space}"
     steps = [
+        # A killed test leaves its namespace behind.
+        f"(ip netns del {space} 2>/dev/null || true)",
         f"ip netns add {space}",
         f"ip link add {here} type veth peer name {there} netns {space}",
         f"ip address add {HERE}/30 dev {here}",
