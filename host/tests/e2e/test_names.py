@@ -4,6 +4,7 @@
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import shlex
 import tempfile
@@ -18,8 +19,8 @@ from test_network import LOOPBACK, run
 # The addresses at the two ends of a cable: this machine's, and that of another machine on its network.
 HERE, THERE = "10.77.88.1", "10.77.88.2"
 
-# A loopback address of the server's machine, which nothing else uses. Its port 53 needs root.
-NAME_SERVER = "127.77.88.53"
+# A loopback address of the server's machine, for this test process only. Its port 53 needs root.
+NAME_SERVER = f"127.77.{os.getpid() // 256 % 256}.{os.getpid() % 256}"
 
 # Functions that send a DNS query to any server, over UDP or TCP, and return the response code and the addresses.
 ASK = """
@@ -131,7 +132,7 @@ def made_neighbour():
     inside = f"ip netns exec {space}"
     steps = [
         # A killed test leaves its namespace behind.
-        f"(ip netns del {space} 2>/dev/null || true)",
+        f"(ip link del {here}; ip netns del {space}) 2>/dev/null || true",
         f"ip netns add {space}",
         f"ip link add {here} type veth peer name {there} netns {space}",
         f"ip address add {HERE}/30 dev {here}",
@@ -147,8 +148,8 @@ def made_neighbour():
         yield made
     finally:
         made.stop()
-        # This removes the cable as well.
-        run_script(f"ip netns del {space}")
+        # The kernel would remove the cable with the namespace, but later.
+        run_script(f"ip link del {here}; ip netns del {space}")
 
 
 @pytest.mark.outside("the other machine is a network namespace here")
