@@ -127,6 +127,7 @@ async def calls_work(tools, one):
 
 
 async def run(tools, one, code):
-    ran = await tools.call("execute", environment_id=one, code=code)
+    # An emulated machine takes long to create and delete the files.
+    ran = await tools.call("execute", environment_id=one, code=code, timeout_seconds=150)
     assert ran["exit_code"] == 0, ran
     return ran["stdout"].strip()
