@@ -16,6 +16,7 @@ import tarfile
 import threading
 import zipfile
 
+from layouts import Layer
 from server import ROOT
 
 # The address at which guests reach their host's loopback.
@@ -222,6 +223,15 @@ def add_layer(layout, layer):
         manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar", **added})
 
     change_image(layout, change)
+
+
+def small_image(layout, fill):
+    """Makes a small image with a layer to which `fill` adds entries."""
+    shutil.copytree(ROOT / "target/images/foreign", layout)
+    layer = Layer()
+    fill(layer)
+    add_layer(layout, layer.end())
+    return f"oci:{layout}"
 
 
 def reconfigure(layout, **settings):

@@ -11,7 +11,7 @@ import tarfile
 import pytest
 
 from layouts import Layer
-from repositories import add_layer, reconfigure
+from repositories import add_layer, reconfigure, small_image
 from server import ROOT, image
 
 MADE_HERE = "makes an image in a folder of this machine"
@@ -115,15 +115,6 @@ async def test_each_machine_has_random_numbers_ids_and_a_name_that_root_cannot_c
             assert first[name] != root[name]
 
 
-def with_layer(layout, fill):
-    """A small image with a layer that `fill` makes."""
-    shutil.copytree(ROOT / "target/images/foreign", layout)
-    layer = Layer()
-    fill(layer)
-    add_layer(layout, layer.end())
-    return f"oci:{layout}"
-
-
 def links(layer):
     layer.add("etc/machine-id", tarfile.SYMTYPE, target="/none/there")
     layer.add("etc/hosts", tarfile.SYMTYPE, target="/dev/full")
@@ -145,7 +136,7 @@ def others(layer):
 
 @pytest.mark.outside(MADE_HERE)
 async def test_an_image_cannot_mislead_the_agent_with_its_id_or_hosts_file(serve, tmp_path):
-    made = {name: with_layer(tmp_path / name, fill) for name, fill in [("l", links), ("f", folders), ("o", others)]}
+    made = {name: small_image(tmp_path / name, fill) for name, fill in [("l", links), ("f", folders), ("o", others)]}
     server = serve(IMAGE_SHELL=made["l"], IMAGE_PYTHON=made["f"], IMAGE_NODE=made["o"], IMAGE_CACHE_DIR=str(tmp_path / "cache"))
     server.start()
     async with server.client() as tools:

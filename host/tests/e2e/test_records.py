@@ -9,7 +9,7 @@ from server import image
 from test_names import NAME_SERVER
 from test_network import run
 
-# The Node program that asks for everything that c-ares, its resolver, knows.
+# A Node program that asks c-ares, Node's resolver, for records of each type that it supports.
 NODE = """
 const dns = require("dns").promises;
 const tell = async (question) => { try { return await question(); } catch (fault) { return fault.code; } };

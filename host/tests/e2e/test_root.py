@@ -3,25 +3,13 @@
 """The root of a machine is one file system, and has the folders that programs expect, whatever the image has."""
 
 import json
-import shutil
 import tarfile
 
 import pytest
 
-from layouts import Layer
-from repositories import add_layer
-from server import ROOT
+from repositories import small_image
 
 MADE_HERE = "makes an image in a folder of this machine"
-
-
-def with_layer(layout, fill):
-    """A small image with a layer that `fill` makes."""
-    shutil.copytree(ROOT / "target/images/foreign", layout)
-    layer = Layer()
-    fill(layer)
-    add_layer(layout, layer.end())
-    return f"oci:{layout}"
 
 
 def links(layer):
@@ -80,7 +68,7 @@ WORKED = ["text"] * 3 + ["/home/sandbox", "1000", "/dev/null", "/proc/self", "/s
 
 @pytest.mark.outside(MADE_HERE)
 async def test_an_image_with_links_into_the_kernels_folders_starts(serve, tmp_path):
-    server = serve(IMAGE_SHELL=with_layer(tmp_path / "image", kernel_links), IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    server = serve(IMAGE_SHELL=small_image(tmp_path / "image", kernel_links), IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
     async with server.client() as tools, tools.environment("shell") as made:
         ran = await tools.call("execute", environment_id=made["environment_id"], code=WORKS)
         assert (ran["exit_code"], ran["stderr"], ran["stdout"].splitlines()) == (0, "", WORKED), ran
@@ -88,7 +76,7 @@ async def test_an_image_with_links_into_the_kernels_folders_starts(serve, tmp_pa
 
 @pytest.mark.outside(MADE_HERE)
 async def test_an_image_with_anything_in_place_of_its_folders_and_files_starts(serve, tmp_path):
-    made = {name: with_layer(tmp_path / name, fill) for name, fill in [("a", links), ("b", files), ("c", folders)]}
+    made = {name: small_image(tmp_path / name, fill) for name, fill in [("a", links), ("b", files), ("c", folders)]}
     server = serve(IMAGE_SHELL=made["a"], IMAGE_PYTHON=made["b"], IMAGE_NODE=made["c"], IMAGE_CACHE_DIR=str(tmp_path / "cache"))
     server.start()
     async with server.client() as tools:
@@ -149,7 +137,7 @@ async def test_run_keeps_the_folders_and_files_of_the_image(serve, tmp_path):
         runtime_folders(layer)
         layer.add("var/run", tarfile.SYMTYPE, target="/run")
 
-    server = serve(IMAGE_SHELL=with_layer(tmp_path / "image", fill), IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+    server = serve(IMAGE_SHELL=small_image(tmp_path / "image", fill), IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
     async with server.client() as tools, tools.environment("shell") as made:
         ran = await tools.call("execute", environment_id=made["environment_id"], code=RUNTIME)
         assert (ran["exit_code"], ran["stderr"]) == (0, ""), ran
