@@ -78,6 +78,7 @@ use self::{
 };
 pub use self::{
     backend::{Backend, WantedBackend},
+    confine::hide_memory,
     kernel_arguments::{InvalidKernelArguments, KernelArguments},
     programs::MissingProgram,
     runner::run_if_runner,
@@ -189,10 +190,13 @@ impl Vms {
                 Namespaces::Own
             }
             Ok(Some(reason)) => {
-                tracing::warn!(
-                    reason,
-                    "machines share the server's namespaces and can see its files; all other restrictions apply"
-                );
+                let consequence = if confine::has_landlock() {
+                    "machines share the server's namespaces; all other restrictions apply"
+                } else {
+                    "machines share the server's namespaces and can see its files, because this kernel has no Landlock; \
+                     all other restrictions apply"
+                };
+                tracing::warn!(reason, consequence, "machines cannot have their own namespaces");
                 Namespaces::Shared
             }
         };

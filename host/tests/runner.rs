@@ -20,21 +20,25 @@ use std::{
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
-            fs::PermissionsExt,
+            fs::{PermissionsExt, chown},
             net::{UnixListener, UnixStream},
+            process::CommandExt,
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::{
     io::ioctl_fionread,
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, getuid, kill_process},
 };
 use tempfile::TempDir;
 use waggle_protocol::{CALL_PORT, EGRESS_PORT};
+
+/// The id of an ordinary user that every system has.
+const NOBODY: u32 = 65_534;
 
 #[test]
 fn death_of_the_host_ends_everything() {
@@ -107,54 +111,93 @@ fn unread_console_flood_does_not_block_the_end() {
 
 #[test]
 fn compromised_program_is_confined_to_its_machine() {
-    let script = "mount -t tmpfs tmpfs /usr/share";
-    let machine = TestMachine::start_after(Some(script), &tiny_kernel::printing("up"), |orders| {
+    let script = "mount -t tmpfs tmpfs /usr/share && touch /usr/share/written";
+    let tried = tried_by_a_compromised_program(Start { script: Some(script), ..Start::default() });
+    let mut expected = other_results_than_eperm();
+    expected["its process id"] = 1.into();
+    expected["write to a mount below a read-only folder"] = "EROFS".into();
+    expected["read the memory of its parent"] = "ENOENT".into();
+    expected["read a file of the host"] = "ENOENT".into();
+    assert_eq!(without_eperm(tried), expected);
+}
+
+#[test]
+fn compromised_program_without_namespaces_is_confined_to_its_files() {
+    let mut tried = tried_by_a_compromised_program(Start { namespaces: Some("Shared"), ..Start::default() });
+    let id = tried.remove("its process id").unwrap();
+    assert!(id.as_u64() > Some(1), "{id}");
+    let mut expected = other_results_than_eperm();
+    expected["write to a mount below a read-only folder"] = "ENOENT".into();
+    expected["read the memory of its parent"] = "EACCES".into();
+    expected["read a file of the host"] = "EACCES".into();
+    expected["write to another file of its folder"] = "EACCES".into();
+    assert_eq!(without_eperm(tried), expected, "this test needs a kernel with Landlock");
+}
+
+#[test]
+fn threads_of_a_compromised_program_are_limited() {
+    let tried = tried_by_a_compromised_program(Start { is_ordinary_user: true, ..Start::default() });
+    assert_eq!(tried["threads"], "some");
+}
+
+/// Runs a program in QEMU's place, and returns what it tried with the results.
+fn tried_by_a_compromised_program(start: Start<'_>) -> serde_json::Map<String, serde_json::Value> {
+    let machine = TestMachine::start_as(start, &tiny_kernel::printing("up"), |orders| {
         let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
         let program = run_dir.join("compromised");
         fs::write(&program, include_str!("machines/compromised.py")).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
         orders["maker"]["Qemu"]["qemu"] = program.to_str().into();
     });
-    let tried = machine.run_dir.join("tried");
-    processes::wait_until("the program has written its results", || tried.exists());
-    let tried: serde_json::Value = serde_json::from_slice(&fs::read(tried).unwrap()).unwrap();
-    let expected = serde_json::json!({
-        "its process id": 1,
-        "create a user namespace": "EPERM",
+    let scratch = machine.run_dir.join("scratch");
+    let tried = || Some(fs::read(&scratch).unwrap().split(|byte| *byte == b'\n').next()?.to_owned());
+    let tried = || serde_json::from_slice::<serde_json::Map<_, _>>(&tried()?).ok();
+    processes::wait_until("the program has written its results", || tried().is_some());
+    tried().unwrap()
+}
+
+/// The tried operations that had another result than EPERM.
+fn without_eperm(mut tried: serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+    // The kernel does not limit the threads of the real root.
+    tried.remove("threads").unwrap();
+    tried.into_iter().filter(|(_, result)| result != "EPERM").collect()
+}
+
+fn other_results_than_eperm() -> serde_json::Value {
+    serde_json::json!({
         "create a user namespace with clone3": "ENOSYS",
         "signal itself": "done",
-        "signal all processes": "EPERM",
-        "signal a process": "EPERM",
-        "signal a thread": "EPERM",
-        "signal with a value": "EPERM",
-        "signal by descriptor": "EPERM",
-        "copy a descriptor": "EPERM",
         "read its own limits": "done",
-        "limit a process": "EPERM",
-        "use io_uring": "EPERM",
-        "trace": "EPERM",
-        "trace by the x32 interface": "EPERM",
-        "create a folder": "EPERM",
-        "create a folder by mkdirat": "EPERM",
-        "create a node": "EPERM",
-        "create a node by mknodat": "EPERM",
-        "create a symbolic link": "EPERM",
-        "create a symbolic link by symlinkat": "EPERM",
-        "create a hard link": "EPERM",
-        "create a hard link by linkat": "EPERM",
-        "write to a mount below a read-only folder": "EROFS",
-    });
-    assert_eq!(tried, expected);
+        "write to another file of its folder": "EROFS",
+        "write to its disk": "done",
+        "make its disk larger than disk and memory": "EFBIG",
+        "write beyond disk and memory": "EFBIG",
+        "create a pair of Unix sockets": "done",
+        "use memory beyond the guest's and its own": "ENOMEM",
+        "last descriptor": 255,
+    })
 }
 
 #[test]
 fn machine_does_not_start_without_the_expected_namespaces() {
     let script = "echo 0 >/proc/sys/user/max_user_namespaces";
-    let mut machine = TestMachine::start_after(Some(script), &tiny_kernel::printing("up"), |_| {});
+    let start = Start { script: Some(script), ..Start::default() };
+    let mut machine = TestMachine::start_as(start, &tiny_kernel::printing("up"), |_| {});
     let report = machine.report();
     assert!(report.contains("enter a user namespace") && report.contains("No space left"), "{report}");
     machine.runner.wait().unwrap();
     machine.assert_nothing_is_left();
+}
+
+/// How a runner is started.
+#[derive(Default)]
+struct Start<'a> {
+    /// Runs before the runner, as root in new user and mount namespaces that the runner shares.
+    script: Option<&'a str>,
+    /// Whether the machine has its own namespaces; by default, if this host allows them.
+    namespaces: Option<&'a str>,
+    /// Whether the runner runs as an ordinary user even if the test runs as root.
+    is_ordinary_user: bool,
 }
 
 struct TestMachine {
@@ -172,11 +215,10 @@ impl TestMachine {
     }
 
     fn start_with(kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
-        Self::start_after(None, kernel, change)
+        Self::start_as(Start::default(), kernel, change)
     }
 
-    /// Runs `script` before the runner, as root in new user and mount namespaces that the runner shares.
-    fn start_after(script: Option<&str>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+    fn start_as(start: Start<'_>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");
         fs::create_dir_all(&run_dir).unwrap();
@@ -193,7 +235,7 @@ impl TestMachine {
         let has_namespaces = Command::new(runner).args(["runner", "confinement"]).status().unwrap().success();
         let mut orders = serde_json::json!({
             "run_dir": run_dir,
-            "namespaces": if has_namespaces { "Own" } else { "Shared" },
+            "namespaces": start.namespaces.unwrap_or(if has_namespaces { "Own" } else { "Shared" }),
             "machine": { "cpus": 1, "memory_mib": 64, "image": "image", "scratch": "scratch" },
             "maker": { "Qemu": {
                 "qemu": processes::qemu(),
@@ -208,8 +250,12 @@ impl TestMachine {
         change(&mut orders);
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(processes::WAIT_MAX)).unwrap();
-        let mut command = Command::new(script.map_or(runner, |_| "unshare"));
-        if let Some(script) = script {
+        let mut command = Command::new(start.script.map_or(runner, |_| "unshare"));
+        if start.is_ordinary_user && getuid().is_root() {
+            give_to_nobody(folder.path());
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        if let Some(script) = start.script {
             let script = format!("{script} && exec \"$@\"");
             command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh", runner]);
         }
@@ -248,6 +294,14 @@ impl TestMachine {
     fn assert_nothing_is_left(&self) {
         assert_eq!(self.programs(), []);
         assert!(!self.run_dir.exists());
+    }
+}
+
+/// Changes the owner of a folder and of everything in it.
+fn give_to_nobody(path: &Path) {
+    chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| give_to_nobody(&entry.unwrap().path()));
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) async fn open(
     settings: &Settings,
     folders: &Folders,
 ) -> Result<(machines::Vms, Arc<ImageStore>), Box<dyn Error>> {
+    // A VMM that a guest has taken over may run as the same user.
+    machines::hide_memory()?;
     let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
     let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()));
     let vm_settings = machines::VmSettings { ca_bundle, gateway, ..vm_settings(settings, folders) };

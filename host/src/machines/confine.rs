@@ -5,35 +5,44 @@
 //! ```text
 //!  runner    a user namespace, in which it has privileges over its own children only
 //!  children  in addition: pid, mount, ipc, net, uts and cgroup namespaces, one set each; a root with only the files
-//!            that they need; no capabilities; no new privileges; resource limits; a system call filter
+//!            that they need, all read-only but the scratch disk; no capabilities; no new privileges; Landlock; resource
+//!            limits; a system call filter
 //! ```
 //!
 //! All of this works for an ordinary user. If the host denies namespaces to users, the other restrictions still apply.
-//! The server detects and logs this once at its start. If namespaces fail later, the machine does not start. The
-//! operator's control group limits memory and processor time; this module does not.
+//! The server detects and logs this once at its start. If namespaces fail later, the machine does not start. Only the
+//! operator's control group limits processor time.
 
 mod check;
+mod files;
 mod filter;
+mod limits;
 mod root;
 
 use std::{fs, io};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
-    process::{Resource, Rlimit, getgid, getuid, setrlimit},
+    process::{DumpableBehavior, getgid, getuid, set_dumpable_behavior},
     thread::set_no_new_privs,
 };
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     check::{check, missing},
+    files::has_landlock,
     filter::Calls,
+    limits::Limits,
     root::RootFiles,
 };
 use super::sys;
 
-/// Maximum number of open files per program. A machine needs about 60.
-const OPEN_FILES_MAX: u64 = 1024;
+/// The points by which the kernel prefers the processes of machines when it kills processes because memory ran out.
+/// 1000 points are all memory of the host, so it kills the server only if that uses half of the memory.
+const OOM_POINTS: i32 = 500;
+const OOM_POINTS_MAX: i32 = 1000;
+/// The file with the points of this process.
+const OOM_FILE: &str = "/proc/self/oom_score_adj";
 /// Highest possible number of a capability: the kernel's masks have 64 bits.
 const CAPABILITY_MAX: u32 = 63;
 
@@ -44,6 +53,26 @@ pub(super) enum Namespaces {
     Own,
     /// The host allows no namespaces, so the processes share those of the server.
     Shared,
+}
+
+/// Makes the kernel prefer this process and its children to the server when memory runs out.
+///
+/// Before [`hide_memory`], after which an ordinary user cannot write the file.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(super) fn prefer_to_kill() -> io::Result<()> {
+    let points: i32 = fs::read_to_string(OOM_FILE)?.trim().parse().map_err(io::Error::other)?;
+    fs::write(OOM_FILE, (points + OOM_POINTS).min(OOM_POINTS_MAX).to_string())
+}
+
+/// Keeps other processes of the same user from reading and changing the memory of this process, and from tracing it.
+/// Executing a program ends this.
+///
+/// # Errors
+/// The kernel's error.
+pub fn hide_memory() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Enters a new user namespace as the same user. In this namespace, children can get their own namespaces.
@@ -78,6 +107,7 @@ pub(super) struct Confinement {
     pub(super) namespaces: Namespaces,
     pub(super) files: RootFiles,
     pub(super) calls: Calls,
+    pub(super) limits: Limits,
 }
 
 impl Confinement {
@@ -99,7 +129,8 @@ impl Confinement {
         }
         set_no_new_privs(true).map_err(|errno| step("set no_new_privs")(errno.into()))?;
         drop_capabilities().map_err(step("drop capabilities"))?;
-        limit().map_err(step("set resource limits"))?;
+        files::restrict(&self.files).map_err(step("restrict the files"))?;
+        self.limits.set(self.namespaces).map_err(step("set resource limits"))?;
         self.calls.install(self.namespaces).map_err(step("install the system call filter"))
     }
 }
@@ -110,15 +141,4 @@ fn drop_capabilities() -> io::Result<()> {
         sys::drop_from_bounding_set(number);
     }
     sys::drop_all_capabilities()
-}
-
-fn limit() -> io::Result<()> {
-    let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
-    // A core dump would write the memory of a crashed machine to the host's disk.
-    setrlimit(Resource::Core, both(0))?;
-    setrlimit(Resource::Nofile, both(OPEN_FILES_MAX))?;
-    // The host could not reclaim locked memory from a guest.
-    setrlimit(Resource::Memlock, both(0))?;
-    setrlimit(Resource::Msgqueue, both(0))?;
-    Ok(())
 }

@@ -12,12 +12,18 @@ use std::{
     path::Path,
 };
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, socket_with,
+};
 use tokio::net::{UnixListener, UnixStream};
 use waggle_link::Past;
 use waggle_protocol::boot::Transport;
 
 use super::file_names::LINK_SOCKETS;
+
+/// Maximum number of connections that wait to be accepted, but for one: the kernel accepts one more. A guest can open
+/// hundreds over vsock, and the kernel keeps up to 208 KiB of data that it sends on each.
+const WAITING_MAX: i32 = 1;
 
 #[derive(Debug)]
 pub(super) enum LinkSource {
@@ -37,7 +43,12 @@ impl LinkSource {
     pub(super) fn listen(run_dir: &Path, port: u32, transport: Transport) -> io::Result<Self> {
         // The path of a Unix socket has at most 107 bytes. A path through the open folder's descriptor always fits.
         let folder = std::fs::File::open(run_dir)?;
-        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd()))?;
+        let path = format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd());
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, WAITING_MAX)?;
+        let listener = UnixListener::from_std(socket.into())?;
         Ok(match transport {
             Transport::Vsock => Self::Vsock(listener),
             Transport::Serial => Self::NewPort(listener),
@@ -96,6 +107,24 @@ mod tests {
         stream.try_read(&mut [0; 6]).unwrap();
         drop(qemu);
         assert!(source.has_ended());
+    }
+
+    #[tokio::test]
+    async fn only_few_connections_wait_to_be_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock).unwrap();
+        let path = folder.path().join("link_7");
+        let mut guests = Vec::new();
+        let refused = loop {
+            match UnixStream::connect(&path).await {
+                Ok(guest) if guests.len() < 10 => guests.push(guest),
+                Ok(_) => panic!("ten connections wait"),
+                Err(fault) => break fault,
+            }
+        };
+        assert_eq!((refused.kind(), guests.len()), (io::ErrorKind::WouldBlock, 2));
+        source.next().await.unwrap();
+        UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]

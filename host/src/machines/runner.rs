@@ -35,7 +35,7 @@ use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 
 use self::program::{Event, Program, Watch, not_started};
 use super::{
-    confine::{self, Calls, Confinement, Namespaces, RootFiles},
+    confine::{self, Calls, Confinement, Limits, Namespaces, RootFiles},
     file_names::{KVM, LINK_SOCKETS},
     kernel, krun, probe_guest,
     qemu::{self, LinkConnections},
@@ -114,6 +114,8 @@ fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
             not_started("enter a user namespace, which worked when the server started".into(), &fault)
         })?;
     }
+    // Only now, because the kernel lets only dumpable processes write their maps of users.
+    confine::hide_memory().map_err(|fault| not_started("hide the runner's memory".into(), &fault))?;
     let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)? };
     match &orders.maker {
         Maker::Qemu(config) => runner.run_qemu(&orders.machine, config),
@@ -134,11 +136,12 @@ impl Runner<'_> {
             egress: config.has_network.then(|| connect(EGRESS_PORT)).transpose()?,
         };
         let arguments = qemu::qemu(machine, config, &links);
-        let mut files = self.files(vec![machine.image.clone(), config.kernel.clone()]).with_program(&config.qemu);
+        let read_only = vec![machine.image.clone(), config.kernel.clone()];
+        let mut files = self.files(machine, read_only).with_program(&config.qemu);
         if config.accelerator == Accelerator::Kvm {
             files.devices.push(KVM);
         }
-        let confinement = self.confinement(Calls::Program, files);
+        let confinement = self.confinement(machine, Calls::Program, files)?;
         let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &confinement)?;
         drop(links);
         match self.watch.wait(&qemu)? {
@@ -150,9 +153,9 @@ impl Runner<'_> {
     fn run_krun(&self, machine: &MachineConfig, config: &KrunConfig) -> Result<(), Report> {
         let pair = UnixStream::pair();
         let (reports, report_writer) = pair.map_err(|fault| not_started("create a socket pair".into(), &fault))?;
-        let mut files = self.files(vec![machine.image.clone()]);
+        let mut files = self.files(machine, vec![machine.image.clone()]);
         files.devices.push(KVM);
-        let confinement = self.confinement(Calls::Krun, files);
+        let confinement = self.confinement(machine, Calls::Krun, files)?;
         let mut vm =
             Program::fork("libkrun", &confinement, || krun::run(machine, config, &confinement, report_writer))?;
         match self.watch.wait(&vm)? {
@@ -164,18 +167,27 @@ impl Runner<'_> {
         }
     }
 
-    fn files(&self, read_only: Vec<PathBuf>) -> RootFiles {
-        RootFiles { folder: self.run_dir.to_owned(), read_only, devices: vec!["/dev/null", "/dev/urandom"] }
+    fn files(&self, machine: &MachineConfig, read_only: Vec<PathBuf>) -> RootFiles {
+        RootFiles {
+            folder: self.run_dir.to_owned(),
+            writable: vec![machine.scratch.clone()],
+            read_only,
+            devices: vec!["/dev/null", "/dev/urandom"],
+        }
     }
 
-    fn confinement(&self, calls: Calls, files: RootFiles) -> Confinement {
-        Confinement { namespaces: self.namespaces, files, calls }
+    fn confinement(&self, machine: &MachineConfig, calls: Calls, files: RootFiles) -> Result<Confinement, Report> {
+        let scratch = machine.scratch.metadata();
+        let scratch = scratch.map_err(|fault| not_started("look at the scratch disk".into(), &fault))?;
+        let limits = Limits { memory_mib: machine.memory_mib, disk_bytes: scratch.len() };
+        Ok(Confinement { namespaces: self.namespaces, files, calls, limits })
     }
 }
 
 fn enter(run_dir: &Path) -> io::Result<()> {
     sys::keep_descriptors_from_children()?;
     set_no_new_privs(true)?;
+    confine::prefer_to_kill()?;
     // A core dump would write the guest's memory to the host's disk.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // A new session receives no signals from the terminal: the host decides when machines end. `setsid` fails only if

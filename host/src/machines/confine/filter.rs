@@ -37,8 +37,6 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
     libc::SYS_lseek,
-    libc::SYS_open,
-    libc::SYS_openat,
     libc::SYS_close,
     libc::SYS_stat,
     libc::SYS_fstat,
@@ -51,7 +49,6 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_getcwd,
-    libc::SYS_fcntl,
     libc::SYS_flock,
     libc::SYS_dup,
     libc::SYS_dup2,
@@ -69,7 +66,7 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_membarrier,
-    // The link's sockets. `socket` itself is limited to Unix sockets below.
+    // The link's sockets. `socket` itself is limited below.
     libc::SYS_connect,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
@@ -145,7 +142,10 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_kcmp,
     libc::SYS_personality,
     libc::SYS_vhangup,
-    // Folders, device nodes and links: a program creates only files and sockets in the run folder.
+    // Names, owners, modes and attributes of files: a program only reads and writes files that exist.
+    libc::SYS_creat,
+    libc::SYS_openat2,
+    libc::SYS_truncate,
     libc::SYS_mkdir,
     libc::SYS_mkdirat,
     libc::SYS_mknod,
@@ -154,6 +154,53 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_symlinkat,
     libc::SYS_link,
     libc::SYS_linkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_rmdir,
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_chown,
+    libc::SYS_fchown,
+    libc::SYS_lchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    // Memory that no limit counts, and that processes share.
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_msgget,
+    libc::SYS_mq_open,
+    // Connections: a program inherits those that it needs.
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    // Processes, and the scheduling of other processes.
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
 ];
 
 /// Flags with which `clone` creates namespaces.
@@ -166,6 +213,35 @@ const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWUTS,
     libc::CLONE_NEWCGROUP,
 ];
+
+/// The bit of `O_TMPFILE` that no other flag of `open` has.
+const O_UNNAMED: libc::c_int = libc::O_TMPFILE & !libc::O_DIRECTORY;
+/// Requests of `fcntl` that libkrun makes: descriptors, flags and locks.
+const DESCRIPTOR_REQUESTS: [libc::c_int; 12] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+    libc::F_OFD_GETLK,
+    libc::F_OFD_SETLK,
+    libc::F_OFD_SETLKW,
+];
+/// Requests of `fcntl` that make the kernel send signals to other processes, or keep more data for pipes. libc lacks
+/// the first three; their numbers are in the kernel's `include/uapi/asm-generic/fcntl.h`.
+const FORBIDDEN_REQUESTS: [libc::c_int; 6] =
+    [F_SETOWN, F_SETSIG, F_SETOWN_EX, libc::F_SETLEASE, libc::F_NOTIFY, libc::F_SETPIPE_SZ];
+const F_SETOWN: libc::c_int = 8;
+const F_SETSIG: libc::c_int = 10;
+const F_SETOWN_EX: libc::c_int = 15;
+/// Requests of `ioctl` that do the same as `F_SETOWN`, `FIOSETOWN` and `SIOCSPGRP`, from `asm-generic/sockios.h`.
+const FORBIDDEN_CONTROLS: [libc::c_int; 2] = [0x8901, 0x8902];
+/// The bits of the type in the second argument of `socket`. The others are flags.
+const SOCKET_TYPE: u64 = 0xf;
 
 /// KVM's `ioctl` requests have this value in the byte that identifies the driver.
 const KVM_REQUEST: u64 = 0xae00;
@@ -188,9 +264,16 @@ impl Calls {
 fn krun() -> Result<BpfProgram, BackendError> {
     let mut rules = any_arguments(KRUN);
     let own = u64::from(process::id());
-    let unix = || equals(0, number(libc::AF_UNIX));
-    rules.insert(libc::SYS_socket, any_of([unix()?])?);
-    rules.insert(libc::SYS_socketpair, any_of([unix()?])?);
+    let creates = number(libc::O_CREAT | O_UNNAMED);
+    rules.insert(libc::SYS_open, any_of([masked(1, creates, 0)?])?);
+    rules.insert(libc::SYS_openat, any_of([masked(2, creates, 0)?])?);
+    let requests = DESCRIPTOR_REQUESTS.map(|request| equals(1, number(request)));
+    rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    // A datagram socket could send to any other socket.
+    let stream = || masked(1, SOCKET_TYPE, number(libc::SOCK_STREAM));
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        rules.insert(call, all_of(vec![equals(0, number(libc::AF_UNIX))?, stream()?])?);
+    }
     // `clone` may create threads, but no processes.
     rules.insert(libc::SYS_clone, any_of([masked(0, number(libc::CLONE_THREAD), number(libc::CLONE_THREAD))?])?);
     rules.insert(libc::SYS_tgkill, any_of([equals(0, own)?])?);
@@ -204,8 +287,23 @@ fn krun() -> Result<BpfProgram, BackendError> {
 
 fn forbidden(namespaces: Namespaces) -> Result<Rules, BackendError> {
     let mut rules = any_arguments(waggle_seccomp::FORBIDDEN.iter().chain(FORBIDDEN));
-    let creates_namespace = NAMESPACE_FLAGS.map(|flag| masked(0, number(flag), number(flag)));
-    rules.insert(libc::SYS_clone, any_of(creates_namespace.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    let sets = |argument, flag| masked(argument, number(flag), number(flag));
+    let mut forbidden_clones: Vec<SeccompCondition> =
+        NAMESPACE_FLAGS.into_iter().map(|flag| sets(0, flag)).collect::<Result<_, _>>()?;
+    // `clone` may create threads, but no processes.
+    forbidden_clones.push(masked(0, number(libc::CLONE_THREAD), 0)?);
+    rules.insert(libc::SYS_clone, any_of(forbidden_clones)?);
+    for (call, flags) in [(libc::SYS_open, 1), (libc::SYS_openat, 2)] {
+        rules.insert(call, any_of([sets(flags, libc::O_CREAT)?, sets(flags, O_UNNAMED)?])?);
+    }
+    let requests = FORBIDDEN_REQUESTS.map(|request| equals(1, number(request)));
+    rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    let controls = FORBIDDEN_CONTROLS.map(|request| equals(1, number(request)));
+    rules.insert(libc::SYS_ioctl, any_of(controls.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    // A datagram socket could send to any other socket.
+    let other_than_unix_stream =
+        [differs(0, number(libc::AF_UNIX))?, masked(1, SOCKET_TYPE, number(libc::SOCK_DGRAM))?];
+    rules.insert(libc::SYS_socketpair, any_of(other_than_unix_stream)?);
     let own = u64::from(process::id());
     for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
         rules.insert(call, any_of([differs(0, own)?])?);

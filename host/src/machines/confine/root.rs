@@ -34,11 +34,19 @@ const SYSTEM: [&str; 9] = [
     "/gnu/store",
 ];
 
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    Read,
+    Write,
+}
+
 /// The content of a root.
 #[derive(Clone, Debug)]
 pub(crate) struct RootFiles {
-    /// The process's working folder, the only writable one.
+    /// The process's working folder. It is read-only.
     pub(crate) folder: PathBuf,
+    /// The files in the folder that the process may write to.
+    pub(crate) writable: Vec<PathBuf>,
     /// Files and folders that the process may read. Missing ones are skipped.
     pub(crate) read_only: Vec<PathBuf>,
     pub(crate) devices: Vec<&'static str>,
@@ -59,12 +67,12 @@ impl RootFiles {
         fs::create_dir_all(&new_root)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("tmpfs"), &new_root, Some("tmpfs"), flags, Some(TMPFS_OPTIONS))?;
-        bind(&self.folder, &new_root, MsFlags::empty())?;
+        self.bind_folder(&new_root)?;
         for path in &self.read_only {
-            bind(path, &new_root, MsFlags::MS_RDONLY)?;
+            bind(path, &new_root, Access::Read)?;
         }
         for device in &self.devices {
-            bind(Path::new(device), &new_root, MsFlags::empty())?;
+            bind(Path::new(device), &new_root, Access::Write)?;
         }
         // The kernel stacks the old root on the new one until the umount, so the old root needs no mount point.
         env::set_current_dir(&new_root)?;
@@ -72,6 +80,20 @@ impl RootFiles {
         umount2(".", MntFlags::MNT_DETACH)?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags, Some(TMPFS_OPTIONS))?;
         env::set_current_dir(&self.folder)
+    }
+
+    /// Mounts the working folder read-only, and its writable files above it.
+    fn bind_folder(&self, new_root: &Path) -> io::Result<()> {
+        let place = place_of(&self.folder, new_root);
+        fs::create_dir_all(&place)?;
+        // Not recursive: the folder contains the mount of the new root itself.
+        mount(Some(&self.folder), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        make_read_only(&place)?;
+        for file in &self.writable {
+            let (file, place) = (self.folder.join(file), place.join(file));
+            mount(Some(&file), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        }
+        Ok(())
     }
 
     /// Checks that the kernel lets this process mount a tmpfs.
@@ -85,9 +107,14 @@ fn make_mounts_private() -> io::Result<()> {
     Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?)
 }
 
+/// Where a file of this process's root appears in the new root.
+fn place_of(path: &Path, new_root: &Path) -> PathBuf {
+    new_root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// Mounts `path` at the same path in the new root. A symbolic link is copied instead.
-fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
-    let place = new_root.join(path.strip_prefix("/").unwrap_or(path));
+fn bind(path: &Path, new_root: &Path, access: Access) -> io::Result<()> {
+    let place = place_of(path, new_root);
     let kind = match path.symlink_metadata() {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(()),
         kind => kind?.file_type(),
@@ -105,23 +132,27 @@ fn bind(path: &Path, new_root: &Path, flags: MsFlags) -> io::Result<()> {
         // The path is in a folder that has been mounted already.
         return Ok(());
     }
-    if kind.is_dir() {
+    let recursive = if kind.is_dir() {
         fs::create_dir_all(&place)?;
+        MsFlags::MS_REC
     } else {
         fs::write(&place, [])?;
-    }
-    // The writable folder contains no mount other than the new root itself.
-    let recursive = if kind.is_dir() && !flags.is_empty() { MsFlags::MS_REC } else { MsFlags::empty() };
+        MsFlags::empty()
+    };
     mount(Some(path), &place, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)?;
-    if flags.is_empty() {
-        return Ok(());
+    match access {
+        Access::Read => make_read_only(&place),
+        Access::Write => Ok(()),
     }
-    match sys::make_mounts_read_only(&place) {
+}
+
+fn make_read_only(place: &Path) -> io::Result<()> {
+    match sys::make_mounts_read_only(place) {
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
             // Before Linux 5.12, mounts below `place` stay writable. In a user namespace, a remount must not clear
             // flags that the host has set, so these flags are passed again.
-            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags | current_flags(&place)?;
-            Ok(mount(None::<&str>, &place, None::<&str>, flags, None::<&str>)?)
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | current_flags(place)?;
+            Ok(mount(None::<&str>, place, None::<&str>, flags, None::<&str>)?)
         }
         made => made,
     }

@@ -44,6 +44,9 @@ const ORPHANED: i32 = 122;
 /// Exit code of a child that failed to execute its program and has reported the reason.
 const NOT_STARTED: i32 = 123;
 
+/// Maximum number of heaps that glibc creates in a program.
+const HEAPS_MAX: &str = "2";
+
 /// A child process. Dropping it kills the process and waits for its exit.
 pub(super) struct Program {
     name: String,
@@ -65,7 +68,8 @@ impl Program {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let (mut errors, error_writer) = UnixStream::pair().map_err(fault)?;
         let mut command = Command::new(path);
-        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).process_group(0);
+        // More heaps would exceed the limit on the address space on hosts with many processors.
+        command.args(arguments).env_clear().env("MALLOC_ARENA_MAX", HEAPS_MAX).stdin(Stdio::null()).stdout(stdout).process_group(0);
         // `clone` creates a pid namespace for this child only; `unshare` would put all later children into the same
         // namespace.
         let fork = || sys::fork_to_execute(confinement.namespaces.clone_flags());
