@@ -193,8 +193,8 @@ impl Vms {
                 let consequence = if confine::has_landlock() {
                     "machines share the server's namespaces; all other restrictions apply"
                 } else {
-                    "machines share the server's namespaces and can see its files, because this kernel has no Landlock; \
-                     all other restrictions apply"
+                    "machines share the server's namespaces and can see its files, because this kernel has no \
+                     Landlock; all other restrictions apply"
                 };
                 tracing::warn!(reason, consequence, "machines cannot have their own namespaces");
                 Namespaces::Shared

@@ -112,7 +112,7 @@ fn unread_console_flood_does_not_block_the_end() {
 #[test]
 fn compromised_program_is_confined_to_its_machine() {
     let script = "mount -t tmpfs tmpfs /usr/share && touch /usr/share/written";
-    let tried = tried_by_a_compromised_program(Start { script: Some(script), ..Start::default() });
+    let tried = tried_by_a_compromised_program(&Start { script: Some(script), ..Start::default() });
     let mut expected = other_results_than_eperm();
     expected["its process id"] = 1.into();
     expected["write to a mount below a read-only folder"] = "EROFS".into();
@@ -123,7 +123,7 @@ fn compromised_program_is_confined_to_its_machine() {
 
 #[test]
 fn compromised_program_without_namespaces_is_confined_to_its_files() {
-    let mut tried = tried_by_a_compromised_program(Start { namespaces: Some("Shared"), ..Start::default() });
+    let mut tried = tried_by_a_compromised_program(&Start { namespaces: Some("Shared"), ..Start::default() });
     let id = tried.remove("its process id").unwrap();
     assert!(id.as_u64() > Some(1), "{id}");
     let mut expected = other_results_than_eperm();
@@ -136,12 +136,12 @@ fn compromised_program_without_namespaces_is_confined_to_its_files() {
 
 #[test]
 fn threads_of_a_compromised_program_are_limited() {
-    let tried = tried_by_a_compromised_program(Start { is_ordinary_user: true, ..Start::default() });
+    let tried = tried_by_a_compromised_program(&Start { is_ordinary_user: true, ..Start::default() });
     assert_eq!(tried["threads"], "some");
 }
 
 /// Runs a program in QEMU's place, and returns what it tried with the results.
-fn tried_by_a_compromised_program(start: Start<'_>) -> serde_json::Map<String, serde_json::Value> {
+fn tried_by_a_compromised_program(start: &Start<'_>) -> serde_json::Map<String, serde_json::Value> {
     let machine = TestMachine::start_as(start, &tiny_kernel::printing("up"), |orders| {
         let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
         let program = run_dir.join("compromised");
@@ -182,14 +182,14 @@ fn other_results_than_eperm() -> serde_json::Value {
 fn machine_does_not_start_without_the_expected_namespaces() {
     let script = "echo 0 >/proc/sys/user/max_user_namespaces";
     let start = Start { script: Some(script), ..Start::default() };
-    let mut machine = TestMachine::start_as(start, &tiny_kernel::printing("up"), |_| {});
+    let mut machine = TestMachine::start_as(&start, &tiny_kernel::printing("up"), |_| {});
     let report = machine.report();
     assert!(report.contains("enter a user namespace") && report.contains("No space left"), "{report}");
     machine.runner.wait().unwrap();
     machine.assert_nothing_is_left();
 }
 
-/// How a runner is started.
+/// The way to start a runner.
 #[derive(Default)]
 struct Start<'a> {
     /// Runs before the runner, as root in new user and mount namespaces that the runner shares.
@@ -215,10 +215,10 @@ impl TestMachine {
     }
 
     fn start_with(kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
-        Self::start_as(Start::default(), kernel, change)
+        Self::start_as(&Start::default(), kernel, change)
     }
 
-    fn start_as(start: Start<'_>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+    fn start_as(start: &Start<'_>, kernel: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("a-folder-with-a-name-of-fifty-letters-for-long-paths".repeat(2)).join("vm");
         fs::create_dir_all(&run_dir).unwrap();

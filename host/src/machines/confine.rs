@@ -5,8 +5,8 @@
 //! ```text
 //!  runner    a user namespace, in which it has privileges over its own children only
 //!  children  in addition: pid, mount, ipc, net, uts and cgroup namespaces, one set each; a root with only the files
-//!            that they need, all read-only but the scratch disk; no capabilities; no new privileges; Landlock; resource
-//!            limits; a system call filter
+//!            that they need, all read-only but the scratch disk; no capabilities; no new privileges; Landlock;
+//!            resource limits; a system call filter
 //! ```
 //!
 //! All of this works for an ordinary user. If the host denies namespaces to users, the other restrictions still apply.

@@ -12,9 +12,7 @@ use std::{
     path::Path,
 };
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, socket_with};
 use tokio::net::{UnixListener, UnixStream};
 use waggle_link::Past;
 use waggle_protocol::boot::Transport;

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that start servers. If a requirement is missing, the run fails and names the command that makes it."""
 
+import json
 import shutil
+import sys
 
 import pytest
 
@@ -112,6 +114,21 @@ def peers(nested_host):
     made = Peers(nested_host.shell, nested_host.python, "/peers.py") if nested_host else Peers(run_script)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def inject(nested_host):
+    """Executes system calls in a process, and returns their results; see inject.py."""
+    shell, command = run_script, f"{sys.executable} {ROOT / 'host/tests/e2e/inject.py'}"
+    if nested_host:
+        shell, command = nested_host.shell, f"{nested_host.python} /inject.py"
+
+    def execute(pid):
+        output = shell(f"{command} {pid} 2>&1")
+        assert output.startswith("{"), output
+        return json.loads(output)
+
+    return execute
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class NestedHost:
     """A booted guest with `images`, and with those of their merged files that the cache `prepared` has. `stop` ends it.
 
     `programs` are QEMU and its helpers on this machine; with them, QEMU's files are added.
-    `with_python` adds this machine's Python, for servers that guests connect to.
+    `with_python` adds this machine's Python, for servers that guests connect to and for `inject.py`.
     """
 
     init = INIT
@@ -252,7 +252,8 @@ def copy_python(python, tree):
     place = tree / python.relative_to("/")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(python, place)
-    shutil.copy(pathlib.Path(__file__).with_name("peers.py"), tree)
+    for program in ("peers.py", "inject.py"):
+        shutil.copy(pathlib.Path(__file__).with_name(program), tree)
     copy_libraries([python, *library.glob("lib-dynload/*.so")], tree)
 
 

@@ -16,8 +16,17 @@ def namespaces(server, pid):
     return {name: server.shell(f"readlink /proc/{pid}/ns/{name}").strip() for name in NAMESPACES}
 
 
-async def test_the_processes_of_a_machine_are_confined(server):
-    async with server.client() as tools, tools.environment("shell"):
+def assert_taken_over_vmm_is_refused(tried, has_namespaces):
+    """Checks what a VMM that a guest has taken over could do."""
+    outside = "ENOENT" if has_namespaces else "EACCES"
+    assert {tried.pop(name) for name in ("read a file of the host", "read the memory of its parent")} == {outside}
+    assert tried.pop("reserve 64 GiB of memory") == "ENOMEM"
+    assert tried.pop("learn its own process id") == "done"
+    assert tried and set(tried.values()) <= {"EPERM", "ENOSYS"}, tried
+
+
+async def test_the_processes_of_a_machine_are_confined(server, inject):
+    async with server.client() as tools, tools.environment("shell") as made:
         (machine,), (runner,) = server.machines(), server.runners()
         outside = namespaces(server, server.process.pid)
         between = namespaces(server, runner)
@@ -35,17 +44,27 @@ async def test_the_processes_of_a_machine_are_confined(server):
             assert name == "user" or own[name] != between[name], name
         assert server.shell(f"cat /proc/{machine}/net/dev").count(":") == 1
         limits = server.shell(f"cat /proc/{machine}/limits")
-        assert "Max core file size        0 " in limits
+        # No file may be larger than the disk, by default 4 GiB.
+        for expected in ("core file size        0 ", "open files            256 ", f"file size             {4 << 30} "):
+            assert f"Max {expected}" in limits, limits
+        # When memory runs out, the kernel prefers a machine to the server, and neither is readable by their user.
+        points = [int(server.shell(f"cat /proc/{pid}/oom_score_adj")) for pid in (server.process.pid, runner, machine)]
+        assert points[1:] == [points[0] + 500] * 2, points
+        for pid in (server.process.pid, runner):
+            assert server.shell(f"stat -c %u /proc/{pid}/environ").strip() == "0"
         # The process sees only its machine's folder and its prepared image.
         hidden = ["proc", "sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
         assert server.shell(f"cd /proc/{machine}/root && ls -d {' '.join(hidden)} 2>/dev/null") == ""
         assert server.shell(f"find /proc/{machine}/root/ -xdev -name '*.erofs' | wc -l").strip() == "1"
         devices = set(server.shell(f"ls /proc/{machine}/root/dev").split())
         assert devices <= {"null", "urandom", "kvm"}, devices
+        assert_taken_over_vmm_is_refused(inject(machine), has_namespaces=True)
+        ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
+        assert ran["stdout"] == "up\n"
 
 
 @pytest.mark.nested
-async def test_a_host_without_user_namespaces_still_runs_machines(serve):
+async def test_a_host_without_user_namespaces_still_runs_machines(serve, inject):
     setting = "/proc/sys/user/max_user_namespaces"
     server = serve()
     before = server.shell(f"cat {setting}; echo 0 >{setting}").strip()
@@ -58,5 +77,8 @@ async def test_a_host_without_user_namespaces_still_runs_machines(serve):
             (machine,) = server.machines()
             found = status(server, machine)
             assert (found["NoNewPrivs"].strip(), found["Seccomp"].strip()) == ("1", "2")
+            assert_taken_over_vmm_is_refused(inject(machine), has_namespaces=False)
+            ran = await tools.call("execute", environment_id=made["environment_id"], code="echo still up")
+            assert ran["stdout"] == "still up\n"
     finally:
         server.shell(f"echo {before} >{setting}")

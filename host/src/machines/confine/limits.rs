@@ -14,8 +14,9 @@ use super::Namespaces;
 
 /// Maximum number of open files. A machine needs about 60.
 const OPEN_FILES_MAX: u64 = 256;
-/// Maximum size of the VMM's address space in MiB, beyond the guest's memory. QEMU has up to 80 threads with stacks of
-/// 8 MiB, 320 coroutines with stacks of 1 MiB, 64 MiB of translated code, two heaps of 128 MiB and 200 MiB of libraries.
+/// Maximum size of the VMM's address space in MiB, beyond the guest's memory. QEMU has up to 80 threads with stacks
+/// of 8 MiB, 320 coroutines with stacks of 1 MiB, 64 MiB of translated code, two heaps of 128 MiB and 200 MiB of
+/// libraries.
 const OVERHEAD_MIB: u64 = 2048;
 /// Maximum number of threads and processes, including the runner. QEMU has at most 16 virtual CPUs, 64 threads that
 /// read and write its disks, and a few more.

@@ -68,8 +68,14 @@ impl Program {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let (mut errors, error_writer) = UnixStream::pair().map_err(fault)?;
         let mut command = Command::new(path);
-        // More heaps would exceed the limit on the address space on hosts with many processors.
-        command.args(arguments).env_clear().env("MALLOC_ARENA_MAX", HEAPS_MAX).stdin(Stdio::null()).stdout(stdout).process_group(0);
+        // On hosts with many processors, more heaps would exceed the limit on the address space.
+        command
+            .args(arguments)
+            .env_clear()
+            .env("MALLOC_ARENA_MAX", HEAPS_MAX)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .process_group(0);
         // `clone` creates a pid namespace for this child only; `unshare` would put all later children into the same
         // namespace.
         let fork = || sys::fork_to_execute(confinement.namespaces.clone_flags());
