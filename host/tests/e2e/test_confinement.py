@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The confinement of a machine's processes, inspected from outside."""
 
-import pytest
-
 NAMESPACES = ["user", "mnt", "pid", "ipc", "net", "uts", "cgroup"]
 
 
@@ -16,10 +14,10 @@ def namespaces(server, pid):
     return {name: server.shell(f"readlink /proc/{pid}/ns/{name}").strip() for name in NAMESPACES}
 
 
-def assert_taken_over_vmm_is_refused(tried, has_namespaces):
+def assert_taken_over_vmm_is_refused(tried, file_of_the_host, memory_of_its_parent):
     """Checks what a VMM that a guest has taken over could do."""
-    outside = "ENOENT" if has_namespaces else "EACCES"
-    assert {tried.pop(name) for name in ("read a file of the host", "read the memory of its parent")} == {outside}
+    assert tried.pop("read a file of the host") == file_of_the_host
+    assert tried.pop("read the memory of its parent") == memory_of_its_parent
     assert tried.pop("reserve 64 GiB of memory") == "ENOMEM"
     assert tried.pop("learn its own process id") == "done"
     assert tried and set(tried.values()) <= {"EPERM", "ENOSYS"}, tried
@@ -34,7 +32,6 @@ async def test_the_processes_of_a_machine_are_confined(server, inject):
         assert between["user"] != outside["user"]
         found = status(server, machine)
         assert found["NoNewPrivs"].strip() == "1"
-        assert found["Seccomp"].strip() == "2"
         assert {found[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
         own = namespaces(server, machine)
         # It shares the runner's user namespace, in which it has no capabilities.
@@ -58,16 +55,19 @@ async def test_the_processes_of_a_machine_are_confined(server, inject):
         assert server.shell(f"find /proc/{machine}/root/ -xdev -name '*.erofs' | wc -l").strip() == "1"
         devices = set(server.shell(f"ls /proc/{machine}/root/dev").split())
         assert devices <= {"null", "urandom", "kvm"}, devices
-        assert_taken_over_vmm_is_refused(inject(machine), has_namespaces=True)
+        assert_taken_over_vmm_is_refused(inject(machine), "ENOENT", "ENOENT")
         ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
         assert ran["stdout"] == "up\n"
 
 
-@pytest.mark.nested
 async def test_a_host_without_user_namespaces_still_runs_machines(serve, inject):
     setting = "/proc/sys/user/max_user_namespaces"
     server = serve()
-    before = server.shell(f"cat {setting}; echo 0 >{setting}").strip()
+    if not server.host:
+        # The setting is that of the user namespace in which it is changed.
+        script = f'echo 0 >{setting}; exec "$@"'
+        server.through = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
+    before = server.host and server.shell(f"cat {setting}; echo 0 >{setting}").strip()
     try:
         server.start()
         assert "machines share the server's namespaces" in server.output()
@@ -75,10 +75,12 @@ async def test_a_host_without_user_namespaces_still_runs_machines(serve, inject)
             ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
             assert ran["stdout"] == "up\n"
             (machine,) = server.machines()
-            found = status(server, machine)
-            assert (found["NoNewPrivs"].strip(), found["Seccomp"].strip()) == ("1", "2")
-            assert_taken_over_vmm_is_refused(inject(machine), has_namespaces=False)
+            assert status(server, machine)["NoNewPrivs"].strip() == "1"
+            # Without Landlock, the process may read what its user may read; the log of the start says so.
+            has_landlock = "this kernel has no Landlock" not in server.output()
+            assert_taken_over_vmm_is_refused(inject(machine), "EACCES" if has_landlock else "done", "EACCES")
             ran = await tools.call("execute", environment_id=made["environment_id"], code="echo still up")
             assert ran["stdout"] == "still up\n"
     finally:
-        server.shell(f"echo {before} >{setting}")
+        if before:
+            server.shell(f"echo {before} >{setting}")
