@@ -92,8 +92,10 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkCon
     arguments
 }
 
+// QEMU's locks are off: the image is read-only, the scratch disk is this machine's, and a lock of a VMM that a guest has
+// taken over could keep all other machines from opening the image.
 fn drive(id: &str, path: OsString, options: &str) -> OsString {
-    let mut drive = OsString::from(format!("if=none,id={id},format=raw,{options},file="));
+    let mut drive = OsString::from(format!("if=none,id={id},format=raw,file.locking=off,{options},file="));
     drive.push(comma_doubled(path));
     drive
 }
@@ -173,9 +175,11 @@ mod tests {
     #[test]
     fn image_is_read_only_and_full_disks_are_reported() {
         let line = arguments(Accelerator::Kvm, true);
-        assert!(line.contains("id=image,format=raw,readonly=on,file=/c/a,,b.erofs"), "{line}");
+        assert!(line.contains("id=image,format=raw,file.locking=off,readonly=on,file=/c/a,,b.erofs"), "{line}");
         assert!(
-            line.contains("id=scratch,format=raw,werror=report,rerror=report,discard=unmap,file=scratch"),
+            line.contains(
+                "id=scratch,format=raw,file.locking=off,werror=report,rerror=report,discard=unmap,file=scratch"
+            ),
             "{line}"
         );
     }

@@ -15,6 +15,7 @@ import time
 SIGCHLD, CLONE_NEWUSER, X32, NO_PROCESS = 17, 0x10000000, 0x40000000, 4_194_303
 AT_FDCWD, FIFO = -100, 0o010600
 UNIX, INET, NETLINK, ALG, VSOCK, STREAM, DATAGRAM = 1, 2, 16, 38, 40, 1, 2
+KEEP_SIZE, PUNCH_HOLE, INSERT_RANGE = 1, 2, 32
 NULL = os.open("/dev/null", os.O_RDWR)
 SCRATCH = os.open("scratch", os.O_RDWR)
 PAIR = (ctypes.c_int * 2)()
@@ -66,6 +67,13 @@ CALLS = {
     "write to its disk": (18, SCRATCH, b"data", 4, 0),
     "make its disk larger than disk and memory": (77, SCRATCH, MORE_THAN_THE_DISK_AND_MEMORY),
     "write beyond disk and memory": (18, SCRATCH, b"data", 4, MORE_THAN_THE_DISK_AND_MEMORY),
+    "allocate space beyond the end of its disk": (285, SCRATCH, KEEP_SIZE, MORE_THAN_THE_DISK_AND_MEMORY, 4096),
+    "allocate space beyond the end of its disk by ioctl": (16, SCRATCH, 0x4030582A, b"\0" * 48),
+    "move the data of its disk": (285, SCRATCH, INSERT_RANGE, 0, 4096),
+    "free space of its disk": (285, SCRATCH, PUNCH_HOLE | KEEP_SIZE, 0, 4096),
+    "lock a file": (73, SCRATCH, 1),
+    "lock a part of a file": (72, SCRATCH, 37, b"\0" * 32),
+    "write all data of the host to its disks": (162,),
     "create a Unix socket": (41, UNIX, STREAM, 0),
     "create an internet socket": (41, INET, STREAM, 0),
     "create a netlink socket": (41, NETLINK, DATAGRAM, 0),

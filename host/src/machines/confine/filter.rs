@@ -49,13 +49,11 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_getcwd,
-    libc::SYS_flock,
     libc::SYS_dup,
     libc::SYS_dup2,
     libc::SYS_dup3,
     libc::SYS_pipe2,
     libc::SYS_ftruncate,
-    libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     // Memory.
@@ -174,6 +172,10 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    // Effects on all files of the host.
+    libc::SYS_flock,
+    libc::SYS_sync,
+    libc::SYS_syncfs,
     // Memory that no limit counts, and that processes share.
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
@@ -216,30 +218,44 @@ const NAMESPACE_FLAGS: [libc::c_int; 7] = [
 
 /// The bit of `O_TMPFILE` that no other flag of `open` has.
 const O_UNNAMED: libc::c_int = libc::O_TMPFILE & !libc::O_DIRECTORY;
-/// Requests of `fcntl` that libkrun makes: descriptors, flags and locks.
-const DESCRIPTOR_REQUESTS: [libc::c_int; 12] = [
-    libc::F_DUPFD,
-    libc::F_DUPFD_CLOEXEC,
-    libc::F_GETFD,
-    libc::F_SETFD,
-    libc::F_GETFL,
-    libc::F_SETFL,
-    libc::F_GETLK,
+/// Requests of `fcntl` that libkrun makes.
+const DESCRIPTOR_REQUESTS: [libc::c_int; 6] =
+    [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+/// Requests of `fcntl` that no program needs. libc lacks the first three; their numbers are in the kernel's
+/// `include/uapi/asm-generic/fcntl.h`.
+const FORBIDDEN_REQUESTS: [libc::c_int; 10] = [
+    // The kernel sends signals to other processes.
+    F_SETOWN,
+    F_SETSIG,
+    F_SETOWN_EX,
+    libc::F_SETLEASE,
+    libc::F_NOTIFY,
+    // The kernel keeps more data for a pipe.
+    libc::F_SETPIPE_SZ,
+    // Locks of the image would keep other machines from using it.
     libc::F_SETLK,
     libc::F_SETLKW,
-    libc::F_OFD_GETLK,
     libc::F_OFD_SETLK,
     libc::F_OFD_SETLKW,
 ];
-/// Requests of `fcntl` that make the kernel send signals to other processes, or keep more data for pipes. libc lacks
-/// the first three; their numbers are in the kernel's `include/uapi/asm-generic/fcntl.h`.
-const FORBIDDEN_REQUESTS: [libc::c_int; 6] =
-    [F_SETOWN, F_SETSIG, F_SETOWN_EX, libc::F_SETLEASE, libc::F_NOTIFY, libc::F_SETPIPE_SZ];
 const F_SETOWN: libc::c_int = 8;
 const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
-/// Requests of `ioctl` that do the same as `F_SETOWN`, `FIOSETOWN` and `SIOCSPGRP`, from `asm-generic/sockios.h`.
-const FORBIDDEN_CONTROLS: [libc::c_int; 2] = [0x8901, 0x8902];
+/// Requests of `ioctl` that no program needs. Their numbers are in the kernel's `include/uapi/asm-generic/sockios.h`
+/// and `include/linux/falloc.h`.
+const FORBIDDEN_CONTROLS: [u32; 5] = [
+    // `FIOSETOWN` and `SIOCSPGRP` do the same as `F_SETOWN`.
+    0x8901,
+    0x8902,
+    // `FS_IOC_RESVSP`, `FS_IOC_RESVSP64` and `FS_IOC_ZERO_RANGE` allocate space beyond the limit on the size of files.
+    0x4030_5828,
+    0x4030_582a,
+    0x4030_5839,
+];
+/// The modes of `fallocate` that VMMs need. Others move data, or allocate space, beyond the limit on the size of a
+/// file.
+const ALLOCATIONS: [libc::c_int; 3] =
+    [0, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_ZERO_RANGE];
 /// The bits of the type in the second argument of `socket`. The others are flags.
 const SOCKET_TYPE: u64 = 0xf;
 
@@ -269,6 +285,8 @@ fn krun() -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_openat, any_of([masked(2, creates, 0)?])?);
     let requests = DESCRIPTOR_REQUESTS.map(|request| equals(1, number(request)));
     rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    let allocations = ALLOCATIONS.map(|mode| equals(1, number(mode)));
+    rules.insert(libc::SYS_fallocate, any_of(allocations.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     // A datagram socket could send to any other socket.
     let stream = || masked(1, SOCKET_TYPE, number(libc::SOCK_STREAM));
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
@@ -298,7 +316,9 @@ fn forbidden(namespaces: Namespaces) -> Result<Rules, BackendError> {
     }
     let requests = FORBIDDEN_REQUESTS.map(|request| equals(1, number(request)));
     rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
-    let controls = FORBIDDEN_CONTROLS.map(|request| equals(1, number(request)));
+    let allocations = ALLOCATIONS.map(|mode| differs(1, number(mode)));
+    rules.insert(libc::SYS_fallocate, all_of(allocations.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    let controls = FORBIDDEN_CONTROLS.map(|request| equals(1, request.into()));
     rules.insert(libc::SYS_ioctl, any_of(controls.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     // A datagram socket could send to any other socket.
     let other_than_unix_stream =
