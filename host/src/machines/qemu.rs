@@ -92,8 +92,8 @@ pub(super) fn qemu(machine: &MachineConfig, config: &QemuConfig, links: &LinkCon
     arguments
 }
 
-// QEMU's locks are off: the image is read-only, the scratch disk is this machine's, and a lock of a VMM that a guest has
-// taken over could keep all other machines from opening the image.
+// QEMU's locks are off: the image is read-only, the scratch disk is this machine's, and a lock of a VMM that a guest
+// has taken over could keep all other machines from opening the image.
 fn drive(id: &str, path: OsString, options: &str) -> OsString {
     let mut drive = OsString::from(format!("if=none,id={id},format=raw,file.locking=off,{options},file="));
     drive.push(comma_doubled(path));
