@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The confinement of a machine's processes, inspected from outside."""
 
+import pytest
+
 NAMESPACES = ["user", "mnt", "pid", "ipc", "net", "uts", "cgroup"]
 
 
@@ -23,6 +25,7 @@ def assert_taken_over_vmm_is_refused(tried, file_of_the_host, memory_of_its_pare
     assert tried and set(tried.values()) <= {"EPERM", "ENOSYS"}, tried
 
 
+@pytest.mark.smoke
 async def test_the_processes_of_a_machine_are_confined(server, inject):
     async with server.client() as tools, tools.environment("shell") as made:
         (machine,), (runner,) = server.machines(), server.runners()
@@ -60,6 +63,7 @@ async def test_the_processes_of_a_machine_are_confined(server, inject):
         assert ran["stdout"] == "up\n"
 
 
+@pytest.mark.smoke
 async def test_a_host_without_user_namespaces_still_runs_machines(serve, inject):
     setting = "/proc/sys/user/max_user_namespaces"
     server = serve()
