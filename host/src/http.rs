@@ -13,6 +13,7 @@ mod cors;
 mod environment_log;
 mod keep_alive;
 mod negotiation;
+mod places;
 mod refusal;
 mod stall;
 

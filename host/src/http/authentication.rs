@@ -16,7 +16,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use super::refusal::refuse;
+use super::{places::Standing, refusal::refuse};
 use crate::{
     domain::{principal::Principal, tokens::Tokens},
     error_code::ErrorCode,
@@ -42,6 +42,9 @@ pub(super) async fn authenticate(State(tokens): State<CurrentTokens>, mut reques
             }
         }
     };
+    if let Some(standing) = request.extensions_mut().remove::<Arc<Standing>>() {
+        standing.prove();
+    }
     request.extensions_mut().insert(principal);
     next.run(request).await
 }

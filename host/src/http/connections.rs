@@ -1,32 +1,51 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Accepts connections up to a limit, and closes connections that send no request or do not read the response.
+//! `places` decides which connection goes when there are too many.
 
-use std::{error::Error, io::Write as _, net::Shutdown, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, io::Write as _, net::Shutdown, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use futures_util::FutureExt as _;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use rustix::net::sockopt;
 use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    refusal::too_many_connections,
+    places::{Place, Places},
+    refusal::{head_too_slow, too_many_connections},
     stall::{STALL, Unstalled},
 };
 
-/// Timeout for the head of the next request, from the start of the connection or from the end of the previous response.
-/// Clients close their idle connections earlier.
+/// Timeout for the head of each request after a connection's first one, from the end of the previous response. Clients
+/// close their idle connections earlier.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+
+/// Maximum size of a head, in bytes; servers in front of this one mostly allow less. The buffer of a connection's
+/// requests is no larger either, so it is also the memory of a peer that never completes a head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Maximum time for reading what a client still sends after its head has been rejected. Closing earlier would make the
+/// client's system discard the answer.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Maximum number of bytes that are read after a head has been rejected.
+const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Size of a connection's send buffer in the kernel, which doubles it. Without this limit the kernel buffers megabytes
 /// of a response that a client does not read, and they are not charged to the client. 256 KiB on the way are enough for
@@ -38,16 +57,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Accepts connections until `stop` is cancelled, and then waits until all connections have ended.
 pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let places = Places::new(connections_max);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        connections.spawn(connection(stream, router.clone(), stop.clone(), permit));
+                Ok((stream, _)) => match places.take().await {
+                    Some(place) => {
+                        connections.spawn(connection(stream, router.clone(), stop.clone(), place));
                     }
-                    Err(_) => reject(stream),
+                    None => reject(stream),
                 },
                 Err(fault) => {
                     tracing::warn!(error = &fault as &dyn Error, "failed to accept a connection");
@@ -64,7 +83,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit) {
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, place: Place) {
     // Without TCP_NODELAY, each event of a stream waits for the acknowledgement of the previous event.
     if let Err(fault) = stream.set_nodelay(true) {
         tracing::debug!(error = &fault as &dyn Error, "failed to set TCP_NODELAY");
@@ -72,21 +91,73 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, 
     if let Err(fault) = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES) {
         tracing::debug!(error = &fault as &dyn Error, "failed to limit the send buffer");
     }
-    let service = TowerToHyperService::new(router);
-    let io = TokioIo::new(Unstalled::new(stream, STALL));
+    serve_requests(stream, router, &stop, &place).await;
+}
+
+/// The end of a connection.
+enum End {
+    Served(hyper::Result<()>),
+    Evicted,
+    /// The timeout of the first head.
+    TooSlow,
+}
+
+/// Serves the requests of a connection until it ends.
+async fn serve_requests<S>(stream: S, router: Router, stop: &CancellationToken, place: &Place)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let standing = Arc::clone(place.standing());
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        standing.record_head();
+        request.extensions_mut().insert(Arc::clone(&standing));
+        router.call(request)
+    });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-    let mut served = pin!(builder.serve_connection(io, service));
-    let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX);
+    let mut served = builder.serve_connection(TokioIo::new(Unstalled::new(stream, STALL)), service);
+    let until_stopped = async {
+        tokio::select! {
+            outcome = &mut served => outcome,
+            () = stop.cancelled() => {
+                Pin::new(&mut served).graceful_shutdown();
+                (&mut served).await
+            }
         }
     };
-    if let Err(fault) = outcome {
-        tracing::debug!(error = &fault as &dyn Error, "a connection failed");
-    }
+    let end = tokio::select! {
+        outcome = until_stopped => End::Served(outcome),
+        () = place.evicted() => End::Evicted,
+        () = place.first_head_timed_out() => End::TooSlow,
+    };
+    let mut stream = served.into_parts().io.into_inner();
+    let answer = match end {
+        End::Served(outcome) => {
+            let Err(fault) = outcome else { return };
+            tracing::debug!(error = &fault as &dyn Error, "a connection failed");
+            if fault.is_parse() {
+                tokio::select! {
+                    () = linger(stream) => {}
+                    () = place.evicted() => {}
+                }
+            }
+            return;
+        }
+        // A client that has sent requests does not expect an answer without another one.
+        End::Evicted if place.has_head() => return,
+        End::Evicted => too_many_connections(),
+        End::TooSlow => head_too_slow(),
+    };
+    tracing::debug!("closed a connection without a complete request");
+    // Nothing has been sent on this connection, so the kernel takes the answer at once.
+    let _ = stream.write_all(answer.as_bytes()).now_or_never();
+    let _ = stream.shutdown().now_or_never();
+}
+
+/// Reads and discards what a client still sends after the answer, so that the client gets the answer.
+async fn linger(stream: impl AsyncRead + Unpin) {
+    let _ = timeout(LINGER_TIME, tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink())).await;
 }
 
 /// Rejects a connection above the limit, without waiting for the client.

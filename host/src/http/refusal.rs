@@ -14,6 +14,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use super::places::FIRST_HEAD_TIME;
 use crate::{
     error_code::ErrorCode,
     mcp::{self, SessionRefusal},
@@ -120,10 +121,23 @@ pub(super) fn too_complex(marks_max: usize) -> Response {
 /// The whole HTTP response to a connection above the limit.
 pub(super) fn too_many_connections() -> String {
     let message = "too many connections; retry in a minute";
-    let body = error(SERVER_ERROR, ErrorCode::TooManyConnections, message).to_string();
+    whole("503 Service Unavailable", ErrorCode::TooManyConnections, message)
+}
+
+/// The whole HTTP response to a connection whose first request does not arrive.
+pub(super) fn head_too_slow() -> String {
+    let message = format!(
+        "timed out waiting for the head of the request; it must arrive within {} s of the connection",
+        FIRST_HEAD_TIME.as_secs()
+    );
+    whole("408 Request Timeout", ErrorCode::RequestTooSlow, &message)
+}
+
+/// Writes a whole HTTP response, after which the connection closes.
+fn whole(status: &str, code: ErrorCode, message: &str) -> String {
+    let body = error(SERVER_ERROR, code, message).to_string();
     format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
 }

@@ -9,6 +9,7 @@
 mod bad_input;
 mod cancelling;
 mod commands;
+mod connections;
 mod files;
 mod installing;
 mod life;
