@@ -159,8 +159,8 @@ codes! {
         "The body of the request exceeds the size limit (status 413).",
         "Write a large file in parts: call write_file several times with append.";
     RequestTooSlow, "request_too_slow", Http,
-        "The body of the request did not arrive in time, or the server had no free memory for the body in time \
-         (status 408).",
+        "The head or the body of the request did not arrive in time, or the server had no free memory for the body in \
+         time (status 408).",
         "Retry the request.";
     NotAMessage, "not_a_message", Http,
         "The body of the request is not a single JSON-RPC message, or has too many values (status 400).",
@@ -189,6 +189,9 @@ codes! {
     RequestRepeated, "request_repeated", Http,
         "A pending request of the session has the same id or progress token (status 400).",
         "Give each request of a session a new id and, if the request has one, a new progress token.";
+    IdTooLong, "id_too_long", Http,
+        "A request id or a progress token has more than 1024 bytes (status 400).",
+        "Use short ids, such as numbers or UUIDs.";
 }
 
 /// Returns the page of codes in Markdown.

@@ -23,6 +23,7 @@ mod failure;
 mod file_content;
 mod file_tools;
 mod formats;
+mod id_limit;
 mod identity;
 mod json_size;
 mod memory;
@@ -59,7 +60,7 @@ use self::{
     call_context::CallContext,
     failure::{Failure, Outcome},
     identity::sign,
-    request_context::{Context, accepts_tasks, is_stateless, memory, principal},
+    request_context::{Context, Origin, accepts_tasks, is_stateless, memory},
     services::Services,
     tasks::{RunningCall, Tasks},
     tool::ServedTool,
@@ -74,7 +75,11 @@ pub use self::{
     sessions::{SessionRefusal, on_behalf},
     tool_table::tools,
 };
-pub(crate) use self::{formats::rfc3339, surrogates::replace_lone_surrogates};
+pub(crate) use self::{
+    formats::rfc3339,
+    id_limit::{has_long_id, long_id_message},
+    surrogates::replace_lone_surrogates,
+};
 use crate::{
     service::{environments::Environments, execution::Execution, filesystem::Filesystem},
     telemetry::STAGES,
@@ -97,10 +102,11 @@ pub struct Tools {
     services: Arc<Services>,
     admission: Admission,
     tasks: Tasks,
+    origin: Origin,
 }
 
 impl Tools {
-    /// Creates the handler of tools over these services. `call_max` is the longest of the timeouts for
+    /// Creates the handler of HTTP requests over these services. `call_max` is the longest of the timeouts for
     /// `execute`, `install_packages` and a machine's boot.
     #[must_use]
     pub fn new(
@@ -112,7 +118,13 @@ impl Tools {
         call_max: Duration,
     ) -> Self {
         let services = Arc::new(Services::new(environments, execution, filesystem, defaults));
-        Self { services, admission: Admission::new(limits), tasks: Tasks::new(call_max) }
+        Self { services, admission: Admission::new(limits), tasks: Tasks::new(call_max), origin: Origin::Http }
+    }
+
+    /// Returns a handler of the requests of the client that started the server.
+    #[must_use]
+    pub fn for_standard_input(&self) -> Self {
+        Self { origin: Origin::StandardInput, ..self.clone() }
     }
 
     /// Cancels the calls that have become tasks, and refuses new tasks.
@@ -153,7 +165,8 @@ impl Tools {
         let bytes_max = tasks_tool.and_then(|tool| tool.task_bytes_max(request.arguments.as_ref()));
         let token = context.meta.get_progress_token();
         let (progress, report) = progress::channel(token, context.peer.clone(), bytes_max.is_some());
-        let (name, owner, cancelled) = (request.name.to_string(), principal(&context), CancellationToken::new());
+        let (name, owner, cancelled) =
+            (request.name.to_string(), self.origin.principal(&context)?, CancellationToken::new());
         let call_context = CallContext {
             owner: owner.clone(),
             cancelled: cancelled.clone(),
@@ -224,7 +237,7 @@ impl ServerHandler for Tools {
     }
 
     async fn get_task(&self, request: GetTaskParams, context: Context) -> Result<GetTaskResult, ErrorData> {
-        let (owner, tasks) = (principal(&context), &self.tasks);
+        let (owner, tasks) = (self.origin.principal(&context)?, &self.tasks);
         let mut reserved = None;
         // A task may end while this loop waits for memory, so the loop checks the size again after each reservation.
         while let bytes = tasks.outcome_bytes(&owner, &request.task_id)?
@@ -241,11 +254,11 @@ impl ServerHandler for Tools {
     }
 
     async fn update_task(&self, request: UpdateTaskParams, context: Context) -> Result<(), ErrorData> {
-        self.tasks.update(&principal(&context), &request.task_id)
+        self.tasks.update(&self.origin.principal(&context)?, &request.task_id)
     }
 
     async fn cancel_task(&self, request: CancelTaskParams, context: Context) -> Result<(), ErrorData> {
-        self.tasks.cancel(&principal(&context), &request.task_id)
+        self.tasks.cancel(&self.origin.principal(&context)?, &request.task_id)
     }
 }
 

@@ -128,7 +128,7 @@ impl Waggle {
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        mcp::converse(self.tools.clone(), input, output, self.stop.child_token()).await
+        mcp::converse(self.tools.for_standard_input(), input, output, self.stop.child_token()).await
     }
 
     /// Refuses new connections and calls, waits for running calls, then destroys every environment.

@@ -8,17 +8,21 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Principal(String);
 
+/// Names of principals that are not callers with a token.
+const ANONYMOUS: &str = "anonymous";
+const LOCAL: &str = "local";
+
 impl Principal {
     /// Returns the principal of every caller on a server without tokens.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self("anonymous".to_owned())
+        Self(ANONYMOUS.to_owned())
     }
 
     /// Returns the principal of the client that started the server and uses its standard input and output.
     #[must_use]
     pub fn local() -> Self {
-        Self("local".to_owned())
+        Self(LOCAL.to_owned())
     }
 }
 
@@ -31,14 +35,23 @@ impl FromStr for Principal {
     fn from_str(name: &str) -> Result<Self, PrincipalFault> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@');
         let fits = (1..=PRINCIPAL_CHARS_MAX).contains(&name.len()) && name.bytes().all(allowed);
-        if fits { Ok(Self(name.to_owned())) } else { Err(PrincipalFault) }
+        match fits {
+            _ if [ANONYMOUS, LOCAL].contains(&name) => Err(PrincipalFault::Reserved),
+            true => Ok(Self(name.to_owned())),
+            false => Err(PrincipalFault::Invalid),
+        }
     }
 }
 
 /// An invalid name of a principal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a name must have 1 to {PRINCIPAL_CHARS_MAX} letters, digits, dots, dashes, underscores and at signs")]
-pub struct PrincipalFault;
+pub enum PrincipalFault {
+    #[error("a name must have 1 to {PRINCIPAL_CHARS_MAX} letters, digits, dots, dashes, underscores and at signs")]
+    Invalid,
+    /// The name of a principal without a token.
+    #[error("the names \"{ANONYMOUS}\" and \"{LOCAL}\" are reserved for callers without a token; choose another name")]
+    Reserved,
+}
 
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +67,10 @@ mod tests {
     fn rejects_invalid_names() {
         assert_eq!("ada@example.org".parse::<Principal>().unwrap().to_string(), "ada@example.org");
         for name in ["", "a b", "a\n", "ä", &"a".repeat(65)] {
-            assert_eq!(name.parse::<Principal>(), Err(PrincipalFault), "{name}");
+            assert_eq!(name.parse::<Principal>(), Err(PrincipalFault::Invalid), "{name}");
+        }
+        for name in [Principal::anonymous(), Principal::local()] {
+            assert_eq!(name.to_string().parse::<Principal>(), Err(PrincipalFault::Reserved));
         }
     }
 }

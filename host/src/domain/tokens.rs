@@ -179,7 +179,9 @@ mod tests {
         for (text, fault) in [
             ("ada", TokensFault::Words { line_number }),
             ("ada secret secret-secret-secret", TokensFault::Words { line_number }),
-            ("a/da secret-secret-secret", TokensFault::Name { line_number, source: PrincipalFault }),
+            ("a/da secret-secret-secret", TokensFault::Name { line_number, source: PrincipalFault::Invalid }),
+            ("local secret-secret-secret", TokensFault::Name { line_number, source: PrincipalFault::Reserved }),
+            ("anonymous secret-secret-secret", TokensFault::Name { line_number, source: PrincipalFault::Reserved }),
             ("ada secret", TokensFault::Token { line_number }),
             ("ada secret-secret-secret\u{7f}", TokensFault::Token { line_number }),
             ("ada sha256:secret", TokensFault::Digest { line_number }),

@@ -12,12 +12,12 @@ use axum::{
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::refusal::{refuse, too_complex};
+use super::refusal::{id_too_long, refuse, too_complex};
 use crate::{
     budget::{Budget, Reservation},
     domain::principal::Principal,
     error_code::ErrorCode,
-    mcp::{REQUEST_BODY_BYTES_MAX, replace_lone_surrogates},
+    mcp::{REQUEST_BODY_BYTES_MAX, has_long_id, replace_lone_surrogates},
 };
 
 /// Memory limit of all requests in progress, in bytes: enough for fifteen requests of the maximum size and some small
@@ -69,7 +69,9 @@ impl Bodies {
             Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
             Ok(Ok(bytes)) => {
                 reservation.shrink(bytes.len());
-                Ok((without_lone_surrogates(bytes), reservation))
+                // A lone surrogate would hide an id from the check, so the body is repaired first.
+                let bytes = without_lone_surrogates(bytes);
+                if has_long_id(&bytes) { Err(id_too_long()) } else { Ok((bytes, reservation)) }
             }
             // The body is too long. Or the connection broke, and no client reads this response.
             Ok(Err(_)) => Err(too_large()),

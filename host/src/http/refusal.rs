@@ -118,6 +118,12 @@ pub(super) fn too_complex(marks_max: usize) -> Response {
     (StatusCode::BAD_REQUEST, Json(error(INVALID_REQUEST, ErrorCode::NotAMessage, &message))).into_response()
 }
 
+/// Returns the response to a body with an id above the limit.
+pub(super) fn id_too_long() -> Response {
+    let error = error(INVALID_REQUEST, ErrorCode::IdTooLong, &mcp::long_id_message());
+    (StatusCode::BAD_REQUEST, Json(error)).into_response()
+}
+
 /// The whole HTTP response to a connection above the limit.
 pub(super) fn too_many_connections() -> String {
     let message = "too many connections; retry in a minute";

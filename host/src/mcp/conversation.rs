@@ -12,7 +12,7 @@ use rmcp::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::{endpoint::REQUEST_BODY_BYTES_MAX, surrogates::Repaired};
+use super::{endpoint::REQUEST_BODY_BYTES_MAX, id_limit::LimitedIds, surrogates::Repaired};
 
 /// Standard input and output of this process.
 #[must_use]
@@ -32,7 +32,7 @@ pub async fn converse(
 ) -> Result<(), ConverseFault> {
     let transport = AsyncRwTransport::<RoleServer, _, _>::new(Repaired::new(input), output)
         .with_max_line_length(REQUEST_BODY_BYTES_MAX);
-    let service = match handler.serve_with_ct(transport, stop).await {
+    let service = match handler.serve_with_ct(LimitedIds::new(transport), stop).await {
         Ok(service) => service,
         // A client that closes the input without a message is not an error.
         Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => return Ok(()),

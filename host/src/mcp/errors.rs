@@ -70,6 +70,11 @@ pub(super) fn no_memory(fault: &CallerFault) -> ErrorData {
     ErrorData::new(SERVER_BUSY, fault.to_string(), Some(data(fault.code())))
 }
 
+/// Returns the answer to a request whose principal is missing.
+pub(super) fn no_principal() -> ErrorData {
+    internal("request", "the request arrived without its caller; this is a bug".to_owned())
+}
+
 fn unknown_tool(name: &str, available: &str) -> ErrorData {
     let message = format!("unknown tool \"{}\"; available: {available}", shown(name));
     ErrorData::invalid_params(message, Some(data(ErrorCode::UnknownTool)))

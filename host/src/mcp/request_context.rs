@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the principal, the protocol version and the memory of a request from rmcp's context.
 
-use rmcp::{RoleServer, model::ProtocolVersion, service::RequestContext};
+use rmcp::{ErrorData, RoleServer, model::ProtocolVersion, service::RequestContext};
 
-use super::memory::RequestMemory;
+use super::{errors, memory::RequestMemory};
 use crate::domain::principal::Principal;
 
 /// The context of a request to this server.
@@ -21,12 +21,26 @@ pub(super) fn accepts_tasks(context: &Context) -> bool {
     is_stateless(context) && context.client_capabilities().is_some_and(|can| can.supports_tasks())
 }
 
-/// Returns the principal that sent the request. A request without HTTP parts came over standard input, to which only
-/// the user who started the server can write.
-pub(super) fn principal(context: &Context) -> Principal {
-    match context.extensions.get::<::http::request::Parts>() {
-        Some(parts) => parts.extensions.get::<Principal>().cloned().unwrap_or_else(Principal::anonymous),
-        None => Principal::local(),
+/// The transport over which requests arrive, which determines their principals.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// HTTP: each request has the principal that the HTTP server found out.
+    Http,
+    /// Standard input, to which only the user who started the server can write.
+    StandardInput,
+}
+
+impl Origin {
+    /// Returns the principal that sent the request.
+    ///
+    /// # Errors
+    /// An internal error for an HTTP request without a principal.
+    pub(super) fn principal(self, context: &Context) -> Result<Principal, ErrorData> {
+        let parts = context.extensions.get::<::http::request::Parts>();
+        match self {
+            Self::StandardInput => Ok(Principal::local()),
+            Self::Http => parts.and_then(|parts| parts.extensions.get().cloned()).ok_or_else(errors::no_principal),
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::failure::{Failure, Outcome};
 use crate::telemetry::STAGES;
 
-/// Maximum size of a result in bytes, as it is written in an event of the answer. The rest of the event is small,
-/// unless the client chose a long request id. The Python client loses events above 1 MiB.
+/// Maximum size of a result in bytes, as it is written in an event of the answer. The rest of the event is small.
+/// The Python client loses events above 1 MiB.
 pub(super) const EVENT_BYTES_MAX: usize = 990_000;
 
 /// Writes an object as compact JSON text with sorted keys, and as structured content.

@@ -9,6 +9,7 @@
 
 mod answers;
 mod request_ids;
+mod transport;
 
 use std::{
     cell::Cell,
@@ -24,15 +25,17 @@ use rmcp::{
     model::{ClientJsonRpcMessage, ClientRequest, ProtocolVersion, ServerJsonRpcMessage, ServerResult},
     transport::streamable_http_server::session::{
         ServerSseMessage, SessionId, SessionManager,
-        local::{LocalSessionManager, LocalSessionManagerError, SessionTransport},
+        local::{LocalSessionManager, LocalSessionManagerError},
     },
 };
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 use waggle_shared::mutex::lock;
 
 use self::{
     answers::{Answer, Answers, LogWriter},
     request_ids::{RequestIds, cancelled_id, ids_of},
+    transport::OwnedTransport,
 };
 use super::memory::{OrphanedResults, RequestMemory};
 use crate::domain::principal::Principal;
@@ -111,6 +114,8 @@ struct Session {
     /// Whether the client understands events without a message, which are new in protocol version 2025-11-25.
     has_priming: bool,
     orphaned: OrphanedResults,
+    /// Cancelled when the session's service has ended.
+    ended: CancellationToken,
 }
 
 impl Session {
@@ -154,12 +159,19 @@ impl Sessions {
         }
     }
 
-    /// Whether the current request may use a session. rmcp's own tasks run outside of any request and may use all
-    /// sessions.
+    /// Whether the current request may use a session. Outside of a request, no session may be used.
     fn is_owned(&self, id: &SessionId) -> bool {
         let table = self.table();
         let Some(session) = table.get(id) else { return false };
-        REQUEST.try_with(|request| request.principal == session.owner).unwrap_or(true)
+        REQUEST.try_with(|request| request.principal == session.owner).unwrap_or(false)
+    }
+
+    /// Whether the current task may close a session: the owner's request, or rmcp's own task when the session's service
+    /// has ended.
+    fn may_close(&self, id: &SessionId) -> bool {
+        let is_request = REQUEST.try_with(|_| ()).is_ok();
+        let has_ended = || self.table().get(id).is_some_and(|session| session.ended.is_cancelled());
+        self.is_owned(id) || (!is_request && has_ended())
     }
 
     fn expired(&self) -> Vec<SessionId> {
@@ -197,7 +209,7 @@ impl Sessions {
     /// Registers the id and the progress token of a request, and adds its answer.
     fn register(&self, id: &SessionId, message: &ClientJsonRpcMessage) -> Result<(Answer, LogWriter), SessionFault> {
         let ids = ids_of(message);
-        let memory = REQUEST.try_with(|request| request.memory.clone()).unwrap_or_default();
+        let memory = REQUEST.try_with(|request| request.memory.clone()).map_err(|_| SessionFault::NoRequest)?;
         let mut table = self.table();
         let session = table.get_mut(id).ok_or_else(|| LocalSessionManagerError::SessionNotFound(Arc::clone(id)))?;
         session.ids.register(&ids, &memory).map_err(refused)?;
@@ -303,9 +315,10 @@ impl<S: Stream> Stream for OpenStream<S> {
 
 impl SessionManager for Sessions {
     type Error = SessionFault;
-    type Transport = SessionTransport;
+    type Transport = OwnedTransport;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), SessionFault> {
+        let owner = REQUEST.try_with(|request| request.principal.clone()).map_err(|_| SessionFault::NoRequest)?;
         let _opening = self.opening.lock().await;
         for expired in self.expired() {
             self.close(&expired).await?;
@@ -314,7 +327,8 @@ impl SessionManager for Sessions {
             self.close(&evicted).await?;
         }
         let (id, transport) = self.inner.create_session().await?;
-        let owner = REQUEST.try_with(|request| request.principal.clone()).unwrap_or_else(|_| Principal::anonymous());
+        let ended = CancellationToken::new();
+        let transport = OwnedTransport::new(transport, ended.clone());
         let session = Session {
             owner,
             last_request: Instant::now(),
@@ -323,6 +337,7 @@ impl SessionManager for Sessions {
             answers: Answers::default(),
             has_priming: false,
             orphaned: OrphanedResults::default(),
+            ended,
         };
         self.table().insert(Arc::clone(&id), session);
         Ok((id, transport))
@@ -348,7 +363,7 @@ impl SessionManager for Sessions {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), SessionFault> {
-        if self.is_owned(id) { self.close(id).await } else { Ok(()) }
+        if self.may_close(id) { self.close(id).await } else { Ok(()) }
     }
 
     async fn create_stream(
@@ -414,6 +429,9 @@ pub enum SessionFault {
     /// This table refused the request.
     #[error(transparent)]
     Refused(#[from] SessionRefusal),
+    /// An operation that needs a caller, outside of any request.
+    #[error("a session was used outside of a request")]
+    NoRequest,
     /// rmcp's session manager failed.
     #[error(transparent)]
     Local(#[from] LocalSessionManagerError),

@@ -313,3 +313,85 @@ async fn only_named_origins_may_call_from_a_browser() {
     let refused = post(&served.url, &hello()).header("origin", app).send().await.unwrap();
     assert_eq!((refused.status().as_u16(), allowed(&refused).as_deref()), (401, Some(app)));
 }
+
+const LONG_ID: usize = 1025;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_long_request_ids_and_progress_tokens() {
+    let served = serve(&[]).await;
+    let answer = post(&served.url, &hello()).send().await.unwrap();
+    let session = answer.headers()["mcp-session-id"].clone();
+    let with =
+        |method: &str, id: &str, params: Value| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+    let long = "i".repeat(LONG_ID);
+    let token = json!({"name": "list_environments", "arguments": {}, "_meta": {"progressToken": long}});
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": long}});
+    for body in [
+        with("tools/list", &long, json!({})),
+        with("tools/list", &"i".repeat(10_000_000), json!({})),
+        with("tools/call", "1", token),
+        cancelled,
+        json!([with("tools/list", &long, json!({}))]),
+        with("initialize", &long, hello()["params"].clone()),
+    ] {
+        let answer = post(&served.url, &body).header("mcp-session-id", &session).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 400);
+        let error: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        let seen = (&error["id"], &error["error"]["code"], &error["error"]["data"]["code"]);
+        assert_eq!(seen, (&Value::Null, &json!(-32600), &json!("id_too_long")));
+        assert!(error["error"]["message"].as_str().unwrap().contains("at most 1024 bytes"));
+    }
+    let fits = with("tools/list", &long[1..], json!({}));
+    let answer = post(&served.url, &fits).header("mcp-session-id", &session).send().await.unwrap();
+    assert!(answer.text().await.unwrap().contains("list_environments"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_long_request_ids_and_progress_tokens_over_stdio() {
+    let served = serve(&[]).await;
+    let (ours, theirs) = duplex(64 * 1024);
+    let story = async {
+        let (input, mut output) = split(ours);
+        let mut lines = BufReader::new(input).lines();
+        let long = "i".repeat(LONG_ID);
+        let mut tokened = call(2, "list_environments", &json!({}));
+        tokened["params"]["_meta"] = json!({"progressToken": long});
+        let mut named = call(3, "list_environments", &json!({}));
+        named["id"] = json!(long);
+        let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": long}});
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        for message in [hello(), initialized, tokened, named, cancelled, call(4, "list_environments", &json!({}))] {
+            output.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+        }
+        let mut answers = Vec::new();
+        for _ in 0..5 {
+            let line = lines.next_line().await.unwrap().unwrap();
+            answers.push(serde_json::from_str::<Value>(&line).unwrap());
+        }
+        let refused: Vec<_> = answers.iter().filter(|answer| answer["error"]["code"] == -32600).collect();
+        assert_eq!(refused.len(), 3, "{answers:?}");
+        assert!(
+            refused.iter().all(|answer| answer["id"].is_null() && answer["error"]["data"]["code"] == "id_too_long")
+        );
+        assert_eq!(answers.last().unwrap()["id"], 4);
+    };
+    tokio::join!(served.converse(theirs), story);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handler_of_http_serves_no_request_without_a_caller() {
+    let served = serve(&[]).await;
+    let (ours, theirs) = duplex(64 * 1024);
+    let story = async {
+        let (input, mut output) = split(ours);
+        let mut lines = BufReader::new(input).lines();
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        for message in [hello(), initialized, call(2, "list_environments", &json!({}))] {
+            output.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+        }
+        lines.next_line().await.unwrap().unwrap();
+        let answer: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["data"]["code"]), (&json!(2), &json!("internal")), "{answer}");
+    };
+    tokio::join!(served.converse_as_http(theirs), story);
+}

@@ -23,6 +23,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use waggle::{
     cli::{self, Command},
     config::Settings,
@@ -225,6 +226,13 @@ impl Served {
     pub(crate) async fn converse(&self, streams: DuplexStream) {
         let (input, output) = split(streams);
         self.waggle.as_ref().unwrap().converse(input, output).await.unwrap();
+    }
+
+    /// Serves the handler of HTTP requests over a pair of streams, so that its requests have no caller.
+    pub(crate) async fn converse_as_http(&self, streams: DuplexStream) {
+        let (input, output) = split(streams);
+        let tools = self.waggle.as_ref().unwrap().tools();
+        waggle::mcp::converse(tools, input, output, CancellationToken::new()).await.unwrap();
     }
 
     pub(crate) async fn shut_down(&mut self) {

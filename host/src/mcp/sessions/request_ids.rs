@@ -17,7 +17,7 @@ use crate::mcp::memory::{RequestMemory, WeakRequestMemory};
 
 /// The ids and tokens of requests whose answers can still be read.
 ///
-/// Only hashes are stored, because an id may be as long as a request body. A collision costs the client one error.
+/// Only hashes are stored, which need less memory than ids. A collision costs the client one error.
 #[derive(Debug, Default)]
 pub(super) struct RequestIds {
     in_use: HashMap<u64, WeakRequestMemory>,

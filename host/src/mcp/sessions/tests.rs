@@ -65,6 +65,21 @@ async fn session_exists_only_for_its_owner() {
     assert!(!exists_for("ada").await);
 }
 
+#[tokio::test]
+async fn session_is_unusable_outside_of_a_request_until_its_service_ends() {
+    let sessions = sessions(2);
+    let opened = sessions.create_session();
+    let (id, transport) = on_behalf(principal("ada"), RequestMemory::default(), opened).await.unwrap().unwrap();
+    assert!(!sessions.has_session(&id).await.unwrap());
+    assert!(matches!(sessions.create_session().await, Err(SessionFault::NoRequest)));
+    assert!(matches!(sessions.create_stream(&id, call(1, 1)).await.err(), Some(SessionFault::NoRequest)));
+    sessions.close_session(&id).await.unwrap();
+    assert!(sessions.table().contains_key(&id));
+    drop(transport);
+    sessions.close_session(&id).await.unwrap();
+    assert!(!sessions.table().contains_key(&id));
+}
+
 #[tokio::test(start_paused = true)]
 async fn full_table_evicts_an_idle_session_or_refuses() {
     let sessions = sessions(2);
