@@ -41,6 +41,7 @@ use crate::{
         defences::Relaxed,
         egress::Policy,
         runtime::{ByRuntime, CommandLine, Runtime},
+        shared_limit::SharedLimit,
     },
     machines::{CPUS_MAX, KernelArguments, WantedBackend},
     network::{
@@ -225,6 +226,13 @@ pub fn with_variables(command: clap::Command, variable: Lookup<'_>) -> clap::Com
 }
 
 impl Settings {
+    /// Returns the limit on environments.
+    #[must_use]
+    pub fn environments(&self) -> SharedLimit {
+        let per_caller = self.access.max_environments_per_principal;
+        SharedLimit { all: access::size(self.max_environments), per_caller: per_caller.map(access::size) }
+    }
+
     /// Checks the settings that depend on each other.
     ///
     /// # Errors

@@ -78,6 +78,9 @@ codes! {
     CapacityReached, "capacity_reached", Result,
         "The server has reached its maximum number of environments.",
         "Destroy an environment that you no longer need, or retry later.";
+    CallerCapacityReached, "caller_capacity_reached", Result,
+        "You have reached your own maximum number of environments; environments of other callers do not count.",
+        "Destroy one of your environments that you no longer need; list_environments shows them.";
     TooManyCalls, "too_many_calls", Result,
         "The server, or this caller, already runs its maximum number of calls.",
         "Retry when other calls have ended.";
@@ -152,6 +155,9 @@ codes! {
     TooManySessions, "too_many_sessions", Http,
         "The server has reached its maximum number of sessions (status 503).",
         "End a session that you no longer need, or retry in a minute.";
+    TooManyCallerSessions, "too_many_caller_sessions", Http,
+        "You have reached your own maximum number of sessions; sessions of other callers do not count (status 503).",
+        "End one of your sessions that you no longer need, or retry in a minute.";
     TooManyConnections, "too_many_connections", Http,
         "The server has reached its maximum number of connections (status 503).",
         "Close connections that you no longer need, or retry in a minute.";

@@ -19,6 +19,7 @@ use crate::{
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
     service::{
+        callers::Callers,
         environments::{Environments, MachineSize},
         execution::{Execution, ExecutionRules},
         filesystem::Filesystem,
@@ -39,6 +40,7 @@ const RELEASE: Duration = Duration::from_secs(12);
 pub struct Waggle {
     tools: Tools,
     access: Access,
+    callers: Callers,
     environments: Arc<Environments>,
     http: Option<Server>,
     reaper: JoinHandle<()>,
@@ -50,8 +52,9 @@ impl Waggle {
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
         let (access, size) = (&settings.access, machine_size(settings));
-        let environments_max = usize::try_from(settings.max_environments).unwrap_or(usize::MAX);
-        let environments = Arc::new(Environments::new(machines, size, settings.egress.clone(), environments_max));
+        let (limit, callers) = (settings.environments(), Callers::default());
+        let environments = Environments::new(machines, size, settings.egress.clone(), limit, callers.clone());
+        let environments = Arc::new(environments);
         let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
         let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
@@ -65,7 +68,7 @@ impl Waggle {
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Self { tools, access: access.clone(), environments, http: None, reaper, stop }
+        Self { tools, access: access.clone(), callers, environments, http: None, reaper, stop }
     }
 
     #[must_use]
@@ -101,11 +104,15 @@ impl Waggle {
         H: mcp::ServerHandler + Clone + Sync,
     {
         let address = listener.local_addr()?;
+        if let Some(tokens) = &tokens {
+            self.callers.count_in(tokens.clone());
+        }
         let hosts = hosts(address, &self.access.allowed_hosts);
         let rules = EndpointRules {
             hosts: hosts.clone(),
             origins: self.access.cors_origins.iter().map(|origin| origin.with_port()).collect(),
-            sessions_max: self.access.sessions_max(),
+            sessions: self.access.sessions(),
+            callers: self.callers.clone(),
         };
         let endpoint = mcp::endpoint(handler, rules, self.stop.clone());
         let entrance = Entrance {

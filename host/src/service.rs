@@ -5,6 +5,7 @@
 //! Services use the domain's types, and reach machines only through the domain's traits. Their error texts name tools
 //! and arguments; nothing else here depends on MCP.
 
+pub mod callers;
 mod driver;
 pub mod environments;
 pub mod execution;

@@ -36,9 +36,11 @@ use crate::{
         guest_path::GuestPath,
         principal::Principal,
         runtime::Runtime,
+        shared_limit::SharedLimit,
     },
     server,
     service::{
+        callers::Callers,
         environments::Environments,
         execution::{Execution, Watcher},
         fault::Fault,
@@ -116,7 +118,8 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
         Arc::<_>::clone(&vms) as _,
         server::machine_size(settings),
         settings.egress.clone(),
-        1,
+        SharedLimit { all: 1, per_caller: None },
+        Callers::default(),
     ));
     let new = NewEnvironment {
         owner: Principal::anonymous(),

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use crate::domain::origin::Origin;
+use crate::domain::{origin::Origin, shared_limit::SharedLimit};
 
 /// Callers and their limits.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +36,13 @@ pub struct Access {
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions: u32,
+    /// Maximum number of concurrent sessions per name in the tokens file [default: all with one name, half with
+    /// several]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_sessions_per_principal: Option<u32>,
+    /// Maximum number of environments per name in the tokens file [default: all with one name, half with several]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_environments_per_principal: Option<u32>,
     /// Maximum number of concurrent calls
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -58,8 +65,8 @@ impl Access {
     }
 
     #[must_use]
-    pub fn sessions_max(&self) -> usize {
-        size(self.max_sessions)
+    pub fn sessions(&self) -> SharedLimit {
+        SharedLimit { all: size(self.max_sessions), per_caller: self.max_sessions_per_principal.map(size) }
     }
 
     #[must_use]
@@ -79,6 +86,6 @@ impl Access {
     }
 }
 
-fn size(count: u32) -> usize {
+pub(super) fn size(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -4,17 +4,20 @@
 //!
 //! The repository returns copies; changing a copy does not change the repository. A slot represents one machine. The
 //! slot is reserved before anything is created for the machine, and dropping the slot frees it. The count is therefore
-//! exact, and a failed create occupies no slot. A failed environment has no slot, but stays visible until it is
-//! destroyed.
+//! exact, in total and for each owner, and a failed create occupies no slot. A failed environment has no slot, but
+//! stays visible until it is destroyed.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
 use waggle_shared::mutex::lock;
 
-use super::{environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal};
+use super::{
+    environment::Environment, environment_id::EnvironmentId, lifecycle::State, principal::Principal,
+    shared_limit::SharedLimit,
+};
 
 /// Maximum number of destroyed environments that the repository remembers. For these, the error of a later call says
 /// why the environment was destroyed.
@@ -67,24 +70,31 @@ pub enum Found {
 }
 
 impl Repository {
-    /// Creates an empty repository with `environments_max` slots.
+    /// Creates an empty repository with a limit on its slots.
     #[must_use]
-    pub fn new(environments_max: usize) -> Self {
-        let slots = Arc::new(Slots { max: environments_max, taken: Mutex::new(0) });
+    pub fn new(limit: SharedLimit) -> Self {
+        let slots = Arc::new(Slots { limit, taken: Mutex::default() });
         Self { inner: Mutex::default(), slots }
     }
 
-    /// Reserves a slot for one machine.
+    /// Reserves a slot for one machine of this owner, one of so many `callers`.
     ///
     /// # Errors
-    /// [`CapacityFault`] if all slots are taken.
-    pub fn reserve(&self) -> Result<Slot, CapacityFault> {
+    /// [`CapacityFault`] if all slots of the owner, or of all callers, are taken.
+    pub fn reserve(&self, owner: &Principal, callers: usize) -> Result<Slot, CapacityFault> {
+        let SharedLimit { all, .. } = self.slots.limit;
+        let share = self.slots.limit.share(callers);
         let mut taken = lock(&self.slots.taken);
-        if *taken >= self.slots.max {
-            return Err(CapacityFault { environments_max: self.slots.max });
+        let own = taken.get(owner).copied().unwrap_or_default();
+        // The smaller limit comes first: a caller cannot free the slots of others.
+        if share < all && own >= share {
+            return Err(CapacityFault::Share { share, all });
         }
-        *taken += 1;
-        Ok(Slot(Arc::clone(&self.slots)))
+        if taken.values().sum::<usize>() >= all {
+            return Err(CapacityFault::Server { all });
+        }
+        taken.insert(owner.clone(), own + 1);
+        Ok(Slot { slots: Arc::clone(&self.slots), owner: owner.clone() })
     }
 
     /// Adds or replaces an environment.
@@ -130,36 +140,51 @@ impl Repository {
         let inner = lock(&self.inner);
         let mut failed = inner.environments.iter().filter(|known| known.state() == State::Error);
         let oldest = failed.next()?;
-        (failed.count() >= self.slots.max).then_some(oldest.id)
+        (failed.count() >= self.slots.limit.all).then_some(oldest.id)
     }
 }
 
 /// The reservation of a slot for one machine; dropping the reservation frees the slot.
 #[derive(Debug)]
-pub struct Slot(Arc<Slots>);
+pub struct Slot {
+    slots: Arc<Slots>,
+    owner: Principal,
+}
 
 #[derive(Debug)]
 struct Slots {
-    max: usize,
-    taken: Mutex<usize>,
+    limit: SharedLimit,
+    /// The number of slots of each owner that has some.
+    taken: Mutex<HashMap<Principal, usize>>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = lock(&self.0.taken);
-        *taken = taken.saturating_sub(1);
+        let mut taken = lock(&self.slots.taken);
+        if let Some(own) = taken.get_mut(&self.owner) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.remove(&self.owner);
+            }
+        }
     }
 }
 
-/// All slots are taken.
+/// All slots that a caller may take are taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "this server has reached its maximum of {environments_max} environments; destroy one with destroy_environment, \
-     or wait until one reaches its idle timeout"
-)]
-pub struct CapacityFault {
-    /// The number of slots.
-    pub environments_max: usize,
+pub enum CapacityFault {
+    /// All slots of the server are taken.
+    #[error(
+        "this server has reached its maximum of {all} environments; destroy one with destroy_environment, or wait \
+         until one reaches its idle timeout"
+    )]
+    Server { all: usize },
+    /// All slots of one caller are taken.
+    #[error(
+        "you have reached your own maximum of {share} environments, of {all} for all callers of this server; destroy \
+         one with destroy_environment, or wait until one reaches its idle timeout"
+    )]
+    Share { share: usize, all: usize },
 }
 
 #[cfg(test)]
@@ -185,24 +210,37 @@ mod tests {
         Environment::create(EnvironmentId::random(), new, SystemTime::UNIX_EPOCH, Instant::now())
     }
 
+    fn repository(all: usize) -> Repository {
+        Repository::new(SharedLimit { all, per_caller: None })
+    }
+
     #[test]
     fn capacity_is_exact_under_contention() {
-        let repository = Repository::new(10);
-        let taken: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| (0..10).filter_map(|_| repository.reserve().ok()).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(taken.len(), 10);
-        assert_eq!(repository.reserve().unwrap_err(), CapacityFault { environments_max: 10 });
+        let repository = repository(10);
+        let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
+        for (callers, all_of_ada, fault) in
+            [(1, 10, CapacityFault::Server { all: 10 }), (2, 5, CapacityFault::Share { share: 5, all: 10 })]
+        {
+            let taken: Vec<_> = std::thread::scope(|scope| {
+                let reserve = || (0..10).filter_map(|_| repository.reserve(&ada, callers).ok()).collect::<Vec<_>>();
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(reserve)).collect();
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(taken.len(), all_of_ada);
+            assert_eq!(repository.reserve(&ada, callers).unwrap_err(), fault);
+            let others: Vec<_> = (0..11).filter_map(|_| repository.reserve(&bob, callers).ok()).collect();
+            assert_eq!(others.len(), 10 - all_of_ada);
+        }
+        let eve = "eve".parse().unwrap();
+        let taken = [&ada, &bob].map(|owner| (0..5).map(|_| repository.reserve(owner, 3).unwrap()).collect::<Vec<_>>());
+        assert_eq!(repository.reserve(&eve, 3).unwrap_err(), CapacityFault::Server { all: 10 });
         drop(taken);
-        assert_eq!((0..11).map(|_| repository.reserve()).collect::<Vec<_>>().iter().flatten().count(), 10);
+        assert!(repository.slots.taken.lock().unwrap().is_empty());
     }
 
     #[test]
     fn returns_copies() {
-        let repository = Repository::new(1);
+        let repository = repository(1);
         let saved = environment("one");
         repository.save(saved.clone());
         let mut copy = repository.list(&Principal::anonymous()).remove(0);
@@ -212,7 +250,7 @@ mod tests {
 
     #[test]
     fn list_is_ordered_by_creation() {
-        let repository = Repository::new(3);
+        let repository = repository(3);
         let mut all = ["b", "a", "c"].map(environment);
         all.iter().for_each(|one| repository.save(one.clone()));
         all[0].apply(Event::Ready, Instant::now()).unwrap();
@@ -222,7 +260,7 @@ mod tests {
 
     #[test]
     fn destroyed_environments_are_remembered_up_to_a_limit() {
-        let repository = Repository::new(1);
+        let repository = repository(1);
         let owner = Principal::anonymous();
         let first = environment("first");
         repository.save(first.clone());
@@ -238,7 +276,7 @@ mod tests {
 
     #[test]
     fn oldest_failed_environment_is_surplus() {
-        let repository = Repository::new(2);
+        let repository = repository(2);
         let failed = ["a", "b", "c"].map(|name| {
             let mut one = environment(name);
             one.apply(Event::Failed, Instant::now()).unwrap();

@@ -6,7 +6,7 @@
 //! Only digests are stored, so no memory dump, log or error contains a token after the list is parsed. A digest without
 //! salt or stretching is enough, because tokens are long and random and cannot be guessed.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
@@ -68,6 +68,13 @@ impl Tokens {
             tokens.push((digest, principal));
         }
         if tokens.is_empty() { Err(TokensFault::None) } else { Ok(Self(tokens)) }
+    }
+
+    /// Returns the number of different names.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        let names: HashSet<_> = self.0.iter().map(|(_, principal)| principal).collect();
+        names.len()
     }
 
     /// Returns the principal of a token. The duration of the lookup does not depend on the content of the tokens.
@@ -168,6 +175,7 @@ mod tests {
         assert_eq!(tokens.principal(ADA), Some(&named("ada")));
         assert_eq!(tokens.principal("another-of-her-tokens"), Some(&named("ada")));
         assert_eq!(tokens.principal(BOB), Some(&named("bob")));
+        assert_eq!(tokens.names(), 2);
         for wrong in ["", "ada-has-this-token-2", &hashed, &format!("sha256:{hashed}"), &ADA.repeat(1000)] {
             assert_eq!(tokens.principal(wrong), None, "{wrong}");
         }

@@ -39,6 +39,9 @@ pub(super) fn refuse_session(refusal: SessionRefusal) -> Response {
     let message = refusal.to_string();
     let (status, number, code) = match refusal {
         SessionRefusal::Full => (StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, ErrorCode::TooManySessions),
+        SessionRefusal::Share { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, ErrorCode::TooManyCallerSessions)
+        }
         SessionRefusal::Repeated => (StatusCode::BAD_REQUEST, INVALID_REQUEST, ErrorCode::RequestRepeated),
     };
     (status, Json(error(number, code, &message))).into_response()

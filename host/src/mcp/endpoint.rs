@@ -14,6 +14,7 @@ use rmcp::{
 use tokio_util::sync::CancellationToken;
 
 use super::{progress, sessions::Sessions};
+use crate::{domain::shared_limit::SharedLimit, service::callers::Callers};
 
 /// Maximum size of a request body in bytes. A file of 10 MiB is 13.3 MiB in base64, and JSON adds a little.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -32,8 +33,9 @@ pub struct EndpointRules {
     pub hosts: Vec<String>,
     /// Other origins whose web pages may call the server.
     pub origins: Vec<String>,
-    /// Maximum number of open sessions.
-    pub sessions_max: usize,
+    /// The limit on open sessions.
+    pub sessions: SharedLimit,
+    pub callers: Callers,
 }
 
 /// Serves `handler` under these rules. Cancelling `stop` ends every open answer.
@@ -42,7 +44,7 @@ pub fn endpoint<H>(handler: H, rules: EndpointRules, stop: CancellationToken) ->
 where
     H: ServerHandler + Clone + Sync,
 {
-    let EndpointRules { hosts, origins: others, sessions_max } = rules;
+    let EndpointRules { hosts, origins: others, sessions: limit, callers } = rules;
     let mut sessions = LocalSessionManager::default();
     // rmcp would close a session during a long silent call. `Sessions` closes idle sessions instead.
     sessions.session_config.keep_alive = None;
@@ -60,7 +62,8 @@ where
         .enforce_origin_validation()
         .with_max_request_body_bytes(REQUEST_BODY_BYTES_MAX)
         .with_cancellation_token(stop);
-    StreamableHttpService::new(move || Ok(handler.clone()), Arc::new(Sessions::new(sessions, sessions_max)), config)
+    let sessions = Arc::new(Sessions::new(sessions, limit, callers));
+    StreamableHttpService::new(move || Ok(handler.clone()), sessions, config)
 }
 
 /// Returns the allowed origins of a host: with and without TLS, on any port. An IPv6 address is put in brackets.

@@ -4,8 +4,9 @@
 //!
 //! This table wraps rmcp's session table, which has no limit and no owners. Only the principal that opened a session
 //! can use it; for others the id does not exist. When the table is full, a new session evicts a session that has been
-//! idle for a minute. If no session has been idle that long, the new session is refused. Whenever a session opens, all
-//! sessions that have been idle for an hour are closed.
+//! idle for a minute. If no session has been idle that long, the new session is refused. The same holds for the
+//! sessions of one principal, which may open only its share. Whenever a session opens, all sessions that have been idle
+//! for an hour are closed.
 
 mod answers;
 mod request_ids;
@@ -38,7 +39,10 @@ use self::{
     transport::OwnedTransport,
 };
 use super::memory::{OrphanedResults, RequestMemory};
-use crate::domain::principal::Principal;
+use crate::{
+    domain::{principal::Principal, shared_limit::SharedLimit},
+    service::callers::Callers,
+};
 
 /// Time without a request after which a session without open answers may be evicted. A client that returns later opens
 /// another session.
@@ -85,6 +89,9 @@ pub enum SessionRefusal {
     /// The table is full, and none of its sessions may be evicted.
     #[error("too many sessions are open; close one, or retry in a minute")]
     Full,
+    /// The principal has its share of sessions, and none of them may be evicted.
+    #[error("you have reached your own maximum of {share} open sessions; close one, or retry in a minute")]
+    Share { share: usize },
     /// Another request of the session, whose answer can still be read, has the same request id or progress token. rmcp
     /// routes answers and reports by request id and token, so two such requests must not share one.
     #[error("the request id or progress token is in use by another open request of this session; use a new one")]
@@ -100,7 +107,8 @@ pub struct Sessions {
     table: Arc<Mutex<HashMap<SessionId, Session>>>,
     /// Locked while a session opens, from the check of the limit until the session is in the table.
     opening: tokio::sync::Mutex<()>,
-    sessions_max: usize,
+    limit: SharedLimit,
+    callers: Callers,
 }
 
 #[derive(Debug)]
@@ -132,13 +140,14 @@ impl Session {
 }
 
 impl Sessions {
-    pub(super) fn new(inner: LocalSessionManager, sessions_max: usize) -> Self {
+    pub(super) fn new(inner: LocalSessionManager, limit: SharedLimit, callers: Callers) -> Self {
         Self {
             inner: Arc::new(inner),
             tasks: Mutex::default(),
             table: Arc::default(),
             opening: tokio::sync::Mutex::default(),
-            sessions_max,
+            limit,
+            callers,
         }
     }
 
@@ -146,15 +155,22 @@ impl Sessions {
         lock(&self.table)
     }
 
-    /// Returns the session to evict before another session opens, or `None` if the table is not full.
-    fn session_to_evict(&self) -> Result<Option<SessionId>, SessionFault> {
+    /// Returns the session to evict before `owner` opens another one, or `None` if there is a place.
+    fn session_to_evict(&self, owner: &Principal) -> Result<Option<SessionId>, SessionFault> {
+        let share = self.limit.share(self.callers.count());
         let table = self.table();
-        if table.len() < self.sessions_max {
+        let own = table.values().filter(|session| session.owner == *owner).count();
+        let has_share = share < self.limit.all && own >= share;
+        if !has_share && table.len() < self.limit.all {
             return Ok(None);
         }
-        let evictable = table.iter().filter(|(_, session)| session.is_idle_for(EVICTABLE_AFTER));
+        let evictable = table
+            .iter()
+            .filter(|(_, session)| !has_share || session.owner == *owner)
+            .filter(|(_, session)| session.is_idle_for(EVICTABLE_AFTER));
         match evictable.min_by_key(|(_, session)| session.last_request) {
             Some((id, _)) => Ok(Some(Arc::clone(id))),
+            None if has_share => Err(refused(SessionRefusal::Share { share })),
             None => Err(refused(SessionRefusal::Full)),
         }
     }
@@ -323,7 +339,7 @@ impl SessionManager for Sessions {
         for expired in self.expired() {
             self.close(&expired).await?;
         }
-        if let Some(evicted) = self.session_to_evict()? {
+        if let Some(evicted) = self.session_to_evict(&owner)? {
             self.close(&evicted).await?;
         }
         let (id, transport) = self.inner.create_session().await?;

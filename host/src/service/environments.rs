@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{
+    callers::Callers,
     driver::Driver,
     fault::{CallerFault, Fault, ServerFault},
     installation_queue::{InstallationQueue, Turn},
@@ -36,6 +37,7 @@ use crate::domain::{
     machine::{MachineSpec, Machines},
     principal::Principal,
     repository::{DestroyReason, Found},
+    shared_limit::SharedLimit,
     stage::Stage,
 };
 use crate::telemetry::STAGES;
@@ -60,6 +62,7 @@ pub struct Environments {
     size: MachineSize,
     /// The server's network policy, which limits the network of every environment.
     policy: Policy,
+    callers: Callers,
     /// Counts the drivers; a shutdown waits for them.
     drivers: TaskTracker,
     /// Counts the calls, including creates; a shutdown waits for them.
@@ -73,11 +76,17 @@ impl std::fmt::Debug for Environments {
 }
 
 impl Environments {
-    /// Creates the service, for at most `environments_max` environments. `policy` limits their networks.
+    /// Creates the service, with a limit on the environments. `policy` limits their networks.
     #[must_use]
-    pub fn new(machines: Arc<dyn Machines>, size: MachineSize, policy: Policy, environments_max: usize) -> Self {
-        let registry = Arc::new(Registry::new(environments_max));
-        Self { registry, machines, size, policy, drivers: TaskTracker::new(), calls: TaskTracker::new() }
+    pub fn new(
+        machines: Arc<dyn Machines>,
+        size: MachineSize,
+        policy: Policy,
+        limit: SharedLimit,
+        callers: Callers,
+    ) -> Self {
+        let registry = Arc::new(Registry::new(limit));
+        Self { registry, machines, size, policy, callers, drivers: TaskTracker::new(), calls: TaskTracker::new() }
     }
 
     /// Creates an environment and waits until it accepts calls. Returns the environment and the origin of its agent.
@@ -86,14 +95,15 @@ impl Environments {
     /// Dropping the future undoes the create.
     ///
     /// # Errors
-    /// [`CallerFault::Capacity`] if all slots are taken, [`ServerFault::Start`] if the machine does not start.
+    /// [`CallerFault::Capacity`] if all slots that the owner may take are taken, [`ServerFault::Start`] if the machine
+    /// does not start.
     pub async fn create(
         &self,
         new: NewEnvironment,
         on_stage: impl Fn(Stage) + Send,
     ) -> Result<(Environment, AgentOrigin), Fault> {
         let _counted = self.calls.token();
-        let slot = self.registry.repository.reserve().map_err(CallerFault::from)?;
+        let slot = self.registry.repository.reserve(&new.owner, self.callers.count()).map_err(CallerFault::from)?;
         let id = EnvironmentId::random();
         let refusals = Arc::new(Refusals::new(id));
         let journal = Arc::new(Journal::default());

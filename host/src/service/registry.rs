@@ -23,6 +23,7 @@ use crate::domain::{
     environment_id::EnvironmentId,
     principal::Principal,
     repository::{DestroyReason, Repository},
+    shared_limit::SharedLimit,
 };
 
 /// Maximum number of logs of failed starts; each log is a screenful of lines. Above the limit, the principal with the
@@ -59,8 +60,8 @@ pub(super) struct Handle {
 }
 
 impl Registry {
-    pub(super) fn new(environments_max: usize) -> Self {
-        let repository = Repository::new(environments_max);
+    pub(super) fn new(limit: SharedLimit) -> Self {
+        let repository = Repository::new(limit);
         Self { repository, drivers: Mutex::default(), failed_starts: Mutex::default() }
     }
 

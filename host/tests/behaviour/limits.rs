@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     cancelling::endless,
     raw,
-    served::{ADA, BOB, TIMEOUT, call, connect_as, serve, serve_guarded, until},
+    served::{ADA, BOB, TIMEOUT, call, connect_as, serve, serve_guarded, tokens, until},
 };
 
 fn code(body: &str) -> String {
@@ -195,4 +195,66 @@ async fn rejects_a_repeated_request_id_or_progress_token() {
     assert!(first.text().await.unwrap().contains("\\\"exit_code\\\":0"));
     let again = session.call(7, "list_environments", &json!({}), Some("one")).await;
     assert_eq!(again.status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environments_of_one_caller_leave_room_for_another() {
+    let served = serve_guarded(&["--max-environments", "4"]).await;
+    let (bob, _) = connect_as(&served.url, Some(BOB)).await;
+    let shell = json!({"language": "shell"});
+    let created = |client| {
+        let shell = shell.clone();
+        async move {
+            let all = futures_util::future::join_all((0..8).map(|_| call(client, "create_environment", shell.clone())));
+            all.await.into_iter().map(|result| {
+                let mut result = result.unwrap();
+                result.meta.as_mut().and_then(|meta| meta.0.get_mut("waggle/error").map(Value::take))
+            })
+        }
+    };
+    for client in [&served.client, &bob] {
+        let outcomes: Vec<_> = created(client).await.collect();
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_none()).count(), 2, "{outcomes:?}");
+        for refused in outcomes.iter().flatten() {
+            assert_eq!(refused["code"], "caller_capacity_reached");
+            let message = refused["message"].as_str().unwrap();
+            assert!(message.contains("your own maximum of 2 environments, of 4 for all callers"), "{message}");
+        }
+    }
+    // With one name in the token file, a caller may use everything that is left.
+    let mut ids = Vec::new();
+    for environment in served.call("list_environments", json!({})).await["environments"].as_array().unwrap() {
+        ids.push(environment["environment_id"].clone());
+    }
+    served.tokens.send_replace(tokens(&format!("bob {BOB}")));
+    let again: Vec<_> = created(&bob).await.collect();
+    assert!(again.iter().flatten().all(|refused| refused["code"] == "capacity_reached"), "{again:?}");
+    served.tokens.send_replace(tokens(&format!("ada {ADA}\nbob {BOB}")));
+    served.call("destroy_environment", json!({"environment_id": ids[0]})).await;
+    served.tokens.send_replace(tokens(&format!("bob {BOB}")));
+    assert_eq!(created(&bob).await.filter(Option::is_none).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_can_set_the_environments_of_each_caller() {
+    let served = serve_guarded(&["--max-environments", "4", "--max-environments-per-principal", "3"]).await;
+    for _ in 0..3 {
+        served.create("shell").await;
+    }
+    let (message, code) = served.refused("create_environment", json!({"language": "shell"})).await;
+    assert_eq!(code, "caller_capacity_reached");
+    assert!(message.contains("maximum of 3 environments"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_one_caller_leave_room_for_another() {
+    // The client of `served` has one session of ada's already.
+    let served = serve_guarded(&["--max-sessions", "4"]).await;
+    let open = async |who: &'static str| raw::greet(&served.url, Some(who)).await;
+    let opened = futures_util::future::join_all((0..8).map(|_| open(ADA))).await;
+    assert_eq!(opened.iter().filter(|(status, ..)| *status == 200).count(), 1);
+    for (_, body, _) in opened.iter().filter(|(status, ..)| *status != 200) {
+        assert_eq!(code(body), "too_many_caller_sessions");
+    }
+    assert_eq!((open(BOB).await.0, open(BOB).await.0, open(BOB).await.0), (200, 200, 503));
 }

@@ -12,10 +12,14 @@ fn principal(name: &str) -> Principal {
     name.parse().unwrap()
 }
 
-fn sessions(sessions_max: usize) -> Sessions {
+fn sessions(all: usize) -> Sessions {
+    shared_sessions(SharedLimit { all, per_caller: None })
+}
+
+fn shared_sessions(limit: SharedLimit) -> Sessions {
     let mut inner = LocalSessionManager::default();
     inner.session_config.keep_alive = None;
-    Sessions::new(inner, sessions_max)
+    Sessions::new(inner, limit, Callers::default())
 }
 
 async fn create(sessions: &Sessions, name: &str) -> Result<SessionId, SessionRefusal> {
@@ -96,6 +100,22 @@ async fn full_table_evicts_an_idle_session_or_refuses() {
     let fourth = create(&sessions, "bob").await.unwrap();
     let exist = [&first, &third, &fourth].map(|id| sessions.table().contains_key(id));
     assert_eq!(exist, [false, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_with_its_share_of_sessions_evicts_only_its_own() {
+    let sessions = shared_sessions(SharedLimit { all: 4, per_caller: Some(2) });
+    let other = create(&sessions, "bob").await.unwrap();
+    tokio::time::advance(EVICTABLE_AFTER).await;
+    let own = [create(&sessions, "ada").await.unwrap(), create(&sessions, "ada").await.unwrap()];
+    assert_eq!(create(&sessions, "ada").await, Err(SessionRefusal::Share { share: 2 }));
+    create(&sessions, "bob").await.unwrap();
+    tokio::time::advance(EVICTABLE_AFTER).await;
+    let open = unending(&sessions, &own[0]);
+    create(&sessions, "ada").await.unwrap();
+    let exist = [&other, &own[0], &own[1]].map(|id| sessions.table().contains_key(id));
+    assert_eq!(exist, [true, true, false]);
+    drop(open);
 }
 
 fn report(number: i64) -> ServerSseMessage {
