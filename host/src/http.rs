@@ -14,6 +14,7 @@ mod environment_log;
 mod keep_alive;
 mod negotiation;
 mod places;
+mod readiness;
 mod refusal;
 mod stall;
 
@@ -25,11 +26,11 @@ use axum::{
     extract::{Request, State},
     http::{Method, StatusCode, header::CONTENT_TYPE, request::Parts},
     middleware::from_fn_with_state,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{any, get},
 };
 use futures_util::FutureExt as _;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::{
     net::TcpListener,
     task::JoinHandle,
@@ -38,7 +39,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-pub use self::authentication::CurrentTokens;
 use self::{
     answer::HoldingBody,
     authentication::authenticate,
@@ -46,8 +46,10 @@ use self::{
     environment_log::{Logs, log},
     keep_alive::kept_alive,
     negotiation::{Accepted, into_document, take_accepted},
+    readiness::{Readiness, ready},
     refusal::{method_not_allowed, not_a_message, not_acceptable, refuse_session, unknown_path, with_code},
 };
+pub use self::{authentication::CurrentTokens, readiness::Check};
 use crate::{
     domain::{origin::Origin, principal::Principal},
     mcp,
@@ -59,20 +61,6 @@ use crate::{
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(2);
 
 const JSON: &[u8] = b"application/json";
-
-/// A check of the server's readiness.
-pub struct Check {
-    /// The name in the response of `/readyz`.
-    pub name: &'static str,
-    /// Checks the condition without blocking for long; the error is for the operator.
-    pub run: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
-}
-
-impl std::fmt::Debug for Check {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Check").field("name", &self.name).finish_non_exhaustive()
-    }
-}
 
 /// Binds a listener.
 ///
@@ -156,7 +144,7 @@ fn router<H: mcp::ServerHandler>(
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(checks))
+        .with_state(Arc::new(Readiness::new(checks)))
         .merge(tools)
         .fallback(async || unknown_path())
         .method_not_allowed_fallback(async || method_not_allowed())
@@ -223,17 +211,6 @@ async fn answer_message<H: mcp::ServerHandler>(
         }
         Err(refusal) => refuse_session(refusal),
     }
-}
-
-async fn ready(State(checks): State<Arc<Vec<Check>>>) -> impl IntoResponse {
-    let outcomes: Vec<_> = checks.iter().map(|check| (check.name, (check.run)())).collect();
-    let ready = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
-    let shown: Map<String, Value> = outcomes
-        .into_iter()
-        .map(|(name, outcome)| (name.to_owned(), outcome.map_or_else(Value::from, |()| Value::from("ok"))))
-        .collect();
-    let (code, status) = if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    (code, Json(json!({"status": status, "checks": shown})))
 }
 
 /// A listener could not be bound.

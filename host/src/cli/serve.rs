@@ -113,8 +113,8 @@ async fn maintain_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when:
 fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
     let images = [images.python.clone(), images.node.clone(), images.shell.clone()];
     vec![
-        Check { name: "images", run: Box::new(move || images.iter().try_for_each(check_image)) },
-        Check { name: "kernel", run: Box::new(move || check_exists(&kernel)) },
+        Check { name: "images", is_required: true, run: Box::new(move || images.iter().try_for_each(check_image)) },
+        Check { name: "kernel", is_required: true, run: Box::new(move || check_exists(&kernel)) },
     ]
 }
 

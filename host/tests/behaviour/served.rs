@@ -117,7 +117,7 @@ async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) 
     let may_end = Arc::clone(&machines.may_end);
     let faults = Arc::clone(&machines.faults);
     let listener = http::bind(settings.listen_addr).await.unwrap();
-    let check = http::Check { name: "machines", run: Box::new(|| Ok(())) };
+    let check = http::Check { name: "machines", is_required: true, run: Box::new(|| Ok(())) };
     let mut waggle = Waggle::start(&settings, images, Arc::new(machines));
     let (tokens, receiver) = watch::channel(tokens(&format!("ada {ADA}\nbob {BOB}")));
     let address = waggle.listen(listener, guarded.then_some(receiver), vec![check]).unwrap();

@@ -179,7 +179,9 @@ async def test_a_folder_without_an_image_is_rejected(serve, tmp_path):
     (tmp_path / "index.json").write_text("{}")
     server = serve(IMAGE_SHELL=f"oci:{tmp_path}").start("/healthz")
     status, body = server.status("/readyz")
-    assert (status, body["status"]) == (503, "unavailable")
+    # The page is readable without a token, so only the log has the path.
+    assert (status, body) == (503, {"status": "unavailable", "checks": {"images": "failed", "kernel": "ok"}})
+    assert f"failed to find {tmp_path}" in server.output()
     async with server.client() as tools:
         await create_fails(tools, server)
 
