@@ -18,9 +18,6 @@ use crate::domain::principal::Principal;
 /// The unit in which memory is counted. Every reservation is at least one unit, so empty requests count as well.
 const UNIT_BYTES: usize = 1024;
 
-/// Size of each principal's private reserve: enough for both outputs of a command, or for a few small request bodies.
-const PRIVATE_BYTES: usize = 1024 * 1024 + 2 * UNIT_BYTES;
-
 /// The memory limits of all principals together and of each single principal.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -49,9 +46,10 @@ pub(crate) struct Reservation {
 }
 
 impl Budget {
-    /// Creates a budget with `bytes` of shared memory. The private reserves are not part of `bytes`.
-    pub(crate) fn new(bytes: usize) -> Self {
-        let (units, private_units) = (bytes / UNIT_BYTES, PRIVATE_BYTES / UNIT_BYTES);
+    /// Creates a budget with `bytes` of shared memory. The private reserves are not part of `bytes`; each of them is
+    /// enough for a reservation of `private_bytes`.
+    pub(crate) fn new(bytes: usize, private_bytes: usize) -> Self {
+        let (units, private_units) = (bytes / UNIT_BYTES, units(private_bytes));
         Self {
             shared: Arc::new(Semaphore::new(units)),
             share_units: units / 2,
@@ -125,7 +123,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_principal_gets_half_and_others_the_rest() {
-        let budget = Budget { private_units: 0, ..Budget::new(8 * UNIT_BYTES) };
+        let budget = Budget { private_units: 0, ..Budget::new(8 * UNIT_BYTES, 0) };
         let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
         let reserve = async |owner, bytes| timeout(Duration::from_secs(1), budget.reserve(owner, bytes)).await.ok();
         let mut first = reserve(&ada, 2 * UNIT_BYTES).await.unwrap();
@@ -144,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn private_reserve_serves_small_requests_when_the_budget_is_full() {
-        let budget = Budget { private_units: 2, ..Budget::new(8 * UNIT_BYTES) };
+        let budget = Budget { private_units: 2, ..Budget::new(8 * UNIT_BYTES, 0) };
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
         let reserve = async |owner, bytes| timeout(Duration::from_secs(1), budget.reserve(owner, bytes)).await.ok();
         let held = (reserve(&ada, 100 * UNIT_BYTES).await.unwrap(), reserve(&bob, 100 * UNIT_BYTES).await.unwrap());

@@ -194,10 +194,12 @@ async fn answer_message<H: mcp::ServerHandler>(
         let essence = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         essence.trim_ascii().eq_ignore_ascii_case(JSON)
     });
-    let request = Request::from_parts(parts, Body::from(body.clone()));
+    // The body is not kept during the call, so that only its parsed form needs memory.
+    let syntax_fault = serde_json::from_slice::<serde::de::IgnoredAny>(&body).err().map(|fault| fault.to_string());
+    let request = Request::from_parts(parts, Body::from(body));
     match mcp::on_behalf(principal, memory.clone(), endpoint.handle(request)).await {
         // rmcp also responds with this status to JSON that is not a message.
-        Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(&body),
+        Ok(answer) if is_json && answer.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => not_a_message(syntax_fault),
         Ok(answer) => {
             let mut answer = with_code(answer.map(Body::new)).await;
             if method == Method::POST && !accepted.event_stream {

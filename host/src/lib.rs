@@ -63,6 +63,7 @@ pub mod domain;
 pub mod error_code;
 pub mod files;
 pub mod http;
+mod log_limit;
 pub mod machines;
 pub mod mcp;
 pub mod network;

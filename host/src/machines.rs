@@ -298,6 +298,7 @@ impl Vms {
             MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
         let (maker, initial_root) = self.maker(spec.network.is_some());
         Ok(LaunchPlan {
+            owner: spec.owner.clone(),
             runner: self.settings.runner.clone(),
             orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
             hostname,

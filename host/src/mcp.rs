@@ -81,6 +81,7 @@ pub(crate) use self::{
     surrogates::replace_lone_surrogates,
 };
 use crate::{
+    domain::principal::Principal,
     service::{environments::Environments, execution::Execution, filesystem::Filesystem},
     telemetry::STAGES,
 };
@@ -184,12 +185,13 @@ impl Tools {
         if let Some(bytes_max) = bytes_max {
             tokio::select! {
                 biased;
-                outcome = &mut call => return reply(&name, outcome),
+                outcome = &mut call => return reply(&name, &owner, outcome),
                 never = &mut background => match never {},
                 () = sleep(tasks::START_AFTER) => {}
             }
             if !cancelled.is_cancelled() {
                 let (tool, cancelled) = (name.clone(), cancelled.clone());
+                let owner = owner.clone();
                 let running = RunningCall { owner, tool, outcome: call, cancelled, progress, bytes_max };
                 call = match self.tasks.start(running) {
                     Ok(task) => return Ok(CreateTaskResult::new(task).into()),
@@ -198,7 +200,7 @@ impl Tools {
             }
         }
         tokio::select! {
-            outcome = call => reply(&name, outcome),
+            outcome = call => reply(&name, &owner, outcome),
             never = background => match never {},
         }
     }
@@ -262,8 +264,8 @@ impl ServerHandler for Tools {
     }
 }
 
-fn reply(tool: &str, outcome: Outcome) -> Result<CallToolResponse, ErrorData> {
-    outcome.or_else(|failure| errors::into_reply(tool, failure)).map(CallToolResponse::from)
+fn reply(tool: &str, caller: &Principal, outcome: Outcome) -> Result<CallToolResponse, ErrorData> {
+    outcome.or_else(|failure| errors::into_reply(tool, caller, failure)).map(CallToolResponse::from)
 }
 
 #[cfg(test)]

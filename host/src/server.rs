@@ -16,6 +16,7 @@ use crate::{
     config::{Access, Settings},
     domain::{machine::Machines, runtime::ByRuntime},
     http::{Check, CurrentTokens, Entrance, Server},
+    log_limit,
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
     service::{
@@ -150,6 +151,7 @@ impl Waggle {
             http.finish().await;
         }
         self.stop.cancel();
+        log_limit::log_left_out();
         if let Err(fault) = self.reaper.await {
             tracing::error!(%fault, "the reaper panicked");
         }

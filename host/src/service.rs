@@ -14,7 +14,6 @@ pub mod filesystem;
 mod guest_answer;
 mod installation_queue;
 pub mod journal;
-pub(crate) mod log_limit;
 mod refusals;
 mod registry;
 mod request;

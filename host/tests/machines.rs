@@ -34,6 +34,7 @@ use waggle::{
         defences::Relaxed,
         environment_id::EnvironmentId,
         machine::{MachineSpec, Machines, StartFault},
+        principal::Principal,
         stage::Stage,
     },
     machines::{OpenFault, VmSettings, Vms, WantedBackend, disks::Disks},
@@ -160,6 +161,7 @@ impl TestHost {
     fn spec(&self, boot_timeout: Duration) -> MachineSpec {
         MachineSpec {
             id: EnvironmentId::random(),
+            owner: Principal::local(),
             image: format!("oci:{}:latest", self.folder.path().join("image").display()).parse().unwrap(),
             cpus: 1,
             memory_mib: 64,

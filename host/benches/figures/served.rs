@@ -19,6 +19,7 @@ use waggle::{
         defences::Relaxed,
         environment_id::EnvironmentId,
         machine::{Machine, MachineSpec, Machines},
+        principal::Principal,
         runtime::ByRuntime,
     },
     http,
@@ -71,6 +72,7 @@ impl Site {
         let settings = settings();
         let spec = MachineSpec {
             id: EnvironmentId::random(),
+            owner: Principal::local(),
             image: image.clone(),
             cpus: settings.default_cpus,
             memory_mib: settings.default_memory_mb,

@@ -17,6 +17,7 @@ use super::{
     environment_id::EnvironmentId,
     file::{FileContent, FileRange, ListOptions, Listing, Writing},
     guest_path::GuestPath,
+    principal::Principal,
     stage::Stage,
 };
 
@@ -104,6 +105,8 @@ pub trait Agent: Send + Sync {
 pub struct MachineSpec {
     /// Id of the environment that the machine serves. The machine's files and log lines carry this id.
     pub id: EnvironmentId,
+    /// The owner of the environment, to limit the log lines that one caller can cause.
+    pub owner: Principal,
     /// The image of the root file system.
     pub image: ImageRef,
     /// Number of virtual CPUs.

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes, HttpBody as _, to_bytes},
+    body::{Body, Bytes, HttpBody as _},
     http::StatusCode,
     response::Response,
 };
@@ -34,9 +34,14 @@ const RESERVE_TIME: Duration = Duration::from_secs(10);
 const DISCARDED_BYTES_MAX: usize = 4 * REQUEST_BODY_BYTES_MAX;
 
 /// Maximum number of marks in one body. Marks are commas, opening brackets and opening braces outside of strings; a
-/// call has a few of them per argument and variable. Parsing a message allocates about a hundred bytes per mark,
-/// several times.
+/// call has a few of them per argument and variable.
 const MARKS_MAX: usize = 10_000;
+
+/// Memory of a parsed message for each mark, in bytes: an object with one entry has a mark or two, and takes 700 bytes.
+const MARK_BYTES: usize = 720;
+
+/// Each caller's own reserve: enough for a few small bodies.
+const OWN_BYTES: usize = 1024 * 1024;
 
 /// The budget and the timeouts of bodies.
 #[derive(Clone, Debug)]
@@ -48,7 +53,11 @@ pub(super) struct Bodies {
 
 impl Bodies {
     pub(super) fn new() -> Self {
-        Self { budget: Arc::new(Budget::new(BUDGET_BYTES)), body_time: BODY_TIME, reserve_time: RESERVE_TIME }
+        Self {
+            budget: Arc::new(Budget::new(BUDGET_BYTES, OWN_BYTES)),
+            body_time: BODY_TIME,
+            reserve_time: RESERVE_TIME,
+        }
     }
 
     /// Reads a body; returns the body with its reservation in the budget.
@@ -61,27 +70,36 @@ impl Bodies {
             let _ = timeout(self.reserve_time, discard(body)).await;
             return Err(too_large());
         }
-        let reservation = self.budget.reserve(owner, announced.unwrap_or(REQUEST_BODY_BYTES_MAX));
+        let bytes_max = announced.unwrap_or(REQUEST_BODY_BYTES_MAX);
+        let reservation = self.budget.reserve(owner, parsed_bytes(bytes_max, bytes_max.min(MARKS_MAX)));
         let Ok(mut reservation) = timeout(self.reserve_time, reservation).await else {
             return Err(too_slow("timed out waiting for memory; too many other requests are being read"));
         };
-        match timeout(self.body_time, to_bytes(body, REQUEST_BODY_BYTES_MAX)).await {
-            Ok(Ok(bytes)) if has_more_marks(&bytes, MARKS_MAX) => Err(too_complex(MARKS_MAX)),
-            Ok(Ok(bytes)) => {
-                reservation.shrink(bytes.len());
+        match timeout(self.body_time, collect(body, bytes_max)).await {
+            Ok(Some(mut bytes)) => {
+                let marks = marks(&bytes);
+                if marks > MARKS_MAX {
+                    return Err(too_complex(MARKS_MAX));
+                }
+                reservation.shrink(parsed_bytes(bytes.len(), marks));
                 // A lone surrogate would hide an id from the check, so the body is repaired first.
-                let bytes = without_lone_surrogates(bytes);
-                if has_long_id(&bytes) { Err(id_too_long()) } else { Ok((bytes, reservation)) }
+                replace_lone_surrogates(&mut bytes);
+                if has_long_id(&bytes) { Err(id_too_long()) } else { Ok((bytes.into(), reservation)) }
             }
             // The body is too long. Or the connection broke, and no client reads this response.
-            Ok(Err(_)) => Err(too_large()),
+            Ok(None) => Err(too_large()),
             Err(_) => Err(too_slow("timed out reading the body")),
         }
     }
 }
 
-/// Whether JSON has more than `marks_max` marks; see [`MARKS_MAX`].
-fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
+/// Returns the memory of a parsed message of this size. Its texts are no longer than the body.
+fn parsed_bytes(body_bytes: usize, marks: usize) -> usize {
+    body_bytes + marks * MARK_BYTES
+}
+
+/// Returns the number of marks in JSON; see [`MARKS_MAX`].
+fn marks(json: &[u8]) -> usize {
     let (mut marks, mut in_string, mut escaped) = (0, false, false);
     for byte in json {
         match (in_string, byte) {
@@ -92,17 +110,22 @@ fn has_more_marks(json: &[u8], marks_max: usize) -> bool {
             (true | false, _) => {}
         }
     }
-    marks > marks_max
+    marks
 }
 
-/// Replaces half characters, and copies the body only if it may have some.
-fn without_lone_surrogates(body: Bytes) -> Bytes {
-    if !body.windows(3).any(|three| matches!(three, [b'\\', b'u', b'd' | b'D'])) {
-        return body;
+/// Reads a body of at most `bytes_max` bytes into one buffer, which never grows, so that the body is not copied.
+async fn collect(body: Body, bytes_max: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(bytes_max);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.ok()?;
+        if piece.len() > bytes_max - bytes.len() {
+            return None;
+        }
+        bytes.extend_from_slice(&piece);
     }
-    let mut body = Vec::from(body);
-    replace_lone_surrogates(&mut body);
-    body.into()
+    bytes.shrink_to_fit();
+    Some(bytes)
 }
 
 /// Reads and discards a body, since most clients read the response only after they have sent the whole request.

@@ -104,11 +104,11 @@ pub(super) async fn with_code(response: Response) -> Response {
     Response::from_parts(parts, json.into_body())
 }
 
-/// The response to a body that is not a message, with the reason.
-pub(super) fn not_a_message(body: &[u8]) -> Response {
-    let (number, message) = match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
-        Ok(_) => (INVALID_REQUEST, "the body must be one JSON-RPC message".to_owned()),
-        Err(fault) => (PARSE_ERROR, format!("invalid JSON in the body: {fault}")),
+/// The response to a body that is not a message. `syntax_fault` says why the body is not even JSON.
+pub(super) fn not_a_message(syntax_fault: Option<String>) -> Response {
+    let (number, message) = match syntax_fault {
+        None => (INVALID_REQUEST, "the body must be one JSON-RPC message".to_owned()),
+        Some(fault) => (PARSE_ERROR, format!("invalid JSON in the body: {fault}")),
     };
     (StatusCode::BAD_REQUEST, Json(error(number, ErrorCode::NotAMessage, &message))).into_response()
 }

@@ -36,7 +36,8 @@ use super::{
 };
 use crate::{
     agent::{self, AgentClient, ConnectFault, Timeouts},
-    domain::{machine::StartFault, stage::Stage},
+    domain::{machine::StartFault, principal::Principal, stage::Stage},
+    log_limit::{self, Kind},
     machines::disks::{DiskFault, Disks},
     network::Guest,
 };
@@ -101,6 +102,8 @@ enum FileFault {
 /// Everything needed to start one machine.
 #[derive(Debug)]
 pub(super) struct LaunchPlan {
+    /// The owner of the environment.
+    pub(super) owner: Principal,
     /// The path of this binary.
     pub(super) runner: OsString,
     /// The runner's orders. The owner creates the files of the run folder to which the orders refer, such as the
@@ -139,7 +142,7 @@ pub(super) async fn own(
     end: watch::Sender<Option<End>>,
 ) {
     let run_dir = plan.orders.run_dir.clone();
-    let image = Arc::clone(&plan.image);
+    let (image, owner) = (Arc::clone(&plan.image), plan.owner.clone());
     let (outcome, last_output) = run(plan, &progress, &stop).await;
     drop(image);
     remove(run_dir).await;
@@ -150,13 +153,13 @@ pub(super) async fn own(
             } else {
                 reason
             };
-            log_end(&reason, output.as_ref());
+            log_end(&owner, &reason, output.as_ref());
             End::Gone(reason)
         }
         (Ok(End::Stopped), _) => End::Stopped,
         (Err((stage, source)), output) => {
             if !stop.is_cancelled() {
-                log_end(&source.to_string(), output.as_ref());
+                log_end(&owner, &source.to_string(), output.as_ref());
             }
             let console = output.map(|output| output.console).unwrap_or_default();
             // After a cancelled start, the receiver may have been dropped.
@@ -194,7 +197,7 @@ async fn run(
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };
-    let outcome = match boot(&mut runner, connect(calls, &plan.hostname), plan.boot_timeout, stop).await {
+    let outcome = match boot(&mut runner, connect(calls, &plan), plan.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
             let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
@@ -263,13 +266,16 @@ async fn boot(
 }
 
 // If the image contains an unusable agent, that agent connects first and the host's agent connects next.
-async fn connect(mut calls: LinkSource, hostname: &str) -> Result<AgentClient, BootFault> {
-    let first = match greet(&mut calls, hostname).await {
+async fn connect(mut calls: LinkSource, plan: &LaunchPlan) -> Result<AgentClient, BootFault> {
+    let first = match greet(&mut calls, &plan.hostname).await {
         Err(BootFault::Connect { source }) => source,
         outcome => return outcome,
     };
-    tracing::warn!(error = &first as &dyn Error, "the first agent to connect is unusable; waiting for another");
-    greet(&mut calls, hostname).await
+    if let Some(left_out) = log_limit::admitted_of(&plan.owner, Kind::Agent) {
+        let error = &first as &dyn Error;
+        tracing::warn!(error, left_out, "the first agent to connect is unusable; waiting for another");
+    }
+    greet(&mut calls, &plan.hostname).await
 }
 
 async fn greet(calls: &mut LinkSource, hostname: &str) -> Result<AgentClient, BootFault> {
@@ -308,8 +314,10 @@ fn with_agent_message(reason: &str, console: &[String]) -> String {
     message.map_or_else(|| reason.to_owned(), |(_, message)| format!("{reason}; the agent said: {message}"))
 }
 
-fn log_end(reason: &str, output: Option<&LastOutput>) {
+/// Logs the end of a machine with its last output, which may be 10 KB, within the limit of the owner's lines.
+fn log_end(owner: &Principal, reason: &str, output: Option<&LastOutput>) {
+    let Some(left_out) = log_limit::admitted_of(owner, Kind::Machine) else { return };
     let (console, programs) =
         output.map(|output| (output.console.join("\n"), output.programs.join("\n"))).unwrap_or_default();
-    tracing::error!(reason, console, programs, "a machine failed");
+    tracing::error!(reason, console, programs, left_out, "a machine failed");
 }

@@ -19,11 +19,10 @@ use super::{
     failure::{Failure, Outcome},
 };
 use crate::{
+    domain::principal::Principal,
     error_code::ErrorCode,
-    service::{
-        fault::{CallerFault, Fault, ServerFault},
-        log_limit,
-    },
+    log_limit::{self, Kind},
+    service::fault::{CallerFault, Fault, ServerFault},
 };
 
 /// Maximum number of characters of an error in the log: enough for an error and its causes, of one line each.
@@ -34,28 +33,28 @@ const LOGGED_CHARS_MAX: usize = 2000;
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
 
 /// Returns the answer to a failed call.
-pub(super) fn into_reply(tool: &str, failure: Failure) -> Result<CallToolResult, ErrorData> {
+pub(super) fn into_reply(tool: &str, caller: &Principal, failure: Failure) -> Result<CallToolResult, ErrorData> {
     match failure {
         Failure::Arguments(fault) => Ok(for_caller(&fault.to_string(), ErrorCode::InvalidArgument, false)),
         Failure::Service(Fault::Caller(fault)) => {
             let reply = for_caller(&fault.to_string(), fault.code(), !fault.has_advice());
             let Some(executed) = fault.executed() else { return Ok(reply) };
             CommandResult::write(executed, |result| with_result(&reply, result))
-                .or_else(|failure| into_reply(tool, failure))
+                .or_else(|failure| into_reply(tool, caller, failure))
         }
         Failure::Service(Fault::Server(fault)) => {
             let message = chain(&fault);
-            log_fault(tool, &message, &fault);
+            log_fault(tool, caller, &message, &fault);
             match fault {
                 // The caller can create another environment.
                 ServerFault::Start { .. } | ServerFault::Call { .. } => Ok(for_caller(&message, fault.code(), true)),
                 ServerFault::Unowned { .. } => Err(ErrorData::internal_error(message, Some(data(fault.code())))),
             }
         }
-        Failure::Result(source) => Err(internal(tool, format!("failed to write the result: {source}"))),
+        Failure::Result(source) => Err(internal(tool, caller, format!("failed to write the result: {source}"))),
         Failure::UnknownTool { available } => Err(unknown_tool(tool, &available)),
         // The panic hook wrote the panic's message to standard error, where the log goes as well.
-        Failure::Panic => Err(internal(tool, format!("{tool} panicked; see the server's log"))),
+        Failure::Panic => Err(internal(tool, caller, format!("{tool} panicked; see the server's log"))),
     }
 }
 
@@ -72,7 +71,8 @@ pub(super) fn no_memory(fault: &CallerFault) -> ErrorData {
 
 /// Returns the answer to a request whose principal is missing.
 pub(super) fn no_principal() -> ErrorData {
-    internal("request", "the request arrived without its caller; this is a bug".to_owned())
+    let message = "the request arrived without its caller; this is a bug".to_owned();
+    internal("request", &Principal::anonymous(), message)
 }
 
 fn unknown_tool(name: &str, available: &str) -> ErrorData {
@@ -120,20 +120,22 @@ fn with_result(error: &CallToolResult, result: &CommandResult<'_>) -> Outcome {
     Ok(reply)
 }
 
-/// Logs a fault for the operator.
-fn log_fault(tool: &str, message: &str, fault: &ServerFault) {
+/// Logs a fault for the operator. Guests and callers can cause faults again and again, so the lines are limited.
+fn log_fault(tool: &str, caller: &Principal, message: &str, fault: &ServerFault) {
     let left_out = match fault {
-        // A guest that breaks the protocol can cause such a fault with each call, so these log lines are rate-limited.
         ServerFault::Call { id, .. } => log_limit::admitted(*id),
-        ServerFault::Start { .. } | ServerFault::Unowned { .. } => Some(0),
+        ServerFault::Start { .. } => log_limit::admitted_of(caller, Kind::Start),
+        ServerFault::Unowned { .. } => log_limit::admitted_of(caller, Kind::Server),
     };
     if let Some(left_out) = left_out {
         log(tool, message, left_out);
     }
 }
 
-fn internal(tool: &str, message: String) -> ErrorData {
-    log(tool, &message, 0);
+fn internal(tool: &str, caller: &Principal, message: String) -> ErrorData {
+    if let Some(left_out) = log_limit::admitted_of(caller, Kind::Server) {
+        log(tool, &message, left_out);
+    }
     ErrorData::internal_error(message, Some(data(ErrorCode::Internal)))
 }
 
@@ -164,7 +166,7 @@ mod tests {
             Failure::Panic,
         ] {
             let shown = format!("{failure:?}");
-            let (place, code) = match into_reply("execute", failure) {
+            let (place, code) = match into_reply("execute", &Principal::local(), failure) {
                 Ok(result) => (Place::Result, result.meta.unwrap().0[ERROR_META]["code"].clone()),
                 Err(error) => (Place::Protocol, error.data.unwrap()["code"].clone()),
             };

@@ -29,8 +29,8 @@ use crate::{
     },
 };
 
-/// Maximum memory for the result of a command: the two outputs (1 MiB together), and their written form of at most a
-/// megabyte.
+/// Maximum memory for the result of a command in a task: the two outputs (1 MiB together), and the result, which is no
+/// longer than its written form of at most a megabyte.
 pub(super) const RESULT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -151,7 +151,16 @@ impl Services {
             Err(Fault::Server(_)) => None,
         };
         let bytes = executed.map_or(0, |executed| executed.stdout.kept_bytes() + executed.stderr.kept_bytes());
-        context.memory.hold_result(self.reserve_result(&context.owner, bytes).await?);
-        CommandResult::write(&outcome?, results::object)
+        let mut reservation = self.reserve_result(&context.owner, results::bytes_max(bytes)).await?;
+        let written = match outcome {
+            Ok(executed) => CommandResult::write(&executed, results::object),
+            // The error includes the output.
+            Err(fault) => Err(fault.into()),
+        };
+        if let Ok(result) = &written {
+            reservation.shrink(results::result_bytes(result));
+        }
+        context.memory.hold_result(reservation);
+        written
     }
 }

@@ -29,11 +29,12 @@ use crate::{
 /// Maximum offset: 2^53. JSON numbers above 2^53 are not exact.
 const OFFSET_MAX: u64 = 1 << 53;
 
-/// Approximate size in bytes of an entry in a listing, without the entry's name.
-const ENTRY_BYTES: usize = 128;
+/// Memory in bytes of an entry in a listing, without the entry's name: an object with six or seven values.
+const ENTRY_BYTES: usize = 1280;
 
-/// Maximum size of a listing in bytes: each byte of a name may have four in the name's text.
-const LISTING_BYTES_MAX: usize = 5 * LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES;
+/// Maximum memory of a listing and its written form in bytes: each byte of a name may have four in the name's text.
+const LISTING_BYTES_MAX: usize =
+    5 * LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES + results::RESULT_BYTES_MAX;
 
 /// Maximum mode: permissions with set-user-id, set-group-id and the sticky bit.
 const MODE_MAX: u32 = 0o7777;
@@ -202,34 +203,31 @@ impl Services {
         let path = parse_path("path", arguments.path)?;
         let wanted = parse_wanted(arguments.offset, arguments.limit, arguments.encoding)?;
         let read = async {
-            let mut reservation = self.reserve_result(&context.owner, READ_BYTES_MAX).await?;
-            let content = self.filesystem.read(&context.owner, id, &path, wanted.range).await?;
-            reservation.shrink(content.bytes.len());
-            context.memory.hold_result(reservation);
-            Ok(content)
+            let reservation = self.reserve_result(&context.owner, results::RESULT_BYTES_MAX).await?;
+            Ok((self.filesystem.read(&context.owner, id, &path, wanted.range).await?, reservation))
         };
-        let content = context.unless_cancelled(read).await?;
-        Ok(file_content::reply(&content, wanted))
+        let (content, mut reservation) = context.unless_cancelled(read).await?;
+        let result = file_content::reply(&content, wanted);
+        reservation.shrink(results::result_bytes(&result));
+        context.memory.hold_result(reservation);
+        Ok(result)
     }
 
     async fn list_files(&self, arguments: ListArguments, context: &CallContext) -> Outcome {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path("path", arguments.path.unwrap_or_else(|| SANDBOX_HOME.to_owned()))?;
         let list = async {
-            let mut reservation = self.reserve_result(&context.owner, LISTING_BYTES_MAX).await?;
+            let reservation = self.reserve_result(&context.owner, LISTING_BYTES_MAX).await?;
             let (after, recursive) = (arguments.after.unwrap_or_default(), arguments.recursive.unwrap_or(false));
-            let listing = self.filesystem.list(&context.owner, id, &path, after, recursive).await?;
-            reservation.shrink(listing.entries.iter().map(entry_bytes).sum());
-            context.memory.hold_result(reservation);
-            Ok(listing)
+            Ok((self.filesystem.list(&context.owner, id, &path, after, recursive).await?, reservation))
         };
-        let listing = context.unless_cancelled(list).await?;
+        let (listing, mut reservation) = context.unless_cancelled(list).await?;
         let files: Vec<_> = listing.entries.into_iter().map(listed).collect();
         let next = |count: usize| {
             let last = if count < files.len() { files.get(..count).and_then(<[ListedFile]>::last) } else { None };
             last.map(|file| file.name.as_str()).or(listing.next.as_deref())
         };
-        results::list(files.len(), |count| Listed {
+        let result = results::list(files.len(), |count| Listed {
             count,
             files: files.get(..count).unwrap_or_default(),
             next: next(count),
@@ -237,12 +235,11 @@ impl Services {
             total: listing.total,
             total_is_minimum: listing.total_is_minimum,
             truncated: listing.too_deep || next(count).is_some(),
-        })
+        })?;
+        reservation.shrink(results::result_bytes(&result));
+        context.memory.hold_result(reservation);
+        Ok(result)
     }
-}
-
-fn entry_bytes(entry: &Entry) -> usize {
-    ENTRY_BYTES + entry.name.len() + entry.raw_name.as_ref().map_or(0, Vec::len)
 }
 
 fn listed(entry: Entry) -> ListedFile {

@@ -7,12 +7,43 @@ use std::io::{self, Write};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
 
-use super::failure::{Failure, Outcome};
+use super::{
+    failure::{Failure, Outcome},
+    json_size::{NODE_BYTES, value_bytes},
+};
 use crate::telemetry::STAGES;
 
 /// Maximum size of a result in bytes, as it is written in an event of the answer. The rest of the event is small.
 /// The Python client loses events above 1 MiB.
 pub(super) const EVENT_BYTES_MAX: usize = 990_000;
+
+/// Maximum memory of a result until its answer has been sent: the result itself, which is no longer than its written
+/// form, and the written form. The result of a listing is larger, see `file_tools`.
+pub(super) const RESULT_BYTES_MAX: usize = 2 * EVENT_BYTES_MAX + RESULT_BYTES_MIN;
+
+/// Memory of the rest of a result and its answer, apart from the data of a guest.
+const RESULT_BYTES_MIN: usize = 8 * 1024;
+
+/// Memory of a result and its written form for each byte of an output. In JSON a byte may have six characters. The text
+/// of a result is JSON itself, with 6 characters, which are written with 7; the structured content has 3 bytes at most,
+/// and is written with 6.
+const BYTES_PER_OUTPUT_BYTE: usize = 22;
+
+/// Returns the maximum memory of a result with this size of output, as the guest sent it.
+pub(super) fn bytes_max(output_bytes: usize) -> usize {
+    output_bytes.saturating_mul(BYTES_PER_OUTPUT_BYTE).saturating_add(RESULT_BYTES_MIN).min(RESULT_BYTES_MAX)
+}
+
+/// Returns the memory of a result until its answer has been sent: of the result, which a session keeps, and of its
+/// written form.
+pub(super) fn result_bytes(result: &CallToolResult) -> usize {
+    let block = |block: &ContentBlock| match block.as_text() {
+        Some(text) => NODE_BYTES + text.text.len(),
+        None => NODE_BYTES + written_bytes(block),
+    };
+    let content: usize = result.content.iter().map(block).sum();
+    content + result.structured_content.as_ref().map_or(0, value_bytes) + written_bytes(result)
+}
 
 /// Writes an object as compact JSON text with sorted keys, and as structured content.
 pub(super) fn object(result: &impl Serialize) -> Outcome {

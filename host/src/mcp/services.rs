@@ -7,16 +7,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use waggle_images::reference::ImageRef;
 
+use super::results::RESULT_BYTES_MAX;
 use crate::{
     budget::{Budget, Reservation},
     domain::{principal::Principal, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 
-/// Maximum total size of the results that are being created or written, measured in the bytes that the guests sent:
-/// enough for 90 files or 64 commands of the maximum size. JSON can make an output 13 times larger, but each result is
-/// written in at most a megabyte.
+/// Maximum memory of the results that are being created or written, in bytes: enough for 32 results of the maximum
+/// size.
 const RESULTS_BYTES: usize = 64 * 1024 * 1024;
+
+/// Each caller's own reserve: enough for one result of the maximum size.
+const OWN_RESULTS_BYTES: usize = RESULT_BYTES_MAX;
 
 /// Maximum time that a result waits for memory while other results are unread.
 const RESERVATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,10 +50,10 @@ impl Services {
         filesystem: Filesystem,
         defaults: Defaults,
     ) -> Self {
-        Self { environments, execution, filesystem, defaults, results: Budget::new(RESULTS_BYTES) }
+        Self { environments, execution, filesystem, defaults, results: Budget::new(RESULTS_BYTES, OWN_RESULTS_BYTES) }
     }
 
-    /// Reserves memory for a result. `bytes` is the size of the result as the guest sends it.
+    /// Reserves memory for a result and its written form, in bytes.
     pub(super) async fn reserve_result(&self, owner: &Principal, bytes: usize) -> Result<Reservation, CallerFault> {
         let reservation = timeout(RESERVATION_TIMEOUT, self.results.reserve(owner, bytes)).await;
         reservation.map_err(|_elapsed| CallerFault::ResultsUnread)

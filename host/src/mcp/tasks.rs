@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 use waggle_shared::mutex::lock;
 
+use self::outcome::StateBytes;
 use super::{errors, failure::Outcome, formats, progress::Progress};
 use crate::domain::principal::Principal;
 
@@ -102,7 +103,7 @@ struct Record {
 #[derive(Debug)]
 enum TaskState {
     Working { cancelled: CancellationToken, progress: Progress, bytes_max: usize },
-    Ended { payload: Arc<TaskPayload>, bytes: usize },
+    Ended { payload: Arc<TaskPayload>, bytes: StateBytes },
 }
 
 /// A number of tasks, and their memory.
@@ -128,7 +129,7 @@ impl Record {
     fn bytes(&self) -> usize {
         match &self.state {
             TaskState::Working { bytes_max, .. } => *bytes_max,
-            TaskState::Ended { bytes, .. } => *bytes,
+            TaskState::Ended { bytes, .. } => bytes.kept,
         }
     }
 
@@ -182,7 +183,7 @@ impl Tasks {
         let (now, expires_sooner) = (SystemTime::now(), Arc::new(Notify::new()));
         let created = Instant::now();
         let record = Record {
-            owner,
+            owner: owner.clone(),
             created_at: now,
             updated_at: now,
             created,
@@ -194,7 +195,7 @@ impl Tasks {
         let task = record.task(&id, TaskStatus::Working);
         table.records.insert(id.clone(), record);
         let entry = TaskEntry { tasks: self.clone(), id };
-        let run = entry.run(tool, outcome, cancelled, expires_sooner);
+        let run = entry.run((tool, owner), outcome, cancelled, expires_sooner);
         let stop = self.stop.clone();
         self.running.spawn(async move {
             tokio::select! {
@@ -233,11 +234,12 @@ impl Tasks {
         Ok(DetailedTask::new(task, TaskPayload::clone(&payload)))
     }
 
-    /// Returns the size of a task's outcome; 0 while the task is working.
+    /// Returns the memory of an answer with a task's outcome, which is a copy, and its written form; 0 while the task
+    /// is working.
     pub(super) fn outcome_bytes(&self, owner: &Principal, id: &str) -> Result<usize, ErrorData> {
         Ok(match &self.table().find(owner, id)?.state {
             TaskState::Working { .. } => 0,
-            TaskState::Ended { bytes, .. } => *bytes,
+            TaskState::Ended { bytes, .. } => bytes.kept + bytes.written,
         })
     }
 
@@ -286,7 +288,7 @@ impl TaskEntry {
     /// Awaits the outcome of the call, and cancels the call at the time limit. Then keeps the outcome until it expires.
     async fn run(
         self,
-        tool: String,
+        (tool, owner): (String, Principal),
         mut outcome: BoxFuture<'static, Outcome>,
         cancelled: CancellationToken,
         expires_sooner: Arc<Notify>,
@@ -298,7 +300,7 @@ impl TaskEntry {
                 outcome.await
             }
         };
-        let (payload, bytes) = outcome::settle(&tool, outcome);
+        let (payload, bytes) = outcome::settle(&tool, &owner, outcome);
         if let Some(record) = self.tasks.table().records.get_mut(&self.id) {
             record.updated_at = SystemTime::now();
             // The outcome of a call that ended after its time limit is still readable for a while.

@@ -58,12 +58,15 @@ use super::{
     registry::Registry,
     request::{Beginning, Call, Request},
 };
-use crate::domain::{
-    capabilities::AgentOrigin,
-    environment::{CALLS_MAX, CallRefusal, Environment},
-    lifecycle::{Event, State},
-    machine::{Machine, MachineSpec, Machines, StartFault},
-    repository::{DestroyReason, Slot},
+use crate::{
+    domain::{
+        capabilities::AgentOrigin,
+        environment::{CALLS_MAX, CallRefusal, Environment},
+        lifecycle::{Event, State},
+        machine::{Machine, MachineSpec, Machines, StartFault},
+        repository::{DestroyReason, Slot},
+    },
+    log_limit::{self, Kind},
 };
 
 pub(super) struct Driver {
@@ -222,7 +225,9 @@ impl Driver {
                     None => return,
                 },
                 reason = gone => {
-                    tracing::error!(reason, "the machine of an environment ended");
+                    if let Some(left_out) = log_limit::admitted_of(&self.environment.owner, Kind::Machine) {
+                        tracing::error!(reason, left_out, "the machine of an environment ended");
+                    }
                     machine.stop().await;
                     self.journal.note(&format!("the machine is gone: {reason}"));
                     self.apply(Event::Failed);

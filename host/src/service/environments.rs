@@ -175,6 +175,7 @@ impl Environments {
             .then(|| Network { egress, on_refusal: Arc::new(move |refused| refusals.note(refused)) });
         MachineSpec {
             id,
+            owner: new.owner.clone(),
             image: new.image.clone(),
             cpus: self.size.cpus,
             memory_mib: self.size.memory_mib,

@@ -7,10 +7,12 @@ use std::future::Future;
 use super::{
     environments::Environments,
     fault::{CallerFault, Fault, ServerFault},
-    log_limit,
     request::Call,
 };
-use crate::domain::{call_fault::CallFault, principal::Principal};
+use crate::{
+    domain::{call_fault::CallFault, principal::Principal},
+    log_limit,
+};
 
 /// Waits for the answer of a guest. If the machine has ended, the environment's state determines the fault.
 pub(super) async fn await_guest<T>(

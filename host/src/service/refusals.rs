@@ -9,8 +9,10 @@ use std::sync::{
 
 use waggle_shared::mutex::lock;
 
-use super::log_limit;
-use crate::domain::{egress::Refused, environment_id::EnvironmentId};
+use crate::{
+    domain::{egress::Refused, environment_id::EnvironmentId},
+    log_limit,
+};
 
 /// The refusals of one environment.
 #[derive(Debug)]

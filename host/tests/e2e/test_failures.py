@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from test_access import ADA, BOB, tokens_file
 from test_recovery import becomes
 
 DEEP_TREE_LEVELS = 20_000
@@ -43,6 +44,49 @@ async def test_two_servers_do_not_touch_each_others_machines(serve):
         ran = await theirs.call("execute", environment_id=one, code="echo still here")
         assert ran["stdout"] == "still here\n"
         await theirs.call("destroy_environment", environment_id=one)
+
+
+@pytest.mark.outside("shares the server's data folder")
+async def test_two_servers_share_a_data_folder(serve):
+    first = serve().start()
+    second = serve(DATA_DIR=str(first.data)).start()
+    async with second.client() as theirs:
+        one = (await theirs.call("create_environment", language="shell"))["environment_id"]
+        async with first.client() as ours:
+            await ours.call("create_environment", language="shell")
+            first.kill()
+        # The start removes what the killed server has left, and nothing else.
+        first.start()
+        async with first.client() as ours:
+            assert (await ours.call("list_environments"))["count"] == 0
+            two = (await ours.call("create_environment", language="shell"))["environment_id"]
+            folders = {folder.rpartition("/")[2] for folder in first.machine_folders()}
+            assert folders == {one, two}
+            for tools, made in ((theirs, one), (ours, two)):
+                assert (await tools.call("execute", environment_id=made, code="echo still here"))["stdout"] == "still here\n"
+        second.stop()
+        folders = {folder.rpartition("/")[2] for folder in first.machine_folders()}
+        assert folders == {two}
+        async with first.client() as ours:
+            assert (await ours.call("execute", environment_id=two, code="echo here"))["stdout"] == "here\n"
+    first.stop()
+    assert first.leftovers() == []
+
+
+@pytest.mark.outside("reads the log of a server that has ended")
+async def test_failed_starts_of_one_caller_write_few_lines_and_hide_no_other(serve, tmp_path):
+    (tmp_path / "index.json").write_text("{}")
+    tokens = tokens_file(tmp_path)
+    server = serve(IMAGE_SHELL=f"oci:{tmp_path}", AUTH_TOKENS_FILE=str(tokens)).start("/healthz")
+    before = len(server.output())
+    async with server.client(ADA) as ada, server.client(BOB) as bob:
+        for _ in range(100):
+            assert await ada.fault("create_environment", language="shell") == "start_failed"
+        assert await bob.fault("create_environment", language="shell") == "start_failed"
+    server.stop()
+    told = server.output()[before:]
+    assert (told.count("a tool failed"), "of_callers=80" in told) == (21, True), told
+    assert len(told) < 20_000
 
 
 @pytest.mark.outside("makes folders in the server's data folder")

@@ -19,6 +19,7 @@ use crate::{
         egress::{Egress, Network},
         environment_id::EnvironmentId,
         machine::{MachineSpec, Machines as _},
+        principal::Principal,
         runtime::ByRuntime,
         stage::Stage,
     },
@@ -75,6 +76,7 @@ async fn life(
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     let spec = MachineSpec {
         id: EnvironmentId::random(),
+        owner: Principal::local(),
         image: image.clone(),
         cpus: settings.default_cpus,
         memory_mib: settings.default_memory_mb,

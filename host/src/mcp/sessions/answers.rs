@@ -9,6 +9,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,8 +37,18 @@ pub(super) const UNREAD_MAX: usize = 256;
 /// been lost before the client got the last bytes.
 pub(super) const READ_MAX: usize = 8;
 
-/// Maximum size of the result in such an answer, in bytes as the guest sent them.
-const READ_BYTES_MAX: usize = 64 * 1024;
+/// Maximum memory of the result in such an answer, in bytes: enough for an output of the default size, which is in the
+/// result twice, and in its written form twice.
+const READ_BYTES_MAX: usize = 320 * 1024;
+
+/// Maximum number of reports of an answer that wait for their client: 256 KiB of output. Further ones replace the
+/// oldest, which a client that is away, or reads slowly, then misses.
+pub(super) const REPORTS_KEPT_MAX: usize = 64;
+
+/// Maximum number of responses that read one answer at a time. Each has the result in its written form. Besides the
+/// response to the request there are those of a client that has come back, perhaps before its lost connections were
+/// noticed.
+pub(super) const RESPONSES_MAX: usize = 4;
 
 /// The interval in which the end of the responses to a request is looked for.
 const CLOSED_POLL: Duration = Duration::from_millis(100);
@@ -70,12 +81,16 @@ pub(super) struct Answer {
     /// The request's reservations. The one of the result is needed until the answer has been written.
     memory: RequestMemory,
     log: watch::Receiver<Log>,
+    /// Counts the clones: one in the table, and one for each response that reads the answer.
+    clones: Arc<()>,
 }
 
 /// The events of an answer up to now.
 #[derive(Debug, Default)]
 struct Log {
     events: Vec<ServerSseMessage>,
+    /// The number of the oldest events whose content has been dropped.
+    dropped: usize,
     has_ended: bool,
 }
 
@@ -97,17 +112,19 @@ impl Answers {
         if has_priming {
             writer.push(ServerSseMessage::retry(RECONNECT_AFTER));
         }
-        let answer = Answer { number, ids, memory, log };
+        let answer = Answer { number, ids, memory, log, clones: Arc::default() };
         self.open.insert(number, answer.clone());
         (answer, writer)
     }
 
-    /// Returns the answer with this event, and the number of the next event.
+    /// Returns the answer with this event, and the number of the next event; `None` if enough responses read it.
     pub(super) fn find(&self, event_id: &str) -> Option<(Answer, usize)> {
         let (number, event) = event_id.split_once(ID_SEPARATOR)?;
         let answer = self.open.get(&number.parse().ok()?)?;
         let next = event.parse::<usize>().ok()?.checked_add(1)?;
-        (next <= answer.log.borrow().events.len()).then(|| (answer.clone(), next))
+        // One clone is in the table.
+        let is_free = Arc::strong_count(&answer.clones) <= RESPONSES_MAX;
+        (is_free && next <= answer.log.borrow().events.len()).then(|| (answer.clone(), next))
     }
 
     /// Whether an answer is being made or waits for its client.
@@ -227,6 +244,12 @@ impl LogWriter {
         self.log.send_modify(|log| {
             event.event_id = Some(format!("{}{ID_SEPARATOR}{}", self.number, log.events.len()));
             log.events.push(event);
+            if log.events.len() - log.dropped > REPORTS_KEPT_MAX {
+                if let Some(oldest) = log.events.get_mut(log.dropped) {
+                    (oldest.message, oldest.retry) = (None, None);
+                }
+                log.dropped += 1;
+            }
         });
     }
 }

@@ -170,7 +170,7 @@ async fn answer_that_ends_while_its_client_is_away_can_be_resumed() {
 async fn only_few_and_small_delivered_answers_stay() {
     let sessions = sessions(2);
     let id = create(&sessions, "ada").await.unwrap();
-    let budget = crate::budget::Budget::new(10 * 1024 * 1024);
+    let budget = crate::budget::Budget::new(10 * 1024 * 1024, 0);
     let kept = |number: u64| sessions.table()[&id].answers.find(&format!("{number}-0")).is_some();
     for number in 0..=u32::try_from(answers::READ_MAX).unwrap() {
         let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(number, number)).await.unwrap();
@@ -181,7 +181,7 @@ async fn only_few_and_small_delivered_answers_stay() {
     }
     assert_eq!((kept(0), kept(1)), (false, true));
     let memory = RequestMemory::default();
-    memory.hold_result(budget.reserve(&principal("ada"), 70_000).await);
+    memory.hold_result(budget.reserve(&principal("ada"), 400_000).await);
     let (answer, log) = register(&sessions, &id, &memory, call(100, 100)).await.unwrap();
     let events = start_keeping(&sessions, &id, log);
     events.try_send(report(1)).unwrap();
@@ -280,6 +280,40 @@ async fn two_responses_can_read_one_answer() {
 }
 
 #[tokio::test]
+async fn few_responses_read_one_answer_at_a_time() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+    let events = start_keeping(&sessions, &id, log);
+    events.try_send(report(1)).unwrap();
+    events.try_send(report(2)).unwrap();
+    drop(events);
+    let mut reading = vec![Box::pin(sessions.read(&id, answer, 0).left_stream())];
+    reading[0].next().await.unwrap();
+    let resume = async || Box::pin(sessions.resume(&id, "0-0".to_owned()).await.unwrap().right_stream());
+    for _ in 1..answers::RESPONSES_MAX {
+        let mut response = resume().await;
+        assert!(response.next().await.is_some());
+        reading.push(response);
+    }
+    assert!(resume().await.next().await.is_none());
+    reading.pop();
+    assert!(resume().await.next().await.is_some());
+}
+
+#[tokio::test]
+async fn only_the_latest_reports_wait_for_their_client() {
+    let sessions = sessions(2);
+    let id = create(&sessions, "ada").await.unwrap();
+    let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
+    let count = answers::REPORTS_KEPT_MAX as i64 + 10;
+    log.copy(stream::iter((0..count).map(report))).await;
+    let events = sessions.read(&id, answer, 0).collect::<Vec<_>>().await;
+    assert_eq!(events.len(), answers::REPORTS_KEPT_MAX);
+    assert_eq!(events.last().unwrap().event_id, Some(format!("0-{}", count - 1)));
+}
+
+#[tokio::test]
 async fn only_clients_that_understand_it_get_an_event_without_a_message() {
     let sessions = sessions(2);
     let id = create(&sessions, "ada").await.unwrap();
@@ -309,7 +343,7 @@ async fn result_of_a_cancelled_request_is_charged_to_its_session() {
     let id = create(&sessions, "ada").await.unwrap();
     let memory = RequestMemory::default();
     let (answer, _log) = register(&sessions, &id, &memory, call(1, 10)).await.unwrap();
-    let budget = crate::budget::Budget::new(1024 * 1024);
+    let budget = crate::budget::Budget::new(1024 * 1024, 0);
     let orphaned = || sessions.table()[&id].orphaned.len();
     memory.hold_result(budget.reserve(&principal("ada"), 1).await);
     sessions.orphan_result(&id, &cancel(2));

@@ -2,30 +2,45 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Converts the outcome of a call into the final state of a task, and measures the memory of that state.
 
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, TaskPayload};
+use rmcp::model::{JsonObject, TaskPayload};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::domain::principal::Principal;
 use crate::mcp::{
     errors,
     failure::{Failure, Outcome},
-    json_size::{NODE_BYTES, value_bytes},
+    json_size::{NODE_BYTES, object_bytes},
+    results::written_bytes,
 };
+
+/// The memory of a task's final state, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct StateBytes {
+    /// As the task keeps it.
+    pub(super) kept: usize,
+    /// As an answer writes it.
+    pub(super) written: usize,
+}
 
 /// Returns the final state of a task, and the state's size. An error that the caller can fix completes the task like
 /// any other result; only a failure of the server fails the task.
-pub(super) fn settle(tool: &str, outcome: Outcome) -> (TaskPayload, usize) {
+pub(super) fn settle(tool: &str, caller: &Principal, outcome: Outcome) -> (TaskPayload, StateBytes) {
     if outcome.as_ref().is_err_and(Failure::is_cancelled) {
-        return (TaskPayload::Cancelled, NODE_BYTES);
+        return (TaskPayload::Cancelled, StateBytes { kept: NODE_BYTES, written: 0 });
     }
-    match outcome.or_else(|failure| errors::into_reply(tool, failure)) {
+    let bytes =
+        |object: &JsonObject| StateBytes { kept: NODE_BYTES + object_bytes(object), written: written_bytes(object) };
+    match outcome.or_else(|failure| errors::into_reply(tool, caller, failure)) {
         Ok(result) => {
-            let bytes = result_bytes(&result);
-            (TaskPayload::Completed { result: object(&result) }, bytes)
+            let result = object(&result);
+            let bytes = bytes(&result);
+            (TaskPayload::Completed { result }, bytes)
         }
         Err(error) => {
-            let bytes = NODE_BYTES + error.message.len();
-            (TaskPayload::Failed { error: object(&error) }, bytes)
+            let error = object(&error);
+            let bytes = bytes(&error);
+            (TaskPayload::Failed { error }, bytes)
         }
     }
 }
@@ -36,10 +51,4 @@ fn object(value: &impl Serialize) -> JsonObject {
         // Results and errors are objects with strings for keys, so neither case occurs.
         Ok(_) | Err(_) => JsonObject::new(),
     }
-}
-
-fn result_bytes(result: &CallToolResult) -> usize {
-    let block_bytes = |block: &ContentBlock| NODE_BYTES + block.as_text().map_or(0, |text| text.text.len());
-    let content: usize = result.content.iter().map(block_bytes).sum();
-    content + result.structured_content.as_ref().map_or(0, value_bytes)
 }

@@ -137,16 +137,16 @@ async fn call_beyond_the_limits_stays_a_request() {
 fn outcome_size_counts_text_and_structured_content() {
     let mut large = CallToolResult::structured(serde_json::json!({"stdout": "x".repeat(1000)}));
     large.content = vec![ContentBlock::text("y".repeat(2000))];
-    let (_, bytes) = outcome::settle("execute", Ok(large));
-    assert!((3000..3500).contains(&bytes), "{bytes}");
+    let (_, bytes) = outcome::settle("execute", &principal("ada"), Ok(large));
+    assert!((5000..6500).contains(&bytes.kept) && bytes.written > 3000, "{bytes:?}");
 }
 
 #[test]
 fn only_failures_of_the_server_fail_a_task() {
-    let completed = outcome::settle("execute", Err(CallerFault::ShuttingDown.into())).0;
+    let completed = outcome::settle("execute", &principal("ada"), Err(CallerFault::ShuttingDown.into())).0;
     let TaskPayload::Completed { result } = &completed else { panic!("{completed:?}") };
     assert_eq!((&result["isError"], &result["_meta"]["waggle/error"]["code"]), (&true.into(), &"shutting_down".into()));
-    let failed = outcome::settle("execute", Err(Failure::Panic)).0;
+    let failed = outcome::settle("execute", &principal("ada"), Err(Failure::Panic)).0;
     let TaskPayload::Failed { error } = &failed else { panic!("{failed:?}") };
     assert_eq!((&error["code"], &error["data"]["code"]), (&(-32603).into(), &"internal".into()));
 }
