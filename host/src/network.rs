@@ -16,6 +16,7 @@ mod descriptors;
 mod dial;
 pub mod dns;
 mod flow;
+mod host_addresses;
 mod name_servers;
 mod proxy;
 pub mod proxy_file;
@@ -43,6 +44,7 @@ use waggle_protocol::{
 };
 use waggle_shared::mutex::lock;
 
+use self::host_addresses::{HostAddressCache, HostAddresses};
 pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
@@ -74,6 +76,7 @@ pub struct Gateway {
     /// One permit per flow, since each flow uses a file descriptor.
     flows: Arc<Semaphore>,
     lookups: Lookups,
+    host_addresses: HostAddressCache,
     ipv6: bool,
 }
 
@@ -83,7 +86,12 @@ impl Gateway {
     pub fn new(proxy: Option<Proxy>, flows_max: usize) -> Self {
         let lookups = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
         resolver::load_configuration();
-        Self { proxy, flows: Arc::new(Semaphore::new(flows_max)), lookups, ipv6: has_ipv6_route() }
+        let (flows, host_addresses) = (Arc::new(Semaphore::new(flows_max)), HostAddressCache::default());
+        Self { proxy, flows, lookups, host_addresses, ipv6: has_ipv6_route() }
+    }
+
+    fn host_addresses(&self) -> Arc<HostAddresses> {
+        self.host_addresses.current()
     }
 
     /// Whether the host has a route to the IPv6 internet.
@@ -129,6 +137,13 @@ impl Guest {
         let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
         let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
         Self { network, gateway, granted: Mutex::default(), refused_names: Mutex::default(), lookups, large_buffers }
+    }
+
+    /// Allows connections to addresses that the guest receives for a name, as far as rules with names decide.
+    pub fn grant(&self, name: &DomainName, addresses: &[IpAddr]) {
+        let (rules, now) = (self.network.egress.name_rules(name), Instant::now());
+        let mut granted = self.granted();
+        addresses.iter().for_each(|address| granted.grant(name, rules, *address, now));
     }
 
     fn granted(&self) -> MutexGuard<'_, Granted> {
@@ -204,23 +219,4 @@ where
 /// Translates an address for a guest: the guest reaches the host's loopback address at [`HOST_ADDRESS`].
 fn to_guest_address(address: IpAddr) -> IpAddr {
     if address == Ipv4Addr::LOCALHOST { HOST_ADDRESS.into() } else { address }
-}
-
-/// The addresses of the host's interfaces. If they are unknown (`None`), each address counts as the host's.
-#[derive(Debug)]
-struct HostAddresses(Option<Vec<IpAddr>>);
-
-impl HostAddresses {
-    fn now() -> Self {
-        let address = |own: nix::sys::socket::SockaddrStorage| {
-            let v4 = own.as_sockaddr_in().map(|own| own.ip().into());
-            v4.or_else(|| own.as_sockaddr_in6().map(|own| own.ip().into()))
-        };
-        let interfaces = nix::ifaddrs::getifaddrs().ok();
-        Self(interfaces.map(|all| all.filter_map(|interface| address(interface.address?)).collect()))
-    }
-
-    fn contains(&self, address: IpAddr) -> bool {
-        self.0.as_ref().is_none_or(|own| own.contains(&address))
-    }
 }

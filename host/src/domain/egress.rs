@@ -8,6 +8,7 @@
 
 mod granted;
 mod name;
+mod name_rules;
 mod refused;
 mod refused_names;
 mod reverse;
@@ -16,14 +17,18 @@ mod rule;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{fmt, str::FromStr, sync::Arc};
 
-use self::rule::{Rule, Target};
 pub use self::{
     granted::{ANSWER_TTL_S, Granted},
     name::{DomainName, DomainNameFault},
+    name_rules::NameRules,
     refused::Refused,
     refused_names::RefusedNames,
     reverse::Reverse,
     rule::RuleFault,
+};
+use self::{
+    name_rules::RuleSet,
+    rule::{Rule, Target},
 };
 
 /// Maximum number of rules in one policy. A flow may be compared with all of them.
@@ -38,12 +43,12 @@ pub struct Policy(Vec<Rule>);
 
 /// The destination of a flow.
 #[derive(Clone, Copy, Debug)]
-pub struct Destination<'a> {
+pub struct Destination {
     /// The address, in its [`canonical`](waggle_shared::address::canonical) form.
     pub address: IpAddr,
     pub port: u16,
-    /// The unexpired names for which the environment received the address.
-    pub names: &'a [DomainName],
+    /// The rules that match the unexpired names for which the environment received the address.
+    pub name_rules: NameRules,
     /// Whether the address belongs to the host.
     pub is_hosts_own: bool,
 }
@@ -61,25 +66,36 @@ impl Policy {
         !self.0.iter().any(|rule| rule.allows)
     }
 
-    fn allows(&self, to: &Destination<'_>) -> bool {
-        self.decision(to) == Some(true)
+    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches. `names` are the rules that
+    /// match a name of the destination.
+    fn decision(&self, to: &Destination, names: RuleSet) -> Option<bool> {
+        self.matching(to).decision(names)
     }
 
-    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches.
-    fn decision(&self, to: &Destination<'_>) -> Option<bool> {
-        self.0.iter().find(|rule| rule.covers(to.port) && rule.matches(to)).map(|rule| rule.allows)
+    /// Returns the rules that match the destination, depending on its names.
+    fn matching(&self, to: &Destination) -> Matching<'_> {
+        let covering = || self.0.iter().enumerate().filter(|(_, rule)| rule.covers(to.port));
+        let positions = |is_named| covering().filter(move |(_, rule)| rule.matches(to, is_named)).map(|(at, _)| at);
+        Matching { policy: self, unnamed: positions(false).collect(), named: positions(true).collect() }
     }
 
     /// Whether a flow may lead to the second of the [`LOOPBACKS`]. A rule that allows either of them is enough, and a
     /// rule that denies either of them denies this one.
-    fn allows_second_loopback(&self, to: &[Destination<'_>; 2]) -> bool {
-        let decisions = to.each_ref().map(|to| self.decision(to));
+    fn allows_second_loopback(&self, to: &[Destination; 2], names: RuleSet) -> bool {
+        let decisions = to.each_ref().map(|to| self.decision(to, names));
         decisions.contains(&Some(true)) && !decisions.contains(&Some(false))
     }
 
-    fn allows_some_port(&self, to: &Destination<'_>) -> bool {
-        let mut matching = self.0.iter().filter(|rule| rule.matches(to));
+    fn allows_some_port(&self, to: &Destination, names: RuleSet) -> bool {
+        let matches = |(at, rule): &(usize, &Rule)| rule.matches(to, names.contains(*at));
+        let mut matching = self.0.iter().enumerate().filter(matches).map(|(_, rule)| rule);
         matching.find(|rule| rule.allows || rule.ports.is_none()).is_some_and(|rule| rule.allows)
+    }
+
+    /// Returns the rules whose pattern matches the name.
+    fn name_rules(&self, name: &DomainName) -> RuleSet {
+        let matches = |rule: &Rule| matches!(&rule.target, Target::Name(pattern) if pattern.matches(name));
+        self.0.iter().enumerate().filter(|(_, rule)| matches(rule)).map(|(at, _)| at).collect()
     }
 
     /// Returns whether the first rule that decides about the lookup of a name allows it, or `None` if no rule decides.
@@ -93,6 +109,23 @@ impl Policy {
             Target::Public | Target::Range(_) => rule.allows,
         });
         decides.map(|rule| rule.allows)
+    }
+}
+
+/// The rules of a policy that match a destination.
+struct Matching<'a> {
+    policy: &'a Policy,
+    /// The rules that match regardless of the destination's names.
+    unnamed: RuleSet,
+    /// The rules that match a destination that has a name for each of them.
+    named: RuleSet,
+}
+
+impl Matching<'_> {
+    /// Returns whether the first rule that matches allows a destination with these names.
+    fn decision(&self, names: RuleSet) -> Option<bool> {
+        let first = self.unnamed.union(self.named.intersection(names)).first();
+        first.and_then(|at| self.policy.0.get(at)).map(|rule| rule.allows)
     }
 }
 
@@ -176,34 +209,51 @@ impl Egress {
         self.policies().any(Policy::is_none)
     }
 
+    /// Returns the rules that match the name.
+    #[must_use]
+    pub fn name_rules(&self, name: &DomainName) -> NameRules {
+        let environment = self.environment.as_ref().map(|policy| policy.name_rules(name)).unwrap_or_default();
+        NameRules { server: self.server.name_rules(name), environment }
+    }
+
     /// Whether a flow is allowed.
     #[must_use]
-    pub fn allows(&self, to: &Destination<'_>) -> bool {
-        self.policies().all(|policy| policy.allows(to))
+    pub fn allows(&self, to: &Destination) -> bool {
+        self.policies_with(to.name_rules).all(|(policy, names)| policy.decision(to, names) == Some(true))
     }
 
     /// Returns the addresses of the host's loopback that a flow may lead to, in the order in which the host tries them.
     /// A server on the host may listen on one of them only, and a rule need not say on which.
     #[must_use]
-    pub fn loopbacks(&self, port: u16, names: &[DomainName]) -> Vec<IpAddr> {
-        let to = LOOPBACKS.map(|address| Destination { address, port, names, is_hosts_own: true });
+    pub fn loopbacks(&self, port: u16, name_rules: NameRules) -> Vec<IpAddr> {
+        let to = LOOPBACKS.map(|address| Destination { address, port, name_rules, is_hosts_own: true });
+        let second = |(policy, names): (&Policy, RuleSet)| policy.allows_second_loopback(&to, names);
         let [v4, v6] = &to;
-        let allowed = [self.allows(v4), self.policies().all(|policy| policy.allows_second_loopback(&to))];
+        let allowed = [self.allows(v4), self.policies_with(name_rules).all(second)];
         [v4, v6].into_iter().zip(allowed).filter_map(|(to, allowed)| allowed.then_some(to.address)).collect()
     }
 
-    /// Returns a name of the destination that by itself allows the flow. An upstream proxy that resolves names itself
-    /// gets this name, because another name could resolve to an address that is not allowed.
-    #[must_use]
-    pub fn allowed_name<'a>(&self, to: &Destination<'a>) -> Option<&'a DomainName> {
-        to.names.iter().find(|name| self.allows(&Destination { names: std::slice::from_ref(name), ..*to }))
+    /// Returns the first of the names that by itself allows the flow. An upstream proxy that resolves names itself gets
+    /// this name, because another name could resolve to an address that is not allowed.
+    pub fn allowed_name<'a>(
+        &self,
+        to: &Destination,
+        mut names: impl Iterator<Item = (&'a DomainName, NameRules)>,
+    ) -> Option<&'a DomainName> {
+        let server = self.server.matching(to);
+        let environment = self.environment.as_ref().map(|policy| policy.matching(to));
+        let allows = |(_, rules): &(&DomainName, NameRules)| {
+            let narrowed = environment.as_ref().is_none_or(|own| own.decision(rules.environment) == Some(true));
+            narrowed && server.decision(rules.server) == Some(true)
+        };
+        names.find(allows).map(|(name, _)| name)
     }
 
     /// Whether a flow to at least one port of the address may be allowed. If not, DNS answers to the guest omit the
     /// address.
     #[must_use]
-    pub fn allows_some_port(&self, to: &Destination<'_>) -> bool {
-        self.policies().all(|policy| policy.allows_some_port(to))
+    pub fn allows_some_port(&self, to: &Destination) -> bool {
+        self.policies_with(to.name_rules).all(|(policy, names)| policy.allows_some_port(to, names))
     }
 
     /// Whether a name may be looked up. Lookups are restricted because a lookup itself can carry data out of the guest.
@@ -232,6 +282,11 @@ impl Egress {
 
     fn policies(&self) -> impl Iterator<Item = &Policy> {
         std::iter::once(&self.server).chain(&self.environment)
+    }
+
+    /// Returns each policy with its part of the rules that match some names.
+    fn policies_with(&self, rules: NameRules) -> impl Iterator<Item = (&Policy, RuleSet)> {
+        self.policies().zip([rules.server, rules.environment])
     }
 }
 

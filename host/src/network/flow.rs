@@ -3,7 +3,7 @@
 //! One stream of the egress link: the guest's request, and the flow or the answer that follows.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,8 +18,8 @@ use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry}
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, HOST_ADDRESS, Refusal};
 use waggle_shared::address::canonical;
 
-use super::{Guest, HostAddresses, ServeFault, dial, resolver};
-use crate::domain::egress::{Destination, Refused};
+use super::{Guest, ServeFault, dial, resolver};
+use crate::domain::egress::{Destination, DomainName, Refused};
 
 /// Timeout for receiving the whole request on a new stream.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -108,28 +108,47 @@ async fn begin<'a>(
     None
 }
 
-async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
+/// A destination that the policy allows.
+struct Allowed {
+    addresses: Vec<IpAddr>,
+    port: u16,
+    /// The name that a proxy gets.
+    name: Option<DomainName>,
+}
+
+/// Decides about a destination. Keeps one name at most, since a thousand names may lead to one address, and hundreds of
+/// flows may dial it for half a minute.
+fn decide(guest: &Guest, requested: SocketAddr) -> Result<Allowed, Refused> {
     let is_host = requested.ip() == HOST_ADDRESS;
     let (address, port) = (if is_host { Ipv4Addr::LOCALHOST.into() } else { requested.ip() }, requested.port());
-    let names = guest.granted().names(address, Instant::now());
     // In the guest, loopback and unspecified addresses mean the guest itself. If the host dialled them, they would mean
     // the host, so they are refused even if the policy allows them.
     let is_guest_itself = requested.ip().is_loopback() || requested.ip().is_unspecified();
-    let is_hosts_own = HostAddresses::now().contains(address);
-    let to = Destination { address, port, names: &names, is_hosts_own };
-    let egress = &guest.network.egress;
-    let addresses = match is_host {
-        true => egress.loopbacks(port, &names),
+    let is_hosts_own = guest.gateway.host_addresses().contains(address);
+    let (egress, granted, now) = (&guest.network.egress, guest.granted(), Instant::now());
+    let to = Destination { address, port, name_rules: granted.rules(address, now), is_hosts_own };
+    let addresses: Vec<_> = match is_host {
+        true => egress.loopbacks(port, to.name_rules),
         false => egress.allows(&to).then_some(address).into_iter().collect(),
     };
+    let mut names = granted.names(address, now);
     if is_guest_itself || port == 0 || addresses.is_empty() {
-        guest.refuse(&Refused::Flow { address, port, name: names.first().cloned() });
-        return Err(Refusal::Policy);
+        return Err(Refused::Flow { address, port, name: names.next().map(|(name, _)| name.clone()) });
     }
+    Ok(Allowed { addresses, port, name: egress.allowed_name(&to, names).cloned() })
+}
+
+async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Permits<'_>), Refusal> {
+    let to = match decide(guest, requested) {
+        Ok(to) => to,
+        Err(refused) => {
+            guest.refuse(&refused);
+            return Err(Refusal::Policy);
+        }
+    };
     let flow = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
     let permits = Permits { _flow: flow, large_buffers: guest.large_buffers.try_acquire().ok() };
-    let name = egress.allowed_name(&to);
-    let connection = dial::dial(&addresses, port, name, guest.gateway.proxy.as_ref()).await?;
+    let connection = dial::dial(&to.addresses, to.port, to.name.as_ref(), guest.gateway.proxy.as_ref()).await?;
     if permits.large_buffers.is_none() {
         dial::limit_buffers(&connection).map_err(|_fault| Refusal::Busy)?;
     }

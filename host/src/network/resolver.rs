@@ -28,8 +28,9 @@ use waggle_protocol::egress::{GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS};
 use waggle_shared::address::canonical;
 
 use super::{
-    Guest, HostAddresses, Lookups,
+    Guest, Lookups,
     dns::{self, Code, Family, Kind, Question},
+    host_addresses::HostAddresses,
     name_servers::NameServers,
     records::Target,
 };
@@ -88,7 +89,7 @@ async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_m
         return Err(Code::NxDomain);
     }
     let found = look_up(guest, name).await?;
-    let host = HostAddresses::now();
+    let host = guest.gateway.host_addresses();
     let allowed: Vec<_> = found.iter().filter(|address| is_allowed(guest, name, **address, &host)).copied().collect();
     if allowed.is_empty() && !found.is_empty() {
         guest.refuse_name(name);
@@ -98,9 +99,7 @@ async fn addresses(guest: &Guest, name: &DomainName, family: Family, addresses_m
     // answers as the name's. Addresses that do not fit in the answer are not granted.
     let answered = allowed.into_iter().filter(|address| family.contains(*address));
     let answered: Vec<_> = answered.take(addresses_max).collect();
-    let mut granted = guest.granted();
-    let now = Instant::now();
-    answered.iter().for_each(|address| granted.grant(name, *address, now));
+    guest.grant(name, &answered);
     Ok(Found::Addresses(answered.into_iter().map(super::to_guest_address).collect()))
 }
 
@@ -159,9 +158,9 @@ fn is_guests_own(address: IpAddr) -> bool {
 /// earlier lookup of a name.
 fn is_reachable(guest: &Guest, address: IpAddr) -> bool {
     let address = canonical(address);
-    let names = guest.granted().names(address, Instant::now());
-    let is_hosts_own = HostAddresses::now().contains(address);
-    guest.network.egress.allows_some_port(&Destination { address, port: 0, names: &names, is_hosts_own })
+    let name_rules = guest.granted().rules(address, Instant::now());
+    let is_hosts_own = guest.gateway.host_addresses().contains(address);
+    guest.network.egress.allows_some_port(&Destination { address, port: 0, name_rules, is_hosts_own })
 }
 
 /// Whether the policy lets the guest reach this address of the name on at least one port.
@@ -172,9 +171,9 @@ fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddr
         return false;
     }
     let is_hosts_own = host.contains(address);
-    let names = std::slice::from_ref(name);
+    let name_rules = guest.network.egress.name_rules(name);
     let reached = if address.is_loopback() { &LOOPBACKS[..] } else { &[address] };
-    let to = |address: &IpAddr| Destination { address: *address, port: 0, names, is_hosts_own };
+    let to = |address: &IpAddr| Destination { address: *address, port: 0, name_rules, is_hosts_own };
     reached.iter().any(|address| guest.network.egress.allows_some_port(&to(address)))
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
@@ -54,10 +55,17 @@ async fn greeted() -> Hostile {
     greeted_over(UnixStream::pair().unwrap()).await
 }
 
-async fn greeted_over((near, socket): (UnixStream, UnixStream)) -> Hostile {
+async fn greeted_over(pair: (UnixStream, UnixStream)) -> Hostile {
+    greeted_as(guest(), pair).await
+}
+
+fn guest() -> Guest {
     let network =
         Network { egress: Egress::new("127.0.0.1".parse().unwrap(), None), on_refusal: Arc::new(|_refused| {}) };
-    let guest = Guest::new(network, Arc::new(Gateway::new(None, 512)));
+    Guest::new(network, Arc::new(Gateway::new(None, 512)))
+}
+
+async fn greeted_as(guest: Guest, (near, socket): (UnixStream, UnixStream)) -> Hostile {
     let served = tokio::spawn(serve(near, Past::None, Arc::new(guest)));
     let socket = dial(socket, Past::None, Link::Egress).await.unwrap();
     Hostile { socket, served }
@@ -223,6 +231,39 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
         assert!(!guest.served.is_finished(), "the guest broke no rule, but its link ended");
         guest.served.abort();
         flooding.abort();
+    })
+    .await;
+}
+
+/// Returns the number of connections to a port of the loopback address that wait for an answer (proc_pid_net_tcp,
+/// proc(5)).
+fn waiting(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let is_waiting = |line: &&str| line.contains(&format!(" 0100007F:{port:04X} 02 "));
+    table.lines().filter(is_waiting).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_to_an_address_with_many_names_use_little_memory() {
+    bounded(async {
+        // A server with a full queue of connections does not answer.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let guest = guest();
+        for number in 0..1024 {
+            let label = "x".repeat(58);
+            let name = format!("n{number:04}.{label}.{label}.{label}.{label}").parse().unwrap();
+            guest.grant(&name, &[Ipv4Addr::LOCALHOST.into()]);
+        }
+        let mut guest = greeted_as(guest, UnixStream::pair().unwrap()).await;
+        for stream in 0..FLOWS {
+            assert!(guest.open(stream, &connect(port)).await);
+        }
+        while waiting(port) < FLOWS as usize - 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        guest.served.abort();
     })
     .await;
 }

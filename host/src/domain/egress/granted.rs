@@ -10,7 +10,7 @@ use std::{
 
 use waggle_shared::address::canonical;
 
-use super::DomainName;
+use super::{DomainName, NameRules};
 
 /// TTL in seconds of the DNS answers to guests. It is constant, because the system's resolver does not report TTLs.
 pub const ANSWER_TTL_S: u32 = 60;
@@ -30,26 +30,33 @@ pub struct Granted(VecDeque<Grant>);
 struct Grant {
     address: IpAddr,
     name: DomainName,
+    /// The rules that match the name.
+    rules: NameRules,
     until: Instant,
 }
 
 impl Granted {
-    /// Records that the environment received an address for a name.
-    pub fn grant(&mut self, name: &DomainName, address: IpAddr, now: Instant) {
+    /// Records that the environment received an address for a name, which these rules match.
+    pub fn grant(&mut self, name: &DomainName, rules: NameRules, address: IpAddr, now: Instant) {
         let address = canonical(address);
         self.0.retain(|grant| grant.until > now && !(grant.address == address && grant.name == *name));
         if self.0.len() >= GRANTS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Grant { address, name: name.clone(), until: now + HELD });
+        self.0.push_back(Grant { address, name: name.clone(), rules, until: now + HELD });
     }
 
-    /// Returns the names that have a valid grant for the address, newest first.
-    #[must_use]
-    pub fn names(&self, address: IpAddr, now: Instant) -> Vec<DomainName> {
+    /// Returns the names that have a valid grant for the address, newest first, each with the rules that match it.
+    pub fn names(&self, address: IpAddr, now: Instant) -> impl Iterator<Item = (&DomainName, NameRules)> {
         let address = canonical(address);
-        let known = self.0.iter().rev().filter(|grant| grant.address == address && grant.until > now);
-        known.map(|grant| grant.name.clone()).collect()
+        let known = self.0.iter().rev().filter(move |grant| grant.address == address && grant.until > now);
+        known.map(|grant| (&grant.name, grant.rules))
+    }
+
+    /// Returns the rules that match any of these names.
+    #[must_use]
+    pub fn rules(&self, address: IpAddr, now: Instant) -> NameRules {
+        self.names(address, now).map(|(_, rules)| rules).collect()
     }
 }
 
@@ -61,28 +68,34 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn names(granted: &Granted, address: IpAddr, now: Instant) -> Vec<DomainName> {
+        granted.names(address, now).map(|(name, _)| name.clone()).collect()
+    }
+
     #[test]
     fn address_keeps_its_names_until_they_expire() {
         let (mut granted, start) = (Granted::default(), Instant::now());
         let address: IpAddr = [192, 0, 2, 1].into();
-        granted.grant(&name("a.example"), address, start);
-        granted.grant(&name("b.example"), address, start + Duration::from_secs(60));
-        let names = |seconds| granted.names(address, start + Duration::from_secs(seconds));
-        assert_eq!(names(119), [name("b.example"), name("a.example")]);
-        assert_eq!(names(120), [name("b.example")]);
-        assert_eq!(names(180), []);
-        assert_eq!(granted.names([192, 0, 2, 2].into(), start), []);
+        let none = NameRules::default();
+        granted.grant(&name("a.example"), none, address, start);
+        granted.grant(&name("b.example"), none, address, start + Duration::from_secs(60));
+        let later = |seconds| names(&granted, address, start + Duration::from_secs(seconds));
+        assert_eq!(later(119), [name("b.example"), name("a.example")]);
+        assert_eq!(later(120), [name("b.example")]);
+        assert_eq!(later(180), []);
+        assert_eq!(names(&granted, [192, 0, 2, 2].into(), start), []);
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-        assert_eq!(granted.names(mapped, start).len(), 2);
+        assert_eq!(names(&granted, mapped, start).len(), 2);
     }
 
     #[test]
     fn grants_are_limited_and_the_oldest_is_evicted() {
         let (mut granted, now) = (Granted::default(), Instant::now());
         for number in 0..10_000 {
-            granted.grant(&name(&format!("n{number}.example")), [10, 0, 0, 1].into(), now);
+            let name = name(&format!("n{number}.example"));
+            granted.grant(&name, NameRules::default(), [10, 0, 0, 1].into(), now);
         }
-        let names = granted.names([10, 0, 0, 1].into(), now);
+        let names = names(&granted, [10, 0, 0, 1].into(), now);
         assert_eq!((names.len(), names[0].as_str()), (GRANTS_MAX, "n9999.example"));
     }
 }

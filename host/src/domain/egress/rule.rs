@@ -46,15 +46,14 @@ impl Rule {
         self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }
 
-    /// Whether the rule covers the destination, regardless of the port.
-    pub(super) fn matches(&self, to: &Destination<'_>) -> bool {
+    /// Whether the rule covers the destination, regardless of the port. `is_named` says whether the destination has a
+    /// name that a rule with a name matches.
+    pub(super) fn matches(&self, to: &Destination, is_named: bool) -> bool {
         match &self.target {
             Target::Public => kind(to.address) == Kind::Public && !to.is_hosts_own,
             Target::Range(range) if self.allows => range.holds(to.address),
             Target::Range(range) => range.holds(to.address) || range.holds_within(to.address),
-            Target::Name(pattern) => {
-                to.names.iter().any(|name| pattern.matches(name)) && (!self.allows || name_may_allow(pattern, to))
-            }
+            Target::Name(pattern) => is_named && (!self.allows || name_may_allow(pattern, to)),
         }
     }
 }
@@ -62,7 +61,7 @@ impl Rule {
 /// Whether a rule with a name may allow an address. The owner of a name controls the addresses of that name. A rule
 /// with a name therefore never allows the host itself or a [`Kind::Special`] address, such as cloud metadata, and only
 /// an exact name allows a private network.
-fn name_may_allow(pattern: &NamePattern, to: &Destination<'_>) -> bool {
+fn name_may_allow(pattern: &NamePattern, to: &Destination) -> bool {
     match (kind(to.address), pattern) {
         _ if to.is_hosts_own => false,
         (Kind::Public, _) | (Kind::Private, NamePattern::Exact(_)) => true,

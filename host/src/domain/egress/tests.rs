@@ -14,13 +14,20 @@ fn egress(text: &str) -> Egress {
     Egress::new(policy(text), None)
 }
 
-fn to<'a>(address: &str, port: u16, names: &'a [DomainName]) -> Destination<'a> {
-    Destination { address: canonical(address.parse().unwrap()), port, names, is_hosts_own: false }
+fn to(address: &str, port: u16) -> Destination {
+    let address = canonical(address.parse().unwrap());
+    Destination { address, port, name_rules: NameRules::default(), is_hosts_own: false }
+}
+
+/// Returns the destination with these names.
+fn named(egress: &Egress, to: Destination, names: &[DomainName]) -> Destination {
+    Destination { name_rules: names.iter().map(|name| egress.name_rules(name)).collect(), ..to }
 }
 
 fn check(policy: &str, address: &str, port: u16, name: Option<&str>, expected: bool) {
     let names: Vec<_> = name.into_iter().map(|name| name.parse().unwrap()).collect();
-    let found = egress(policy).allows(&to(address, port, &names));
+    let egress = egress(policy);
+    let found = egress.allows(&named(&egress, to(address, port), &names));
     assert_eq!(found, expected, "{policy}: {address} port {port} as {name:?}");
 }
 
@@ -98,7 +105,7 @@ fn ipv6_forms_of_ipv4_addresses_do_not_bypass_the_policy() {
 
 #[test]
 fn host_addresses_are_not_public() {
-    let own = Destination { is_hosts_own: true, ..to("1.1.1.1", 80, &[]) };
+    let own = Destination { is_hosts_own: true, ..to("1.1.1.1", 80) };
     assert!(!egress("public").allows(&own));
     assert!(egress("1.1.1.1").allows(&own));
 }
@@ -107,11 +114,13 @@ fn host_addresses_are_not_public() {
 fn name_never_leads_to_the_host() {
     let names = ["a.corp.example".parse().unwrap()];
     for address in ["1.1.1.1", "10.0.0.1", "fd00::1", "127.0.0.1"] {
-        let own = Destination { is_hosts_own: true, ..to(address, 80, &names) };
+        let allows = |egress: Egress| {
+            egress.allows(&named(&egress, Destination { is_hosts_own: true, ..to(address, 80) }, &names))
+        };
         for policy in ["a.corp.example", "*.corp.example", "public"] {
-            assert!(!egress(policy).allows(&own), "{policy}: {address}");
+            assert!(!allows(egress(policy)), "{policy}: {address}");
         }
-        assert!(egress(&format!("a.corp.example, {address}")).allows(&own), "{address}");
+        assert!(allows(egress(&format!("a.corp.example, {address}"))), "{address}");
     }
 }
 
@@ -137,6 +146,11 @@ fn name_never_leads_to_cloud_metadata() {
     check("a.corp.example", "100.100.100.201", 80, Some("a.corp.example"), true);
 }
 
+fn allowed_name<'a>(egress: &Egress, port: u16, names: &'a [DomainName]) -> Option<&'a str> {
+    let names = names.iter().map(|name| (name, egress.name_rules(name)));
+    egress.allowed_name(&to("1.1.1.1", port), names).map(DomainName::as_str)
+}
+
 #[test]
 fn proxy_gets_an_allowed_name_of_the_address() {
     let names = ["b.example", "a.example"].map(|name| name.parse().unwrap());
@@ -146,19 +160,25 @@ fn proxy_gets_an_allowed_name_of_the_address() {
         ("a.example:443, 1.1.1.1", 8080, Some("b.example")),
         ("deny b.example, a.example", 443, Some("a.example")),
     ] {
-        let found = egress(policy).allowed_name(&to("1.1.1.1", port, &names)).map(DomainName::as_str);
+        let found = allowed_name(&egress(policy), port, &names);
         assert_eq!(found, expected, "{policy}, port {port}");
     }
     let both = Egress::new(policy("a.example"), Some(policy("b.example")));
-    assert!(both.allows(&to("1.1.1.1", 443, &names)));
-    assert_eq!(both.allowed_name(&to("1.1.1.1", 443, &names)), None);
+    assert!(both.allows(&named(&both, to("1.1.1.1", 443), &names)));
+    assert_eq!(allowed_name(&both, 443, &names), None);
+    // The last of many rules, with the last of many names.
+    let rules: String = (0..RULES_MAX - 1).map(|number| format!("n{number}.example, ")).collect();
+    let many: Vec<_> = (0..1000).map(|number| format!("m{number}.example").parse().unwrap()).chain(names).collect();
+    let last = egress(&format!("{rules} a.example"));
+    assert_eq!(allowed_name(&last, 443, &many), Some("a.example"));
+    assert!(last.allows(&named(&last, to("1.1.1.1", 443), &many)));
 }
 
 #[test]
 fn rule_for_either_loopback_address_opens_the_host_loopback() {
     let check = |server: &str, own: Option<&str>, expected: &[&str]| {
         let egress = Egress::new(policy(server), own.map(policy));
-        let found: Vec<_> = egress.loopbacks(80, &[]).iter().map(ToString::to_string).collect();
+        let found: Vec<_> = egress.loopbacks(80, NameRules::default()).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected, "{server}; {own:?}");
     };
     let (v4, v6, both): (&[&str], &[&str], &[&str]) = (&["127.0.0.1"], &["::1"], &["127.0.0.1", "::1"]);
@@ -179,8 +199,9 @@ fn rule_for_either_loopback_address_opens_the_host_loopback() {
     check("[::1]:80", Some("127.0.0.1"), v6);
     check("127.0.0.1", Some("public"), &[]);
     for policy in ["public", "none", "a.corp.example", "*.corp.example"] {
-        let names = ["a.corp.example".parse().unwrap()];
-        assert_eq!(egress(policy).loopbacks(80, &names), [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 0], "{policy}");
+        let egress = egress(policy);
+        let rules = egress.name_rules(&"a.corp.example".parse().unwrap());
+        assert_eq!(egress.loopbacks(80, rules), [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 0], "{policy}");
     }
 }
 
@@ -247,12 +268,12 @@ fn name_leads_to_private_networks_only_with_an_exact_rule() {
 fn environment_policy_only_narrows() {
     let both = |server: &str, own: &str| Egress::new(policy(server), Some(policy(own)));
     let name: DomainName = "intranet.example".parse().unwrap();
-    let names = [name.clone()];
-    assert!(!both("public", "intranet.example").allows(&to("10.0.0.1", 80, &names)));
-    assert!(!both("public", "0.0.0.0/0").allows(&to("127.0.0.1", 80, &[])));
-    assert!(!both("index.example", "public").allows(&to("1.1.1.1", 80, &[])));
-    assert!(both("public", "1.1.1.0/24:443").allows(&to("1.1.1.1", 443, &[])));
-    assert!(!both("public", "1.1.1.0/24:443").allows(&to("1.0.0.1", 443, &[])));
+    let narrowed = both("public", "intranet.example");
+    assert!(!narrowed.allows(&named(&narrowed, to("10.0.0.1", 80), std::slice::from_ref(&name))));
+    assert!(!both("public", "0.0.0.0/0").allows(&to("127.0.0.1", 80)));
+    assert!(!both("index.example", "public").allows(&to("1.1.1.1", 80)));
+    assert!(both("public", "1.1.1.0/24:443").allows(&to("1.1.1.1", 443)));
+    assert!(!both("public", "1.1.1.0/24:443").allows(&to("1.0.0.1", 443)));
     assert!(both("public", "none").is_none() && both("none", "public").is_none());
     assert!(!both("public", "index.example").looks_up(&name));
 }
@@ -321,7 +342,7 @@ fn only_a_rule_for_the_name_denies_a_name() {
 #[test]
 fn detects_addresses_without_an_allowed_port() {
     let check = |policy: &str, address: &str, expected: bool| {
-        assert_eq!(egress(policy).allows_some_port(&to(address, 0, &[])), expected, "{policy}: {address}");
+        assert_eq!(egress(policy).allows_some_port(&to(address, 0)), expected, "{policy}: {address}");
     };
     check("public", "1.1.1.1", true);
     check("public", "127.0.0.1", false);
