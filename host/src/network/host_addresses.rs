@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use waggle_shared::mutex::lock;
+use waggle_shared::{address::embedded, mutex::lock};
 
 /// Maximum age of the known addresses. Reading them takes the kernel a millisecond on a host with hundreds of
 /// interfaces, and a guest can open a hundred flows per second. A new address of the host counts within this time.
@@ -28,8 +28,15 @@ impl HostAddresses {
         Self(interfaces.map(|all| all.filter_map(|interface| address(interface.address?)).collect()))
     }
 
+    /// Whether an address, in its canonical form, belongs to the host, or is the form of such an IPv4 address by NAT64,
+    /// 6to4 or Teredo: a translator on the way may lead back to the host.
     pub(super) fn contains(&self, address: IpAddr) -> bool {
-        self.0.as_ref().is_none_or(|own| own.contains(&address))
+        let Some(own) = &self.0 else { return true };
+        let within = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(embedded(address)),
+        };
+        own.contains(&address) || within.into_iter().flatten().any(|within| own.contains(&IpAddr::V4(within)))
     }
 }
 
@@ -56,6 +63,33 @@ impl HostAddressCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_form_of_an_own_ipv4_address_is_the_hosts() {
+        let host = HostAddresses(Some(vec![[11, 22, 33, 44].into(), "2001:db8::7".parse().unwrap()]));
+        let check = |address: &str, expected: bool| {
+            assert_eq!(host.contains(address.parse().unwrap()), expected, "{address}");
+        };
+        // 11.22.33.44 is b16:212c; Teredo inverts the client's address.
+        for own in [
+            "11.22.33.44",
+            "2001:db8::7",
+            "64:ff9b::b16:212c",
+            "64:ff9b:1::b16:212c",
+            "64:ff9b:1:2:3:4:b16:212c",
+            "2002:b16:212c::1",
+            "2001:0:b16:212c::f7f7:f7f7",
+            "2001:0:808:808::f4e9:ded3",
+            "::ffff:11.22.33.44",
+            "::11.22.33.44",
+        ] {
+            check(own, true);
+        }
+        for other in ["11.22.33.45", "64:ff9b::b16:212d", "2001:db8::b16:212c", "2002:b16:212d::b16:212c"] {
+            check(other, false);
+        }
+        assert!(HostAddresses(None).contains([1, 1, 1, 1].into()), "unknown addresses are the host's");
+    }
 
     #[test]
     fn addresses_are_read_again_after_a_second() {

@@ -240,7 +240,8 @@ class Server:
     async def conversation(self, **options):
         """A client that starts the server itself and talks to it over standard input and output."""
         settings = {f"WAGGLE_{name}": value for name, value in self.settings.items()}
-        command = mcp.StdioServerParameters(command=str(BINARY), args=["serve", "--stdio"], env=os.environ | settings)
+        command, *arguments = map(str, [*self.through, BINARY, "serve", "--stdio"])
+        command = mcp.StdioServerParameters(command=command, args=arguments, env=os.environ | settings)
         with open(self.log, "a") as log:
             transport = mcp.stdio_client(command, errlog=log)
             async with mcp.Client(transport, read_timeout_seconds=CALL_S, **options) as client:

@@ -4,6 +4,7 @@
 
 import json
 
+import pytest
 from repositories import HOST
 
 PROBE = """
@@ -19,6 +20,25 @@ for host, port in json.loads(TARGETS):
         found[f"{host} {port}"] = "refused"
     assert time.monotonic() - start < 10, (host, port)
 print(json.dumps(found))
+"""
+
+
+# Runs the server, the arguments, in a network of its own: the host has the public address 11.22.33.44, and a NAT64 of its
+# network leads to itself. Servers listen on two ports of all its addresses.
+BEHIND_NAT64 = """
+ip link set lo up && ip address add 11.22.33.44/32 dev lo
+ip -6 route add local 64:ff9b::/96 dev lo && ip -6 route add 2000::/3 dev lo
+python3 -c '
+import socketserver
+class Greet(socketserver.BaseRequestHandler):
+    def handle(self): self.request.sendall(b"hello")
+class Server(socketserver.ThreadingTCPServer): address_family = 10
+import threading
+threading.Thread(target=Server(("::", 8081), Greet).serve_forever).start()
+Server(("::", 8080), Greet).serve_forever()
+' &
+"$@"
+status=$?; kill $!; exit $status
 """
 
 
@@ -68,3 +88,16 @@ async def test_a_rule_opens_what_it_says_and_an_environment_can_only_narrow_it(s
             await tools.call("destroy_environment", environment_id=made["environment_id"])
         wrong = await tools.raw("create_environment", language="python", network="forbid all")
         assert 'network: invalid rule "forbid all"' in wrong.content[0].text
+
+
+@pytest.mark.outside("the server has a network of its own here")
+async def test_public_never_leads_to_the_host_through_nat64(serve):
+    own = "64:ff9b::b16:212c"
+    server = serve(EGRESS=f"public, [{own}]:8081")
+    server.through = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", BEHIND_NAT64, "sh"]
+    async with server.conversation() as tools, tools.environment("python") as made:
+        found = await probe(tools, made, [[own, 8081], [own, 8080], ["11.22.33.44", 8080]])
+        # The rule for the address shows that the address leads to the host.
+        assert found == {f"{own} 8081": "answered", f"{own} 8080": "refused", "11.22.33.44 8080": "refused"}
+        [listed] = (await tools.call("list_environments"))["environments"]
+        assert (listed["egress_refused"], listed["egress_refused_last"]) == (2, "11.22.33.44 port 8080")
