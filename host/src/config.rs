@@ -45,7 +45,7 @@ use crate::{
     },
     machines::{CPUS_MAX, KernelArguments, WantedBackend},
     network::{
-        Proxy,
+        PER_SECOND_DEFAULT, Proxy, Rates,
         proxy_file::{self, ProxyFileFault},
     },
     service::execution::OperatorCommands,
@@ -119,6 +119,16 @@ pub struct Settings {
     /// or rules separated by commas; the first rule that matches decides; see docs/network.md
     #[arg(long, default_value = "public", value_name = "POLICY")]
     pub egress: Policy,
+    /// Maximum rate at which programs of an environment open connections, per second, 1 to 100000; five seconds' worth
+    /// may come at once
+    #[arg(long, default_value_t = PER_SECOND_DEFAULT, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub egress_flows_per_second: u32,
+    /// Maximum rate of the lookups of names, per second, 1 to 100000; for most names a program makes two, one for each
+    /// family of addresses; five seconds' worth may come at once
+    #[arg(long, default_value_t = PER_SECOND_DEFAULT, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub egress_lookups_per_second: u32,
     /// HTTP proxy for the guests' connections, as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; a password on the
     /// command line is visible in ps, a password in --egress-proxy-file is not
     #[arg(long, value_parser = SecretParser::<Proxy>::NEW, value_name = "URL")]
@@ -259,6 +269,12 @@ impl Settings {
             Some(path) => proxy_file::read(path).map(Some),
             None => Ok(self.egress_proxy.clone()),
         }
+    }
+
+    /// Returns the rates of the connections and lookups of each environment.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        Rates { flows: self.egress_flows_per_second, lookups: self.egress_lookups_per_second }
     }
 
     /// Returns the folders in the settings, or the defaults of the XDG base directory specification.

@@ -20,6 +20,7 @@ mod host_addresses;
 mod name_servers;
 mod proxy;
 pub mod proxy_file;
+mod rate;
 pub mod records;
 mod resolver;
 
@@ -44,10 +45,14 @@ use waggle_protocol::{
 };
 use waggle_shared::mutex::lock;
 
-use self::host_addresses::{HostAddressCache, HostAddresses};
 pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
+    rate::{PER_SECOND_DEFAULT, Rates},
+};
+use self::{
+    host_addresses::{HostAddressCache, HostAddresses},
+    rate::Bucket,
 };
 use crate::domain::egress::{DomainName, Granted, Network, Refused, RefusedNames};
 
@@ -77,6 +82,7 @@ pub struct Gateway {
     flows: Arc<Semaphore>,
     lookups: Lookups,
     host_addresses: HostAddressCache,
+    rates: Rates,
     ipv6: bool,
 }
 
@@ -87,7 +93,13 @@ impl Gateway {
         let lookups = Lookups::new(FIRST_LOOKUPS_MAX, EXTRA_LOOKUPS_MAX);
         resolver::load_configuration();
         let (flows, host_addresses) = (Arc::new(Semaphore::new(flows_max)), HostAddressCache::default());
-        Self { proxy, flows, lookups, host_addresses, ipv6: has_ipv6_route() }
+        Self { proxy, flows, lookups, host_addresses, rates: Rates::default(), ipv6: has_ipv6_route() }
+    }
+
+    /// Sets the rates of each machine.
+    #[must_use]
+    pub fn with_rates(self, rates: Rates) -> Self {
+        Self { rates, ..self }
     }
 
     fn host_addresses(&self) -> Arc<HostAddresses> {
@@ -128,6 +140,8 @@ pub struct Guest {
     refused_names: Mutex<RefusedNames>,
     lookups: Lookups,
     large_buffers: Semaphore,
+    flow_rate: Bucket,
+    lookup_rate: Bucket,
 }
 
 impl Guest {
@@ -136,7 +150,17 @@ impl Guest {
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
         let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
         let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
-        Self { network, gateway, granted: Mutex::default(), refused_names: Mutex::default(), lookups, large_buffers }
+        let Rates { flows, lookups: lookups_per_second } = gateway.rates;
+        Self {
+            network,
+            gateway,
+            granted: Mutex::default(),
+            refused_names: Mutex::default(),
+            lookups,
+            large_buffers,
+            flow_rate: Bucket::new(flows),
+            lookup_rate: Bucket::new(lookups_per_second),
+        }
     }
 
     /// Allows connections to addresses that the guest receives for a name, as far as rules with names decide.

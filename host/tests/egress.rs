@@ -9,9 +9,10 @@ mod log;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
@@ -20,7 +21,7 @@ use tokio::{
 };
 use waggle::{
     domain::egress::{Egress, Network},
-    network::{Gateway, Guest, Proxy, ServeFault, serve},
+    network::{Gateway, Guest, Proxy, Rates, ServeFault, serve},
 };
 use waggle_link::{FrameReader, FrameWriter, Opener, Past, Stream, dial};
 use waggle_protocol::{
@@ -351,6 +352,39 @@ async fn flows_beyond_the_limit_are_refused_as_busy() {
     assert_eq!(rig.refusal("10.0.77.1", port).await, Some(Refusal::Busy));
     flows.clear();
     timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
+}
+
+#[tokio::test]
+async fn flows_beyond_the_rate_wait_for_a_moment_and_are_then_refused() {
+    let (_listener, port) = listen().await;
+    let rates = Rates { flows: 10, lookups: 100 };
+    let rig = rig_by("127.0.0.1", Gateway::new(None, 512).with_rates(rates)).await;
+    let start = Instant::now();
+    let connects = join_all((0..250).map(async |_| rig.connect(HOST_ADDRESS.into(), port).await.err())).await;
+    let after = start.elapsed();
+    // 50 at once, and one every 100 ms for 2 s.
+    let connected = connects.iter().filter(|refusal| refusal.is_none()).count();
+    assert!((70..=75).contains(&connected), "{connected}");
+    assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&after), "{after:?}");
+    assert!(connects.iter().flatten().all(|refusal| *refusal == Refusal::Busy), "{connects:?}");
+    let refusals = rig.refusals();
+    assert_eq!(refusals.len(), 250 - connected);
+    assert!(refusals.iter().all(|refusal| refusal == "a connection beyond the rate of 10 per second"), "{refusals:?}");
+    // Denied flows need no token.
+    assert_eq!(rig.refusal("192.0.2.1", port).await, Some(Refusal::Policy));
+}
+
+#[tokio::test]
+async fn lookups_beyond_the_rate_wait_for_a_moment_and_then_fail() {
+    let rates = Rates { flows: 100, lookups: 10 };
+    let rig = rig_by("127.0.0.1", Gateway::new(None, 512).with_rates(rates)).await;
+    let answers = join_all((0..250).map(async |_| rig.resolve("localhost").await)).await;
+    let resolved = answers.iter().filter(|answer| **answer == (0, vec![HOST_ADDRESS.into()])).count();
+    assert!((70..=75).contains(&resolved), "{resolved}");
+    assert_eq!(answers.iter().filter(|answer| **answer == (2, vec![])).count(), 250 - resolved);
+    let refusals = rig.refusals();
+    assert_eq!(refusals.len(), 250 - resolved);
+    assert!(refusals.iter().all(|refusal| refusal == "a lookup beyond the rate of 10 per second"), "{refusals:?}");
 }
 
 /// Returns the number of bytes that the host accepts for a server that does not read.

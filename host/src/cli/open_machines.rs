@@ -48,7 +48,7 @@ pub(super) async fn open(
     // A VMM that a guest has taken over may run as the same user.
     machines::hide_memory()?;
     let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
-    let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()));
+    let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()).with_rates(settings.rates()));
     let vm_settings = machines::VmSettings { ca_bundle, gateway, ..vm_settings(settings, folders) };
     let (store, data) = (settings.image_store.store(&process_variable)?, folders.data.clone());
     // The store and the disks wait for the locks of other servers.
@@ -72,7 +72,7 @@ pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::V
         kernel: folders.kernel.clone(),
         kernel_arguments: settings.kernel_args.clone(),
         qemu: "qemu-system-x86_64".into(),
-        gateway: Arc::new(Gateway::new(None, flows_max())),
+        gateway: Arc::new(Gateway::new(None, flows_max()).with_rates(settings.rates())),
         ca_bundle: String::new(),
         relaxed: settings.relax.clone(),
         runner: machines::VmSettings::THIS_BINARY.into(),

@@ -146,6 +146,10 @@ async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Per
             return Err(Refusal::Policy);
         }
     };
+    guest.flow_rate.take().await.map_err(|exceeded| {
+        guest.refuse(&Refused::FlowRate { per_second: exceeded.per_second });
+        Refusal::Busy
+    })?;
     let flow = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
     let permits = Permits { _flow: flow, large_buffers: guest.large_buffers.try_acquire().ok() };
     let connection = dial::dial(&to.addresses, to.port, to.name.as_ref(), guest.gateway.proxy.as_ref()).await?;

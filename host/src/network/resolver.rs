@@ -34,7 +34,7 @@ use super::{
     name_servers::NameServers,
     records::Target,
 };
-use crate::domain::egress::{Destination, DomainName, LOOPBACKS, Reverse};
+use crate::domain::egress::{Destination, DomainName, LOOPBACKS, Refused, Reverse};
 
 /// Timeout of one lookup. Resolvers in guests usually make two attempts of five seconds each.
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
@@ -120,7 +120,7 @@ async fn records(guest: &Guest, name: &DomainName, question: &Question) -> Resul
     }
     let deadline = Instant::now() + LOOKUP_MAX;
     let lookup = async {
-        let _permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
+        let _permits = acquire(guest).await?;
         let servers = spawn_blocking(NameServers::of_host).await.map_err(|_panicked| Code::ServFail)?;
         let whole = deadline.saturating_duration_since(Instant::now());
         Ok(servers.ask(question, whole, &|target| may_lead_to(guest, target)).await)
@@ -181,7 +181,7 @@ fn is_allowed(guest: &Guest, name: &DomainName, address: IpAddr, host: &HostAddr
 /// code of the answer.
 async fn look_up(guest: &Guest, name: &DomainName) -> Result<Vec<IpAddr>, Code> {
     let lookup = async {
-        let permits = acquire(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)?;
+        let permits = acquire(guest).await?;
         let name = name.clone();
         // getaddrinfo cannot be cancelled, so the permits are released only when it returns.
         let lookup = spawn_blocking(move || {
@@ -223,9 +223,18 @@ fn fault_code(fault: LookupErrorKind) -> Option<Code> {
     Some(if matches!(fault, LookupErrorKind::NoName) { Code::NxDomain } else { Code::ServFail })
 }
 
+/// Waits until the guest may make a lookup: for its rate, and for its permits.
+async fn acquire(guest: &Guest) -> Result<[OwnedSemaphorePermit; 2], Code> {
+    guest.lookup_rate.take().await.map_err(|exceeded| {
+        guest.refuse(&Refused::LookupRate { per_second: exceeded.per_second });
+        Code::ServFail
+    })?;
+    permits(&guest.lookups, &guest.gateway.lookups).await.map_err(|_closed| Code::ServFail)
+}
+
 /// Acquires two permits: one of the machine and one shared by all machines, both of the first pool or both of the extra
 /// pool.
-async fn acquire(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+async fn permits(machine: &Lookups, all: &Lookups) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
     let permit = |pool: &Arc<Semaphore>| Arc::clone(pool).acquire_owned();
     let both = async |machine, all| Ok([permit(machine).await?, permit(all).await?]);
     tokio::select! {
@@ -364,12 +373,12 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..8 {
             let machine = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
-            while let Ok(permits) = timeout(Duration::from_millis(1), acquire(&machine, &all)).await {
+            while let Ok(permits) = timeout(Duration::from_millis(1), permits(&machine, &all)).await {
                 taken.push(permits.unwrap());
             }
         }
         assert_eq!(taken.len(), 8 + 32);
         let machine = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
-        assert!(timeout(LOOKUP_MAX, acquire(&machine, &all)).await.is_ok());
+        assert!(timeout(LOOKUP_MAX, permits(&machine, &all)).await.is_ok());
     }
 }

@@ -31,7 +31,11 @@ impl Refusals {
         self.count.fetch_add(1, Relaxed);
         if let Some(left_out) = log_limit::admitted(self.id) {
             let environment = self.id;
-            tracing::warn!(%environment, destination = %refused, left_out, "the network policy refused a guest");
+            if refused.exceeds_a_rate() {
+                tracing::warn!(%environment, %refused, left_out, "a guest exceeded a rate of its network");
+            } else {
+                tracing::warn!(%environment, destination = %refused, left_out, "the network policy refused a guest");
+            }
         }
         *lock(&self.last) = Some(refused.clone());
     }

@@ -121,9 +121,13 @@ impl Outputs {
     fn refusal_hint(&self) -> Option<String> {
         let count = self.refusals.count().saturating_sub(self.refused_before);
         let last = self.refusals.last().filter(|_| count > 0)?;
-        Some(format!(
-            "the network policy refused {count} connections or names during this call, the latest: {last}; the \
-             server's operator and the network argument of create_environment decide what is allowed"
-        ))
+        let (who, remedy) = match last.exceeds_a_rate() {
+            true => ("network", "open fewer at a time; only the server's operator can raise the rate"),
+            false => (
+                "network policy",
+                "the server's operator and the network argument of create_environment decide what is allowed",
+            ),
+        };
+        Some(format!("the {who} refused {count} connections or names during this call, the latest: {last}; {remedy}"))
     }
 }
