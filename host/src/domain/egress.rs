@@ -66,8 +66,8 @@ impl Policy {
         !self.0.iter().any(|rule| rule.allows)
     }
 
-    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches. `names` are the rules that
-    /// match a name of the destination.
+    /// Returns whether the first matching rule allows the flow, or `None` if no rule matches. `names` are the rules
+    /// that match a name of the destination.
     fn decision(&self, to: &Destination, names: RuleSet) -> Option<bool> {
         self.matching(to).decision(names)
     }
