@@ -16,6 +16,7 @@ mod run;
 mod serve;
 mod signals;
 mod terminal;
+mod tls_reader;
 mod token_reader;
 mod version;
 

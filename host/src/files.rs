@@ -3,4 +3,5 @@
 //! Files that hold secrets.
 
 pub mod secret_file;
+pub mod tls_files;
 pub mod token_file;

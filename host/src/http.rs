@@ -17,6 +17,7 @@ mod places;
 mod readiness;
 mod refusal;
 mod stall;
+mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -49,7 +50,7 @@ use self::{
     readiness::{Readiness, ready},
     refusal::{method_not_allowed, not_a_message, not_acceptable, refuse_session, unknown_path, with_code},
 };
-pub use self::{authentication::CurrentTokens, readiness::Check};
+pub use self::{authentication::CurrentTokens, readiness::Check, tls::CurrentTls};
 use crate::{
     domain::{origin::Origin, principal::Principal},
     mcp,
@@ -82,6 +83,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Entrance {
     pub tokens: CurrentTokens,
+    pub tls: CurrentTls,
     /// Maximum number of concurrent connections.
     pub connections_max: usize,
     /// The host names by which clients may address the server.
@@ -105,7 +107,8 @@ impl Server {
         let accept = CancellationToken::new();
         let logs = Logs { environments, hosts: entrance.hosts };
         let router = cors::allow(router(endpoint, logs, entrance.tokens, checks), &entrance.cors_origins);
-        let task = tokio::spawn(connections::serve(listener, router, entrance.connections_max, accept.clone()));
+        let served = connections::serve(listener, entrance.tls, router, entrance.connections_max, accept.clone());
+        let task = tokio::spawn(served);
         Self { accept, responses, task }
     }
 

@@ -15,7 +15,7 @@ use waggle_images::reference::ImageRef;
 use crate::{
     config::{Access, Settings},
     domain::{machine::Machines, runtime::ByRuntime},
-    http::{Check, CurrentTokens, Entrance, Server},
+    http::{Check, CurrentTls, CurrentTokens, Entrance, Server},
     log_limit,
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
@@ -42,6 +42,7 @@ pub struct Waggle {
     tools: Tools,
     access: Access,
     callers: Callers,
+    tls: CurrentTls,
     environments: Arc<Environments>,
     http: Option<Server>,
     reaper: JoinHandle<()>,
@@ -69,12 +70,17 @@ impl Waggle {
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Self { tools, access: access.clone(), callers, environments, http: None, reaper, stop }
+        Self { tools, access: access.clone(), callers, tls: None, environments, http: None, reaper, stop }
     }
 
     #[must_use]
     pub fn tools(&self) -> Tools {
         self.tools.clone()
+    }
+
+    /// Sets the certificate and key of the HTTP server, which has no TLS otherwise.
+    pub fn set_tls(&mut self, tls: CurrentTls) {
+        self.tls = tls;
     }
 
     /// Serves the tools over HTTP; returns the address.
@@ -118,6 +124,7 @@ impl Waggle {
         let endpoint = mcp::endpoint(handler, rules, self.stop.clone());
         let entrance = Entrance {
             tokens,
+            tls: self.tls.clone(),
             connections_max: self.access.connections_max(),
             hosts,
             cors_origins: self.access.cors_origins.clone(),

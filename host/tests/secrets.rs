@@ -152,6 +152,29 @@ fn error_for_a_file_that_is_a_url_hides_its_password() {
     for setting in ["EGRESS_PROXY_FILE", "CA_BUNDLE", "AUTH_TOKENS_FILE"] {
         refused(host.command(&["serve"]).env(format!("WAGGLE_{setting}"), VALID), "http://...@127.0.0.1:3128");
     }
+    let mut tls = host.command(&["serve"]);
+    refused(tls.env("WAGGLE_TLS_CERT", VALID).env("WAGGLE_TLS_KEY", VALID), "http://...@127.0.0.1:3128");
+}
+
+#[test]
+fn errors_never_show_the_content_of_a_key() {
+    let host = Host::new();
+    // Neither the file of a key nor one that was mixed up with it is quoted, whatever the library finds in it.
+    for text in [
+        PASSWORD.to_owned(),
+        format!("-----BEGIN PRIVATE KEY-----\n{PASSWORD}\n-----END PRIVATE KEY-----\n"),
+        format!("-----BEGIN PRIVATE KEY-----\n{CREDENTIALS}\n-----END PRIVATE KEY-----\n"),
+        format!("-----BEGIN CERTIFICATE-----\n{CREDENTIALS}\n-----END CERTIFICATE-----\n"),
+        format!("-----BEGIN {PASSWORD}-----\n{CREDENTIALS}\n"),
+        format!("-----BEGIN PRIVATE KEY-----\n{PASSWORD}\n-----END {PASSWORD}-----\n"),
+    ] {
+        let path = host.file(&text);
+        for command in [&["serve"][..], &["doctor", "--no-boot"]] {
+            let (output, text) =
+                printed(host.command(command).env("WAGGLE_TLS_CERT", &path).env("WAGGLE_TLS_KEY", &path));
+            assert!(!output.status.success() && text.contains(path.to_str().unwrap()), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -16,10 +16,11 @@ use waggle_images::{
     reference::ImageRef,
 };
 
-use super::{announce, open_machines, signals::ShutdownSignals, token_reader::TokenReader};
+use super::{announce, open_machines, signals::ShutdownSignals, tls_reader::TlsReader, token_reader::TokenReader};
 use crate::{
     config::{self, PullImages, Settings, process_variable},
     domain::runtime::ByRuntime,
+    files::tls_files::TlsFiles,
     http::{self, Check},
     machines::Vms,
     mcp,
@@ -38,6 +39,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         tracing::warn!("{warning}");
     }
     let tokens = settings.access.auth_tokens_file.clone().map(TokenReader::open).transpose()?;
+    let tls = tls_files(settings).map(TlsReader::open).transpose()?;
     // Binds the address first: a second server on the same address must not touch the folders of the first server.
     let listener = match settings.access.stdio {
         true => None,
@@ -52,12 +54,16 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     };
     let machines = Arc::new(machines);
     let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
+    server.set_tls(tls.as_ref().map(TlsReader::current));
     let served = match listener {
         Some(listener) => {
             let checks = checks(&images, machines.kernel().to_owned());
             let address = server.listen(listener, tokens.as_ref().map(TokenReader::current), checks)?;
             let backend = machines.backend().to_string();
-            announce::announce(address, &images, &backend)?;
+            if let Some(warning) = settings.access.plain_text_warning(address) {
+                tracing::warn!("{warning}");
+            }
+            announce::announce(&announce::endpoint(&settings.access, address), &images, &backend)?;
             notify_systemd(&[NotifyState::Ready, NotifyState::Status(&format!("serving MCP on {address}; {backend}"))]);
             tokio::select! {
                 () = signals.received() => {}
@@ -81,6 +87,12 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         tracing::error!("timed out ending the machines");
     }
     Ok(served?)
+}
+
+/// Returns the files of the server's certificate and key, if the server has TLS.
+pub(super) fn tls_files(settings: &Settings) -> Option<TlsFiles> {
+    let (certificate, key) = settings.access.tls()?;
+    Some(TlsFiles { certificate: certificate.to_owned(), key: key.to_owned() })
 }
 
 /// Reports the server's state to systemd, if systemd started the server (sd_notify(3)).

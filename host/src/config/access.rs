@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The settings for callers of the server, and their limits.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -28,6 +31,14 @@ pub struct Access {
     /// Without this file everyone who reaches the server may use it, and the server listens only on loopback addresses
     #[arg(long, value_name = "FILE")]
     pub auth_tokens_file: Option<PathBuf>,
+    /// File with the server's certificate in PEM, followed by the certificates between it and the root; with it the
+    /// server speaks HTTPS only. The file is read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with the private key of the certificate in PEM; read again on SIGHUP, must belong to the server's user and
+    /// have mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Maximum number of concurrent HTTP connections
     #[arg(long, default_value_t = 512, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -74,8 +85,30 @@ impl Access {
         size(self.max_connections)
     }
 
-    /// Rejects a server without tokens that other machines can reach.
+    /// Returns the files of the certificate and its key, if the server has TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<(&Path, &Path)> {
+        self.tls_cert.as_deref().zip(self.tls_key.as_deref())
+    }
+
+    /// Returns a warning if tokens and results would cross a network in plain text.
+    #[must_use]
+    pub fn plain_text_warning(&self, address: SocketAddr) -> Option<String> {
+        let is_exposed = !self.stdio && self.tls().is_none() && !address.ip().is_loopback();
+        is_exposed.then(|| {
+            format!(
+                "{address} is not a loopback address and the server has no TLS, so others on the network can read \
+                 tokens, code and results: set --tls-cert (WAGGLE_TLS_CERT) and --tls-key (WAGGLE_TLS_KEY), or listen \
+                 on 127.0.0.1 behind a proxy with TLS"
+            )
+        })
+    }
+
+    /// Rejects half a TLS pair, and a server without tokens that other machines can reach.
     pub(super) fn check(&self, address: SocketAddr) -> Result<(), String> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err("--tls-cert (WAGGLE_TLS_CERT) and --tls-key (WAGGLE_TLS_KEY) must be set together".to_owned());
+        }
         if self.stdio || self.auth_tokens_file.is_some() || address.ip().is_loopback() {
             return Ok(());
         }

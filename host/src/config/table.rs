@@ -21,7 +21,8 @@ Other variables:
 - `RUST_LOG`: the log's filter, such as `info,waggle::network=debug`; `info` if unset
 - `NO_COLOR`: disables colours
 - `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`: the locations of podman's and docker's credentials for registries
-- `SSL_CERT_FILE`, `HTTPS_PROXY`, `NO_PROXY`: the trusted certificates and the proxy for pulling images
+- `SSL_CERT_FILE`: the trusted certificates for pulling images, and for `waggle ps`, `waggle exec` and `waggle logs`
+- `HTTPS_PROXY`, `NO_PROXY`: the proxy for pulling images
 - `WAGGLE_TOKEN`: the token that `waggle ps`, `waggle exec` and `waggle logs` send to the server in `--url`
 ";
 

@@ -118,6 +118,35 @@ fn server_without_tokens_listens_only_on_loopback() {
 }
 
 #[test]
+fn certificate_and_key_are_set_together() {
+    for half in [["--tls-cert", "c"], ["--tls-key", "k"]] {
+        let message = read(&half, &[]).unwrap_err();
+        assert!(message.contains("--tls-cert (WAGGLE_TLS_CERT) and --tls-key (WAGGLE_TLS_KEY)"), "{message}");
+    }
+    let both = read(&["--tls-key", "k"], &[("WAGGLE_TLS_CERT", "c")]).unwrap();
+    assert_eq!(both.access.tls(), Some((Path::new("c"), Path::new("k"))));
+    assert_eq!(read(&[], &[]).unwrap().access.tls(), None);
+}
+
+#[test]
+fn plain_text_beyond_loopback_gets_a_warning() {
+    let tls = ["--tls-cert", "c", "--tls-key", "k"];
+    let warning = |flags: &[&str], address: &str| {
+        let flags = [&["--listen-addr", address, "--auth-tokens-file", "tokens"], flags].concat();
+        read(&flags, &[]).unwrap().access.plain_text_warning(address.parse().unwrap())
+    };
+    for address in ["0.0.0.0:80", "192.0.2.1:80", "[::]:80", "[fd00::1]:80"] {
+        let text = warning(&[], address).unwrap();
+        assert!(text.contains(address) && text.contains("WAGGLE_TLS_CERT"), "{text}");
+        assert_eq!((warning(&tls, address), warning(&["--stdio"], address)), (None, None), "{address}");
+    }
+    assert_eq!(
+        [warning(&[], "127.0.0.1:80"), warning(&[], "[::1]:80"), warning(&tls, "127.0.0.1:80")],
+        [None, None, None]
+    );
+}
+
+#[test]
 fn allowed_hosts_are_separated_by_commas() {
     let hosts = ["waggle.example", "192.0.2.1"];
     assert_eq!(read(&["--allowed-hosts", "waggle.example,192.0.2.1"], &[]).unwrap().access.allowed_hosts, hosts);

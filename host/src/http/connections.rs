@@ -30,6 +30,7 @@ use super::{
     places::{Place, Places},
     refusal::{head_too_slow, too_many_connections},
     stall::{STALL, Unstalled},
+    tls::{self, CurrentTls},
 };
 
 /// Timeout for the head of each request after a connection's first one, from the end of the previous response. Clients
@@ -56,7 +57,13 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Accepts connections until `stop` is cancelled, and then waits until all connections have ended.
-pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: CurrentTls,
+    router: Router,
+    connections_max: usize,
+    stop: CancellationToken,
+) {
     let places = Places::new(connections_max);
     let mut connections = JoinSet::new();
     loop {
@@ -64,9 +71,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match places.take().await {
                     Some(place) => {
-                        connections.spawn(connection(stream, router.clone(), stop.clone(), place));
+                        connections.spawn(connection(stream, tls.clone(), router.clone(), stop.clone(), place));
                     }
-                    None => reject(stream),
+                    None => reject(stream, tls.is_some()),
                 },
                 Err(fault) => {
                     tracing::warn!(error = &fault as &dyn Error, "failed to accept a connection");
@@ -83,7 +90,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, place: Place) {
+async fn connection(stream: TcpStream, tls: CurrentTls, router: Router, stop: CancellationToken, place: Place) {
     // Without TCP_NODELAY, each event of a stream waits for the acknowledgement of the previous event.
     if let Err(fault) = stream.set_nodelay(true) {
         tracing::debug!(error = &fault as &dyn Error, "failed to set TCP_NODELAY");
@@ -91,7 +98,16 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, 
     if let Err(fault) = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES) {
         tracing::debug!(error = &fault as &dyn Error, "failed to limit the send buffer");
     }
-    serve_requests(stream, router, &stop, &place).await;
+    // The client gets no answer in plain text.
+    let secured = tokio::select! {
+        secured = tls::accept(stream, &tls) => secured,
+        () = place.evicted() => None,
+        () = place.first_head_timed_out() => None,
+        () = stop.cancelled() => None,
+    };
+    if let Some(stream) = secured {
+        serve_requests(stream, router, &stop, &place).await;
+    }
 }
 
 /// The end of a connection.
@@ -160,10 +176,11 @@ async fn linger(stream: impl AsyncRead + Unpin) {
     let _ = timeout(LINGER_TIME, tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink())).await;
 }
 
-/// Rejects a connection above the limit, without waiting for the client.
-fn reject(stream: TcpStream) {
+/// Rejects a connection above the limit, without waiting for the client. A client that waits for a handshake could not
+/// read a response.
+fn reject(stream: TcpStream, has_tls: bool) {
     tracing::debug!("rejected a connection: the limit of connections is reached");
-    if let Ok(mut stream) = stream.into_std() {
+    if !has_tls && let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(too_many_connections().as_bytes());
         let _ = stream.shutdown(Shutdown::Write);
     }

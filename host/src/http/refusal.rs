@@ -142,6 +142,11 @@ pub(super) fn head_too_slow() -> String {
     whole("408 Request Timeout", ErrorCode::RequestTooSlow, &message)
 }
 
+/// The whole HTTP response to a request in plain text, on a server with TLS.
+pub(super) fn https_required() -> String {
+    whole("400 Bad Request", ErrorCode::BadRequest, "this server speaks HTTPS; use a URL that begins with https://")
+}
+
 /// Writes a whole HTTP response, after which the connection closes.
 fn whole(status: &str, code: ErrorCode, message: &str) -> String {
     let body = error(SERVER_ERROR, code, message).to_string();

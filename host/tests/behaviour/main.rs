@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod cancelling;
+mod certificates;
 mod commands;
 mod connections;
 mod files;
@@ -24,4 +25,5 @@ mod requests;
 mod served;
 mod story;
 mod tasks;
+mod tls;
 mod waiting;

@@ -46,6 +46,8 @@ class Server:
 
     # The token of its clients, if any.
     token = None
+    # The scheme of its URLs. With https, SSL_CERT_FILE must name the certificate of the authority.
+    scheme = "http"
     # The nested host in which the server runs, if any.
     host = None
     # The number of consecutive connections that a test has time for.
@@ -75,7 +77,7 @@ class Server:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/mcp"
+        return f"{self.scheme}://127.0.0.1:{self.port}/mcp"
 
     @property
     def own_port(self):
@@ -123,7 +125,7 @@ class Server:
     def status(self, path):
         """The HTTP status and body of a page; the status is 0 while nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

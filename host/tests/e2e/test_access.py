@@ -4,21 +4,26 @@
 
 import asyncio
 import base64
+import json
 import os
 import signal
+import ssl
+import subprocess
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from server import STOP_S
+from server import BINARY, STOP_S
 from test_calls import LEFT, PROGRAMS, until_started
 from test_start import refused
 
 ADA = "ada-has-this-token-1"
 BOB = "bob-has-this-token-1"
 PASSWORD = "honey-in-the-pot"
+
+NEW_KEY = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 
 pytestmark = pytest.mark.outside("reads and writes the server's own files, or starts it as a client does")
 
@@ -56,6 +61,9 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
     server = serve(AUTH_TOKENS_FILE=str(path))
     server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
     server.start()
+    # Tokens over plain HTTP need a network that nobody listens to.
+    assert f"0.0.0.0:{server.port} is not a loopback address and the server has no TLS" in server.output()
+    assert "WAGGLE_TLS_CERT" in server.output()
     assert [status(server, token) for token in (None, "nobody-has-this-token", ADA)] == [401, 401, 400]
     for mode in ("legacy", "2026-07-28"):
         async with server.client(ADA, mode=mode) as ada, server.client(BOB, mode=mode) as bob:
@@ -81,6 +89,99 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
     # The log has every level, but no token.
     assert "TRACE" in log
     assert ADA not in log and BOB not in log and "nobody-has-this-token" not in log
+
+
+def authority(folder):
+    """Makes an authority, and returns the path of its certificate."""
+    openssl(folder, f"{NEW_KEY} -x509 -days 2 -subj /CN=hive -keyout authority-key.pem -out authority.pem")
+    return folder / "authority.pem"
+
+
+def issue(folder, name):
+    """Makes a certificate for 127.0.0.1 that the authority signs; returns the paths of the certificate and its key."""
+    openssl(folder, f"{NEW_KEY} -subj /CN={name} -keyout {name}-key.pem -out {name}-request.pem")
+    signer = "-CA authority.pem -CAkey authority-key.pem -CAcreateserial -extfile /dev/stdin"
+    files = f"-in {name}-request.pem -out {name}.pem"
+    openssl(folder, f"openssl x509 -req -days 2 {signer} {files}", b"subjectAltName=IP:127.0.0.1\n")
+    return folder / f"{name}.pem", folder / f"{name}-key.pem"
+
+
+def openssl(folder, command, text=b""):
+    subprocess.run(command.split(), cwd=folder, input=text, check=True, capture_output=True)
+
+
+async def test_clients_reach_a_server_with_tls_and_its_certificate_is_reloaded(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "trace")
+    root = authority(tmp_path)
+    first, second = issue(tmp_path, "bee"), issue(tmp_path, "wasp")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+
+    def install(pair):
+        certificate.write_bytes(pair[0].read_bytes())
+        key.write_bytes(pair[1].read_bytes())
+        key.chmod(0o600)
+
+    install(first)
+    # Every client uses it: this process, the official client and waggle's own commands.
+    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    server = serve(TLS_CERT=str(certificate), TLS_KEY=str(key), AUTH_TOKENS_FILE=str(tokens_file(tmp_path)))
+    server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
+    server.scheme = "https"
+    server.start()
+    assert f"waggle serves MCP at https://127.0.0.1:{server.port}/mcp" in server.output()
+    assert "has no TLS" not in server.output()
+    for mode in ("legacy", "2026-07-28"):
+        async with server.client(ADA, mode=mode) as tools:
+            assert (await tools.call("list_environments"))["count"] == 0
+
+    def ps(url):
+        command = [BINARY, "ps", "--json", "--url", url]
+        return subprocess.run(command, env=os.environ | {"WAGGLE_TOKEN": ADA}, capture_output=True, text=True, timeout=60)
+
+    listed = ps(server.url)
+    assert json.loads(listed.stdout)["count"] == 0, listed
+    plain = ps(server.url.replace("https:", "http:"))
+    assert plain.returncode == 1 and "this server speaks HTTPS; use a URL that begins with https://" in plain.stderr, plain
+
+    def shown():
+        return ssl.get_server_certificate(("127.0.0.1", server.port), ca_certs=str(root))
+
+    assert shown() == first[0].read_text()
+    # A key that does not belong to the certificate changes nothing, and a valid pair takes effect at once.
+    for pair, said, expected in [
+        ((second[0], first[1]), "failed to reload the certificate and its key; the old ones stay", first),
+        (second, "reloaded the certificate and its key", second),
+    ]:
+        install(pair)
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + STOP_S
+        while said not in server.output():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert shown() == expected[0].read_text()
+    # The tokens are read again at the same time.
+    assert "reloaded the tokens" in server.output() and status(server, ADA) == 400
+    log = server.output()
+    assert "TRACE" in log
+    lines = [line for pair in (first, second) for line in pair[1].read_text().splitlines() if "-----" not in line]
+    assert len(lines) == 6 and not any(line in log for line in lines)
+
+
+def test_a_start_with_a_wrong_certificate_or_key_says_why(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "trace")
+    authority(tmp_path)
+    (certificate, key), (_, other) = issue(tmp_path, "bee"), issue(tmp_path, "wasp")
+    for pair, said in [
+        ({"TLS_CERT": str(certificate)}, "must be set together"),
+        ({"TLS_CERT": str(certificate), "TLS_KEY": str(other)}, f"failed to use the key in {other}"),
+        ({"TLS_CERT": str(key), "TLS_KEY": str(key)}, f"invalid certificate in {key}"),
+        ({"TLS_CERT": str(certificate), "TLS_KEY": str(certificate)}, "0600"),
+        ({"TLS_CERT": str(tmp_path / "absent"), "TLS_KEY": str(key)}, f"failed to read the certificate in {tmp_path}/absent"),
+    ]:
+        output = refused(serve(**pair))
+        assert said in output, output
+        lines = [line for one in (key, other) for line in one.read_text().splitlines() if "-----" not in line]
+        assert not any(line in output for line in lines)
 
 
 async def test_the_proxy_password_stays_out_of_the_log(serve, tmp_path, monkeypatch):

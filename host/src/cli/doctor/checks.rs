@@ -11,7 +11,10 @@ use super::{
     resources,
 };
 use crate::{
-    cli::{open_machines, serve::check_image},
+    cli::{
+        open_machines,
+        serve::{check_image, tls_files},
+    },
     config::{Folders, Settings},
     domain::runtime::ByRuntime,
     machines::{
@@ -91,9 +94,20 @@ pub(super) async fn all(
             "each machine takes memory from this host as programs use it",
         ),
     ];
+    checks.extend(tls_check(settings));
     checks.extend(folder_checks(folders).await);
     checks.extend(image_checks(images, &pulled(folders).await));
     (backend, checks)
+}
+
+/// Checks the certificate and its key, if the server has TLS.
+fn tls_check(settings: &Settings) -> Option<Check> {
+    let files = tls_files(settings)?;
+    let outcome = match files.read() {
+        Ok(_) => CheckOutcome::Works(files.certificate.display().to_string()),
+        Err(fault) => CheckOutcome::Broken(chain(&fault)),
+    };
+    Some(Check::new("TLS", false, outcome, "encrypts the connections of clients; the server does not start without it"))
 }
 
 /// Checks whether the folders can be opened and have free space.

@@ -100,11 +100,16 @@ pub(super) async fn call(
     let request = request.header("accept", "application/json, text/event-stream");
     let request = request.header("mcp-protocol-version", PROTOCOL).header("mcp-method", "tools/call");
     let mut answer = send(server, request.header("mcp-name", tool).body(body.to_string())).await?;
-    if !answer.status().is_success() {
-        return Err(RemoteFault::Status { url: server.url.to_string(), status: answer.status().as_u16() });
-    }
+    let status = answer.status();
     let bytes = read(server, &mut answer).await?;
-    result(&bytes).unwrap_or_else(|| Err(RemoteFault::Answer { url: server.url.to_string() }))
+    match (status.is_success(), result(&bytes)) {
+        (true, Some(outcome)) => outcome,
+        (true, None) => Err(RemoteFault::Answer { url: server.url.to_string() }),
+        (false, Some(Err(refused))) => Err(refused),
+        (false, Some(Ok(_)) | None) => {
+            Err(RemoteFault::Status { url: server.url.to_string(), status: status.as_u16() })
+        }
+    }
 }
 
 /// Requests a page next to the endpoint and returns its JSON.
@@ -119,8 +124,8 @@ pub(super) async fn get(server: &ServerArguments, page: &str, timeout: Duration)
     let field = |key| body.as_ref().and_then(|body| body.pointer(key)).and_then(Value::as_str).map(str::to_owned);
     match (status.is_success(), field("/error/code"), field("/error/message")) {
         (true, ..) => body.ok_or_else(|| RemoteFault::Answer { url: url() }),
-        (false, Some(code), Some(message)) => Err(RemoteFault::Refused { code, message }),
-        (false, ..) => Err(RemoteFault::Status { url: url(), status: status.as_u16() }),
+        (false, code, Some(message)) => Err(RemoteFault::Refused { code: code.unwrap_or_default(), message }),
+        (false, _, None) => Err(RemoteFault::Status { url: url(), status: status.as_u16() }),
     }
 }
 
