@@ -3,14 +3,16 @@
 //! Makes the host's connections for its guests, directly or through a proxy.
 
 use std::{
-    error::Error,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use rustix::{io::Errno, net::sockopt};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 use waggle_protocol::egress::Refusal;
 
 use super::proxy::{Proxy, ProxyFault};
@@ -23,6 +25,15 @@ const DIAL_MAX: Duration = Duration::from_secs(30);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// Timeout for the last data of a flow that ended in order: as long as the kernel repeats data to a peer that has
+/// vanished.
+const DRAIN_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Pauses between the checks whether the last data has arrived. On a network of machines nearby it takes less than the
+/// first pause.
+const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
+const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Size of a small socket buffer per direction, in bytes. The kernel doubles this size for its bookkeeping.
 const SMALL_BUFFER_BYTES: usize = 128 * 1024;
@@ -76,8 +87,8 @@ async fn dial_one(
     }
 }
 
-/// Sets the options of a new connection. A connection that is closed before [`end`] is called is reset. So a remote
-/// server does not mistake the partial data of a lost guest for complete data.
+/// Sets the options of a new connection. A connection that is closed before all its data has arrived is reset. So a
+/// remote server does not mistake the partial data of a lost guest for complete data.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
@@ -96,10 +107,16 @@ pub(super) fn limit_buffers(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a connection close without a reset after its flow ended in order. Data in transit then still arrives.
-pub(super) fn end(stream: &TcpStream) {
-    if let Err(fault) = sockopt::set_socket_linger(stream, None) {
-        tracing::debug!(error = &fault as &dyn Error, "failed to end a connection in order; it ends with a reset");
+/// Waits until the server has acknowledged all data of a flow that ended in order, up to [`DRAIN_MAX`]. If the
+/// connection were closed before, the kernel would keep the data without a process that counts it, and a guest with a
+/// server that does not read could fill the kernel's memory with flow after flow.
+pub(super) async fn drained(stream: &TcpStream) {
+    let deadline = Instant::now() + DRAIN_MAX;
+    let mut pause = DRAIN_PAUSE_MIN;
+    // After both ends and the last acknowledgement, the socket has no peer any longer.
+    while stream.peer_addr().is_ok() && Instant::now() < deadline {
+        sleep(pause).await;
+        pause = (pause * 2).min(DRAIN_PAUSE_MAX);
     }
 }
 

@@ -53,7 +53,8 @@ pub(super) async fn serve(mut stream: Stream, guest: Arc<Guest>, busy: bool) -> 
     };
     let Some((mut connection, _permits)) = begun else { return Ok(()) };
     if carry(&stream, &mut connection).await == Ending::Ended {
-        dial::end(&connection);
+        // The flow keeps its place meanwhile.
+        dial::drained(&connection).await;
     }
     Ok(())
 }

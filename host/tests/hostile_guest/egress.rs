@@ -31,7 +31,7 @@ use waggle::{
 };
 use waggle_link::{Past, Records, dial};
 use waggle_protocol::{
-    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, FlowReply, HOST_ADDRESS},
+    egress::{Address, EgressRequest, FLOW_CREDIT_BYTES, FLOW_CREDIT_BYTES_MAX, FlowReply, HOST_ADDRESS, Refusal},
     handshake::Link,
 };
 
@@ -235,12 +235,30 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
     .await;
 }
 
-/// Returns the number of connections to a port of the loopback address that wait for an answer (proc_pid_net_tcp,
-/// proc(5)).
-fn waiting(port: u16) -> usize {
+/// States of a connection in the kernel's table.
+const SYN_SENT: &str = "02";
+const TIME_WAIT: &str = "06";
+const LAST_ACK: &str = "09";
+
+/// Returns the state and the inode of each connection to a port of the loopback address (proc_pid_net_tcp, proc(5)).
+fn connections(port: u16) -> Vec<(String, String)> {
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-    let is_waiting = |line: &&str| line.contains(&format!(" 0100007F:{port:04X} 02 "));
-    table.lines().filter(is_waiting).count()
+    let peer = format!("0100007F:{port:04X}");
+    let of_port = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(2);
+        let (found, state) = (fields.next()?, fields.next()?);
+        Some((state.to_owned(), fields.nth(5)?.to_owned())).filter(|_| found == peer)
+    });
+    of_port.collect()
+}
+
+fn in_state(wanted: &str, port: u16) -> usize {
+    connections(port).iter().filter(|(state, _)| state == wanted).count()
+}
+
+/// Returns the number of connections that no process has, and whose data the kernel keeps.
+fn orphans(port: u16) -> usize {
+    connections(port).iter().filter(|(state, inode)| inode == "0" && state != TIME_WAIT).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,7 +278,7 @@ async fn flows_to_an_address_with_many_names_use_little_memory() {
         for stream in 0..FLOWS {
             assert!(guest.open(stream, &connect(port)).await);
         }
-        while waiting(port) < FLOWS as usize - 2 {
+        while in_state(SYN_SENT, port) < FLOWS as usize - 2 {
             sleep(Duration::from_millis(10)).await;
         }
         guest.served.abort();
@@ -319,6 +337,47 @@ async fn data_after_the_end_of_a_flow_ends_the_link() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_flows_keep_their_places_until_the_server_has_their_data() {
+    bounded(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        setsockopt(&listener, RcvBuf, &0).unwrap();
+        // The servers end their direction and do not read.
+        let ending = tokio::spawn(async move {
+            let mut servers = Vec::new();
+            loop {
+                let (mut server, _) = listener.accept().await.unwrap();
+                server.shutdown().await.unwrap();
+                servers.push(server);
+            }
+        });
+        let mut guest = greeted().await;
+        for stream in 0..FLOWS {
+            guest.open(stream, &connect(port)).await;
+        }
+        guest.all_connected().await;
+        let bytes = vec![7; FLOW_CREDIT_BYTES as usize - connect(port).len()];
+        for stream in 0..FLOWS {
+            assert!(guest.write(&[in_stream(stream, &bytes), header(END, 0, stream).to_vec()].concat()).await);
+        }
+        // Both directions have ended, and the kernel has data for the servers.
+        while in_state(LAST_ACK, port) < FLOWS as usize {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(orphans(port), 0);
+        guest.open(FLOWS, &connect(port)).await;
+        let refused = framed(&FlowReply::Refused { reason: Refusal::Busy });
+        while !guest.frame().await.1.starts_with(&refused) {}
+        guest.served.abort();
+        assert!(guest.served.await.unwrap_err().is_cancelled());
+        assert_eq!(orphans(port), 0, "the end of the link resets them");
+        ending.abort();
+    })
+    .await;
 }
 
 #[tokio::test]
