@@ -60,8 +60,12 @@ use crate::domain::egress::{DomainName, Granted, Network, Refused, RefusedNames}
 const GREETING_MAX: Duration = Duration::from_secs(10);
 
 /// Maximum number of flows per machine with large socket buffers. The kernel enlarges a large buffer to some megabytes
-/// if the peer is fast and distant. The connections of further flows have small buffers.
+/// if the peer is fast and distant. The connections of further flows have buffers of a fixed size.
 const LARGE_BUFFER_FLOWS_MAX: usize = 8;
+
+/// Maximum number of further flows per machine with medium buffers. Programs rarely transfer much on more connections
+/// at once: browsers have six for each site, package managers about sixteen.
+const MEDIUM_BUFFER_FLOWS_MAX: usize = 56;
 
 /// Limits of concurrent lookups. A lookup occupies a thread, for half a minute if the name server does not respond. A
 /// machine may use one permit of the first pool, and a few of the extra pool. So the slow lookups of a few machines
@@ -140,6 +144,7 @@ pub struct Guest {
     refused_names: Mutex<RefusedNames>,
     lookups: Lookups,
     large_buffers: Semaphore,
+    medium_buffers: Semaphore,
     flow_rate: Bucket,
     lookup_rate: Bucket,
 }
@@ -149,7 +154,6 @@ impl Guest {
     #[must_use]
     pub fn new(network: Network, gateway: Arc<Gateway>) -> Self {
         let lookups = Lookups::new(1, EXTRA_LOOKUPS_PER_MACHINE_MAX);
-        let large_buffers = Semaphore::new(LARGE_BUFFER_FLOWS_MAX);
         let Rates { flows, lookups: lookups_per_second } = gateway.rates;
         Self {
             network,
@@ -157,7 +161,8 @@ impl Guest {
             granted: Mutex::default(),
             refused_names: Mutex::default(),
             lookups,
-            large_buffers,
+            large_buffers: Semaphore::new(LARGE_BUFFER_FLOWS_MAX),
+            medium_buffers: Semaphore::new(MEDIUM_BUFFER_FLOWS_MAX),
             flow_rate: Bucket::new(flows),
             lookup_rate: Bucket::new(lookups_per_second),
         }

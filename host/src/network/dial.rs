@@ -35,8 +35,22 @@ const DRAIN_MAX: Duration = Duration::from_secs(15 * 60);
 const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Size of a small socket buffer per direction, in bytes. The kernel doubles this size for its bookkeeping.
-const SMALL_BUFFER_BYTES: usize = 128 * 1024;
+/// A limit of a connection's buffers in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Buffers {
+    Medium,
+    Small,
+}
+
+impl Buffers {
+    /// Returns the size per direction, in bytes. The kernel doubles this size for its bookkeeping.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Medium => 128 * 1024,
+            Self::Small => 32 * 1024,
+        }
+    }
+}
 
 /// Connects to a guest's destination. If the first address refuses the connection, tries the next one; there are
 /// several only for the host's loopback. A proxy receives `name` instead of an address if there is a name, since
@@ -101,9 +115,9 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// Prevents the socket buffers of a connection from growing. A guest that also controls the remote server could make
 /// hundreds of buffers grow to some megabytes each by reading fast, and then leave them full.
-pub(super) fn limit_buffers(stream: &TcpStream) -> io::Result<()> {
-    sockopt::set_socket_send_buffer_size(stream, SMALL_BUFFER_BYTES)?;
-    sockopt::set_socket_recv_buffer_size(stream, SMALL_BUFFER_BYTES)?;
+pub(super) fn limit_buffers(stream: &TcpStream, buffers: Buffers) -> io::Result<()> {
+    sockopt::set_socket_send_buffer_size(stream, buffers.bytes())?;
+    sockopt::set_socket_recv_buffer_size(stream, buffers.bytes())?;
     Ok(())
 }
 

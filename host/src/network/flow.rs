@@ -18,7 +18,11 @@ use waggle_link::{Ending, FrameReader, FrameWriter, ReceiveFault, Stream, carry}
 use waggle_protocol::egress::{EGRESS_FRAME_BYTES_MAX, EgressRequest, FlowReply, HOST_ADDRESS, Refusal};
 use waggle_shared::address::canonical;
 
-use super::{Guest, ServeFault, dial, resolver};
+use super::{
+    Guest, ServeFault,
+    dial::{self, Buffers},
+    resolver,
+};
 use crate::domain::egress::{Destination, DomainName, Refused};
 
 /// Timeout for receiving the whole request on a new stream.
@@ -78,6 +82,25 @@ impl From<EgressRequest<'_>> for Request {
 struct Permits<'a> {
     _flow: SemaphorePermit<'a>,
     large_buffers: Option<SemaphorePermit<'a>>,
+    medium_buffers: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Permits<'a> {
+    /// Takes a permit for the largest buffers that are left.
+    fn acquire(guest: &'a Guest, flow: SemaphorePermit<'a>) -> Self {
+        let large_buffers = guest.large_buffers.try_acquire().ok();
+        let medium_buffers = if large_buffers.is_none() { guest.medium_buffers.try_acquire().ok() } else { None };
+        Self { _flow: flow, large_buffers, medium_buffers }
+    }
+
+    /// Returns the limit of the connection's buffers, unless the kernel may choose their size.
+    fn buffers(&self) -> Option<Buffers> {
+        match (&self.large_buffers, &self.medium_buffers) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(Buffers::Medium),
+            (None, None) => Some(Buffers::Small),
+        }
+    }
 }
 
 /// Handles a request, and sends the reply. Returns the connection if the request begins a flow.
@@ -152,10 +175,10 @@ async fn connect(guest: &Guest, requested: SocketAddr) -> Result<(TcpStream, Per
         Refusal::Busy
     })?;
     let flow = guest.gateway.flows.try_acquire().map_err(|_full| Refusal::Busy)?;
-    let permits = Permits { _flow: flow, large_buffers: guest.large_buffers.try_acquire().ok() };
+    let permits = Permits::acquire(guest, flow);
     let connection = dial::dial(&to.addresses, to.port, to.name.as_ref(), guest.gateway.proxy.as_ref()).await?;
-    if permits.large_buffers.is_none() {
-        dial::limit_buffers(&connection).map_err(|_fault| Refusal::Busy)?;
+    if let Some(buffers) = permits.buffers() {
+        dial::limit_buffers(&connection, buffers).map_err(|_fault| Refusal::Busy)?;
     }
     Ok((connection, permits))
 }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
     os::fd::{AsFd as _, OwnedFd},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -45,6 +46,12 @@ const LOCALHOST: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01
 
 /// Maximum number of flows of a guest.
 const FLOWS: u32 = 256;
+
+/// The number of flows whose buffers the kernel may enlarge.
+const LARGE: usize = 8;
+
+/// Limit of the kernel's memory for all other flows of a guest, in bytes.
+const KERNEL_MAX: usize = 80 * 1024 * 1024;
 
 struct Hostile {
     socket: Records<UnixStream>,
@@ -238,7 +245,9 @@ async fn guest_that_grants_all_credit_and_never_reads_uses_little_memory() {
 /// States of a connection in the kernel's table.
 const SYN_SENT: &str = "02";
 const TIME_WAIT: &str = "06";
+/// Both sides have sent their end, and the other side has not acknowledged ours.
 const LAST_ACK: &str = "09";
+const CLOSING: &str = "0B";
 
 /// Returns the state and the inode of each connection to a port of the loopback address (proc_pid_net_tcp, proc(5)).
 fn connections(port: u16) -> Vec<(String, String)> {
@@ -339,6 +348,63 @@ async fn data_after_the_end_of_a_flow_ends_the_link() {
     }
 }
 
+/// Sends as much as the host takes on all flows, without granting it credit.
+async fn fill_all(guest: &mut Hostile, port: u16) {
+    const PIECE: usize = 4096;
+    // Whether each flow has begun, and its credit.
+    let mut flows = vec![(false, FLOW_CREDIT_BYTES as usize - connect(port).len()); FLOWS as usize];
+    while let Ok((frame, body)) = timeout(Duration::from_secs(3), guest.frame()).await {
+        let (connected, credit) = flows.get_mut(frame.stream as usize).unwrap();
+        *credit += if frame.kind == CREDIT { frame.value } else { 0 };
+        *connected |= body.starts_with(&framed(&FlowReply::Connected));
+        while *connected && *credit >= PIECE {
+            *credit -= PIECE;
+            assert!(guest.write(&in_stream(frame.stream, &[7; PIECE])).await);
+        }
+    }
+}
+
+/// Returns the kernel's memory for each socket that is connected to a port, in bytes: its data in both directions, with
+/// the kernel's own bookkeeping (ss(8)).
+fn kernel_memory(port: u16) -> Vec<usize> {
+    let listed = Command::new("ss").args(["-tmnH", &format!("dport = :{port}")]).output();
+    let listed = String::from_utf8(listed.expect("failed to run ss: run ./setup test").stdout).unwrap();
+    let value = |field: &str| ["r", "w"].iter().find_map(|name| field.strip_prefix(name)?.parse::<usize>().ok());
+    let memories = listed.split("skmem:(").skip(1).filter_map(|rest| rest.split(')').next());
+    memories.map(|fields| fields.split(',').filter_map(value).sum()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_that_are_full_both_ways_use_little_kernel_memory() {
+    bounded(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // The servers flood and do not read.
+        let flooding = tokio::spawn(async move {
+            let mut servers = tokio::task::JoinSet::new();
+            loop {
+                let (mut server, _) = listener.accept().await.unwrap();
+                servers.spawn(async move { while server.write(&[7; 16 * 1024]).await.is_ok() {} });
+            }
+        });
+        let mut guest = greeted().await;
+        for stream in 0..FLOWS {
+            guest.open(stream, &connect(port)).await;
+        }
+        fill_all(&mut guest, port).await;
+        let mut used = kernel_memory(port);
+        used.sort_unstable();
+        assert_eq!(used.len(), FLOWS as usize);
+        used.truncate(FLOWS as usize - LARGE);
+        let used: usize = used.iter().sum();
+        // Less would mean that the flows were not full.
+        assert!((KERNEL_MAX / 2..KERNEL_MAX).contains(&used), "{used} bytes of the kernel's memory");
+        guest.served.abort();
+        flooding.abort();
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ended_flows_keep_their_places_until_the_server_has_their_data() {
     bounded(async {
@@ -364,7 +430,7 @@ async fn ended_flows_keep_their_places_until_the_server_has_their_data() {
             assert!(guest.write(&[in_stream(stream, &bytes), header(END, 0, stream).to_vec()].concat()).await);
         }
         // Both directions have ended, and the kernel has data for the servers.
-        while in_state(LAST_ACK, port) < FLOWS as usize {
+        while in_state(LAST_ACK, port) + in_state(CLOSING, port) < FLOWS as usize {
             sleep(Duration::from_millis(10)).await;
         }
         sleep(Duration::from_millis(200)).await;
