@@ -201,14 +201,19 @@ async def test_the_proxy_password_stays_out_of_the_log(serve, tmp_path, monkeypa
     server = serve(EGRESS="192.0.2.0/24", EGRESS_PROXY_FILE=str(path)).start()
     async with proxy, server.client() as tools, tools.environment("python") as made:
         code = "import socket\nprint(socket.create_connection(('192.0.2.7', 443), timeout=60).recv(6).decode())"
+        told = []
         for expected in (0, 1):
             ran = await tools.call("execute", environment_id=made["environment_id"], code=code)
             assert ran["exit_code"] == expected, ran
+            told.append(ran)
+        told.append(await tools.call("list_environments"))
+        told.append(server.status(f"/environments/{made['environment_id']}/log"))
     shown = base64.b64encode(f"bee:{PASSWORD}".encode())
     assert len(heads) == 2 and all(b"Basic " + shown + b"\r\n" in head for head in heads), heads
     log = server.output()
     assert "TRACE" in log
-    assert PASSWORD not in log and shown.decode() not in log
+    for text in (log, json.dumps(told)):
+        assert PASSWORD not in text and shown.decode() not in text
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
