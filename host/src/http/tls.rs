@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The handshake of TLS on connections of the HTTP server.
 //!
-//! A handshake belongs to the time and the place of the connection's first request (`places`). Until its end the library
-//! keeps at most 64 KiB of a connection's messages.
+//! A handshake belongs to the time and the place of the connection's first request (`places`). Until its end the
+//! library keeps at most 64 KiB of a connection's messages.
 
 use std::sync::Arc;
 
