@@ -37,19 +37,17 @@ use waggle_protocol::{
     CALLS_MAX, Hello, LISTING_BYTES_MAX, Link, NAME_BYTES_MAX, Origin, Ready, Reply, Request, Seed, Welcome,
     handshake::SEED_BYTES, name::TEXT_BYTES_PER_BYTE_MAX, request,
 };
+use waggle_shared::printable;
 
 pub use self::timeouts::Timeouts;
 use self::{call::Call, fault::AgentFault, page::Page};
-use crate::{
-    domain::{
-        call_fault::CallFault,
-        capabilities::{AgentOrigin, Capabilities},
-        command::{Command, Executed, Loader, OutputStream, User},
-        file::{FileContent, FileRange, LISTING_NAMES_BYTES_MAX, ListOptions, Listing, NAME_TEXT_BYTES_MAX, Writing},
-        guest_path::GuestPath,
-        machine::PortFuture,
-    },
-    printable,
+use crate::domain::{
+    call_fault::CallFault,
+    capabilities::{AgentOrigin, Capabilities},
+    command::{Command, Executed, Loader, OutputStream, User},
+    file::{FileContent, FileRange, LISTING_NAMES_BYTES_MAX, ListOptions, Listing, NAME_TEXT_BYTES_MAX, Writing},
+    guest_path::GuestPath,
+    machine::PortFuture,
 };
 
 // The protocol's limits of listings and names must equal the domain's limits.

@@ -4,6 +4,7 @@
 
 mod advice;
 mod announce;
+mod disk_check;
 mod doctor;
 mod exit_codes;
 mod images;

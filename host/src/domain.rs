@@ -24,6 +24,7 @@ pub mod repository;
 pub mod runtime;
 pub mod shared_limit;
 pub mod stage;
+pub mod start_reason;
 pub mod tokens;
 pub mod utf8;
 pub mod variables;

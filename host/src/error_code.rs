@@ -81,6 +81,10 @@ codes! {
     CallerCapacityReached, "caller_capacity_reached", Result,
         "You have reached your own maximum number of environments; environments of other callers do not count.",
         "Destroy one of your environments that you no longer need; list_environments shows them.";
+    HostDiskLow, "host_disk_low", Result,
+        "The server's disk has less free space than its reserve, so the server creates no environment.",
+        "Destroy environments that you no longer need, and retry later; if the error persists, tell the server's \
+         operator.";
     TooManyCalls, "too_many_calls", Result,
         "The server, or this caller, already runs its maximum number of calls.",
         "Retry when other calls have ended.";

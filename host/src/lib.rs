@@ -67,7 +67,6 @@ mod log_limit;
 pub mod machines;
 pub mod mcp;
 pub mod network;
-mod printable;
 pub mod reaper;
 pub mod server;
 pub mod service;

@@ -41,6 +41,7 @@ mod runner;
 mod runner_messages;
 mod runner_process;
 mod settings;
+mod start_reason;
 mod survey;
 mod sys;
 mod tree_removal;
@@ -90,6 +91,7 @@ use crate::{
         defences::Defence,
         machine::{Machine, MachineSpec, Machines, PortFuture, StartFault},
         stage::Stage,
+        start_reason::StartReason,
     },
     network::Guest,
 };
@@ -249,6 +251,7 @@ impl Vms {
         if spec.cpus > CPUS_MAX {
             return Err(at(Stage::Boot, TooManyCpus { asked: spec.cpus }));
         }
+        self.check_reserve().await?;
         match &self.parts {
             BackendParts::Krun { firmware } => firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
             BackendParts::Qemu { kernel, .. } => kernel.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
@@ -282,6 +285,13 @@ impl Vms {
                 () = &mut cancelled, if !stop.is_cancelled() => stop.cancel(),
             }
         }
+    }
+
+    /// Checks whether the data folder's disk has room for another machine.
+    async fn check_reserve(&self) -> Result<(), StartFault> {
+        let (reserve, folder) = (self.settings.reserve, self.settings.data_dir.clone());
+        let checked = spawn_blocking(move || reserve.check(&folder, 0)).await;
+        checked.map_err(|fault| at(Stage::Disks, fault))?.map_err(|low| at(Stage::Disks, low))
     }
 
     fn plan(&self, spec: &MachineSpec, image: PreparedImage) -> Result<LaunchPlan, RunDirFault> {
@@ -371,5 +381,12 @@ struct TooManyCpus {
 }
 
 fn at(stage: Stage, source: impl Error + Send + Sync + 'static) -> StartFault {
-    StartFault { stage, console: Vec::new(), source: Box::new(source) }
+    start_fault(stage, Vec::new(), Box::new(source))
+}
+
+fn start_fault(stage: Stage, console: Vec<String>, source: Box<dyn Error + Send + Sync>) -> StartFault {
+    let reason = start_reason::reason_of(&*source);
+    let has_ended = reason == StartReason::Ended;
+    let agent_message = owner::agent_message(&console).filter(|_| has_ended).map(str::to_owned);
+    StartFault { stage, reason, agent_message, console, source }
 }

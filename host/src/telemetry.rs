@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The log: human-readable lines on standard error, chosen with `RUST_LOG`.
 
+mod fields;
+
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::{
@@ -11,6 +13,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+use self::fields::PrintableFields;
 
 /// Target of the spans that measure the stages of a call. `RUST_LOG=info,waggle::stages=debug` logs the duration of
 /// each span:
@@ -39,8 +43,12 @@ pub fn start(default: &str) -> Result<(), TelemetryFault> {
         .parse(&filter)
         .map_err(|source| TelemetryFault::Filter { filter, source: source.into() })?;
     let ansi = std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-    let stages = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_span_events(FmtSpan::CLOSE);
+    let lines = fmt::layer().fmt_fields(PrintableFields).with_writer(std::io::stderr).with_ansi(ansi);
+    let stages = fmt::layer()
+        .fmt_fields(PrintableFields)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_span_events(FmtSpan::CLOSE);
     let stages = stages.with_filter(filter_fn(|what| what.is_span() && what.target() == STAGES));
     let log = tracing_subscriber::registry().with(filter).with(lines).with(stages);
     log.try_init().map_err(|source| TelemetryFault::Start { source: source.into() })

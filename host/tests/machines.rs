@@ -41,6 +41,7 @@ use waggle::{
     network::Gateway,
 };
 use waggle_images::cache::ImageStore;
+use waggle_shared::disk_reserve::DiskReserve;
 
 /// Boot timeout of machines whose start must end before the timeout.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -195,6 +196,7 @@ async fn open(data: &Path, settings: VmSettings) -> Result<Vms, OpenFault> {
 fn settings(data: &Path) -> VmSettings {
     VmSettings {
         data_dir: data.to_owned(),
+        reserve: DiskReserve::default(),
         backend: WantedBackend::Qemu,
         firmware: None,
         log_level: 0,

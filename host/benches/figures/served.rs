@@ -28,6 +28,7 @@ use waggle::{
     server::Waggle,
 };
 use waggle_images::{cache::ImageStore, reference::ImageRef};
+use waggle_shared::disk_reserve::DiskReserve;
 
 use crate::places::{firmware, program};
 
@@ -46,6 +47,7 @@ impl Site {
         let folder = tempfile::Builder::new().prefix("wb-").tempdir_in("/tmp").unwrap();
         let settings = VmSettings {
             data_dir: folder.path().to_owned(),
+            reserve: DiskReserve::default(),
             backend: WantedBackend::Qemu,
             firmware: Some(firmware()),
             log_level: 0,

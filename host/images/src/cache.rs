@@ -37,6 +37,7 @@ use std::{
 };
 
 use tokio::task::spawn_blocking;
+use waggle_shared::disk_reserve::DiskReserve;
 
 pub use self::{
     evict::{EvictionRules, Removed},
@@ -61,6 +62,8 @@ pub struct ImageStoreSettings {
     pub cache_dir: PathBuf,
     pub registries: RegistrySettings,
     pub rules: EvictionRules,
+    /// The space that must remain free on the cache's disk.
+    pub reserve: DiskReserve,
 }
 
 /// Prepares images and caches them.
@@ -85,8 +88,8 @@ impl ImageStore {
     /// # Errors
     /// If the folder cannot be created or is not writable.
     pub fn with_settings(settings: ImageStoreSettings) -> Result<Self, PrepareFault> {
-        let ImageStoreSettings { cache_dir, registries, rules } = settings;
-        let cache = Arc::new(Cache::open(cache_dir)?);
+        let ImageStoreSettings { cache_dir, registries, rules, reserve } = settings;
+        let cache = Arc::new(Cache::open(cache_dir, reserve)?);
         let preparer = Arc::new(Preparer::new(cache, Registries::new(registries), rules));
         Ok(Self { preparer, jobs: Jobs::default() })
     }

@@ -150,6 +150,20 @@ impl FromStr for ImageRef {
     }
 }
 
+impl ImageRef {
+    /// Returns the reference with only the last part of a path, for clients, which must not learn the host's folders.
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        let (prefix, local) = match self {
+            Self::Registry(registry) => return registry.0.to_string(),
+            Self::Layout(local) => (LAYOUT_PREFIX, local),
+            Self::Archive(local) => (ARCHIVE_PREFIX, local),
+        };
+        let name = local.path.file_name().unwrap_or_default().display();
+        local.tag.as_ref().map_or_else(|| format!("{prefix}{name}"), |tag| format!("{prefix}{name}:{tag}"))
+    }
+}
+
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (prefix, local) = match self {
@@ -278,6 +292,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn short_name_has_no_folders() {
+        for (reference, expected) in [
+            ("oci:/srv/images/shell:v1", "oci:shell:v1"),
+            ("oci:/srv/images/shell", "oci:shell"),
+            ("oci-archive:/srv/shell.tar", "oci-archive:shell.tar"),
+            ("registry.test/a/b:1", "registry.test/a/b:1"),
+        ] {
+            assert_eq!(reference.parse::<ImageRef>().unwrap().short_name(), expected);
+        }
+    }
 
     const HEX: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 

@@ -4,23 +4,48 @@
 
 use std::{borrow::Cow, error::Error};
 
+use crate::printable;
+
+/// Maximum bytes of an error with its causes: enough for an error and its causes, of one line each.
+const CHAIN_BYTES_MAX: usize = 2000;
+/// Maximum bytes of one error's text, so that a long one leaves space for its causes. The longest advice has 400.
+const ERROR_BYTES_MAX: usize = 800;
+/// Marks the end of a text that was cut.
+const CUT: &str = " ...";
+
 /// Characters that end a URL in a message.
 const URL_ENDS: [char; 5] = ['"', '\'', '`', '<', '>'];
 
 /// Placeholder credentials, as in an error that shows the expected URL. They are not masked.
 const PLACEHOLDER: &str = "USER:PASSWORD";
 
-/// Joins the texts of an error and its causes, outermost first, with the credentials of URLs masked.
+/// Joins the texts of an error and its causes, outermost first. Errors quote settings, images and registries, so the
+/// credentials of URLs are masked, control characters and invisible ones are escaped, and the length is limited.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let mut text = shown(error);
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
-        text.push_str(&error.to_string());
+        text.push_str(&shown(error));
+        if text.len() > CHAIN_BYTES_MAX {
+            return printable::text(&text, CHAIN_BYTES_MAX) + CUT;
+        }
         cause = error.source();
     }
-    mask_credentials(&text).into_owned()
+    text
+}
+
+/// Returns the text of one error.
+fn shown(error: &dyn Error) -> String {
+    // The mask comes first, because it needs the end of each URL.
+    let text = error.to_string();
+    let text = mask_credentials(&text);
+    let mut shown = printable::text(&text, ERROR_BYTES_MAX);
+    if printable::text(&text, ERROR_BYTES_MAX + 1).len() > shown.len() {
+        shown.push_str(CUT);
+    }
+    shown
 }
 
 /// Masks the user and password of each URL in a text. Errors quote settings, and any setting may hold a misplaced URL.
@@ -52,6 +77,29 @@ pub fn mask_credentials(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: String,
+        source: Option<Box<Link>>,
+    }
+
+    fn link(text: &str, source: Option<Link>) -> Link {
+        Link { text: text.to_owned(), source: source.map(Box::new) }
+    }
+
+    #[test]
+    fn chain_is_escaped_and_long_errors_leave_space_for_their_causes() {
+        let forged = link("os is \"linux\n2026-01-01 ERROR forged\u{202e}\x1b[2J\"", None);
+        let long = link(&"A".repeat(4 << 20), Some(forged));
+        let text = chain(&link("failed to read http://b:h@i/x", Some(long)));
+        assert!(text.starts_with("failed to read http://...@i/x: AAAA"), "{text}");
+        let end = "AAA ...: os is \"linux\\u{a}2026-01-01 ERROR forged\\u{202e}\\u{1b}[2J\"";
+        assert!(text.ends_with(end) && text.len() < 1000, "{text}");
+        let endless = (0..100).fold(link("x", None), |source, _| link(&"A".repeat(500), Some(source)));
+        assert_eq!(chain(&endless).len(), CHAIN_BYTES_MAX + CUT.len());
+    }
 
     #[test]
     fn masks_the_credentials_of_each_url_and_keeps_the_hosts() {

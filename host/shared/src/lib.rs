@@ -4,6 +4,8 @@
 
 pub mod address;
 pub mod causes;
+pub mod disk_reserve;
 pub mod draft;
 pub mod mutex;
+pub mod printable;
 pub mod private_folder;

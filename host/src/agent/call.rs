@@ -7,17 +7,15 @@ use std::{future::pending, time::Duration};
 use tokio::{io, pin, time::timeout};
 use waggle_link::{FrameReader, FrameWriter, Opener, ReceiveFault, SendFault, Stream};
 use waggle_protocol::{CHUNK_BYTES_MAX, Input, REFUSED_MAX, Reply, Request, reply};
+use waggle_shared::printable;
 
 use super::fault::AgentFault;
-use crate::{
-    domain::{
-        call_fault::CallFault,
-        command::{EndCause, Executed, RefusedCall},
-        guest_path::GuestPath,
-        machine::PortFuture,
-        output::{Output, OutputFile},
-    },
-    printable,
+use crate::domain::{
+    call_fault::CallFault,
+    command::{EndCause, Executed, RefusedCall},
+    guest_path::GuestPath,
+    machine::PortFuture,
+    output::{Output, OutputFile},
 };
 
 /// Maximum time to wait for the link's end after a call's stream has broken. The link's error is more precise than the

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use waggle_link::ReceiveFault;
 use waggle_protocol::{Fault, FaultKind, Reply, TEXT_BYTES_MAX};
+use waggle_shared::printable;
 
-use crate::{
-    domain::call_fault::{CallFault, RefusalKind},
-    printable,
-};
+use crate::domain::call_fault::{CallFault, RefusalKind};
 
 /// The agent broke the protocol.
 #[derive(Debug, thiserror::Error)]

@@ -6,13 +6,16 @@ use std::{error::Error, io, iter::successors, sync::Arc};
 
 use nix::errno::Errno;
 use waggle_images::{cache::PrepareFault, registry::RegistryFault};
-use waggle_shared::causes::chain;
+use waggle_shared::{causes::chain, disk_reserve::LowDisk};
 
 use crate::machines::OpenFault;
 
 const LACKS: &str = "`waggle doctor` lists everything that machines need on this host, and how to install it";
 const DISK_FULL: &str = "free disk space (`waggle image prune --all` removes images that are not in use), or set \
                        WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR to folders on another disk";
+const DISK_LOW: &str = "free disk space (`waggle image prune --all` removes images that are not in use), set \
+                        WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR to folders on another disk, or lower \
+                        WAGGLE_DISK_RESERVE_MB";
 const NO_REGISTRY: &str = "without a registry: build images with `./taskw images` in waggle's source tree, and set \
                            WAGGLE_IMAGE_PYTHON, WAGGLE_IMAGE_NODE and WAGGLE_IMAGE_SHELL to them";
 const NO_LAYOUT: &str = "build images with `./taskw images` in waggle's source tree, or fetch one with `skopeo copy \
@@ -24,9 +27,14 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     let causes: Vec<_> = successors(Some(fault), |fault| (*fault).source()).collect();
     let is_missing =
         |cause: &&(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
+    let is_low_disk = |cause: &&(dyn Error + 'static)| {
+        cause.is::<LowDisk>() || matches!(prepare_fault(*cause), Some(PrepareFault::LowDisk { .. }))
+    };
     // Searches for the error's text, since mkfs.ext4 reports a full disk only as text.
     if chain(fault).contains(Errno::ENOSPC.desc()) {
         Some(DISK_FULL)
+    } else if causes.iter().any(is_low_disk) {
+        Some(DISK_LOW)
     } else if causes.iter().any(|cause| cause.is::<OpenFault>()) {
         Some(LACKS)
     } else {
@@ -34,6 +42,7 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
             PrepareFault::Pull { source, .. } => is_unreachable(source).then_some(NO_REGISTRY),
             PrepareFault::Image(_) => causes.iter().any(is_missing).then_some(NO_LAYOUT),
             PrepareFault::TooLarge { .. }
+            | PrepareFault::LowDisk { .. }
             | PrepareFault::Cache { .. }
             | PrepareFault::CacheFile { .. }
             | PrepareFault::Lost { .. } => None,

@@ -22,9 +22,13 @@ use waggle_images::{
     cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
     reference::ImageRef,
 };
+use waggle_shared::printable;
 
 /// Length of a digest in `ls`; long enough to identify an image uniquely.
 const DIGEST_CHARS: usize = 12;
+
+/// Maximum bytes of a cell: enough for the longest reference.
+const CELL_BYTES_MAX: usize = 5000;
 
 /// The log filter where `RUST_LOG` is unset.
 const LOG_FILTER: &str = "warn";
@@ -125,13 +129,16 @@ fn holders(holders: &[LeaseHolder]) -> String {
 
 /// Writes the rows as a table. Each column has the width of its widest cell.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    // References are from the cache, which may hold those of another version.
+    let rows: Vec<_> =
+        rows.iter().map(|row| row.each_ref().map(|cell| printable::text(cell, CELL_BYTES_MAX))).collect();
     let mut widths = [0; COLUMNS];
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }

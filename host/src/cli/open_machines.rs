@@ -66,6 +66,7 @@ pub(super) async fn open(
 pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::VmSettings {
     machines::VmSettings {
         data_dir: folders.data.clone(),
+        reserve: settings.image_store.reserve(),
         backend: settings.backend,
         firmware: settings.firmware.clone(),
         log_level: settings.log_level,

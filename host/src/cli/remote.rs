@@ -13,6 +13,7 @@ use std::{
 
 use clap::Args;
 use serde_json::{Value, json};
+use waggle_shared::printable;
 
 pub use self::server::ServerArguments;
 use self::server::{RemoteFault, call, get};
@@ -20,7 +21,6 @@ use super::exit_codes::TIMED_OUT;
 use crate::{
     domain::{environment_id::EnvironmentId, output::OUTPUT_BYTES_MAX},
     error_code::ErrorCode,
-    printable,
 };
 
 /// Time for the server's part of a call, in addition to the command's timeout.

@@ -16,7 +16,9 @@ use waggle_images::{
     reference::ImageRef,
 };
 
-use super::{announce, open_machines, signals::ShutdownSignals, tls_reader::TlsReader, token_reader::TokenReader};
+use super::{
+    announce, disk_check, open_machines, signals::ShutdownSignals, tls_reader::TlsReader, token_reader::TokenReader,
+};
 use crate::{
     config::{self, PullImages, Settings, process_variable},
     domain::runtime::ByRuntime,
@@ -57,7 +59,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     server.set_tls(tls.as_ref().map(TlsReader::current));
     let served = match listener {
         Some(listener) => {
-            let checks = checks(&images, machines.kernel().to_owned());
+            let checks = checks(&images, machines.kernel().to_owned(), disk_check::check(settings, &folders));
             let address = server.listen(listener, tokens.as_ref().map(TokenReader::current), checks)?;
             let backend = machines.backend().to_string();
             if let Some(warning) = settings.access.plain_text_warning(address) {
@@ -122,11 +124,12 @@ async fn maintain_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when:
 }
 
 /// The checks of `/readyz`. The back end was checked at the start.
-fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf) -> Vec<Check> {
+fn checks(images: &ByRuntime<ImageRef>, kernel: PathBuf, disk: Check) -> Vec<Check> {
     let images = [images.python.clone(), images.node.clone(), images.shell.clone()];
     vec![
         Check { name: "images", is_required: true, run: Box::new(move || images.iter().try_for_each(check_image)) },
         Check { name: "kernel", is_required: true, run: Box::new(move || check_exists(&kernel)) },
+        disk,
     ]
 }
 

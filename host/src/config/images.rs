@@ -10,6 +10,7 @@ use waggle_images::{
     reference::ImageRef,
     registry::{PlainHosts, RegistrySettings},
 };
+use waggle_shared::disk_reserve::DiskReserve;
 
 use super::{
     duration,
@@ -30,6 +31,11 @@ pub struct ImageSettings {
     /// images in use [default: no limit]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..), value_name = "MIB")]
     pub image_cache_max_mb: Option<u32>,
+    /// Free space that must remain on the disks of the data folder and of the image folder, in MiB, 0 to 1048576; below
+    /// it no environment is created and no image is pulled or prepared
+    #[arg(long, global = true, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    #[arg(value_name = "MIB")]
+    pub disk_reserve_mb: u32,
     /// Registries that may be used without TLS, as HOST or HOST:PORT, separated by commas; registries on this machine
     /// may always be used without TLS
     #[arg(long, global = true, default_value = "", value_name = "REGISTRIES", hide_default_value = true)]
@@ -120,7 +126,18 @@ impl ImageSettings {
     /// [`FoldersFault`] if the folder is unknown.
     pub fn store(&self, variable: Lookup<'_>) -> Result<ImageStoreSettings, FoldersFault> {
         let registries = RegistrySettings { plain: self.insecure_registries.clone(), auth_files: auth_files(variable) };
-        Ok(ImageStoreSettings { cache_dir: self.folder(variable)?, registries, rules: self.rules() })
+        Ok(ImageStoreSettings {
+            cache_dir: self.folder(variable)?,
+            registries,
+            rules: self.rules(),
+            reserve: self.reserve(),
+        })
+    }
+
+    /// Returns the space that must remain free on each disk.
+    #[must_use]
+    pub fn reserve(&self) -> DiskReserve {
+        DiskReserve::from_mib(self.disk_reserve_mb)
     }
 
     /// Returns the rules for the removal of images.

@@ -19,6 +19,7 @@ use super::{
     guest_path::GuestPath,
     principal::Principal,
     stage::Stage,
+    start_reason::StartReason,
 };
 
 /// A boxed future. Trait objects need boxed futures.
@@ -126,7 +127,20 @@ pub struct MachineSpec {
 #[error("failed while {}", stage.describe())]
 pub struct StartFault {
     pub stage: Stage,
+    /// The reason, for the client. The fault and its causes are for the operator.
+    pub reason: StartReason,
+    /// The agent's last message before the machine ended, for the client as well; escaped and limited in length.
+    pub agent_message: Option<String>,
     /// The last lines of the machine's console, if it printed any; see [`Machine::console`].
     pub console: Vec<String>,
     pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl StartFault {
+    /// Returns the text for the client, which contains nothing of the fault's source.
+    #[must_use]
+    pub fn for_client(&self) -> String {
+        let said = self.agent_message.iter().map(|message| format!("; the agent said: {message}"));
+        format!("{self}: {}", self.reason) + &said.collect::<String>()
+    }
 }

@@ -67,7 +67,7 @@ fn json_of(log: &EnvironmentLog) -> Value {
         "environment_id": environment.id.to_string(),
         "name": environment.name.as_str(),
         "runtime": environment.runtime.name(),
-        "image": environment.image.to_string(),
+        "image": environment.image.short_name(),
         "status": environment.state().name(),
         "created_at": rfc3339(environment.created_at),
         "events": events,

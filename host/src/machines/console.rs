@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::printable;
+use waggle_shared::printable;
 
 /// Maximum number of buffered bytes. A kernel panic with its call trace has about 6 KiB.
 const KEPT_BYTES_MAX: usize = 16 * 1024;

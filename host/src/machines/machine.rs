@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use waggle_shared::mutex::lock;
+use waggle_shared::{mutex::lock, printable};
 
 use super::{console::ConsoleTail, owner::End};
 use crate::{
     agent::AgentClient,
     domain::machine::{Agent, Machine, PortFuture},
-    printable,
 };
 
 /// Maximum length of the reason for a machine's end, in bytes.

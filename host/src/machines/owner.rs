@@ -70,7 +70,7 @@ pub(super) enum End {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum BootFault {
+pub(super) enum BootFault {
     #[error("the agent did not connect within {} s", after.as_secs_f32())]
     TimedOut { after: Duration },
     #[error("the machine ended before its agent connected: {reason}")]
@@ -163,7 +163,7 @@ pub(super) async fn own(
             }
             let console = output.map(|output| output.console).unwrap_or_default();
             // After a cancelled start, the receiver may have been dropped.
-            let _ = progress.send(Progress::Failed(StartFault { stage, console, source })).await;
+            let _ = progress.send(Progress::Failed(super::start_fault(stage, console, source))).await;
             End::Stopped
         }
     };
@@ -310,8 +310,12 @@ async fn remove(run_dir: PathBuf) {
 
 /// Appends the agent's last console message: the guest's first process prints there why it failed.
 fn with_agent_message(reason: &str, console: &[String]) -> String {
-    let message = console.iter().rev().find_map(|line| line.split_once(CONSOLE_PREFIX));
-    message.map_or_else(|| reason.to_owned(), |(_, message)| format!("{reason}; the agent said: {message}"))
+    agent_message(console).map_or_else(|| reason.to_owned(), |message| format!("{reason}; the agent said: {message}"))
+}
+
+/// Returns the agent's last message on the console.
+pub(super) fn agent_message(console: &[String]) -> Option<&str> {
+    console.iter().rev().find_map(|line| line.split_once(CONSOLE_PREFIX)).map(|(_, message)| message)
 }
 
 /// Logs the end of a machine with its last output, which may be 10 KB, within the limit of the owner's lines.

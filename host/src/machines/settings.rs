@@ -4,6 +4,8 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
+use waggle_shared::disk_reserve::DiskReserve;
+
 use super::{backend::WantedBackend, kernel_arguments::KernelArguments};
 use crate::{domain::defences::Relaxed, network::Gateway};
 
@@ -15,6 +17,8 @@ const FIRMWARE_FOLDER: &str = "firmware";
 pub struct VmSettings {
     /// Parent of the run folders.
     pub data_dir: PathBuf,
+    /// The space that must remain free on the data folder's disk.
+    pub reserve: DiskReserve,
     /// The back end that the operator chose.
     pub backend: WantedBackend,
     /// Path of libkrunfw or of its folder; if unset, the embedded library or a default folder is used.

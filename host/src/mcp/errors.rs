@@ -25,9 +25,6 @@ use crate::{
     service::fault::{CallerFault, Fault, ServerFault},
 };
 
-/// Maximum number of characters of an error in the log: enough for an error and its causes, of one line each.
-const LOGGED_CHARS_MAX: usize = 2000;
-
 /// The JSON-RPC code of an error after which a retry may succeed. JSON-RPC leaves the meaning of this code to servers
 /// (section 5.1 of its specification).
 const SERVER_BUSY: rmcp::model::ErrorCode = rmcp::model::ErrorCode(-32000);
@@ -43,8 +40,8 @@ pub(super) fn into_reply(tool: &str, caller: &Principal, failure: Failure) -> Re
                 .or_else(|failure| into_reply(tool, caller, failure))
         }
         Failure::Service(Fault::Server(fault)) => {
-            let message = chain(&fault);
-            log_fault(tool, caller, &message, &fault);
+            log_fault(tool, caller, &chain(&fault), &fault);
+            let message = fault.for_client();
             match fault {
                 // The caller can create another environment.
                 ServerFault::Start { .. } | ServerFault::Call { .. } => Ok(for_caller(&message, fault.code(), true)),
@@ -140,8 +137,6 @@ fn internal(tool: &str, caller: &Principal, message: String) -> ErrorData {
 }
 
 fn log(tool: &str, message: &str, left_out: u64) {
-    let end = message.char_indices().nth(LOGGED_CHARS_MAX).map_or(message.len(), |(at, _)| at);
-    let message = message.get(..end).unwrap_or_default();
     tracing::error!(tool, error = message, left_out, "a tool failed");
 }
 

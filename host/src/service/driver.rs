@@ -49,7 +49,6 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use waggle_shared::causes::chain;
 
 use super::{
     installation_queue::InstallationQueue,
@@ -126,7 +125,7 @@ impl Driver {
                 tracing::info!(reason = ?self.reason, "environment is destroyed");
             }
             Boot::Failed(fault) => {
-                self.journal.note(&chain(&fault));
+                self.journal.note(&fault.for_client());
                 self.apply(Event::Failed);
                 self.apply(Event::DestroyRequested);
                 self.apply(Event::Released);

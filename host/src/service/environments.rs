@@ -157,7 +157,7 @@ impl Environments {
                 undo.disarm();
                 Ok(running)
             }
-            Ok(Err(source)) => Err(ServerFault::Start { id, source }.into()),
+            Ok(Err(source)) => Err(ServerFault::Start { id, source: Box::new(source) }.into()),
             Err(_) => match self.find(&owner, id) {
                 Err(fault @ CallerFault::DestroyedEnvironment { reason, .. })
                     if reason != DestroyReason::NeverReady =>

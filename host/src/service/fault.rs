@@ -16,6 +16,7 @@ use crate::domain::{
     machine::StartFault,
     repository::{CapacityFault, DestroyReason},
     runtime::RuntimeFault,
+    start_reason::StartReason,
 };
 use crate::error_code::ErrorCode;
 
@@ -247,7 +248,7 @@ pub enum ServerFault {
     Start {
         id: EnvironmentId,
         /// The stage that failed, with the cause.
-        source: StartFault,
+        source: Box<StartFault>,
     },
     /// The guest's agent broke the protocol.
     #[error("failed to {operation} in environment {id}")]
@@ -263,10 +264,26 @@ pub enum ServerFault {
 }
 
 impl ServerFault {
+    /// Returns the text for the client. Unlike the fault and its causes, which are for the log, it contains no path of
+    /// the host, and no text of an image or a registry.
+    #[must_use]
+    pub fn for_client(&self) -> String {
+        match self {
+            Self::Start { source, .. } => {
+                format!("{self}: {}; the server's log has the details, with this id", source.for_client())
+            }
+            Self::Call { .. } => {
+                format!("{self}: the guest agent broke the protocol; the server's log has the details")
+            }
+            Self::Unowned { .. } => self.to_string(),
+        }
+    }
+
     /// Returns the code for programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::Start { source, .. } if matches!(source.reason, StartReason::LowDisk(_)) => ErrorCode::HostDiskLow,
             Self::Start { .. } => ErrorCode::StartFailed,
             Self::Call { .. } => ErrorCode::MachineFailed,
             Self::Unowned { .. } => ErrorCode::Internal,

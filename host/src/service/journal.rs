@@ -8,20 +8,20 @@ use std::{
 };
 
 use tokio::sync::watch;
-use waggle_shared::mutex::lock;
+use waggle_shared::{mutex::lock, printable};
 
 use crate::domain::{egress::Refused, environment::Environment, machine::Machine, stage::Stage};
 
 /// Maximum number of events of one environment. An environment normally has fewer than ten.
 const EVENTS_MAX: usize = 32;
-/// Maximum number of characters of an event: enough for a sentence with its cause.
-const EVENT_CHARS_MAX: usize = 500;
+/// Maximum number of bytes of an event: enough for a sentence with its cause.
+const EVENT_BYTES_MAX: usize = 500;
 
 /// One event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Event {
     pub at: SystemTime,
-    /// A sentence without control characters.
+    /// A sentence, safe to show.
     pub what: String,
 }
 
@@ -63,7 +63,7 @@ impl Journal {
 
     /// Records an event. Truncates a long event, and drops the event if the journal is full.
     pub(super) fn note(&self, what: &str) {
-        let what = what.chars().filter(|letter| !letter.is_control()).take(EVENT_CHARS_MAX).collect();
+        let what = printable::text(what, EVENT_BYTES_MAX);
         let mut events = lock(&self.events);
         if events.len() < EVENTS_MAX {
             events.push(Event { at: SystemTime::now(), what });
@@ -127,7 +127,8 @@ mod tests {
             journal.note(&"a\nb\x1b".repeat(1000));
         }
         let events = journal.events();
-        assert_eq!((events.len(), events[0].what.as_str()), (EVENTS_MAX, "ab".repeat(EVENT_CHARS_MAX / 2).as_str()));
+        assert_eq!(events.len(), EVENTS_MAX);
+        assert!(events[0].what.starts_with("a\\u{a}b\\u{1b}a") && events[0].what.len() <= EVENT_BYTES_MAX);
         assert_eq!(journal.console(), Vec::<String>::new());
     }
 }

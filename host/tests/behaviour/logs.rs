@@ -61,7 +61,8 @@ async fn log_has_the_cause_of_a_failed_start() {
     let (text, _) = served.refused("create_environment", json!({"language": "node"})).await;
     let id = text.split([' ', ':']).find(|word| word.len() == UNKNOWN_ID.len()).unwrap();
     let failed = log(&served, id).await;
-    assert_eq!(events(&failed), ["preparing the image", "failed while preparing the image: blob sha256:00 is missing"]);
+    let reason = "failed while preparing the image: the image is invalid, damaged or not supported";
+    assert_eq!(events(&failed), ["preparing the image", reason]);
     assert_eq!((&failed["status"], &failed["console"]), (&json!("destroyed"), &json!([CONSOLE])));
     // The server keeps 32 logs of failed starts.
     for _ in 0..32 {

@@ -3,6 +3,7 @@
 //! Simulated machines: each is the real guest agent on an in-memory pipe, with a temporary folder as its root.
 
 use std::{
+    error::Error,
     fs, io,
     os::unix::fs::symlink,
     sync::{
@@ -19,6 +20,7 @@ use waggle::{
     domain::{
         machine::{Agent, Machine, MachineSpec, Machines, PortFuture, StartFault},
         stage::Stage,
+        start_reason::StartReason,
     },
 };
 use waggle_link::Past;
@@ -83,7 +85,13 @@ impl Machines for InProcess {
             if spec.image.to_string() == BROKEN {
                 let source = io::Error::other("blob sha256:00 is missing");
                 let console = vec![CONSOLE.to_owned()];
-                return Err(StartFault { stage: Stage::Image, console, source: source.into() });
+                return Err(StartFault {
+                    stage: Stage::Image,
+                    reason: StartReason::ImageInvalid,
+                    agent_message: None,
+                    console,
+                    source: source.into(),
+                });
             }
             stages(Stage::Disks);
             let root = tempfile::tempdir().unwrap();
@@ -97,7 +105,7 @@ impl Machines for InProcess {
                 cancelled.await;
                 let _end = self.may_end.lock().await;
                 let source = io::Error::other("cancelled");
-                return Err(StartFault { stage: Stage::Boot, console: Vec::new(), source: source.into() });
+                return Err(start_fault(source.into()));
             }
             let guest = Guest {
                 origin: Origin::Host,
@@ -113,11 +121,15 @@ impl Machines for InProcess {
             });
             let agent = agent::connect(near, Past::None, "machine", Timeouts::default())
                 .await
-                .map_err(|source| StartFault { stage: Stage::Boot, console: Vec::new(), source: source.into() })?;
+                .map_err(|source| start_fault(source.into()))?;
             let faults = Arc::clone(&self.faults);
             Ok(Arc::new(InProcessMachine { agent, serving, faults, _root: root, _alive: alive }) as Arc<dyn Machine>)
         })
     }
+}
+
+fn start_fault(source: Box<dyn Error + Send + Sync>) -> StartFault {
+    StartFault { stage: Stage::Boot, reason: StartReason::Other, agent_message: None, console: Vec::new(), source }
 }
 
 struct InProcessMachine {

@@ -68,6 +68,8 @@ class Server:
             "IMAGE_PYTHON": image("python"),
             "IMAGE_NODE": image("node"),
             "IMAGE_SHELL": image("shell"),
+            # Less than the default, for machines with a small disk.
+            "DISK_RESERVE_MB": "16",
             **settings,
         }
         self.process = None

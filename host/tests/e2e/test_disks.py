@@ -2,6 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A full disk, and its effects on its own guest and on others."""
 
+import json
+import os
+import subprocess
+
+import pytest
+
+from server import BINARY, CALL_S
+
 DISK_MIB = 64
 
 FILL = """
@@ -51,6 +59,59 @@ async def test_a_full_disk_affects_only_its_guest(serve):
         assert await run(tools, one, FREE) == "freed"
         await tools.call("write_file", environment_id=one, path="kept", content="new")
         assert await run(tools, one, "print(open('kept').read())") == "new"
+
+
+def grow(mib):
+    """Code that writes a file of this size to the disk."""
+    return f"""
+import os
+with open("grown", "wb") as file:
+    for _ in range({mib}):
+        file.write(b"x" * (1 << 20))
+    file.flush()
+    os.fsync(file.fileno())
+print("grown")
+"""
+
+
+@pytest.mark.outside("mounts a file system for the server's data")
+async def test_a_low_disk_of_the_host_refuses_new_environments_and_leaves_those_that_run(serve):
+    server = serve(DEFAULT_DISK_MB="256", DISK_RESERVE_MB="120")
+    server.data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=700", "tmpfs", server.data], check=True)
+    try:
+        server.start()
+        async with server.client() as tools, tools.environment("python") as kept:
+            other, one = kept["environment_id"], (await tools.create("python"))["environment_id"]
+            assert server.status("/readyz")[1]["checks"]["disk"] == "ok"
+            free = os.statvfs(server.data).f_bavail * os.statvfs(server.data).f_frsize >> 20
+            assert await run(tools, one, grow(free - 110)) == "grown"
+
+            # New environments are refused, and neither the refusal nor /readyz shows a path.
+            refused = await tools.raw("create_environment", language="python")
+            assert refused.is_error and refused.meta["waggle/error"]["code"] == "host_disk_low", refused
+            message = refused.content[0].text
+            assert "a reserve of 120 MiB must remain free" in message and str(server.folder) not in message, message
+            status, ready = server.status("/readyz")
+            assert (status, ready["checks"]["disk"] != "ok") == (200, True), ready
+            assert str(server.folder) not in json.dumps(ready)
+            assert "a reserve of 120 MiB must remain free" in server.output()
+            doctor = [BINARY, "doctor", "--no-boot", "--json"]
+            ran = subprocess.run(doctor, env=server.variables(), capture_output=True, text=True, timeout=CALL_S, check=False)
+            checks = {check["name"]: check for check in json.loads(ran.stdout)["checks"]}
+            assert (ran.returncode, checks["data folder"]["state"]) == (1, "broken")
+            assert "a reserve of 120 MiB" in checks["data folder"]["found"]
+            assert "WAGGLE_DISK_RESERVE_MB" in checks["data folder"]["mend"]["debian"]
+
+            # The reserve is there for the environments that run.
+            assert await run(tools, other, grow(50)) == "grown"
+            await tools.call("destroy_environment", environment_id=one)
+            async with tools.environment("python") as third:
+                assert await run(tools, third["environment_id"], "print('fresh')") == "fresh"
+            assert server.status("/readyz")[1]["checks"]["disk"] == "ok"
+        server.stop()
+    finally:
+        subprocess.run(["umount", "--lazy", server.data], check=True)
 
 
 INODES = """

@@ -25,6 +25,7 @@ install -m 600 /dev/null "$1/dev/kvm"
 mount --rbind "$1/dev" /dev
 """
 NO_MKFS = "mount -t tmpfs none /usr/sbin; [ -h /sbin ] || mount -t tmpfs none /sbin"
+LOW_DISK = 'mount -t tmpfs -o size=200m,mode=777 none "$1/full"'
 FULL_DISK = 'mount -t tmpfs -o size=64k,mode=777 none "$1/full"'
 
 
@@ -130,9 +131,21 @@ def test_an_inaccessible_kvm_device_is_reported_with_the_command_that_helps(stra
 RUN = {
     "no registry": ("", {"WAGGLE_IMAGE_SHELL": "127.0.0.1:1/none/none:1"}, ["./taskw images", "WAGGLE_IMAGE_SHELL"]),
     "no layout": ("", {"WAGGLE_IMAGE_SHELL": "oci:HOME/none"}, ["HOME/none", "./taskw images", "skopeo copy"]),
-    "no room for disks": (FULL_DISK, {"WAGGLE_DATA_DIR": "HOME/full"}, ["No space left", "free disk space", "WAGGLE_DATA_DIR"]),
+    "no room for disks": (
+        FULL_DISK,
+        {"WAGGLE_DATA_DIR": "HOME/full", "WAGGLE_DISK_RESERVE_MB": "0"},
+        ["No space left", "free disk space", "WAGGLE_DATA_DIR"],
+    ),
     "no room for images": (
-        FULL_DISK, {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full"}, ["No space left", "free disk space", "WAGGLE_IMAGE_CACHE_DIR"]
+        FULL_DISK,
+        {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full", "WAGGLE_DISK_RESERVE_MB": "0"},
+        ["No space left", "free disk space", "WAGGLE_IMAGE_CACHE_DIR"],
+    ),
+    "less room than the reserve for disks": (
+        LOW_DISK, {"WAGGLE_DATA_DIR": "HOME/full"}, ["a reserve of 1024 MiB must remain free", "WAGGLE_DISK_RESERVE_MB"]
+    ),
+    "less room than the reserve for images": (
+        LOW_DISK, {"WAGGLE_IMAGE_CACHE_DIR": "HOME/full"}, ["a reserve of 1024 MiB must remain free", "WAGGLE_DISK_RESERVE_MB"]
     ),
 }
 

@@ -189,13 +189,51 @@ def test_a_pull_that_fills_the_disk_says_so_and_leaves_nothing(registries, image
     for room, step in [(stored // 2, "failed to pull the image"), (stored + (256 << 10), "failed to merge the layers")]:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", cache], check=True)
         try:
-            fault = image("pull", reference, fails=True)
+            fault = image("pull", reference, "--disk-reserve-mb", "0", fails=True)
             assert step in fault and "No space left on device" in fault
             assert list(cache.glob("*/.draft-*")) == []
             assert list(cache.glob("merged-*/*.erofs")) == []
         finally:
             subprocess.run(["umount", cache], check=True)
     image("pull", reference)
+
+
+def test_a_pull_leaves_the_reserve_free_and_evicts_unused_images_for_it(registries, image, tmp_path):
+    registry = registries()
+    small, large = registry.push("foreign"), registry.push("shell")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+
+    def pull(reference, reserve_mib, **how):
+        return image("pull", reference, "--disk-reserve-mb", str(reserve_mib), **how)
+
+    def free_mib():
+        found = os.statvfs(cache)
+        return found.f_bavail * found.f_frsize >> 20
+
+    # The layers fit above the reserve, and the merged image does not: the merge ends before the reserve is used.
+    image("pull", large)
+    ((merged, blobs),) = [(one["merged_bytes"] >> 20, one["pulled_bytes"] >> 20) for one in json.loads(image("ls", "--json"))]
+    image("prune", "--all")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={2 * merged + blobs}m", "tmpfs", cache], check=True)
+    try:
+        fault = pull(large, merged + merged // 2, fails=True)
+        assert f"a reserve of {merged + merged // 2} MiB must remain free" in fault, fault
+        assert "hint: free disk space" in fault and "WAGGLE_DISK_RESERVE_MB" in fault
+        assert list(cache.glob("merged-*/*.erofs")) + list(cache.glob("*/.draft-*")) == []
+        assert free_mib() >= merged + merged // 2
+        image("prune", "--all")
+        # Unused images give way to a new one, if that suffices.
+        pull(small, 1)
+        reserve = free_mib() - blobs + 1
+        fault = pull(large, reserve + merged, fails=True)
+        assert "MiB more are needed" in fault, fault
+        assert [one["references"] for one in json.loads(image("ls", "--json"))] == [[small]]
+        fault = pull(large, reserve, fails=True)
+        assert "must remain free" in fault, fault
+        assert [one["merged_bytes"] for one in json.loads(image("ls", "--json")) if small in one["references"]] in ([], [0])
+    finally:
+        subprocess.run(["umount", cache], check=True)
 
 
 def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):

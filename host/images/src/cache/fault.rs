@@ -5,7 +5,7 @@
 use std::{io, path::Path};
 
 use tokio::task::JoinError;
-use waggle_shared::draft::DraftFault;
+use waggle_shared::{disk_reserve::LowDisk, draft::DraftFault};
 
 use crate::{merge::ImageFault, registry::RegistryFault};
 
@@ -26,6 +26,8 @@ pub enum PrepareFault {
     },
     #[error("failed to {operation} {path}")]
     CacheFile { operation: &'static str, path: String, source: io::Error },
+    #[error("the disk of {folder} has too little free space for the image")]
+    LowDisk { folder: String, source: LowDisk },
     /// The task panicked, or the server is shutting down.
     #[error("the task for {what} ended without a result")]
     Lost { what: String, source: JoinError },

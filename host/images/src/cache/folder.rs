@@ -7,15 +7,16 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use oci_spec::image::Descriptor;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::sleep};
+use waggle_shared::disk_reserve::DiskReserve;
 
 use super::{blobs::Blobs, fault::PrepareFault, keyed_locks::KeyedLocks, records::Records};
 use crate::{
-    merge::{self, FoundImage, ImageFault, Merged},
+    merge::{self, FoundImage, ImageFault, MergeControl, Merged},
     reference::ImageRef,
 };
 
@@ -35,10 +36,14 @@ pub(super) struct CachedFile {
     pub(super) used: SystemTime,
 }
 
+/// Interval of the checks of free space during a pull.
+const RESERVE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// The open cache folder.
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
+    reserve: DiskReserve,
     pub(super) merged: Merged,
     pub(super) blobs: Blobs,
     pub(super) records: Records,
@@ -47,10 +52,14 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn open(folder: PathBuf) -> Result<Self, PrepareFault> {
+    pub(super) fn open(folder: PathBuf, reserve: DiskReserve) -> Result<Self, PrepareFault> {
         let (merged, blobs) = (Merged::open(&folder)?, Blobs::open(&folder)?);
         let records = Records::open(&folder)?;
-        Ok(Self { folder, merged, blobs, records, locks: KeyedLocks::default() })
+        Ok(Self { folder, reserve, merged, blobs, records, locks: KeyedLocks::default() })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Runs file operations on a thread where they may block.
@@ -61,6 +70,28 @@ impl Cache {
         let cache = Arc::clone(self);
         let done = spawn_blocking(move || work(&cache)).await;
         done.map_err(|source| PrepareFault::Lost { what: "access to the image cache".to_owned(), source })?
+    }
+
+    /// Checks whether the disk's reserve remains free after `needed_bytes` have been written. Blocks.
+    pub(super) fn check_reserve(&self, needed_bytes: u64) -> Result<(), PrepareFault> {
+        let folder = || self.folder.display().to_string();
+        let checked = self.reserve.check(&self.folder, needed_bytes);
+        checked.map_err(|source| PrepareFault::LowDisk { folder: folder(), source })
+    }
+
+    /// Resolves with a fault when less than the reserve is free.
+    pub(super) async fn reserve_in_use(self: &Arc<Self>) -> PrepareFault {
+        loop {
+            sleep(RESERVE_CHECK_INTERVAL).await;
+            if let Err(fault) = self.blocking(|cache| cache.check_reserve(0)).await {
+                return fault;
+            }
+        }
+    }
+
+    /// Creates the control of a merge, which fails when less than the reserve is free.
+    pub(super) fn merge_control(&self) -> MergeControl {
+        MergeControl::with_reserve(self.reserve, self.folder.clone())
     }
 
     /// Returns the manifest that the reference was resolved to, if the manifest's blob is in the cache.

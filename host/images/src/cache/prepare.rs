@@ -57,18 +57,39 @@ impl Preparer {
         resolve: Resolve,
         progress: &ProgressSender,
     ) -> Result<PreparedImage, PrepareFault> {
+        let mut prepared = self.prepare_once(image, resolve, progress).await;
+        if let Err(PrepareFault::LowDisk { source, .. }) = &prepared
+            && self.make_room(source.short_bytes()).await
+        {
+            prepared = self.prepare_once(image, resolve, progress).await;
+        }
+        // A pull that failed may have added layers, too.
+        if !matches!(prepared, Ok((_, false))) {
+            let rules = self.rules;
+            let Removed { .. } = self.cache.blocking(move |cache| Ok(evict::evict(cache, &rules))).await?;
+        }
+        Ok(prepared?.0)
+    }
+
+    async fn prepare_once(
+        &self,
+        image: &ImageRef,
+        resolve: Resolve,
+        progress: &ProgressSender,
+    ) -> Result<(PreparedImage, bool), PrepareFault> {
         let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
         let mut prepared = self.prepare_locked(image, resolve, progress).await;
         if prepared.is_err() && self.remove_corrupt(image).await {
             prepared = self.prepare_locked(image, resolve, progress).await;
         }
         drop(blobs_lock);
-        let (prepared, is_new) = prepared?;
-        if is_new {
-            let rules = self.rules;
-            let Removed { .. } = self.cache.blocking(move |cache| Ok(evict::evict(cache, &rules))).await?;
-        }
-        Ok(prepared)
+        prepared
+    }
+
+    /// Evicts the least recently used files that no machine uses, until `bytes` have been freed. Returns false, and
+    /// evicts nothing, if that many bytes cannot be freed.
+    async fn make_room(&self, bytes: u64) -> bool {
+        self.cache.blocking(move |cache| Ok(evict::make_room(cache, bytes))).await.unwrap_or(false)
     }
 
     pub(super) fn evict(&self) -> Removed {
@@ -132,7 +153,8 @@ impl Preparer {
         }
         // The semaphore is never closed.
         let permit = Arc::clone(&self.merges).acquire_owned().await.ok();
-        let cancel = CancelOnDrop::default();
+        self.cache.blocking(|cache| cache.check_reserve(0)).await?;
+        let cancel = CancelOnDrop(Arc::new(self.cache.merge_control()));
         let (control, total) = (Arc::clone(&cancel.0), found.layer_bytes());
         let merging = spawn_blocking({
             let (cache, control) = (Arc::clone(&self.cache), Arc::clone(&control));
@@ -145,7 +167,12 @@ impl Preparer {
             }
         });
         let merged = report_while(merging, progress, Step::Merge, total, || control.read_bytes()).await;
-        merged.map_err(|source| PrepareFault::Lost { what: format!("the merge to {}", path.display()), source })??;
+        let merged =
+            merged.map_err(|source| PrepareFault::Lost { what: format!("the merge to {}", path.display()), source })?;
+        if let (Err(_), Some(source)) = (&merged, control.low_disk()) {
+            return Err(PrepareFault::LowDisk { folder: self.cache.folder().display().to_string(), source });
+        }
+        merged?;
         match self.lease(path.clone()).await? {
             Some(lease) => Ok((path, lease, true)),
             // Another process has deliberately removed the image since the merge, so this call does not merge again.
@@ -173,7 +200,6 @@ impl Preparer {
 }
 
 /// Cancels the merge when the caller's future is dropped, because a thread cannot be aborted.
-#[derive(Default)]
 struct CancelOnDrop(Arc<MergeControl>);
 
 impl Drop for CancelOnDrop {

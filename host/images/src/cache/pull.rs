@@ -141,6 +141,7 @@ impl Puller {
         if total > EXPANDED_BYTES_MAX {
             return Err(too_large("layers", total, EXPANDED_BYTES_MAX));
         }
+        self.cache.blocking(move |cache| cache.check_reserve(total)).await?;
         let started = Instant::now();
         tracing::info!(image = name, blobs = missing.len(), bytes = total, "pulling an image");
         let received = AtomicU64::new(0);
@@ -151,6 +152,8 @@ impl Puller {
         let done = || received.load(Ordering::Relaxed);
         tokio::select! {
             downloaded = report_while(downloads, progress, Step::Pull, total, done) => downloaded?,
+            // Dropping the downloads removes their drafts.
+            low = self.cache.reserve_in_use() => return Err(low),
             never = log_progress(name, total, done) => match never {},
         }
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

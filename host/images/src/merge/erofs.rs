@@ -161,6 +161,7 @@ impl<'a> Image<'a> {
             let Some(buffer) = buffer.get_mut(..wanted) else { break };
             content.read_exact(buffer)?;
             self.out.write_all(buffer)?;
+            self.control.add_written(wanted)?;
         }
         Ok(())
     }

@@ -178,7 +178,8 @@ impl Merge {
                 Err(error) => return Err(LayerFault::Tar { source: read_fault(error) }),
             };
             let bytes = buffer.get(..read).unwrap_or_default();
-            self.spool.write_all(bytes).map_err(|source| LayerFault::Spool { source })?;
+            let written = self.spool.write_all(bytes).and_then(|()| control.add_written(read));
+            written.map_err(|source| LayerFault::Spool { source })?;
         }
     }
 }

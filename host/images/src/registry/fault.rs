@@ -6,10 +6,10 @@ use std::{error::Error, io, time::Duration};
 
 use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::StatusCode;
-use waggle_shared::causes::chain;
+use waggle_shared::{causes::chain, printable};
 
-/// Maximum number of characters of a registry's message that an error quotes.
-const MESSAGE_CHARS_MAX: usize = 300;
+/// Maximum number of bytes of a registry's message that an error quotes.
+const MESSAGE_BYTES_MAX: usize = 300;
 
 /// An image could not be pulled.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub enum RegistryFault {
     #[error("{registry} failed to send a blob: {message}")]
     Blob {
         registry: String,
-        /// The error's text, cut to `MESSAGE_CHARS_MAX` characters.
+        /// The error's text, cut to `MESSAGE_BYTES_MAX` bytes.
         message: String,
         retryable: bool,
         /// Whether a new token may help.
@@ -102,7 +102,7 @@ impl RegistryFault {
     }
 
     fn blob(registry: &str, fault: &dyn Error, retryable: bool, unauthorized: bool) -> Self {
-        let message = chain(fault).chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect();
+        let message = printable::text(&chain(fault), MESSAGE_BYTES_MAX);
         Self::Blob { registry: registry.to_owned(), message, retryable, unauthorized }
     }
 

@@ -13,11 +13,11 @@ use std::{
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use waggle_images::{
-    cache::{EvictionRules, ImageStore, ImageStoreSettings, Resolve},
+    cache::{EvictionRules, ImageStore, ImageStoreSettings, PrepareFault, Resolve},
     progress::Step,
     reference::ImageRef,
 };
-use waggle_shared::causes::chain;
+use waggle_shared::{causes::chain, disk_reserve::DiskReserve};
 
 use crate::{
     layout::{Layer, Layout, MERGED, OCI_INDEX, OCI_MANIFEST, for_platform, gzip, tree, zstd},
@@ -311,4 +311,67 @@ async fn pull_reports_progress() {
     let pull = reported.iter().find(|progress| progress.step == Step::Pull).unwrap();
     assert!(pull.total_bytes > 1 << 20, "{reported:?}");
     assert!(reported.windows(2).all(|pair| pair[0] < pair[1]), "{reported:?}");
+}
+
+#[tokio::test]
+async fn image_is_not_pulled_below_the_reserve_but_a_merged_one_is_used() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, "bees");
+    let (known, unknown) = (registry.tag("v1", &manifest), registry.tag("v2", &image(&layout, "wasps").1));
+    assert_eq!(pull(&store(&layout), &known).await.unwrap(), "bees");
+    // No disk has so much free space.
+    let reserve = DiskReserve::from_mib(u32::MAX);
+    let settings = ImageStoreSettings { cache_dir: layout.cache(), reserve, ..ImageStoreSettings::default() };
+    let low = ImageStore::with_settings(settings).unwrap();
+    assert_eq!(pull(&low, &known).await.unwrap(), "bees");
+    let asked = registry.requests().len();
+    let fault = pull(&low, &unknown).await.unwrap_err();
+    let expected = format!("MiB free, and a reserve of {} MiB must remain free", u32::MAX);
+    assert!(fault.contains("has too little free space for the image: ") && fault.contains(&expected), "{fault}");
+    // The registry was asked for documents only, and nothing was evicted in vain.
+    let asked_for = &registry.requests()[asked..];
+    assert!(asked_for.iter().all(|request| !request.path.contains("/blobs/")), "{asked_for:?}");
+    assert_eq!((registry.times(&layer), pull(&low, &known).await.unwrap().as_str()), (1, "bees"));
+    assert_eq!(drafts(&layout.cache()), [""; 0]);
+}
+
+#[tokio::test]
+async fn local_image_is_not_merged_below_the_reserve() {
+    let layout = Layout::of(vec![Layer::new().file("a", "x")]);
+    let reserve = DiskReserve::from_mib(u32::MAX);
+    let settings = ImageStoreSettings { cache_dir: layout.cache(), reserve, ..ImageStoreSettings::default() };
+    let image = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let fault = ImageStore::with_settings(settings).unwrap().prepare(&image).await.unwrap_err();
+    assert!(matches!(&*fault, PrepareFault::LowDisk { .. }), "{}", chain(&fault));
+    assert_eq!(drafts(&layout.cache()), [""; 0]);
+}
+
+/// A registry's texts may hold control characters, and more text than an error should.
+#[tokio::test]
+async fn text_of_a_registry_is_escaped_and_limited() {
+    const FORGED: &str = "x\n2026-01-01T00:00:00Z ERROR waggle: forged\u{1b}[2J\u{202e}";
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let check = |fault: &str| {
+        assert!(!fault.contains(|letter: char| letter.is_control() || letter == '\u{202e}'), "{fault:?}");
+        assert!(fault.len() <= 2100, "{} bytes", fault.len());
+    };
+    let manifest = image(&layout, "bees").1;
+    let error = json!({"errors": [{"code": "UNKNOWN", "message": FORGED.repeat(200)}]}).to_string();
+    registry.behaviour().blob_status = Some(StatusCode::BAD_REQUEST);
+    registry.behaviour().errors = Some(error);
+    let fault = pull(&store(&layout), &registry.tag("v1", &manifest)).await.unwrap_err();
+    assert!(fault.contains("\\u{a}2026-01-01"), "{fault}");
+    check(&fault);
+    *registry.behaviour() = crate::registry::Behaviour::default();
+    let manifest = layout.manifest_for(&[], &FORGED.repeat(10_000));
+    let fault = pull(&store(&layout), &registry.tag("v2", &manifest)).await.unwrap_err();
+    assert!(fault.contains("the image is for linux/x\\u{a}2026-01-01"), "{fault}");
+    check(&fault);
+    // A document that quotes itself in the parser's error.
+    let index = json!({"schemaVersion": FORGED.repeat(50_000), "manifests": []});
+    let fault = pull(&store(&layout), &registry.tag("v3", &layout.json(OCI_INDEX, &index))).await.unwrap_err();
+    assert!(fault.contains("\\n2026-01-01") || fault.contains("\\u{a}2026-01-01"), "{fault}");
+    check(&fault);
 }

@@ -51,6 +51,8 @@ pub(crate) struct Behaviour {
     pub(crate) endless_manifests: bool,
     /// The status of responses to requests for blobs.
     pub(crate) blob_status: Option<StatusCode>,
+    /// The body of a response with `blob_status`.
+    pub(crate) errors: Option<String>,
     /// Makes the body of a response with `blob_status` endless.
     pub(crate) endless_errors: bool,
     /// The response for paths that are neither blobs nor manifests, for example for the path of a token service.
@@ -210,7 +212,15 @@ fn manifest(shared: &Shared, behaviour: &Behaviour, name: &str) -> Response {
 
 fn blob(shared: &Shared, behaviour: &mut Behaviour, digest: &str, range: Option<&str>) -> Response {
     if let Some(status) = behaviour.blob_status {
-        return (status, if behaviour.endless_errors { endless() } else { Body::from("no honey") }).into_response();
+        return (
+            status,
+            if behaviour.endless_errors {
+                endless()
+            } else {
+                Body::from(behaviour.errors.clone().unwrap_or_else(|| "no honey".to_owned()))
+            },
+        )
+            .into_response();
     }
     let stored = fs::read(shared.blobs.join(digest.replace(':', "/")));
     let Some(content) = behaviour.instead.get(digest).cloned().or_else(|| stored.ok()) else {

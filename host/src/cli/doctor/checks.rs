@@ -4,7 +4,7 @@
 
 use tokio::task::spawn_blocking;
 use waggle_images::{cache::ImageStore, reference::ImageRef};
-use waggle_shared::causes::chain;
+use waggle_shared::{causes::chain, disk_reserve::DiskReserve};
 
 use super::{
     fix::{Fix, fix},
@@ -95,7 +95,7 @@ pub(super) async fn all(
         ),
     ];
     checks.extend(tls_check(settings));
-    checks.extend(folder_checks(folders).await);
+    checks.extend(folder_checks(folders, settings.image_store.reserve()).await);
     checks.extend(image_checks(images, &pulled(folders).await));
     (backend, checks)
 }
@@ -111,15 +111,15 @@ fn tls_check(settings: &Settings) -> Option<Check> {
 }
 
 /// Checks whether the folders can be opened and have free space.
-async fn folder_checks(folders: &Folders) -> Vec<Check> {
+async fn folder_checks(folders: &Folders, reserve: DiskReserve) -> Vec<Check> {
     let (data, cache) = (folders.data.clone(), folders.images.clone());
     let outcomes = spawn_blocking(move || {
         let data_outcome = match Disks::open(&data) {
-            Ok(_) => resources::free_space(&data),
+            Ok(_) => resources::free_space(&data, reserve),
             Err(fault) => CheckOutcome::Broken(chain(&fault)),
         };
         let cache_outcome = match ImageStore::open(&cache) {
-            Ok(_) => resources::free_space(&cache),
+            Ok(_) => resources::free_space(&cache, reserve),
             Err(fault) => CheckOutcome::Broken(chain(&fault)),
         };
         (data_outcome, cache_outcome)

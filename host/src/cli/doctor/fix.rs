@@ -59,12 +59,14 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
         "control group" => Fix::everywhere(
             "run systemd-run --user --scope -p Delegate=yes waggle serve, or start waggle's systemd unit",
         ),
-        "data folder" => {
-            Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_DATA_DIR")
-        }
-        "image folder" => {
-            Fix::everywhere("free disk space or chown the folder, or set another one with WAGGLE_IMAGE_CACHE_DIR")
-        }
+        "data folder" => Fix::everywhere(
+            "free disk space or chown the folder, set another one with WAGGLE_DATA_DIR, or lower \
+                 WAGGLE_DISK_RESERVE_MB",
+        ),
+        "image folder" => Fix::everywhere(
+            "free disk space or chown the folder, set another one with WAGGLE_IMAGE_CACHE_DIR, or lower \
+                 WAGGLE_DISK_RESERVE_MB",
+        ),
         "memory" => Fix::everywhere("end other programs, or lower WAGGLE_DEFAULT_MEMORY_MB"),
         "image python" => Fix::everywhere(
             "run ./taskw images and set WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image",

@@ -8,12 +8,16 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use waggle_shared::printable;
 
 use super::{boot::Boot, checks::Check, fix::Fix};
 use crate::{
     cli::terminal::{Colour, Palette},
     machines::CheckOutcome,
 };
+
+/// Maximum bytes of what a check found: enough for an error with its causes.
+const FOUND_BYTES_MAX: usize = 3000;
 
 /// The outcome of all checks and of the boot.
 #[derive(Clone, Debug)]
@@ -38,6 +42,7 @@ impl Report {
     pub(super) fn print(&self, out: &mut impl Write, palette: Palette) -> io::Result<()> {
         for check in &self.checks {
             let (state, found) = state(&check.outcome);
+            let found = printable::text(found, FOUND_BYTES_MAX);
             let colour = match (&check.outcome, check.needed) {
                 (CheckOutcome::Works(_), _) => Colour::Green,
                 (CheckOutcome::Missing(_) | CheckOutcome::Broken(_), true) => Colour::Red,

@@ -5,23 +5,25 @@
 use std::{fs, path::Path};
 
 use rustix::fs::{Access, access, statvfs};
+use waggle_shared::disk_reserve::DiskReserve;
 
 use crate::machines::{CheckOutcome, control_group};
 
-/// Minimum of free disk space, in MiB. One image, or the packages that one machine installs, can use this much space.
-const FREE_MIN_MIB: u64 = 512;
 /// Controllers that limit machines.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// Checks the free space of a folder's file system.
-pub(super) fn free_space(folder: &Path) -> CheckOutcome {
+/// Checks whether more than the reserve is free on a folder's file system.
+pub(super) fn free_space(folder: &Path, reserve: DiskReserve) -> CheckOutcome {
     let found = match statvfs(folder) {
         Ok(found) => found,
         Err(fault) => return CheckOutcome::Broken(format!("{}: {fault}", folder.display())),
     };
     let free_mib = found.f_bavail.saturating_mul(found.f_frsize) / (1024 * 1024);
     let text = format!("{free_mib} MiB free in {}", folder.display());
-    if free_mib < FREE_MIN_MIB { CheckOutcome::Broken(format!("only {text}")) } else { CheckOutcome::Works(text) }
+    match reserve.check(folder, 0) {
+        Ok(()) => CheckOutcome::Works(text),
+        Err(low) => CheckOutcome::Broken(format!("only {text}: {low}")),
+    }
 }
 
 /// Checks whether the memory suffices for a machine of `machine_mib`.
@@ -80,8 +82,7 @@ mod tests {
 
     #[test]
     fn missing_folder_is_broken() {
-        assert!(
-            matches!(free_space(Path::new("/nowhere/at/all")), CheckOutcome::Broken(text) if text.contains("/nowhere"))
-        );
+        let outcome = free_space(Path::new("/nowhere/at/all"), DiskReserve::default());
+        assert!(matches!(outcome, CheckOutcome::Broken(text) if text.contains("/nowhere")));
     }
 }
