@@ -67,6 +67,7 @@ Examples:
   waggle image pull python:3.13-slim
   waggle image ls
   waggle image inspect python:3.13-slim --json
+  waggle image verify
   waggle image rm python:3.13-slim
   waggle image prune --image-cache-max-mb 4096
 
@@ -108,7 +109,7 @@ pub enum Command {
     Logs(LogsArguments),
     /// Check whether machines can run on this host, and boot one
     Doctor(Box<DoctorArguments>),
-    /// Pull, list and remove images
+    /// Pull, list, verify and remove images
     #[command(after_help = IMAGE_HELP)]
     Image(ImageArguments),
     /// Print version, commit and build date, and the embedded agent and firmware

@@ -10,7 +10,7 @@
 //!  IMAGE_CACHE_DIR/
 //!    blobs/sha256/<hex>           pulled manifests, configurations, layers
 //!    records/<hex>.json           the manifest that a reference was resolved to, and the time
-//!    merged-v3/sha256-<hex>.erofs one file per manifest; locked shared while a machine uses it
+//!    merged-v4/sha256-<hex>.erofs one file per manifest, with its digest; locked shared while a machine uses it
 //!    .lock                        locked shared to pull or merge, exclusively to remove blobs
 //! ```
 //!
@@ -29,6 +29,7 @@ mod lease;
 mod prepare;
 mod pull;
 mod records;
+mod verifier;
 
 use std::{
     path::{Path, PathBuf},
@@ -42,7 +43,7 @@ use waggle_shared::disk_reserve::DiskReserve;
 pub use self::{
     evict::{EvictionRules, Removed},
     fault::PrepareFault,
-    inventory::{CachedImage, RemoveFault, UnknownImage},
+    inventory::{CachedImage, RemoveFault, UnknownImage, Verified, VerifyFault},
     lease::{Lease, LeaseHolder},
     prepare::PreparedImage,
     pull::Resolve,
@@ -92,6 +93,20 @@ impl ImageStore {
         let cache = Arc::new(Cache::open(cache_dir, reserve)?);
         let preparer = Arc::new(Preparer::new(cache, Registries::new(registries), rules));
         Ok(Self { preparer, jobs: Jobs::default() })
+    }
+
+    /// Starts to verify each merged image in the background at its first use. A damaged one is removed, which the log
+    /// says. Verifications end when the store is dropped.
+    pub fn verify_in_background(&self) {
+        self.preparer.verify_in_background();
+    }
+
+    /// Verifies the merged image with this reference or digest. Blocks.
+    ///
+    /// # Errors
+    /// [`VerifyFault`] if the cache does not have the image, or its file cannot be opened.
+    pub fn verify(&self, name: &str) -> Result<Verified, VerifyFault> {
+        inventory::verify(&self.preparer.cache, name)
     }
 
     /// Returns the image as a file. Pulls the image and merges its layers if the cache does not have the file.

@@ -21,6 +21,7 @@ mod source;
 mod sparse;
 mod sparse_writer;
 mod tar_stream;
+mod trailer;
 mod tree;
 mod xattrs;
 
@@ -38,6 +39,7 @@ pub(crate) use self::{
     blob::Hasher,
     layout::{PlatformSearch, SearchStep, accepted_types, media_type_of},
     limits::{DOCUMENT_BYTES_MAX, EXPANDED_BYTES_MAX, MERGES_AT_ONCE},
+    trailer::{Integrity, check as check_integrity},
 };
 pub use self::{config::ImageAgent, control::MergeControl};
 use self::{
@@ -51,7 +53,7 @@ use crate::reference::{ImageRef, LocalRef};
 
 /// Folder of merged images. The version in the name changes with the rules of merging, so images that were merged by
 /// older rules are not used.
-const MERGED_FOLDER: &str = "merged-v3";
+const MERGED_FOLDER: &str = "merged-v4";
 /// Prefix of the merged folder's name in all versions.
 const MERGED_FOLDER_PREFIX: &str = "merged-";
 const MERGED_SUFFIX: &str = "erofs";
@@ -230,6 +232,10 @@ impl Merged {
         let draft = self.folder.draft()?;
         let uuid = uuid_of(digest.digest());
         let measure = layers::merge(source, &image.layers, self.folder.path(), draft.file(), uuid, control)
+            .and_then(|measure| {
+                trailer::append(draft.file(), &measure.digest).map_err(|source| MergeFault::Write { source })?;
+                Ok(measure)
+            })
             .map_err(|source| ImageFault::Merge { image: name.clone(), source: Box::new(source) })?;
         draft.publish(&path)?;
         tracing::info!(

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! `waggle image`: pulls, lists and removes images. Servers may use the same cache at the same time.
+//! `waggle image`: pulls, lists, verifies and removes images. Servers may use the same cache at the same time.
 
 use std::{
     error::Error,
@@ -19,7 +19,7 @@ use crate::{
 use serde_json::json;
 use tokio::signal::ctrl_c;
 use waggle_images::{
-    cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve},
+    cache::{CachedImage, EvictionRules, ImageStore, LeaseHolder, Removed, Resolve, Verified},
     reference::ImageRef,
 };
 use waggle_shared::printable;
@@ -37,6 +37,16 @@ const LOG_FILTER: &str = "warn";
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted; completely pulled layers are kept")]
 struct Interrupted;
+
+/// Some verified images are damaged.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "damaged images: {count}; a server removes them at their first use and merges them again; `waggle image rm` and \
+     `waggle image pull` do so now, and the disk should be checked"
+)]
+struct Damaged {
+    count: u32,
+}
 
 /// Runs a command of `waggle image`.
 pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
@@ -58,6 +68,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<(), Box<dyn Error>> {
         }
         ImageCommand::Ls { json } => list(&store.list(), *json, &mut out),
         ImageCommand::Inspect { image, json } => inspect(&store.inspect(image)?, *json, &mut out),
+        ImageCommand::Verify { images, json } => verify(&store, images, *json, &mut out),
         ImageCommand::Rm { images, json } => remove(&store, images, *json, &mut out),
         ImageCommand::Prune { all, json } => {
             let rules = if *all { EvictionRules::EVERYTHING } else { arguments.store.rules() };
@@ -159,6 +170,34 @@ fn inspect(listed: &CachedImage, json: bool, out: &mut impl Write) -> Result<(),
         ["in use by".to_owned(), holders(&listed.users)],
     ];
     table(&rows, out)
+}
+
+/// Verifies images, or all images in the cache if `images` is empty.
+fn verify(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    let all = || store.list().into_iter().map(|image| image.digest).collect();
+    let names: Vec<_> = if images.is_empty() { all() } else { images.to_vec() };
+    let mut rows = vec![["DIGEST", "STATE", "IMAGE"].map(str::to_owned)];
+    let (mut listed, mut damaged) = (Vec::new(), 0);
+    for name in names {
+        let (image, state) = (store.inspect(&name)?, store.verify(&name)?);
+        damaged += u32::from(state == Verified::Damaged);
+        listed.push(json!({"digest": image.digest, "references": image.references, "state": state}));
+        rows.push([short(&image.digest), describe(state).to_owned(), refs(&image).join(", ")]);
+    }
+    if json {
+        writeln!(out, "{:#}", json!(listed))?
+    } else {
+        table(&rows, out)?
+    }
+    if damaged > 0 { Err(Damaged { count: damaged }.into()) } else { Ok(()) }
+}
+
+fn describe(state: Verified) -> &'static str {
+    match state {
+        Verified::Whole => "whole",
+        Verified::Damaged => "damaged",
+        Verified::NotMerged => "not merged",
+    }
 }
 
 fn remove(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {

@@ -54,6 +54,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         opened = open_machines::open(settings, &folders) => opened?,
         () = signals.received() => return Ok(()),
     };
+    store.verify_in_background();
     let machines = Arc::new(machines);
     let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
     server.set_tls(tls.as_ref().map(TlsReader::current));

@@ -80,6 +80,15 @@ pub enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Verify merged images: whether their files still have the content that was written
+    Verify {
+        /// References, digests, or beginnings of digests [default: all images in the cache]
+        #[arg(value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove images that are not in use
     Rm {
         /// References, which are removed, or digests, whose images are removed with all their references

@@ -2,18 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Third-party images and invalid images."""
 
+import json
+import os
 import pathlib
 import re
 import shutil
 import struct
+import subprocess
 import tarfile
 
+import anyio
 import pytest
 
 from layouts import Layer, write_layout
 from nested import file_of_image
 from repositories import add_layer, reconfigure
-from server import ROOT, image
+from server import BINARY, CALL_S, ROOT, image
 
 MADE_HERE = "makes an image in a folder of this machine"
 # The version of the protocol, which the host compares with an image's label.
@@ -203,6 +207,44 @@ async def test_a_corrupt_layer_is_refused(serve, tmp_path):
     # The cache has the other image and its record, and nothing of the broken image.
     kept = [path.suffix for path in pathlib.Path(tmp_path / "cache").rglob("*") if path.is_file() and path.suffix]
     assert sorted(kept) == [".erofs", ".json"]
+
+
+def damage(path):
+    """Flips a byte of a file, near its end, where no file is that a start needs."""
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size * 7 // 8)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.outside("changes a file in a cache of this machine")
+async def test_a_damaged_image_is_reported_and_merged_again(serve, tmp_path):
+    server = serve(IMAGE_CACHE_DIR=str(tmp_path / "cache")).start()
+
+    def verify():
+        command = [BINARY, "image", "verify", "--json"]
+        ran = subprocess.run(command, env=server.variables(), capture_output=True, text=True, timeout=CALL_S, check=False)
+        (listed,) = json.loads(ran.stdout)
+        return listed["state"], ran.returncode, ran.stderr
+
+    async with server.client() as tools, tools.environment("shell"):
+        pass
+    assert verify() == ("whole", 0, "")
+    server.stop()
+    (merged,) = (tmp_path / "cache").glob("merged-*/*.erofs")
+    damage(merged)
+    state, code, told = verify()
+    assert (state, code) == ("damaged", 1) and "waggle image pull" in told
+    server.start()
+    async with server.client() as tools, tools.environment("shell") as made:
+        while "a cached image is damaged and was removed" not in server.output():
+            await anyio.sleep(0.1)
+        # What runs is left alone, and the next environment gets a whole image.
+        async with tools.environment("shell"):
+            assert verify() == ("whole", 0, "")
+            ran = await tools.call("execute", environment_id=made["environment_id"], code="echo alive")
+            assert ran["stdout"] == "alive\n"
 
 
 async def create_fails(tools, server):

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fs::File,
     io,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -16,8 +17,12 @@ use super::{
     evict::{self, EvictionRules, Removed},
     folder::{Cache, CachedFile, FileKind},
     lease::{self, LeaseHolder},
+    verifier,
 };
-use crate::reference::ImageRef;
+use crate::{
+    merge::{Integrity, MergeControl},
+    reference::ImageRef,
+};
 
 /// Number of attempts to lock the blobs. If all attempts fail, the blobs stay until a later removal.
 const LOCK_TRIES: u32 = 10;
@@ -82,6 +87,40 @@ fn pids(users: &[LeaseHolder]) -> String {
         return "another process".to_owned();
     }
     users.iter().map(|user| format!("process {}", user.pid)).collect::<Vec<_>>().join(", ")
+}
+
+/// The state of an image that was verified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verified {
+    /// The merged image has the content that was written.
+    Whole,
+    /// The merged image has other content, or the disk cannot read it.
+    Damaged,
+    /// Only the image's layers are in the cache. They are verified whenever they are merged.
+    NotMerged,
+}
+
+/// An image could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyFault {
+    #[error(transparent)]
+    Unknown(#[from] UnknownImage),
+    #[error("failed to verify the file {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+}
+
+/// Verifies the merged image with this reference or digest.
+pub(super) fn verify(cache: &Cache, name: &str) -> Result<Verified, VerifyFault> {
+    let found = find(cache, name)?;
+    let is_merged = |file: &CachedFile| cache.merged.digest_of(&file.path).as_deref() == Some(&*found.digest);
+    let Some(merged) = cache.files().into_iter().find(is_merged) else { return Ok(Verified::NotMerged) };
+    let checked = File::open(&merged.path).and_then(|file| verifier::integrity(&file, &MergeControl::default()));
+    match checked {
+        Ok(Integrity::Whole) => Ok(Verified::Whole),
+        Ok(Integrity::Damaged) => Ok(Verified::Damaged),
+        Err(source) => Err(VerifyFault::Read { path: merged.path, source }),
+    }
 }
 
 /// Removes a reference, and also the merged image if no reference is left. Given a digest, removes the merged image and

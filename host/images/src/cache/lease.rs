@@ -68,7 +68,7 @@ pub(super) fn remove_unleased(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
     match fs::metadata(path) {
         Ok(there) => Ok(id(there) == id(file.metadata()?)),

@@ -2,7 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Prepares the merged image of a reference. Pulls and merges only the parts that the cache does not have.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use oci_spec::image::Descriptor;
 use tokio::{sync::Semaphore, task::spawn_blocking};
@@ -13,6 +18,7 @@ use super::{
     folder::Cache,
     lease::{self, Lease},
     pull::{Puller, Resolve},
+    verifier::Verifier,
 };
 use crate::{
     merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
@@ -43,12 +49,14 @@ pub(super) struct Preparer {
     puller: Puller,
     rules: EvictionRules,
     merges: Arc<Semaphore>,
+    /// Absent in processes that do not verify images.
+    verifier: OnceLock<Verifier>,
 }
 
 impl Preparer {
     pub(super) fn new(cache: Arc<Cache>, registries: Registries, rules: EvictionRules) -> Self {
         let puller = Puller { cache: Arc::clone(&cache), registries };
-        Self { cache, puller, rules, merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)) }
+        Self { cache, puller, rules, merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)), verifier: OnceLock::new() }
     }
 
     pub(super) async fn prepare(
@@ -92,6 +100,15 @@ impl Preparer {
         self.cache.blocking(move |cache| Ok(evict::make_room(cache, bytes))).await.unwrap_or(false)
     }
 
+    pub(super) fn verify_in_background(&self) {
+        match Verifier::start() {
+            Ok(verifier) => drop(self.verifier.set(verifier)),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "failed to start the verification of images");
+            }
+        }
+    }
+
     pub(super) fn evict(&self) -> Removed {
         evict::evict(&self.cache, &self.rules)
     }
@@ -115,6 +132,9 @@ impl Preparer {
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
         let working_directory = found.working_directory().map(str::to_owned);
         let (erofs, lease, is_new) = self.merge(found, progress).await?;
+        if let Some(verifier) = self.verifier.get().filter(|_| !is_new) {
+            verifier.queue(&erofs);
+        }
         let image = image.clone();
         self.cache
             .blocking(move |cache| {

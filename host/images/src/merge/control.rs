@@ -67,7 +67,7 @@ impl MergeControl {
         self.read_bytes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 

@@ -34,18 +34,20 @@ use super::{
     control::MergeControl,
     file_range::FileRange,
     sparse_writer::SparseWriter,
+    trailer::ContentDigest,
     tree::{Extent, Tree},
 };
 
 /// Number of bytes of a file that are read at once.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// The size of an image.
+/// The size and the digest of an image.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Measure {
     /// Number of names, with the root folder.
     pub(super) entries: u64,
     pub(super) content_bytes: u64,
+    pub(super) digest: ContentDigest,
 }
 
 /// Writes the tree to `out`, with the file contents from `spool`.
@@ -58,19 +60,19 @@ pub(super) fn write(
 ) -> io::Result<Measure> {
     let inodes = inodes::number(tree);
     let plan = plan::plan(&inodes)?;
-    let out = SparseWriter::new(out.try_clone()?);
+    let out = SparseWriter::hashing(out.try_clone()?);
     let mut image = Image { inodes: &inodes, plan: &plan, spool, out, control };
     image.write_metadata(uuid)?;
     let (folders, others): (Vec<_>, Vec<_>) = image.all().partition(|(inode, _)| inode.is_folder());
     for (inode, place) in folders.into_iter().chain(others) {
         image.write_blocks(inode, *place)?;
     }
-    image.out.finish()?;
-    Ok(measure(&inodes))
+    let (_, digest) = image.out.finish()?;
+    Ok(Measure { digest, ..measure(&inodes) })
 }
 
 fn measure(inodes: &[Inode<'_>]) -> Measure {
-    let mut measure = Measure { entries: 1, content_bytes: 0 };
+    let mut measure = Measure { entries: 1, ..Measure::default() };
     for inode in inodes {
         match &inode.content {
             Content::Folder(names) => measure.entries += names.entries(),

@@ -83,7 +83,7 @@ pub(super) fn merge(
     for (at, layer) in layers.iter().enumerate() {
         merge.add(source, at, layer, control)?;
     }
-    let spool = merge.spool.finish().map_err(spool_fault)?;
+    let (spool, _) = merge.spool.finish().map_err(spool_fault)?;
     erofs::write(&merge.tree, &Arc::new(spool), out, uuid, control)
         .map_err(|source| if control.is_cancelled() { MergeFault::Cancelled } else { MergeFault::Write { source } })
 }

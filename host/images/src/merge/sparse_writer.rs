@@ -7,6 +7,8 @@ use std::{
     io::{self, BufWriter, Seek as _, Write as _},
 };
 
+use super::trailer::{ContentDigest, ContentHasher};
+
 /// Minimum bytes of zeros in one write that become a hole. A hole costs a system call, and file systems have blocks of
 /// at least 4 KiB.
 const HOLE_BYTES_MIN: usize = 16 * 1024;
@@ -21,12 +23,18 @@ pub(super) struct SparseWriter {
     position: u64,
     /// Bytes of a hole before the position that the file has not been moved over yet.
     hole_bytes: i64,
+    hasher: Option<ContentHasher>,
 }
 
 impl SparseWriter {
     /// Creates a writer for an empty file.
     pub(super) fn new(file: File) -> Self {
-        Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), position: 0, hole_bytes: 0 }
+        Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), position: 0, hole_bytes: 0, hasher: None }
+    }
+
+    /// Creates a writer for an empty file that also computes the digest of the content.
+    pub(super) fn hashing(file: File) -> Self {
+        Self { hasher: Some(ContentHasher::default()), ..Self::new(file) }
     }
 
     /// Number of bytes that have been written, with holes.
@@ -37,6 +45,9 @@ impl SparseWriter {
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.position = self.position.saturating_add(bytes.len() as u64);
         let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         if bytes.len() >= HOLE_BYTES_MIN && is_zero(bytes) {
             self.hole_bytes = self.hole_bytes.saturating_add(length);
             return Ok(());
@@ -56,11 +67,12 @@ impl SparseWriter {
         Ok(())
     }
 
-    /// Writes what is buffered, and a hole at the end. Returns the file.
-    pub(super) fn finish(self) -> io::Result<File> {
+    /// Writes what is buffered, and a hole at the end. Returns the file and the digest, which is zero without a hasher.
+    pub(super) fn finish(self) -> io::Result<(File, ContentDigest)> {
+        let digest = self.hasher.map(ContentHasher::finish).unwrap_or_default();
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.set_len(self.position)?;
-        Ok(file)
+        Ok((file, digest))
     }
 }
 
@@ -85,7 +97,7 @@ mod tests {
         }
         writer.write_all(b"end").unwrap();
         writer.pad_to(20 << 20).unwrap();
-        let file = writer.finish().unwrap();
+        let (file, _) = writer.finish().unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.len(), 20 << 20);
         assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());

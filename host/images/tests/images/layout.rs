@@ -22,7 +22,7 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The folder of merged images in the cache.
-pub(crate) const MERGED: &str = "merged-v3";
+pub(crate) const MERGED: &str = "merged-v4";
 
 /// A layer's archive.
 pub(crate) struct Layer(tar::Builder<Vec<u8>>);

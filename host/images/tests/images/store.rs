@@ -4,16 +4,22 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use serde_json::json;
-use waggle_images::cache::{EvictionRules, ImageStore, ImageStoreSettings};
+use waggle_images::{
+    cache::{EvictionRules, ImageStore, ImageStoreSettings, Verified},
+    reference::ImageRef,
+};
 use waggle_shared::causes::chain;
 
-use crate::layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree};
+use crate::{
+    layout::{Layer, Layout, MERGED, OCI_INDEX, for_platform, gzip, tagged, tree},
+    registry::until,
+};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -124,7 +130,7 @@ async fn callers_of_one_image_share_one_file() {
 #[tokio::test]
 async fn dropped_callers_leave_no_unfinished_files() {
     let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(8 << 20))]);
-    let image: waggle_images::reference::ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let image: ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
     let store = std::sync::Arc::new(ImageStore::open(layout.cache()).unwrap());
     for _ in 0..5 {
         let task = tokio::spawn({
@@ -188,4 +194,46 @@ async fn removes_drafts_of_dead_processes_only() {
     drop(living);
     ImageStore::open(layout.cache()).unwrap();
     assert_eq!(names(&folder), [found.erofs.file_name().unwrap().to_str().unwrap()]);
+}
+
+/// Flips a byte in the middle of a file.
+fn damage(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let (middle, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+}
+
+#[tokio::test]
+async fn damaged_image_is_found_at_its_first_use_and_merged_again() {
+    let layout = Layout::of(vec![Layer::new().file("a", &"x".repeat(1 << 20))]);
+    let image: ImageRef = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let open = || {
+        let store = ImageStore::open(layout.cache()).unwrap();
+        store.verify_in_background();
+        store
+    };
+    let first = open();
+    let merged = first.prepare(&image).await.unwrap().erofs;
+    let whole = fs::read(&merged).unwrap();
+    let name = image.to_string();
+    assert_eq!(first.verify(&name).unwrap(), Verified::Whole);
+    damage(&merged);
+    assert_eq!(first.verify(&name).unwrap(), Verified::Damaged);
+    // An image is not verified again in one life.
+    first.prepare(&image).await.unwrap();
+    drop(first);
+
+    let second = open();
+    fs::write(&merged, &whole).unwrap();
+    damage(&merged);
+    let used = second.prepare(&image).await.unwrap();
+    until("the damaged image is removed", || !merged.exists()).await;
+    // The next preparation does not lease the damaged file, which its users keep.
+    let again = second.prepare(&image).await.unwrap();
+    assert!(fs::read(&again.erofs).unwrap() == whole);
+    assert_eq!((&used.erofs, second.verify(&name).unwrap()), (&merged, Verified::Whole));
+    fs::remove_file(&merged).unwrap();
+    assert_eq!(second.verify(&name).unwrap(), Verified::NotMerged);
+    assert!(second.verify("unknown").is_err());
 }
