@@ -231,7 +231,10 @@ impl Merged {
         let path = self.path_of(digest);
         let draft = self.folder.draft()?;
         let uuid = uuid_of(digest.digest());
-        let measure = layers::merge(source, &image.layers, self.folder.path(), draft.file(), uuid, control)
+        // Dropping this draft removes its name. If the process is killed before, the next one removes the draft.
+        let spool = self.folder.draft()?.file().try_clone().map_err(|source| MergeFault::Spool { source });
+        let measure = spool
+            .and_then(|spool| layers::merge(source, &image.layers, spool, draft.file(), uuid, control))
             .and_then(|measure| {
                 trailer::append(draft.file(), &measure.digest).map_err(|source| MergeFault::Write { source })?;
                 Ok(measure)

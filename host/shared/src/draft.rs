@@ -115,13 +115,7 @@ impl DraftFolder {
     /// Locks the folder until the returned file is dropped. All callers hold the lock only briefly.
     fn lock(&self) -> Result<File, DraftFault> {
         let path = self.folder.join(LOCK_NAME);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(fault("open", &path))?;
+        let file = private_folder::open_lock(&path).map_err(fault("open", &path))?;
         file.lock().map_err(fault("lock", &path))?;
         Ok(file)
     }
@@ -129,7 +123,7 @@ impl DraftFolder {
 
 /// Removes a draft if its writer is dead. Returns whether the draft was removed.
 fn sweep_draft(path: &Path) -> Result<bool, DraftFault> {
-    let file = match File::open(path) {
+    let file = match private_folder::open(path) {
         Ok(file) => file,
         // The writer has just published or dropped the draft.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -12,9 +12,9 @@
 
 use std::{
     error::Error,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -85,9 +85,7 @@ impl RunDirs {
         let run = data_dir.join(FOLDER);
         private_folder::ensure(&run).map_err(fault("create", &run))?;
         let run = run.canonicalize().map_err(fault("find", &run))?;
-        let mut options = OpenOptions::new();
-        let sweep_lock = options.create(true).truncate(false).write(true).mode(0o600).open(run.join(SWEEP_LOCK));
-        let sweep_lock = sweep_lock.map_err(fault("lock", &run))?;
+        let sweep_lock = private_folder::open_lock(&run.join(SWEEP_LOCK)).map_err(fault("lock", &run))?;
         flock(&sweep_lock, FlockOperation::LockExclusive).map_err(|errno| fault("lock", &run)(errno.into()))?;
         sweep(&run, SWEEP_MAX)?;
         let name = Uuid::new_v4().simple().to_string();

@@ -25,8 +25,8 @@ install -m 600 /dev/null "$1/dev/kvm"
 mount --rbind "$1/dev" /dev
 """
 NO_MKFS = "mount -t tmpfs none /usr/sbin; [ -h /sbin ] || mount -t tmpfs none /sbin"
-LOW_DISK = 'mount -t tmpfs -o size=200m,mode=777 none "$1/full"'
-FULL_DISK = 'mount -t tmpfs -o size=64k,mode=777 none "$1/full"'
+LOW_DISK = 'mount -t tmpfs -o size=200m,mode=1777 none "$1/full"'
+FULL_DISK = 'mount -t tmpfs -o size=64k,mode=1777 none "$1/full"'
 
 
 class Stranger:
@@ -38,9 +38,10 @@ class Stranger:
         os.link(BINARY, self.home / "waggle")
         for name in ["firmware", "images/foreign"]:
             shutil.copytree(ROOT / "target" / name, self.home / name, copy_function=os.link)
-        for folder in ["data", "cache", "closed", "full", "dev", "bin"]:
+        for folder in ["data", "cache", "closed", "open", "full", "dev", "bin"]:
             (self.home / folder).mkdir()
         (self.home / "closed").chmod(0o700)
+        (self.home / "open").chmod(0o777)
         (self.home / "tokens").write_text("ada ada-has-this-token-1\n")
         (self.home / "tokens").chmod(0o600)
         (self.home / "hello").write_text("echo hello; id -u\n")
@@ -98,6 +99,9 @@ SERVE = {
     "data folder of another": ({"WAGGLE_DATA_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_DATA_DIR"]),
     "image folder of another": (
         {"WAGGLE_IMAGE_CACHE_DIR": "HOME/closed"}, ["closed", "Permission denied", "WAGGLE_IMAGE_CACHE_DIR"]
+    ),
+    "data folder that others can replace": (
+        {"WAGGLE_DATA_DIR": "HOME/open/data"}, ["HOME/open, which is above it (mode 777)", "chmod +t", "WAGGLE_DATA_DIR"]
     ),
     "tokens of another": ({"WAGGLE_AUTH_TOKENS_FILE": "HOME/tokens"}, ["HOME/tokens", "server's user", "mode 0600"]),
     "no tokens": ({"WAGGLE_AUTH_TOKENS_FILE": "HOME/none"}, ["HOME/none", "NAME TOKEN"]),

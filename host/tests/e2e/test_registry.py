@@ -261,6 +261,8 @@ def test_a_pull_can_be_killed_at_any_point(registries, image, tmp_path):
         assert all(one["references"] in ([], [reference]) for one in listed), listed
         assert all(filecmp.cmp(found, whole, shallow=False) for found in merged("cache"))
     image("pull", reference)
+    # No file of a killed pull is left, under whatever name.
+    assert {path.name for path in (tmp_path / "cache").rglob(".*")} == {".lock"}
     # The same image results in the same file, bit for bit.
     (found,) = merged("cache")
     assert filecmp.cmp(found, whole, shallow=False)

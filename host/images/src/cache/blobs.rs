@@ -90,14 +90,14 @@ impl Blobs {
     /// Prevents the removal of blobs until the returned lock drops. Waits for running removals, which are short.
     pub(super) fn lock_shared(&self) -> Result<File, PrepareFault> {
         let path = self.cache_dir.join(LOCK_NAME);
-        let file = open_lock(&path).map_err(file_fault("open", &path))?;
+        let file = private_folder::open_lock(&path).map_err(file_fault("open", &path))?;
         file.lock_shared().map_err(file_fault("lock", &path))?;
         Ok(file)
     }
 
     /// Locks the blobs for a removal. Returns `None` while another task or process pulls or merges.
     pub(super) fn try_lock_exclusive(&self) -> io::Result<Option<File>> {
-        let file = open_lock(&self.cache_dir.join(LOCK_NAME))?;
+        let file = private_folder::open_lock(&self.cache_dir.join(LOCK_NAME))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -111,13 +111,9 @@ impl Blobs {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path)
-}
-
 fn is_intact(path: &Path, descriptor: &Descriptor) -> io::Result<bool> {
     let Some(mut hasher) = Hasher::of(descriptor.digest()) else { return Ok(false) };
-    let mut file = File::open(path)?;
+    let mut file = private_folder::open(path)?;
     let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         match file.read(&mut buffer) {

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::File,
     io,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -12,6 +11,7 @@ use std::{
 
 use oci_spec::image::Descriptor;
 use serde::Serialize;
+use waggle_shared::private_folder;
 
 use super::{
     evict::{self, EvictionRules, Removed},
@@ -115,7 +115,8 @@ pub(super) fn verify(cache: &Cache, name: &str) -> Result<Verified, VerifyFault>
     let found = find(cache, name)?;
     let is_merged = |file: &CachedFile| cache.merged.digest_of(&file.path).as_deref() == Some(&*found.digest);
     let Some(merged) = cache.files().into_iter().find(is_merged) else { return Ok(Verified::NotMerged) };
-    let checked = File::open(&merged.path).and_then(|file| verifier::integrity(&file, &MergeControl::default()));
+    let checked =
+        private_folder::open(&merged.path).and_then(|file| verifier::integrity(&file, &MergeControl::default()));
     match checked {
         Ok(Integrity::Whole) => Ok(Verified::Whole),
         Ok(Integrity::Damaged) => Ok(Verified::Damaged),

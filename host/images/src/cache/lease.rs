@@ -12,6 +12,8 @@ use std::{
     time::SystemTime,
 };
 
+use waggle_shared::private_folder;
+
 /// A lease on a file. Prevents the removal of the file until the lease drops.
 #[derive(Debug)]
 pub struct Lease {
@@ -30,7 +32,7 @@ pub struct LeaseHolder {
 /// running removal, which is short.
 pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
     loop {
-        let file = match File::open(path) {
+        let file = match private_folder::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -46,12 +48,12 @@ pub(super) fn lease(path: &Path) -> io::Result<Option<Lease>> {
 
 /// Returns whether any process has a lease on a file.
 pub(super) fn is_leased(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    private_folder::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Removes a file unless it is leased. Returns whether the file was removed.
 pub(super) fn remove_unleased(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match private_folder::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
@@ -79,7 +81,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// Marks a file as used now. Failures are ignored, because their only effect is an earlier eviction.
 pub(super) fn touch(path: &Path) {
-    if let Ok(file) = File::open(path) {
+    if let Ok(file) = private_folder::open(path) {
         let _ = file.set_modified(SystemTime::now());
     }
 }

@@ -21,7 +21,7 @@ use super::{
     verifier::Verifier,
 };
 use crate::{
-    merge::{FoundImage, ImageAgent, MERGES_AT_ONCE, MergeControl},
+    merge::{FoundImage, ImageAgent, ImageFault, MERGES_AT_ONCE, MergeControl},
     progress::{ProgressSender, Step, report_while},
     reference::ImageRef,
     registry::Registries,
@@ -87,7 +87,8 @@ impl Preparer {
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
         let mut prepared = self.prepare_locked(image, resolve, progress).await;
-        if prepared.is_err() && self.remove_corrupt(image).await {
+        let is_merge_fault = matches!(prepared, Err(PrepareFault::Image(ImageFault::Merge { .. })));
+        if is_merge_fault && self.lacks_layers(image).await || prepared.is_err() && self.remove_corrupt(image).await {
             prepared = self.prepare_locked(image, resolve, progress).await;
         }
         drop(blobs_lock);
@@ -202,6 +203,20 @@ impl Preparer {
 
     async fn lease(&self, path: PathBuf) -> Result<Option<Lease>, PrepareFault> {
         self.cache.blocking(move |_| lease::lease(&path).map_err(file_fault("use", &path))).await
+    }
+
+    /// Returns whether the cache has the manifest of an image, but neither the merged image nor all layers. After a
+    /// failure, the merged image has been evicted since the pull found it, so the layers were not pulled.
+    async fn lacks_layers(&self, image: &ImageRef) -> bool {
+        let image = image.clone();
+        let lacking = self.cache.blocking(move |cache| {
+            let Some(manifest) = cache.manifest(&image) else { return Ok(false) };
+            let is_merged = cache.merged.path_of(manifest.digest()).is_file();
+            let is_registry = matches!(image, ImageRef::Registry(_));
+            let parts = cache.parts(&image.to_string(), &manifest)?;
+            Ok(is_registry && !is_merged && !parts.iter().all(|part| cache.blobs.has(part)))
+        });
+        lacking.await.unwrap_or(false)
     }
 
     /// Removes the image's corrupt blobs after a failure. Returns whether any blob was removed, because only then a

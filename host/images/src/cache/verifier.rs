@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use waggle_shared::mutex::lock;
+use waggle_shared::{mutex::lock, private_folder};
 
 use super::lease;
 use crate::merge::{self, Integrity, MergeControl};
@@ -90,7 +90,7 @@ fn work(images: &Receiver<PathBuf>, control: &MergeControl) {
 
 fn verify(path: &Path, control: &MergeControl) -> io::Result<()> {
     let started = Instant::now();
-    let file = match File::open(path) {
+    let file = match private_folder::open(path) {
         Ok(file) => file,
         // It has been evicted.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -13,7 +13,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
     sync::Arc,
 };
 
@@ -42,8 +41,8 @@ pub enum MergeFault {
     /// A layer's content is damaged, malicious or not supported, although its digest matches.
     #[error("failed to read the layer {digest} (media type {media_type:?})")]
     Layer { digest: String, media_type: String, source: LayerFault },
-    #[error("failed to spool the layers' files in {folder}")]
-    Spool { folder: String, source: io::Error },
+    #[error("failed to spool the layers' files")]
+    Spool { source: io::Error },
     #[error("failed to write the merged image")]
     Write { source: io::Error },
     /// The merge was cancelled by its [`MergeControl`].
@@ -68,22 +67,20 @@ pub enum LayerFault {
     Spool { source: io::Error },
 }
 
-/// Merges `layers`, lowest first, into `out`.
+/// Merges `layers`, lowest first, into `out`. The files' contents are collected in `spool`, an empty file.
 pub(super) fn merge(
     source: &Source,
     layers: &[Descriptor],
-    scratch: &Path,
+    spool: File,
     out: &File,
     uuid: [u8; 16],
     control: &MergeControl,
 ) -> Result<Measure, MergeFault> {
-    let spool_fault = |source| MergeFault::Spool { folder: scratch.display().to_string(), source };
-    let spool = tempfile::tempfile_in(scratch).map_err(spool_fault)?;
     let mut merge = Merge { tree: Tree::new(), spool: SparseWriter::new(spool), expanded_bytes: 0 };
     for (at, layer) in layers.iter().enumerate() {
         merge.add(source, at, layer, control)?;
     }
-    let (spool, _) = merge.spool.finish().map_err(spool_fault)?;
+    let (spool, _) = merge.spool.finish().map_err(|source| MergeFault::Spool { source })?;
     erofs::write(&merge.tree, &Arc::new(spool), out, uuid, control)
         .map_err(|source| if control.is_cancelled() { MergeFault::Cancelled } else { MergeFault::Write { source } })
 }

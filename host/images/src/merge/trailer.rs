@@ -9,9 +9,9 @@
 //! EROFS file system, N bytes │ "waggleDG", N, SHA-256, zeros up to 4 KiB
 //! ```
 //!
-//! The SHA-256 covers the number and the content of each piece of 64 KiB that has a byte other than zero, and then N. So
-//! holes cost nothing, and it does not matter which zeros a file system stores as holes. The kernel does not look behind
-//! the blocks that the superblock counts.
+//! The SHA-256 covers the number and the content of each piece of 64 KiB that has a byte other than zero, and then N.
+//! So holes cost nothing, and it does not matter which zeros a file system stores as holes. The kernel does not look
+//! behind the blocks that the superblock counts.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 

@@ -375,3 +375,55 @@ async fn text_of_a_registry_is_escaped_and_limited() {
     assert!(fault.contains("\\n2026-01-01") || fault.contains("\\u{a}2026-01-01"), "{fault}");
     check(&fault);
 }
+
+#[tokio::test]
+async fn image_that_is_evicted_during_its_preparation_is_pulled_again() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let (layer, manifest) = image(&layout, "bees");
+    let reference = registry.tag("v1", &manifest);
+    let store = Arc::new(store(&layout));
+    assert_eq!(pull(&store, &reference).await.unwrap(), "bees");
+    // The image is merged, so a preparation needs only the configuration, which is missing.
+    let blobs = layout.cache().join("blobs/sha256");
+    let manifest_blob = manifest["digest"].as_str().unwrap().replace("sha256:", "");
+    for entry in fs::read_dir(&blobs).unwrap().map(Result::unwrap) {
+        if ![".lock", &manifest_blob].contains(&entry.file_name().to_str().unwrap()) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    registry.shut_gate().await;
+    let asked = registry.requests().len();
+    let preparing = tokio::spawn({
+        let (store, reference) = (Arc::clone(&store), reference.clone());
+        async move { pull(&store, &reference).await }
+    });
+    let is_asked = || registry.requests()[asked..].iter().any(|request| request.path.contains("/blobs/"));
+    until("the configuration is requested", is_asked).await;
+    assert_eq!(store.prune(&EvictionRules::EVERYTHING).images, 1);
+    registry.open_gate();
+    assert_eq!(preparing.await.unwrap().unwrap(), "bees");
+    assert_eq!(registry.times(&layer), 2);
+}
+
+#[tokio::test]
+async fn failed_pull_keeps_layers_within_the_limits_of_the_cache_only() {
+    let layout = Layout::new();
+    let registry = Registry::start(&layout).await;
+    let layer = |name: &str| layout.blob(PLAIN, &Layer::new().file(name, &name.repeat(1 << 20)).tar());
+    let (first, second) = (layer("a"), layer("b"));
+    let known = registry.tag("v0", &layout.manifest(std::slice::from_ref(&first)));
+    drop(store(&layout).prepare(&known.parse().unwrap()).await.unwrap());
+    let reference = registry.tag("v1", &layout.manifest(&[first.clone(), second.clone()]));
+    // Too long, so the download is not tried again.
+    registry.behaviour().instead.insert(second["digest"].as_str().unwrap().to_owned(), vec![7; 3 << 20]);
+    let blob = layout.cache().join("blobs").join(first["digest"].as_str().unwrap().replace(':', "/"));
+    for (bytes_max, kept) in [(16 << 20, true), (1 << 19, false)] {
+        let rules = EvictionRules { age_max: None, bytes_max: Some(bytes_max) };
+        let settings = ImageStoreSettings { cache_dir: layout.cache(), rules, ..ImageStoreSettings::default() };
+        assert!(pull(&ImageStore::with_settings(settings).unwrap(), &reference).await.is_err());
+        assert_eq!(blob.exists(), kept, "{bytes_max}");
+        // The download of the configuration may still be about to end.
+        until("no draft is left", || drafts(&layout.cache()).is_empty()).await;
+    }
+}
