@@ -3,8 +3,6 @@
 //! Generated traffic of a link: frames that contain messages, in records. Frames and messages may be truncated or
 //! corrupted.
 
-#![expect(dead_code, reason = "only parts of the host's modules are under test")]
-
 #[path = "../../src/domain"]
 pub mod domain {
     pub mod call_fault;
@@ -22,6 +20,7 @@ pub mod domain {
     pub mod principal;
     pub mod runtime;
     pub mod stage;
+    pub mod start_reason;
     pub mod utf8;
 }
 
@@ -34,10 +33,8 @@ mod files {
 mod host {
     pub mod agent;
     pub mod network;
-    pub(crate) mod printable;
 }
 
-pub(crate) use self::host::printable;
 pub use self::host::{agent, network};
 
 use std::time::Duration;
