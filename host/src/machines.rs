@@ -192,13 +192,11 @@ impl Vms {
                 Namespaces::Own
             }
             Ok(Some(reason)) => {
-                let consequence = if confine::has_landlock() {
+                tracing::warn!(
+                    reason,
+                    missing = missing_without_namespaces(backend.chosen()).join("; "),
                     "machines share the server's namespaces; all other restrictions apply"
-                } else {
-                    "machines share the server's namespaces and can see its files, because this kernel has no \
-                     Landlock; all other restrictions apply"
-                };
-                tracing::warn!(reason, consequence, "machines cannot have their own namespaces");
+                );
                 Namespaces::Shared
             }
         };
@@ -368,6 +366,16 @@ impl Machines for Vms {
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
         Box::pin(self.start_machine(spec, stages, cancelled))
     }
+}
+
+/// Says what a VMM without namespaces may do on this host, after a guest has taken it over.
+fn missing_without_namespaces(backend: &Chosen) -> Vec<&'static str> {
+    let (has_files, has_connections) = (confine::restricts_files(), confine::restricts_connections());
+    let files = "machines can see the server's files, because this kernel has no Landlock";
+    let sockets = "machines can connect to Unix sockets of the server's user, because this kernel's Landlock does not \
+                   restrict that";
+    let connects = matches!(backend, Chosen::Krun(_));
+    [(!has_files).then_some(files), (connects && !has_connections).then_some(sockets)].into_iter().flatten().collect()
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     check::{check, missing},
-    files::has_landlock,
+    files::{restricts_connections, restricts_files},
     filter::Calls,
     limits::Limits,
     root::RootFiles,

@@ -187,7 +187,8 @@ impl Runner<'_> {
 fn enter(run_dir: &Path) -> io::Result<()> {
     sys::keep_descriptors_from_children()?;
     set_no_new_privs(true)?;
-    confine::prefer_to_kill()?;
+    // Where /proc is read-only, machines run without this preference.
+    let _ = confine::prefer_to_kill();
     // A core dump would write the guest's memory to the host's disk.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // A new session receives no signals from the terminal: the host decides when machines end. `setsid` fails only if

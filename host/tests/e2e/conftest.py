@@ -118,13 +118,13 @@ def peers(nested_host):
 
 @pytest.fixture
 def inject(nested_host):
-    """Executes system calls in a process, and returns their results; see inject.py."""
+    """Executes system calls in a VMM, and returns their results; see inject.py."""
     shell, command = run_script, f"{sys.executable} {ROOT / 'host/tests/e2e/inject.py'}"
     if nested_host:
         shell, command = nested_host.shell, f"{nested_host.python} /inject.py"
 
-    def execute(pid):
-        output = shell(f"{command} {pid} 2>&1")
+    def execute(vmm, runner):
+        output = shell(f"{command} {vmm} {runner} 2>&1")
         assert output.startswith("{"), output
         return json.loads(output)
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a process execute system calls, as an attacker would who has taken it over.
 
-    inject.py PID    executes the calls below in the main thread of the process; prints a JSON object of their results
+    inject.py PID RUNNER    executes the calls below in the main thread of a VMM whose runner has the other id; prints a
+                            JSON object of their results
 
 The process must wait in a system call, and continues with it afterwards. Only root can do this to a VMM. This program
 uses only the standard library, because the nested host has nothing else.
@@ -26,6 +27,7 @@ RED_ZONE, DATA = 128, 512
 AT_FDCWD, NULL, WRITE, CREATE, CLOEXEC = -100, 0, 1, 0o100, 0o2000000
 KILL, MEMORY = 9, 64 << 30
 UNIX, INET, NETLINK, ALG, VSOCK, STREAM, DATAGRAM = 1, 2, 16, 38, 40, 1, 2
+RUNNER = sys.argv[2]
 # Without those for which QEMU's own filter ends the process, such as fork.
 CALLS = {
     "create a file": (257, AT_FDCWD, b"file", WRITE | CREATE, 0o600),
@@ -34,9 +36,10 @@ CALLS = {
     "remove a file": (87, b"scratch"),
     "create a file in memory": (319, b"file", 0),
     "read a file of the host": (257, AT_FDCWD, b"/etc/passwd", CLOEXEC, 0),
-    "read the memory of its parent": (257, AT_FDCWD, b"/proc/1/mem", CLOEXEC, 0),
+    "read the memory of its parent": (257, AT_FDCWD, f"/proc/{RUNNER}/mem".encode(), CLOEXEC, 0),
     "choose the signal of a descriptor": (72, 0, 10, KILL),
     "let a descriptor signal a process": (72, 0, 8, 1),
+    "survive its runner": (157, 1, 0, 0, 0, 0),
     "signal a process": (62, 4_194_303, 0),
     "trace": (101, 0, 0, 0, 0),
     "use io_uring": (425, 1, 0),

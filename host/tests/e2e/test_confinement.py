@@ -58,7 +58,7 @@ async def test_the_processes_of_a_machine_are_confined(server, inject):
         assert server.shell(f"find /proc/{machine}/root/ -xdev -name '*.erofs' | wc -l").strip() == "1"
         devices = set(server.shell(f"ls /proc/{machine}/root/dev").split())
         assert devices <= {"null", "urandom", "kvm"}, devices
-        assert_taken_over_vmm_is_refused(inject(machine), "ENOENT", "ENOENT")
+        assert_taken_over_vmm_is_refused(inject(machine, runner), "ENOENT", "ENOENT")
         ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
         assert ran["stdout"] == "up\n"
 
@@ -78,11 +78,11 @@ async def test_a_host_without_user_namespaces_still_runs_machines(serve, inject)
         async with server.client() as tools, tools.environment("shell") as made:
             ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
             assert ran["stdout"] == "up\n"
-            (machine,) = server.machines()
+            (machine,), (runner,) = server.machines(), server.runners()
             assert status(server, machine)["NoNewPrivs"].strip() == "1"
             # Without Landlock, the process may read what its user may read; the log of the start says so.
             has_landlock = "this kernel has no Landlock" not in server.output()
-            assert_taken_over_vmm_is_refused(inject(machine), "EACCES" if has_landlock else "done", "EACCES")
+            assert_taken_over_vmm_is_refused(inject(machine, runner), "EACCES" if has_landlock else "done", "EACCES")
             ran = await tools.call("execute", environment_id=made["environment_id"], code="echo still up")
             assert ran["stdout"] == "still up\n"
     finally:

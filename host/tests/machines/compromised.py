@@ -20,7 +20,7 @@ NULL = os.open("/dev/null", os.O_RDWR)
 SCRATCH = os.open("scratch", os.O_RDWR)
 PAIR = (ctypes.c_int * 2)()
 OWNER = (ctypes.c_int * 2)(1, os.getppid())
-MORE_THAN_THE_DISK_AND_MEMORY = 65 << 20
+MORE_THAN_THE_DISK = (1 << 20) + 1
 MORE_THAN_THE_MEMORY_AND_OVERHEAD = 3 << 30
 CALLS = {
     "create a user namespace": (56, CLONE_NEWUSER | SIGCHLD),
@@ -44,6 +44,10 @@ CALLS = {
     "limit a process": (302, NO_PROCESS, 0, 0, 0),
     "slow a process down": (141, 0, NO_PROCESS, 19),
     "keep a process off a processor": (203, NO_PROCESS, 8, b"\1" * 8),
+    "survive its runner": (157, 1, 0, 0, 0, 0),
+    "change the times of a file": (280, AT_FDCWD, b"/etc/passwd", 0, 0),
+    "watch files": (294, 0),
+    "make a call that is newer than the filter": (463, -1, b"", 0, 0, 0, 0),
     "use io_uring": (425, 1, 0),
     "trace": (101, 0, 0, 0, 0),
     "trace by the x32 interface": (X32 | 521, 0, 0, 0, 0),
@@ -65,9 +69,9 @@ CALLS = {
     "remove a file": (87, b"scratch"),
     "write to another file of its folder": (2, b"initramfs", os.O_WRONLY, 0),
     "write to its disk": (18, SCRATCH, b"data", 4, 0),
-    "make its disk larger than disk and memory": (77, SCRATCH, MORE_THAN_THE_DISK_AND_MEMORY),
-    "write beyond disk and memory": (18, SCRATCH, b"data", 4, MORE_THAN_THE_DISK_AND_MEMORY),
-    "allocate space beyond the end of its disk": (285, SCRATCH, KEEP_SIZE, MORE_THAN_THE_DISK_AND_MEMORY, 4096),
+    "make its disk larger": (77, SCRATCH, MORE_THAN_THE_DISK),
+    "write beyond its disk": (18, SCRATCH, b"data", 4, MORE_THAN_THE_DISK),
+    "allocate space beyond the end of its disk": (285, SCRATCH, KEEP_SIZE, MORE_THAN_THE_DISK, 4096),
     "allocate space beyond the end of its disk by ioctl": (16, SCRATCH, 0x4030582A, b"\0" * 48),
     "move the data of its disk": (285, SCRATCH, INSERT_RANGE, 0, 4096),
     "free space of its disk": (285, SCRATCH, PUNCH_HOLE | KEEP_SIZE, 0, 4096),

@@ -167,9 +167,22 @@ pub fn notify(rules: Rules) -> Result<BpfProgram, BackendError> {
     Ok(program)
 }
 
+/// Returns a filter by which all calls that are newer than this program's list of calls fail with `ENOSYS`, as if the
+/// kernel did not have them.
+#[must_use]
+pub fn deny_newer() -> BpfProgram {
+    let newest = u32::try_from(libc::SYS_mseal).unwrap_or(u32::MAX);
+    deny_from(newest + 1, libc::ENOSYS)
+}
+
 /// Returns a filter that rejects all calls of the x32 ABI, which uses other numbers for the same calls.
 fn x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
+    deny_from(X32_BIT, libc::EPERM)
+}
+
+/// Returns a filter by which the calls from this number on fail with `errno`.
+fn deny_from(first: u32, errno: i32) -> BpfProgram {
     let step = |code: u32, k: u32, jump: [u8; 2]| sock_filter {
         code: u16::try_from(code).unwrap_or(0),
         jt: jump[0],
@@ -179,8 +192,8 @@ fn x32() -> BpfProgram {
     vec![
         // The call's number is the first word of `struct seccomp_data`.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
-        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, [0, 1]),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(), [0, 0]),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, first, [0, 1]),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(), [0, 0]),
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
     ]
 }

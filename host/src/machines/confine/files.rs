@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Limits a process to its files by Landlock, which needs no namespaces. It also keeps the process from opening the
-//! memory of other processes, from signalling them, and from connecting to abstract Unix sockets.
+//! memory of other processes, from signalling them, and from connecting to Unix sockets other than those of its links.
 //!
 //! The kernel may lack Landlock, or some of its access rights; the other restrictions still apply then. What each
 //! version of Landlock restricts is in <https://docs.kernel.org/userspace-api/landlock.html>.
@@ -16,12 +16,21 @@ use landlock::{
 use super::RootFiles;
 
 /// The newest version of Landlock whose access rights are restricted, where the kernel knows them.
-const NEWEST: ABI = ABI::V6;
+const NEWEST: ABI = ABI::V9;
 
-/// Whether the kernel has Landlock.
-pub(crate) fn has_landlock() -> bool {
+/// Whether the kernel's Landlock restricts which files a process opens.
+pub(crate) fn restricts_files() -> bool {
+    restricts(AccessFs::from_all(ABI::V1))
+}
+
+/// Whether the kernel's Landlock restricts to which Unix sockets a process connects: from Linux 7.1 on.
+pub(crate) fn restricts_connections() -> bool {
+    restricts(AccessFs::ResolveUnix)
+}
+
+fn restricts(access: impl Into<BitFlags<AccessFs>>) -> bool {
     let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    required.handle_access(AccessFs::from_all(ABI::V1)).and_then(Ruleset::create).is_ok()
+    required.handle_access(access.into()).and_then(Ruleset::create).is_ok()
 }
 
 /// Restricts this process permanently to `files`, as far as the kernel can.
@@ -37,7 +46,8 @@ pub(super) fn restrict(files: &RootFiles) -> io::Result<()> {
     let mut rules = ruleset.map_err(other)?;
     let read = AccessFs::from_read(NEWEST);
     let write = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
-    rules = allow(rules, &files.folder, AccessFs::ReadFile | AccessFs::ReadDir)?;
+    // The links' sockets are in the folder.
+    rules = allow(rules, &files.folder, AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::ResolveUnix)?;
     for file in &files.writable {
         rules = allow(rules, &files.folder.join(file), write)?;
     }

@@ -4,12 +4,12 @@
 //! call fails as if the kernel did not implement it. The exact calls that QEMU needs are unknown, so it has a
 //! deny list of calls that it certainly does not need, in addition to its own filter.
 
-use std::{io, process};
+use std::{io, iter, process};
 
 use nix::libc;
 use waggle_seccomp::{
     BackendError, BpfProgram, Rules, SeccompCondition, all_of, allow, any_arguments, any_of, apply_filter, deny,
-    differs, equals, masked,
+    deny_newer, differs, equals, masked,
 };
 
 use super::Namespaces;
@@ -122,7 +122,6 @@ const KRUN: &[libc::c_long] = &[
     libc::SYS_uname,
     libc::SYS_sysinfo,
     libc::SYS_getrlimit,
-    libc::SYS_prctl,
     libc::SYS_getrandom,
 ];
 
@@ -172,6 +171,14 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+    libc::SYS_utimensat,
+    libc::SYS_inotify_init,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_fanotify_init,
     // Effects on all files of the host.
     libc::SYS_flock,
     libc::SYS_sync,
@@ -256,6 +263,8 @@ const FORBIDDEN_CONTROLS: [u32; 5] = [
 /// file.
 const ALLOCATIONS: [libc::c_int; 3] =
     [0, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_ZERO_RANGE];
+/// Requests of `prctl` that libkrun makes: its libraries name threads and memory.
+const OWN_REQUESTS: [libc::c_int; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
 /// The bits of the type in the second argument of `socket`. The others are flags.
 const SOCKET_TYPE: u64 = 0xf;
 
@@ -268,7 +277,9 @@ impl Calls {
     pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
         let programs = match self {
             Self::Krun => krun().map(|program| vec![program]),
-            Self::Program => forbidden(namespaces).and_then(deny).map(Vec::from),
+            Self::Program => {
+                forbidden(namespaces).and_then(deny).map(|programs| iter::once(deny_newer()).chain(programs).collect())
+            }
         };
         for program in programs.map_err(io::Error::other)? {
             apply_filter(&program).map_err(io::Error::other)?;
@@ -285,6 +296,8 @@ fn krun() -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_openat, any_of([masked(2, creates, 0)?])?);
     let requests = DESCRIPTOR_REQUESTS.map(|request| equals(1, number(request)));
     rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    let requests = OWN_REQUESTS.map(|request| equals(0, number(request)));
+    rules.insert(libc::SYS_prctl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     let allocations = ALLOCATIONS.map(|mode| equals(1, number(mode)));
     rules.insert(libc::SYS_fallocate, any_of(allocations.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     // A datagram socket could send to any other socket.
@@ -316,6 +329,8 @@ fn forbidden(namespaces: Namespaces) -> Result<Rules, BackendError> {
     }
     let requests = FORBIDDEN_REQUESTS.map(|request| equals(1, number(request)));
     rules.insert(libc::SYS_fcntl, any_of(requests.into_iter().collect::<Result<Vec<_>, _>>()?)?);
+    // Without this signal, the process would survive its runner.
+    rules.insert(libc::SYS_prctl, any_of([equals(0, number(libc::PR_SET_PDEATHSIG))?])?);
     let allocations = ALLOCATIONS.map(|mode| differs(1, number(mode)));
     rules.insert(libc::SYS_fallocate, all_of(allocations.into_iter().collect::<Result<Vec<_>, _>>()?)?);
     let controls = FORBIDDEN_CONTROLS.map(|request| equals(1, request.into()));

@@ -46,8 +46,7 @@ impl Limits {
         // The host could not reclaim locked memory from a guest.
         set(Resource::Memlock, 0)?;
         set(Resource::Msgqueue, 0)?;
-        // The guest's memory may be a file, too.
-        set(Resource::Fsize, self.disk_bytes.max(memory))?;
+        set(Resource::Fsize, self.disk_bytes)?;
         set(Resource::As, memory + OVERHEAD_MIB * MIB)?;
         // Elsewhere, the kernel counts all processes of the server's user, whose number is unknown.
         if namespaces == Namespaces::Own && kernel_version().is_some_and(|version| version >= COUNTS_PER_NAMESPACE) {
