@@ -184,7 +184,8 @@ async def test_a_folder_without_an_image_is_rejected(serve, tmp_path):
     server = serve(IMAGE_SHELL=f"oci:{tmp_path}").start("/healthz")
     status, body = server.status("/readyz")
     # The page is readable without a token, so only the log has the path.
-    assert (status, body) == (503, {"status": "unavailable", "checks": {"images": "failed", "kernel": "ok"}})
+    checks = {"disk": "ok", "images": "failed", "kernel": "ok"}
+    assert (status, body) == (503, {"status": "unavailable", "checks": checks})
     assert f"failed to find {tmp_path}" in server.output()
     async with server.client() as tools:
         await create_fails(tools, server)
