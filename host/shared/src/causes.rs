@@ -41,14 +41,15 @@ fn shown(error: &dyn Error) -> String {
     // The mask comes first, because it needs the end of each URL.
     let text = error.to_string();
     let text = mask_credentials(&text);
-    let mut shown = printable::text(&text, ERROR_BYTES_MAX);
-    if printable::text(&text, ERROR_BYTES_MAX + 1).len() > shown.len() {
+    let (mut shown, is_cut) = printable::cut(&text, ERROR_BYTES_MAX);
+    if is_cut {
         shown.push_str(CUT);
     }
     shown
 }
 
 /// Masks the user and password of each URL in a text. Errors quote settings, and any setting may hold a misplaced URL.
+/// The time is linear in the length of the text, because images and registries determine the text of some errors.
 #[must_use]
 pub fn mask_credentials(text: &str) -> Cow<'_, str> {
     let (mut masked, mut rest, mut found) = (String::new(), text, false);
@@ -56,19 +57,21 @@ pub fn mask_credentials(text: &str) -> Cow<'_, str> {
         let (before, after) = rest.split_at(scheme + 3);
         masked.push_str(before);
         let end = after.find(|next: char| next.is_whitespace() || URL_ENDS.contains(&next)).unwrap_or(after.len());
-        // A password that is not escaped may contain a slash or an @.
-        let url = after.split_at(end).0;
+        let (whole, following) = after.split_at(end);
         // The digest of an image follows an @, too.
-        let digest = url.rsplit_once("@sha256:").filter(|(_, digest)| !digest.contains('@'));
-        let url = digest.map_or(url, |(image, _)| image);
-        rest = match url.rfind('@') {
-            Some(at) if after.split_at(at).0 != PLACEHOLDER => {
+        let digest = whole.rsplit_once("@sha256:").filter(|(_, digest)| !digest.contains('@'));
+        let url = digest.map_or(whole, |(image, _)| image);
+        // A password that is not escaped may contain a slash or an @, and even another ://, so only the last @ counts.
+        let host = match url.rfind('@') {
+            Some(at) if url.split_at(at).0 != PLACEHOLDER => {
                 masked.push_str("...");
                 found = true;
-                after.split_at(at).1
+                whole.split_at(at).1
             }
-            _ => after,
+            _ => whole,
         };
+        masked.push_str(host);
+        rest = following;
     }
     masked.push_str(rest);
     if found { Cow::Owned(masked) } else { Cow::Borrowed(text) }
@@ -102,6 +105,19 @@ mod tests {
     }
 
     #[test]
+    fn long_hostile_text_takes_no_longer_than_any_text_of_its_length() {
+        // With a time that is quadratic in the length, this takes an hour.
+        let hostile = format!("b:h@{}", "://".repeat(1_300_000));
+        let text = chain(&link(&format!("x://{hostile}"), None));
+        assert!(text.starts_with("x://...@://://") && text.ends_with("://:// ..."), "{text}");
+        assert_eq!(mask_credentials(&hostile), hostile);
+        let spaced = "a://b ".repeat(700_000);
+        assert_eq!(mask_credentials(&spaced), spaced);
+        let cut = chain(&link(&format!("{}é", "A".repeat(ERROR_BYTES_MAX)), None));
+        assert!(cut.ends_with("AAA ..."), "{cut}");
+    }
+
+    #[test]
     fn masks_the_credentials_of_each_url_and_keeps_the_hosts() {
         for (text, expected) in [
             ("http://bee:honey@h:1/x", "http://...@h:1/x"),
@@ -113,6 +129,7 @@ mod tests {
             ("http://b:h@sha256:@i", "http://...@i"),
             ("docker://h/python@sha256:0", "docker://h/python@sha256:0"),
             ("docker://b:h@i/python@sha256:0", "docker://...@i/python@sha256:0"),
+            ("http://b:http://h@i and http://b:h@j", "http://...@i and http://...@j"),
         ] {
             assert_eq!(mask_credentials(text), expected);
         }

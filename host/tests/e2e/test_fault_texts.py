@@ -11,7 +11,10 @@ from server import BINARY, CALL_S
 
 FORGED = "2026-01-01T00:00:00Z ERROR waggle: forged"
 # What a terminal or a reader must not get: control characters, and marks that reorder or hide text.
-HARMFUL = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u202a-\\u202e\\u2066-\\u2069\\U000e0000-\\U000e0fff]")
+HARMFUL = re.compile(
+    "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufe00-\\ufe0f\\ufeff\\ufff0-\\ufffb"
+    "\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]"
+)
 # The longest error of a client, and the longest line of the log with its fields.
 ERROR_CHARS_MAX = 1000
 LINE_CHARS_MAX = 20_000
@@ -39,7 +42,7 @@ def layout(folder, index=None, operating_system="linux"):
 async def test_text_of_an_image_and_paths_of_the_host_reach_no_client_and_forge_no_log_line(serve, tmp_path):
     images = {
         "shell": layout(tmp_path / "forged", operating_system=f"linux\n{FORGED}\x1b[2J\u202e\U000e0041"),
-        "python": layout(tmp_path / "large", index={"schemaVersion": "A" * ((4 << 20) - 100), "manifests": []}),
+        "python": layout(tmp_path / "large", index={"schemaVersion": "AAAA" + "://" * ((4 << 20) // 3 - 100), "manifests": []}),
         "node": layout(tmp_path / "lost"),
     }
     server = serve(**{f"IMAGE_{name.upper()}": image for name, image in images.items()}).start()
