@@ -76,6 +76,17 @@ pub enum ImageFault {
     Merge { image: String, source: Box<MergeFault> },
 }
 
+impl ImageFault {
+    /// Whether the cache folder or its disk is the cause, rather than the image.
+    pub(crate) fn is_of_cache(&self) -> bool {
+        match self {
+            Self::Cache { .. } => true,
+            Self::Merge { source, .. } => source.is_of_cache(),
+            Self::NotLocal { .. } | Self::Layout { .. } | Self::Config { .. } => false,
+        }
+    }
+}
+
 /// The checked manifest and configuration of an image, and the source of its layers.
 #[derive(Debug)]
 pub struct FoundImage {

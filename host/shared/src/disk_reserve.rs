@@ -40,19 +40,6 @@ fn needed(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!("; {} MiB more are needed", bytes.div_ceil(MIB)) }
 }
 
-impl LowDisk {
-    /// The number of bytes that would have to be freed.
-    #[must_use]
-    pub fn short_bytes(self) -> u64 {
-        match self {
-            Self::Space { free_bytes, reserve_bytes, needed_bytes } => {
-                reserve_bytes.saturating_add(needed_bytes).saturating_sub(free_bytes)
-            }
-            Self::Inodes { .. } => 0,
-        }
-    }
-}
-
 impl DiskReserve {
     /// A reserve of this size; 0 disables all checks.
     #[must_use]
@@ -110,7 +97,6 @@ mod tests {
         assert_eq!(reserve.compare(&found(120, 9000, 1000), 20 * MIB), Ok(()));
         let low = reserve.compare(&found(99, 9000, 1000), 0).unwrap_err();
         assert_eq!(low.to_string(), "the server's disk has 99 MiB free, and a reserve of 100 MiB must remain free");
-        assert_eq!(low.short_bytes(), MIB);
         let low = reserve.compare(&found(119, 9000, 1000), 20 * MIB).unwrap_err();
         assert!(low.to_string().ends_with("must remain free; 20 MiB more are needed"), "{low}");
         assert_eq!(reserve.compare(&found(200, 9000, 999), 0), Err(LowDisk::Inodes { free: 999 }));

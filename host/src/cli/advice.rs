@@ -31,7 +31,8 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
         cause.is::<LowDisk>() || matches!(prepare_fault(*cause), Some(PrepareFault::LowDisk { .. }))
     };
     // Searches for the error's text, since mkfs.ext4 reports a full disk only as text.
-    if chain(fault).contains(Errno::ENOSPC.desc()) {
+    let text = chain(fault);
+    if [Errno::ENOSPC, Errno::EDQUOT].iter().any(|full| text.contains(full.desc())) {
         Some(DISK_FULL)
     } else if causes.iter().any(is_low_disk) {
         Some(DISK_LOW)
@@ -40,7 +41,9 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
     } else {
         match causes.iter().find_map(|cause| prepare_fault(&**cause))? {
             PrepareFault::Pull { source, .. } => is_unreachable(source).then_some(NO_REGISTRY),
-            PrepareFault::Image(_) => causes.iter().any(is_missing).then_some(NO_LAYOUT),
+            fault @ PrepareFault::Image(_) => {
+                (fault.is_of_image() && causes.iter().any(is_missing)).then_some(NO_LAYOUT)
+            }
             PrepareFault::TooLarge { .. }
             | PrepareFault::LowDisk { .. }
             | PrepareFault::Cache { .. }

@@ -20,8 +20,7 @@ pub(super) fn reason_of(fault: &(dyn Error + 'static)) -> StartReason {
     if let Some(low) = causes.iter().find_map(|cause| cause.downcast_ref::<LowDisk>()) {
         return StartReason::LowDisk(*low);
     }
-    // mkfs.ext4 reports a full disk only as text.
-    if chain(fault).contains(Errno::ENOSPC.desc()) {
+    if causes.iter().any(|cause| cause.downcast_ref().is_some_and(is_full)) {
         return StartReason::FullDisk;
     }
     let prepare = causes.iter().find_map(|cause| {
@@ -30,6 +29,7 @@ pub(super) fn reason_of(fault: &(dyn Error + 'static)) -> StartReason {
     });
     if let Some(fault) = prepare {
         return match fault {
+            PrepareFault::Image(_) if !fault.is_of_image() => StartReason::Other,
             PrepareFault::Image(_) if causes.iter().any(is_missing) => StartReason::ImageMissing,
             PrepareFault::Image(_) => StartReason::ImageInvalid,
             PrepareFault::TooLarge { .. } => StartReason::ImageTooLarge,
@@ -40,6 +40,10 @@ pub(super) fn reason_of(fault: &(dyn Error + 'static)) -> StartReason {
             }
         };
     }
+    // mkfs.ext4 reports a full disk only as text.
+    if chain(fault).contains(Errno::ENOSPC.desc()) {
+        return StartReason::FullDisk;
+    }
     match causes.iter().find_map(|cause| cause.downcast_ref()) {
         Some(BootFault::TimedOut { .. }) => StartReason::TimedOut,
         Some(BootFault::Ended { .. } | BootFault::Panicked) => StartReason::Ended,
@@ -48,6 +52,10 @@ pub(super) fn reason_of(fault: &(dyn Error + 'static)) -> StartReason {
             StartReason::Other
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn registry(fault: &RegistryFault) -> StartReason {
@@ -65,13 +73,15 @@ fn registry(fault: &RegistryFault) -> StartReason {
         | RegistryFault::Stalled { .. }
         | RegistryFault::Slow { .. }
         | RegistryFault::Corrupt { .. }
-        | RegistryFault::Write { .. }
         | RegistryFault::Blob { .. } => StartReason::RegistryFailed,
+        RegistryFault::Write { .. } => StartReason::Other,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use waggle_images::cache::ImageStore;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -87,7 +97,20 @@ mod tests {
         let prepare = PrepareFault::LowDisk { folder: "/x".into(), source: low };
         assert_eq!(deep(Box::new(Arc::new(prepare))), StartReason::LowDisk(low));
         assert_eq!(deep(Box::new(low)), StartReason::LowDisk(low));
-        assert_eq!(deep(Box::new(io::Error::from(Errno::ENOSPC))), StartReason::FullDisk);
+        for full in [Errno::ENOSPC, Errno::EDQUOT] {
+            assert_eq!(deep(Box::new(io::Error::from(full))), StartReason::FullDisk);
+        }
+        assert_eq!(deep("mkfs.ext4: No space left on device".into()), StartReason::FullDisk);
+        // The cache folder, not the image, is missing.
+        let cache = ImageStore::open("/proc/no such folder").unwrap_err();
+        assert!(matches!(cache, PrepareFault::Image(_)), "{cache:?}");
+        assert_eq!(deep(Box::new(Arc::new(cache))), StartReason::Other);
+        let write =
+            |digest: &str, errno| RegistryFault::Write { digest: digest.into(), source: io::Error::from(errno) };
+        let pull = PrepareFault::Pull { image: "x".into(), source: Box::new(write("x", Errno::EDQUOT)) };
+        assert_eq!(deep(Box::new(pull)), StartReason::FullDisk);
+        let pull = PrepareFault::Pull { image: "x".into(), source: Box::new(write("x", Errno::EIO)) };
+        assert_eq!(deep(Box::new(pull)), StartReason::Other);
         let pull = RegistryFault::NotFound { image: "x".into() };
         let pull = PrepareFault::Pull { image: "x".into(), source: Box::new(pull) };
         assert_eq!(deep(Box::new(pull)), StartReason::RegistryWithoutImage);

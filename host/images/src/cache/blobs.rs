@@ -22,7 +22,8 @@ use waggle_shared::{
 
 const FOLDER: &str = "blobs";
 const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
-/// Name of the lock file. The file is locked shared while blobs must not be removed, and exclusively to remove blobs.
+/// Name of the lock file. The file is locked shared while blobs must not be evicted, and exclusively to evict blobs.
+/// Under the shared lock, only corrupt blobs are removed, and blobs of an image that does not fit on the disk.
 const LOCK_NAME: &str = ".lock";
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 

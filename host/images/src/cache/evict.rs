@@ -89,25 +89,6 @@ pub(super) fn evict(cache: &Cache, rules: &EvictionRules) -> Removed {
     removed
 }
 
-/// Evicts the least recently used files until `bytes` have been freed. Returns false, and evicts nothing, if all files
-/// that may be evicted have fewer bytes.
-pub(super) fn make_room(cache: &Cache, bytes: u64) -> bool {
-    let all = cache.files();
-    let sum =
-        |files: &mut dyn Iterator<Item = &CachedFile>| files.fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
-    let has_blobs = cache.blobs.try_lock_exclusive().is_ok_and(|lock| lock.is_some());
-    let is_free = |file: &&CachedFile| match file.kind {
-        FileKind::Merged => !lease::is_leased(&file.path),
-        FileKind::Blob => has_blobs,
-        FileKind::Record => false,
-    };
-    if bytes == 0 || sum(&mut all.iter().filter(is_free)) < bytes {
-        return false;
-    }
-    let rules = EvictionRules { age_max: None, bytes_max: Some(sum(&mut all.iter()).saturating_sub(bytes)) };
-    evict(cache, &rules) != Removed::default()
-}
-
 /// Returns the records and documents of images in use. Without these files, the next start would need a pull.
 fn needed_by_leased(cache: &Cache) -> HashSet<PathBuf> {
     let mut needed = HashSet::new();

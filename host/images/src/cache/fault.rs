@@ -33,6 +33,14 @@ pub enum PrepareFault {
     Lost { what: String, source: JoinError },
 }
 
+impl PrepareFault {
+    /// Whether the content of the image, or of a cached blob, can be the cause, rather than the server or a registry.
+    #[must_use]
+    pub fn is_of_image(&self) -> bool {
+        matches!(self, Self::Image(fault) if !fault.is_of_cache())
+    }
+}
+
 /// Returns a function that converts an I/O error into [`PrepareFault::CacheFile`].
 pub(super) fn file_fault(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> PrepareFault {
     let path = path.display().to_string();

@@ -17,7 +17,7 @@ use super::{
     fault::{PrepareFault, file_fault},
     folder::Cache,
     lease::{self, Lease},
-    pull::{Puller, Resolve},
+    pull::{Downloads, MERGE_BYTES_PER_LAYER_BYTE, Puller, Resolve},
     verifier::Verifier,
 };
 use crate::{
@@ -65,12 +65,7 @@ impl Preparer {
         resolve: Resolve,
         progress: &ProgressSender,
     ) -> Result<PreparedImage, PrepareFault> {
-        let mut prepared = self.prepare_once(image, resolve, progress).await;
-        if let Err(PrepareFault::LowDisk { source, .. }) = &prepared
-            && self.make_room(source.short_bytes()).await
-        {
-            prepared = self.prepare_once(image, resolve, progress).await;
-        }
+        let prepared = self.prepare_once(image, resolve, progress).await;
         // A pull that failed may have added layers, too.
         if !matches!(prepared, Ok((_, false))) {
             let rules = self.rules;
@@ -86,19 +81,25 @@ impl Preparer {
         progress: &ProgressSender,
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let blobs_lock = self.cache.blocking(|cache| cache.blobs.lock_shared()).await?;
-        let mut prepared = self.prepare_locked(image, resolve, progress).await;
+        let downloads = Arc::<Downloads>::default();
+        let mut prepared = self.prepare_locked(image, resolve, progress, &downloads).await;
         let is_merge_fault = matches!(prepared, Err(PrepareFault::Image(ImageFault::Merge { .. })));
-        if is_merge_fault && self.lacks_layers(image).await || prepared.is_err() && self.remove_corrupt(image).await {
-            prepared = self.prepare_locked(image, resolve, progress).await;
+        // To look for corrupt blobs, all layers are read, so this is done only after a fault that they can cause.
+        let is_image_fault = prepared.as_ref().is_err_and(PrepareFault::is_of_image);
+        if is_merge_fault && self.lacks_layers(image).await || is_image_fault && self.remove_corrupt(image).await {
+            prepared = self.prepare_locked(image, resolve, progress, &downloads).await;
+        }
+        if matches!(prepared, Err(PrepareFault::LowDisk { .. })) {
+            // Otherwise an image that is too large for the disk would leave no space for anything else.
+            self.cache
+                .blocking(move |cache| {
+                    downloads.discard(&cache.blobs);
+                    Ok(())
+                })
+                .await?;
         }
         drop(blobs_lock);
         prepared
-    }
-
-    /// Evicts the least recently used files that no machine uses, until `bytes` have been freed. Returns false, and
-    /// evicts nothing, if that many bytes cannot be freed.
-    async fn make_room(&self, bytes: u64) -> bool {
-        self.cache.blocking(move |cache| Ok(evict::make_room(cache, bytes))).await.unwrap_or(false)
     }
 
     pub(super) fn verify_in_background(&self) {
@@ -121,9 +122,10 @@ impl Preparer {
         image: &ImageRef,
         resolve: Resolve,
         progress: &ProgressSender,
+        downloads: &Arc<Downloads>,
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let found = match image {
-            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, progress).await?,
+            ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, progress, downloads).await?,
             ImageRef::Layout(_) | ImageRef::Archive(_) => {
                 let image = image.clone();
                 self.cache.blocking(move |_| Ok(FoundImage::on_this_machine(&image)?)).await?
@@ -174,7 +176,8 @@ impl Preparer {
         }
         // The semaphore is never closed.
         let permit = Arc::clone(&self.merges).acquire_owned().await.ok();
-        self.cache.blocking(|cache| cache.check_reserve(0)).await?;
+        let needed_bytes = found.layer_bytes().saturating_mul(MERGE_BYTES_PER_LAYER_BYTE);
+        self.cache.blocking(move |cache| cache.check_reserve(needed_bytes)).await?;
         let cancel = CancelOnDrop(Arc::new(self.cache.merge_control()));
         let (control, total) = (Arc::clone(&cancel.0), found.layer_bytes());
         let merging = spawn_blocking({

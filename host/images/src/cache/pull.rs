@@ -5,19 +5,21 @@
 
 use std::{
     convert::Infallible,
-    iter,
+    fs, iter,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, Digest};
 use tokio::time::{Instant, sleep};
+use waggle_shared::{draft::Draft, mutex::lock};
 
 use super::{
+    blobs::Blobs,
     fault::{PrepareFault, file_fault},
     folder::Cache,
 };
@@ -34,6 +36,10 @@ const DOWNLOADS_AT_ONCE: usize = 4;
 /// Maximum bytes of one stored blob. Common registries do not accept larger blobs.
 const BLOB_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
 
+/// Least disk space that a merge needs for each byte of the stored layers: once for the spooled files, and once for the
+/// merged image. Neither is compressed, so most images need more.
+pub(super) const MERGE_BYTES_PER_LAYER_BYTE: u64 = 2;
+
 /// Interval of progress messages in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,6 +50,41 @@ pub enum Resolve {
     IfUnknown,
     /// Always, because a tag may have moved.
     Always,
+}
+
+/// The blobs that one preparation has added to the cache.
+#[derive(Debug)]
+pub(super) struct Downloads {
+    /// `None` after they were discarded.
+    published: Mutex<Option<Vec<Digest>>>,
+}
+
+impl Default for Downloads {
+    fn default() -> Self {
+        Self { published: Mutex::new(Some(Vec::new())) }
+    }
+}
+
+impl Downloads {
+    /// Moves a complete draft into the cache, unless the downloads were discarded while its thread waited.
+    fn publish(&self, blobs: &Blobs, draft: Draft, digest: &Digest) -> Result<(), PrepareFault> {
+        let mut published = lock(&self.published);
+        if let Some(published) = published.as_mut() {
+            blobs.publish(draft, digest)?;
+            published.push(digest.clone());
+        }
+        Ok(())
+    }
+
+    /// Removes the blobs. Another preparation that has found one of them in the cache downloads it again.
+    pub(super) fn discard(&self, blobs: &Blobs) {
+        for digest in lock(&self.published).take().into_iter().flatten() {
+            let path = blobs.path_of(&digest);
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "failed to remove a blob of an image that does not fit");
+            }
+        }
+    }
 }
 
 /// Downloads images into the cache.
@@ -61,6 +102,7 @@ impl Puller {
         registry: &RegistryRef,
         resolve: Resolve,
         progress: &ProgressSender,
+        downloads: &Arc<Downloads>,
     ) -> Result<FoundImage, PrepareFault> {
         let name = image.to_string();
         let known = match resolve {
@@ -86,7 +128,7 @@ impl Puller {
                 Some(session) => session,
                 None => self.registries.connect(registry).await.map_err(pull_fault(&name))?,
             };
-            self.download(&name, &session, missing, progress).await?;
+            self.download(&name, &session, missing, progress, downloads).await?;
         }
         let image = image.clone();
         self.cache
@@ -131,6 +173,7 @@ impl Puller {
         session: &Session<'_>,
         missing: Vec<Descriptor>,
         progress: &ProgressSender,
+        into: &Arc<Downloads>,
     ) -> Result<(), PrepareFault> {
         let too_large =
             |what, bytes, bytes_max| PrepareFault::TooLarge { image: name.to_owned(), what, bytes, bytes_max };
@@ -141,12 +184,13 @@ impl Puller {
         if total > EXPANDED_BYTES_MAX {
             return Err(too_large("layers", total, EXPANDED_BYTES_MAX));
         }
-        self.cache.blocking(move |cache| cache.check_reserve(total)).await?;
+        let needed_bytes = total.saturating_mul(1 + MERGE_BYTES_PER_LAYER_BYTE);
+        self.cache.blocking(move |cache| cache.check_reserve(needed_bytes)).await?;
         let started = Instant::now();
         tracing::info!(image = name, blobs = missing.len(), bytes = total, "pulling an image");
         let received = AtomicU64::new(0);
         let downloads = stream::iter(missing)
-            .map(|blob| self.download_one(name, session, blob, &received))
+            .map(|blob| self.download_one(name, session, blob, &received, into))
             .buffer_unordered(DOWNLOADS_AT_ONCE)
             .try_collect::<()>();
         let done = || received.load(Ordering::Relaxed);
@@ -167,6 +211,7 @@ impl Puller {
         session: &Session<'_>,
         blob: Descriptor,
         received: &AtomicU64,
+        into: &Arc<Downloads>,
     ) -> Result<(), PrepareFault> {
         // Images share layers, so two concurrent pulls can need the same blob.
         let _lock = self.cache.locks.lock(&self.cache.blobs.path_of(blob.digest())).await;
@@ -177,7 +222,8 @@ impl Puller {
         let draft = self.cache.blocking(|cache| cache.blobs.draft()).await?;
         let file = draft.file().try_clone().map_err(file_fault("open", draft.path()))?;
         session.download(&blob, file, received).await.map_err(pull_fault(name))?;
-        self.cache.blocking(move |cache| cache.blobs.publish(draft, blob.digest())).await
+        let into = Arc::clone(into);
+        self.cache.blocking(move |cache| into.publish(&cache.blobs, draft, blob.digest())).await
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn write(
 ) -> io::Result<Measure> {
     let inodes = inodes::number(tree);
     let plan = plan::plan(&inodes)?;
-    let out = SparseWriter::hashing(out.try_clone()?);
+    let out = SparseWriter::hashing(out.try_clone()?, control);
     let mut image = Image { inodes: &inodes, plan: &plan, spool, out, control };
     image.write_metadata(uuid)?;
     let (folders, others): (Vec<_>, Vec<_>) = image.all().partition(|(inode, _)| inode.is_folder());
@@ -87,7 +87,7 @@ struct Image<'a> {
     inodes: &'a [Inode<'a>],
     plan: &'a Plan,
     spool: &'a Arc<File>,
-    out: SparseWriter,
+    out: SparseWriter<'a>,
     control: &'a MergeControl,
 }
 
@@ -163,7 +163,6 @@ impl<'a> Image<'a> {
             let Some(buffer) = buffer.get_mut(..wanted) else { break };
             content.read_exact(buffer)?;
             self.out.write_all(buffer)?;
-            self.control.add_written(wanted)?;
         }
         Ok(())
     }

@@ -67,6 +67,17 @@ pub enum LayerFault {
     Spool { source: io::Error },
 }
 
+impl MergeFault {
+    /// Whether the merge could not write its files, whatever the layers contain.
+    pub(super) fn is_of_cache(&self) -> bool {
+        match self {
+            Self::Spool { .. } | Self::Write { .. } | Self::Cancelled => true,
+            Self::Layer { source, .. } => matches!(source, LayerFault::Spool { .. }),
+            Self::Open { .. } | Self::Blob { .. } => false,
+        }
+    }
+}
+
 /// Merges `layers`, lowest first, into `out`. The files' contents are collected in `spool`, an empty file.
 pub(super) fn merge(
     source: &Source,
@@ -76,7 +87,7 @@ pub(super) fn merge(
     uuid: [u8; 16],
     control: &MergeControl,
 ) -> Result<Measure, MergeFault> {
-    let mut merge = Merge { tree: Tree::new(), spool: SparseWriter::new(spool), expanded_bytes: 0 };
+    let mut merge = Merge { tree: Tree::new(), spool: SparseWriter::new(spool, control), expanded_bytes: 0 };
     for (at, layer) in layers.iter().enumerate() {
         merge.add(source, at, layer, control)?;
     }
@@ -85,13 +96,13 @@ pub(super) fn merge(
         .map_err(|source| if control.is_cancelled() { MergeFault::Cancelled } else { MergeFault::Write { source } })
 }
 
-struct Merge {
+struct Merge<'a> {
     tree: Tree,
-    spool: SparseWriter,
+    spool: SparseWriter<'a>,
     expanded_bytes: u64,
 }
 
-impl Merge {
+impl Merge<'_> {
     fn add(
         &mut self,
         source: &Source,
@@ -175,8 +186,7 @@ impl Merge {
                 Err(error) => return Err(LayerFault::Tar { source: read_fault(error) }),
             };
             let bytes = buffer.get(..read).unwrap_or_default();
-            let written = self.spool.write_all(bytes).and_then(|()| control.add_written(read));
-            written.map_err(|source| LayerFault::Spool { source })?;
+            self.spool.write_all(bytes).map_err(|source| LayerFault::Spool { source })?;
         }
     }
 }
@@ -232,6 +242,20 @@ mod tests {
 
     use super::*;
     use crate::merge::{compression::STREAM_BUFFER_BYTES, file_range::FileRange};
+
+    #[test]
+    fn faults_of_writing_are_not_faults_of_the_image() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let layer = |source| MergeFault::Layer { digest: "x".into(), media_type: "y".into(), source };
+        for fault in [
+            MergeFault::Spool { source: full() },
+            MergeFault::Write { source: full() },
+            layer(LayerFault::Spool { source: full() }),
+        ] {
+            assert!(fault.is_of_cache(), "{fault:?}");
+        }
+        assert!(!layer(LayerFault::Ratio).is_of_cache());
+    }
 
     /// The blob expands to nothing, so without a cancellation the decoder would read the whole blob before returning.
     #[test]

@@ -7,7 +7,10 @@ use std::{
     io::{self, BufWriter, Seek as _, Write as _},
 };
 
-use super::trailer::{ContentDigest, ContentHasher};
+use super::{
+    control::MergeControl,
+    trailer::{ContentDigest, ContentHasher},
+};
 
 /// Minimum bytes of zeros in one write that become a hole. A hole costs a system call, and file systems have blocks of
 /// at least 4 KiB.
@@ -18,23 +21,25 @@ const ZEROS: [u8; HOLE_BYTES_MIN] = [0; HOLE_BYTES_MIN];
 const BUFFER_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug)]
-pub(super) struct SparseWriter {
+pub(super) struct SparseWriter<'a> {
     file: BufWriter<File>,
     position: u64,
     /// Bytes of a hole before the position that the file has not been moved over yet.
     hole_bytes: i64,
     hasher: Option<ContentHasher>,
+    /// Counts the bytes that need disk space.
+    control: &'a MergeControl,
 }
 
-impl SparseWriter {
-    /// Creates a writer for an empty file.
-    pub(super) fn new(file: File) -> Self {
-        Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), position: 0, hole_bytes: 0, hasher: None }
+impl<'a> SparseWriter<'a> {
+    /// Creates a writer for an empty file. A write fails once less than the control's reserve is free.
+    pub(super) fn new(file: File, control: &'a MergeControl) -> Self {
+        Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), position: 0, hole_bytes: 0, hasher: None, control }
     }
 
     /// Creates a writer for an empty file that also computes the digest of the content.
-    pub(super) fn hashing(file: File) -> Self {
-        Self { hasher: Some(ContentHasher::default()), ..Self::new(file) }
+    pub(super) fn hashing(file: File, control: &'a MergeControl) -> Self {
+        Self { hasher: Some(ContentHasher::default()), ..Self::new(file, control) }
     }
 
     /// Number of bytes that have been written, with holes.
@@ -55,7 +60,8 @@ impl SparseWriter {
         if self.hole_bytes > 0 {
             self.file.seek_relative(std::mem::take(&mut self.hole_bytes))?;
         }
-        self.file.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.control.add_written(bytes.len())
     }
 
     /// Writes zeros up to a position.
@@ -85,11 +91,14 @@ fn is_zero(bytes: &[u8]) -> bool {
 mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+    use waggle_shared::disk_reserve::DiskReserve;
+
     use super::*;
 
     #[test]
     fn long_runs_of_zeros_become_holes() {
-        let mut writer = SparseWriter::new(tempfile::tempfile().unwrap());
+        let control = MergeControl::default();
+        let mut writer = SparseWriter::new(tempfile::tempfile().unwrap(), &control);
         let zeros = vec![0; 1 << 20];
         writer.write_all(b"start").unwrap();
         for _ in 0..16 {
@@ -104,5 +113,15 @@ mod tests {
         let mut found = [7; 13];
         file.read_exact_at(&mut found, (16 << 20) - 1).unwrap();
         assert_eq!(&found, b"\0\0\0\0\0\0end\0\0\0\0");
+    }
+
+    #[test]
+    fn small_writes_count_towards_the_reserve_and_holes_do_not() {
+        // No disk has so much free space.
+        let control = MergeControl::with_reserve(DiskReserve::from_mib(u32::MAX), "/".into());
+        let mut writer = SparseWriter::hashing(tempfile::tempfile().unwrap(), &control);
+        writer.pad_to(64 << 20).unwrap();
+        let written = (0..64 << 10).take_while(|_| writer.write_all(&[7; 256]).is_ok()).count();
+        assert_eq!((written, control.low_disk().is_some()), ((8 << 20) / 256 - 1, true));
     }
 }

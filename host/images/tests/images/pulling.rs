@@ -329,11 +329,20 @@ async fn image_is_not_pulled_below_the_reserve_but_a_merged_one_is_used() {
     let fault = pull(&low, &unknown).await.unwrap_err();
     let expected = format!("MiB free, and a reserve of {} MiB must remain free", u32::MAX);
     assert!(fault.contains("has too little free space for the image: ") && fault.contains(&expected), "{fault}");
-    // The registry was asked for documents only, and nothing was evicted in vain.
+    // The registry was asked for documents only, and nothing was evicted.
     let asked_for = &registry.requests()[asked..];
     assert!(asked_for.iter().all(|request| !request.path.contains("/blobs/")), "{asked_for:?}");
     assert_eq!((registry.times(&layer), pull(&low, &known).await.unwrap().as_str()), (1, "bees"));
     assert_eq!(drafts(&layout.cache()), [""; 0]);
+    // The cached layers are not read, so even damage is not noticed.
+    fs::remove_dir_all(layout.cache().join(MERGED)).unwrap();
+    fs::create_dir(layout.cache().join(MERGED)).unwrap();
+    let blob = layout.cache().join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
+    let damaged = vec![7; usize::try_from(blob.metadata().unwrap().len()).unwrap()];
+    fs::write(&blob, &damaged).unwrap();
+    let fault = pull(&low, &known).await.unwrap_err();
+    assert!(fault.contains("has too little free space for the image: "), "{fault}");
+    assert!(fs::read(&blob).unwrap() == damaged);
 }
 
 #[tokio::test]
