@@ -101,10 +101,11 @@ impl ImageStore {
         self.preparer.verify_in_background();
     }
 
-    /// Verifies the merged image with this reference or digest. Blocks.
+    /// Verifies the merged image with this reference or digest, and removes it if it is damaged. Machines that use it
+    /// keep the file. Blocks.
     ///
     /// # Errors
-    /// [`VerifyFault`] if the cache does not have the image, or its file cannot be opened.
+    /// [`VerifyFault`] if the cache does not have the image, or its file cannot be read or removed.
     pub fn verify(&self, name: &str) -> Result<Verified, VerifyFault> {
         inventory::verify(&self.preparer.cache, name)
     }

@@ -41,8 +41,8 @@ struct Interrupted;
 /// Some verified images are damaged.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "damaged images: {count}; a server removes them at their first use and merges them again; `waggle image rm` and \
-     `waggle image pull` do so now, and the disk should be checked"
+    "damaged images: {count}; they were removed, and the next environment or `waggle image pull` merges or pulls them \
+     again; environments that use them continue with the damaged files and should be created again; check the disk"
 )]
 struct Damaged {
     count: u32,
@@ -172,7 +172,7 @@ fn inspect(listed: &CachedImage, json: bool, out: &mut impl Write) -> Result<(),
     table(&rows, out)
 }
 
-/// Verifies images, or all images in the cache if `images` is empty.
+/// Verifies images, or all images in the cache if `images` is empty. Damaged ones are removed.
 fn verify(store: &ImageStore, images: &[String], json: bool, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let all = || store.list().into_iter().map(|image| image.digest).collect();
     let names: Vec<_> = if images.is_empty() { all() } else { images.to_vec() };

@@ -80,7 +80,7 @@ pub enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Verify merged images: whether their files still have the content that was written
+    /// Verify that merged images still have the content that was written, and remove damaged ones
     Verify {
         /// References, digests, or beginnings of digests [default: all images in the cache]
         #[arg(value_name = "IMAGE")]

@@ -235,13 +235,20 @@ async def test_a_damaged_image_is_reported_and_merged_again(serve, tmp_path):
     server.stop()
     (merged,) = (tmp_path / "cache").glob("merged-*/*.erofs")
     damage(merged)
+    copy = shutil.copy(merged, tmp_path)
     state, code, told = verify()
-    assert (state, code) == ("damaged", 1) and "waggle image pull" in told
+    assert (state, code) == ("damaged", 1) and "they were removed" in told and not merged.exists()
+    shutil.move(copy, merged)
     server.start()
     async with server.client() as tools, tools.environment("shell") as made:
         while "a cached image is damaged and was removed" not in server.output():
             await anyio.sleep(0.1)
         # What runs is left alone, and the next environment gets a whole image.
+        async with tools.environment("shell"):
+            assert verify() == ("whole", 0, "")
+            # A running server does not verify the image again, but the command does, and the next one is whole again.
+            damage(merged)
+            assert verify()[:2] == ("damaged", 1)
         async with tools.environment("shell"):
             assert verify() == ("whole", 0, "")
             ran = await tools.call("execute", environment_id=made["environment_id"], code="echo alive")

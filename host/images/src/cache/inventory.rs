@@ -95,7 +95,7 @@ fn pids(users: &[LeaseHolder]) -> String {
 pub enum Verified {
     /// The merged image has the content that was written.
     Whole,
-    /// The merged image has other content, or the disk cannot read it.
+    /// The merged image had other content, or the disk could not read it. It was removed from the cache.
     Damaged,
     /// Only the image's layers are in the cache. They are verified whenever they are merged.
     NotMerged,
@@ -108,18 +108,24 @@ pub enum VerifyFault {
     Unknown(#[from] UnknownImage),
     #[error("failed to verify the file {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("failed to remove the damaged file {}", path.display())]
+    Damaged { path: PathBuf, source: io::Error },
 }
 
-/// Verifies the merged image with this reference or digest.
+/// Verifies the merged image with this reference or digest, and removes it if it is damaged. Machines that use it keep
+/// the file.
 pub(super) fn verify(cache: &Cache, name: &str) -> Result<Verified, VerifyFault> {
     let found = find(cache, name)?;
     let is_merged = |file: &CachedFile| cache.merged.digest_of(&file.path).as_deref() == Some(&*found.digest);
     let Some(merged) = cache.files().into_iter().find(is_merged) else { return Ok(Verified::NotMerged) };
-    let checked =
-        private_folder::open(&merged.path).and_then(|file| verifier::integrity(&file, &MergeControl::default()));
+    let checked = private_folder::open(&merged.path)
+        .and_then(|file| Ok((verifier::integrity(&file, &MergeControl::default())?, file)));
     match checked {
-        Ok(Integrity::Whole) => Ok(Verified::Whole),
-        Ok(Integrity::Damaged) => Ok(Verified::Damaged),
+        Ok((Integrity::Whole, _)) => Ok(Verified::Whole),
+        Ok((Integrity::Damaged, file)) => match verifier::remove_damaged(&file, &merged.path) {
+            Ok(()) => Ok(Verified::Damaged),
+            Err(source) => Err(VerifyFault::Damaged { path: merged.path, source }),
+        },
         Err(source) => Err(VerifyFault::Read { path: merged.path, source }),
     }
 }

@@ -135,8 +135,8 @@ impl Preparer {
         let (env, agent) = (found.env().to_vec(), found.agent().cloned());
         let working_directory = found.working_directory().map(str::to_owned);
         let (erofs, lease, is_new) = self.merge(found, progress).await?;
-        if let Some(verifier) = self.verifier.get().filter(|_| !is_new) {
-            verifier.queue(&erofs);
+        if let Some(verifier) = self.verifier.get() {
+            if is_new { verifier.skip(&erofs) } else { verifier.queue(&erofs) }
         }
         let image = image.clone();
         self.cache

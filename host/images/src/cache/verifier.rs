@@ -19,6 +19,7 @@ use std::{
     time::Instant,
 };
 
+use nix::errno::Errno;
 use waggle_shared::{mutex::lock, private_folder};
 
 use super::lease;
@@ -34,7 +35,7 @@ const LOWEST_PRIORITY: i32 = 19;
 /// Verifies images, one after the other. Dropping it cancels the current verification and waits for its end.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// Images that have been queued in this process's life.
+    /// Images that have been queued or merged in this process's life.
     known: Mutex<HashSet<PathBuf>>,
     waiting: Option<SyncSender<PathBuf>>,
     control: Arc<MergeControl>,
@@ -52,7 +53,12 @@ impl Verifier {
         Ok(Self { known: Mutex::default(), waiting: Some(waiting), control, thread: Some(thread) })
     }
 
-    /// Queues an image, unless it was queued before. Does not block.
+    /// Excludes an image from verification, because this process has just merged it.
+    pub(super) fn skip(&self, path: &Path) {
+        lock(&self.known).insert(path.to_owned());
+    }
+
+    /// Queues an image, unless it is known. Does not block.
     pub(super) fn queue(&self, path: &Path) {
         let mut known = lock(&self.known);
         if known.contains(path) {
@@ -103,10 +109,7 @@ fn verify(path: &Path, control: &MergeControl) -> io::Result<()> {
         }
         Integrity::Damaged => {
             let users = lease::holders(path).iter().map(|holder| holder.uses).sum::<u32>();
-            // Another process may have replaced the file.
-            if lease::is_at(&file, path)? {
-                fs::remove_file(path)?;
-            }
+            remove_damaged(&file, path)?;
             tracing::error!(
                 path = %path.display(),
                 users,
@@ -118,13 +121,36 @@ fn verify(path: &Path, control: &MergeControl) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks a file. A part that the disk cannot read counts as damage.
+/// Removes the name of a damaged file, even if machines use the file, so that the next preparation merges it again.
+pub(super) fn remove_damaged(file: &File, path: &Path) -> io::Result<()> {
+    // Another process may have replaced the file.
+    if lease::is_at(file, path)? { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Checks a file. A part that the disk cannot read counts as damage; other errors, such as those of a network file
+/// system, say nothing about the content.
 pub(super) fn integrity(file: &File, control: &MergeControl) -> io::Result<Integrity> {
     match merge::check_integrity(file, control) {
-        Err(error) if !control.is_cancelled() => {
-            tracing::warn!(%error, "failed to read a cached image");
+        Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {
+            tracing::warn!(%error, "the disk failed to read a cached image");
             Ok(Integrity::Damaged)
         }
         checked => checked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_other_content_is_damage_and_not_every_error() {
+        let control = MergeControl::default();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        fs::write(&path, vec![7; 8192]).unwrap();
+        assert_eq!(integrity(&File::open(&path).unwrap(), &control).unwrap(), Integrity::Damaged);
+        let unreadable = File::options().append(true).open(&path).unwrap();
+        assert_eq!(integrity(&unreadable, &control).unwrap_err().raw_os_error(), Some(Errno::EBADF as i32));
     }
 }
