@@ -12,6 +12,7 @@ mod connections;
 mod cors;
 mod environment_log;
 mod keep_alive;
+mod linger;
 mod negotiation;
 mod places;
 mod readiness;

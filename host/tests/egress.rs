@@ -8,6 +8,7 @@ mod log;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -354,6 +355,12 @@ async fn flows_beyond_the_limit_are_refused_as_busy() {
     timeout(STUCK, async { while rig.refusal("10.0.77.1", port).await.is_some() {} }).await.unwrap();
 }
 
+/// Returns the number of tokens that a rate of 10 per second gives: 50 at once, and one every 100 ms for 2 s. On a busy
+/// machine some requests begin later, and get tokens that have become due meanwhile.
+fn admitted_within(time: Duration) -> RangeInclusive<usize> {
+    70..=70 + usize::try_from(time.as_millis() / 100).unwrap()
+}
+
 #[tokio::test]
 async fn flows_beyond_the_rate_wait_for_a_moment_and_are_then_refused() {
     let (_listener, port) = listen().await;
@@ -362,10 +369,9 @@ async fn flows_beyond_the_rate_wait_for_a_moment_and_are_then_refused() {
     let start = Instant::now();
     let connects = join_all((0..250).map(async |_| rig.connect(HOST_ADDRESS.into(), port).await.err())).await;
     let after = start.elapsed();
-    // 50 at once, and one every 100 ms for 2 s.
     let connected = connects.iter().filter(|refusal| refusal.is_none()).count();
-    assert!((70..=75).contains(&connected), "{connected}");
-    assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&after), "{after:?}");
+    assert!(admitted_within(after).contains(&connected), "{connected} in {after:?}");
+    assert!((Duration::from_millis(1900)..Duration::from_secs(20)).contains(&after), "{after:?}");
     assert!(connects.iter().flatten().all(|refusal| *refusal == Refusal::Busy), "{connects:?}");
     let refusals = rig.refusals();
     assert_eq!(refusals.len(), 250 - connected);
@@ -378,9 +384,11 @@ async fn flows_beyond_the_rate_wait_for_a_moment_and_are_then_refused() {
 async fn lookups_beyond_the_rate_wait_for_a_moment_and_then_fail() {
     let rates = Rates { flows: 100, lookups: 10 };
     let rig = rig_by("127.0.0.1", Gateway::new(None, 512).with_rates(rates)).await;
+    let start = Instant::now();
     let answers = join_all((0..250).map(async |_| rig.resolve("localhost").await)).await;
+    let after = start.elapsed();
     let resolved = answers.iter().filter(|answer| **answer == (0, vec![HOST_ADDRESS.into()])).count();
-    assert!((70..=75).contains(&resolved), "{resolved}");
+    assert!(admitted_within(after).contains(&resolved), "{resolved} in {after:?}");
     assert_eq!(answers.iter().filter(|answer| **answer == (2, vec![])).count(), 250 - resolved);
     let refusals = rig.refusals();
     assert_eq!(refusals.len(), 250 - resolved);

@@ -19,14 +19,15 @@ use hyper_util::{
 };
 use rustix::net::sockopt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    linger::linger,
     places::{Place, Places},
     refusal::{head_too_slow, too_many_connections},
     stall::{STALL, Unstalled},
@@ -40,13 +41,6 @@ const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Maximum size of a head, in bytes; servers in front of this one mostly allow less. The buffer of a connection's
 /// requests is no larger either, so it is also the memory of a peer that never completes a head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Maximum time for reading what a client still sends after its head has been rejected. Closing earlier would make the
-/// client's system discard the answer.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-
-/// Maximum number of bytes that are read after a head has been rejected.
-const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Size of a connection's send buffer in the kernel, which doubles it. Without this limit the kernel buffers megabytes
 /// of a response that a client does not read, and they are not charged to the client. 256 KiB on the way are enough for
@@ -169,11 +163,6 @@ where
     // Nothing has been sent on this connection, so the kernel takes the answer at once.
     let _ = stream.write_all(answer.as_bytes()).now_or_never();
     let _ = stream.shutdown().now_or_never();
-}
-
-/// Reads and discards what a client still sends after the answer, so that the client gets the answer.
-async fn linger(stream: impl AsyncRead + Unpin) {
-    let _ = timeout(LINGER_TIME, tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink())).await;
 }
 
 /// Rejects a connection above the limit, without waiting for the client. A client that waits for a handshake could not

@@ -8,15 +8,11 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::watch,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-use super::refusal::https_required;
+use super::{linger::linger, refusal::https_required};
 
 /// The current certificate with its key, or `None` for a server without TLS.
 pub type CurrentTls = Option<watch::Receiver<Arc<ServerConfig>>>;
@@ -42,7 +38,8 @@ async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> Option<T
         Ok(1) if first == [HANDSHAKE] => {}
         Ok(1) => {
             let _ = stream.write_all(https_required().as_bytes()).await;
-            discard(&mut stream).await;
+            let _ = stream.shutdown().await;
+            linger(stream).await;
             return None;
         }
         // The client has left.
@@ -55,11 +52,4 @@ async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> Option<T
             None
         }
     }
-}
-
-/// Ends the response and reads the rest of the request. Closing a connection with unread data would reset it, and the
-/// client would lose the response.
-async fn discard<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
-    let _ = stream.shutdown().await;
-    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
 }

@@ -145,6 +145,18 @@ async fn plain_http_to_a_server_with_tls_gets_an_answer_that_says_so() {
     assert_eq!((status.as_str(), &body["error"]["data"]["code"]), ("HTTP/1.1 400 Bad Request", &"bad_request".into()));
     assert!(body["error"]["message"].as_str().unwrap().contains("https://"), "{body}");
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    // A client that sends without end is read for a second, and up to a megabyte; the rest fits into the buffers of the
+    // kernel.
+    let start = Instant::now();
+    let (mut idle, mut endless) = (served.plain().await, served.plain().await);
+    idle.write_all(b"POST").await.unwrap();
+    let mut sent = 0;
+    while sent < 64 << 20 && endless.write_all(&[b'A'; 0x10000]).await.is_ok() {
+        sent += 0x10000;
+    }
+    assert!(sent < 32 << 20, "the server read {sent} bytes");
+    let (after, sent) = closed(idle, start).await;
+    assert!(after < Duration::from_secs(8) && sent.starts_with(b"HTTP/1.1 400 "), "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
