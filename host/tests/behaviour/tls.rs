@@ -129,7 +129,8 @@ async fn server_with_a_certificate_answers_over_https() {
     assert!(fault.to_string().contains("NoApplicationProtocol"), "{fault}");
     let stranger = served.connect(&Authority::new(), &[]).await.unwrap_err();
     assert!(stranger.to_string().contains("invalid peer certificate"), "{stranger}");
-    // The official client with its own TLS.
+    // The official client with its own TLS, which needs a crypto provider.
+    let _ = ring::default_provider().install_default();
     let root = reqwest::Certificate::from_der(&authority.root()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
     let answer = client.get(format!("https://127.0.0.1:{}/readyz", served.port)).send().await.unwrap();
