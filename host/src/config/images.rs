@@ -32,7 +32,7 @@ pub struct ImageSettings {
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..), value_name = "MIB")]
     pub image_cache_max_mb: Option<u32>,
     /// Free space that must remain on the disks of the data folder and of the image folder, in MiB, 0 to 1048576; below
-    /// it no environment is created and no image is pulled or prepared
+    /// it no environment is created and no image is pulled or prepared; no image is evicted for it
     #[arg(long, global = true, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     #[arg(value_name = "MIB")]
     pub disk_reserve_mb: u32,
