@@ -243,7 +243,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("manager", OTHERS)
+@pytest.mark.parametrize("manager", ["dnf", "zypper", pytest.param("yum", marks=pytest.mark.long)])
 async def test_dnf_yum_and_zypper_install_what_a_rule_allows(installing, manager):
     server = installing(LOOPBACK + ":{port}", OTHERS[manager], SHELL="rpm")
     async with server.client() as tools, tools.environment("shell") as made:
@@ -270,6 +270,7 @@ kill -9 $$
 """
 
 
+@pytest.mark.long
 async def test_an_installation_by_dnf_that_was_killed_does_not_stop_later_ones(installing):
     server = installing(LOOPBACK + ":{port}", {"usr/bin/dnf": KILLED_DNF}, SHELL="rpm")
     async with server.client() as tools, tools.environment("shell") as made:
@@ -281,6 +282,7 @@ async def test_an_installation_by_dnf_that_was_killed_does_not_stop_later_ones(i
         assert await shell(tools, one, "waggle-bee") == "hum\n"
 
 
+@pytest.mark.long
 async def test_pip_npm_and_apt_get_report_a_missing_rule(installing):
     async with installing("public").client() as tools:
         for runtime in PROGRAMS:
@@ -328,6 +330,7 @@ print(round(float(numpy.trapezoid(x ** 2, x)), 3))
 
 
 # The timeout is long because an emulated processor unpacks and compiles the packages and builds a font cache.
+@pytest.mark.long
 @pytest.mark.index
 @pytest.mark.timeout(1500)
 async def test_a_plot_is_made_with_packages_of_a_local_index(serve, peers):

@@ -48,6 +48,7 @@ print(sys.prefix, json.__cached__, __import__("os").path.exists(json.__cached__)
 """
 
 
+@pytest.mark.long
 async def test_python_without_compiled_modules_caches_them_in_the_home(serve, tmp_path):
     layout = tmp_path / "image"
     shutil.copytree(ROOT / "target/images/python", layout)
@@ -114,6 +115,7 @@ bash -lc 'command -v hive buzz npm'
 """
 
 
+@pytest.mark.long
 async def test_node_builds_native_modules_and_installs_global_programs(server):
     async with server.client() as tools, tools.environment("node") as made:
         for path, content in FILES.items():

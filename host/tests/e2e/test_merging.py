@@ -32,7 +32,10 @@ def compare(layout, folder):
     return merged
 
 
-@pytest.mark.parametrize("name", ["base", "python", "node", "shell", "foreign"])
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("node", "shell")]
+
+
+@pytest.mark.parametrize("name", ["base", "python", "foreign", *LONG])
 def test_a_merged_image_equals_the_output_of_another_unpacker(name, tmp_path):
     merged = compare(ROOT / "target/images" / name, tmp_path)
     assert any(facts.kind == "file" and facts.mode == "0755" for facts in merged.values())

@@ -11,7 +11,7 @@ import pytest
 
 from server import ORPHAN_S, WITHOUT_KVM
 
-ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("WAGGLE_ROUNDS", "10"))
 # With each number of processors.
 BOOTS = int(os.environ.get("WAGGLE_BOOTS", "2"))
 # A lost machine is detected at once; the rest allows for a busy test machine.
