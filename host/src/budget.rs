@@ -39,11 +39,13 @@ struct Quota {
 /// Reserved memory of one principal; dropping the reservation releases the memory.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    /// Either one permit of the private reserve, or one of the principal's share and one of the shared memory.
-    permits: Vec<OwnedSemaphorePermit>,
-    /// Keeps the principal's quota alive: the budget's map only has a weak reference to the quota.
-    _quota: Arc<Quota>,
+    parts: Vec<Part>,
+    /// Kept alive by its reservations: the budget's map only has a weak reference to the quota.
+    quota: Arc<Quota>,
 }
+
+/// Either one permit of the private reserve, or one of the principal's share and one of the shared memory.
+type Part = Vec<OwnedSemaphorePermit>;
 
 impl Budget {
     /// Creates a budget with `bytes` of shared memory. The private reserves are not part of `bytes`; each of them is
@@ -63,14 +65,27 @@ impl Budget {
     /// A request that does not fit the private reserve waits for the principal's own share first. During this wait, the
     /// request does not block other principals.
     pub(crate) async fn reserve(&self, owner: &Principal, bytes: usize) -> Reservation {
-        let units = u32::try_from(units(bytes).min(self.share_units)).unwrap_or(u32::MAX);
-        let quota = self.quota(owner);
+        let mut reservation = Reservation { parts: Vec::new(), quota: self.quota(owner) };
+        self.grow(&mut reservation, bytes).await;
+        reservation
+    }
+
+    /// Waits until a reservation has at least `bytes`, with the same rules as for [`Budget::reserve`].
+    pub(crate) async fn grow(&self, reservation: &mut Reservation, bytes: usize) {
+        let more = units(bytes).min(self.share_units).saturating_sub(reservation.units());
+        if more > 0 {
+            let part = self.acquire(&reservation.quota, u32::try_from(more).unwrap_or(u32::MAX)).await;
+            reservation.parts.push(part);
+        }
+    }
+
+    async fn acquire(&self, quota: &Quota, units: u32) -> Part {
         if let Ok(private) = Arc::clone(&quota.private).try_acquire_many_owned(units) {
-            return Reservation { permits: vec![private], _quota: quota };
+            return vec![private];
         }
         let share = acquire(&quota.share, units).await;
         let shared = acquire(&self.shared, units).await;
-        Reservation { permits: vec![share, shared], _quota: quota }
+        vec![share, shared]
     }
 
     fn quota(&self, owner: &Principal) -> Arc<Quota> {
@@ -89,16 +104,26 @@ impl Budget {
 impl Reservation {
     /// Returns the reserved size.
     pub(crate) fn bytes(&self) -> usize {
-        self.permits.first().map_or(0, |permit| permit.num_permits() * UNIT_BYTES)
+        self.units() * UNIT_BYTES
     }
 
     /// Releases the reserved memory beyond `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
-        for permit in &mut self.permits {
-            let surplus = permit.num_permits().saturating_sub(units(bytes));
-            drop(permit.split(surplus));
+        let mut surplus = self.units().saturating_sub(units(bytes));
+        for part in self.parts.iter_mut().rev() {
+            let released = surplus.min(part_units(part));
+            part.iter_mut().for_each(|permit| drop(permit.split(released)));
+            surplus -= released;
         }
     }
+
+    fn units(&self) -> usize {
+        self.parts.iter().map(part_units).sum()
+    }
+}
+
+fn part_units(part: &Part) -> usize {
+    part.first().map_or(0, OwnedSemaphorePermit::num_permits)
 }
 
 fn units(bytes: usize) -> usize {
@@ -155,5 +180,28 @@ mod tests {
         assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_none());
         drop((held, own));
         assert!(reserve(&eve, 2 * UNIT_BYTES).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reservation_grows_from_the_private_reserve_or_from_the_share() {
+        let budget = Budget { private_units: 2, ..Budget::new(8 * UNIT_BYTES, 0) };
+        let ada = "ada".parse().unwrap();
+        let mut one = budget.reserve(&ada, 0).await;
+        budget.grow(&mut one, UNIT_BYTES).await;
+        assert_eq!((one.bytes(), budget.shared.available_permits()), (2 * UNIT_BYTES, 8));
+        budget.grow(&mut one, 3 * UNIT_BYTES).await;
+        budget.grow(&mut one, UNIT_BYTES).await;
+        assert_eq!((one.bytes(), budget.shared.available_permits()), (4 * UNIT_BYTES, 6));
+        budget.grow(&mut one, 100 * UNIT_BYTES).await;
+        assert_eq!(one.bytes(), 4 * UNIT_BYTES, "at most the share");
+        let mut other = budget.reserve(&ada, UNIT_BYTES).await;
+        let grown = timeout(Duration::from_secs(1), budget.grow(&mut other, 2 * UNIT_BYTES)).await;
+        assert!(grown.is_err(), "the share is used up");
+        assert_eq!((other.bytes(), budget.shared.available_permits()), (2 * UNIT_BYTES, 4));
+        one.shrink(0);
+        assert_eq!((one.bytes(), budget.shared.available_permits()), (UNIT_BYTES, 6));
+        budget.grow(&mut other, 2 * UNIT_BYTES).await;
+        drop((one, other));
+        assert_eq!(budget.shared.available_permits(), 8);
     }
 }

@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the bodies of requests. Each body has a size limit and a timeout, and all bodies share a memory budget.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes, HttpBody as _},
     http::StatusCode,
     response::Response,
 };
-use futures_util::StreamExt as _;
-use tokio::time::timeout;
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::refusal::{id_too_long, refuse, too_complex};
 use crate::{
@@ -40,7 +40,14 @@ const MARKS_MAX: usize = 10_000;
 /// Memory of a parsed message for each mark, in bytes: an object with one entry has a mark or two, and takes 700 bytes.
 const MARK_BYTES: usize = 720;
 
-/// Each caller's own reserve: enough for a few small bodies.
+/// Number of marks whose memory is reserved with that of a body's bytes, before the body is read. Few calls have more,
+/// and only those wait a second time.
+const MARKS_USUAL: usize = 64;
+
+/// Size up to which a body of unknown length is read before it reserves memory for the maximum size, in bytes.
+const UNANNOUNCED_BYTES: usize = 64 * 1024;
+
+/// Each caller's own reserve: enough for a few bodies of at most 64 KiB with the usual number of marks.
 const OWN_BYTES: usize = 1024 * 1024;
 
 /// The budget and the timeouts of bodies.
@@ -70,27 +77,43 @@ impl Bodies {
             let _ = timeout(self.reserve_time, discard(body)).await;
             return Err(too_large());
         }
-        let bytes_max = announced.unwrap_or(REQUEST_BODY_BYTES_MAX);
-        let reservation = self.budget.reserve(owner, parsed_bytes(bytes_max, bytes_max.min(MARKS_MAX)));
-        let Ok(mut reservation) = timeout(self.reserve_time, reservation).await else {
-            return Err(too_slow("timed out waiting for memory; too many other requests are being read"));
-        };
-        match timeout(self.body_time, collect(body, bytes_max)).await {
-            Ok(Some(mut bytes)) => {
-                let marks = marks(&bytes);
-                if marks > MARKS_MAX {
-                    return Err(too_complex(MARKS_MAX));
-                }
-                reservation.shrink(parsed_bytes(bytes.len(), marks));
-                // A lone surrogate would hide an id from the check, so the body is repaired first.
-                replace_lone_surrogates(&mut bytes);
-                if has_long_id(&bytes) { Err(id_too_long()) } else { Ok((bytes.into(), reservation)) }
-            }
-            // The body is too long. Or the connection broke, and no client reads this response.
-            Ok(None) => Err(too_large()),
-            Err(_) => Err(too_slow("timed out reading the body")),
+        let mut pieces = body.into_data_stream();
+        let mut bytes = Vec::new();
+        let mut reservation = self.reserve(owner, first_bytes(announced.unwrap_or(UNANNOUNCED_BYTES))).await?;
+        let until = Instant::now() + self.body_time;
+        let mut rest = collect_until(until, &mut pieces, &mut bytes, announced.unwrap_or(UNANNOUNCED_BYTES)).await?;
+        if announced.is_none() && rest.is_some() {
+            self.grow(&mut reservation, first_bytes(REQUEST_BODY_BYTES_MAX)).await?;
+            let pieces = stream::iter(rest.map(Ok)).chain(pieces);
+            rest = collect_until(until, pin!(pieces), &mut bytes, REQUEST_BODY_BYTES_MAX).await?;
         }
+        if rest.is_some() {
+            return Err(too_large());
+        }
+        let marks = marks(&bytes);
+        if marks > MARKS_MAX {
+            return Err(too_complex(MARKS_MAX));
+        }
+        bytes.shrink_to_fit();
+        reservation.shrink(parsed_bytes(bytes.len(), marks));
+        self.grow(&mut reservation, parsed_bytes(bytes.len(), marks)).await?;
+        // A lone surrogate would hide an id from the check, so the body is repaired first.
+        replace_lone_surrogates(&mut bytes);
+        if has_long_id(&bytes) { Err(id_too_long()) } else { Ok((bytes.into(), reservation)) }
     }
+
+    async fn reserve(&self, owner: &Principal, bytes: usize) -> Result<Reservation, Response> {
+        timeout(self.reserve_time, self.budget.reserve(owner, bytes)).await.map_err(|_elapsed| no_memory())
+    }
+
+    async fn grow(&self, reservation: &mut Reservation, bytes: usize) -> Result<(), Response> {
+        timeout(self.reserve_time, self.budget.grow(reservation, bytes)).await.map_err(|_elapsed| no_memory())
+    }
+}
+
+/// Returns the memory that is reserved before a body of at most this size is read.
+fn first_bytes(bytes_max: usize) -> usize {
+    parsed_bytes(bytes_max, bytes_max.min(MARKS_USUAL))
 }
 
 /// Returns the memory of a parsed message of this size. Its texts are no longer than the body.
@@ -113,19 +136,36 @@ fn marks(json: &[u8]) -> usize {
     marks
 }
 
-/// Reads a body of at most `bytes_max` bytes into one buffer, which never grows, so that the body is not copied.
-async fn collect(body: Body, bytes_max: usize) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(bytes_max);
-    let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.ok()?;
+/// Reads like [`collect`], until this time at most.
+async fn collect_until(
+    until: Instant,
+    pieces: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+    bytes: &mut Vec<u8>,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, Response> {
+    match timeout_at(until, collect(pieces, bytes, bytes_max)).await {
+        Ok(Ok(rest)) => Ok(rest),
+        // The connection broke, so no client reads this response.
+        Ok(Err(_broken)) => Err(too_large()),
+        Err(_elapsed) => Err(too_slow("timed out reading the body")),
+    }
+}
+
+/// Reads pieces into a buffer of at most `bytes_max` bytes, which grows only once, so that the body is not copied
+/// again and again. Returns the piece that did not fit.
+async fn collect(
+    mut pieces: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+    bytes: &mut Vec<u8>,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, axum::Error> {
+    bytes.reserve_exact(bytes_max.saturating_sub(bytes.len()));
+    while let Some(piece) = pieces.next().await.transpose()? {
         if piece.len() > bytes_max - bytes.len() {
-            return None;
+            return Ok(Some(piece));
         }
         bytes.extend_from_slice(&piece);
     }
-    bytes.shrink_to_fit();
-    Some(bytes)
+    Ok(None)
 }
 
 /// Reads and discards a body, since most clients read the response only after they have sent the whole request.
@@ -143,14 +183,16 @@ fn too_large() -> Response {
     refuse(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::RequestTooLarge, &message)
 }
 
+fn no_memory() -> Response {
+    too_slow("timed out waiting for memory; too many other requests are being read")
+}
+
 fn too_slow(message: &str) -> Response {
     refuse(StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTooSlow, message)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
-
     use super::*;
 
     fn impatient() -> Bodies {
@@ -195,8 +237,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn usual_bodies_fit_the_callers_own_reserve_when_the_budget_is_full() {
+        let bodies = impatient();
+        let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| name.parse::<Principal>().unwrap());
+        let call = |code: usize| {
+            let arguments = "\"a\":[\"b\",{\"c\":0}],".repeat(16);
+            format!("{{\"params\":{{{arguments}\"code\":\"{}\"}}}}", "x".repeat(code))
+        };
+        // Both callers have used up all memory, also that of their own.
+        let mut held = Vec::new();
+        for owner in [&ada, &bob] {
+            held.push(bodies.budget.reserve(owner, BUDGET_BYTES).await);
+            held.push(bodies.budget.reserve(owner, OWN_BYTES).await);
+        }
+        for code in [2_000, 10_000, 60_000] {
+            let (read, _) = bodies.read(&eve, Body::from(call(code))).await.unwrap();
+            assert_eq!(read, call(code));
+            let pieces = stream::iter([Ok::<_, std::io::Error>(call(code))]);
+            assert_eq!(bodies.read(&eve, Body::from_stream(pieces)).await.unwrap().0, call(code));
+        }
+    }
+
+    #[tokio::test]
+    async fn body_with_many_marks_reserves_more_when_it_is_read() {
+        let bodies = impatient();
+        let (_, reservation) = bodies.read(&ada(), Body::from(format!("[{}0]", "0,".repeat(4_999)))).await.unwrap();
+        assert!((5_000 * MARK_BYTES..5_100 * MARK_BYTES).contains(&reservation.bytes()), "{}", reservation.bytes());
+        let held = bodies.budget.reserve(&ada(), BUDGET_BYTES / 2 - reservation.bytes()).await;
+        let refused = bodies.read(&ada(), Body::from(format!("[{}0]", "0,".repeat(4_999)))).await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+        drop((held, reservation));
+    }
+
+    #[tokio::test]
     async fn body_without_a_length_reserves_its_actual_size() {
         let bodies = impatient();
+        let large = vec![b'x'; REQUEST_BODY_BYTES_MAX];
+        let chunks =
+            stream::iter(large.chunks(50_000).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>());
+        assert_eq!(bodies.read(&ada(), Body::from_stream(chunks)).await.unwrap().0, large);
         let pieces = || [Ok::<_, std::io::Error>(Bytes::from_static(b"ab")), Ok(Bytes::from_static(b"cd"))];
         let mut held = Vec::new();
         for _ in 0..20 {
