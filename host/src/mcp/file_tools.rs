@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     domain::{
-        file::{Entry, FileRange, LISTING_NAMES_BYTES_MAX, Writing},
+        file::{Entry, FileRange, Writing},
         guest_path::SANDBOX_HOME,
     },
-    service::{fault::ArgumentFault, filesystem::ENTRIES_MAX},
+    service::fault::ArgumentFault,
 };
 
 /// Maximum offset: 2^53. JSON numbers above 2^53 are not exact.
@@ -32,9 +32,8 @@ const OFFSET_MAX: u64 = 1 << 53;
 /// Memory in bytes of an entry in a listing, without the entry's name: an object with six or seven values.
 const ENTRY_BYTES: usize = 1280;
 
-/// Maximum memory of a listing and its written form in bytes: each byte of a name may have four in the name's text.
-const LISTING_BYTES_MAX: usize =
-    5 * LISTING_NAMES_BYTES_MAX + ENTRIES_MAX as usize * ENTRY_BYTES + results::RESULT_BYTES_MAX;
+/// Size of an entry in JSON in bytes, without the entry's name.
+const ENTRY_JSON_BYTES: usize = 160;
 
 /// Maximum mode: permissions with set-user-id, set-group-id and the sticky bit.
 const MODE_MAX: u32 = 0o7777;
@@ -203,8 +202,10 @@ impl Services {
         let path = parse_path("path", arguments.path)?;
         let wanted = parse_wanted(arguments.offset, arguments.limit, arguments.encoding)?;
         let read = async {
-            let reservation = self.reserve_result(&context.owner, results::RESULT_BYTES_MAX).await?;
-            Ok((self.filesystem.read(&context.owner, id, &path, wanted.range).await?, reservation))
+            // Memory is reserved only now, so that a guest that does not answer keeps none from other calls.
+            let content = self.filesystem.read(&context.owner, id, &path, wanted.range).await?;
+            let reservation = self.reserve_result(&context.owner, results::bytes_max(content.bytes.len())).await?;
+            Ok((content, reservation))
         };
         let (content, mut reservation) = context.unless_cancelled(read).await?;
         let result = file_content::reply(&content, wanted);
@@ -217,9 +218,11 @@ impl Services {
         let id = parse_id(&arguments.environment_id)?;
         let path = parse_path("path", arguments.path.unwrap_or_else(|| SANDBOX_HOME.to_owned()))?;
         let list = async {
-            let reservation = self.reserve_result(&context.owner, LISTING_BYTES_MAX).await?;
             let (after, recursive) = (arguments.after.unwrap_or_default(), arguments.recursive.unwrap_or(false));
-            Ok((self.filesystem.list(&context.owner, id, &path, after, recursive).await?, reservation))
+            // As for `read_file`, memory is reserved only now.
+            let listing = self.filesystem.list(&context.owner, id, &path, after, recursive).await?;
+            let reservation = self.reserve_result(&context.owner, listing_bytes(&listing.entries)).await?;
+            Ok((listing, reservation))
         };
         let (listing, mut reservation) = context.unless_cancelled(list).await?;
         let files: Vec<_> = listing.entries.into_iter().map(listed).collect();
@@ -240,6 +243,14 @@ impl Services {
         context.memory.hold_result(reservation);
         Ok(result)
     }
+}
+
+/// Returns the maximum memory of a listing and its written form, in bytes.
+fn listing_bytes(entries: &[Entry]) -> usize {
+    // A name that is not UTF-8 is listed in base64 as well.
+    let names = entries.iter().map(|entry| entry.name.len() + entry.raw_name.as_ref().map_or(0, |name| 2 * name.len()));
+    let (names, count) = (names.sum::<usize>(), entries.len());
+    names + count * ENTRY_BYTES + results::bytes_max(names + count * ENTRY_JSON_BYTES)
 }
 
 fn listed(entry: Entry) -> ListedFile {
@@ -298,6 +309,29 @@ mod tests {
         for (offset, limit) in [(0.5, 1.0), (-1.0, 1.0), (1e300, 1.0), (0.0, 0.0), (0.0, 1e300)] {
             assert!(matches!(parse_wanted(Some(offset), Some(limit), None), Err(ArgumentFault::NotWhole { .. })));
         }
+    }
+
+    #[test]
+    fn memory_of_a_listing_is_reserved_by_its_entries() {
+        let entry = |name: &str, raw_name| Entry {
+            name: name.to_owned(),
+            raw_name,
+            mode: 0o100_644,
+            size: 1 << 40,
+            modified_unix_s: 0,
+        };
+        for (name, raw_name) in [("a", None), ("\u{1}\u{1}\u{1}", None), ("\\xE9", Some(vec![0xe9]))] {
+            let entries: Vec<_> = (0..100).map(|_| entry(name, raw_name.clone())).collect();
+            let reserved = listing_bytes(&entries);
+            let files: Vec<_> = entries.into_iter().map(listed).collect();
+            let values = crate::mcp::json_size::value_bytes(&serde_json::to_value(&files).unwrap());
+            let result = results::object(&files).unwrap();
+            assert!(reserved > results::result_bytes(&result), "{name:?}");
+            assert!(values < 100 * (ENTRY_BYTES + 8 * name.len()), "{name:?}: {values}");
+        }
+        // Small listings fit the caller's own reserve, and many of the largest fit the budget.
+        assert!(listing_bytes(&vec![entry("src", None); 100]) < results::RESULT_BYTES_MAX / 2);
+        assert!(listing_bytes(&vec![entry(&"n".repeat(100), None); 5000]) < 9 * 1024 * 1024);
     }
 
     #[test]

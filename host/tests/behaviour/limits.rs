@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -176,6 +176,27 @@ async fn unread_results_block_only_their_caller() {
     assert_eq!(ran.structured_content.unwrap()["stdout"], "mine\n");
     drop(unread);
     assert_eq!(timeout(TIMEOUT, last).await.unwrap().status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_for_their_environment_reserve_no_memory_for_results() {
+    let served = serve_guarded(&[]).await;
+    let (busy, free) = (served.create("shell").await, served.create("shell").await);
+    let mut unread = Vec::new();
+    let wait = json!({"environment_id": busy, "code": "sleep 60", "timeout_seconds": 60});
+    for _ in 0..32 {
+        unread.push(raw::unread_call_as(&served.url, ADA, "execute", &wait).await);
+    }
+    sleep(Duration::from_secs(2)).await;
+    for tool in ["list_files", "read_file"] {
+        for _ in 0..20 {
+            let waits = json!({"environment_id": busy, "path": "/etc/passwd"});
+            unread.push(raw::unread_call_as(&served.url, ADA, tool, &waits).await);
+        }
+    }
+    sleep(Duration::from_secs(1)).await;
+    let list = served.call("list_files", json!({"environment_id": free}));
+    assert_eq!(timeout(Duration::from_secs(20), list).await.unwrap()["count"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
