@@ -16,7 +16,10 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use super::{places::Standing, refusal::refuse};
+use super::{
+    places::Standing,
+    refusal::{connection_evicted, refuse},
+};
 use crate::{
     domain::{principal::Principal, tokens::Tokens},
     error_code::ErrorCode,
@@ -42,8 +45,10 @@ pub(super) async fn authenticate(State(tokens): State<CurrentTokens>, mut reques
             }
         }
     };
-    if let Some(standing) = request.extensions_mut().remove::<Arc<Standing>>() {
-        standing.prove();
+    if let Some(standing) = request.extensions_mut().remove::<Arc<Standing>>()
+        && standing.prove().is_err()
+    {
+        return connection_evicted();
     }
     request.extensions_mut().insert(principal);
     next.run(request).await

@@ -6,7 +6,7 @@
 use std::{error::Error, io::Write as _, net::Shutdown, sync::Arc, time::Duration};
 
 use axum::Router;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::ready};
 use hyper::{
     Request,
     body::Incoming,
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     linger::linger,
     places::{Place, Places},
-    refusal::{head_too_slow, too_many_connections},
+    refusal::{connection_evicted, head_too_slow, too_many_connections},
     stall::{STALL, Unstalled},
     tls::{self, CurrentTls},
 };
@@ -120,9 +120,11 @@ where
     let standing = Arc::clone(place.standing());
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        standing.record_head();
+        if standing.record_head().is_err() {
+            return ready(Ok(connection_evicted())).left_future();
+        }
         request.extensions_mut().insert(Arc::clone(&standing));
-        router.call(request)
+        router.call(request).right_future()
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX);
@@ -137,8 +139,10 @@ where
         }
     };
     let end = tokio::select! {
-        outcome = until_stopped => End::Served(outcome),
+        // An evicted connection must not begin a request that has just arrived.
+        biased;
         () = place.evicted() => End::Evicted,
+        outcome = until_stopped => End::Served(outcome),
         () = place.first_head_timed_out() => End::TooSlow,
     };
     let mut stream = served.into_parts().io.into_inner();
@@ -178,5 +182,34 @@ fn reject(stream: TcpStream, has_tls: bool) {
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(fault) = ended {
         tracing::error!(error = &fault as &dyn Error, "the task of a connection panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use axum::routing::any;
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn request_that_arrives_at_an_eviction_does_not_begin_and_is_answered() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let router = Router::new().fallback(any(move || async move { counted.fetch_add(1, SeqCst) }.map(|_| "called")));
+        for _ in 0..32 {
+            let places = Places::new(1);
+            let place = places.take().await.unwrap();
+            let (mut client, server) = duplex(64 * 1024);
+            client.write_all(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            assert!(places.take().now_or_never().is_none());
+            serve_requests(server, router.clone(), &CancellationToken::new(), &place).await;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+        assert_eq!(calls.load(SeqCst), 0);
     }
 }

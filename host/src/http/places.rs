@@ -56,7 +56,6 @@ impl Unproven {
 #[derive(Debug)]
 pub(super) struct Place {
     standing: Arc<Standing>,
-    evicted: CancellationToken,
     first_head_until: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -68,7 +67,13 @@ pub(super) struct Standing {
     /// The key in `unproven`, as long as the connection is in it.
     position: AtomicU64,
     has_head: CancellationToken,
+    /// Cancelled under the lock of `unproven`.
+    evicted: CancellationToken,
 }
+
+/// A connection has lost its place, and ends without serving another request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Evicted;
 
 impl Places {
     pub(super) fn new(connections_max: usize) -> Self {
@@ -81,8 +86,12 @@ impl Places {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                let (_, oldest) = lock(&self.unproven).evictions.pop_first()?;
-                oldest.cancel();
+                {
+                    // Under the lock, so that no request of this connection begins from now on.
+                    let mut unproven = lock(&self.unproven);
+                    let (_, oldest) = unproven.evictions.pop_first()?;
+                    oldest.cancel();
+                }
                 // An evicted connection ends at its next poll.
                 Arc::clone(&self.permits).acquire_owned().await.ok()?
             }
@@ -90,8 +99,9 @@ impl Places {
         let evicted = CancellationToken::new();
         let position = lock(&self.unproven).add(evicted.clone()).into();
         let unproven = Arc::clone(&self.unproven);
-        let standing = Arc::new(Standing { unproven, position, has_head: CancellationToken::new() });
-        Some(Place { standing, evicted, first_head_until: Instant::now() + FIRST_HEAD_TIME, _permit: permit })
+        let has_head = CancellationToken::new();
+        let standing = Arc::new(Standing { unproven, position, has_head, evicted });
+        Some(Place { standing, first_head_until: Instant::now() + FIRST_HEAD_TIME, _permit: permit })
     }
 }
 
@@ -102,7 +112,7 @@ impl Place {
 
     /// Waits until the connection has lost its place to another one. The owner must then drop the place at once.
     pub(super) async fn evicted(&self) {
-        self.evicted.cancelled().await;
+        self.standing.evicted.cancelled().await;
     }
 
     /// Waits until the timeout of the first head; for ever if a complete head arrives before.
@@ -122,23 +132,31 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.standing.prove();
+        let _ = self.standing.prove();
     }
 }
 
 impl Standing {
     /// Records a complete head: of all unproven connections this one is the last to be evicted now.
-    pub(super) fn record_head(&self) {
+    ///
+    /// # Errors
+    /// [`Evicted`] if the connection has lost its place. The request must then be refused.
+    pub(super) fn record_head(&self) -> Result<(), Evicted> {
         self.has_head.cancel();
         let mut unproven = lock(&self.unproven);
         if let Some(evicted) = unproven.evictions.remove(&self.position.load(Relaxed)) {
             self.position.store(unproven.add(evicted), Relaxed);
         }
+        if self.evicted.is_cancelled() { Err(Evicted) } else { Ok(()) }
     }
 
     /// Records that a request of the connection has passed the check of tokens. The connection is not evicted then.
-    pub(super) fn prove(&self) {
+    ///
+    /// # Errors
+    /// The same as for [`Standing::record_head`].
+    pub(super) fn prove(&self) -> Result<(), Evicted> {
         lock(&self.unproven).evictions.remove(&self.position.load(Relaxed));
+        if self.evicted.is_cancelled() { Err(Evicted) } else { Ok(()) }
     }
 }
 
@@ -156,19 +174,20 @@ mod tests {
     async fn longest_silent_unproven_connection_is_evicted() {
         let places = Places::new(4);
         let held = [taken(&places), taken(&places), taken(&places), taken(&places)];
-        held[0].standing().prove();
-        held[1].standing().record_head();
+        held[0].standing().prove().unwrap();
+        held[1].standing().record_head().unwrap();
         let mut evictions = Vec::new();
         let mut held: Vec<_> = held.into_iter().map(Some).collect();
         for _ in 0..3 {
             let next = places.take();
             tokio::pin!(next);
             assert!(next.as_mut().now_or_never().is_none());
-            let evicted = held.iter().position(|place| place.as_ref().is_some_and(|one| one.evicted.is_cancelled()));
+            let evicted =
+                held.iter().position(|place| place.as_ref().is_some_and(|one| one.standing.evicted.is_cancelled()));
             evictions.push(evicted.unwrap());
             held[evicted.unwrap()] = None;
             let place = next.now_or_never().unwrap().unwrap();
-            place.standing().prove();
+            place.standing().prove().unwrap();
             held.push(Some(place));
         }
         assert_eq!(evictions, [2, 3, 1]);
@@ -177,11 +196,23 @@ mod tests {
         assert!(places.take().now_or_never().unwrap().is_some());
     }
 
+    #[tokio::test]
+    async fn evicted_connection_begins_no_request() {
+        let places = Places::new(2);
+        let (silent, late) = (taken(&places), taken(&places));
+        silent.standing().record_head().unwrap();
+        for _ in 0..2 {
+            assert!(places.take().now_or_never().is_none());
+        }
+        assert_eq!(late.standing().record_head(), Err(Evicted));
+        assert_eq!((silent.standing().prove(), late.standing().prove()), (Err(Evicted), Err(Evicted)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn first_head_has_a_timeout_that_ends_with_the_head() {
         let places = Places::new(2);
         let (slow, quick) = (taken(&places), taken(&places));
-        quick.standing().record_head();
+        quick.standing().record_head().unwrap();
         let start = Instant::now();
         slow.first_head_timed_out().await;
         assert_eq!(start.elapsed().as_secs(), 10);
@@ -194,7 +225,7 @@ mod tests {
         let places = Places::new(1);
         for _ in 0..3 {
             let place = taken(&places);
-            place.standing().record_head();
+            place.standing().record_head().unwrap();
             drop(place);
         }
         assert!(lock(&places.unproven).evictions.is_empty());

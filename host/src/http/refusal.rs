@@ -29,6 +29,8 @@ const SERVER_ERROR: i32 = -32000;
 /// Maximum size of a text with which rmcp refuses a request. The longest has about a hundred bytes.
 const REASON_BYTES_MAX: usize = 4096;
 
+const TOO_MANY_CONNECTIONS: &str = "too many connections; retry in a minute";
+
 /// Builds a response with a status, a code and a message.
 pub(super) fn refuse(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     (status, Json(error(SERVER_ERROR, code, message))).into_response()
@@ -127,10 +129,14 @@ pub(super) fn id_too_long() -> Response {
     (StatusCode::BAD_REQUEST, Json(error)).into_response()
 }
 
+/// The response to a request of a connection that has lost its place.
+pub(super) fn connection_evicted() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyConnections, TOO_MANY_CONNECTIONS)
+}
+
 /// The whole HTTP response to a connection above the limit.
 pub(super) fn too_many_connections() -> String {
-    let message = "too many connections; retry in a minute";
-    whole("503 Service Unavailable", ErrorCode::TooManyConnections, message)
+    whole("503 Service Unavailable", ErrorCode::TooManyConnections, TOO_MANY_CONNECTIONS)
 }
 
 /// The whole HTTP response to a connection whose first request does not arrive.
