@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /readyz`: whether the server's checks pass, by name. The reasons are for the operator, and go to the log.
 //!
-//! A check may block, on a network file system for example. All checks of a look run in one thread, and no look begins
-//! before the previous one has ended, so a check that hangs takes one thread, however often clients ask.
+//! A check may block, on a network file system for example. Each check runs in a thread of its own, and does not begin
+//! again before its previous run has ended, so a check that hangs takes one thread, however often clients ask.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -20,11 +20,10 @@ use axum::{
 use serde_json::{Map, Value, json};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
-use waggle_shared::mutex::lock;
 
-/// Time for which the outcome of a look is used again.
+/// Time for which the outcome of a look or of a run is used.
 const OUTCOME_FRESH: Duration = Duration::from_secs(1);
 
 /// Timeout of a look. The checks that have not ended by then have failed.
@@ -49,25 +48,25 @@ impl std::fmt::Debug for Check {
     }
 }
 
-/// The checks, and the look at them that is running or has ended last.
+/// The checks, and the look at them that has ended last.
 pub(super) struct Readiness {
-    checks: Arc<Vec<Check>>,
+    checks: Vec<Arc<Check>>,
     state: tokio::sync::Mutex<Looks>,
 }
 
 #[derive(Default)]
 struct Looks {
-    running: Option<Look>,
+    /// The run of each check, by its name.
+    running: HashMap<&'static str, Run>,
     latest: Option<(Instant, Outcome)>,
     /// When the reason of each failed check was logged last, by its name.
     logged: HashMap<&'static str, Instant>,
 }
 
-/// A running look.
-struct Look {
-    /// The outcomes of the first checks, which have ended.
-    ended: Arc<Mutex<Vec<Result<(), String>>>>,
-    task: JoinHandle<()>,
+/// A run of a check, which may have ended.
+struct Run {
+    ended: Arc<OnceLock<Instant>>,
+    task: JoinHandle<Result<(), String>>,
 }
 
 /// The outcome of each check, in order.
@@ -75,7 +74,7 @@ type Outcome = Vec<Result<(), String>>;
 
 impl Readiness {
     pub(super) fn new(checks: Vec<Check>) -> Self {
-        Self { checks: Arc::new(checks), state: tokio::sync::Mutex::default() }
+        Self { checks: checks.into_iter().map(Arc::new).collect(), state: tokio::sync::Mutex::default() }
     }
 
     /// Returns the outcome of a look that is at most [`OUTCOME_FRESH`] old.
@@ -86,13 +85,21 @@ impl Readiness {
         {
             return outcome.clone();
         }
-        let look = state.running.get_or_insert_with(|| Look::start(&self.checks));
-        let in_time = timeout(LOOK_TIME, &mut look.task).await.is_ok();
-        let mut outcome = lock(&look.ended).clone();
-        let missing = if in_time { "the check panicked" } else { "timed out; a file system may hang" };
-        outcome.resize(self.checks.len(), Err(missing.to_owned()));
-        if in_time {
-            state.running = None;
+        let until = Instant::now() + LOOK_TIME;
+        state.running.retain(|_, run| !run.is_outdated());
+        for check in &self.checks {
+            state.running.entry(check.name).or_insert_with(|| Run::start(check));
+        }
+        let mut outcome = Vec::with_capacity(self.checks.len());
+        for check in &self.checks {
+            let run = state.running.entry(check.name).or_insert_with(|| Run::start(check));
+            outcome.push(match timeout_at(until, &mut run.task).await {
+                Err(_elapsed) => Err("timed out; a file system may hang".to_owned()),
+                Ok(ended) => {
+                    state.running.remove(check.name);
+                    ended.unwrap_or_else(|_panic| Err("the check panicked".to_owned()))
+                }
+            });
         }
         state.latest = Some((Instant::now(), outcome.clone()));
         state.log(&self.checks, &outcome);
@@ -100,32 +107,37 @@ impl Readiness {
     }
 }
 
-impl Look {
-    fn start(checks: &Arc<Vec<Check>>) -> Self {
-        let ended = Arc::<Mutex<Vec<_>>>::default();
-        let (checks, outcomes) = (Arc::clone(checks), Arc::clone(&ended));
+impl Run {
+    fn start(check: &Arc<Check>) -> Self {
+        let ended = Arc::<OnceLock<_>>::default();
+        let (check, at) = (Arc::clone(check), Arc::clone(&ended));
         let task = spawn_blocking(move || {
-            for check in checks.iter() {
-                let outcome = (check.run)();
-                lock(&outcomes).push(outcome);
-            }
+            let outcome = (check.run)();
+            let _ = at.set(Instant::now());
+            outcome
         });
         Self { ended, task }
+    }
+
+    /// Whether the check has ended too long ago, or has panicked. Its outcome says nothing about the present then.
+    fn is_outdated(&self) -> bool {
+        self.task.is_finished() && self.ended.get().is_none_or(|at| at.elapsed() >= OUTCOME_FRESH)
     }
 }
 
 impl Looks {
     /// Logs the reasons of the failed checks, and the end of failures.
-    fn log(&mut self, checks: &[Check], outcome: &Outcome) {
-        for (Check { name, .. }, outcome) in checks.iter().zip(outcome) {
+    fn log(&mut self, checks: &[Arc<Check>], outcome: &Outcome) {
+        for (check, outcome) in checks.iter().zip(outcome) {
+            let name = check.name;
             match outcome {
                 Ok(()) => {
-                    if self.logged.remove(name).is_some() {
+                    if self.logged.remove(&name).is_some() {
                         tracing::info!(check = name, "a check of /readyz passes again");
                     }
                 }
                 Err(reason) => {
-                    if self.logged.get(name).is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                    if self.logged.get(&name).is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                         self.logged.insert(name, Instant::now());
                         tracing::warn!(check = name, reason, "a check of /readyz failed");
                     }
@@ -150,11 +162,13 @@ pub(super) async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
 #[cfg(test)]
 mod tests {
     use std::sync::{
+        Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     };
 
     use axum::body::to_bytes;
+    use waggle_shared::mutex::lock;
 
     use super::*;
 
@@ -199,8 +213,33 @@ mod tests {
         assert_eq!(answer(&readiness).await.0, 503);
         assert_eq!(runs.load(SeqCst), 1);
         release.send(()).unwrap();
+        tokio::time::sleep(2 * OUTCOME_FRESH).await;
+        // The run that hung has ended, but its outcome is too old, so the check runs again and hangs again.
+        assert_eq!(answer(&readiness).await.0, 503);
+        assert_eq!(runs.load(SeqCst), 2);
         release.send(()).unwrap();
-        tokio::time::sleep(OUTCOME_FRESH).await;
+        tokio::time::sleep(OUTCOME_FRESH / 2).await;
+        release.send(()).unwrap();
+        tokio::time::sleep(OUTCOME_FRESH / 2).await;
         assert_eq!(answer(&readiness).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn hanging_check_does_not_keep_the_others_from_running() {
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let hang = move || lock(&released).recv().map_err(|fault| fault.to_string());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&runs);
+        let fails_later = move || if counted.fetch_add(1, SeqCst) == 0 { Ok(()) } else { Err("gone".to_owned()) };
+        let checks = vec![
+            Check { name: "kernel", is_required: true, run: Box::new(fails_later) },
+            Check { name: "disk", is_required: false, run: Box::new(hang) },
+        ];
+        let readiness = Arc::new(Readiness::new(checks));
+        assert_eq!(answer(&readiness).await.0, 200);
+        tokio::time::sleep(OUTCOME_FRESH).await;
+        assert_eq!(answer(&readiness).await.0, 503);
+        drop(release);
     }
 }
