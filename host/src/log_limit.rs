@@ -20,8 +20,8 @@ const LINES_BURST: u32 = 20;
 /// The interval at which further lines are allowed.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Maximum number of environments, and of callers with a kind of fault, that have a counter. One more resets those
-/// that may write all their lines, or else all counters, so the limit must not be below a server's capacity.
+/// Maximum number of environments, and of callers with a kind of fault, that have a counter. One more removes those
+/// that may write all their lines, or else the half that may write the most.
 const COUNTERS_MAX: usize = 4096;
 
 /// The counters of this process, which has one log.
@@ -52,6 +52,14 @@ pub(crate) fn admitted_of(caller: &Principal, kind: Kind) -> Option<u64> {
     CALLERS.admit((caller.clone(), kind), Instant::now())
 }
 
+/// Removes the counter of an environment that has ended, and logs how many of its lines were left out.
+pub(crate) fn end(id: EnvironmentId) {
+    let left_out = ENVIRONMENTS.remove(&id);
+    if left_out > 0 {
+        tracing::warn!(environment = %id, left_out, "lines of this environment were left out of this log");
+    }
+}
+
 /// Logs how many lines were left out and have not been stated in another line yet.
 pub(crate) fn log_left_out() {
     let (of_environments, of_callers) = (ENVIRONMENTS.take_left_out(), CALLERS.take_left_out());
@@ -62,11 +70,18 @@ pub(crate) fn log_left_out() {
 
 /// The lines that each source of lines may still write.
 #[derive(Debug)]
-struct LogLimit<K>(Mutex<HashMap<K, Lines>>);
+struct LogLimit<K>(Mutex<Counters<K>>);
+
+#[derive(Debug)]
+struct Counters<K> {
+    of: HashMap<K, Lines>,
+    /// The lines that the sources of removed counters have left out.
+    left_out: u64,
+}
 
 impl<K> Default for LogLimit<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Counters { of: HashMap::new(), left_out: 0 }))
     }
 }
 
@@ -88,17 +103,34 @@ impl Lines {
     }
 }
 
+impl<K: Eq + Hash> Counters<K> {
+    /// Removes the counters of the quietest sources: those that may write all their lines, or else half of all.
+    fn make_room(&mut self, now: Instant) {
+        self.of.values_mut().for_each(|lines| lines.earn(now));
+        self.remove_quiet(LINES_BURST, usize::MAX);
+        if self.of.len() >= COUNTERS_MAX {
+            let mut left: Vec<_> = self.of.values().map(|lines| lines.left).collect();
+            left.sort_unstable();
+            let median = left.get(left.len() / 2).copied().unwrap_or_default();
+            self.remove_quiet(median + 1, usize::MAX);
+            self.remove_quiet(median, self.of.len().saturating_sub(COUNTERS_MAX / 2));
+        }
+    }
+
+    /// Removes the counters of at most `count` sources that may write at least `left` lines.
+    fn remove_quiet(&mut self, left: u32, count: usize) {
+        let removed = self.of.extract_if(|_, lines| lines.left >= left).take(count);
+        self.left_out += removed.map(|(_, lines)| lines.left_out).sum::<u64>();
+    }
+}
+
 impl<K: Eq + Hash> LogLimit<K> {
     fn admit(&self, key: K, now: Instant) -> Option<u64> {
         let mut counters = lock(&self.0);
-        if counters.len() >= COUNTERS_MAX && !counters.contains_key(&key) {
-            counters.values_mut().for_each(|lines| lines.earn(now));
-            counters.retain(|_, lines| lines.left < LINES_BURST || lines.left_out > 0);
-            if counters.len() >= COUNTERS_MAX {
-                counters.clear();
-            }
+        if counters.of.len() >= COUNTERS_MAX && !counters.of.contains_key(&key) {
+            counters.make_room(now);
         }
-        let lines = counters.entry(key).or_insert(Lines { left: LINES_BURST, earned_at: now, left_out: 0 });
+        let lines = counters.of.entry(key).or_insert(Lines { left: LINES_BURST, earned_at: now, left_out: 0 });
         lines.earn(now);
         match lines.left.checked_sub(1) {
             Some(left) => {
@@ -113,7 +145,14 @@ impl<K: Eq + Hash> LogLimit<K> {
     }
 
     fn take_left_out(&self) -> u64 {
-        lock(&self.0).values_mut().map(|lines| std::mem::take(&mut lines.left_out)).sum()
+        let mut counters = lock(&self.0);
+        let removed = std::mem::take(&mut counters.left_out);
+        removed + counters.of.values_mut().map(|lines| std::mem::take(&mut lines.left_out)).sum::<u64>()
+    }
+
+    /// Removes a counter, and returns the number of lines that were left out and have not been stated yet.
+    fn remove(&self, key: &K) -> u64 {
+        lock(&self.0).of.remove(key).map_or(0, |lines| lines.left_out)
     }
 }
 
@@ -150,7 +189,7 @@ mod tests {
         let later = start + Duration::from_secs(29);
         for number in 1..2 * COUNTERS_MAX {
             limit.admit(number, start);
-            assert!(lock(&limit.0).len() <= COUNTERS_MAX);
+            assert!(lock(&limit.0).of.len() <= COUNTERS_MAX);
             if number % 1000 == 0 {
                 let _ = limit.admit(number, later);
             }
@@ -162,6 +201,37 @@ mod tests {
         while limit.admit(0, hour).is_some() {}
         limit.admit(COUNTERS_MAX, hour);
         assert_eq!(limit.admit(0, hour), None, "a caller without lines keeps its counter");
-        assert_eq!(lock(&limit.0).len(), 2);
+        assert_eq!(lock(&limit.0).of.len(), 2);
+    }
+
+    #[test]
+    fn counts_survive_the_removal_of_counters_and_noisy_sources_get_no_new_burst() {
+        let (limit, start) = (LogLimit::default(), Instant::now());
+        // Half of the sources have left a line out, and the other half have written one.
+        for number in 0..COUNTERS_MAX {
+            for _ in 0..=LINES_BURST * u32::from(number % 2 == 0) {
+                limit.admit(number, start);
+            }
+        }
+        limit.admit(COUNTERS_MAX, start);
+        assert_eq!(limit.admit(0, start), None, "a noisy source keeps its counter");
+        assert!(lock(&limit.0).of.len() <= COUNTERS_MAX / 2 + 1);
+        // All sources are noisy now.
+        for number in 0..2 * COUNTERS_MAX {
+            while limit.admit(number, start).is_some() {}
+        }
+        assert!(lock(&limit.0).of.len() > COUNTERS_MAX / 2, "only half of the counters are removed");
+        // Each source has left out at least one line.
+        assert!(limit.take_left_out() >= 2 * COUNTERS_MAX as u64);
+    }
+
+    #[test]
+    fn end_of_an_environment_removes_its_counter_and_returns_its_count() {
+        let (limit, id, now) = (LogLimit::default(), EnvironmentId::random(), Instant::now());
+        for _ in 0..100 {
+            limit.admit(id, now);
+        }
+        assert_eq!([limit.remove(&id), limit.remove(&id)], [80, 0]);
+        assert_eq!((limit.take_left_out(), lock(&limit.0).of.len()), (0, 0));
     }
 }

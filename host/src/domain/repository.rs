@@ -111,10 +111,12 @@ impl Repository {
         let mut inner = lock(&self.inner);
         let Some(position) = inner.environments.iter().position(|known| known.id == id) else { return };
         let Environment { owner, .. } = inner.environments.remove(position);
-        if inner.destroyed.len() >= DESTROYED_REMEMBERED_MAX {
-            inner.destroyed.pop_front();
-        }
         inner.destroyed.push_back(Destroyed { id, owner, reason });
+        if inner.destroyed.len() > DESTROYED_REMEMBERED_MAX
+            && let Some(surplus) = surplus(inner.destroyed.iter().map(|destroyed| &destroyed.owner))
+        {
+            inner.destroyed.remove(surplus);
+        }
     }
 
     /// Looks up an id among an owner's environments.
@@ -134,14 +136,27 @@ impl Repository {
         lock(&self.inner).environments.iter().filter(|known| known.owner == *owner).cloned().collect()
     }
 
-    /// Returns the oldest failed environment if there are more failed environments than slots.
+    /// Returns a failed environment if there are more failed environments than slots: the oldest one of the owner that
+    /// has the most.
     #[must_use]
     pub fn surplus_failed(&self) -> Option<EnvironmentId> {
         let inner = lock(&self.inner);
-        let mut failed = inner.environments.iter().filter(|known| known.state() == State::Error);
-        let oldest = failed.next()?;
-        (failed.count() >= self.slots.limit.all).then_some(oldest.id)
+        let failed: Vec<_> = inner.environments.iter().filter(|known| known.state() == State::Error).collect();
+        if failed.len() <= self.slots.limit.all {
+            return None;
+        }
+        surplus(failed.iter().map(|known| &known.owner)).and_then(|place| failed.get(place)).map(|known| known.id)
     }
+}
+
+/// Returns the place of the entry to drop from a list with these owners, oldest first: the oldest entry of the owner
+/// that has the most. One caller therefore cannot displace the entries of others.
+#[must_use]
+pub fn surplus<'a>(owners: impl Iterator<Item = &'a Principal> + Clone) -> Option<usize> {
+    let mut counts = HashMap::<_, usize>::new();
+    owners.clone().for_each(|owner| *counts.entry(owner).or_default() += 1);
+    let most = counts.values().copied().max()?;
+    owners.into_iter().position(|owner| counts.get(owner) == Some(&most))
 }
 
 /// The reservation of a slot for one machine; dropping the reservation frees the slot.
@@ -199,8 +214,12 @@ mod tests {
     };
 
     fn environment(name: &str) -> Environment {
+        environment_of(Principal::anonymous(), name)
+    }
+
+    fn environment_of(owner: Principal, name: &str) -> Environment {
         let new = NewEnvironment {
-            owner: Principal::anonymous(),
+            owner,
             name: Some(EnvironmentName::parse(name).unwrap()),
             runtime: Runtime::Shell,
             image: "debian".parse().unwrap(),
@@ -285,5 +304,26 @@ mod tests {
             one.id
         });
         assert_eq!(repository.surplus_failed(), Some(failed[0]));
+    }
+
+    #[test]
+    fn caller_with_many_failed_and_destroyed_environments_displaces_only_its_own() {
+        let repository = repository(2);
+        let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
+        let failed = [&bob, &ada, &ada].map(|owner| {
+            let mut one = environment_of(owner.clone(), "failed");
+            one.apply(Event::Failed, Instant::now()).unwrap();
+            repository.save(one.clone());
+            one.id
+        });
+        assert_eq!(repository.surplus_failed(), Some(failed[1]));
+        repository.remove(failed[0], DestroyReason::Failed);
+        for _ in 0..2 * DESTROYED_REMEMBERED_MAX {
+            let next = environment_of(ada.clone(), "next");
+            repository.save(next.clone());
+            repository.remove(next.id, DestroyReason::Requested);
+        }
+        assert_eq!(repository.find(&bob, failed[0]), Found::Destroyed(DestroyReason::Failed));
+        assert_eq!(repository.inner.lock().unwrap().destroyed.len(), DESTROYED_REMEMBERED_MAX);
     }
 }

@@ -19,11 +19,14 @@ use super::{
     refusals::Refusals,
     request::Request,
 };
-use crate::domain::{
-    environment_id::EnvironmentId,
-    principal::Principal,
-    repository::{DestroyReason, Repository},
-    shared_limit::SharedLimit,
+use crate::{
+    domain::{
+        environment_id::EnvironmentId,
+        principal::Principal,
+        repository::{DestroyReason, Repository, surplus},
+        shared_limit::SharedLimit,
+    },
+    log_limit,
 };
 
 /// Maximum number of logs of failed starts; each log is a screenful of lines. Above the limit, the principal with the
@@ -77,6 +80,7 @@ impl Registry {
     pub(super) fn forget(&self, id: EnvironmentId, reason: DestroyReason) {
         self.repository.remove(id, reason);
         self.drivers().handles.remove(&id);
+        log_limit::end(id);
     }
 
     /// Stores the log of an environment that failed to start. Only this log remains of the environment.
@@ -84,9 +88,7 @@ impl Registry {
         let mut failed = lock(&self.failed_starts);
         failed.push_back(log);
         if failed.len() > FAILED_STARTS_MAX {
-            let of = |owner: &Principal| failed.iter().filter(|log| log.environment.owner == *owner).count();
-            let most = failed.iter().map(|log| of(&log.environment.owner)).max();
-            let surplus = failed.iter().position(|log| Some(of(&log.environment.owner)) == most);
+            let surplus = surplus(failed.iter().map(|log| &log.environment.owner));
             surplus.and_then(|place| failed.remove(place));
         }
     }
@@ -96,7 +98,7 @@ impl Registry {
         failed.iter().find(|log| log.environment.id == id && log.environment.owner == *owner).cloned()
     }
 
-    /// Destroys the oldest failed environment if there are too many. A driver calls this function when its machine
+    /// Destroys a failed environment if there are too many. A driver calls this function when its machine
     /// fails.
     pub(super) fn expire_surplus_failed(&self) {
         let Some(handle) = self.repository.surplus_failed().and_then(|id| self.handle(id)) else { return };
