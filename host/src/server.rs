@@ -65,7 +65,7 @@ impl Waggle {
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
             Defaults { images, idle_timeout },
-            CallLimits { calls_max: access.calls_max(), calls_per_principal_max: access.calls_per_principal_max() },
+            CallLimits { limit: access.calls(), callers: callers.clone() },
             call_max,
         );
         let stop = CancellationToken::new();

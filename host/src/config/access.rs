@@ -58,21 +58,15 @@ pub struct Access {
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_calls: u32,
-    /// Maximum number of concurrent calls per name in the tokens file
-    #[arg(long, default_value_t = 128, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_calls_per_principal: u32,
+    /// Maximum number of concurrent calls per name in the tokens file [default: all with one name, half with several]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_calls_per_principal: Option<u32>,
 }
 
 impl Access {
     #[must_use]
-    pub fn calls_max(&self) -> usize {
-        size(self.max_calls)
-    }
-
-    #[must_use]
-    pub fn calls_per_principal_max(&self) -> usize {
-        size(self.max_calls_per_principal)
+    pub fn calls(&self) -> SharedLimit {
+        SharedLimit { all: size(self.max_calls), per_caller: self.max_calls_per_principal.map(size) }
     }
 
     #[must_use]

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A limit that all callers share, and the part of it that one caller may use.
 
-/// A limit on the number of environments or sessions.
+/// A limit on the number of environments, sessions or calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SharedLimit {
     /// Maximum for all callers together.

@@ -9,15 +9,17 @@ use std::{
 
 use waggle_shared::mutex::lock;
 
-use crate::{domain::principal::Principal, service::fault::CallerFault};
+use crate::{
+    domain::{principal::Principal, shared_limit::SharedLimit},
+    service::{callers::Callers, fault::CallerFault},
+};
 
 /// The limits of concurrent calls.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct CallLimits {
-    /// Maximum number of calls of all principals together.
-    pub calls_max: usize,
-    /// Maximum number of calls of one principal, so that one principal cannot use up all calls.
-    pub calls_per_principal_max: usize,
+    /// Maximum number of calls of all principals together, and of each of them.
+    pub limit: SharedLimit,
+    pub callers: Callers,
 }
 
 /// Counts running calls and enforces the limits.
@@ -52,9 +54,9 @@ impl Admission {
     pub(super) fn admit(&self, owner: &Principal) -> Result<CallPermit, CallerFault> {
         let mut running = lock(&self.running);
         let own = running.by_principal.get(owner).copied().unwrap_or_default();
-        let CallLimits { calls_max, calls_per_principal_max } = self.limits;
-        if own >= calls_per_principal_max {
-            return Err(CallerFault::TooManyCalls { whose: "you have", calls_max: calls_per_principal_max });
+        let (calls_max, share) = (self.limits.limit.all, self.limits.limit.share(self.limits.callers.count()));
+        if share < calls_max && own >= share {
+            return Err(CallerFault::TooManyCalls { whose: "you have", calls_max: share });
         }
         if running.total >= calls_max {
             return Err(CallerFault::TooManyCalls { whose: "the server has", calls_max });
@@ -80,11 +82,17 @@ impl Drop for CallPermit {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::domain::tokens::Tokens;
 
     #[test]
     fn enforces_both_limits() {
-        let admission = Admission::new(CallLimits { calls_max: 3, calls_per_principal_max: 2 });
+        let admission = Admission::new(CallLimits {
+            limit: SharedLimit { all: 3, per_caller: Some(2) },
+            callers: Callers::default(),
+        });
         let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<Principal>().unwrap());
         let calls = [admission.admit(&ada).unwrap(), admission.admit(&ada).unwrap()];
         assert!(matches!(admission.admit(&ada), Err(CallerFault::TooManyCalls { whose: "you have", calls_max: 2 })));
@@ -93,5 +101,19 @@ mod tests {
         drop((calls, last));
         let running = lock(&admission.running);
         assert_eq!((running.total, running.by_principal.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_of_several_callers_gets_half_of_the_calls_by_default() {
+        let text = |name: &str, token: char| format!("{name} {}\n", token.to_string().repeat(32));
+        let tokens = Tokens::parse(&(text("ada", 'a') + &text("bob", 'b'))).unwrap();
+        let (callers, limit) = (Callers::default(), SharedLimit { all: 64, per_caller: None });
+        callers.count_in(watch::channel(Arc::new(tokens)).1);
+        let admission = Admission::new(CallLimits { limit, callers });
+        let ada = "ada".parse::<Principal>().unwrap();
+        let admitted: Vec<_> = (0..64).filter_map(|_| admission.admit(&ada).ok()).collect();
+        assert_eq!(admitted.len(), 32);
+        let alone = Admission::new(CallLimits { limit, callers: Callers::default() });
+        assert_eq!((0..65).filter_map(|_| alone.admit(&ada).ok()).collect::<Vec<_>>().len(), 64);
     }
 }
