@@ -47,6 +47,10 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// 2.5 MB/s over a distance of 100 ms.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
+/// TCP keepalive and the timeout for unacknowledged data, [`STALL`], detect a vanished client within a minute or so.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Pause after a failed accept, for example if the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -92,6 +96,9 @@ async fn connection(stream: TcpStream, tls: CurrentTls, router: Router, stop: Ca
     if let Err(fault) = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES) {
         tracing::debug!(error = &fault as &dyn Error, "failed to limit the send buffer");
     }
+    if let Err(fault) = detect_loss(&stream) {
+        tracing::debug!(error = &fault as &dyn Error, "failed to set the timeouts of TCP");
+    }
     // The client gets no answer in plain text.
     let secured = tokio::select! {
         secured = tls::accept(stream, &tls) => secured,
@@ -102,6 +109,14 @@ async fn connection(stream: TcpStream, tls: CurrentTls, router: Router, stop: Ca
     if let Some(stream) = secured {
         serve_requests(stream, router, &stop, &place).await;
     }
+}
+
+/// Makes the kernel close the connection of a client that has vanished, even if nothing is sent.
+fn detect_loss(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(STALL.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// The end of a connection.
@@ -193,6 +208,17 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
+
+    #[tokio::test]
+    async fn vanished_client_is_detected_within_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        detect_loss(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 60_000);
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(30));
+    }
 
     #[tokio::test]
     async fn request_that_arrives_at_an_eviction_does_not_begin_and_is_answered() {

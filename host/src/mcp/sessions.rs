@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_shared::mutex::lock;
 
 use self::{
-    answers::{Answer, Answers, LogWriter},
+    answers::{Answer, Answers, LogWriter, ReadingResponse},
     request_ids::{RequestIds, cancelled_id, ids_of},
     transport::OwnedTransport,
 };
@@ -217,8 +217,9 @@ impl Sessions {
         answer: Answer,
         from: usize,
     ) -> OpenStream<impl Stream<Item = ServerSseMessage> + Send + Sync + use<>> {
-        let mut stream = self.open_stream(id, answer.events(from));
-        stream.answer = Some(ReadAnswer { table: Arc::clone(&self.table), session: Arc::clone(id), answer });
+        let response = answer.add_response();
+        let mut stream = self.open_stream(id, answer.events(from, &response));
+        stream.answer = Some(ReadAnswer { table: Arc::clone(&self.table), session: Arc::clone(id), answer, response });
         stream
     }
 
@@ -305,6 +306,7 @@ struct ReadAnswer {
     session: SessionId,
     /// The answer with its memory, which stays reserved until the response has been written.
     answer: Answer,
+    response: Arc<ReadingResponse>,
 }
 
 /// The stream of an open answer. A session with an open answer cannot be evicted.
@@ -320,6 +322,7 @@ impl<S: Stream> Stream for OpenStream<S> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.as_mut().poll_next(context);
         if let (Poll::Ready(None), Some(read)) = (&polled, &self.answer)
+            && !read.response.is_displaced()
             && let Some(session) = lock(&read.table).get_mut(&read.session)
         {
             let ids = session.answers.read(read.answer.number);

@@ -9,16 +9,18 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
+use waggle_shared::mutex::lock;
 
 use super::RequestMemory;
 
@@ -47,7 +49,7 @@ pub(super) const REPORTS_KEPT_MAX: usize = 64;
 
 /// Maximum number of responses that read one answer at a time. Each has the result in its written form. Besides the
 /// response to the request there are those of a client that has come back, perhaps before its lost connections were
-/// noticed.
+/// noticed. A further one ends the oldest, and waits until the oldest has released its memory.
 pub(super) const RESPONSES_MAX: usize = 4;
 
 /// The interval in which the end of the responses to a request is looked for.
@@ -81,8 +83,18 @@ pub(super) struct Answer {
     /// The request's reservations. The one of the result is needed until the answer has been written.
     memory: RequestMemory,
     log: watch::Receiver<Log>,
-    /// Counts the clones: one in the table, and one for each response that reads the answer.
-    clones: Arc<()>,
+    /// One permit for each response that reads the answer.
+    places: Arc<Semaphore>,
+    /// The responses that have or wait for a permit, oldest first.
+    responses: Arc<Mutex<VecDeque<Weak<ReadingResponse>>>>,
+}
+
+/// A response that reads an answer, or waits for a permit to read it.
+#[derive(Debug, Default)]
+pub(super) struct ReadingResponse {
+    /// Cancelled if the response must end before the answer does, because too many others read the answer.
+    displaced: CancellationToken,
+    permit: OnceLock<OwnedSemaphorePermit>,
 }
 
 /// The events of an answer up to now.
@@ -112,19 +124,18 @@ impl Answers {
         if has_priming {
             writer.push(ServerSseMessage::retry(RECONNECT_AFTER));
         }
-        let answer = Answer { number, ids, memory, log, clones: Arc::default() };
+        let places = Arc::new(Semaphore::new(RESPONSES_MAX));
+        let answer = Answer { number, ids, memory, log, places, responses: Arc::default() };
         self.open.insert(number, answer.clone());
         (answer, writer)
     }
 
-    /// Returns the answer with this event, and the number of the next event; `None` if enough responses read it.
+    /// Returns the answer with this event, and the number of the next event.
     pub(super) fn find(&self, event_id: &str) -> Option<(Answer, usize)> {
         let (number, event) = event_id.split_once(ID_SEPARATOR)?;
         let answer = self.open.get(&number.parse().ok()?)?;
         let next = event.parse::<usize>().ok()?.checked_add(1)?;
-        // One clone is in the table.
-        let is_free = Arc::strong_count(&answer.clones) <= RESPONSES_MAX;
-        (is_free && next <= answer.log.borrow().events.len()).then(|| (answer.clone(), next))
+        (next <= answer.log.borrow().events.len()).then(|| (answer.clone(), next))
     }
 
     /// Whether an answer is being made or waits for its client.
@@ -179,25 +190,65 @@ pub(super) fn priming() -> ServerSseMessage {
 }
 
 impl Answer {
-    /// Returns the events from this number on. The stream waits for further events until the answer ends.
-    pub(super) fn events(&self, from: usize) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
-        stream::unfold((self.log.clone(), from), async |(mut log, next)| {
-            loop {
-                {
-                    let log = log.borrow_and_update();
-                    let left = log.events.get(next..).unwrap_or_default();
-                    let next = left.iter().zip(next + 1..).find(|(event, _)| !is_dropped(event));
-                    if next.is_some() || log.has_ended {
-                        break next.map(|(event, next)| (event.clone(), next));
-                    }
-                }
-                if log.changed().await.is_err() {
-                    break None;
+    /// Adds a response, which reads the answer until it is dropped. Ends the oldest one if there are too many.
+    pub(super) fn add_response(&self) -> Arc<ReadingResponse> {
+        let response = Arc::<ReadingResponse>::default();
+        let mut responses = lock(&self.responses);
+        responses.retain(|other| other.strong_count() > 0);
+        if responses.len() >= RESPONSES_MAX
+            && let Some(oldest) = responses.pop_front().and_then(|oldest| oldest.upgrade())
+        {
+            oldest.displaced.cancel();
+        }
+        responses.push_back(Arc::downgrade(&response));
+        response
+    }
+
+    /// Returns the events from this number on for a response. The stream waits for further events until the answer
+    /// ends or the response is displaced.
+    pub(super) fn events(
+        &self,
+        from: usize,
+        response: &Arc<ReadingResponse>,
+    ) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
+        let displaced = response.displaced.clone().cancelled_owned();
+        let (places, response) = (Arc::clone(&self.places), Arc::downgrade(response));
+        let admitted = async move {
+            if let Ok(permit) = places.acquire_owned().await
+                && let Some(response) = response.upgrade()
+            {
+                let _ = response.permit.set(permit);
+            }
+        };
+        let log = self.log.clone();
+        stream::once(admitted).flat_map(move |()| logged(log.clone(), from)).take_until(displaced)
+    }
+}
+
+impl ReadingResponse {
+    pub(super) fn is_displaced(&self) -> bool {
+        self.displaced.is_cancelled()
+    }
+}
+
+/// Returns the events in a log from this number on.
+fn logged(log: watch::Receiver<Log>, from: usize) -> impl Stream<Item = ServerSseMessage> + Send + Sync {
+    stream::unfold((log, from), async |(mut log, next)| {
+        loop {
+            {
+                let log = log.borrow_and_update();
+                let left = log.events.get(next..).unwrap_or_default();
+                let next = left.iter().zip(next + 1..).find(|(event, _)| !is_dropped(event));
+                if next.is_some() || log.has_ended {
+                    break next.map(|(event, next)| (event.clone(), next));
                 }
             }
-            .map(|(event, next)| (event, (log, next)))
-        })
-    }
+            if log.changed().await.is_err() {
+                break None;
+            }
+        }
+        .map(|(event, next)| (event, (log, next)))
+    })
 }
 
 impl LogWriter {

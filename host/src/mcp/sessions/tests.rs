@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owners, eviction and request ids of sessions.
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::json;
 use tokio::sync::mpsc::{Sender, channel};
 
@@ -280,7 +280,7 @@ async fn two_responses_can_read_one_answer() {
 }
 
 #[tokio::test]
-async fn few_responses_read_one_answer_at_a_time() {
+async fn few_responses_read_one_answer_at_a_time_and_another_ends_the_oldest() {
     let sessions = sessions(2);
     let id = create(&sessions, "ada").await.unwrap();
     let (answer, log) = register(&sessions, &id, &RequestMemory::default(), call(1, 10)).await.unwrap();
@@ -296,9 +296,15 @@ async fn few_responses_read_one_answer_at_a_time() {
         assert!(response.next().await.is_some());
         reading.push(response);
     }
-    assert!(resume().await.next().await.is_none());
-    reading.pop();
-    assert!(resume().await.next().await.is_some());
+    let mut latest = resume().await;
+    assert!(latest.next().now_or_never().is_none(), "it waits until the oldest has gone");
+    assert!(reading[0].next().await.is_none());
+    reading.remove(0);
+    assert_eq!(latest.next().await.unwrap().event_id.as_deref(), Some("0-1"));
+    // A response that has been ended has not delivered the answer, so its ids stay in use.
+    assert!(sessions.table()[&id].answers.has_unread());
+    assert!(latest.next().await.is_none());
+    assert!(!sessions.table()[&id].answers.has_unread());
 }
 
 #[tokio::test]
