@@ -68,7 +68,7 @@ class Peak:
         return self.most - self.before
 
 
-def start(serve):
+def start_small(serve):
     server = serve(DEFAULT_MEMORY_MB="1024")
     processors = sorted(os.sched_getaffinity(0))[:PROCESSORS]
     server.through = ["taskset", "--cpu-list", ",".join(map(str, processors))]
@@ -128,7 +128,7 @@ def closing(streams):
 
 
 async def test_unread_results_stay_within_their_budget(serve):
-    server = start(serve)
+    server = start_small(serve)
     async with server.client() as tools:
         one = (await tools.call("create_environment", language="shell"))["environment_id"]
 
@@ -150,7 +150,7 @@ async def test_unread_results_stay_within_their_budget(serve):
 
 
 async def test_bodies_and_tasks_stay_within_their_budgets(serve):
-    server = start(serve)
+    server = start_small(serve)
     async with server.client() as tools:
         one = (await tools.call("create_environment", language="shell"))["environment_id"]
         wait = {"environment_id": one, "code": "sleep 100", "timeout_seconds": 200}
