@@ -4,7 +4,7 @@
 //!
 //! A connection is unproven until one of its requests has passed the check of tokens. When all places are taken, the
 //! unproven connection that has been without a complete head for longest loses its place, so sockets of peers without
-//! a token keep no caller out. A proven connection keeps its place until it ends.
+//! a token do not prevent callers from connecting. A proven connection keeps its place until it ends.
 //!
 //! Addresses play no part. Behind a proxy all callers have the same address, and a peer may have very many.
 
@@ -115,7 +115,7 @@ impl Place {
         self.standing.evicted.cancelled().await;
     }
 
-    /// Waits until the timeout of the first head; for ever if a complete head arrives before.
+    /// Waits until the timeout of the first head. Never returns if a complete head arrives before that.
     pub(super) async fn first_head_timed_out(&self) {
         tokio::select! {
             biased;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The rate of a machine's connections and lookups. Without it a guest that connects and closes in a loop would fill
-//! the host's tables of connections and its range of ports, for everyone on the host, and flood its name servers.
+//! The rate of a machine's connections and lookups. Without it, a guest that connects and closes in a loop could use up
+//! the host's connection table and ports, which all machines and the host share, and flood its name servers.
 //!
 //! A bucket of tokens, kept as the time at which it will be full again (the generic cell rate algorithm).
 

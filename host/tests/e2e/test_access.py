@@ -61,7 +61,7 @@ async def test_tokens_keep_callers_apart_and_out_of_the_log(serve, tmp_path, mon
     server = serve(AUTH_TOKENS_FILE=str(path))
     server.settings["LISTEN_ADDR"] = f"0.0.0.0:{server.port}"
     server.start()
-    # Tokens over plain HTTP need a network that nobody listens to.
+    # The server warns that it receives tokens over plain HTTP.
     assert f"0.0.0.0:{server.port} is not a loopback address and the server has no TLS" in server.output()
     assert "WAGGLE_TLS_CERT" in server.output()
     assert [status(server, token) for token in (None, "nobody-has-this-token", ADA)] == [401, 401, 400]

@@ -192,7 +192,7 @@ async def test_bodies_and_tasks_stay_within_their_budgets(serve):
         assert begun > 60 and growth < TASKS_KIB + SLACK_KIB, (begun, growth)
 
 
-async def test_silent_sockets_lock_out_nobody_and_use_little_memory(open_server):
+async def test_silent_sockets_block_no_other_caller_and_use_little_memory(open_server):
     server = open_server
 
     def flood(text):
