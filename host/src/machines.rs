@@ -49,6 +49,7 @@ mod tsc;
 
 use std::{
     error::Error,
+    future::ready,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -89,7 +90,7 @@ pub use self::{
 use crate::{
     domain::{
         defences::Defence,
-        machine::{Machine, MachineSpec, Machines, PortFuture, StartFault},
+        machine::{Machine, MachineSpec, Machines, PortFuture, Snapshot, SnapshotFault, StartFault},
         stage::Stage,
         start_reason::StartReason,
     },
@@ -366,6 +367,15 @@ impl Machines for Vms {
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
         Box::pin(self.start_machine(spec, stages, cancelled))
     }
+
+    fn read_snapshot<'a>(&'a self, _folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>> {
+        Box::pin(ready(Err(no_snapshots())))
+    }
+}
+
+/// The error of a back end without snapshots.
+fn no_snapshots() -> SnapshotFault {
+    SnapshotFault::Unsupported { why: "its back end has no snapshots".to_owned() }
 }
 
 /// Says what a VMM without namespaces may do on this host, after a guest has taken it over.

@@ -33,7 +33,7 @@ use waggle::{
     domain::{
         defences::Relaxed,
         environment_id::EnvironmentId,
-        machine::{MachineSpec, Machines, StartFault},
+        machine::{MachineSource, MachineSpec, Machines, StartFault},
         principal::Principal,
         stage::Stage,
     },
@@ -164,6 +164,7 @@ impl TestHost {
             id: EnvironmentId::random(),
             owner: Principal::local(),
             image: format!("oci:{}:latest", self.folder.path().join("image").display()).parse().unwrap(),
+            source: MachineSource::Image,
             cpus: 1,
             memory_mib: 64,
             disk_mib: 16,

@@ -18,7 +18,7 @@ use waggle::{
     domain::{
         defences::Relaxed,
         environment_id::EnvironmentId,
-        machine::{Machine, MachineSpec, Machines},
+        machine::{Machine, MachineSource, MachineSpec, Machines},
         principal::Principal,
         runtime::ByRuntime,
     },
@@ -77,6 +77,7 @@ impl Site {
             id: EnvironmentId::random(),
             owner: Principal::local(),
             image: image.clone(),
+            source: MachineSource::Image,
             cpus: settings.default_cpus,
             memory_mib: settings.default_memory_mb,
             disk_mib: settings.default_disk_mb,

@@ -5,7 +5,7 @@
 //! These traits are the only async code in the domain. `machines` implements them with virtual machines; the behaviour
 //! tests implement them with the real agent in-process.
 
-use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error, fmt::Debug, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use waggle_images::reference::ImageRef;
 
@@ -42,6 +42,59 @@ pub trait Machines: Send + Sync {
         stages: &'a (dyn Fn(Stage) + Send + Sync),
         cancelled: PortFuture<'a, ()>,
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>>;
+
+    /// Reads and verifies the files that [`Snapshot::write`] wrote into `folder`. If the memory does not fit this
+    /// program, this host or its boot, the snapshot has only the disk. The folder must exist until the snapshot, and
+    /// each machine that started from it, has ended.
+    ///
+    /// # Errors
+    /// [`SnapshotFault::Damaged`] if the files are not what was written.
+    fn read_snapshot<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>>;
+}
+
+/// What a machine starts from.
+#[derive(Clone, Debug)]
+pub enum MachineSource {
+    /// The image: the machine boots, with an empty scratch disk.
+    Image,
+    /// The state of another machine with the same image and sizes.
+    Snapshot(Arc<dyn Snapshot>),
+}
+
+/// The state of a machine at one moment: its memory, devices and disk, or only its disk. Several machines can start from
+/// one snapshot. Its resources are released with the last reference.
+pub trait Snapshot: Debug + Send + Sync {
+    /// Whether the snapshot has the memory. Without it, a machine that starts from the snapshot boots, and has only the
+    /// files.
+    fn has_memory(&self) -> bool;
+
+    /// Writes the snapshot's files into `folder`, which is empty and has mode 0700. When the future is ready, the files
+    /// are on the disk, with their digests.
+    ///
+    /// # Errors
+    /// [`SnapshotFault::Failed`]. The caller removes the folder.
+    fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>>;
+}
+
+/// The fate of a machine after its snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Afterwards {
+    GoOn,
+    End,
+}
+
+/// A failure to take, write or read a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotFault {
+    /// This back end or host has no snapshots. The reason is for the client.
+    #[error("machines of this server cannot be saved: {why}")]
+    Unsupported { why: String },
+    /// The files of a snapshot are incomplete or changed.
+    #[error("the saved files are damaged")]
+    Damaged { source: Box<dyn Error + Send + Sync> },
+    /// The host failed. The cause is for the operator.
+    #[error("failed to save or read the machine")]
+    Failed { source: Box<dyn Error + Send + Sync> },
 }
 
 /// One running machine.
@@ -52,6 +105,16 @@ pub trait Machine: Send + Sync {
     /// Returns the last lines of the machine's console, also after the machine has ended. The number and length of the
     /// lines are limited, and control characters are escaped.
     fn console(&self) -> Vec<String>;
+
+    /// Whether the machine goes on with the memory of the snapshot that it started from. False if it booted.
+    fn has_resumed(&self) -> bool;
+
+    /// Takes a snapshot while the machine stands still. No call may run. With [`Afterwards::End`], the machine has ended
+    /// when the future is ready, and `gone` does not report this end. The implementation limits the time.
+    ///
+    /// # Errors
+    /// After an error the machine goes on, unless `gone` reports its end.
+    fn snapshot(&self, afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>>;
 
     /// Resolves with the reason when the machine ends without `stop`.
     fn gone(&self) -> PortFuture<'_, String>;
@@ -110,6 +173,8 @@ pub struct MachineSpec {
     pub owner: Principal,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// What the machine starts from.
+    pub source: MachineSource,
     /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.

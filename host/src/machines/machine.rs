@@ -2,16 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running machine. It passes calls to its agent, and stop requests to the task that owns the machine.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    future::ready,
+    sync::{Arc, Mutex},
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_shared::{mutex::lock, printable};
 
-use super::{console::ConsoleTail, owner::End};
+use super::{console::ConsoleTail, no_snapshots, owner::End};
 use crate::{
     agent::AgentClient,
-    domain::machine::{Agent, Machine, PortFuture},
+    domain::machine::{Afterwards, Agent, Machine, PortFuture, Snapshot, SnapshotFault},
 };
 
 /// Maximum length of the reason for a machine's end, in bytes.
@@ -47,6 +50,14 @@ impl Machine for Vm {
 
     fn console(&self) -> Vec<String> {
         lock(&self.console).lines()
+    }
+
+    fn has_resumed(&self) -> bool {
+        false
+    }
+
+    fn snapshot(&self, _afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>> {
+        Box::pin(ready(Err(no_snapshots())))
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

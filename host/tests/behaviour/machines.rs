@@ -4,8 +4,10 @@
 
 use std::{
     error::Error,
-    fs, io,
+    fs::{self, DirEntry},
+    io,
     os::unix::fs::symlink,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,7 +20,10 @@ use tokio::task::JoinHandle;
 use waggle::{
     agent::{self, AgentClient, Timeouts},
     domain::{
-        machine::{Agent, Machine, MachineSpec, Machines, PortFuture, StartFault},
+        machine::{
+            Afterwards, Agent, Machine, MachineSource, MachineSpec, Machines, PortFuture, Snapshot, SnapshotFault,
+            StartFault,
+        },
         stage::Stage,
         start_reason::StartReason,
     },
@@ -44,6 +49,8 @@ pub(crate) struct InProcess {
     pub(crate) alive: Arc<AtomicUsize>,
     /// While a test holds this lock, a machine whose start was cancelled does not end.
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
+    /// While a test holds this lock, a machine whose snapshot is taken stands still.
+    pub(crate) may_go_on: Arc<tokio::sync::Mutex<()>>,
     pub(crate) faults: Arc<Faults>,
 }
 
@@ -54,6 +61,22 @@ pub(crate) struct Faults {
     pub(crate) panics: AtomicBool,
     /// The machine ends, as if its kernel had crashed.
     pub(crate) crashes: AtomicBool,
+    /// The next snapshot is not taken.
+    pub(crate) no_snapshot: AtomicBool,
+    /// The next snapshot cannot be written.
+    pub(crate) disk_full: AtomicBool,
+    /// The next machine that starts from a snapshot does not start.
+    pub(crate) no_restore: AtomicBool,
+}
+
+impl Faults {
+    /// Returns the fault if the test has set this flag, and unsets the flag.
+    fn occurs(flag: &AtomicBool) -> Result<(), SnapshotFault> {
+        match flag.swap(false, Ordering::SeqCst) {
+            true => Err(SnapshotFault::Failed { source: "a simulated fault".into() }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Counts one machine until all resources of the machine are released.
@@ -95,11 +118,15 @@ impl Machines for InProcess {
             }
             stages(Stage::Disks);
             let root = tempfile::tempdir().unwrap();
+            if let MachineSource::Snapshot(snapshot) = &spec.source {
+                Faults::occurs(&self.faults.no_restore).map_err(|fault| start_fault(fault.into()))?;
+                snapshot.write(root.path()).await.unwrap();
+            }
             for folder in ["home/sandbox", "tmp", "usr"] {
                 fs::create_dir_all(root.path().join(folder)).unwrap();
             }
             // The agent looks for interpreters below its root.
-            symlink("/usr/bin", root.path().join("usr/bin")).unwrap();
+            let _ = symlink("/usr/bin", root.path().join("usr/bin"));
             stages(Stage::Boot);
             if spec.image.to_string() == ENDLESS {
                 cancelled.await;
@@ -123,8 +150,66 @@ impl Machines for InProcess {
                 .await
                 .map_err(|source| start_fault(source.into()))?;
             let faults = Arc::clone(&self.faults);
-            Ok(Arc::new(InProcessMachine { agent, serving, faults, _root: root, _alive: alive }) as Arc<dyn Machine>)
+            let may_go_on = Arc::clone(&self.may_go_on);
+            Ok(Arc::new(InProcessMachine { agent, serving, faults, may_go_on, root, _alive: alive })
+                as Arc<dyn Machine>)
         })
+    }
+
+    fn read_snapshot<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>> {
+        Box::pin(async move {
+            let copy = FolderCopy::of(folder, Arc::clone(&self.faults));
+            Ok(Arc::new(copy.map_err(|source| SnapshotFault::Damaged { source: source.into() })?) as Arc<dyn Snapshot>)
+        })
+    }
+}
+
+/// The snapshot of a machine: a copy of its guest's root folder. The guest's processes are not in it.
+#[derive(Debug)]
+struct FolderCopy {
+    folder: TempDir,
+    faults: Arc<Faults>,
+}
+
+impl FolderCopy {
+    fn of(root: &Path, faults: Arc<Faults>) -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        copy_folder(root, folder.path())?;
+        Ok(Self { folder, faults })
+    }
+}
+
+impl Snapshot for FolderCopy {
+    fn has_memory(&self) -> bool {
+        false
+    }
+
+    fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
+        Box::pin(async move {
+            Faults::occurs(&self.faults.disk_full)?;
+            copy_folder(self.folder.path(), folder).map_err(|source| SnapshotFault::Failed { source: source.into() })
+        })
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        copy_entry(&entry?, to)?;
+    }
+    Ok(())
+}
+
+fn copy_entry(entry: &DirEntry, to: &Path) -> io::Result<()> {
+    let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+    if kind.is_dir() {
+        fs::create_dir_all(&to)?;
+        fs::set_permissions(&to, entry.metadata()?.permissions())?;
+        copy_folder(&entry.path(), &to)
+    } else if kind.is_symlink() {
+        symlink(fs::read_link(entry.path())?, to)
+    } else {
+        // Sockets and pipes belong to processes.
+        if kind.is_file() { fs::copy(entry.path(), to).map(drop) } else { Ok(()) }
     }
 }
 
@@ -136,7 +221,8 @@ struct InProcessMachine {
     agent: AgentClient,
     serving: JoinHandle<()>,
     faults: Arc<Faults>,
-    _root: TempDir,
+    may_go_on: Arc<tokio::sync::Mutex<()>>,
+    root: TempDir,
     _alive: Alive,
 }
 
@@ -157,6 +243,23 @@ impl Machine for InProcessMachine {
 
     fn console(&self) -> Vec<String> {
         vec![CONSOLE.to_owned()]
+    }
+
+    fn has_resumed(&self) -> bool {
+        false
+    }
+
+    fn snapshot(&self, afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>> {
+        Box::pin(async move {
+            let _standing_still = self.may_go_on.lock().await;
+            Faults::occurs(&self.faults.no_snapshot)?;
+            let copy = FolderCopy::of(self.root.path(), Arc::clone(&self.faults));
+            let copy = copy.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+            if afterwards == Afterwards::End {
+                self.stop().await;
+            }
+            Ok(Arc::new(copy) as Arc<dyn Snapshot>)
+        })
     }
 
     fn gone(&self) -> PortFuture<'_, String> {
