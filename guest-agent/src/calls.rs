@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use waggle_link::{SendFault, Stream};
 use waggle_protocol::{FRAME_BYTES_MAX, FaultKind, Reply, Request, TEXT_BYTES_MAX};
 
@@ -35,6 +35,8 @@ pub(crate) struct Services {
     workers: Workers,
     /// Whether the agent dials again after the end of the link.
     pub(crate) holds: AtomicBool,
+    /// Locked while the agent prepares the image's programs.
+    preparing: Arc<Mutex<()>>,
 }
 
 impl Services {
@@ -47,12 +49,16 @@ impl Services {
         let user = platform.sandbox_user();
         let settings = Arc::new(CommandSettings::new(root, env, working_directory, user));
         let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
-        Ok(Self { platform, settings, executor, workers, holds: AtomicBool::new(false) })
+        Ok(Self { platform, settings, executor, workers, holds: AtomicBool::new(false), preparing: Arc::default() })
     }
 
-    /// Prepares the image's programs for the first calls.
-    pub(crate) async fn warm_up(&self) {
-        warm_up::fill_python_cache(&self.platform, &self.settings, self.executor.groups()).await;
+    /// Returns a task that prepares the image's programs for the first calls. Until it ends, the agent does not hold.
+    pub(crate) async fn warm_up(self: Arc<Self>) -> impl Future<Output = ()> {
+        let preparing = Arc::clone(&self.preparing).lock_owned().await;
+        async move {
+            warm_up::fill_python_cache(&self.platform, &self.settings, self.executor.groups()).await;
+            drop(preparing);
+        }
     }
 }
 
@@ -90,6 +96,8 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
             end(&mut writer, reply).await;
         }
         Request::Hold => {
+            drop(services.preparing.lock().await);
+            services.platform.sync().await;
             services.holds.store(true, Relaxed);
             end(&mut writer, Reply::Done).await;
         }

@@ -312,6 +312,19 @@ impl AgentClient {
         }
     }
 
+    /// Makes the agent dial again when its link ends, as in a copy of the machine, until a host has welcomed it and made
+    /// a call.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub async fn hold(&self) -> Result<(), CallFault> {
+        let done = |reply: Reply<'_>| match reply {
+            Reply::Done => Ok(Some(())),
+            other => Err(fault::unexpected(&other)),
+        };
+        self.call(Request::Hold, [&[], &[]], self.timeouts.hold).make(&self.link, never(), done).await
+    }
+
     /// Waits until the link has ended or the agent no longer responds; returns the reason.
     pub async fn closed(&self) -> String {
         tokio::select! {

@@ -13,6 +13,7 @@ mod folders;
 mod images;
 mod secret_parser;
 mod table;
+mod templates;
 mod variables;
 
 use std::{
@@ -143,6 +144,9 @@ pub struct Settings {
     /// Timeout of a machine's boot, counted from the time when the image is ready
     #[arg(long, default_value = "2m", value_parser = duration::parse, value_name = "DURATION")]
     pub boot_timeout: Duration,
+    /// Templates of environments.
+    #[command(flatten)]
+    pub templates: templates::Templates,
     /// Interval of the check for idle environments
     #[arg(long, default_value = "1m", value_parser = duration::parse, value_name = "DURATION")]
     pub reaper_interval: Duration,

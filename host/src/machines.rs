@@ -25,10 +25,12 @@ mod initramfs;
 mod kernel;
 mod kernel_arguments;
 mod krun;
+mod line_socket;
 mod link_source;
 mod live_log;
 mod machine;
 mod made_file;
+mod memory_file;
 mod owner;
 mod probe;
 mod probe_guest;
@@ -41,15 +43,18 @@ mod runner;
 mod runner_messages;
 mod runner_process;
 mod settings;
+mod snapshot;
+mod snapshotting;
 mod start_reason;
 mod survey;
 mod sys;
+mod templates;
 mod tree_removal;
 mod tsc;
 
 use std::{
+    any::Any,
     error::Error,
-    future::ready,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -74,9 +79,12 @@ use self::{
     kernel::Kernel,
     krun::Firmware,
     machine::Vm,
-    owner::{InitialRoot, LaunchPlan, Progress},
+    memory_file::MemoryFile,
+    owner::{InitialRoot, LaunchPlan, Progress, Start},
     run_dirs::{RunDirFault, RunDirs},
-    runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig},
+    runner_messages::{Accelerator, KrunConfig, MachineConfig, Maker, Orders, QemuConfig, QemuStart},
+    snapshot::{Shape, VmSnapshot},
+    templates::{TEMPLATE_PREFIX, Templates},
 };
 pub use self::{
     backend::{Backend, WantedBackend},
@@ -86,11 +94,13 @@ pub use self::{
     runner::run_if_runner,
     settings::VmSettings,
     survey::{CheckOutcome, Needs, Survey},
+    templates::TemplateSettings,
 };
 use crate::{
     domain::{
         defences::Defence,
-        machine::{Machine, MachineSpec, Machines, PortFuture, Snapshot, SnapshotFault, StartFault},
+        environment_id::EnvironmentId,
+        machine::{Machine, MachineSource, MachineSpec, Machines, PortFuture, Snapshot, SnapshotFault, StartFault},
         stage::Stage,
         start_reason::StartReason,
     },
@@ -141,7 +151,8 @@ pub struct Vms {
     namespaces: Namespaces,
     images: Arc<ImageStore>,
     disks: Arc<Disks>,
-    run_dirs: RunDirs,
+    run_dirs: Arc<RunDirs>,
+    templates: Arc<Templates>,
     stop: CancellationToken,
     owners: TaskTracker,
 }
@@ -205,6 +216,7 @@ impl Vms {
         let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir));
         let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })?;
         let run_dirs = run_dirs.map_err(|fault| OpenFault::RunDirs { source: fault.into() })?;
+        let templates = Arc::new(Templates::new(settings.templates));
         Ok(Self {
             settings,
             backend,
@@ -212,7 +224,8 @@ impl Vms {
             namespaces,
             images,
             disks: Arc::new(disks),
-            run_dirs,
+            run_dirs: Arc::new(run_dirs),
+            templates,
             stop: CancellationToken::new(),
             owners: TaskTracker::new(),
         })
@@ -264,7 +277,74 @@ impl Vms {
             // Other callers may wait for the same image, so its preparation continues.
             () = &mut cancelled => return Err(at(Stage::Image, Cancelled)),
         };
-        let plan = self.plan(spec, image).map_err(|fault| at(Stage::Disks, fault))?;
+        let plan_fault = |fault| at(Stage::Disks, fault);
+        let name = spec.id.to_string();
+        let plan = |from| self.plan(spec, &name, &image, from).map_err(plan_fault);
+        if let MachineSource::Snapshot(snapshot) = &spec.source {
+            let any: Arc<dyn Any + Send + Sync> = Arc::clone(snapshot) as _;
+            let snapshot = any.downcast::<VmSnapshot>().map_err(|_other| at(Stage::Disks, ForeignSnapshot))?;
+            if self.shape(spec, &image).map_err(plan_fault)? != snapshot.shape {
+                return Err(at(Stage::Disks, ForeignSnapshot));
+            }
+            return self.launch(plan(StartFrom::Snapshot(snapshot))?, stages, &mut cancelled).await;
+        }
+        let key = self.templates.key(self.shape(spec, &image).map_err(plan_fault)?, &spec.owner);
+        if let Some(template) = self.templates.get(&key) {
+            match self.launch(plan(StartFrom::Snapshot(template))?, stages, &mut cancelled).await {
+                Err(fault) if fault.reason != StartReason::Cancelled => {
+                    self.templates.disable(&key);
+                    let error = &fault as &dyn Error;
+                    tracing::warn!(error, "failed to start a machine from its template; it boots instead");
+                }
+                outcome => return outcome,
+            }
+        }
+        let machine = self.launch(plan(StartFrom::Nothing)?, stages, &mut cancelled).await?;
+        self.make_template(spec, &image, key);
+        Ok(machine)
+    }
+
+    /// Makes a template in the background, if there is none.
+    fn make_template(&self, spec: &MachineSpec, image: &PreparedImage, key: templates::Key) {
+        if !self.has_snapshots() || !self.templates.reserve(&key) {
+            return;
+        }
+        let (templates, stop) = (Arc::clone(&self.templates), self.stop.clone());
+        let name = format!("{TEMPLATE_PREFIX}{}", EnvironmentId::random());
+        let plan = match self.plan(spec, &name, image, StartFrom::Nothing) {
+            Ok(plan) => plan,
+            Err(fault) => {
+                tracing::warn!(error = &fault as &dyn Error, "failed to prepare a template");
+                return;
+            }
+        };
+        let make = async move {
+            let Ok(_permit) = templates.making.acquire().await else { return };
+            match templates::make(plan, &stop).await {
+                Ok(template) => templates.add(&key, template),
+                Err(_cancelled) if stop.is_cancelled() => {}
+                Err(fault) => {
+                    tracing::warn!(error = &*fault as &dyn Error, "failed to make a template; machines boot instead");
+                }
+            }
+        };
+        self.owners.spawn(make.in_current_span());
+    }
+
+    /// Whether the back end can take snapshots of machines.
+    fn has_snapshots(&self) -> bool {
+        matches!(self.parts, BackendParts::Qemu { .. })
+    }
+
+    /// Runs the machine of a plan until it is ready.
+    async fn launch(
+        &self,
+        plan: LaunchPlan,
+        stages: &(dyn Fn(Stage) + Send + Sync),
+        cancelled: &mut PortFuture<'_, ()>,
+    ) -> Result<Arc<dyn Machine>, StartFault> {
+        let has_snapshots = self.has_snapshots();
+        let has_resumed = matches!(plan.start, Start::Snapshot(_));
         let stop = self.stop.child_token();
         let stop_on_drop = stop.clone().drop_guard();
         let (progress, mut messages) = mpsc::channel(PROGRESS_MAX);
@@ -274,14 +354,16 @@ impl Vms {
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(Progress::Stage(stage)) => stages(stage),
-                    Some(Progress::Ready(agent, console)) => {
-                        return Ok(Arc::new(Vm { agent, console, end, stop, _stop_on_drop: stop_on_drop }));
+                    Some(Progress::Ready(agent, console, snapshots)) => {
+                        let snapshots = has_snapshots.then_some(snapshots);
+                        let _stop_on_drop = stop_on_drop;
+                        return Ok(Arc::new(Vm { agent, console, snapshots, has_resumed, end, stop, _stop_on_drop }));
                     }
                     Some(Progress::Failed(fault)) => return Err(fault),
                     None => return Err(at(Stage::Boot, io::Error::other("the task that owns the machine panicked"))),
                 },
                 // The loop continues, because the owner still reports the end after it has removed the files.
-                () = &mut cancelled, if !stop.is_cancelled() => stop.cancel(),
+                () = &mut *cancelled, if !stop.is_cancelled() => stop.cancel(),
             }
         }
     }
@@ -293,70 +375,126 @@ impl Vms {
         checked.map_err(|fault| at(Stage::Disks, fault))?.map_err(|low| at(Stage::Disks, low))
     }
 
-    fn plan(&self, spec: &MachineSpec, image: PreparedImage) -> Result<LaunchPlan, RunDirFault> {
+    fn plan(
+        &self,
+        spec: &MachineSpec,
+        name: &str,
+        image: &PreparedImage,
+        from: StartFrom,
+    ) -> Result<LaunchPlan, PlanFault> {
         let id = spec.id.to_string();
         let hostname = HOSTNAME_PREFIX.chars().chain(id.chars().take(HOSTNAME_ID_CHARS)).collect();
-        let image_agent = image.agent.filter(|agent| {
+        let machine = MachineConfig {
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            image: image.erofs.clone(),
+            scratch: SCRATCH.into(),
+        };
+        let shape = self.shape(spec, image)?;
+        let (maker, start) = self.maker(spec, from)?;
+        let run_dir = self.run_dirs.make(name).map_err(|source| PlanFault::Folder { source })?;
+        Ok(LaunchPlan {
+            owner: spec.owner.clone(),
+            runner: self.settings.runner.clone(),
+            orders: Orders { run_dir, namespaces: self.namespaces, machine, maker },
+            hostname,
+            boot: self.boot_config(spec, image),
+            egress: spec.network.clone().map(|network| Guest::new(network, Arc::clone(&self.settings.gateway))),
+            shows_log: self.settings.log_level > 0,
+            disk_mib: spec.disk_mib,
+            boot_timeout: spec.boot_timeout,
+            start,
+            disks: Arc::clone(&self.disks),
+            shape,
+            run_dirs: Arc::clone(&self.run_dirs),
+            image: Arc::clone(&image.lease),
+        })
+    }
+
+    fn shape(&self, spec: &MachineSpec, image: &PreparedImage) -> Result<Shape, PlanFault> {
+        let &MachineSpec { cpus, memory_mib, disk_mib, .. } = spec;
+        let boot = self.boot_config(spec, image).encode().map_err(|source| PlanFault::Encode { source })?;
+        Ok(Shape { image: image.erofs.clone(), cpus, memory_mib, disk_mib, boot })
+    }
+
+    fn boot_config(&self, spec: &MachineSpec, image: &PreparedImage) -> BootConfig {
+        let image_agent = image.agent.as_ref().filter(|agent| {
             let (found, needed) = (agent.protocol_version, waggle_protocol::VERSION);
             if found != needed {
                 tracing::info!(found, needed, "the image's agent has another version; the host's own agent is used");
             }
             found == needed
         });
-        let machine =
-            MachineConfig { cpus: spec.cpus, memory_mib: spec.memory_mib, image: image.erofs, scratch: SCRATCH.into() };
-        let (maker, initial_root) = self.maker(spec.network.is_some());
-        Ok(LaunchPlan {
-            owner: spec.owner.clone(),
-            runner: self.settings.runner.clone(),
-            orders: Orders { run_dir: self.run_dirs.make(&id)?, namespaces: self.namespaces, machine, maker },
-            hostname,
-            boot: BootConfig {
-                image_agent: image_agent.map(|agent| agent.path),
-                env: image.env,
-                working_directory: image.working_directory,
-                transport: self.backend.transport(),
-                network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
-                ca_bundle: self.settings.ca_bundle.clone(),
-                relaxed: boot::Relaxed {
-                    namespaces: self.settings.relaxed.contains(Defence::Namespaces),
-                    capabilities: self.settings.relaxed.contains(Defence::Capabilities),
-                    no_new_privileges: self.settings.relaxed.contains(Defence::NoNewPrivileges),
-                    filter: self.settings.relaxed.contains(Defence::Filter),
-                },
+        BootConfig {
+            image_agent: image_agent.map(|agent| agent.path.clone()),
+            env: image.env.clone(),
+            working_directory: image.working_directory.clone(),
+            transport: self.backend.transport(),
+            network: spec.network.is_some().then(|| boot::Network { ipv6: self.settings.gateway.ipv6() }),
+            ca_bundle: self.settings.ca_bundle.clone(),
+            relaxed: boot::Relaxed {
+                namespaces: self.settings.relaxed.contains(Defence::Namespaces),
+                capabilities: self.settings.relaxed.contains(Defence::Capabilities),
+                no_new_privileges: self.settings.relaxed.contains(Defence::NoNewPrivileges),
+                filter: self.settings.relaxed.contains(Defence::Filter),
             },
-            egress: spec.network.clone().map(|network| Guest::new(network, Arc::clone(&self.settings.gateway))),
-            shows_log: self.settings.log_level > 0,
-            disk_mib: spec.disk_mib,
-            boot_timeout: spec.boot_timeout,
-            initial_root,
-            disks: Arc::clone(&self.disks),
-            image: image.lease,
-        })
+        }
     }
 
-    fn maker(&self, has_network: bool) -> (Maker, InitialRoot) {
+    fn maker(&self, spec: &MachineSpec, from: StartFrom) -> Result<(Maker, Start), PlanFault> {
         let log_level = self.settings.log_level;
-        match &self.parts {
+        let (qemu, accelerator, kernel, root) = match &self.parts {
             BackendParts::Krun { firmware } => {
                 let config = KrunConfig { firmware: firmware.path.clone(), boot: BOOT.into(), log_level };
-                (Maker::Krun(config), InitialRoot::FromRunner { boot: BOOT })
+                let start = Start::Boot { root: InitialRoot::FromRunner { boot: BOOT }, disk: None, memory: None };
+                return Ok((Maker::Krun(config), start));
             }
-            BackendParts::Qemu { qemu, accelerator, kernel, root } => {
-                let config = QemuConfig {
-                    qemu: qemu.clone(),
-                    has_network,
-                    accelerator: accelerator.clone(),
+            BackendParts::Qemu { qemu, accelerator, kernel, root } => (qemu, accelerator, kernel, root),
+        };
+        let (qemu_start, start) = match from {
+            StartFrom::Nothing => {
+                let memory = MemoryFile::of_guest(spec.memory_mib).map_err(|source| PlanFault::Memory { source })?;
+                let root = InitialRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) };
+                let boot = QemuStart::Boot {
                     kernel: kernel.path.clone(),
                     kernel_arguments: self.settings.kernel_arguments.as_ref().map(ToString::to_string),
                     initramfs: INITRAMFS.into(),
-                    log_level,
                 };
-                (Maker::Qemu(config), InitialRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) })
+                (boot, Start::Boot { root, disk: None, memory: Some(memory) })
             }
-        }
+            StartFrom::Snapshot(snapshot) => (QemuStart::Snapshot { is_shared: true }, Start::Snapshot(snapshot)),
+        };
+        let config = QemuConfig {
+            qemu: qemu.clone(),
+            has_network: spec.network.is_some(),
+            accelerator: accelerator.clone(),
+            start: qemu_start,
+            log_level,
+        };
+        Ok((Maker::Qemu(config), start))
     }
 }
+
+/// What a machine starts from.
+enum StartFrom {
+    /// The machine boots, with an empty disk.
+    Nothing,
+    Snapshot(Arc<VmSnapshot>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PlanFault {
+    #[error("failed to create the machine's folder")]
+    Folder { source: RunDirFault },
+    #[error("failed to create the machine's memory")]
+    Memory { source: io::Error },
+    #[error("failed to encode the boot configuration")]
+    Encode { source: postcard::Error },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the snapshot is of a machine with another image, other sizes or another back end")]
+struct ForeignSnapshot;
 
 impl Machines for Vms {
     fn start<'a>(
@@ -369,7 +507,7 @@ impl Machines for Vms {
     }
 
     fn read_snapshot<'a>(&'a self, _folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>> {
-        Box::pin(ready(Err(no_snapshots())))
+        Box::pin(async { Err(no_snapshots()) })
     }
 }
 

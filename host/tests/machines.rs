@@ -37,7 +37,7 @@ use waggle::{
         principal::Principal,
         stage::Stage,
     },
-    machines::{OpenFault, VmSettings, Vms, WantedBackend, disks::Disks},
+    machines::{OpenFault, TemplateSettings, VmSettings, Vms, WantedBackend, disks::Disks},
     network::Gateway,
 };
 use waggle_images::cache::ImageStore;
@@ -207,6 +207,7 @@ fn settings(data: &Path) -> VmSettings {
         gateway: Arc::new(Gateway::new(None, 512)),
         ca_bundle: String::new(),
         relaxed: Relaxed::default(),
+        templates: TemplateSettings::NONE,
         runner: env!("CARGO_BIN_EXE_waggle").into(),
     }
 }

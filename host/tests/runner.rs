@@ -15,12 +15,14 @@ mod processes;
 mod tiny_kernel;
 
 use std::{
+    ffi::CStr,
     fs::{self, Permissions},
-    io::{Read, Write},
+    io::{IoSlice, Read},
+    mem::MaybeUninit,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
-            fs::{PermissionsExt, chown},
+            fs::{FileExt, PermissionsExt, chown},
             net::{UnixListener, UnixStream},
             process::CommandExt,
         },
@@ -31,7 +33,9 @@ use std::{
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::ioctl_fionread,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     process::{Pid, Signal, getuid, kill_process},
 };
 use tempfile::TempDir;
@@ -117,6 +121,7 @@ fn compromised_program_is_confined_to_its_machine() {
     expected["its process id"] = 1.into();
     expected["write to a mount below a read-only folder"] = "EROFS".into();
     expected["read the memory of its parent"] = "ENOENT".into();
+    expected["open the image again, for writing"] = "EROFS".into();
     expected["read a file of the host"] = "ENOENT".into();
     assert_eq!(without_eperm(tried), expected);
 }
@@ -129,6 +134,7 @@ fn compromised_program_without_namespaces_is_confined_to_its_files() {
     let mut expected = other_results_than_eperm();
     expected["write to a mount below a read-only folder"] = "ENOENT".into();
     expected["read the memory of its parent"] = "EACCES".into();
+    expected["open the image again, for writing"] = "EACCES".into();
     expected["read a file of the host"] = "EACCES".into();
     expected["write to another file of its folder"] = "EACCES".into();
     assert_eq!(without_eperm(tried), expected, "this test needs a kernel with Landlock");
@@ -142,18 +148,14 @@ fn threads_of_a_compromised_program_are_limited() {
 
 /// Runs a program in QEMU's place, and returns what it tried with the results.
 fn tried_by_a_compromised_program(start: &Start<'_>) -> serde_json::Map<String, serde_json::Value> {
-    let machine = TestMachine::start_as(start, &tiny_kernel::printing("up"), |orders| {
-        let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
-        let program = run_dir.join("compromised");
-        fs::write(&program, include_str!("machines/compromised.py")).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-        orders["maker"]["Qemu"]["qemu"] = program.to_str().into();
-    });
-    let scratch = machine.run_dir.join("scratch");
-    let tried = || Some(fs::read(&scratch).unwrap().split(|byte| *byte == b'\n').next()?.to_owned());
-    let tried = || serde_json::from_slice::<serde_json::Map<_, _>>(&tried()?).ok();
-    processes::wait_until("the program has written its results", || tried().is_some());
-    tried().unwrap()
+    TestMachine::start_compromised(start).results()
+}
+
+/// The content of memory that several machines use.
+fn template_memory() -> Vec<u8> {
+    let mut content = b"template".repeat(1 << 10);
+    content.resize(64 << 20, 0);
+    content
 }
 
 /// The tried operations that had another result than EPERM.
@@ -161,6 +163,34 @@ fn without_eperm(mut tried: serde_json::Map<String, serde_json::Value>) -> serde
     // The kernel does not limit the threads of the real root.
     tried.remove("threads").unwrap();
     tried.into_iter().filter(|(_, result)| result != "EPERM").collect()
+}
+
+#[test]
+fn compromised_program_cannot_change_memory_that_other_machines_use() {
+    let machine = TestMachine::start_compromised(&Start { is_memory_shared: true, ..Start::default() });
+    let tried = machine.results();
+    let of_memory: serde_json::Value = tried.clone().into_iter().filter(|(name, _)| name.contains("memory")).collect();
+    let mut expected = serde_json::json!({
+        "map the memory, shared and writable": "EPERM",
+        "write to the memory": "EPERM",
+        "make the memory larger": "EFBIG",
+        "make the memory smaller": "EPERM",
+        // The filter lets the call succeed without an effect.
+        "free a part of the memory": "done",
+        "allocate memory beyond its end": "EFBIG",
+    });
+    for name in [
+        "read the memory of its parent",
+        "share memory with other processes",
+        "create a file in memory",
+        "use memory beyond the guest's and its own",
+    ] {
+        expected[name] = tried[name].clone();
+    }
+    assert_eq!(of_memory, expected);
+    let mut content = vec![0; 64 << 20];
+    machine.memory.read_exact_at(&mut content, 0).unwrap();
+    assert!(content == template_memory());
 }
 
 fn other_results_than_eperm() -> serde_json::Value {
@@ -177,6 +207,12 @@ fn other_results_than_eperm() -> serde_json::Value {
         "create a pair of Unix sockets": "done",
         "use memory beyond the guest's and its own": "ENOMEM",
         "last descriptor": 255,
+        "map the memory, shared and writable": "done",
+        "write to the memory": "done",
+        "free a part of the memory": "done",
+        // The limit of the size of files is that of the disk. If the memory is smaller, its seals have the same effect.
+        "make the memory larger": "EFBIG",
+        "allocate memory beyond its end": "EFBIG",
     })
 }
 
@@ -200,6 +236,8 @@ struct Start<'a> {
     namespaces: Option<&'a str>,
     /// Whether the runner runs as an ordinary user even if the test runs as root.
     is_ordinary_user: bool,
+    /// Whether the machine starts from a snapshot whose memory other machines use.
+    is_memory_shared: bool,
 }
 
 struct TestMachine {
@@ -207,6 +245,7 @@ struct TestMachine {
     run_dir: PathBuf,
     runner: Child,
     lifeline: Option<UnixStream>,
+    memory: fs::File,
     /// Accept the connections of the machine's ports.
     _links: [UnixListener; 2],
 }
@@ -243,12 +282,24 @@ impl TestMachine {
                 "qemu": processes::qemu(),
                 "accelerator": { "Emulation": { "tsc_khz": 2_000_000 } },
                 "has_network": true,
-                "kernel": folder.path().join("vmlinux"),
-                "kernel_arguments": null,
-                "initramfs": "initramfs",
+                "start": { "Boot": {
+                    "kernel": folder.path().join("vmlinux"),
+                    "kernel_arguments": null,
+                    "initramfs": "initramfs",
+                } },
                 "log_level": 0,
             } },
         });
+        let memory = file_in_memory(c"waggle-memory", &[], SealFlags::SHRINK | SealFlags::GROW);
+        let mut files = vec![memory.as_fd()];
+        let all_seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+        let devices = file_in_memory(c"waggle-devices", b"state", all_seals);
+        if start.is_memory_shared {
+            memory.write_all_at(&template_memory(), 0).unwrap();
+            fcntl_add_seals(&memory, all_seals).unwrap();
+            orders["maker"]["Qemu"]["start"] = serde_json::json!({ "Snapshot": { "is_shared": true } });
+            files.push(devices.as_fd());
+        }
         change(&mut orders);
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(processes::WAIT_MAX)).unwrap();
@@ -268,8 +319,29 @@ impl TestMachine {
             .stderr(Stdio::inherit());
         let runner = command.spawn().unwrap();
         drop(command);
-        writeln!(&ours, "{orders}").unwrap();
-        Self { _folder: folder, run_dir, runner, lifeline: Some(ours), _links: links }
+        send_orders(&ours, &orders, &files);
+        drop(files);
+        Self { _folder: folder, run_dir, runner, lifeline: Some(ours), memory, _links: links }
+    }
+
+    /// Runs a program in QEMU's place that tries what a compromised QEMU could try.
+    fn start_compromised(start: &Start<'_>) -> Self {
+        Self::start_as(start, &tiny_kernel::printing("up"), |orders| {
+            let run_dir = PathBuf::from(orders["run_dir"].as_str().unwrap());
+            let program = run_dir.join("compromised");
+            fs::write(&program, include_str!("machines/compromised.py")).unwrap();
+            fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+            orders["maker"]["Qemu"]["qemu"] = program.to_str().into();
+        })
+    }
+
+    /// Returns the operations that the program has tried, with the results.
+    fn results(&self) -> serde_json::Map<String, serde_json::Value> {
+        let scratch = self.run_dir.join("scratch");
+        let tried = || Some(fs::read(&scratch).unwrap().split(|byte| *byte == b'\n').next()?.to_owned());
+        let tried = || serde_json::from_slice::<serde_json::Map<_, _>>(&tried()?).ok();
+        processes::wait_until("the program has written its results", || tried().is_some());
+        tried().unwrap()
     }
 
     /// The processes whose working folder is the run folder, without the runner.
@@ -297,6 +369,23 @@ impl TestMachine {
         assert_eq!(self.programs(), []);
         assert!(!self.run_dir.exists());
     }
+}
+
+fn file_in_memory(name: &CStr, content: &[u8], seals: SealFlags) -> fs::File {
+    let file = fs::File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(content, 0).unwrap();
+    fcntl_add_seals(&file, seals).unwrap();
+    file
+}
+
+fn send_orders(lifeline: &UnixStream, orders: &serde_json::Value, files: &[BorrowedFd<'_>]) {
+    let line = format!("{orders}\n");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut attached = SendAncillaryBuffer::new(&mut space);
+    assert!(attached.push(SendAncillaryMessage::ScmRights(files)));
+    let sent = sendmsg(lifeline, &[IoSlice::new(line.as_bytes())], &mut attached, SendFlags::empty()).unwrap();
+    assert_eq!(sent, line.len());
 }
 
 /// Changes the owner of a folder and of everything in it.

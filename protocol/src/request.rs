@@ -51,8 +51,9 @@ pub enum Request {
     },
     /// Syncs the disks and powers the machine off.
     PowerOff,
-    /// From now on, the end of the link does not end the machine: the agent dials again, until a host has welcomed it
-    /// and made a call. Ends with [`Reply::Done`](crate::Reply::Done).
+    /// Prepares for a copy of the machine: the agent completes what it does in the background, and writes all data to
+    /// the disks. From then on, the end of the link does not end the machine: the agent dials again, until a host has
+    /// welcomed it and made a call. Ends with [`Reply::Done`](crate::Reply::Done).
     Hold,
 }
 

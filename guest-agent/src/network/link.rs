@@ -22,7 +22,10 @@ const UP_MAX: Duration = Duration::from_secs(5);
 /// Timeout for the host's answer. While many machines start, a busy host needs some seconds.
 const GREET_MAX: Duration = Duration::from_secs(60);
 
-/// Delay before the next attempt to connect, after the loss of a link or a failed attempt.
+/// Delay before the first attempt to connect after the loss of a link.
+const RECONNECT_FIRST: Duration = Duration::from_millis(20);
+
+/// Delay before the next attempt to connect after a failed attempt.
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A handle to the current link.
@@ -57,6 +60,9 @@ pub(super) async fn keep_up(mut route: Route, link: watch::Sender<Option<Opener>
                 let fault = opener.ended().await;
                 link.send_replace(None);
                 report(&format!("lost the egress link: {fault}; reconnecting"));
+                // In a copy of the machine, a new host waits.
+                sleep(RECONNECT_FIRST).await;
+                continue;
             }
             Err(fault) if !reported => {
                 reported = true;

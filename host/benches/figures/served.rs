@@ -23,7 +23,7 @@ use waggle::{
         runtime::ByRuntime,
     },
     http,
-    machines::{VmSettings, Vms, WantedBackend, disks::Disks},
+    machines::{TemplateSettings, VmSettings, Vms, WantedBackend, disks::Disks},
     network::{Gateway, Rates},
     server::Waggle,
 };
@@ -58,6 +58,7 @@ impl Site {
             gateway: Arc::new(Gateway::new(None, 512).with_rates(Rates { flows: 100_000, lookups: 100_000 })),
             ca_bundle: String::new(),
             relaxed: Relaxed::default(),
+            templates: TemplateSettings::NONE,
             runner: VmSettings::THIS_BINARY.into(),
         };
         let images = ImageStore::open(folder.path().join("images")).unwrap();

@@ -76,6 +76,7 @@ pub(super) fn vm_settings(settings: &Settings, folders: &Folders) -> machines::V
         gateway: Arc::new(Gateway::new(None, flows_max()).with_rates(settings.rates())),
         ca_bundle: String::new(),
         relaxed: settings.relax.clone(),
+        templates: settings.templates.settings(),
         runner: machines::VmSettings::THIS_BINARY.into(),
     }
 }

@@ -98,7 +98,7 @@ fn runtime_parser() -> impl TypedValueParser<Value = Runtime> {
 ///
 /// # Errors
 /// The reason why the program did not run.
-pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Error>> {
+pub(super) async fn run(mut arguments: RunArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut signals = ShutdownSignals::new()?;
     let reading = arguments.clone();
     // Standard input may be a terminal, so reading may block without end.
@@ -106,7 +106,10 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Box<dyn Err
         read = spawn_blocking(move || read(&reading)) => read??,
         code = signals.exit_code() => return Ok(code.into()),
     };
-    let settings = &arguments.settings;
+    let settings = &mut arguments.settings;
+    // The only machine would not use a template.
+    settings.templates.count = 0;
+    let settings = &*settings;
     let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let spinner = Spinner::start();

@@ -5,7 +5,7 @@
 //! These traits are the only async code in the domain. `machines` implements them with virtual machines; the behaviour
 //! tests implement them with the real agent in-process.
 
-use std::{error::Error, fmt::Debug, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, error::Error, fmt::Debug, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use waggle_images::reference::ImageRef;
 
@@ -63,7 +63,7 @@ pub enum MachineSource {
 
 /// The state of a machine at one moment: its memory, devices and disk, or only its disk. Several machines can start from
 /// one snapshot. Its resources are released with the last reference.
-pub trait Snapshot: Debug + Send + Sync {
+pub trait Snapshot: Any + Debug + Send + Sync {
     /// Whether the snapshot has the memory. Without it, a machine that starts from the snapshot boots, and has only the
     /// files.
     fn has_memory(&self) -> bool;

@@ -33,7 +33,7 @@ pub(super) use self::{
     files::{restricts_connections, restricts_files},
     filter::Calls,
     limits::Limits,
-    root::RootFiles,
+    root::{OWN_DESCRIPTORS, RootFiles},
 };
 use super::sys;
 

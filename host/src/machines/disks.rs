@@ -27,6 +27,7 @@ use nix::{
     fcntl::copy_file_range,
     unistd::{Whence, lseek},
 };
+use rustix::fs::ioctl_ficlone;
 use tokio::{
     process::Command,
     sync::Mutex,
@@ -119,17 +120,15 @@ impl Disks {
     /// `mkfs.ext4` is missing or rejects the size, `path` exists, or the disk is full. If the copy fails, the new
     /// file at `path` is removed.
     pub async fn scratch(&self, path: &Path, size_mib: u32) -> Result<(), DiskFault> {
-        let template = self.template(size_mib).await?;
-        let copied = spawn_blocking({
-            let path = path.to_owned();
-            move || copy(&template, &path)
-        });
-        let shown = || path.display().to_string();
-        match copied.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(DiskFault::Copy { path: shown(), source }),
-            Err(source) => Err(DiskFault::Lost { path: shown(), source }),
-        }
+        copy_in_task(self.template(size_mib).await?, path).await
+    }
+
+    /// Copies the disk of a snapshot to the new file `path`.
+    ///
+    /// # Errors
+    /// As for [`Self::scratch`].
+    pub(super) async fn copy_of(snapshot: &Path, path: &Path) -> Result<(), DiskFault> {
+        copy_in_task(snapshot.to_owned(), path).await
     }
 
     async fn template(&self, size_mib: u32) -> Result<PathBuf, DiskFault> {
@@ -149,6 +148,19 @@ impl Disks {
         });
         published.await.map_err(lost)??;
         Ok(path)
+    }
+}
+
+async fn copy_in_task(from: PathBuf, path: &Path) -> Result<(), DiskFault> {
+    let copied = spawn_blocking({
+        let path = path.to_owned();
+        move || copy(&from, &path)
+    });
+    let shown = || path.display().to_string();
+    match copied.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(DiskFault::Copy { path: shown(), source }),
+        Err(source) => Err(DiskFault::Lost { path: shown(), source }),
     }
 }
 
@@ -224,8 +236,11 @@ fn copy(template: &Path, path: &Path) -> io::Result<()> {
     copied
 }
 
-/// Copies only the data, so holes stay holes.
-fn copy_data(from: &File, to: &File) -> io::Result<()> {
+/// Copies only the data, so holes stay holes. File systems that can share all blocks of a file do so at once.
+pub(super) fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    if ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
     let bytes = i64::try_from(from.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     to.set_len(bytes.unsigned_abs())?;
     let mut offset = 0;

@@ -27,18 +27,18 @@ const WAITING_MAX: i32 = 1;
 pub(super) enum LinkSource {
     /// Each generation of the link has its own connection.
     Vsock(UnixListener),
-    /// The connection of the port has not arrived.
-    NewPort(UnixListener),
+    /// The connection of the port has not arrived. The guest on its other end may have used another one before.
+    NewPort(UnixListener, Past),
     /// All generations share the connection of the port.
     Port(StdUnixStream),
 }
 
 impl LinkSource {
-    /// Listens on the socket for the link of `port`.
+    /// Listens on the socket for the link of `port`. `past` is that of a virtio-serial port's guest.
     ///
     /// # Errors
     /// The kernel's error.
-    pub(super) fn listen(run_dir: &Path, port: u32, transport: Transport) -> io::Result<Self> {
+    pub(super) fn listen(run_dir: &Path, port: u32, transport: Transport, past: Past) -> io::Result<Self> {
         // The path of a Unix socket has at most 107 bytes. A path through the open folder's descriptor always fits.
         let folder = std::fs::File::open(run_dir)?;
         let path = format!("/proc/self/fd/{}/{LINK_SOCKETS}_{port}", folder.as_raw_fd());
@@ -49,7 +49,7 @@ impl LinkSource {
         let listener = UnixListener::from_std(socket.into())?;
         Ok(match transport {
             Transport::Vsock => Self::Vsock(listener),
-            Transport::Serial => Self::NewPort(listener),
+            Transport::Serial => Self::NewPort(listener, past),
         })
     }
 
@@ -67,16 +67,16 @@ impl LinkSource {
     pub(super) async fn next(&mut self) -> io::Result<(UnixStream, Past)> {
         let past = match self {
             Self::Vsock(listener) => return Ok((listener.accept().await?.0, Past::None)),
-            Self::NewPort(listener) => {
-                let (stream, _) = listener.accept().await?;
+            Self::NewPort(listener, past) => {
+                let (stream, past) = (listener.accept().await?.0, *past);
                 *self = Self::Port(stream.into_std()?);
-                Past::None
+                past
             }
             Self::Port(_) => Past::Unknown,
         };
         match self {
             Self::Port(port) => Ok((UnixStream::from_std(port.try_clone()?)?, past)),
-            Self::Vsock(_) | Self::NewPort(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Vsock(_) | Self::NewPort(..) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn port_ends_with_its_only_connection_and_not_before() {
         let folder = tempfile::tempdir().unwrap();
-        let mut source = LinkSource::listen(folder.path(), 7, Transport::Serial).unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Serial, Past::None).unwrap();
         let path = folder.path().join("link_7");
         let qemu = UnixStream::connect(&path).await.unwrap();
         assert_eq!(source.next().await.unwrap().1, Past::None);
@@ -110,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn only_few_connections_wait_to_be_accepted() {
         let folder = tempfile::tempdir().unwrap();
-        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock).unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock, Past::None).unwrap();
         let path = folder.path().join("link_7");
         let mut guests = Vec::new();
         let refused = loop {
@@ -128,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn each_generation_over_vsock_has_its_own_connection() {
         let folder = tempfile::tempdir().unwrap();
-        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock).unwrap();
+        let mut source = LinkSource::listen(folder.path(), 7, Transport::Vsock, Past::None).unwrap();
         for _ in 0..2 {
             let guest = UnixStream::connect(folder.path().join("link_7")).await.unwrap();
             assert_eq!(source.next().await.unwrap().1, Past::None);

@@ -2,16 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running machine. It passes calls to its agent, and stop requests to the task that owns the machine.
 
-use std::{
-    future::ready,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_shared::{mutex::lock, printable};
 
-use super::{console::ConsoleTail, no_snapshots, owner::End};
+use super::{console::ConsoleTail, no_snapshots, owner::End, snapshotting::SnapshotRequest};
 use crate::{
     agent::AgentClient,
     domain::machine::{Afterwards, Agent, Machine, PortFuture, Snapshot, SnapshotFault},
@@ -25,6 +22,9 @@ const REASON_BYTES_MAX: usize = 500;
 pub(super) struct Vm {
     pub(super) agent: Arc<AgentClient>,
     pub(super) console: Arc<Mutex<ConsoleTail>>,
+    /// `None` if the back end has no snapshots.
+    pub(super) snapshots: Option<mpsc::Sender<SnapshotRequest>>,
+    pub(super) has_resumed: bool,
     pub(super) end: watch::Receiver<Option<End>>,
     /// Cancelled to stop the machine.
     pub(super) stop: CancellationToken,
@@ -53,11 +53,26 @@ impl Machine for Vm {
     }
 
     fn has_resumed(&self) -> bool {
-        false
+        self.has_resumed
     }
 
-    fn snapshot(&self, _afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>> {
-        Box::pin(ready(Err(no_snapshots())))
+    fn snapshot(&self, afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>> {
+        Box::pin(async move {
+            let Some(snapshots) = &self.snapshots else { return Err(no_snapshots()) };
+            let (reply, answer) = oneshot::channel();
+            // If the machine has ended, the request is dropped, and with it `reply`.
+            let _ = snapshots.send(SnapshotRequest { afterwards, reply }).await;
+            match answer.await {
+                Ok(Ok(snapshot)) => {
+                    if afterwards == Afterwards::End {
+                        self.ended().await;
+                    }
+                    Ok(snapshot as Arc<dyn Snapshot>)
+                }
+                Ok(Err(fault)) => Err(fault),
+                Err(ended) => Err(SnapshotFault::Failed { source: ended.into() }),
+            }
+        })
     }
 
     fn gone(&self) -> PortFuture<'_, String> {

@@ -11,6 +11,7 @@ use std::{
     error::Error,
     ffi::OsString,
     io,
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -30,9 +31,12 @@ use super::{
     egress_link::EgressLink,
     initramfs::{InitramfsFault, SharedRoot},
     link_source::LinkSource,
-    run_dirs,
+    memory_file::MemoryFile,
+    run_dirs::{self, RunDirs},
     runner_messages::Orders,
     runner_process::{LastOutput, RunnerProcess, SpawnFault},
+    snapshot::{Pasts, Shape, VmSnapshot},
+    snapshotting::{self, SnapshotRequest, Taken},
 };
 use crate::{
     agent::{self, AgentClient, ConnectFault, Timeouts},
@@ -55,7 +59,7 @@ pub(super) enum Progress {
     /// The next stage began.
     Stage(Stage),
     /// The agent is ready for calls.
-    Ready(Arc<AgentClient>, Arc<Mutex<ConsoleTail>>),
+    Ready(Arc<AgentClient>, Arc<Mutex<ConsoleTail>>, mpsc::Sender<SnapshotRequest>),
     /// The start failed, and the machine's processes and files have been removed.
     Failed(StartFault),
 }
@@ -88,7 +92,7 @@ pub(super) enum BootFault {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum FileFault {
+pub(super) enum FileFault {
     #[error("failed to create the scratch disk")]
     Scratch { source: DiskFault },
     #[error("failed to create the initial root")]
@@ -119,10 +123,46 @@ pub(super) struct LaunchPlan {
     pub(super) disk_mib: u32,
     /// Timeout from the start of the runner to the end of the agent's handshake.
     pub(super) boot_timeout: Duration,
-    pub(super) initial_root: InitialRoot,
+    pub(super) start: Start,
     pub(super) disks: Arc<Disks>,
+    /// What a machine must share with a snapshot of this one.
+    pub(super) shape: Shape,
+    /// The parent of the folders of snapshots.
+    pub(super) run_dirs: Arc<RunDirs>,
     /// Prevents the eviction of the image until the machine has ended.
     pub(super) image: Arc<Lease>,
+}
+
+/// What the machine starts from.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// The guest boots.
+    Boot {
+        root: InitialRoot,
+        /// The disk of an earlier machine; `None` for an empty one.
+        disk: Option<Arc<VmSnapshot>>,
+        /// The guest's memory, for a back end that takes it from a file.
+        memory: Option<MemoryFile>,
+    },
+    /// The guest continues from a snapshot.
+    Snapshot(Arc<VmSnapshot>),
+}
+
+impl Start {
+    fn pasts(&self) -> Pasts {
+        match self {
+            Self::Boot { .. } => Pasts::NONE,
+            Self::Snapshot(snapshot) => snapshot.memory.pasts,
+        }
+    }
+
+    /// The files that the runner needs.
+    pub(super) fn files(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Boot { memory, .. } => memory.iter().map(AsFd::as_fd).collect(),
+            Self::Snapshot(snapshot) => vec![snapshot.memory.guest.as_fd(), snapshot.memory.devices.as_fd()],
+        }
+    }
 }
 
 /// The root file system in which the guest's first process starts.
@@ -193,19 +233,26 @@ async fn run(
         Ok(listening) => listening,
         Err(source) => return (boot_fault(BootFault::Listen { source }), None),
     };
-    let mut runner = match RunnerProcess::start(&plan.runner, &plan.orders, plan.shows_log).await {
+    let mut runner = match RunnerProcess::start(&plan.runner, &plan.orders, &plan.start.files(), plan.shows_log).await {
         Ok(runner) => runner,
         Err(source) => return (boot_fault(BootFault::Spawn { source }), None),
     };
     let outcome = match boot(&mut runner, connect(calls, &plan), plan.boot_timeout, stop).await {
         Ok(agent) => {
             let agent = Arc::new(agent);
-            let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console())).await;
-            Ok(watch_over(&mut runner, &agent, stop).await)
+            let (snapshots, mut requests) = mpsc::channel(1);
+            let _ = progress.send(Progress::Ready(Arc::clone(&agent), runner.console(), snapshots)).await;
+            Ok(watch_over(&plan, &mut runner, &agent, &mut requests, stop).await)
         }
         Err(fault) => Err(fault),
     };
     let output = runner.stop().await;
+    let outcome = outcome.map(|(end, taken)| {
+        if let Some(taken) = taken {
+            taken.deliver();
+        }
+        end
+    });
     let outcome = match outcome {
         // A panic also ends the machine, and the end may be noticed before the panic.
         Err(BootFault::Ended { .. }) if output.panicked => boot_fault(BootFault::Panicked),
@@ -218,12 +265,21 @@ async fn run(
     (outcome, Some(output))
 }
 
-async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
+pub(super) async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     let machine = &plan.orders.machine;
     let run_dir = &plan.orders.run_dir;
     let scratch = run_dir.join(&machine.scratch);
-    plan.disks.scratch(&scratch, plan.disk_mib).await.map_err(|source| FileFault::Scratch { source })?;
-    let (name, content) = match &plan.initial_root {
+    let (root, disk) = match &plan.start {
+        Start::Boot { root, disk, .. } => (Some(root), disk.as_ref()),
+        Start::Snapshot(snapshot) => (None, Some(snapshot)),
+    };
+    let made = match disk {
+        Some(snapshot) => Disks::copy_of(&snapshot.disk.path(), &scratch).await,
+        None => plan.disks.scratch(&scratch, plan.disk_mib).await,
+    };
+    made.map_err(|source| FileFault::Scratch { source })?;
+    let Some(root) = root else { return Ok(()) };
+    let (name, content) = match root {
         InitialRoot::Initramfs { file, shared } => {
             let initramfs = shared.for_machine(&plan.boot);
             (file, initramfs.map_err(|source| FileFault::Initramfs { source })?)
@@ -236,10 +292,11 @@ async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
 
 /// Listens for the agent's call link, and serves the machine's network if the machine has one.
 fn listen_for_links(plan: &mut LaunchPlan, stop: &CancellationToken) -> io::Result<(LinkSource, Option<EgressLink>)> {
-    let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport);
-    let calls = listen(CALL_PORT)?;
+    let listen = |port, past| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport, past);
+    let Pasts { calls, egress } = plan.start.pasts();
+    let calls = listen(CALL_PORT, calls)?;
     let egress = match plan.egress.take() {
-        Some(guest) => Some(EgressLink::start(listen(EGRESS_PORT)?, guest, stop.clone())),
+        Some(guest) => Some(EgressLink::start(listen(EGRESS_PORT, egress)?, guest, stop.clone())),
         None => None,
     };
     Ok((calls, egress))
@@ -287,22 +344,39 @@ async fn greet(calls: &mut LinkSource, hostname: &str) -> Result<AgentClient, Bo
     }
 }
 
-async fn watch_over(runner: &mut RunnerProcess, agent: &AgentClient, stop: &CancellationToken) -> End {
-    tokio::select! {
-        () = stop.cancelled() => {
-            let _ = timeout(SHUTDOWN_GRACE, agent.power_off()).await;
-            End::Stopped
-        }
-        reason = runner.ended() => End::Gone(reason),
-        reason = agent.closed() => {
-            let report = timeout(REPORT_MAX, runner.ended()).await;
-            End::Gone(report.unwrap_or_else(|_| format!("the agent's link ended: {reason}")))
-        }
+/// Waits for the end of the machine, and takes snapshots meanwhile. If the machine ends with a snapshot, returns it.
+async fn watch_over(
+    plan: &LaunchPlan,
+    runner: &mut RunnerProcess,
+    agent: &AgentClient,
+    requests: &mut mpsc::Receiver<SnapshotRequest>,
+    stop: &CancellationToken,
+) -> (End, Option<Taken>) {
+    loop {
+        let end = tokio::select! {
+            () = stop.cancelled() => {
+                let _ = timeout(SHUTDOWN_GRACE, agent.power_off()).await;
+                End::Stopped
+            }
+            Some(request) = requests.recv() => {
+                match snapshotting::answer(request, plan, runner, agent, stop).await {
+                    Ok(None) => continue,
+                    Ok(Some(taken)) => return (End::Stopped, Some(taken)),
+                    Err(reason) => End::Gone(reason),
+                }
+            }
+            reason = runner.ended() => End::Gone(reason),
+            reason = agent.closed() => {
+                let report = timeout(REPORT_MAX, runner.ended()).await;
+                End::Gone(report.unwrap_or_else(|_| format!("the agent's link ended: {reason}")))
+            }
+        };
+        return (end, None);
     }
 }
 
 // The runner has usually removed the folder already, but a killed runner has not.
-async fn remove(run_dir: PathBuf) {
+pub(super) async fn remove(run_dir: PathBuf) {
     if let Err(fault) = spawn_blocking(move || run_dirs::clear(&run_dir)).await {
         tracing::error!(error = &fault as &dyn Error, "failed to remove a run folder");
     }

@@ -11,15 +11,20 @@
 //!
 //! The runner's stdout carries the guest's console, and its stderr the output of the VMM. The host reads both.
 
+mod guest_memory;
+mod monitor;
 mod oom_kills;
 mod program;
 
 use std::{
     env,
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Write},
     mem,
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::Duration,
@@ -27,20 +32,27 @@ use std::{
 
 use rustix::{
     fs::{FlockOperation, flock},
-    io::{FdFlags, fcntl_setfd},
     process::{Resource, Rlimit, setrlimit, setsid},
     thread::set_no_new_privs,
 };
 use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 
-use self::program::{Event, Program, Watch, not_started};
+use self::{
+    guest_memory::GuestMemory,
+    monitor::Monitor,
+    program::{Event, Program, Watch, not_started},
+};
 use super::{
     confine::{self, Calls, Confinement, Limits, Namespaces, RootFiles},
+    disks,
     file_names::{KVM, LINK_SOCKETS},
-    kernel, krun, probe_guest,
-    qemu::{self, LinkConnections},
+    kernel, krun, line_socket, probe_guest,
+    qemu::{self, Inherited},
     roles, run_dirs,
-    runner_messages::{Accelerator, KrunConfig, LINE_BYTES_MAX, MachineConfig, Maker, Orders, QemuConfig, Report},
+    runner_messages::{
+        Accelerator, Answer, Command, KrunConfig, MachineConfig, Maker, Orders, QemuConfig, QemuStart, Report,
+        SnapshotParts,
+    },
     sys,
 };
 
@@ -86,8 +98,8 @@ fn run() -> ExitCode {
     let Ok(mut host) = rustix::stdio::stdin().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
     };
-    let Some(orders) = read_orders(&host) else { return ExitCode::FAILURE };
-    let end = run_machine(&orders, &host);
+    let Ok(Some((orders, files))) = line_socket::receive::<Orders>(&host) else { return ExitCode::FAILURE };
+    let end = run_machine(&orders, files, &host);
     // All programs have ended here. If this removal fails, the host removes the folder.
     let _ = run_dirs::remove(&orders.run_dir, REMOVAL_MAX);
     match end {
@@ -100,14 +112,8 @@ fn run() -> ExitCode {
     }
 }
 
-fn read_orders(host: &UnixStream) -> Option<Orders> {
-    let mut line = String::new();
-    BufReader::new(host.take(LINE_BYTES_MAX)).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
-}
-
 // Returns `Ok` when the host closes its end of the socket or ends.
-fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
+fn run_machine(orders: &Orders, files: Vec<OwnedFd>, host: &UnixStream) -> Result<(), Report> {
     enter(&orders.run_dir).map_err(|fault| not_started(format!("enter {}", orders.run_dir.display()), &fault))?;
     if orders.namespaces == Namespaces::Own {
         confine::enter_user_namespace().map_err(|fault| {
@@ -118,7 +124,7 @@ fn run_machine(orders: &Orders, host: &UnixStream) -> Result<(), Report> {
     confine::hide_memory().map_err(|fault| not_started("hide the runner's memory".into(), &fault))?;
     let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)? };
     match &orders.maker {
-        Maker::Qemu(config) => runner.run_qemu(&orders.machine, config),
+        Maker::Qemu(config) => runner.run_qemu(&orders.machine, config, files),
         Maker::Krun(config) => runner.run_krun(&orders.machine, config),
     }
 }
@@ -130,23 +136,44 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig) -> Result<(), Report> {
-        let links = LinkConnections {
-            calls: connect(CALL_PORT)?,
-            egress: config.has_network.then(|| connect(EGRESS_PORT)).transpose()?,
-        };
-        let arguments = qemu::qemu(machine, config, &links);
-        let read_only = vec![machine.image.clone(), config.kernel.clone()];
-        let mut files = self.files(machine, read_only).with_program(&config.qemu);
+    fn run_qemu(&self, machine: &MachineConfig, config: &QemuConfig, files: Vec<OwnedFd>) -> Result<(), Report> {
+        let (mut monitor, monitor_end) =
+            Monitor::connect().map_err(|fault| not_started("connect QEMU's monitor".into(), &fault))?;
+        let inherited = inherited(config, files, monitor_end)?;
+        let is_sealed = matches!(config.start, QemuStart::Snapshot { is_shared: true });
+        let own_memory = inherited.memory.try_clone();
+        let own_memory = own_memory.map_err(|fault| not_started("keep the file of the memory".into(), &fault))?;
+        let memory = GuestMemory::new(own_memory, is_sealed);
+        let arguments = qemu::qemu(machine, config, &inherited);
+        let (mut read_only, mut calls) = (vec![machine.image.clone()], Calls::Program);
+        match &config.start {
+            QemuStart::Boot { kernel, .. } => read_only.push(kernel.clone()),
+            QemuStart::Snapshot { is_shared: true } => calls = Calls::ProgramWithSharedMemory,
+            QemuStart::Snapshot { is_shared: false } => {}
+        }
+        let mut files = self.files(machine, read_only).with_program(&config.qemu).with_own_descriptors();
         if config.accelerator == Accelerator::Kvm {
             files.devices.push(KVM);
         }
-        let confinement = self.confinement(machine, Calls::Program, files)?;
+        let confinement = self.confinement(machine, calls, files)?;
         let mut qemu = Program::start(&config.qemu, arguments, Stdio::inherit(), &confinement)?;
-        drop(links);
-        match self.watch.wait(&qemu)? {
-            Event::Exited => Err(qemu.report()),
-            Event::HostClosed => Ok(()),
+        drop(inherited);
+        loop {
+            match self.watch.wait(&qemu, Some(&monitor))? {
+                Event::Exited => return Err(qemu.report()),
+                Event::HostClosed => return Ok(()),
+                Event::Command(command, files) => {
+                    let answer = match command {
+                        Command::Continue => monitor.resume(),
+                        Command::Snapshot(parts) => {
+                            snapshot(parts, files, &mut monitor, &memory, &qemu, &machine.scratch)
+                        }
+                    };
+                    let answer = answer.map_or_else(|fault| Answer::Failed(fault.to_string()), |()| Answer::Done);
+                    self.watch.answer(&answer);
+                }
+                Event::Monitor => monitor.discard_events(),
+            }
         }
     }
 
@@ -158,12 +185,12 @@ impl Runner<'_> {
         let confinement = self.confinement(machine, Calls::Krun, files)?;
         let mut vm =
             Program::fork("libkrun", &confinement, || krun::run(machine, config, &confinement, report_writer))?;
-        match self.watch.wait(&vm)? {
+        match self.watch.wait(&vm, None)? {
             Event::Exited if vm.ran_out_of_memory() => Err(vm.report()),
             Event::Exited => {
                 Err(krun::read_report(&reports).unwrap_or_else(|| krun::exit_report(vm.wait(), vm.name())))
             }
-            Event::HostClosed => Ok(()),
+            Event::HostClosed | Event::Command(..) | Event::Monitor => Ok(()),
         }
     }
 
@@ -173,6 +200,7 @@ impl Runner<'_> {
             writable: vec![machine.scratch.clone()],
             read_only,
             devices: vec!["/dev/null", "/dev/urandom"],
+            own_descriptors: false,
         }
     }
 
@@ -202,13 +230,72 @@ fn enter(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes a snapshot. The guest continues if that fails.
+fn snapshot(
+    parts: SnapshotParts,
+    files: Vec<OwnedFd>,
+    monitor: &mut Monitor,
+    memory: &GuestMemory,
+    qemu: &Program,
+    scratch: &Path,
+) -> io::Result<()> {
+    let mut files = files.into_iter().map(File::from);
+    let mut next = || files.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
+    let devices = next()?;
+    let memory_copy = parts.memory.then(&mut next).transpose()?;
+    let disk_copy = parts.disk.then(&mut next).transpose()?;
+    if let Some(copy) = &memory_copy {
+        memory.copy_file(copy).map_err(step("copy the memory"))?;
+    }
+    let copy_rest = |monitor: &mut Monitor| {
+        monitor.stop()?;
+        if let Some(copy) = &memory_copy {
+            memory.copy_changes(copy, qemu.pid()).map_err(step("copy changes of the memory"))?;
+        }
+        if let Some(copy) = &disk_copy {
+            disks::copy_data(&File::open(scratch)?, copy).map_err(step("copy the disk"))?;
+        }
+        monitor.save_devices(&devices)
+    };
+    let copied = copy_rest(monitor);
+    if copied.is_err() || parts.continues {
+        monitor.resume()?;
+    }
+    copied
+}
+
+fn step(step: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |fault| io::Error::new(fault.kind(), format!("failed to {step}: {fault}"))
+}
+
+/// Opens what QEMU inherits.
+fn inherited(config: &QemuConfig, files: Vec<OwnedFd>, monitor: UnixStream) -> Result<Inherited, Report> {
+    let mut files = files.into_iter();
+    let missing = || not_started("find the files of the memory".into(), &io::ErrorKind::NotFound.into());
+    let memory = files.next().ok_or_else(missing)?;
+    let devices = match config.start {
+        QemuStart::Boot { .. } => None,
+        QemuStart::Snapshot { .. } => Some(read_anew(&files.next().ok_or_else(missing)?)?),
+    };
+    let inherited = Inherited {
+        memory,
+        devices,
+        monitor,
+        calls: connect(CALL_PORT)?,
+        egress: config.has_network.then(|| connect(EGRESS_PORT)).transpose()?,
+    };
+    inherited.keep_open().map_err(|fault| not_started("pass files to QEMU".into(), &fault))?;
+    Ok(inherited)
+}
+
+/// Opens a file again, only for reading, and with a position of its own: other machines read the same file.
+fn read_anew(file: &OwnedFd) -> Result<OwnedFd, Report> {
+    let opened = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok(opened.map_err(|fault| not_started("open the state of the devices".into(), &fault))?.into())
+}
+
 // Connects on behalf of QEMU, which then needs no access to the sockets.
 fn connect(port: u32) -> Result<UnixStream, Report> {
     let socket = format!("{LINK_SOCKETS}_{port}");
-    let connect = || -> io::Result<UnixStream> {
-        let connection = UnixStream::connect(&socket)?;
-        fcntl_setfd(&connection, FdFlags::empty())?;
-        Ok(connection)
-    };
-    connect().map_err(|fault| not_started(format!("connect to {socket}"), &fault))
+    UnixStream::connect(&socket).map_err(|fault| not_started(format!("connect to {socket}"), &fault))
 }

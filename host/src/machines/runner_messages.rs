@@ -1,11 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The messages between the host and a runner: one line of JSON in each direction, over the socket that is the runner's
-//! stdin. After its orders, the host only keeps the socket open. When the socket closes, the runner stops the machine.
+//! The messages between the host and a runner: lines of JSON over the socket that is the runner's stdin. The host
+//! attaches open files to its lines. When it closes the socket, the runner stops the machine.
 //!
 //! ```text
-//!  host ── Orders ──▶ runner
-//!  host ◀── Report ── runner
+//!  host ── Orders ──▶ runner    with the files of the machine's memory
+//!  host ── Command ─▶ runner    any number of times, while the machine runs
+//!  host ◀─ Answer ─── runner
+//!  host ◀─ Report ─── runner    if the machine ends by itself
 //! ```
 
 use std::path::PathBuf;
@@ -55,13 +57,27 @@ pub(super) struct QemuConfig {
     /// Whether the machine has a port for the egress link.
     pub(super) has_network: bool,
     pub(super) accelerator: Accelerator,
-    /// An ELF file with a PVH entry.
-    pub(super) kernel: PathBuf,
-    /// The operator's arguments for the kernel's command line.
-    pub(super) kernel_arguments: Option<String>,
-    pub(super) initramfs: PathBuf,
+    pub(super) start: QemuStart,
     /// Log level of QEMU, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,
+}
+
+/// How a guest of QEMU starts. The file of the guest's memory comes with the orders.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) enum QemuStart {
+    Boot {
+        /// An ELF file with a PVH entry.
+        kernel: PathBuf,
+        /// The operator's arguments for the kernel's command line.
+        kernel_arguments: Option<String>,
+        initramfs: PathBuf,
+    },
+    /// The guest continues from a snapshot. A second file, with the state of the devices, comes with the orders.
+    Snapshot {
+        /// Whether other machines use the same file of memory. The file is sealed then, and QEMU copies each page that
+        /// the guest changes.
+        is_shared: bool,
+    },
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -83,6 +99,35 @@ pub(super) enum Accelerator {
         /// Frequency of the host's time stamp counter in kHz.
         tsc_khz: u32,
     },
+}
+
+/// A command to a runner whose machine runs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) enum Command {
+    /// Stops the guest, and writes its state into the files that come with the command. The guest continues after a
+    /// failure.
+    Snapshot(SnapshotParts),
+    /// Lets a stopped guest continue.
+    Continue,
+}
+
+/// The parts of a snapshot, in the order of the files.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct SnapshotParts {
+    /// Whether the memory is copied, after the state of the devices. Else the machine's own file has it.
+    pub(super) memory: bool,
+    /// Whether the scratch disk is copied. Else the machine's own file has it.
+    pub(super) disk: bool,
+    /// Whether the guest continues.
+    pub(super) continues: bool,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) enum Answer {
+    Done,
+    /// The step that failed, and why.
+    Failed(String),
 }
 
 /// The reason why a machine ended or never ran.

@@ -6,15 +6,16 @@
 use std::{
     ffi::OsStr,
     io,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use serde::Serialize;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, Interest},
     net::UnixStream,
     process::Child,
     signal::unix::{SignalKind, signal},
@@ -26,15 +27,18 @@ use waggle_shared::mutex::lock;
 
 use super::{
     console::ConsoleTail,
+    line_socket,
     live_log::LiveLog,
     roles,
-    runner_messages::{LINE_BYTES_MAX, Orders, Report},
+    runner_messages::{Answer, Command, LINE_BYTES_MAX, Orders, Report},
 };
 
 /// Timeout for the runner's exit after its lifeline closed. Killing the VMM and removing a folder takes 50 ms.
 const END_MAX: Duration = Duration::from_secs(3);
 /// Timeout for the end of the runner's pipes after its exit. Its programs may keep the pipes open a moment longer.
 const PIPES_END_MAX: Duration = Duration::from_secs(1);
+/// Timeout of a command. QEMU takes milliseconds, but more on a busy host.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
 /// Size of the buffer for reads from a pipe, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -46,13 +50,26 @@ pub(crate) enum SpawnFault {
     Orders { source: io::Error },
 }
 
+/// A command to a running machine failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandFault {
+    #[error("failed to reach the runner")]
+    Runner { source: io::Error },
+    #[error("the runner did not answer within {} s", COMMAND_MAX.as_secs())]
+    Silent,
+    /// The runner or the VMM could not do it.
+    #[error("{reason}")]
+    Failed { reason: String },
+}
+
 /// A handle to one runner. Dropping the handle closes the lifeline; the runner then ends its machine and exits.
 #[derive(Debug)]
 pub(super) struct RunnerProcess {
     child: Child,
     pid: Option<Pid>,
     lifeline: UnixStream,
-    report: Vec<u8>,
+    /// The bytes that the runner has sent, except answers to commands.
+    received: Vec<u8>,
     console: Arc<Mutex<ConsoleTail>>,
     programs: Arc<Mutex<ConsoleTail>>,
     panicked: CancellationToken,
@@ -60,12 +77,17 @@ pub(super) struct RunnerProcess {
 }
 
 impl RunnerProcess {
-    /// Starts `runner`, which is this binary, and sends the orders. With `shows_log`, the output of the VMM is
-    /// logged as it arrives.
+    /// Starts `runner`, which is this binary, and sends the orders with the files. With `shows_log`, the output of the
+    /// VMM is logged as it arrives.
     ///
     /// # Errors
     /// [`SpawnFault`]; no process keeps running.
-    pub(super) async fn start(runner: &OsStr, orders: &Orders, shows_log: bool) -> Result<Self, SpawnFault> {
+    pub(super) async fn start(
+        runner: &OsStr,
+        orders: &Orders,
+        files: &[BorrowedFd<'_>],
+        shows_log: bool,
+    ) -> Result<Self, SpawnFault> {
         let process = |source| SpawnFault::Process { program: runner.to_string_lossy().into_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(process)?;
         ours.set_nonblocking(true).map_err(process)?;
@@ -99,11 +121,38 @@ impl RunnerProcess {
                 }
             }));
         }
-        let mut lifeline = UnixStream::from_std(ours).map_err(process)?;
-        let mut line = serde_json::to_vec(orders).map_err(|fault| SpawnFault::Orders { source: fault.into() })?;
-        line.push(b'\n');
-        lifeline.write_all(&line).await.map_err(|source| SpawnFault::Orders { source })?;
-        Ok(Self { child, pid, lifeline, report: Vec::new(), console, programs, panicked, readers })
+        let lifeline = UnixStream::from_std(ours).map_err(process)?;
+        send_line(&lifeline, orders, files).await.map_err(|source| SpawnFault::Orders { source })?;
+        Ok(Self { child, pid, lifeline, received: Vec::new(), console, programs, panicked, readers })
+    }
+
+    /// Sends a command with files, and waits for the answer. Commands follow one another: if this future is dropped,
+    /// the runner must be stopped.
+    ///
+    /// # Errors
+    /// [`CommandFault`].
+    pub(super) async fn command(&mut self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), CommandFault> {
+        let answered = async {
+            send_line(&self.lifeline, command, files).await?;
+            loop {
+                if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.received.drain(..=end).collect();
+                    return Ok(serde_json::from_slice::<Answer>(&line)?);
+                }
+                let mut bytes = [0; READ_BYTES];
+                let count = self.lifeline.read(&mut bytes).await?;
+                if count == 0 || self.received.len() as u64 > LINE_BYTES_MAX {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.received.extend_from_slice(bytes.get(..count).unwrap_or_default());
+            }
+        };
+        match timeout(COMMAND_MAX, answered).await {
+            Err(_elapsed) => Err(CommandFault::Silent),
+            Ok(Err(source)) => Err(CommandFault::Runner { source }),
+            Ok(Ok(Answer::Failed(reason))) => Err(CommandFault::Failed { reason }),
+            Ok(Ok(Answer::Done)) => Ok(()),
+        }
     }
 
     /// The guest's console output, which stays readable after the runner has ended.
@@ -125,8 +174,8 @@ impl RunnerProcess {
         };
         // The runner has exited. So its report is in the socket's buffer, and its end of the socket is closed.
         let mut lifeline = (&mut self.lifeline).take(LINE_BYTES_MAX);
-        let _ = timeout(PIPES_END_MAX, lifeline.read_to_end(&mut self.report)).await;
-        match (serde_json::from_slice::<Report>(&self.report), status) {
+        let _ = timeout(PIPES_END_MAX, lifeline.read_to_end(&mut self.received)).await;
+        match (serde_json::from_slice::<Report>(&self.received), status) {
             (Ok(report), _) => report.to_string(),
             (Err(_), Ok(status)) => format!("the runner ended: {status}"),
             (Err(_), Err(fault)) => format!("failed to wait for the runner: {fault}"),
@@ -135,7 +184,7 @@ impl RunnerProcess {
 
     /// Stops the runner and its programs, waits for their exit, and returns their last output.
     pub(super) async fn stop(self) -> LastOutput {
-        let Self { mut child, pid, lifeline, report: _, console, programs, panicked, mut readers } = self;
+        let Self { mut child, pid, lifeline, received: _, console, programs, panicked, mut readers } = self;
         drop(lifeline);
         if is_stopped(pid) {
             // A runner that a signal has stopped cannot react. When it is killed, the kernel kills its programs too.
@@ -151,6 +200,18 @@ impl RunnerProcess {
             programs: lock(&programs).last_lines(),
         }
     }
+}
+
+async fn send_line(socket: &UnixStream, message: &impl Serialize, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    let (mut unsent, mut attached) = (line.as_slice(), files);
+    while !unsent.is_empty() {
+        let sent = socket.async_io(Interest::WRITABLE, || line_socket::send(socket, unsent, attached)).await?;
+        unsent = unsent.get(sent..).unwrap_or_default();
+        attached = &[];
+    }
+    Ok(())
 }
 
 // The kernel also sends SIGCHLD when a signal stops a child.

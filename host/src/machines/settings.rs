@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use waggle_shared::disk_reserve::DiskReserve;
 
-use super::{backend::WantedBackend, kernel_arguments::KernelArguments};
+use super::{backend::WantedBackend, kernel_arguments::KernelArguments, templates::TemplateSettings};
 use crate::{domain::defences::Relaxed, network::Gateway};
 
 /// Subfolder of the data folder for unpacked firmware, and for the kernel of QEMU's guests.
@@ -37,6 +37,7 @@ pub struct VmSettings {
     pub ca_bundle: String,
     /// The defences inside guests that are switched off.
     pub relaxed: Relaxed,
+    pub templates: TemplateSettings,
     /// The program to execute as runner: [`VmSettings::THIS_BINARY`] except in tests.
     pub runner: OsString,
 }

@@ -41,6 +41,18 @@ def image(name):
     return f"oci:{ROOT / 'target/images' / name}"
 
 
+# The beginning of the names of the folders of templates.
+TEMPLATE = "/template-"
+
+
+def is_socket(path):
+    # A template's folder may disappear meanwhile.
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
 class Server:
     """A server with its own data folder; settings are WAGGLE_* variables without the prefix."""
 
@@ -162,17 +174,25 @@ class Server:
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def is_running(self):
+        return self.process is not None and self.process.poll() is None
+
     def processes(self):
-        """The server and the processes of its machines.
+        """The server and the processes of its machines; while it runs, without those that become templates.
 
         All of them have the server's folder in their arguments, environment or working directory.
         """
         mark = str(self.folder).encode()
+        hidden = [TEMPLATE.encode()] if self.is_running else []
         found = []
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
-                texts = [line, (entry / "environ").read_bytes(), os.readlink(entry / "cwd").encode()]
+                folder = os.readlink(entry / "cwd").encode()
+                texts = [line, (entry / "environ").read_bytes(), folder]
+                if any(name in folder for name in hidden):
+                    continue
                 if any(mark in text for text in texts) and line and int(entry.name) != os.getpid():
                     found.append((int(entry.name), line.decode(errors="replace")))
         return found
@@ -203,20 +223,28 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def machine_files(self):
-        """The sockets in the server's folder, and the files in the folders of machines, except hidden ones."""
+        """The sockets in the server's folder, and the files in the folders of machines, except hidden ones.
+
+        While the server runs, without those of templates.
+        """
         run = self.data / "machines"
         found = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
         for place in (self.data, self.folder):
-            found += [path for path in place.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
-        return sorted({str(path) for path in found})
+            found += [path for path in place.rglob("*") if is_socket(path)]
+        return self.without_templates(sorted({str(path) for path in found}))
+
+    def without_templates(self, paths):
+        return [path for path in paths if not self.is_running or TEMPLATE not in path]
 
     def bound_sockets(self):
         """The lines of /proc/net/unix with a path in the server's folder."""
-        return [line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if str(self.folder) in line]
+        lines = pathlib.Path("/proc/net/unix").read_text().splitlines()
+        return self.without_templates([line for line in lines if str(self.folder) in line])
 
     def machine_folders(self):
         """The folders of machines, including empty ones."""
-        return sorted(str(path) for path in (self.data / "machines").glob("*/*") if path.is_dir())
+        folders = sorted(str(path) for path in (self.data / "machines").glob("*/*") if path.is_dir())
+        return self.without_templates(folders)
 
     def leftovers(self, but=()):
         """Everything that is left of machines, except for the processes in `but`."""
@@ -225,7 +253,7 @@ class Server:
 
     def assert_nothing_left(self, within_s=0.0):
         """Asserts that nothing is left of any machine, and that no process runs except the server itself."""
-        alive = [self.process.pid] if self.process and self.process.poll() is None else []
+        alive = [self.process.pid] if self.is_running else []
         deadline = time.monotonic() + within_s
         while (left := self.leftovers(alive)) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -53,8 +53,11 @@ async def test_the_processes_of_a_machine_are_confined(server, inject):
         for pid in (server.process.pid, runner):
             assert server.shell(f"stat -c %u /proc/{pid}/environ").strip() == "0"
         # The process sees only its machine's folder and its prepared image.
-        hidden = ["proc", "sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
+        hidden = ["sys", "etc/passwd", "etc/shadow", str(server.data).lstrip("/") + "/images"]
         assert server.shell(f"cd /proc/{machine}/root && ls -d {' '.join(hidden)} 2>/dev/null") == ""
+        # Of /proc, only its own descriptors, if it takes the memory from one of them.
+        seen = server.shell(f"cd /proc/{machine}/root && find proc -maxdepth 3 2>/dev/null").split()
+        assert set(seen) <= {"proc", "proc/self", "proc/self/fd"} | {name for name in seen if name.startswith("proc/self/fd/")}
         assert server.shell(f"find /proc/{machine}/root/ -xdev -name '*.erofs' | wc -l").strip() == "1"
         devices = set(server.shell(f"ls /proc/{machine}/root/dev").split())
         assert devices <= {"null", "urandom", "kvm"}, devices

@@ -25,6 +25,7 @@ pub(crate) const TIMEOUTS: Timeouts = Timeouts {
     hello: Duration::from_millis(500),
     clock_interval: Duration::from_secs(60),
     control: Duration::from_millis(300),
+    hold: Duration::from_secs(5),
     unanswered_max: 2,
     deadline_grace: Duration::from_millis(500),
     cancel: Duration::from_millis(500),

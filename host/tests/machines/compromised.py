@@ -6,8 +6,10 @@
 import ctypes
 import errno
 import json
+import mmap
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -137,12 +139,51 @@ def descriptors():
             os.close(descriptor)
 
 
+def inherited():
+    """Returns the numbers of the open descriptors. Landlock keeps the program from listing them."""
+    return [number for number in range(256) if os.path.lexists(f"/proc/self/fd/{number}")]
+
+
+def memory():
+    """Tries to change the file of the guest's memory. The other files are the state of the devices and the image."""
+    number = next(number for number in inherited() if "waggle-memory" in os.readlink(f"/proc/self/fd/{number}"))
+    opened = os.open(f"/proc/self/fd/{number}", os.O_RDWR)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_long
+    mapped = libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, opened, 0)
+    image = os.open("image", os.O_RDONLY)
+    return {
+        "map the memory, shared and writable": "done" if mapped != -1 else errno.errorcode[ctypes.get_errno()],
+        "write to the memory": attempt((18, opened, b"data", 4, 0)),
+        "make the memory larger": attempt((77, opened, 1 << 40)),
+        "make the memory smaller": attempt((77, opened, 0)),
+        "free a part of the memory": attempt((285, opened, PUNCH_HOLE | KEEP_SIZE, 0, 4096)),
+        "allocate memory beyond its end": attempt((285, opened, 0, 1 << 30, 4096)),
+        "open the image again, for writing": open_file(f"/proc/self/fd/{image}", os.O_RDWR),
+    }
+
+
+def flood_sockets():
+    """Sends a long line of nonsense over each connection, among which is the monitor's."""
+    for number in inherited():
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.set_blocking(number, False)
+                for _ in range(1000):
+                    os.write(number, b"{" * 4096)
+                    time.sleep(0.0001)
+        except OSError:
+            pass
+
+
 SELF = os.getpid()
 tried = {name: attempt(numbers) for name, numbers in CALLS.items()}
 tried["its process id"] = SELF
 tried["write to a mount below a read-only folder"] = open_file("/usr/share/written", os.O_WRONLY)
 tried["read the memory of its parent"] = open_file(f"/proc/{os.getppid()}/mem", os.O_RDONLY)
 tried["read a file of the host"] = open_file("/etc/passwd", os.O_RDONLY)
+tried |= memory()
+flood_sockets()
 tried["last descriptor"] = descriptors()
 tried["threads"] = threads()
 os.pwrite(SCRATCH, json.dumps(tried).encode() + b"\n", 0)

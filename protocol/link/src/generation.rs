@@ -34,6 +34,9 @@ pub enum Past {
     None,
     /// An earlier process may have used the stream, and the peer may still serve that process.
     Unknown,
+    /// Only for the host: the guest has already dialled with this nonce, on another stream. The guest is a copy of the
+    /// machine that dialled there.
+    Dialled(Nonce),
 }
 
 /// The reason why no generation began.
@@ -111,7 +114,7 @@ pub struct Dialled<S> {
     writer: PendingBytes,
 }
 
-/// The host's part: waits until the guest dials.
+/// The host's part: waits until the guest dials, unless it has dialled already.
 ///
 /// # Errors
 /// [`OpeningFault`], also if the stream ends.
@@ -121,6 +124,9 @@ pub async fn await_dial<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Dialled<S>, OpeningFault> {
     let mut reader = OpeningReader::new();
     let mut writer = PendingBytes::new(past);
+    if let Past::Dialled(guest) = past {
+        return Ok(Dialled { stream, guest, reader, writer });
+    }
     let (mut read, mut write) = split(&mut stream);
     let guest = {
         let dialled = async {
@@ -133,6 +139,13 @@ pub async fn await_dial<S: AsyncRead + AsyncWrite + Unpin>(
         while_writing(&mut writer, &mut write, dialled).await?
     };
     Ok(Dialled { stream, guest, reader, writer })
+}
+
+impl<S> Dialled<S> {
+    /// The nonce with which the guest has dialled.
+    pub fn nonce(&self) -> Nonce {
+        self.guest
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Dialled<S> {
@@ -267,7 +280,7 @@ impl PendingBytes {
     /// If the peer may still serve an earlier process, begins with a break.
     fn new(past: Past) -> Self {
         Self(Cursor::new(match past {
-            Past::None => Vec::new(),
+            Past::None | Past::Dialled(_) => Vec::new(),
             Past::Unknown => vec![BREAK; BREAK_BYTES],
         }))
     }

@@ -15,7 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use waggle_link::{Acceptor, GreetFault, Opener, OpeningFault, Past, answer, await_dial, begin, dial};
 use waggle_protocol::{
@@ -252,6 +252,22 @@ async fn host_answers_the_guest_that_dialled_last() {
     let mut received = [0; 6];
     timeout(STUCK, guest.read_exact(&mut received)).await.unwrap().unwrap();
     assert_eq!(&received, b"second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn copy_of_a_guest_that_has_dialled_is_answered_at_once() {
+    let (host, guest) = port();
+    let dialling = tokio::spawn(echo(guest.process(), Past::Unknown, b"copy"));
+    let nonce = await_dial(host.process(), Past::None).await.unwrap().nonce();
+    // The copy of the machine has another stream, on which the guest has not dialled.
+    let begun = Instant::now();
+    let records = answer(await_dial(host.process(), Past::Dialled(nonce)).await.unwrap(), Link::Egress).await.unwrap();
+    let mut link = Acceptor::start(records, Link::Egress);
+    let (mut read, mut write) = tokio::io::split(link.accept().await.unwrap());
+    tokio::io::copy(&mut read, &mut write).await.unwrap();
+    write.shutdown().await.unwrap();
+    assert_eq!(timeout(STUCK, dialling).await.unwrap().unwrap().unwrap(), b"copy");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]

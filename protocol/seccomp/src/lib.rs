@@ -151,6 +151,14 @@ pub fn deny(rules: Rules) -> Result<[BpfProgram; 3], BackendError> {
     Ok([forbidden, clone3, x32()])
 }
 
+/// Compiles a filter by which the calls in `rules` do nothing and succeed. All others are allowed.
+///
+/// # Errors
+/// The rules are invalid.
+pub fn succeed(rules: Rules) -> Result<BpfProgram, BackendError> {
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(0))
+}
+
 /// Compiles a filter that allows all calls except those in `rules`. Calls that match `rules` wait for the answer of the
 /// filter's listener, and fail with `ENOSYS` if there is no listener.
 ///

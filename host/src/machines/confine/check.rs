@@ -26,6 +26,12 @@ pub(crate) fn check() -> io::Result<()> {
     enter_user_namespace()
         .map_err(|fault| io::Error::other(format!("failed to create a user namespace as this user: {fault}")))?;
     unshare(Namespaces::Own.clone_flags() | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
-    RootFiles { folder: PathBuf::from("/"), writable: Vec::new(), read_only: Vec::new(), devices: Vec::new() }
-        .check_mounting()
+    RootFiles {
+        folder: PathBuf::from("/"),
+        writable: Vec::new(),
+        read_only: Vec::new(),
+        devices: Vec::new(),
+        own_descriptors: false,
+    }
+    .check_mounting()
 }

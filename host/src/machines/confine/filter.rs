@@ -9,7 +9,7 @@ use std::{io, iter, process};
 use nix::libc;
 use waggle_seccomp::{
     BackendError, BpfProgram, Rules, SeccompCondition, all_of, allow, any_arguments, any_of, apply_filter, deny,
-    deny_newer, differs, equals, masked,
+    deny_newer, differs, equals, masked, succeed,
 };
 
 use super::Namespaces;
@@ -21,6 +21,10 @@ pub(crate) enum Calls {
     Krun,
     /// All calls except those on the deny list.
     Program,
+    /// The same for a machine whose file of memory is sealed, because other machines use it. When the guest frees memory,
+    /// QEMU punches a hole into the file, and then discards its own copies of the pages. The hole would fail and keep
+    /// QEMU from the second step, so the call does nothing and succeeds.
+    ProgramWithSharedMemory,
 }
 
 /// Calls that libkrun may make with any arguments.
@@ -261,8 +265,8 @@ const FORBIDDEN_CONTROLS: [u32; 5] = [
 ];
 /// The modes of `fallocate` that VMMs need. Others move data, or allocate space, beyond the limit on the size of a
 /// file.
-const ALLOCATIONS: [libc::c_int; 3] =
-    [0, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_ZERO_RANGE];
+const ALLOCATIONS: [libc::c_int; 3] = [0, PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE];
+const PUNCH_HOLE: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 /// Requests of `prctl` that libkrun makes: its libraries name threads and memory.
 const OWN_REQUESTS: [libc::c_int; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
 /// The bits of the type in the second argument of `socket`. The others are flags.
@@ -277,15 +281,22 @@ impl Calls {
     pub(super) fn install(self, namespaces: Namespaces) -> io::Result<()> {
         let programs = match self {
             Self::Krun => krun().map(|program| vec![program]),
-            Self::Program => {
-                forbidden(namespaces).and_then(deny).map(|programs| iter::once(deny_newer()).chain(programs).collect())
-            }
+            Self::Program => program(namespaces),
+            Self::ProgramWithSharedMemory => program(namespaces).and_then(|mut programs| {
+                let punches = any_of([equals(1, number(PUNCH_HOLE))?])?;
+                programs.push(succeed(Rules::from([(libc::SYS_fallocate, punches)]))?);
+                Ok(programs)
+            }),
         };
         for program in programs.map_err(io::Error::other)? {
             apply_filter(&program).map_err(io::Error::other)?;
         }
         Ok(())
     }
+}
+
+fn program(namespaces: Namespaces) -> Result<Vec<BpfProgram>, BackendError> {
+    Ok(iter::once(deny_newer()).chain(deny(forbidden(namespaces)?)?).collect())
 }
 
 fn krun() -> Result<BpfProgram, BackendError> {

@@ -34,6 +34,9 @@ const SYSTEM: [&str; 9] = [
     "/gnu/store",
 ];
 
+/// The folder in which a process finds the files that it has inherited.
+pub(crate) const OWN_DESCRIPTORS: &str = "/proc/self/fd";
+
 #[derive(Clone, Copy, Debug)]
 enum Access {
     Read,
@@ -50,6 +53,9 @@ pub(crate) struct RootFiles {
     /// Files and folders that the process may read. Missing ones are skipped.
     pub(crate) read_only: Vec<PathBuf>,
     pub(crate) devices: Vec<&'static str>,
+    /// Whether the process may open its own descriptors again. They keep their restrictions: a file on a read-only
+    /// mount stays read-only, and a sealed file stays sealed.
+    pub(crate) own_descriptors: bool,
 }
 
 impl RootFiles {
@@ -57,6 +63,12 @@ impl RootFiles {
     pub(crate) fn with_program(mut self, program: &Path) -> Self {
         self.read_only.extend(SYSTEM.map(PathBuf::from));
         self.read_only.push(program.to_owned());
+        self
+    }
+
+    /// Lets the process open its own descriptors again.
+    pub(crate) fn with_own_descriptors(mut self) -> Self {
+        self.own_descriptors = true;
         self
     }
 
@@ -73,6 +85,10 @@ impl RootFiles {
         }
         for device in &self.devices {
             bind(Path::new(device), &new_root, Access::Write)?;
+        }
+        if self.own_descriptors {
+            // The mount is of this process's folder, also if another process looks at it.
+            bind(Path::new(OWN_DESCRIPTORS), &new_root, Access::Read)?;
         }
         // The kernel stacks the old root on the new one until the umount, so the old root needs no mount point.
         env::set_current_dir(&new_root)?;

@@ -32,10 +32,11 @@ use rustix::{
     },
 };
 
-use super::oom_kills::OomKills;
+use super::{monitor::Monitor, oom_kills::OomKills};
 use crate::machines::{
     confine::Confinement,
-    runner_messages::Report,
+    line_socket,
+    runner_messages::{Answer, Command as HostCommand, Report},
     sys::{self, ForkedInto},
 };
 
@@ -120,6 +121,10 @@ impl Program {
         &self.name
     }
 
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Waits for the exit. Returns the exit status, or `None` if the status is unknown.
     pub(super) fn wait(&mut self) -> Option<ExitStatus> {
         while self.status.is_none() {
@@ -169,6 +174,10 @@ pub(super) enum Event {
     HostClosed,
     /// The program ended.
     Exited,
+    /// The host sent a command, and files with it.
+    Command(HostCommand, Vec<OwnedFd>),
+    /// QEMU's monitor sent something.
+    Monitor,
 }
 
 /// Watches the host's socket and the program. Also detects that a signal has stopped the program.
@@ -188,22 +197,33 @@ impl<'a> Watch<'a> {
         Ok(Self { host, children: SignalFd::with_flags(&signals, flags).map_err(fault)? })
     }
 
-    /// Waits for an event. If both have happened, the host's takes precedence.
-    pub(super) fn wait(&self, program: &Program) -> Result<Event, Report> {
+    /// Waits for an event. If several have happened, the host's takes precedence.
+    pub(super) fn wait(&self, program: &Program, monitor: Option<&Monitor>) -> Result<Event, Report> {
         loop {
             let watched = [self.host.as_fd(), self.children.as_fd(), program.pidfd.as_fd()];
-            let mut polled = watched.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+            let watched = watched.into_iter().chain(monitor.map(AsFd::as_fd));
+            let mut polled: Vec<_> =
+                watched.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
             match poll(&mut polled, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(fault) => return Err(not_started("watch the machine".into(), &fault.into())),
             }
-            let [host, _children, ended] = polled.map(|polled| !polled.revents().is_empty());
-            if host && has_closed(self.host) {
-                return Ok(Event::HostClosed);
+            let mut happened = polled.iter().map(|polled| !polled.revents().is_empty());
+            let mut next = || happened.next().unwrap_or(false);
+            let (host, _children, ended, monitor) = (next(), next(), next(), next());
+            if host {
+                // An invalid line can only come from another version of this program.
+                return Ok(match line_socket::receive(self.host) {
+                    Ok(Some((command, files))) => Event::Command(command, files),
+                    Ok(None) | Err(_) => Event::HostClosed,
+                });
             }
             if ended {
                 return Ok(Event::Exited);
+            }
+            if monitor {
+                return Ok(Event::Monitor);
             }
             // The kernel merges signals of one kind, so their content is ignored and the program is checked below.
             while matches!(self.children.read_signal(), Ok(Some(_))) {}
@@ -212,12 +232,13 @@ impl<'a> Watch<'a> {
             }
         }
     }
-}
 
-// The host sends nothing after its orders. Data that arrives nevertheless is ignored.
-fn has_closed(mut host: &UnixStream) -> bool {
-    let mut ignored = [0; 64];
-    !matches!(host.read(&mut ignored), Ok(1..))
+    /// Answers a command of the host.
+    pub(super) fn answer(&self, answer: &Answer) {
+        let mut host = self.host;
+        // The write fails if the host has ended, and then the next wait notices that.
+        let _ = serde_json::to_string(answer).map(|line| writeln!(host, "{line}"));
+    }
 }
 
 /// The report of a step that failed before the machine ran.

@@ -1,0 +1,222 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Takes snapshots of a running machine, on behalf of the task that owns the machine.
+//!
+//! ```text
+//!  hold ─▶ most of the memory is copied ─▶ stop ─▶ changes of the memory, disk, devices ─▶ continue, or end
+//! ```
+//!
+//! If the machine ends, its own files become those of the snapshot, as far as no other machine uses them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    sync::Arc,
+};
+
+use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    memory_file::MemoryFile,
+    owner::{LaunchPlan, Start},
+    runner_messages::{Command, SnapshotParts},
+    runner_process::{CommandFault, RunnerProcess},
+    snapshot::{Pasts, SavedDisk, SavedMemory, VmSnapshot, read_devices},
+};
+use crate::{
+    agent::AgentClient,
+    domain::machine::{Afterwards, SnapshotFault},
+};
+
+/// Name of the file for the state of the devices, while the snapshot is taken.
+const DEVICES: &str = "devices";
+
+/// A request for a snapshot.
+#[derive(Debug)]
+pub(super) struct SnapshotRequest {
+    pub(super) afterwards: Afterwards,
+    pub(super) reply: Reply,
+}
+
+type Reply = oneshot::Sender<Result<Arc<VmSnapshot>, SnapshotFault>>;
+
+/// The snapshot of a machine that ends with it.
+#[derive(Debug)]
+pub(super) struct Taken {
+    snapshot: VmSnapshot,
+    reply: Reply,
+}
+
+impl Taken {
+    /// Completes the snapshot. The VMM must have ended.
+    pub(super) fn deliver(self) {
+        let Self { snapshot, reply } = self;
+        let sealed = snapshot.memory.guest.seal();
+        // If the caller has left, the snapshot is dropped.
+        let _ = reply.send(sealed.map(|()| Arc::new(snapshot)).map_err(|source| failed("seal the memory", source)));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {step}")]
+struct StepFault {
+    step: &'static str,
+    source: io::Error,
+}
+
+fn failed(step: &'static str, source: io::Error) -> SnapshotFault {
+    SnapshotFault::Failed { source: StepFault { step, source }.into() }
+}
+
+/// Takes a snapshot and answers the request. Returns the snapshot if the machine ends with it.
+///
+/// # Errors
+/// The machine may stand still, for this reason, and must be ended.
+pub(super) async fn answer(
+    request: SnapshotRequest,
+    plan: &LaunchPlan,
+    runner: &mut RunnerProcess,
+    agent: &AgentClient,
+    stop: &CancellationToken,
+) -> Result<Option<Taken>, String> {
+    let SnapshotRequest { afterwards, reply } = request;
+    let taken = tokio::select! {
+        taken = take(afterwards, plan, runner, agent) => taken,
+        // The machine ends, and with it the snapshot.
+        () = stop.cancelled() => return Ok(None),
+    };
+    match taken {
+        Ok(snapshot) if afterwards == Afterwards::End => Ok(Some(Taken { snapshot, reply })),
+        Ok(snapshot) => {
+            let _ = reply.send(Ok(Arc::new(snapshot)));
+            Ok(None)
+        }
+        Err(Fault::GoesOn(fault)) => {
+            let _ = reply.send(Err(fault));
+            Ok(None)
+        }
+        Err(Fault::StandsStill(source)) => {
+            let reason = format!("the machine stands still after a snapshot: {source}");
+            let _ = reply.send(Err(SnapshotFault::Failed { source: source.into() }));
+            Err(reason)
+        }
+    }
+}
+
+/// A snapshot failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the machine continues without a snapshot")]
+    GoesOn(#[source] SnapshotFault),
+    /// The machine must be ended.
+    #[error("the machine stands still without a snapshot")]
+    StandsStill(#[source] CommandFault),
+}
+
+impl From<SnapshotFault> for Fault {
+    fn from(fault: SnapshotFault) -> Self {
+        Self::GoesOn(fault)
+    }
+}
+
+async fn take(
+    afterwards: Afterwards,
+    plan: &LaunchPlan,
+    runner: &mut RunnerProcess,
+    agent: &AgentClient,
+) -> Result<VmSnapshot, Fault> {
+    let held = agent.hold().await;
+    held.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+    take_held(afterwards, plan, runner, Pasts::UNKNOWN).await
+}
+
+/// Takes a snapshot of a machine whose agent holds, or has not been reached yet.
+pub(super) async fn take_held(
+    afterwards: Afterwards,
+    plan: &LaunchPlan,
+    runner: &mut RunnerProcess,
+    pasts: Pasts,
+) -> Result<VmSnapshot, Fault> {
+    let continues = afterwards == Afterwards::GoOn;
+    let (own, is_shared) = match &plan.start {
+        Start::Boot { memory, .. } => (memory.clone(), false),
+        Start::Snapshot(snapshot) => (Some(snapshot.memory.guest.clone()), true),
+    };
+    let own = own.ok_or_else(super::no_snapshots)?;
+    let parts = SnapshotParts { memory: continues || is_shared, disk: continues, continues };
+    let guest = if parts.memory {
+        MemoryFile::of_guest(plan.orders.machine.memory_mib)
+            .map_err(|source| failed("create a file for the memory", source))?
+    } else {
+        own
+    };
+    // The folder of a template's disk has the name of a template's folder, too.
+    let machine = plan.orders.run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let disk = SavedDisk::new(&plan.run_dirs, &format!("{machine}-{}", Uuid::new_v4()));
+    let disk = disk.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+    let devices = temporary(plan).map_err(|source| failed("create a file for the devices", source))?;
+    let disk_copy = parts.disk.then(|| new_file(&disk.path())).transpose();
+    let disk_copy = disk_copy.map_err(|source| failed("create a file for the disk", source))?;
+    let files: Vec<BorrowedFd<'_>> =
+        [Some(devices.as_fd()), parts.memory.then(|| guest.as_fd()), disk_copy.as_ref().map(|file| file.as_fd())]
+            .into_iter()
+            .flatten()
+            .collect();
+    match runner.command(&Command::Snapshot(parts), &files).await {
+        Ok(()) => {}
+        Err(fault @ CommandFault::Failed { .. }) => {
+            return Err(SnapshotFault::Failed { source: fault.into() }.into());
+        }
+        Err(fault) => return Err(Fault::StandsStill(fault)),
+    }
+    match complete(plan, parts, guest, devices, &disk).await {
+        Ok((guest, devices)) => {
+            let memory = SavedMemory { guest, devices, pasts };
+            Ok(VmSnapshot { shape: plan.shape.clone(), memory, disk, _image: Arc::clone(&plan.image) })
+        }
+        Err(fault) if continues => Err(fault.into()),
+        Err(fault) => {
+            runner.command(&Command::Continue, &[]).await.map_err(Fault::StandsStill)?;
+            Err(fault.into())
+        }
+    }
+}
+
+async fn complete(
+    plan: &LaunchPlan,
+    parts: SnapshotParts,
+    guest: MemoryFile,
+    devices: File,
+    disk: &SavedDisk,
+) -> Result<(MemoryFile, MemoryFile), SnapshotFault> {
+    let devices = spawn_blocking(move || read_devices(&devices)).await.map_err(io::Error::other);
+    let devices = devices.flatten().map_err(|source| failed("read the state of the devices", source))?;
+    if parts.memory {
+        guest.seal().map_err(|source| failed("seal the memory", source))?;
+    }
+    if !parts.disk {
+        // The VMM has the file open, but its guest stands still.
+        let scratch = plan.orders.run_dir.join(&plan.orders.machine.scratch);
+        fs::rename(scratch, disk.path()).map_err(|source| failed("keep the disk", source))?;
+    }
+    Ok((guest, devices))
+}
+
+/// Creates a file without a name, to which the VMM writes. It is on the disk, because the VMM could otherwise fill the
+/// host's memory.
+fn temporary(plan: &LaunchPlan) -> io::Result<File> {
+    let path = plan.orders.run_dir.join(DEVICES);
+    let file = new_file(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
+fn new_file(path: &std::path::Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}

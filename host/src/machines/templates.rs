@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: Copyright 2026 The waggle authors
+// SPDX-License-Identifier: Apache-2.0
+//! Templates: snapshots of machines that nobody has used, from which new machines start.
+//!
+//! A template is a machine that has booted and dials the host for the first time. It is made in the background when an
+//! environment of a new shape is created, which boots meanwhile. No code of a user has run in it, and no host has
+//! answered it, so it has no identity and no secrets. All templates end with the server.
+
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
+use waggle_link::{Past, await_dial};
+use waggle_protocol::{CALL_PORT, EGRESS_PORT};
+use waggle_shared::mutex::lock;
+
+use super::{
+    link_source::LinkSource,
+    owner::{self, BootFault, LaunchPlan},
+    runner_process::RunnerProcess,
+    snapshot::{Pasts, Shape, VmSnapshot},
+    snapshotting,
+};
+use crate::domain::{machine::Afterwards, principal::Principal};
+
+/// Beginning of the names of the folders of templates.
+pub(super) const TEMPLATE_PREFIX: &str = "template-";
+
+/// Limits of the templates.
+#[derive(Clone, Copy, Debug)]
+pub struct TemplateSettings {
+    /// Maximum number of templates; 0 means that all machines boot.
+    pub count: usize,
+    /// Maximum memory that all templates occupy, in bytes. A template also keeps pages that its machines use.
+    pub bytes: u64,
+    /// Whether machines of different callers start from the same template.
+    pub are_shared: bool,
+}
+
+impl TemplateSettings {
+    /// All machines boot.
+    pub const NONE: Self = Self { count: 0, bytes: 0, are_shared: false };
+}
+
+/// The templates of a server.
+#[derive(Debug)]
+pub(super) struct Templates {
+    settings: TemplateSettings,
+    /// The least recently used first.
+    entries: Mutex<Vec<(Key, Entry)>>,
+    /// One permit: only one template is made at a time.
+    pub(super) making: Semaphore,
+}
+
+/// The machines that can start from one template.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Key {
+    shape: Shape,
+    /// The only caller whose machines start from the template; `None` for all.
+    caller: Option<Principal>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// The template is being made, or could not be made: a failed attempt is repeated only by another server.
+    Pending,
+    Ready(Arc<VmSnapshot>),
+}
+
+impl Templates {
+    pub(super) fn new(settings: TemplateSettings) -> Self {
+        Self { settings, entries: Mutex::default(), making: Semaphore::new(1) }
+    }
+
+    pub(super) fn key(&self, shape: Shape, caller: &Principal) -> Key {
+        Key { shape, caller: (!self.settings.are_shared).then(|| caller.clone()) }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<VmSnapshot>> {
+        let mut entries = lock(&self.entries);
+        let position = entries.iter().position(|(known, _)| known == key)?;
+        let entry = entries.remove(position);
+        let found = match &entry.1 {
+            Entry::Pending => None,
+            Entry::Ready(template) => Some(Arc::clone(template)),
+        };
+        entries.push(entry);
+        found
+    }
+
+    /// Reserves the entry of a template. Returns false if the template exists, or was reserved before.
+    pub(super) fn reserve(&self, key: &Key) -> bool {
+        let mut entries = lock(&self.entries);
+        if self.settings.count == 0 || entries.iter().any(|(known, _)| known == key) {
+            return false;
+        }
+        entries.push((key.clone(), Entry::Pending));
+        self.evict(&mut entries);
+        true
+    }
+
+    /// Adds a template whose entry was reserved.
+    pub(super) fn add(&self, key: &Key, template: VmSnapshot) {
+        let mut entries = lock(&self.entries);
+        if let Some((_, entry)) = entries.iter_mut().find(|(known, _)| known == key) {
+            *entry = Entry::Ready(Arc::new(template));
+        }
+        self.evict(&mut entries);
+    }
+
+    /// Removes a template that does not work. It is not made again.
+    pub(super) fn disable(&self, key: &Key) {
+        if let Some((_, entry)) = lock(&self.entries).iter_mut().find(|(known, _)| known == key) {
+            *entry = Entry::Pending;
+        }
+    }
+
+    fn evict(&self, entries: &mut Vec<(Key, Entry)>) {
+        let bytes = |entry: &Entry| match entry {
+            Entry::Pending => 0,
+            Entry::Ready(template) => template.memory.guest.occupied_bytes().unwrap_or(0),
+        };
+        let within = |entries: &[(Key, Entry)]| {
+            let sum: u64 = entries.iter().map(|(_, entry)| bytes(entry)).sum();
+            entries.len() <= self.settings.count && sum <= self.settings.bytes
+        };
+        while !entries.is_empty() && !within(entries) {
+            entries.remove(0);
+        }
+    }
+}
+
+/// Boots a machine until its agent dials, and ends it with a snapshot.
+///
+/// # Errors
+/// The step that failed. All resources of the machine are released.
+pub(super) async fn make(
+    plan: LaunchPlan,
+    stop: &CancellationToken,
+) -> Result<VmSnapshot, Box<dyn Error + Send + Sync>> {
+    let run_dir = plan.orders.run_dir.clone();
+    let made = tokio::select! {
+        made = boot_and_take(&plan) => made,
+        () = stop.cancelled() => Err(BootFault::Cancelled.into()),
+    };
+    owner::remove(run_dir).await;
+    made
+}
+
+async fn boot_and_take(plan: &LaunchPlan) -> Result<VmSnapshot, Box<dyn Error + Send + Sync>> {
+    owner::make_files(plan).await?;
+    let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport, Past::None);
+    let mut calls = listen(CALL_PORT)?;
+    let mut egress = plan.boot.network.is_some().then(|| listen(EGRESS_PORT)).transpose()?;
+    let files = plan.start.files();
+    let mut runner = RunnerProcess::start(&plan.runner, &plan.orders, &files, plan.shows_log).await?;
+    let taken = {
+        let dials = async {
+            let calls = dial(&mut calls).await?;
+            let egress = match &mut egress {
+                Some(egress) => dial(egress).await?,
+                None => Past::None,
+            };
+            Ok::<_, Box<dyn Error + Send + Sync>>(Pasts { calls, egress })
+        };
+        let pasts = tokio::select! {
+            pasts = timeout(plan.boot_timeout, dials) => {
+                pasts.unwrap_or_else(|_elapsed| Err(BootFault::TimedOut { after: plan.boot_timeout }.into()))
+            }
+            reason = runner.ended() => Err(BootFault::Ended { reason }.into()),
+        };
+        match pasts {
+            Ok(pasts) => snapshotting::take_held(Afterwards::End, plan, &mut runner, pasts).await.map_err(Into::into),
+            Err(fault) => Err(fault),
+        }
+    };
+    runner.stop().await;
+    let template = taken?;
+    template.memory.guest.seal()?;
+    Ok(template)
+}
+
+/// Waits until the guest dials, and does not answer.
+async fn dial(link: &mut LinkSource) -> Result<Past, Box<dyn Error + Send + Sync>> {
+    let (stream, past) = link.next().await?;
+    Ok(Past::Dialled(await_dial(stream, past).await?.nonce()))
+}
