@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_shared::{mutex::lock, printable};
 
-use super::{console::ConsoleTail, no_snapshots, owner::End, snapshotting::SnapshotRequest};
+use super::{console::ConsoleTail, owner::End, snapshotting::SnapshotRequest};
 use crate::{
     agent::AgentClient,
     domain::machine::{Afterwards, Agent, Machine, PortFuture, Snapshot, SnapshotFault},
@@ -22,8 +22,7 @@ const REASON_BYTES_MAX: usize = 500;
 pub(super) struct Vm {
     pub(super) agent: Arc<AgentClient>,
     pub(super) console: Arc<Mutex<ConsoleTail>>,
-    /// `None` if the back end has no snapshots.
-    pub(super) snapshots: Option<mpsc::Sender<SnapshotRequest>>,
+    pub(super) snapshots: mpsc::Sender<SnapshotRequest>,
     pub(super) has_resumed: bool,
     pub(super) end: watch::Receiver<Option<End>>,
     /// Cancelled to stop the machine.
@@ -58,10 +57,9 @@ impl Machine for Vm {
 
     fn snapshot(&self, afterwards: Afterwards) -> PortFuture<'_, Result<Arc<dyn Snapshot>, SnapshotFault>> {
         Box::pin(async move {
-            let Some(snapshots) = &self.snapshots else { return Err(no_snapshots()) };
             let (reply, answer) = oneshot::channel();
             // If the machine has ended, the request is dropped, and with it `reply`.
-            let _ = snapshots.send(SnapshotRequest { afterwards, reply }).await;
+            let _ = self.snapshots.send(SnapshotRequest { afterwards, reply }).await;
             match answer.await {
                 Ok(Ok(snapshot)) => {
                     if afterwards == Afterwards::End {

@@ -66,7 +66,6 @@ impl MemoryFile {
         Ok(self.0.metadata()?.blocks() * BLOCK_BYTES)
     }
 
-    #[cfg(test)]
     pub(super) fn file(&self) -> &File {
         &self.0
     }

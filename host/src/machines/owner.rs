@@ -23,7 +23,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waggle_images::cache::Lease;
 use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
 
 use super::{
@@ -32,6 +31,8 @@ use super::{
     initramfs::{InitramfsFault, SharedRoot},
     link_source::LinkSource,
     memory_file::MemoryFile,
+    origin::Origin,
+    plan::MachineImage,
     run_dirs::{self, RunDirs},
     runner_messages::Orders,
     runner_process::{LastOutput, RunnerProcess, SpawnFault},
@@ -127,10 +128,11 @@ pub(super) struct LaunchPlan {
     pub(super) disks: Arc<Disks>,
     /// What a machine must share with a snapshot of this one.
     pub(super) shape: Shape,
+    pub(super) origin: Arc<Origin>,
     /// The parent of the folders of snapshots.
     pub(super) run_dirs: Arc<RunDirs>,
-    /// Prevents the eviction of the image until the machine has ended.
-    pub(super) image: Arc<Lease>,
+    /// The lease prevents the eviction of the image until the machine has ended.
+    pub(super) image: MachineImage,
 }
 
 /// What the machine starts from.
@@ -144,15 +146,15 @@ pub(super) enum Start {
         /// The guest's memory, for a back end that takes it from a file.
         memory: Option<MemoryFile>,
     },
-    /// The guest continues from a snapshot.
-    Snapshot(Arc<VmSnapshot>),
+    /// The guest continues with the memory of a snapshot.
+    Memory(Arc<VmSnapshot>),
 }
 
 impl Start {
     fn pasts(&self) -> Pasts {
         match self {
             Self::Boot { .. } => Pasts::NONE,
-            Self::Snapshot(snapshot) => snapshot.memory.pasts,
+            Self::Memory(snapshot) => snapshot.memory.as_ref().map_or(Pasts::NONE, |memory| memory.pasts),
         }
     }
 
@@ -160,7 +162,10 @@ impl Start {
     pub(super) fn files(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Self::Boot { memory, .. } => memory.iter().map(AsFd::as_fd).collect(),
-            Self::Snapshot(snapshot) => vec![snapshot.memory.guest.as_fd(), snapshot.memory.devices.as_fd()],
+            Self::Memory(snapshot) => {
+                let memory = snapshot.memory.iter();
+                memory.flat_map(|memory| [memory.guest.as_fd(), memory.devices.as_fd()]).collect()
+            }
         }
     }
 }
@@ -182,7 +187,7 @@ pub(super) async fn own(
     end: watch::Sender<Option<End>>,
 ) {
     let run_dir = plan.orders.run_dir.clone();
-    let (image, owner) = (Arc::clone(&plan.image), plan.owner.clone());
+    let (image, owner) = (plan.image.clone(), plan.owner.clone());
     let (outcome, last_output) = run(plan, &progress, &stop).await;
     drop(image);
     remove(run_dir).await;
@@ -271,7 +276,7 @@ pub(super) async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     let scratch = run_dir.join(&machine.scratch);
     let (root, disk) = match &plan.start {
         Start::Boot { root, disk, .. } => (Some(root), disk.as_ref()),
-        Start::Snapshot(snapshot) => (None, Some(snapshot)),
+        Start::Memory(snapshot) => (None, Some(snapshot)),
     };
     let made = match disk {
         Some(snapshot) => Disks::copy_of(&snapshot.disk.path(), &scratch).await,

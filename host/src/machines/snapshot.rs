@@ -3,39 +3,45 @@
 //! The state of a machine at one moment, from which machines start.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use waggle_images::cache::Lease;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use waggle_link::Past;
 
 use super::{
     file_names::SCRATCH,
     memory_file::MemoryFile,
+    origin::Origin,
+    owner::LaunchPlan,
+    plan::MachineImage,
     run_dirs::{self, RunDirFault, RunDirs},
+    snapshot_files,
 };
 use crate::domain::machine::{PortFuture, Snapshot, SnapshotFault};
 
 /// Maximum size of the state of the devices, in bytes. With 16 processors it has about 300 KB.
 pub(super) const DEVICES_BYTES_MAX: u64 = 4 << 20;
 
-/// Memory, devices and disk of a machine. Each machine that starts from the snapshot has its own copies.
+/// See the module's documentation. Each machine that starts from the snapshot has its own copies.
 #[derive(Debug)]
 pub(super) struct VmSnapshot {
     pub(super) shape: Shape,
-    pub(super) memory: SavedMemory,
+    /// `None` if the machine must boot.
+    pub(super) memory: Option<SavedMemory>,
     pub(super) disk: SavedDisk,
-    /// Prevents the eviction of the image.
-    pub(super) _image: Arc<Lease>,
+    pub(super) image: MachineImage,
+    pub(super) origin: Arc<Origin>,
 }
 
-/// The properties that a machine must share with a snapshot to start from it.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+/// The properties that a machine must share with a snapshot to continue with its memory.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(super) struct Shape {
-    /// The path of the image's file contains the digest.
+    /// The path of the image's file in the cache. It contains the digest.
     pub(super) image: PathBuf,
     pub(super) cpus: u32,
     pub(super) memory_mib: u32,
@@ -53,7 +59,7 @@ pub(super) struct SavedMemory {
     pub(super) pasts: Pasts,
 }
 
-/// How far the guest was on its links.
+/// The progress of the guest on its links.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pasts {
     pub(super) calls: Past,
@@ -67,32 +73,50 @@ impl Pasts {
     pub(super) const UNKNOWN: Self = Self { calls: Past::Unknown, egress: Past::Unknown };
 }
 
-/// A folder with the scratch disk. Dropping it removes the folder.
+/// A folder with the scratch disk.
 #[derive(Debug)]
 pub(super) struct SavedDisk {
     folder: PathBuf,
-    _run_dirs: Arc<RunDirs>,
+    /// Set if dropping this removes the folder.
+    run_dirs: Option<Arc<RunDirs>>,
 }
 
 impl SavedDisk {
-    /// Creates the folder for the disk of this snapshot.
+    /// Creates a folder for the disk of this machine. The folder's name begins like that of the machine's.
     ///
     /// # Errors
     /// [`RunDirFault`].
-    pub(super) fn new(run_dirs: &Arc<RunDirs>, name: &str) -> Result<Self, RunDirFault> {
-        Ok(Self { folder: run_dirs.make(name)?, _run_dirs: Arc::clone(run_dirs) })
+    pub(super) fn new(plan: &LaunchPlan) -> Result<Self, RunDirFault> {
+        let machine = plan.orders.run_dir.file_name().unwrap_or_default().to_string_lossy();
+        let folder = plan.run_dirs.make(&format!("{machine}-{}", Uuid::new_v4()))?;
+        Ok(Self { folder, run_dirs: Some(Arc::clone(&plan.run_dirs)) })
+    }
+
+    /// Uses the disk in a folder of another owner.
+    pub(super) fn in_folder(folder: PathBuf) -> Self {
+        Self { folder, run_dirs: None }
     }
 
     /// The path of the disk.
     pub(super) fn path(&self) -> PathBuf {
         self.folder.join(SCRATCH)
     }
+
+    /// Moves the disk of the machine here.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub(super) fn take(&self, plan: &LaunchPlan) -> io::Result<()> {
+        fs::rename(plan.orders.run_dir.join(&plan.orders.machine.scratch), self.path())
+    }
 }
 
 impl Drop for SavedDisk {
     fn drop(&mut self) {
-        // The folder contains one file.
-        run_dirs::clear(&self.folder);
+        if self.run_dirs.is_some() {
+            // The folder contains one file.
+            run_dirs::clear(&self.folder);
+        }
     }
 }
 
@@ -112,10 +136,10 @@ pub(super) fn read_devices(file: &File) -> io::Result<MemoryFile> {
 
 impl Snapshot for VmSnapshot {
     fn has_memory(&self) -> bool {
-        true
+        self.memory.is_some()
     }
 
-    fn write<'a>(&'a self, _folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
-        Box::pin(async { Err(SnapshotFault::Unsupported { why: "not yet".to_owned() }) })
+    fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
+        Box::pin(snapshot_files::write(self, folder.to_owned()))
     }
 }

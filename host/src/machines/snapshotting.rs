@@ -20,7 +20,6 @@ use std::{
 
 use tokio::{sync::oneshot, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
     memory_file::MemoryFile,
@@ -57,7 +56,7 @@ impl Taken {
     /// Completes the snapshot. The VMM must have ended.
     pub(super) fn deliver(self) {
         let Self { snapshot, reply } = self;
-        let sealed = snapshot.memory.guest.seal();
+        let sealed = snapshot.memory.as_ref().map_or(Ok(()), |memory| memory.guest.seal());
         // If the caller has left, the snapshot is dropped.
         let _ = reply.send(sealed.map(|()| Arc::new(snapshot)).map_err(|source| failed("seal the memory", source)));
     }
@@ -145,10 +144,25 @@ pub(super) async fn take_held(
 ) -> Result<VmSnapshot, Fault> {
     let continues = afterwards == Afterwards::GoOn;
     let (own, is_shared) = match &plan.start {
-        Start::Boot { memory, .. } => (memory.clone(), false),
-        Start::Snapshot(snapshot) => (Some(snapshot.memory.guest.clone()), true),
+        Start::Boot { memory, .. } => (memory.as_ref(), false),
+        Start::Memory(snapshot) => (snapshot.memory.as_ref().map(|memory| &memory.guest), true),
     };
-    let own = own.ok_or_else(super::no_snapshots)?;
+    let disk = SavedDisk::new(plan).map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+    let Some(own) = own.cloned() else {
+        if continues {
+            let why = "libkrun cannot copy a running machine; QEMU can".to_owned();
+            return Err(SnapshotFault::Unsupported { why }.into());
+        }
+        // The agent has written all data to the disk.
+        disk.take(plan).map_err(|source| failed("keep the disk", source))?;
+        return Ok(VmSnapshot {
+            shape: plan.shape.clone(),
+            memory: None,
+            disk,
+            image: plan.image.clone(),
+            origin: Arc::clone(&plan.origin),
+        });
+    };
     let parts = SnapshotParts { memory: continues || is_shared, disk: continues, continues };
     let guest = if parts.memory {
         MemoryFile::of_guest(plan.orders.machine.memory_mib)
@@ -156,10 +170,6 @@ pub(super) async fn take_held(
     } else {
         own
     };
-    // The folder of a template's disk has the name of a template's folder, too.
-    let machine = plan.orders.run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let disk = SavedDisk::new(&plan.run_dirs, &format!("{machine}-{}", Uuid::new_v4()));
-    let disk = disk.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
     let devices = temporary(plan).map_err(|source| failed("create a file for the devices", source))?;
     let disk_copy = parts.disk.then(|| new_file(&disk.path())).transpose();
     let disk_copy = disk_copy.map_err(|source| failed("create a file for the disk", source))?;
@@ -177,8 +187,14 @@ pub(super) async fn take_held(
     }
     match complete(plan, parts, guest, devices, &disk).await {
         Ok((guest, devices)) => {
-            let memory = SavedMemory { guest, devices, pasts };
-            Ok(VmSnapshot { shape: plan.shape.clone(), memory, disk, _image: Arc::clone(&plan.image) })
+            let memory = Some(SavedMemory { guest, devices, pasts });
+            Ok(VmSnapshot {
+                shape: plan.shape.clone(),
+                memory,
+                disk,
+                image: plan.image.clone(),
+                origin: Arc::clone(&plan.origin),
+            })
         }
         Err(fault) if continues => Err(fault.into()),
         Err(fault) => {
@@ -202,8 +218,7 @@ async fn complete(
     }
     if !parts.disk {
         // The VMM has the file open, but its guest stands still.
-        let scratch = plan.orders.run_dir.join(&plan.orders.machine.scratch);
-        fs::rename(scratch, disk.path()).map_err(|source| failed("keep the disk", source))?;
+        disk.take(plan).map_err(|source| failed("keep the disk", source))?;
     }
     Ok((guest, devices))
 }

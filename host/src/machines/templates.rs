@@ -121,7 +121,9 @@ impl Templates {
     fn evict(&self, entries: &mut Vec<(Key, Entry)>) {
         let bytes = |entry: &Entry| match entry {
             Entry::Pending => 0,
-            Entry::Ready(template) => template.memory.guest.occupied_bytes().unwrap_or(0),
+            Entry::Ready(template) => {
+                template.memory.as_ref().and_then(|memory| memory.guest.occupied_bytes().ok()).unwrap_or(0)
+            }
         };
         let within = |entries: &[(Key, Entry)]| {
             let sum: u64 = entries.iter().map(|(_, entry)| bytes(entry)).sum();
@@ -179,7 +181,9 @@ async fn boot_and_take(plan: &LaunchPlan) -> Result<VmSnapshot, Box<dyn Error + 
     };
     runner.stop().await;
     let template = taken?;
-    template.memory.guest.seal()?;
+    if let Some(memory) = &template.memory {
+        memory.guest.seal()?;
+    }
     Ok(template)
 }
 
