@@ -8,6 +8,7 @@ mod disk_check;
 mod doctor;
 mod exit_codes;
 mod images;
+mod make_templates;
 mod manual;
 mod open_machines;
 mod progress;

@@ -55,6 +55,7 @@ mod sys;
 mod templates;
 mod tree_removal;
 mod tsc;
+mod warm_up;
 
 use std::{
     error::Error,

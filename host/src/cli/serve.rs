@@ -17,11 +17,12 @@ use waggle_images::{
 };
 
 use super::{
-    announce, disk_check, open_machines, signals::ShutdownSignals, tls_reader::TlsReader, token_reader::TokenReader,
+    announce, disk_check, make_templates::make_templates, open_machines, signals::ShutdownSignals,
+    tls_reader::TlsReader, token_reader::TokenReader,
 };
 use crate::{
     config::{self, PullImages, Settings, process_variable},
-    domain::runtime::ByRuntime,
+    domain::{principal::Principal, runtime::ByRuntime},
     files::tls_files::TlsFiles,
     http::{self, Check},
     machines::Vms,
@@ -56,6 +57,18 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     };
     store.verify_in_background();
     let machines = Arc::new(machines);
+    // With tokens, each caller has its own templates, unless they are shared.
+    let owner = if settings.access.stdio { Principal::local() } else { Principal::anonymous() };
+    let at_start = settings.templates.at_start && (tokens.is_none() || settings.templates.are_shared);
+    let maintain = async {
+        let templates = async {
+            pull_images(&store, &images, settings.pull_images).await;
+            if at_start {
+                make_templates(settings, &machines, &store, &images, &owner).await;
+            }
+        };
+        tokio::join!(templates, store.evict_regularly());
+    };
     let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
     server.set_tls(tls.as_ref().map(TlsReader::current));
     let served = match listener {
@@ -70,7 +83,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
             notify_systemd(&[NotifyState::Ready, NotifyState::Status(&format!("serving MCP on {address}; {backend}"))]);
             tokio::select! {
                 () = signals.received() => {}
-                () = maintain_images(&store, &images, settings.pull_images) => {}
+                () = maintain => {}
             }
             Ok(())
         }
@@ -79,7 +92,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
             tokio::select! {
                 spoken = server.converse(input, output) => spoken,
                 () = signals.received() => Ok(()),
-                () = maintain_images(&store, &images, settings.pull_images) => Ok(()),
+                () = maintain => Ok(()),
             }
         }
     };
@@ -105,23 +118,20 @@ fn notify_systemd(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Pulls the images if `when` says so, and removes old images regularly until this future is dropped.
-async fn maintain_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
-    let pull = async {
-        if when == PullImages::OnDemand {
-            return;
-        }
-        for image in [&images.python, &images.node, &images.shell] {
-            let name = image.to_string();
-            match store.prepare_with(image, Resolve::Always, &|_| {}).await {
-                Ok(_) => tracing::info!(image = name, "an image is ready"),
-                Err(fault) => {
-                    tracing::warn!(image = name, error = &*fault as &dyn Error, "failed to pull an image at the start");
-                }
+/// Pulls the images if `when` says so.
+async fn pull_images(store: &ImageStore, images: &ByRuntime<ImageRef>, when: PullImages) {
+    if when == PullImages::OnDemand {
+        return;
+    }
+    for image in [&images.python, &images.node, &images.shell] {
+        let name = image.to_string();
+        match store.prepare_with(image, Resolve::Always, &|_| {}).await {
+            Ok(_) => tracing::info!(image = name, "an image is ready"),
+            Err(fault) => {
+                tracing::warn!(image = name, error = &*fault as &dyn Error, "failed to pull an image at the start");
             }
         }
-    };
-    tokio::join!(pull, store.evict_regularly());
+    }
 }
 
 /// The checks of `/readyz`. The back end was checked at the start.

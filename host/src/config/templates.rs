@@ -23,6 +23,16 @@ pub struct Templates {
     #[arg(long = "shared-templates", id = "shared_templates", default_value_t = false, value_name = "true|false")]
     #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
     pub are_shared: bool,
+    /// Whether the interpreters of an image run once before its template is taken, so that the first call of an
+    /// environment is as fast as the second
+    #[arg(long = "warm-templates", id = "warm_templates", default_value_t = true, value_name = "true|false")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub are_warm: bool,
+    /// Whether the templates of the three runtimes are made when the server starts, if their images are on this host;
+    /// not with tokens, unless templates are shared
+    #[arg(long = "templates-at-start", id = "templates_at_start", default_value_t = true, value_name = "true|false")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub at_start: bool,
 }
 
 impl Templates {
@@ -32,6 +42,7 @@ impl Templates {
             count: usize::try_from(self.count).unwrap_or(usize::MAX),
             bytes: u64::from(self.max_mb) << 20,
             are_shared: self.are_shared,
+            are_warm: self.are_warm,
         }
     }
 }

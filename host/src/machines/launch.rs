@@ -112,6 +112,18 @@ impl Vms {
         Ok(machine)
     }
 
+    /// Makes a template for machines like this one, if there is none.
+    ///
+    /// # Errors
+    /// The image cannot be prepared.
+    pub async fn prepare_template(&self, spec: &MachineSpec) -> Result<(), StartFault> {
+        let image = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &|_| {}).await;
+        let image = MachineImage::from(image.map_err(|fault| at(Stage::Image, fault))?);
+        let key = self.templates.key(self.shape(spec, &image).map_err(|fault| at(Stage::Disks, fault))?, &spec.owner);
+        self.make_template(spec, &image, key);
+        Ok(())
+    }
+
     /// Makes a template in the background, if there is none.
     fn make_template(&self, spec: &MachineSpec, image: &MachineImage, key: templates::Key) {
         if !self.has_memory_snapshots() || !self.templates.reserve(&key) {
@@ -128,7 +140,7 @@ impl Vms {
         };
         let make = async move {
             let Ok(_permit) = templates.making.acquire().await else { return };
-            match templates::make(plan, &stop).await {
+            match templates::make(plan, templates.settings.are_warm, &stop).await {
                 Ok(template) => templates.add(&key, template),
                 Err(_cancelled) if stop.is_cancelled() => {}
                 Err(fault) => {

@@ -2,16 +2,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Templates: snapshots of machines that nobody has used, from which new machines start.
 //!
-//! A template is a machine that has booted and dials the host for the first time. It is made in the background when an
-//! environment of a new shape is created, which boots meanwhile. No code of a user has run in it, and no host has
-//! answered it, so it has no identity and no secrets. All templates end with the server.
+//! A template is a machine that has booted. It is made in the background when an environment of a new shape is created,
+//! which boots meanwhile. It has been warmed up, or it dials the host for the first time. No code of a user has run in
+//! it, and it has no secrets; each machine that starts from it gets an identity of its own from the host's welcome. All
+//! templates end with the server.
 
 use std::{
     error::Error,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use waggle_link::{Past, await_dial};
 use waggle_protocol::{CALL_PORT, EGRESS_PORT};
@@ -22,12 +27,18 @@ use super::{
     owner::{self, BootFault, LaunchPlan},
     runner_process::RunnerProcess,
     snapshot::{Pasts, Shape, VmSnapshot},
-    snapshotting,
+    snapshotting, warm_up,
 };
-use crate::domain::{machine::Afterwards, principal::Principal};
+use crate::{
+    agent::{self, Timeouts},
+    domain::{machine::Afterwards, principal::Principal},
+};
 
 /// Beginning of the names of the folders of templates.
 pub(super) const TEMPLATE_PREFIX: &str = "template-";
+
+/// Delay before a snapshot. A guest reports the memory that it has freed after two seconds.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// Limits of the templates.
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +49,19 @@ pub struct TemplateSettings {
     pub bytes: u64,
     /// Whether machines of different callers start from the same template.
     pub are_shared: bool,
+    /// Whether the interpreters run once before a template is taken.
+    pub are_warm: bool,
 }
 
 impl TemplateSettings {
     /// All machines boot.
-    pub const NONE: Self = Self { count: 0, bytes: 0, are_shared: false };
+    pub const NONE: Self = Self { count: 0, bytes: 0, are_shared: false, are_warm: false };
 }
 
 /// The templates of a server.
 #[derive(Debug)]
 pub(super) struct Templates {
-    settings: TemplateSettings,
+    pub(super) settings: TemplateSettings,
     /// The least recently used first.
     entries: Mutex<Vec<(Key, Entry)>>,
     /// One permit: only one template is made at a time.
@@ -135,49 +148,39 @@ impl Templates {
     }
 }
 
-/// Boots a machine until its agent dials, and ends it with a snapshot.
+type Fault = Box<dyn Error + Send + Sync>;
+
+/// Boots a machine, and ends it with a snapshot.
 ///
 /// # Errors
 /// The step that failed. All resources of the machine are released.
-pub(super) async fn make(
-    plan: LaunchPlan,
-    stop: &CancellationToken,
-) -> Result<VmSnapshot, Box<dyn Error + Send + Sync>> {
+pub(super) async fn make(plan: LaunchPlan, is_warm: bool, stop: &CancellationToken) -> Result<VmSnapshot, Fault> {
     let run_dir = plan.orders.run_dir.clone();
     let made = tokio::select! {
-        made = boot_and_take(&plan) => made,
+        made = boot_and_take(&plan, is_warm) => made,
         () = stop.cancelled() => Err(BootFault::Cancelled.into()),
     };
     owner::remove(run_dir).await;
     made
 }
 
-async fn boot_and_take(plan: &LaunchPlan) -> Result<VmSnapshot, Box<dyn Error + Send + Sync>> {
+async fn boot_and_take(plan: &LaunchPlan, is_warm: bool) -> Result<VmSnapshot, Fault> {
     owner::make_files(plan).await?;
     let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport, Past::None);
-    let mut calls = listen(CALL_PORT)?;
-    let mut egress = plan.boot.network.is_some().then(|| listen(EGRESS_PORT)).transpose()?;
+    let calls = listen(CALL_PORT)?;
+    let egress = plan.boot.network.is_some().then(|| listen(EGRESS_PORT)).transpose()?;
     let files = plan.start.files();
     let mut runner = RunnerProcess::start(&plan.runner, &plan.orders, &files, plan.shows_log).await?;
-    let taken = {
-        let dials = async {
-            let calls = dial(&mut calls).await?;
-            let egress = match &mut egress {
-                Some(egress) => dial(egress).await?,
-                None => Past::None,
-            };
-            Ok::<_, Box<dyn Error + Send + Sync>>(Pasts { calls, egress })
-        };
-        let pasts = tokio::select! {
-            pasts = timeout(plan.boot_timeout, dials) => {
-                pasts.unwrap_or_else(|_elapsed| Err(BootFault::TimedOut { after: plan.boot_timeout }.into()))
-            }
-            reason = runner.ended() => Err(BootFault::Ended { reason }.into()),
-        };
-        match pasts {
-            Ok(pasts) => snapshotting::take_held(Afterwards::End, plan, &mut runner, pasts).await.map_err(Into::into),
-            Err(fault) => Err(fault),
+    let pasts = tokio::select! {
+        pasts = prepare(plan, calls, egress, is_warm) => pasts,
+        reason = runner.ended() => Err(BootFault::Ended { reason }.into()),
+    };
+    let taken = match pasts {
+        // The connections of the ports stay open until the VMM has ended.
+        Ok((pasts, _links)) => {
+            snapshotting::take_held(Afterwards::End, plan, &mut runner, pasts).await.map_err(Into::into)
         }
+        Err(fault) => Err(fault),
     };
     runner.stop().await;
     let template = taken?;
@@ -187,8 +190,36 @@ async fn boot_and_take(plan: &LaunchPlan) -> Result<VmSnapshot, Box<dyn Error + 
     Ok(template)
 }
 
+/// Waits until the guest can be copied. The network's link is never answered.
+async fn prepare(
+    plan: &LaunchPlan,
+    mut calls: LinkSource,
+    mut egress: Option<LinkSource>,
+    is_warm: bool,
+) -> Result<(Pasts, (LinkSource, Option<LinkSource>)), Fault> {
+    let late = |_elapsed| BootFault::TimedOut { after: plan.boot_timeout };
+    let egress_dials = async {
+        match &mut egress {
+            Some(egress) => dial(egress).await,
+            None => Ok(Past::None),
+        }
+    };
+    if is_warm {
+        let (stream, past) = calls.next().await?;
+        let connected = agent::connect(stream, past, &plan.hostname, Timeouts::default());
+        let agent = timeout(plan.boot_timeout, connected).await.map_err(late)??;
+        warm_up::warm_up(&agent).await;
+        // By then the guest has given the memory back that it has freed.
+        sleep(SETTLING).await;
+        agent.hold().await?;
+    }
+    let calls_past = timeout(plan.boot_timeout, dial(&mut calls)).await.map_err(late)??;
+    let pasts = Pasts { calls: calls_past, egress: timeout(plan.boot_timeout, egress_dials).await.map_err(late)?? };
+    Ok((pasts, (calls, egress)))
+}
+
 /// Waits until the guest dials, and does not answer.
-async fn dial(link: &mut LinkSource) -> Result<Past, Box<dyn Error + Send + Sync>> {
+async fn dial(link: &mut LinkSource) -> Result<Past, Fault> {
     let (stream, past) = link.next().await?;
     Ok(Past::Dialled(await_dial(stream, past).await?.nonce()))
 }

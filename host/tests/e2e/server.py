@@ -82,6 +82,8 @@ class Server:
             "IMAGE_SHELL": image("shell"),
             # Less than the default, for machines with a small disk.
             "DISK_RESERVE_MB": "16",
+            # Hundreds of servers would spend their start on templates. Those that machines need are made on demand.
+            "TEMPLATES_AT_START": "false",
             **settings,
         }
         self.process = None
