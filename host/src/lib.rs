@@ -68,6 +68,7 @@ pub mod machines;
 pub mod mcp;
 pub mod network;
 pub mod reaper;
+pub mod saved;
 pub mod server;
 pub mod service;
 pub mod telemetry;
