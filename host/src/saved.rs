@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! <data>/saved/.lock                   held by the server that uses the store
-//! <data>/saved/.draft-<uuid>/          an unfinished entry; the next start removes it
+//! <data>/saved/.unfinished-<uuid>/     an entry that is being written or deleted; the next start deletes it
 //! <data>/saved/<uuid>/about            the parameters of the environment, with a digest
 //! <data>/saved/<uuid>/about.removed    the entry was removed; its files are deleted once they are not in use
 //! <data>/saved/<uuid>/about.damaged    the machine was found damaged; the files are kept for the operator

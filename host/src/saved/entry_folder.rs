@@ -17,6 +17,7 @@ use std::{
 };
 
 use tokio::runtime::Handle;
+use uuid::Uuid;
 use waggle_shared::private_folder;
 
 use super::{
@@ -31,6 +32,9 @@ const REMOVED: &str = "about.removed";
 const DAMAGED: &str = "about.damaged";
 /// The folder with the machine's files.
 const MACHINE: &str = "machine";
+
+/// The names of drafts, and of folders whose deletion has begun, begin with this.
+pub(super) const UNFINISHED_PREFIX: &str = ".unfinished-";
 
 /// Maximum number of a machine's files and folders. A snapshot has about ten.
 const FILES_MAX: u32 = 256;
@@ -65,8 +69,9 @@ impl EntryFolder {
         Self { path, is_unwanted: AtomicBool::new(false), _lock: lock }
     }
 
-    /// Creates the folder of a draft, which is deleted when it is no longer in use.
-    pub(super) fn create_draft(path: PathBuf, lock: Arc<File>) -> Result<Self, StoreFault> {
+    /// Creates a draft in the folder of the store. The draft is deleted when it is no longer in use.
+    pub(super) fn create_draft(store: &Path, lock: Arc<File>) -> Result<Self, StoreFault> {
+        let path = store.join(format!("{UNFINISHED_PREFIX}{}", Uuid::new_v4()));
         changes::create_folder(&path)?;
         let folder = Self { path, is_unwanted: AtomicBool::new(true), _lock: lock };
         changes::create_folder(&folder.machine())?;
@@ -154,9 +159,17 @@ impl Drop for EntryFolder {
     }
 }
 
-/// Deletes the files of a removed entry or of a draft.
+/// Deletes the files of a removed entry or of a draft. A folder whose deletion has begun has another name, because it
+/// may have lost the mark of a removed entry.
 pub(super) fn delete(path: &Path) {
-    if let Err(fault) = changes::remove(path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let renamed = if name.starts_with(UNFINISHED_PREFIX) {
+        Ok(path.to_owned())
+    } else {
+        let to = path.with_file_name(format!("{UNFINISHED_PREFIX}{name}"));
+        changes::rename(path, &to).map(|()| to)
+    };
+    if let Err(fault) = renamed.and_then(|path| changes::remove(&path)) {
         tracing::warn!(
             error = &fault as &dyn std::error::Error,
             "failed to delete the files of a saved environment; the next start tries again"

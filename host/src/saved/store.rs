@@ -19,15 +19,13 @@ use super::{
     SavedLimits,
     about::{SavedAbout, SavedEntry},
     changes,
-    entry_folder::{self, EntryFolder, Found},
+    entry_folder::{self, EntryFolder, Found, UNFINISHED_PREFIX},
     fault::{SaveFault, StoreFault, io_fault},
 };
 use crate::domain::{principal::Principal, saved::SavedKey};
 
 /// A server holds the lock on this file while it uses the store.
 const LOCK: &str = ".lock";
-/// The names of unfinished entries begin with this.
-const DRAFT_PREFIX: &str = ".draft-";
 
 /// Time to wait for the lock of a server that is just ending, as when a server is restarted.
 const LOCK_WAIT: Duration = Duration::from_millis(300);
@@ -62,12 +60,14 @@ impl Store {
     /// Locks the folder, removes what is left of drafts and of removed entries, and reads the entries.
     pub(super) fn open(folder: PathBuf, limits: SavedLimits) -> Result<Self, StoreFault> {
         private_folder::ensure(&folder).map_err(io_fault("create the folder", &folder))?;
+        // Otherwise a power cut could remove the folder with the first entries.
+        changes::sync_folder(folder.parent().unwrap_or(&folder))?;
         let lock = Arc::new(acquire(&folder)?);
         let mut index = Index::default();
         for path in entry_folder::entries(&folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(DRAFT_PREFIX) {
-                tracing::info!(folder = %path.display(), "removing an unfinished saved environment of a dead server");
+            if name.starts_with(UNFINISHED_PREFIX) {
+                tracing::info!(folder = %path.display(), "deleting what a dead server has left unfinished");
                 entry_folder::delete(&path);
             } else if Uuid::try_parse(&name).is_ok() && path.is_dir() {
                 index.read(EntryFolder::new(path, Arc::clone(&lock)));
@@ -94,8 +94,7 @@ impl Store {
     pub(super) fn draft(&self, owner: &Principal, key: &SavedKey) -> Result<EntryFolder, SaveFault> {
         self.check_count(owner, key)?;
         self.limits.reserve.check(&self.folder, 0).map_err(SaveFault::LowDisk)?;
-        let path = self.folder.join(format!("{DRAFT_PREFIX}{}", Uuid::new_v4()));
-        Ok(EntryFolder::create_draft(path, Arc::clone(&self.lock))?)
+        Ok(EntryFolder::create_draft(&self.folder, Arc::clone(&self.lock))?)
     }
 
     /// Makes a draft an entry, which replaces the entry with the same key.
