@@ -59,6 +59,7 @@ pub mod agent;
 mod budget;
 pub mod cli;
 pub mod config;
+pub mod data_folder;
 pub mod domain;
 pub mod error_code;
 pub mod files;

@@ -36,7 +36,7 @@ pub use self::{
     about::{SavedAbout, SavedEntry},
     fault::{OpenFault, SaveFault, StoreFault},
 };
-use self::{entry_folder::EntryFolder, store::Store};
+use self::{entry_folder::EntryFolder, fault::io_fault, store::Store};
 use crate::domain::{principal::Principal, saved::SavedKey};
 
 /// The folder of the store in the data folder.
@@ -166,6 +166,28 @@ impl SavedMachines {
 
     fn store(&self) -> Result<&Arc<Store>, StoreFault> {
         self.store.as_ref().ok_or(StoreFault::Held)
+    }
+}
+
+/// The number of saved and suspended machines in a data folder, and the space that they occupy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SavedUsage {
+    pub entries: usize,
+    pub bytes: u64,
+}
+
+impl SavedUsage {
+    /// Counts the entries, damaged ones as well, without reading them. Does not need the lock of the store. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreFault`] if the folder cannot be read.
+    pub fn of(data_dir: &Path) -> Result<Self, StoreFault> {
+        let folder = data_dir.join(FOLDER);
+        if !folder.try_exists().map_err(io_fault("find", &folder))? {
+            return Ok(Self::default());
+        }
+        let entries = entry_folder::entries(&folder)?.iter().filter(|path| entry_folder::has_about(path)).count();
+        Ok(Self { entries, bytes: entry_folder::usage(&folder)? })
     }
 }
 

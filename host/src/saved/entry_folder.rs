@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The folder of one saved machine: its about-file, and the folder with the machine's files.
 //!
-//! The path of the folder never changes, so that its files can be used while the entry is replaced or removed. A removed
-//! entry is marked by the new name of its about-file, and its files are deleted when they are no longer in use.
+//! The path of the folder never changes, so that its files can be used while the entry is replaced or removed. The
+//! about-file of a removed entry gets a new name, and the files are deleted when they are no longer in use.
 
 use std::{
     fs::{self, File},
@@ -177,12 +177,20 @@ pub(super) fn delete(path: &Path) {
     }
 }
 
-/// Returns the space that a folder and its files occupy on the disk.
+/// Whether a folder is that of an entry.
+pub(super) fn has_about(path: &Path) -> bool {
+    path.join(ABOUT).is_file()
+}
+
+/// Returns the space that a folder and its files occupy on the disk. Files that are removed meanwhile do not count.
 pub(super) fn usage(path: &Path) -> Result<u64, StoreFault> {
-    let found = fs::symlink_metadata(path).map_err(io_fault("examine", path))?;
+    let found = match fs::symlink_metadata(path) {
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(0),
+        found => found.map_err(io_fault("examine", path))?,
+    };
     let mut bytes = found.blocks().saturating_mul(BLOCK_BYTES);
     if found.is_dir() {
-        for inner in entries(path)? {
+        for inner in entries(path).or_else(|fault| if path.exists() { Err(fault) } else { Ok(Vec::new()) })? {
             bytes = bytes.saturating_add(usage(&inner)?);
         }
     }

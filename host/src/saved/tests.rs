@@ -123,6 +123,10 @@ async fn entries_survive_a_restart_and_belong_to_their_owners() {
     save(&store, &bob(), SavedKey::Suspended(id), 4).await.unwrap();
     assert!((2 * FILE_BYTES as u64..10 * FILE_BYTES as u64).contains(&first.bytes), "{}", first.bytes);
     let before = (store.list(&ada()), store.list(&bob()), store.suspended());
+    let usage = SavedUsage::of(data.path()).unwrap();
+    assert_eq!(usage.entries, 4);
+    assert!(usage.bytes >= 4 * first.bytes, "{usage:?}");
+    assert_eq!(SavedUsage::of(&data.path().join("missing")).unwrap(), SavedUsage::default());
     drop(store);
 
     let store = open(&data).await;
@@ -235,8 +239,8 @@ async fn space_of_all_entries_is_limited_to_what_they_occupy() {
     has_folders(&data, 3).await;
     let text = SaveFault::TooLarge { bytes: 5 << 29, max_bytes: 20 << 30 }.to_string();
     assert!(text.starts_with(
-        "all saved environments of the server together may occupy at most 20 GiB (WAGGLE_SAVED_MAX_GB), and this one of \
-         2560 MiB does not fit"
+        "all saved environments of the server together may occupy at most 20 GiB (WAGGLE_SAVED_MAX_GB), and this one \
+         of 2560 MiB does not fit"
     ));
 }
 

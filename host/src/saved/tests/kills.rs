@@ -114,7 +114,7 @@ fn kill_before_any_change_leaves_whole_entries() {
         let output = child.stdout.take().unwrap();
         done = check(child, output, &data).max(done);
         // The second round replaces entries of the first, and also removes what is not there.
-        if done > 2 * STEPS.len() as u32 {
+        if done as usize > 2 * STEPS.len() {
             assert!(changes > 100, "{changes} changes are too few");
             return;
         }
