@@ -13,9 +13,9 @@
 //! docs/upgrading.md says how to go back to an older program.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -33,7 +33,9 @@ const LOCK: &str = ".version-lock";
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// Time that a migration waits for other processes that use the folder, as when two servers start at once.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+const USERS_WAIT: Duration = Duration::from_secs(2);
+/// Time to wait for the end of another process's migration, which only moves files.
+const MIGRATION_WAIT: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A change of the folder from one version of the layout to the next. A crash may interrupt it, so it must be
@@ -86,6 +88,9 @@ pub enum DataFolderFault {
         path.display()
     )]
     InUse { path: PathBuf, found: usize },
+    /// Another process has migrated the folder for too long, or only holds the lock.
+    #[error("another process is migrating the data folder {}; retry when it has ended", path.display())]
+    Migrating { path: PathBuf },
     /// An operation on files failed.
     #[error(
         "failed to {operation} the data folder {}; set another one with --data-dir or WAGGLE_DATA_DIR",
@@ -95,8 +100,8 @@ pub enum DataFolderFault {
 }
 
 impl DataFolder {
-    /// Creates the folder if it is missing, checks its version, and migrates an older folder. Blocks until other
-    /// processes have migrated the folder.
+    /// Creates the folder if it is missing, checks its version, and migrates an older folder. Blocks while another
+    /// process migrates the folder. The folders in it check by themselves that only this user can change them.
     ///
     /// # Errors
     /// [`DataFolderFault`].
@@ -106,11 +111,19 @@ impl DataFolder {
 
     fn open_with(path: &Path, migrations: &[Migration]) -> Result<Self, DataFolderFault> {
         let fault = |operation| io_fault(operation, path);
-        private_folder::ensure(path).map_err(fault("create"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fault("create"))?;
         let lock = private_folder::open_lock(&path.join(LOCK)).map_err(fault("lock"))?;
-        let until = Instant::now() + LOCK_WAIT;
+        let begun = Instant::now();
         loop {
-            lock.lock_shared().map_err(fault("lock"))?;
+            match lock.try_lock_shared() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if begun.elapsed() < MIGRATION_WAIT => {
+                    thread::sleep(LOCK_INTERVAL);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => return Err(DataFolderFault::Migrating { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(fault("lock")(source)),
+            }
             let found = check_version(path, migrations.len())?;
             if found == migrations.len() {
                 return Ok(Self { _lock: lock });
@@ -119,7 +132,7 @@ impl DataFolder {
             match lock.try_lock() {
                 // Another process may have migrated the folder in between.
                 Ok(()) => migrate(path, migrations)?,
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                Err(TryLockError::WouldBlock) if begun.elapsed() < USERS_WAIT => {
                     lock.unlock().map_err(fault("lock"))?;
                     thread::sleep(LOCK_INTERVAL);
                 }
