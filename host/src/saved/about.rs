@@ -65,7 +65,7 @@ pub struct SavedEntry {
     pub owner: Principal,
     pub about: SavedAbout,
     pub saved_at: SystemTime,
-    /// The space that the files occupy on the disk.
+    /// The space that the files occupy on the disk; blocks that files share count for each.
     pub bytes: u64,
 }
 
