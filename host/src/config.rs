@@ -11,6 +11,7 @@ mod access;
 pub mod duration;
 mod folders;
 mod images;
+mod saved;
 mod secret_parser;
 mod table;
 mod templates;
@@ -29,6 +30,7 @@ pub use self::{
     access::Access,
     folders::{Folders, FoldersFault},
     images::{ImageArguments, ImageCommand, ImageSettings, PullImages},
+    saved::{AtEnd, SavedSettings},
     secret_parser::SecretParser,
     variables::{Lookup, process_variable, warnings},
 };
@@ -83,10 +85,13 @@ pub struct Settings {
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub default_disk_mb: u32,
-    /// Idle timeout: minutes without a call after which an environment is destroyed, 1 to 60, unless the client chooses
-    /// another timeout
+    /// Idle timeout: minutes without a call after which an environment is destroyed or suspended, 1 to 60, unless the
+    /// client chooses another timeout
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60), value_name = "MINUTES")]
     pub default_timeout_min: u32,
+    /// Suspended and saved environments.
+    #[command(flatten)]
+    pub saved: SavedSettings,
     /// Timeout of a call of execute that sets no timeout
     #[arg(long, default_value = "30s", value_parser = duration::parse, value_name = "DURATION")]
     pub default_exec_timeout: Duration,
@@ -150,7 +155,7 @@ pub struct Settings {
     /// Interval of the check for idle environments
     #[arg(long, default_value = "1m", value_parser = duration::parse, value_name = "DURATION")]
     pub reaper_interval: Duration,
-    /// Folder for machines and disks [default: the XDG data folder, waggle/]
+    /// Folder for machines, disks and saved environments [default: the XDG data folder, waggle/]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
     /// The image store.

@@ -22,6 +22,7 @@ pub mod package_name;
 pub mod principal;
 pub mod repository;
 pub mod runtime;
+pub mod saved;
 pub mod shared_limit;
 pub mod stage;
 pub mod start_reason;

@@ -82,9 +82,20 @@ codes! {
         "You have reached your own maximum number of environments; environments of other callers do not count.",
         "Destroy one of your environments that you no longer need; list_environments shows them.";
     HostDiskLow, "host_disk_low", Result,
-        "The server's disk has less free space than its reserve, so the server creates no environment.",
+        "The server's disk has less free space than its reserve, so the server neither creates nor saves environments.",
         "Destroy environments that you no longer need, and retry later; if the error persists, tell the server's \
          operator.";
+    SavedLimitReached, "saved_limit_reached", Result,
+        "You have reached your maximum number of saved environments; those of other callers do not count.",
+        "Remove a saved environment that you no longer need, or save under the name of one, which replaces it; \
+         list_environments shows them.";
+    SavedSpaceReached, "saved_space_reached", Result,
+        "The saved environments of all callers together have reached their maximum size.",
+        "Remove saved environments that you no longer need, or tell the server's operator.";
+    SavingUnavailable, "saving_unavailable", Result,
+        "The server cannot save environments or bring them back: its operator has disabled it, or another server \
+         holds the saved environments.",
+        "Continue without saving, or tell the server's operator.";
     TooManyCalls, "too_many_calls", Result,
         "The server, or this caller, already runs its maximum number of calls.",
         "Retry when other calls have ended.";

@@ -9,6 +9,7 @@ use waggle_images::cache::{ImageStore, ImageStoreSettings, PrepareFault};
 
 use crate::{
     config::{Folders, Settings, process_variable},
+    data_folder::DataFolder,
     machines::{
         self,
         disks::{self, DiskFault, Disks},
@@ -37,16 +38,25 @@ pub(super) fn open_images(settings: ImageStoreSettings) -> Result<ImageStore, Fo
     ImageStore::with_settings(settings).map_err(|source| FolderFault::Images { path, source })
 }
 
-/// Opens the machines and the image store.
+/// The machines, and what they use.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) machines: machines::Vms,
+    pub(super) images: Arc<ImageStore>,
+    /// Must be kept while the data folder is in use.
+    pub(super) data_folder: DataFolder,
+}
+
+/// Opens the data folder, the machines and the image store.
 ///
 /// # Errors
 /// The first thing that is missing or broken. Each error says what to do.
-pub(super) async fn open(
-    settings: &Settings,
-    folders: &Folders,
-) -> Result<(machines::Vms, Arc<ImageStore>), Box<dyn Error>> {
+pub(super) async fn open(settings: &Settings, folders: &Folders) -> Result<Opened, Box<dyn Error>> {
     // A VMM that a guest has taken over may run as the same user.
     machines::hide_memory()?;
+    // Before everything else that reads or changes the folder.
+    let data = folders.data.clone();
+    let data_folder = spawn_blocking(move || DataFolder::open(&data)).await??;
     let ca_bundle = settings.ca_bundle.as_deref().map(ca_bundle::read).transpose()?.unwrap_or_default();
     let gateway = Arc::new(Gateway::new(settings.proxy()?, flows_max()).with_rates(settings.rates()));
     let vm_settings = machines::VmSettings { ca_bundle, gateway, ..vm_settings(settings, folders) };
@@ -59,7 +69,7 @@ pub(super) async fn open(
     // Checks mkfs.ext4 now rather than at the first environment. This check is last, since a missing hypervisor is the
     // more important error.
     disks::mkfs_version().await?;
-    Ok((vms, images))
+    Ok(Opened { machines: vms, images, data_folder })
 }
 
 /// Returns the settings of machines without the certificates and the proxy, since reading their files may fail.

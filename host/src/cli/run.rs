@@ -23,7 +23,7 @@ use waggle_images::reference::ImageRef;
 
 use super::{
     exit_codes::{BROKEN_PIPE, TIMED_OUT},
-    open_machines,
+    open_machines::{self, Opened},
     signals::ShutdownSignals,
     terminal::Spinner,
 };
@@ -113,10 +113,11 @@ pub(super) async fn run(mut arguments: RunArguments) -> Result<ExitCode, Box<dyn
     let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
     let spinner = Spinner::start();
-    let vms = tokio::select! {
-        opened = open_machines::open(settings, &folders) => Arc::new(opened?.0),
+    let Opened { machines, data_folder: _data_folder, .. } = tokio::select! {
+        opened = open_machines::open(settings, &folders) => opened?,
         code = signals.exit_code() => return Ok(code.into()),
     };
+    let vms = Arc::new(machines);
     let environments = Arc::new(Environments::new(
         Arc::<_>::clone(&vms) as _,
         server::machine_size(settings),

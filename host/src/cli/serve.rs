@@ -17,8 +17,12 @@ use waggle_images::{
 };
 
 use super::{
-    announce, disk_check, make_templates::make_templates, open_machines, signals::ShutdownSignals,
-    tls_reader::TlsReader, token_reader::TokenReader,
+    announce, disk_check,
+    make_templates::make_templates,
+    open_machines::{self, Opened},
+    signals::ShutdownSignals,
+    tls_reader::TlsReader,
+    token_reader::TokenReader,
 };
 use crate::{
     config::{self, PullImages, Settings, process_variable},
@@ -51,7 +55,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut signals = ShutdownSignals::new()?;
     let folders = settings.folders(&process_variable)?;
     let images = config::images(settings, &folders.data, &|folder| folder.join("oci-layout").is_file())?;
-    let (machines, store) = tokio::select! {
+    let Opened { machines, images: store, data_folder: _data_folder } = tokio::select! {
         opened = open_machines::open(settings, &folders) => opened?,
         () = signals.received() => return Ok(()),
     };

@@ -32,6 +32,10 @@ fn defaults_are_as_documented() {
     .map(|duration| duration.as_secs());
     assert_eq!(seconds, [30, 300, 300, 120, 60, 604_800]);
     assert_eq!(settings.backend, WantedBackend::Auto);
+    assert_eq!((settings.saved.idle, settings.saved.on_stop), (AtEnd::Destroy, AtEnd::Destroy));
+    let limits = settings.saved.limits(settings.image_store.reserve());
+    assert_eq!((limits.per_owner, limits.bytes, limits.reserve.mib()), (10, 20 << 30, 1024));
+    assert_eq!(limits.age, Duration::from_secs(30 * 24 * 60 * 60));
 }
 
 #[test]
@@ -57,6 +61,10 @@ fn error_for_an_invalid_value_names_its_flag() {
         ("WAGGLE_IMAGE_SHELL", "", "--image-shell"),
         ("WAGGLE_LOG_LEVEL", "6", "--log-level"),
         ("WAGGLE_BACKEND", "xen", "--backend"),
+        ("WAGGLE_ON_STOP", "keep", "--on-stop"),
+        ("WAGGLE_IDLE", "", "--idle"),
+        ("WAGGLE_SAVED_MAX_GB", "0", "--saved-max-gb"),
+        ("WAGGLE_SAVED_MAX_AGE", "30d", "--saved-max-age"),
     ] {
         let message = read(&[], &[(variable, value)]).unwrap_err();
         assert!(message.contains(flag) && message.contains(value), "{variable}={value}: {message}");

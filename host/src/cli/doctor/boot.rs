@@ -12,7 +12,12 @@ use waggle_images::reference::ImageRef;
 use waggle_shared::{causes::chain, mutex::lock};
 
 use crate::{
-    cli::{advice::next_step, open_machines, serve::check_image, signals::ShutdownSignals},
+    cli::{
+        advice::next_step,
+        open_machines::{self, Opened},
+        serve::check_image,
+        signals::ShutdownSignals,
+    },
     config::{Folders, Settings},
     domain::{
         command::Command,
@@ -70,7 +75,7 @@ async fn life(
 ) -> Result<(), Box<dyn Error>> {
     let mut signals = ShutdownSignals::new()?;
     stages.begin("open", "opening images and machines");
-    let (machines, _images) = open_machines::open(settings, folders).await?;
+    let Opened { machines, data_folder: _data_folder, .. } = open_machines::open(settings, folders).await?;
     // Most of the server's machines have a network. Booting with a network detects a kernel without network support.
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });

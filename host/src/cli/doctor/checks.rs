@@ -16,12 +16,16 @@ use crate::{
         serve::{check_image, tls_files},
     },
     config::{Folders, Settings},
+    data_folder::DataFolder,
     domain::runtime::ByRuntime,
     machines::{
         CheckOutcome, Survey,
         disks::{self, Disks},
     },
+    saved::SavedUsage,
 };
+
+const MIB: u64 = 1024 * 1024;
 
 /// A check and its outcome.
 #[derive(Clone, Debug)]
@@ -96,6 +100,7 @@ pub(super) async fn all(
     ];
     checks.extend(tls_check(settings));
     checks.extend(folder_checks(folders, settings.image_store.reserve()).await);
+    checks.push(saved_check(settings, folders).await);
     checks.extend(image_checks(images, &pulled(folders).await));
     (backend, checks)
 }
@@ -114,8 +119,11 @@ fn tls_check(settings: &Settings) -> Option<Check> {
 async fn folder_checks(folders: &Folders, reserve: DiskReserve) -> Vec<Check> {
     let (data, cache) = (folders.data.clone(), folders.images.clone());
     let outcomes = spawn_blocking(move || {
-        let data_outcome = match Disks::open(&data) {
-            Ok(_) => resources::free_space(&data, reserve),
+        let data_outcome = match DataFolder::check(&data) {
+            Ok(()) => match Disks::open(&data) {
+                Ok(_) => resources::free_space(&data, reserve),
+                Err(fault) => CheckOutcome::Broken(chain(&fault)),
+            },
             Err(fault) => CheckOutcome::Broken(chain(&fault)),
         };
         let cache_outcome = match ImageStore::open(&cache) {
@@ -132,6 +140,20 @@ async fn folder_checks(folders: &Folders, reserve: DiskReserve) -> Vec<Check> {
         Check::new("data folder", true, data, "holds running machines and their disks"),
         Check::new("image folder", true, cache, "holds prepared images"),
     ]
+}
+
+/// Shows how many environments are saved, and the limit of their space.
+async fn saved_check(settings: &Settings, folders: &Folders) -> Check {
+    let data = folders.data.clone();
+    let (saved, max_gb) = (spawn_blocking(move || SavedUsage::of(&data)).await, settings.saved.saved_max_gb);
+    let outcome = match saved {
+        Ok(Ok(SavedUsage { entries, bytes })) => {
+            CheckOutcome::Works(format!("{entries} with {} MiB; saved ones may have {max_gb} GiB", bytes.div_ceil(MIB)))
+        }
+        Ok(Err(fault)) => CheckOutcome::Broken(chain(&fault)),
+        Err(fault) => CheckOutcome::Broken(fault.to_string()),
+    };
+    Check::new("saved environments", false, outcome, "the saved and suspended environments outlive the server")
 }
 
 /// The references of the images in the cache.

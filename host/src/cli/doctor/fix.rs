@@ -67,6 +67,7 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
             "free disk space or chown the folder, set another one with WAGGLE_IMAGE_CACHE_DIR, or lower \
                  WAGGLE_DISK_RESERVE_MB",
         ),
+        "saved environments" => Fix::everywhere("chown the folder saved in the data folder"),
         "memory" => Fix::everywhere("end other programs, or lower WAGGLE_DEFAULT_MEMORY_MB"),
         "image python" => Fix::everywhere(
             "run ./taskw images and set WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image",
