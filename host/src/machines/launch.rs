@@ -141,7 +141,10 @@ impl Vms {
         let make = async move {
             let Ok(_permit) = templates.making.acquire().await else { return };
             match templates::make(plan, templates.settings.are_warm, &stop).await {
-                Ok(template) => templates.add(&key, template),
+                Ok(template) => {
+                    templates.add(&key, template);
+                    tracing::info!("a template is ready");
+                }
                 Err(_cancelled) if stop.is_cancelled() => {}
                 Err(fault) => {
                     tracing::warn!(error = &*fault as &dyn Error, "failed to make a template; machines boot instead");

@@ -156,31 +156,21 @@ type Fault = Box<dyn Error + Send + Sync>;
 /// The step that failed. All resources of the machine are released.
 pub(super) async fn make(plan: LaunchPlan, is_warm: bool, stop: &CancellationToken) -> Result<VmSnapshot, Fault> {
     let run_dir = plan.orders.run_dir.clone();
-    let made = tokio::select! {
-        made = boot_and_take(&plan, is_warm) => made,
-        () = stop.cancelled() => Err(BootFault::Cancelled.into()),
-    };
+    let made = boot_and_take(&plan, is_warm, stop).await;
     owner::remove(run_dir).await;
     made
 }
 
-async fn boot_and_take(plan: &LaunchPlan, is_warm: bool) -> Result<VmSnapshot, Fault> {
+async fn boot_and_take(plan: &LaunchPlan, is_warm: bool, stop: &CancellationToken) -> Result<VmSnapshot, Fault> {
     owner::make_files(plan).await?;
     let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport, Past::None);
     let calls = listen(CALL_PORT)?;
     let egress = plan.boot.network.is_some().then(|| listen(EGRESS_PORT)).transpose()?;
     let files = plan.start.files();
     let mut runner = RunnerProcess::start(&plan.runner, &plan.orders, &files, plan.shows_log).await?;
-    let pasts = tokio::select! {
-        pasts = prepare(plan, calls, egress, is_warm) => pasts,
-        reason = runner.ended() => Err(BootFault::Ended { reason }.into()),
-    };
-    let taken = match pasts {
-        // The connections of the ports stay open until the VMM has ended.
-        Ok((pasts, _links)) => {
-            snapshotting::take_held(Afterwards::End, plan, &mut runner, pasts).await.map_err(Into::into)
-        }
-        Err(fault) => Err(fault),
+    let taken = tokio::select! {
+        taken = take_prepared(plan, &mut runner, calls, egress, is_warm) => taken,
+        () = stop.cancelled() => Err(BootFault::Cancelled.into()),
     };
     runner.stop().await;
     let template = taken?;
@@ -188,6 +178,20 @@ async fn boot_and_take(plan: &LaunchPlan, is_warm: bool) -> Result<VmSnapshot, F
         memory.guest.seal()?;
     }
     Ok(template)
+}
+
+async fn take_prepared(
+    plan: &LaunchPlan,
+    runner: &mut RunnerProcess,
+    calls: LinkSource,
+    egress: Option<LinkSource>,
+    is_warm: bool,
+) -> Result<VmSnapshot, Fault> {
+    let (pasts, _open_links) = tokio::select! {
+        prepared = prepare(plan, calls, egress, is_warm) => prepared?,
+        reason = runner.ended() => return Err(BootFault::Ended { reason }.into()),
+    };
+    Ok(snapshotting::take_held(Afterwards::End, plan, runner, pasts).await?)
 }
 
 /// Waits until the guest can be copied. The network's link is never answered.
