@@ -27,7 +27,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -164,12 +164,15 @@ impl Runner<'_> {
                 Event::HostClosed => return Ok(()),
                 Event::Command(command, files) => {
                     let answer = match command {
-                        Command::Continue => monitor.resume(),
+                        Command::Continue => monitor.resume().map(|()| Duration::ZERO),
                         Command::Snapshot(parts) => {
                             snapshot(parts, files, &mut monitor, &memory, &qemu, &machine.scratch)
                         }
                     };
-                    let answer = answer.map_or_else(|fault| Answer::Failed(fault.to_string()), |()| Answer::Done);
+                    let done = |stood_still: Duration| Answer::Done {
+                        stood_still_us: u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
+                    };
+                    let answer = answer.map_or_else(|fault| Answer::Failed(fault.to_string()), done);
                     self.watch.answer(&answer);
                 }
                 Event::Monitor => monitor.discard_events(),
@@ -230,7 +233,7 @@ fn enter(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a snapshot. The guest continues if that fails.
+/// Takes a snapshot, and returns for how long the guest stood still. The guest continues if that fails.
 fn snapshot(
     parts: SnapshotParts,
     files: Vec<OwnedFd>,
@@ -238,7 +241,7 @@ fn snapshot(
     memory: &GuestMemory,
     qemu: &Program,
     scratch: &Path,
-) -> io::Result<()> {
+) -> io::Result<Duration> {
     let mut files = files.into_iter().map(File::from);
     let mut next = || files.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
     let devices = next()?;
@@ -257,11 +260,12 @@ fn snapshot(
         }
         monitor.save_devices(&devices)
     };
+    let begun = Instant::now();
     let copied = copy_rest(monitor);
     if copied.is_err() || parts.continues {
         monitor.resume()?;
     }
-    copied
+    copied.map(|()| begun.elapsed())
 }
 
 fn step(step: &'static str) -> impl Fn(io::Error) -> io::Error {

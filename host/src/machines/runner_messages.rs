@@ -125,7 +125,10 @@ pub(super) struct SnapshotParts {
 /// The answer to a command.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum Answer {
-    Done,
+    Done {
+        /// The time for which the guest stood still, in microseconds, if it continues.
+        stood_still_us: u64,
+    },
     /// The step that failed, and why.
     Failed(String),
 }

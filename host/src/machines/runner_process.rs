@@ -126,12 +126,16 @@ impl RunnerProcess {
         Ok(Self { child, pid, lifeline, received: Vec::new(), console, programs, panicked, readers })
     }
 
-    /// Sends a command with files, and waits for the answer. Commands follow one another: if this future is dropped,
+    /// Sends a command with files, and waits for the answer: the time for which the guest stood still. Commands follow one another: if this future is dropped,
     /// the runner must be stopped.
     ///
     /// # Errors
     /// [`CommandFault`].
-    pub(super) async fn command(&mut self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), CommandFault> {
+    pub(super) async fn command(
+        &mut self,
+        command: &Command,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<Duration, CommandFault> {
         let answered = async {
             send_line(&self.lifeline, command, files).await?;
             loop {
@@ -151,7 +155,7 @@ impl RunnerProcess {
             Err(_elapsed) => Err(CommandFault::Silent),
             Ok(Err(source)) => Err(CommandFault::Runner { source }),
             Ok(Ok(Answer::Failed(reason))) => Err(CommandFault::Failed { reason }),
-            Ok(Ok(Answer::Done)) => Ok(()),
+            Ok(Ok(Answer::Done { stood_still_us })) => Ok(Duration::from_micros(stood_still_us)),
         }
     }
 

@@ -179,7 +179,11 @@ pub(super) async fn take_held(
             .flatten()
             .collect();
     match runner.command(&Command::Snapshot(parts), &files).await {
-        Ok(()) => {}
+        Ok(stood_still) if continues => {
+            let stood_still_us = u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX);
+            tracing::info!(stood_still_us, "copied a running machine");
+        }
+        Ok(_stopped) => {}
         Err(fault @ CommandFault::Failed { .. }) => {
             return Err(SnapshotFault::Failed { source: fault.into() }.into());
         }
