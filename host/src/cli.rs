@@ -7,6 +7,7 @@ mod announce;
 mod disk_check;
 mod doctor;
 mod exit_codes;
+mod host_memory;
 mod images;
 mod make_templates;
 mod manual;

@@ -43,6 +43,7 @@ use crate::{
         command::CommandLimits,
         defences::Relaxed,
         egress::Policy,
+        machine_size::{DISK_MIB_MIN, MEMORY_MIB_MIN, MachineSize, SizeLimits},
         runtime::{ByRuntime, CommandLine, Runtime},
         shared_limit::SharedLimit,
     },
@@ -79,12 +80,24 @@ pub struct Settings {
     pub default_cpus: u32,
     /// Memory of an environment, in MiB, 128 to 1048576
     #[arg(long, default_value_t = 512, value_name = "MIB")]
-    #[arg(value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
+    #[arg(value_parser = mib(MEMORY_MIB_MIN))]
     pub default_memory_mb: u32,
     /// Scratch disk of an environment, in MiB, 64 to 1048576; the disk takes space on the host only as programs fill it
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
-    #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    #[arg(value_parser = mib(DISK_MIB_MIN))]
     pub default_disk_mb: u32,
+    /// Maximum number of virtual CPUs that a client can choose for an environment, 1 to 16 [default: the number of
+    /// WAGGLE_DEFAULT_CPUS]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
+    pub max_cpus: Option<u32>,
+    /// Maximum memory that a client can choose for an environment, in MiB, 128 to 1048576 [default: the memory of
+    /// WAGGLE_DEFAULT_MEMORY_MB]
+    #[arg(long, value_name = "MIB", value_parser = mib(MEMORY_MIB_MIN))]
+    pub max_memory_mb: Option<u32>,
+    /// Maximum scratch disk that a client can choose for an environment, in MiB, 64 to 1048576 [default: the disk of
+    /// WAGGLE_DEFAULT_DISK_MB]
+    #[arg(long, value_name = "MIB", value_parser = mib(DISK_MIB_MIN))]
+    pub max_disk_mb: Option<u32>,
     /// Idle timeout: minutes without a call after which an environment is destroyed or suspended, 1 to 60, unless the
     /// client chooses another timeout
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60), value_name = "MINUTES")]
@@ -266,7 +279,35 @@ impl Settings {
                         both set; set only one of them"
                 .to_owned());
         }
+        self.check_sizes()?;
         self.access.check(self.listen_addr)
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        let SizeLimits { default, max } = self.sizes();
+        for (name, default, max) in [
+            ("cpus", default.cpus, max.cpus),
+            ("memory-mb", default.memory_mib, max.memory_mib),
+            ("disk-mb", default.disk_mib, max.disk_mib),
+        ] {
+            if default > max {
+                return Err(format!("--default-{name} ({default}) must not exceed --max-{name} ({max})"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the default size of a machine, and the largest that a client can choose.
+    #[must_use]
+    pub fn sizes(&self) -> SizeLimits {
+        let default =
+            MachineSize { cpus: self.default_cpus, memory_mib: self.default_memory_mb, disk_mib: self.default_disk_mb };
+        let max = MachineSize {
+            cpus: self.max_cpus.unwrap_or(default.cpus),
+            memory_mib: self.max_memory_mb.unwrap_or(default.memory_mib),
+            disk_mib: self.max_disk_mb.unwrap_or(default.disk_mib),
+        };
+        SizeLimits { default, max }
     }
 
     /// Returns the guests' proxy, from the flag, the variable or the file.
@@ -361,6 +402,14 @@ pub fn images(
 pub struct ImageDefaultFault {
     reference: String,
     source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Maximum memory and disk of a machine in MiB: a TiB, so that sums of bytes stay far below their limits.
+const MIB_MAX: u32 = 1_048_576;
+
+/// Returns the parser of a number of MiB.
+fn mib(min: u32) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(min)..=i64::from(MIB_MAX))
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

@@ -16,6 +16,7 @@ pub mod guest_path;
 pub mod lifecycle;
 pub mod live_output;
 pub mod machine;
+pub mod machine_size;
 pub mod origin;
 pub mod output;
 pub mod package_name;

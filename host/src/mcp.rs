@@ -33,6 +33,7 @@ mod results;
 mod schemas;
 mod services;
 mod sessions;
+mod size_arguments;
 mod surrogates;
 mod tasks;
 mod tool;

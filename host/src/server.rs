@@ -21,7 +21,7 @@ use crate::{
     reaper,
     service::{
         callers::Callers,
-        environments::{Environments, MachineSize},
+        environments::Environments,
         execution::{Execution, ExecutionRules},
         filesystem::Filesystem,
     },
@@ -53,10 +53,10 @@ impl Waggle {
     /// Starts the tools and the reaper; `machines` starts the machines of environments.
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
-        let (access, size) = (&settings.access, machine_size(settings));
+        let access = &settings.access;
         let (limit, callers) = (settings.environments(), Callers::default());
-        let environments = Environments::new(machines, size, settings.egress.clone(), limit, callers.clone());
-        let environments = Arc::new(environments);
+        let (boot_timeout, policy) = (settings.boot_timeout, settings.egress.clone());
+        let environments = Arc::new(Environments::new(machines, boot_timeout, policy, limit, callers.clone()));
         let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
         let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
@@ -64,7 +64,7 @@ impl Waggle {
             Arc::clone(&environments),
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
-            Defaults { images, idle_timeout },
+            Defaults { images, sizes: settings.sizes(), idle_timeout },
             CallLimits { limit: access.calls(), callers: callers.clone() },
             call_max,
         );
@@ -162,17 +162,6 @@ impl Waggle {
         if let Err(fault) = self.reaper.await {
             tracing::error!(%fault, "the reaper panicked");
         }
-    }
-}
-
-/// Returns the size of every machine.
-#[must_use]
-pub fn machine_size(settings: &Settings) -> MachineSize {
-    MachineSize {
-        cpus: settings.default_cpus,
-        memory_mib: settings.default_memory_mb,
-        disk_mib: settings.default_disk_mb,
-        boot_timeout: settings.boot_timeout,
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
         principal::Principal,
         runtime::Runtime,
         shared_limit::SharedLimit,
+        variables::Variables,
     },
     server,
     service::{
@@ -120,7 +121,7 @@ pub(super) async fn run(mut arguments: RunArguments) -> Result<ExitCode, Box<dyn
     let vms = Arc::new(machines);
     let environments = Arc::new(Environments::new(
         Arc::<_>::clone(&vms) as _,
-        server::machine_size(settings),
+        settings.boot_timeout,
         settings.egress.clone(),
         SharedLimit { all: 1, per_caller: None },
         Callers::default(),
@@ -130,6 +131,8 @@ pub(super) async fn run(mut arguments: RunArguments) -> Result<ExitCode, Box<dyn
         name: None,
         runtime: arguments.runtime,
         image: arguments.image.unwrap_or_else(|| images.of(arguments.runtime).clone()),
+        size: settings.sizes().default,
+        variables: Variables::default(),
         idle_timeout: IDLE,
         network: None,
     };

@@ -18,6 +18,7 @@ use waggle_images::{
 
 use super::{
     announce, disk_check,
+    host_memory::{AllMachines, HostMemory},
     make_templates::make_templates,
     open_machines::{self, Opened},
     signals::ShutdownSignals,
@@ -43,6 +44,9 @@ const MACHINES_CLOSE: Duration = Duration::from_secs(3);
 /// The reason why the server could not start. Each error says what to do.
 pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     for warning in config::warnings(&process_variable) {
+        tracing::warn!("{warning}");
+    }
+    if let Some(warning) = HostMemory::read().and_then(|host| AllMachines::of(settings).warning(host)) {
         tracing::warn!("{warning}");
     }
     let tokens = settings.access.auth_tokens_file.clone().map(TokenReader::open).transpose()?;

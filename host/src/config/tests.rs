@@ -39,6 +39,16 @@ fn defaults_are_as_documented() {
 }
 
 #[test]
+fn clients_can_choose_no_larger_machines_unless_the_operator_says_so() {
+    let sizes = read(&["--default-memory-mb", "1024"], &[]).unwrap().sizes();
+    assert_eq!((sizes.max, sizes.max.memory_mib), (sizes.default, 1024));
+    let variables = [("WAGGLE_MAX_CPUS", "4"), ("WAGGLE_MAX_MEMORY_MB", "2048"), ("WAGGLE_MAX_DISK_MB", "8192")];
+    let sizes = read(&[], &variables).unwrap().sizes();
+    assert_eq!(sizes.default, MachineSize { cpus: 1, memory_mib: 512, disk_mib: 4096 });
+    assert_eq!(sizes.max, MachineSize { cpus: 4, memory_mib: 2048, disk_mib: 8192 });
+}
+
+#[test]
 fn flag_overrides_its_variable_and_the_variable_overrides_the_default() {
     let variables = [("WAGGLE_MAX_ENVIRONMENTS", "3"), ("WAGGLE_BOOT_TIMEOUT", "90s")];
     let settings = read(&["--max-environments", "4"], &variables).unwrap();
@@ -53,6 +63,10 @@ fn error_for_an_invalid_value_names_its_flag() {
         ("WAGGLE_MAX_ENVIRONMENTS", "0", "--max-environments"),
         ("WAGGLE_MAX_ENVIRONMENTS", "ten", "--max-environments"),
         ("WAGGLE_DEFAULT_MEMORY_MB", "1", "--default-memory-mb"),
+        ("WAGGLE_MAX_MEMORY_MB", "127", "--max-memory-mb"),
+        ("WAGGLE_MAX_MEMORY_MB", "256", "--max-memory-mb"),
+        ("WAGGLE_MAX_CPUS", "17", "--max-cpus"),
+        ("WAGGLE_MAX_DISK_MB", "4095", "--max-disk-mb"),
         ("WAGGLE_DEFAULT_EXEC_TIMEOUT", "30", "--default-exec-timeout"),
         ("WAGGLE_DEFAULT_EXEC_TIMEOUT", "6m", "--max-exec-timeout"),
         ("WAGGLE_DEFAULT_TIMEOUT_MIN", "61", "--default-timeout-min"),

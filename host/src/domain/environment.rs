@@ -13,8 +13,10 @@ use super::{
     egress::Policy,
     environment_id::EnvironmentId,
     lifecycle::{Event, Refusal, State},
+    machine_size::MachineSize,
     principal::Principal,
     runtime::Runtime,
+    variables::Variables,
 };
 
 /// Maximum number of characters of a name: enough for a sentence, and short enough for one line of a list.
@@ -82,6 +84,10 @@ pub struct Environment {
     pub runtime: Runtime,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// The size of the machine.
+    pub size: MachineSize,
+    /// The variables of every call.
+    pub variables: Variables,
     /// The time of the request to create the environment.
     pub created_at: SystemTime,
     /// The time without a call after which the environment is destroyed.
@@ -101,6 +107,10 @@ pub struct NewEnvironment {
     pub runtime: Runtime,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// The size of the machine.
+    pub size: MachineSize,
+    /// The variables of every call.
+    pub variables: Variables,
     /// The time without a call after which the environment is destroyed.
     pub idle_timeout: Duration,
     /// The environment's own network policy, which can only restrict the server's policy further.
@@ -117,6 +127,8 @@ impl Environment {
             name: new.name.unwrap_or_else(|| EnvironmentName::of(new.runtime, id)),
             runtime: new.runtime,
             image: new.image,
+            size: new.size,
+            variables: new.variables,
             created_at,
             idle_timeout: new.idle_timeout,
             state: State::Creating,
@@ -192,6 +204,8 @@ mod tests {
             name: None,
             runtime: Runtime::Python,
             image: "python".parse().unwrap(),
+            size: MachineSize { cpus: 1, memory_mib: 512, disk_mib: 4096 },
+            variables: Variables::default(),
             idle_timeout: Duration::from_secs(60),
             network: None,
         };

@@ -210,7 +210,9 @@ mod tests {
     use crate::domain::{
         environment::{EnvironmentName, NewEnvironment},
         lifecycle::Event,
+        machine_size::MachineSize,
         runtime::Runtime,
+        variables::Variables,
     };
 
     fn environment(name: &str) -> Environment {
@@ -223,6 +225,8 @@ mod tests {
             name: Some(EnvironmentName::parse(name).unwrap()),
             runtime: Runtime::Shell,
             image: "debian".parse().unwrap(),
+            size: MachineSize { cpus: 1, memory_mib: 512, disk_mib: 4096 },
+            variables: Variables::default(),
             idle_timeout: Duration::from_secs(60),
             network: None,
         };

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tools `create_environment`, `destroy_environment` and `list_environments`.
 
-use std::{borrow::Cow, future::ready, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, future::ready, time::Duration};
 
 use futures_util::FutureExt as _;
 use rmcp::model::ToolAnnotations;
@@ -16,6 +16,7 @@ use super::{
     failure::Outcome,
     formats, results,
     services::Services,
+    size_arguments::SizeArguments,
     tool::ServedTool,
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
         environment::{Environment, EnvironmentName, NewEnvironment},
         runtime::Runtime,
         stage::Stage,
+        variables::Variables,
     },
     service::fault::ArgumentFault,
 };
@@ -57,14 +59,28 @@ struct CreateArguments {
     /// The idle timeout: the environment is destroyed after this many minutes without a call. At most 60; by default
     /// 30, unless the server's operator set another default.
     timeout_minutes: Option<f64>,
+    /// The number of virtual CPUs. This and the sizes below have defaults and maximums that the server's operator sets.
+    cpus: Option<f64>,
+    /// The memory in MiB, at least 128.
+    memory_mb: Option<f64>,
+    /// The disk space for files that programs create, in MiB, at least 64.
+    disk_mb: Option<f64>,
+    /// Environment variables for all calls, by name; at most 256 variables and 64 KiB in total. PATH cannot be set.
+    environment: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Created {
     /// The time of the creation, as RFC 3339.
     created_at: String,
+    /// The number of virtual CPUs.
+    cpus: u32,
+    /// The disk space in MiB.
+    disk_mb: u32,
     /// The id of the environment, for calls of the other tools.
     environment_id: String,
+    /// The memory in MiB.
+    memory_mb: u32,
     name: String,
     runtime: &'static str,
     status: &'static str,
@@ -109,6 +125,10 @@ struct ListedEnvironment {
     background_memory_kills: Option<u64>,
     /// The time of the creation, as RFC 3339.
     created_at: String,
+    /// The number of virtual CPUs.
+    cpus: u32,
+    /// The disk space in MiB.
+    disk_mb: u32,
     /// The number of connections and names that the environment's network policy refused; absent if none was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused: Option<u64>,
@@ -116,6 +136,8 @@ struct ListedEnvironment {
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused_last: Option<String>,
     environment_id: String,
+    /// The memory in MiB.
+    memory_mb: u32,
     name: String,
     runtime: &'static str,
     /// `creating`, `running`, `destroying` or `error`.
@@ -168,11 +190,15 @@ impl Services {
         let name = arguments.name.filter(|name| !name.is_empty()).map(|name| EnvironmentName::parse(&name));
         let network = arguments.network.map(|network| network.parse::<Policy>());
         let runtime = Runtime::from(arguments.language);
+        let CreateArguments { cpus, memory_mb, disk_mb, .. } = arguments;
+        let variables = Variables::parse(arguments.environment.unwrap_or_default());
         let new = NewEnvironment {
             owner: context.owner.clone(),
             name: name.transpose().map_err(ArgumentFault::Name)?,
             runtime,
             image: self.defaults.images.of(runtime).clone(),
+            size: SizeArguments { cpus, memory_mb, disk_mb }.size(&self.defaults.sizes)?,
+            variables: variables.map_err(ArgumentFault::Variables)?,
             idle_timeout: self.idle_timeout(arguments.timeout_minutes)?,
             network: network.transpose().map_err(ArgumentFault::Network)?,
         };
@@ -197,7 +223,10 @@ impl Services {
         let (environment, agent_origin) = context.unless_cancelled(create).await?;
         let mut result = results::object(&Created {
             created_at: formats::rfc3339(environment.created_at),
+            cpus: environment.size.cpus,
+            disk_mb: environment.size.disk_mib,
             environment_id: environment.id.to_string(),
+            memory_mb: environment.size.memory_mib,
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),
             status: environment.state().name(),
@@ -240,9 +269,12 @@ impl Services {
         ListedEnvironment {
             background_memory_kills: (memory_kills > 0).then_some(memory_kills),
             created_at: formats::rfc3339(environment.created_at),
+            cpus: environment.size.cpus,
+            disk_mb: environment.size.disk_mib,
             egress_refused: (egress_refused > 0).then_some(egress_refused),
             egress_refused_last: last_refused.map(|last| last.to_string()),
             environment_id: environment.id.to_string(),
+            memory_mb: environment.size.memory_mib,
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),
             status: environment.state().name(),

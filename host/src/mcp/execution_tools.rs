@@ -50,7 +50,8 @@ struct ExecuteArguments {
     /// The folder that the code starts in, absolute or relative to /home/sandbox; by default the image's own working
     /// directory, or else /home/sandbox.
     working_directory: Option<String>,
-    /// Environment variables for this call, by name; at most 256 variables and 64 KiB in total. PATH cannot be set.
+    /// Environment variables for this call, by name, in addition to those of the environment; at most 256 variables and
+    /// 64 KiB in total. PATH cannot be set.
     environment: Option<BTreeMap<String, String>>,
     /// The maximum bytes of stdout and of stderr in the result, at most 524,288; by default 65,536, unless the server's
     /// operator set another default.
@@ -119,7 +120,7 @@ impl Services {
         let command = Command {
             stdin: arguments.stdin.unwrap_or_default().into_bytes(),
             working_directory: working_directory.transpose()?,
-            env: variables.map_err(ArgumentFault::Variables)?.into_pairs(),
+            env: variables.map_err(ArgumentFault::Variables)?.pairs().to_vec(),
             timeout: self.execution.timeout(arguments.timeout_seconds)?,
             output_bytes_max: self.execution.output_bytes(arguments.output_bytes)?,
             ..Command::default()

@@ -42,24 +42,12 @@ use crate::domain::{
 };
 use crate::telemetry::STAGES;
 
-/// The size of every machine of this server.
-#[derive(Clone, Copy, Debug)]
-pub struct MachineSize {
-    /// Number of virtual CPUs.
-    pub cpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// Size of the scratch disk in MiB.
-    pub disk_mib: u32,
-    /// Maximum time from the start of the virtual machine to the agent's hello.
-    pub boot_timeout: Duration,
-}
-
 /// The environments of this server.
 pub struct Environments {
     registry: Arc<Registry>,
     machines: Arc<dyn Machines>,
-    size: MachineSize,
+    /// Maximum time from the start of the virtual machine to the agent's hello.
+    boot_timeout: Duration,
     /// The server's network policy, which limits the network of every environment.
     policy: Policy,
     callers: Callers,
@@ -80,13 +68,14 @@ impl Environments {
     #[must_use]
     pub fn new(
         machines: Arc<dyn Machines>,
-        size: MachineSize,
+        boot_timeout: Duration,
         policy: Policy,
         limit: SharedLimit,
         callers: Callers,
     ) -> Self {
         let registry = Arc::new(Registry::new(limit));
-        Self { registry, machines, size, policy, callers, drivers: TaskTracker::new(), calls: TaskTracker::new() }
+        let (drivers, calls) = (TaskTracker::new(), TaskTracker::new());
+        Self { registry, machines, boot_timeout, policy, callers, drivers, calls }
     }
 
     /// Creates an environment and waits until it accepts calls. Returns the environment and the origin of its agent.
@@ -178,10 +167,10 @@ impl Environments {
             owner: new.owner.clone(),
             image: new.image.clone(),
             source: MachineSource::Image,
-            cpus: self.size.cpus,
-            memory_mib: self.size.memory_mib,
-            disk_mib: self.size.disk_mib,
-            boot_timeout: self.size.boot_timeout,
+            cpus: new.size.cpus,
+            memory_mib: new.size.memory_mib,
+            disk_mib: new.size.disk_mib,
+            boot_timeout: self.boot_timeout,
             network,
         }
     }

@@ -121,6 +121,7 @@ impl Execution {
         ArgumentFault::check_size("stdin", command.stdin.len(), STDIN_BYTES_MAX, TO_FILES)?;
         let (started, timeout) = (Instant::now(), command.timeout);
         let call = self.begin(owner, id, timeout, watcher).await?;
+        call.environment.variables.check_with(&command.env).map_err(ArgumentFault::Variables)?;
         let runtime = language.unwrap_or(call.environment.runtime);
         let argv = self.interpreter(runtime, &call)?;
         let loader = Runtime::loader(&argv);
@@ -157,7 +158,7 @@ impl Execution {
         self.run(owner, &call, command, watcher, &mut Outputs::new(&call.refusals, 0), "run the program").await
     }
 
-    /// Runs a command under this server's limits.
+    /// Runs a command under this server's limits, with the environment's variables.
     async fn run(
         &self,
         owner: &Principal,
@@ -172,7 +173,8 @@ impl Execution {
             0 => u64::MAX,
             bytes_max => bytes_max.min(KEEP_OUTPUT_ABOVE_BYTES) as u64,
         };
-        let command = Command { limits: self.rules.limits, keep_output_above_bytes: kept_above, ..command };
+        let env = call.environment.variables.with(command.env, command.user);
+        let command = Command { env, limits: self.rules.limits, keep_output_above_bytes: kept_above, ..command };
         let mut on_output = |stream, bytes: &[u8]| {
             outputs.push(stream, bytes);
             (watcher.on_output)(stream, bytes);

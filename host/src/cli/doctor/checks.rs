@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     cli::{
+        host_memory::AllMachines,
         open_machines,
         serve::{check_image, tls_files},
     },
@@ -94,8 +95,14 @@ pub(super) async fn all(
         Check::new(
             "memory",
             true,
-            resources::memory(settings.default_memory_mb),
+            resources::memory(&settings.sizes()),
             "each machine takes memory from this host as programs use it",
+        ),
+        Check::new(
+            "memory of all",
+            false,
+            resources::memory_of_all(AllMachines::of(settings)),
+            "the kernel ends machines when the memory of this host runs out",
         ),
     ];
     checks.extend(tls_check(settings));

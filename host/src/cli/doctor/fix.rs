@@ -68,6 +68,7 @@ pub(super) fn fix(name: &str, outcome: &CheckOutcome) -> Option<Fix> {
                  WAGGLE_DISK_RESERVE_MB",
         ),
         "saved environments" => Fix::everywhere("chown the folder saved in the data folder"),
+        "memory of all" => Fix::everywhere("lower WAGGLE_MAX_ENVIRONMENTS or WAGGLE_MAX_MEMORY_MB"),
         "memory" => Fix::everywhere("end other programs, or lower WAGGLE_DEFAULT_MEMORY_MB"),
         "image python" => Fix::everywhere(
             "run ./taskw images and set WAGGLE_IMAGE_PYTHON=oci:target/images/python, or set another image",

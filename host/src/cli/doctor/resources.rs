@@ -7,7 +7,11 @@ use std::{fs, path::Path};
 use rustix::fs::{Access, access, statvfs};
 use waggle_shared::disk_reserve::DiskReserve;
 
-use crate::machines::{CheckOutcome, control_group};
+use crate::{
+    cli::host_memory::{AllMachines, HostMemory},
+    domain::machine_size::SizeLimits,
+    machines::{CheckOutcome, control_group},
+};
 
 /// Controllers that limit machines.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -26,21 +30,32 @@ pub(super) fn free_space(folder: &Path, reserve: DiskReserve) -> CheckOutcome {
     }
 }
 
-/// Checks whether the memory suffices for a machine of `machine_mib`.
-pub(super) fn memory(machine_mib: u32) -> CheckOutcome {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    memory_outcome(&meminfo, machine_mib)
+/// Checks whether the memory suffices for one machine.
+pub(super) fn memory(sizes: &SizeLimits) -> CheckOutcome {
+    memory_outcome(HostMemory::read(), sizes)
 }
 
-fn memory_outcome(meminfo: &str, machine_mib: u32) -> CheckOutcome {
-    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let available_kib = available.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    match available_kib.map(|kib| kib / 1024) {
+fn memory_outcome(host: Option<HostMemory>, sizes: &SizeLimits) -> CheckOutcome {
+    let (machine_mib, chosen_mib) = (sizes.default.memory_mib, sizes.max.memory_mib);
+    let chosen = match chosen_mib > machine_mib {
+        true => format!(", or up to {chosen_mib} if its client chooses so"),
+        false => String::new(),
+    };
+    match host.map(|host| host.available_mib) {
         None => CheckOutcome::Broken("found no MemAvailable in /proc/meminfo".to_owned()),
         Some(mib) if mib < u64::from(machine_mib) => {
-            CheckOutcome::Broken(format!("only {mib} MiB available, and each machine may use {machine_mib}"))
+            CheckOutcome::Broken(format!("only {mib} MiB available, and each machine may use {machine_mib}{chosen}"))
         }
-        Some(mib) => CheckOutcome::Works(format!("{mib} MiB available, {machine_mib} for each machine")),
+        Some(mib) => CheckOutcome::Works(format!("{mib} MiB available, {machine_mib} for each machine{chosen}")),
+    }
+}
+
+/// Checks whether the memory suffices for all environments that the server may have.
+pub(super) fn memory_of_all(machines: AllMachines) -> CheckOutcome {
+    match HostMemory::read().map(|host| machines.fit(host)) {
+        None => CheckOutcome::Broken("found no MemTotal in /proc/meminfo".to_owned()),
+        Some((true, text)) => CheckOutcome::Works(text),
+        Some((false, text)) => CheckOutcome::Missing(text),
     }
 }
 
@@ -68,16 +83,22 @@ pub(super) fn control_group() -> CheckOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::machine_size::MachineSize;
 
     #[test]
     fn memory_must_suffice_for_one_machine() {
-        let meminfo = "MemTotal:  8000000 kB\nMemAvailable:     614400 kB\n";
-        assert_eq!(memory_outcome(meminfo, 512), CheckOutcome::Works("600 MiB available, 512 for each machine".into()));
-        assert_eq!(
-            memory_outcome(meminfo, 1024),
-            CheckOutcome::Broken("only 600 MiB available, and each machine may use 1024".into())
-        );
-        assert!(matches!(memory_outcome("", 512), CheckOutcome::Broken(_)));
+        let host = HostMemory { total_mib: 8000, available_mib: 600 };
+        let outcome = |host, memory_mib, max_mib| {
+            let size = |memory_mib| MachineSize { cpus: 1, memory_mib, disk_mib: 64 };
+            memory_outcome(host, &SizeLimits { default: size(memory_mib), max: size(max_mib) })
+        };
+        let works = "600 MiB available, 512 for each machine";
+        assert_eq!(outcome(Some(host), 512, 512), CheckOutcome::Works(works.into()));
+        let chosen = format!("{works}, or up to 4096 if its client chooses so");
+        assert_eq!(outcome(Some(host), 512, 4096), CheckOutcome::Works(chosen));
+        let broken = "only 600 MiB available, and each machine may use 1024";
+        assert_eq!(outcome(Some(host), 1024, 1024), CheckOutcome::Broken(broken.into()));
+        assert!(matches!(outcome(None, 512, 512), CheckOutcome::Broken(_)));
     }
 
     #[test]

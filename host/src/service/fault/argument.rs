@@ -31,6 +31,19 @@ pub enum ArgumentFault {
     /// A number that is not an integer, or is out of range.
     #[error("{name}: {value} is invalid; must be an integer from {min} to {max}")]
     NotWhole { name: &'static str, value: f64, min: String, max: String },
+    /// A size of a machine that is not an integer, or is out of the operator's range.
+    #[error(
+        "{name}: {value} is invalid; must be an integer from {min} to {max}, the maximum of this server; its operator \
+         can raise the maximum with {setting}"
+    )]
+    Size {
+        name: &'static str,
+        value: f64,
+        min: u32,
+        max: u32,
+        /// The setting with the maximum.
+        setting: &'static str,
+    },
     #[error("mode: invalid file mode; must be up to four octal digits in quotes, such as \"0644\" or \"0755\"")]
     Mode,
     #[error("content: invalid base64 ({reason}); for text, omit the argument \"encoding\"")]
