@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     domain::{
+        allowed_images::AllowedImages,
         command::CommandLimits,
         defences::Relaxed,
         egress::Policy,
@@ -190,6 +191,12 @@ pub struct Settings {
     /// docker.io/library/debian:stable-slim]
     #[arg(long, value_name = "IMAGE")]
     pub image_shell: Option<ImageRef>,
+    /// Images that clients may choose, in addition to those of the runtimes: none, any, or patterns separated by
+    /// commas, such as ghcr.io/owner/*; images that a pattern names are pulled with the server's credentials and from
+    /// any address, others without credentials, over HTTPS, without a proxy, and only from public addresses [default:
+    /// any without tokens, none with tokens]
+    #[arg(long, value_name = "IMAGES")]
+    pub allowed_images: Option<AllowedImages>,
     /// Command that runs python code, instead of the image's interpreter
     #[arg(long, value_name = "COMMAND")]
     pub runtime_python_exec_command: Option<CommandLine>,
@@ -308,6 +315,14 @@ impl Settings {
             disk_mib: self.max_disk_mb.unwrap_or(default.disk_mib),
         };
         SizeLimits { default, max }
+    }
+
+    /// Returns the images that clients may choose. Clients without tokens have the rights of a user of this host.
+    #[must_use]
+    pub fn allowed_images(&self) -> AllowedImages {
+        let has_tokens = self.access.auth_tokens_file.is_some();
+        let by_default = || if has_tokens { AllowedImages::none() } else { AllowedImages::any() };
+        self.allowed_images.clone().unwrap_or_else(by_default)
     }
 
     /// Returns the guests' proxy, from the flag, the variable or the file.

@@ -4,6 +4,7 @@
 //!
 //! Nothing here does I/O or reads a clock: time is an argument. Only the traits in [`machine`] are async.
 
+pub mod allowed_images;
 pub mod call_fault;
 pub mod capabilities;
 pub mod command;

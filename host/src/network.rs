@@ -16,7 +16,6 @@ mod descriptors;
 mod dial;
 pub mod dns;
 mod flow;
-mod host_addresses;
 mod name_servers;
 mod proxy;
 pub mod proxy_file;
@@ -43,16 +42,16 @@ use waggle_protocol::{
     Link,
     egress::{FLOWS_MAX, HOST_ADDRESS},
 };
-use waggle_shared::mutex::lock;
+use waggle_shared::{
+    host_addresses::{HostAddressCache, HostAddresses},
+    mutex::lock,
+};
 
+use self::rate::Bucket;
 pub use self::{
     descriptors::flows_max,
     proxy::{Proxy, ProxyUrlFault},
     rate::{PER_SECOND_DEFAULT, Rates},
-};
-use self::{
-    host_addresses::{HostAddressCache, HostAddresses},
-    rate::Bucket,
 };
 use crate::domain::egress::{DomainName, Granted, Network, Refused, RefusedNames};
 

@@ -64,7 +64,7 @@ impl Waggle {
             Arc::clone(&environments),
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
-            Defaults { images, sizes: settings.sizes(), idle_timeout },
+            Defaults { images, allowed_images: settings.allowed_images(), sizes: settings.sizes(), idle_timeout },
             CallLimits { limit: access.calls(), callers: callers.clone() },
             call_max,
         );

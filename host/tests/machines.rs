@@ -40,7 +40,7 @@ use waggle::{
     machines::{OpenFault, TemplateSettings, VmSettings, Vms, WantedBackend, disks::Disks},
     network::Gateway,
 };
-use waggle_images::cache::ImageStore;
+use waggle_images::{cache::ImageStore, reference::PullRights};
 use waggle_shared::disk_reserve::DiskReserve;
 
 /// Boot timeout of machines whose start must end before the timeout.
@@ -165,6 +165,7 @@ impl TestHost {
             owner: Principal::local(),
             image: format!("oci:{}:latest", self.folder.path().join("image").display()).parse().unwrap(),
             source: MachineSource::Image,
+            pull_rights: PullRights::Operator,
             cpus: 1,
             memory_mib: 64,
             disk_mib: 16,

@@ -27,7 +27,10 @@ use waggle::{
     network::{Gateway, Rates},
     server::Waggle,
 };
-use waggle_images::{cache::ImageStore, reference::ImageRef};
+use waggle_images::{
+    cache::ImageStore,
+    reference::{ImageRef, PullRights},
+};
 use waggle_shared::disk_reserve::DiskReserve;
 
 use crate::places::{firmware, program};
@@ -79,6 +82,7 @@ impl Site {
             owner: Principal::local(),
             image: image.clone(),
             source: MachineSource::Image,
+            pull_rights: PullRights::Operator,
             cpus: settings.default_cpus,
             memory_mib: settings.default_memory_mb,
             disk_mib: settings.default_disk_mb,

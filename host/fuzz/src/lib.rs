@@ -15,6 +15,7 @@ pub mod domain {
     pub mod guest_path;
     pub mod lifecycle;
     pub mod machine;
+    pub mod machine_size;
     pub mod output;
     pub mod package_name;
     pub mod principal;
@@ -22,6 +23,7 @@ pub mod domain {
     pub mod stage;
     pub mod start_reason;
     pub mod utf8;
+    pub mod variables;
 }
 
 #[path = "../../src/files"]

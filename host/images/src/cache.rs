@@ -12,6 +12,7 @@
 //!    records/<hex>.json           the manifest that a reference was resolved to, and the time
 //!    merged-v4/sha256-<hex>.erofs one file per manifest, with its digest; locked shared while a machine uses it
 //!    .lock                        locked shared to pull or merge, exclusively to remove blobs
+//!    clients/                     the same again, for images that only clients have named; see `shelves`
 //! ```
 //!
 //! A file is written under a temporary name and renamed once it is complete. Several servers can therefore share the
@@ -29,6 +30,7 @@ mod lease;
 mod prepare;
 mod pull;
 mod records;
+mod shelves;
 mod verifier;
 
 use std::{
@@ -37,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use waggle_shared::disk_reserve::DiskReserve;
 
 pub use self::{
@@ -48,11 +50,12 @@ pub use self::{
     prepare::PreparedImage,
     pull::Resolve,
 };
-use self::{folder::Cache, jobs::Jobs, prepare::Preparer};
+use self::{jobs::Jobs, prepare::Preparer, shelves::Shelves};
 use crate::{
+    merge::MERGES_AT_ONCE,
     progress::Progress,
-    reference::ImageRef,
-    registry::{Registries, RegistrySettings},
+    reference::{ImageRef, PullRights},
+    registry::RegistrySettings,
 };
 
 const EVICTION_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -70,7 +73,9 @@ pub struct ImageStoreSettings {
 /// Prepares images and caches them.
 #[derive(Debug)]
 pub struct ImageStore {
-    preparer: Arc<Preparer>,
+    shelves: Arc<Shelves>,
+    operator: Arc<Preparer>,
+    clients: Arc<Preparer>,
     jobs: Jobs,
 }
 
@@ -90,15 +95,21 @@ impl ImageStore {
     /// If the folder cannot be created or is not writable.
     pub fn with_settings(settings: ImageStoreSettings) -> Result<Self, PrepareFault> {
         let ImageStoreSettings { cache_dir, registries, rules, reserve } = settings;
-        let cache = Arc::new(Cache::open(cache_dir, reserve)?);
-        let preparer = Arc::new(Preparer::new(cache, Registries::new(registries), rules));
-        Ok(Self { preparer, jobs: Jobs::default() })
+        let shelves = Arc::new(Shelves::open(&cache_dir, reserve)?);
+        let merges = Arc::new(Semaphore::new(MERGES_AT_ONCE));
+        let preparer = |rights| {
+            let (shelves, merges) = (Arc::clone(&shelves), Arc::clone(&merges));
+            Arc::new(Preparer::new(rights, shelves, registries.clone(), rules, merges))
+        };
+        let (operator, clients) = (preparer(PullRights::Operator), preparer(PullRights::Public));
+        Ok(Self { shelves, operator, clients, jobs: Jobs::default() })
     }
 
     /// Starts to verify each merged image in the background at its first use. A damaged one is removed, which the log
     /// says. Verifications end when the store is dropped.
     pub fn verify_in_background(&self) {
-        self.preparer.verify_in_background();
+        self.operator.verify_in_background();
+        self.clients.verify_in_background();
     }
 
     /// Verifies the merged image with this reference or digest, and removes it if it is damaged. Machines that use it
@@ -107,10 +118,14 @@ impl ImageStore {
     /// # Errors
     /// [`VerifyFault`] if the cache does not have the image, or its file cannot be read or removed.
     pub fn verify(&self, name: &str) -> Result<Verified, VerifyFault> {
-        inventory::verify(&self.preparer.cache, name)
+        match inventory::verify(&self.shelves.operator, name) {
+            Err(VerifyFault::Unknown(_)) => inventory::verify(&self.shelves.clients, name),
+            found => found,
+        }
     }
 
-    /// Returns the image as a file. Pulls the image and merges its layers if the cache does not have the file.
+    /// Returns an image of the operator as a file. Pulls the image and merges its layers if the cache does not have the
+    /// file.
     ///
     /// # Errors
     /// A fault of the reference, the registry, the image or the cache.
@@ -120,8 +135,6 @@ impl ImageStore {
 
     /// Like [`Self::prepare`], and calls `on_progress` as the work proceeds.
     ///
-    /// Callers with the same image and `resolve` share one job. Dropping the last caller's future cancels the job.
-    ///
     /// # Errors
     /// A fault of the reference, the registry, the image or the cache.
     pub async fn prepare_with(
@@ -130,8 +143,29 @@ impl ImageStore {
         resolve: Resolve,
         on_progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<PreparedImage, Arc<PrepareFault>> {
-        let job = self.jobs.join((image.clone(), resolve), |progress| {
-            let (preparer, image) = (Arc::clone(&self.preparer), image.clone());
+        self.prepare_as(PullRights::Operator, image, resolve, on_progress).await
+    }
+
+    /// Like [`Self::prepare_with`], for an image that may be pulled only with these rights.
+    ///
+    /// Callers with the same image, rights and `resolve` share one job. Dropping the last caller's future cancels the
+    /// job.
+    ///
+    /// # Errors
+    /// A fault of the reference, the registry, the image or the cache.
+    pub async fn prepare_as(
+        &self,
+        rights: PullRights,
+        image: &ImageRef,
+        resolve: Resolve,
+        on_progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PreparedImage, Arc<PrepareFault>> {
+        let preparer = match rights {
+            PullRights::Operator => &self.operator,
+            PullRights::Public => &self.clients,
+        };
+        let job = self.jobs.join((image.clone(), rights, resolve), |progress| {
+            let (preparer, image) = (Arc::clone(preparer), image.clone());
             async move { preparer.prepare(&image, resolve, &progress).await }
         });
         job.outcome(on_progress).await
@@ -140,23 +174,25 @@ impl ImageStore {
     /// Evicts images by the rules of the settings. Blocks.
     #[must_use]
     pub fn evict(&self) -> Removed {
-        self.preparer.evict()
+        self.operator.evict()
     }
 
     /// Evicts images now and once per hour. Never returns.
     pub async fn evict_regularly(&self) {
         loop {
-            let preparer = Arc::clone(&self.preparer);
+            let preparer = Arc::clone(&self.operator);
             // `evict` logs the removed files. After a panic, the next run may still succeed.
             let _ = spawn_blocking(move || preparer.evict()).await;
             tokio::time::sleep(EVICTION_INTERVAL).await;
         }
     }
 
-    /// Lists all images, sorted by their references. Blocks.
+    /// Lists all images, those of the operator first, each sorted by their references. Blocks.
     #[must_use]
     pub fn list(&self) -> Vec<CachedImage> {
-        inventory::list(&self.preparer.cache)
+        let of_clients = inventory::list(&self.shelves.clients).into_iter();
+        let of_clients = of_clients.map(|image| CachedImage { of_clients: true, ..image });
+        inventory::list(&self.shelves.operator).into_iter().chain(of_clients).collect()
     }
 
     /// Finds an image by its reference, or by an unambiguous prefix of its digest. Blocks.
@@ -164,21 +200,30 @@ impl ImageStore {
     /// # Errors
     /// [`UnknownImage`] if the cache does not have the image.
     pub fn inspect(&self, name: &str) -> Result<CachedImage, UnknownImage> {
-        inventory::find(&self.preparer.cache, name)
+        inventory::find(&self.list(), name)
     }
 
     /// Removes a reference, and also the merged image if no reference is left. Given a digest, removes the merged image
-    /// and all its references. Also removes blobs that no image needs. Blocks.
+    /// and all its references. An image that clients have named, too, is removed from both shelves. Also removes blobs
+    /// that no image needs. Blocks.
     ///
     /// # Errors
     /// [`RemoveFault`] if the image is not in the cache, a machine uses the image, or its file cannot be removed.
     pub fn remove(&self, name: &str) -> Result<Removed, RemoveFault> {
-        inventory::remove(&self.preparer.cache, name)
+        let [operator, clients] = self.shelves.all().map(|cache| inventory::remove(cache, name));
+        match (operator, clients) {
+            (Ok(mut removed), Ok(more)) => {
+                removed += more;
+                Ok(removed)
+            }
+            (Ok(removed), Err(RemoveFault::Unknown(_))) | (Err(RemoveFault::Unknown(_)), Ok(removed)) => Ok(removed),
+            (Err(RemoveFault::Unknown(_)), Err(fault)) | (Err(fault), _) | (Ok(_), Err(fault)) => Err(fault),
+        }
     }
 
     /// Evicts images by these rules, and removes blobs that no image needs. Blocks.
     #[must_use]
     pub fn prune(&self, rules: &EvictionRules) -> Removed {
-        inventory::prune(&self.preparer.cache, rules)
+        self.shelves.by_rules(rules, inventory::prune)
     }
 }

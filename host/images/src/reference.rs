@@ -22,6 +22,16 @@ const LAYOUT_TAG_BYTES_MAX: usize = 512;
 const LAYOUT_PREFIX: &str = "oci:";
 const ARCHIVE_PREFIX: &str = "oci-archive:";
 
+/// The rights with which an image is pulled.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum PullRights {
+    /// Those of the server's operator, who has named the image: with credentials, from registries at any address.
+    #[default]
+    Operator,
+    /// Those of everyone on the internet: without credentials, from registries at public addresses.
+    Public,
+}
+
 /// A reference to an image.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ImageRef {
@@ -127,6 +137,12 @@ pub enum ImageRefFlaw {
          at most {LAYOUT_TAG_BYTES_MAX} bytes (the path must not contain ':')"
     )]
     LayoutTag { tag: String },
+    /// A path of the host where only an image in a registry is allowed.
+    #[error(
+        "must be an image in a registry, for example python:3.13 or ghcr.io/owner/name:1.0; folders and archives of \
+             the server's machine cannot be used"
+    )]
+    Local,
     /// A capital letter in a repository.
     #[error("the repository {repository:?} must be in lower case")]
     UpperCase {
@@ -140,6 +156,18 @@ pub enum ImageRefFlaw {
     /// Any other error.
     #[error("must be [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], for example python:3.13 or ghcr.io/owner/name:1.0")]
     Malformed,
+}
+
+impl FromStr for RegistryRef {
+    type Err = ImageRefError;
+
+    /// Parses a reference from a client, which cannot name images in the host's folders.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_local = text.starts_with(['/', '.'])
+            || [LAYOUT_PREFIX, ARCHIVE_PREFIX].iter().any(|prefix| text.starts_with(prefix));
+        let parsed = if is_local { Err(ImageRefFlaw::Local) } else { parse_registry(text) };
+        parsed.map_err(|reason| ImageRefError { reference: shorten(text), reason })
+    }
 }
 
 impl FromStr for ImageRef {
@@ -246,7 +274,7 @@ fn parse_registry(text: &str) -> Result<RegistryRef, ImageRefFlaw> {
 /// Finds the mistake in an invalid reference. The library reports most mistakes only as "invalid reference format".
 fn explain(text: &str, error: &ParseError) -> ImageRefFlaw {
     match error {
-        ParseError::NameEmpty => ImageRefFlaw::Empty,
+        ParseError::NameEmpty => ImageRefFlaw::Malformed,
         ParseError::NameTooLong => ImageRefFlaw::RepositoryTooLong,
         ParseError::DigestInvalidFormat | ParseError::DigestInvalidLength | ParseError::DigestUnsupported => {
             ImageRefFlaw::Digest
@@ -367,6 +395,19 @@ mod tests {
         check("a//b", Err(ImageRefFlaw::Malformed));
         check(&format!("r.io/{}", "a".repeat(256)), Err(ImageRefFlaw::RepositoryTooLong));
         check(&"a".repeat(1025), Err(ImageRefFlaw::TooLong { bytes: 1025, bytes_max: 1024 }));
+    }
+
+    #[test]
+    fn reference_from_a_client_names_no_path_of_the_host() {
+        let reason = |text: &str| text.parse::<RegistryRef>().unwrap_err().reason;
+        for text in ["oci:/srv/images", "oci:images", "oci-archive:/x.tar:v1", "oci-archive:x", "/srv/x", "./x", "../x"]
+        {
+            assert_eq!(reason(text), ImageRefFlaw::Local, "{text}");
+        }
+        assert_eq!(reason(""), ImageRefFlaw::Malformed);
+        assert!(matches!(reason("file:///srv/x"), ImageRefFlaw::Scheme { .. }));
+        assert!(matches!(reason("docker-archive:/x.tar"), ImageRefFlaw::Malformed));
+        assert_eq!("python:3.13".parse::<RegistryRef>().unwrap().repository(), "library/python");
     }
 
     #[test]

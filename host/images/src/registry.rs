@@ -19,6 +19,7 @@ mod credential_helper;
 mod document;
 mod fault;
 mod plain;
+mod reach;
 mod token;
 
 use std::{path::PathBuf, sync::OnceLock, time::Duration};
@@ -28,9 +29,9 @@ use reqwest::{RequestBuilder, Url, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{RwLock, Semaphore};
 
-use self::{challenge::Challenge, credential::Credential};
+use self::{challenge::Challenge, credential::Credential, reach::Reach};
 pub use self::{fault::RegistryFault, plain::PlainHosts};
-use crate::reference::RegistryRef;
+use crate::reference::{PullRights, RegistryRef};
 
 /// Timeout of a connection attempt. TCP and TLS handshakes take less time, even over slow networks.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,9 +41,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of redirects of one request. Registries need one redirect.
 const REDIRECTS_MAX: usize = 5;
-
-/// Maximum number of concurrent downloads of all pulls together. More downloads are not faster over one network link.
-const DOWNLOADS_AT_ONCE: usize = 6;
 
 const USER_AGENT: &str = concat!("waggle/", env!("CARGO_PKG_VERSION"));
 
@@ -55,17 +53,19 @@ pub struct RegistrySettings {
     pub auth_files: Vec<PathBuf>,
 }
 
-/// A client for all registries.
+/// A client for all registries, with the same rights at each.
 #[derive(Debug)]
 pub(super) struct Registries {
-    settings: RegistrySettings,
+    auth_files: Vec<PathBuf>,
+    reach: Reach,
     http: OnceLock<reqwest::Client>,
     downloads: Semaphore,
 }
 
 impl Registries {
-    pub(super) fn new(settings: RegistrySettings) -> Self {
-        Self { settings, http: OnceLock::new(), downloads: Semaphore::new(DOWNLOADS_AT_ONCE) }
+    pub(super) fn new(settings: RegistrySettings, rights: PullRights) -> Self {
+        let reach = Reach::new(rights, settings.plain);
+        Self { auth_files: settings.auth_files, http: OnceLock::new(), downloads: reach.downloads(), reach }
     }
 
     /// Returns the HTTP client. The client is created at the first request and not earlier, because the creation fails
@@ -81,8 +81,9 @@ impl Registries {
     fn new_client(&self) -> Result<reqwest::Client, RegistryFault> {
         // An error means that a crypto provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let plain = self.settings.plain.clone();
-        reqwest::Client::builder()
+        let reach = self.reach.clone();
+        self.reach
+            .restrict(reqwest::Client::builder())
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
@@ -91,10 +92,10 @@ impl Registries {
                 if attempt.previous().len() > REDIRECTS_MAX {
                     return attempt.error("too many redirects");
                 }
-                if attempt.previous().first().is_some_and(|first| plain.allows_redirect(first, attempt.url())) {
+                if attempt.previous().first().is_some_and(|first| reach.allows_redirect(first, attempt.url())) {
                     return attempt.follow();
                 }
-                attempt.error("forbidden redirect to plain HTTP, or to a loopback or link-local address")
+                attempt.error(reach.redirect_refusal())
             }))
             .build()
             .map_err(|source| RegistryFault::Tls { source })
@@ -105,7 +106,10 @@ impl Registries {
         let reference = image.reference().clone();
         let registry = reference.resolve_registry().to_owned();
         let (base, challenge) = self.challenge(&registry).await?;
-        let credential = credential_files::find(&registry, &self.settings.auth_files).await;
+        let credential = match self.reach.has_credentials() {
+            true => credential_files::find(&registry, &self.auth_files).await,
+            false => Credential::Withheld,
+        };
         let target = Target { reference, registry, base, credential };
         let access = self.access(&target, challenge).await?;
         Ok(Session { registries: self, target, access: RwLock::new(access) })
@@ -118,12 +122,10 @@ impl Registries {
                 Credential::Password { user, password } => {
                     Ok(Access::Password { user: user.clone(), password: password.clone() })
                 }
-                Credential::None | Credential::IdentityToken(_) => Err(target.unauthorized()),
+                Credential::None | Credential::Withheld | Credential::IdentityToken(_) => Err(target.unauthorized()),
             },
             Challenge::Bearer { realm, service } => {
-                token::fetch(self.http()?, &self.settings.plain, target, &realm, service.as_deref())
-                    .await
-                    .map(Access::Token)
+                token::fetch(self.http()?, &self.reach, target, &realm, service.as_deref()).await.map(Access::Token)
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod address;
 pub mod causes;
 pub mod disk_reserve;
 pub mod draft;
+pub mod host_addresses;
 pub mod mutex;
 pub mod printable;
 pub mod private_folder;

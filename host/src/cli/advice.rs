@@ -48,6 +48,7 @@ pub fn next_step(fault: &(dyn Error + 'static)) -> Option<&'static str> {
             | PrepareFault::LowDisk { .. }
             | PrepareFault::Cache { .. }
             | PrepareFault::CacheFile { .. }
+            | PrepareFault::NotInRegistry { .. }
             | PrepareFault::Lost { .. } => None,
         }
     }

@@ -162,6 +162,7 @@ fn inspect(listed: &CachedImage, json: bool, out: &mut impl Write) -> Result<(),
     }
     let rows = [
         ["names".to_owned(), refs(listed).join(", ")],
+        ["named by".to_owned(), if listed.of_clients { "clients" } else { "the operator" }.to_owned()],
         ["digest".to_owned(), listed.digest.clone()],
         ["size".to_owned(), size(listed.merged_bytes)],
         ["layers".to_owned(), size(listed.pulled_bytes)],

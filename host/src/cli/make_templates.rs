@@ -4,7 +4,10 @@
 
 use std::{error::Error, sync::Arc};
 
-use waggle_images::{cache::ImageStore, reference::ImageRef};
+use waggle_images::{
+    cache::ImageStore,
+    reference::{ImageRef, PullRights},
+};
 
 use crate::{
     config::Settings,
@@ -52,6 +55,7 @@ fn spec(settings: &Settings, image: &ImageRef, owner: &Principal) -> MachineSpec
         owner: owner.clone(),
         image: image.clone(),
         source: MachineSource::Image,
+        pull_rights: PullRights::Operator,
         cpus: size.cpus,
         memory_mib: size.memory_mib,
         disk_mib: size.disk_mib,

@@ -19,7 +19,7 @@ use clap::{
 };
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use waggle_images::reference::ImageRef;
+use waggle_images::reference::{ImageRef, PullRights};
 
 use super::{
     exit_codes::{BROKEN_PIPE, TIMED_OUT},
@@ -131,6 +131,7 @@ pub(super) async fn run(mut arguments: RunArguments) -> Result<ExitCode, Box<dyn
         name: None,
         runtime: arguments.runtime,
         image: arguments.image.unwrap_or_else(|| images.of(arguments.runtime).clone()),
+        pull_rights: PullRights::Operator,
         size: settings.sizes().default,
         variables: Variables::default(),
         idle_timeout: IDLE,

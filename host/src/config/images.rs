@@ -31,6 +31,11 @@ pub struct ImageSettings {
     /// images in use [default: no limit]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..), value_name = "MIB")]
     pub image_cache_max_mb: Option<u32>,
+    /// Maximum size of the images that only clients have named, in MiB, 0 to 1048576; above this size the least
+    /// recently used of them are removed, except images in use
+    #[arg(long, global = true, default_value_t = 10_240, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    #[arg(value_name = "MIB")]
+    pub client_images_max_mb: u32,
     /// Free space that must remain on the disks of the data folder and of the image folder, in MiB, 0 to 1048576; below
     /// it no environment is created and no image is pulled or prepared; no image is evicted for it
     #[arg(long, global = true, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
@@ -152,8 +157,12 @@ impl ImageSettings {
     /// Returns the rules for the removal of images.
     #[must_use]
     pub fn rules(&self) -> EvictionRules {
-        let bytes_max = self.image_cache_max_mb.map(|mib| u64::from(mib) * 1024 * 1024);
-        EvictionRules { age_max: Some(self.image_cache_max_age), bytes_max }
+        let bytes = |mib| u64::from(mib) * 1024 * 1024;
+        EvictionRules {
+            age_max: Some(self.image_cache_max_age),
+            bytes_max: self.image_cache_max_mb.map(bytes),
+            clients_bytes_max: Some(bytes(self.client_images_max_mb)),
+        }
     }
 }
 

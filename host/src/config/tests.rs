@@ -49,6 +49,15 @@ fn clients_can_choose_no_larger_machines_unless_the_operator_says_so() {
 }
 
 #[test]
+fn clients_with_tokens_choose_no_images_unless_the_operator_allows_them() {
+    assert_eq!(read(&[], &[]).unwrap().allowed_images(), AllowedImages::any());
+    let tokens = ["--auth-tokens-file", "tokens"];
+    assert_eq!(read(&tokens, &[]).unwrap().allowed_images(), AllowedImages::none());
+    let set = read(&tokens, &[("WAGGLE_ALLOWED_IMAGES", "any")]).unwrap();
+    assert_eq!(set.allowed_images(), AllowedImages::any());
+}
+
+#[test]
 fn flag_overrides_its_variable_and_the_variable_overrides_the_default() {
     let variables = [("WAGGLE_MAX_ENVIRONMENTS", "3"), ("WAGGLE_BOOT_TIMEOUT", "90s")];
     let settings = read(&["--max-environments", "4"], &variables).unwrap();
@@ -73,6 +82,7 @@ fn error_for_an_invalid_value_names_its_flag() {
         ("WAGGLE_RUNTIME_NODE_EXEC_COMMAND", "node", "--runtime-node-exec-command"),
         ("WAGGLE_IMAGE_NODE", "UPPER CASE", "--image-node"),
         ("WAGGLE_IMAGE_SHELL", "", "--image-shell"),
+        ("WAGGLE_ALLOWED_IMAGES", "*", "--allowed-images"),
         ("WAGGLE_LOG_LEVEL", "6", "--log-level"),
         ("WAGGLE_BACKEND", "xen", "--backend"),
         ("WAGGLE_ON_STOP", "keep", "--on-stop"),

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use waggle_images::reference::ImageRef;
+use waggle_images::reference::{ImageRef, PullRights};
 
 use super::{
     egress::Policy,
@@ -84,6 +84,8 @@ pub struct Environment {
     pub runtime: Runtime,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// The rights with which the image is pulled.
+    pub pull_rights: PullRights,
     /// The size of the machine.
     pub size: MachineSize,
     /// The variables of every call.
@@ -107,6 +109,8 @@ pub struct NewEnvironment {
     pub runtime: Runtime,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// The rights with which the image is pulled.
+    pub pull_rights: PullRights,
     /// The size of the machine.
     pub size: MachineSize,
     /// The variables of every call.
@@ -127,6 +131,7 @@ impl Environment {
             name: new.name.unwrap_or_else(|| EnvironmentName::of(new.runtime, id)),
             runtime: new.runtime,
             image: new.image,
+            pull_rights: new.pull_rights,
             size: new.size,
             variables: new.variables,
             created_at,
@@ -204,6 +209,7 @@ mod tests {
             name: None,
             runtime: Runtime::Python,
             image: "python".parse().unwrap(),
+            pull_rights: PullRights::Operator,
             size: MachineSize { cpus: 1, memory_mib: 512, disk_mib: 4096 },
             variables: Variables::default(),
             idle_timeout: Duration::from_secs(60),

@@ -7,7 +7,7 @@
 
 use std::{any::Any, error::Error, fmt::Debug, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
-use waggle_images::reference::ImageRef;
+use waggle_images::reference::{ImageRef, PullRights};
 
 use super::{
     call_fault::CallFault,
@@ -175,6 +175,8 @@ pub struct MachineSpec {
     pub image: ImageRef,
     /// What the machine starts from.
     pub source: MachineSource,
+    /// The rights with which the image is pulled.
+    pub pull_rights: PullRights,
     /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.

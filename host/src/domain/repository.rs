@@ -207,6 +207,8 @@ mod tests {
     use std::time::{Duration, Instant, SystemTime};
 
     use super::*;
+    use waggle_images::reference::PullRights;
+
     use crate::domain::{
         environment::{EnvironmentName, NewEnvironment},
         lifecycle::Event,
@@ -225,6 +227,7 @@ mod tests {
             name: Some(EnvironmentName::parse(name).unwrap()),
             runtime: Runtime::Shell,
             image: "debian".parse().unwrap(),
+            pull_rights: PullRights::Operator,
             size: MachineSize { cpus: 1, memory_mib: 512, disk_mib: 4096 },
             variables: Variables::default(),
             idle_timeout: Duration::from_secs(60),

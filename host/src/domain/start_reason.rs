@@ -24,6 +24,17 @@ pub enum StartReason {
     RegistryUnreachable,
     #[error("the image's registry denied the pull")]
     RegistryDenied,
+    /// The registry of an image that a client has chosen, and that the operator does not name.
+    #[error(
+        "the image's registry cannot be reached at a public address; only images that the operator names in \
+         WAGGLE_ALLOWED_IMAGES may come from others"
+    )]
+    RegistryNotPublic,
+    #[error(
+        "the image's registry denied the pull; only images that the operator names in WAGGLE_ALLOWED_IMAGES are pulled \
+         with credentials"
+    )]
+    RegistryDeniedPublic,
     #[error("the image's registry does not have the image")]
     RegistryWithoutImage,
     #[error("the pull from the image's registry failed")]

@@ -9,7 +9,7 @@ use tokio::{
     task::spawn_blocking,
 };
 use tracing::Instrument as _;
-use waggle_images::cache::Resolve;
+use waggle_images::{cache::Resolve, reference::PullRights};
 
 use super::{
     BackendParts, CPUS_MAX, Vms, at,
@@ -54,8 +54,8 @@ impl Vms {
         stages(Stage::Image);
         let on_progress = |progress| stages(Stage::from(progress));
         let image = tokio::select! {
-            prepared = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &on_progress) => {
-                prepared.map_err(|fault| at(Stage::Image, fault))?
+            prepared = self.images.prepare_as(spec.pull_rights, &spec.image, Resolve::IfUnknown, &on_progress) => {
+                prepared.map_err(|fault| of_rights(spec.pull_rights, at(Stage::Image, fault)))?
             }
             // Other callers may wait for the same image, so its preparation continues.
             () = &mut cancelled => return Err(at(Stage::Image, Cancelled)),
@@ -117,7 +117,7 @@ impl Vms {
     /// # Errors
     /// The image cannot be prepared.
     pub async fn prepare_template(&self, spec: &MachineSpec) -> Result<(), StartFault> {
-        let image = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &|_| {}).await;
+        let image = self.images.prepare_as(spec.pull_rights, &spec.image, Resolve::IfUnknown, &|_| {}).await;
         let image = MachineImage::from(image.map_err(|fault| at(Stage::Image, fault))?);
         let key = self.templates.key(self.shape(spec, &image).map_err(|fault| at(Stage::Disks, fault))?, &spec.owner);
         self.make_template(spec, &image, key);
@@ -210,3 +210,13 @@ struct TooManyCpus {
 #[derive(Debug, thiserror::Error)]
 #[error("the snapshot was not taken by this server's machines")]
 struct ForeignSnapshot;
+
+/// Says in the reason of a fault that the image was pulled without the operator's rights, if that may be the cause.
+fn of_rights(rights: PullRights, fault: StartFault) -> StartFault {
+    let reason = match (rights, fault.reason) {
+        (PullRights::Public, StartReason::RegistryUnreachable) => StartReason::RegistryNotPublic,
+        (PullRights::Public, StartReason::RegistryDenied) => StartReason::RegistryDeniedPublic,
+        (PullRights::Public | PullRights::Operator, reason) => reason,
+    };
+    StartFault { reason, ..fault }
+}

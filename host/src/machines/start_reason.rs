@@ -32,6 +32,7 @@ pub(super) fn reason_of(fault: &(dyn Error + 'static)) -> StartReason {
             PrepareFault::Image(_) if !fault.is_of_image() => StartReason::Other,
             PrepareFault::Image(_) if causes.iter().any(is_missing) => StartReason::ImageMissing,
             PrepareFault::Image(_) => StartReason::ImageInvalid,
+            PrepareFault::NotInRegistry { .. } => StartReason::ImageMissing,
             PrepareFault::TooLarge { .. } => StartReason::ImageTooLarge,
             PrepareFault::Pull { source, .. } => registry(source),
             PrepareFault::LowDisk { source, .. } => StartReason::LowDisk(*source),
@@ -60,7 +61,9 @@ fn is_full(error: &io::Error) -> bool {
 
 fn registry(fault: &RegistryFault) -> StartReason {
     match fault {
-        RegistryFault::Unreachable { .. } | RegistryFault::Untrusted { .. } => StartReason::RegistryUnreachable,
+        RegistryFault::Unreachable { .. } | RegistryFault::Untrusted { .. } | RegistryFault::NotPublic { .. } => {
+            StartReason::RegistryUnreachable
+        }
         RegistryFault::Unauthorized { .. } | RegistryFault::Realm { .. } | RegistryFault::NoToken { .. } => {
             StartReason::RegistryDenied
         }

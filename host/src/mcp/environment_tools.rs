@@ -9,6 +9,7 @@ use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use waggle_images::reference::{ImageRef, PullRights, RegistryRef};
 
 use super::{
     arguments::{RuntimeArgument, parse_id},
@@ -59,6 +60,9 @@ struct CreateArguments {
     /// The idle timeout: the environment is destroyed after this many minutes without a call. At most 60; by default
     /// 30, unless the server's operator set another default.
     timeout_minutes: Option<f64>,
+    /// An image in a registry instead of the language's own, such as `node:22` or `ghcr.io/owner/name:1.0`, if the
+    /// server's operator allows it.
+    image: Option<String>,
     /// The number of virtual CPUs. This and the sizes below have defaults and maximums that the server's operator sets.
     cpus: Option<f64>,
     /// The memory in MiB, at least 128.
@@ -79,6 +83,7 @@ struct Created {
     disk_mb: u32,
     /// The id of the environment, for calls of the other tools.
     environment_id: String,
+    image: String,
     /// The memory in MiB.
     memory_mb: u32,
     name: String,
@@ -136,6 +141,7 @@ struct ListedEnvironment {
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_refused_last: Option<String>,
     environment_id: String,
+    image: String,
     /// The memory in MiB.
     memory_mb: u32,
     name: String,
@@ -190,13 +196,15 @@ impl Services {
         let name = arguments.name.filter(|name| !name.is_empty()).map(|name| EnvironmentName::parse(&name));
         let network = arguments.network.map(|network| network.parse::<Policy>());
         let runtime = Runtime::from(arguments.language);
+        let (image, pull_rights) = self.image(runtime, arguments.image.as_deref())?;
         let CreateArguments { cpus, memory_mb, disk_mb, .. } = arguments;
         let variables = Variables::parse(arguments.environment.unwrap_or_default());
         let new = NewEnvironment {
             owner: context.owner.clone(),
             name: name.transpose().map_err(ArgumentFault::Name)?,
             runtime,
-            image: self.defaults.images.of(runtime).clone(),
+            image,
+            pull_rights,
             size: SizeArguments { cpus, memory_mb, disk_mb }.size(&self.defaults.sizes)?,
             variables: variables.map_err(ArgumentFault::Variables)?,
             idle_timeout: self.idle_timeout(arguments.timeout_minutes)?,
@@ -226,6 +234,7 @@ impl Services {
             cpus: environment.size.cpus,
             disk_mb: environment.size.disk_mib,
             environment_id: environment.id.to_string(),
+            image: environment.image.short_name(),
             memory_mb: environment.size.memory_mib,
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),
@@ -234,6 +243,17 @@ impl Services {
         })?;
         result.meta.get_or_insert_default().0.insert(AGENT_META.to_owned(), json!(origin(agent_origin)));
         Ok(result)
+    }
+
+    /// Returns the image that a client has chosen, or else the image of the runtime, and the rights to pull it.
+    fn image(&self, runtime: Runtime, chosen: Option<&str>) -> Result<(ImageRef, PullRights), ArgumentFault> {
+        let images = &self.defaults.images;
+        let Some(chosen) = chosen.filter(|chosen| !chosen.is_empty()) else {
+            return Ok((images.of(runtime).clone(), PullRights::Operator));
+        };
+        let chosen: RegistryRef = chosen.parse().map_err(ArgumentFault::Image)?;
+        let rights = self.defaults.allowed_images.rights(&chosen, images).map_err(ArgumentFault::ImageNotAllowed)?;
+        Ok((ImageRef::Registry(chosen), rights))
     }
 
     async fn destroy_environment(&self, arguments: DestroyArguments, context: &CallContext) -> Outcome {
@@ -274,6 +294,7 @@ impl Services {
             egress_refused: (egress_refused > 0).then_some(egress_refused),
             egress_refused_last: last_refused.map(|last| last.to_string()),
             environment_id: environment.id.to_string(),
+            image: environment.image.short_name(),
             memory_mb: environment.size.memory_mib,
             name: environment.name.as_str().to_owned(),
             runtime: environment.runtime.name(),

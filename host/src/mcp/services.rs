@@ -10,7 +10,7 @@ use waggle_images::reference::ImageRef;
 use super::results::RESULT_BYTES_MAX;
 use crate::{
     budget::{Budget, Reservation},
-    domain::{machine_size::SizeLimits, principal::Principal, runtime::ByRuntime},
+    domain::{allowed_images::AllowedImages, machine_size::SizeLimits, principal::Principal, runtime::ByRuntime},
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Services {
 pub struct Defaults {
     /// The image of each runtime.
     pub images: ByRuntime<ImageRef>,
+    /// The images that clients may choose.
+    pub allowed_images: AllowedImages,
     /// The sizes of machines.
     pub sizes: SizeLimits,
     /// The time without a call after which an environment is destroyed.

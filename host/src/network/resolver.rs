@@ -25,12 +25,11 @@ use tokio::{
     time::timeout,
 };
 use waggle_protocol::egress::{GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS};
-use waggle_shared::address::canonical;
+use waggle_shared::{address::canonical, host_addresses::HostAddresses};
 
 use super::{
     Guest, Lookups,
     dns::{self, Code, Family, Kind, Question},
-    host_addresses::HostAddresses,
     name_servers::NameServers,
     records::Target,
 };

@@ -167,6 +167,7 @@ impl Environments {
             owner: new.owner.clone(),
             image: new.image.clone(),
             source: MachineSource::Image,
+            pull_rights: new.pull_rights,
             cpus: new.size.cpus,
             memory_mib: new.size.memory_mib,
             disk_mib: new.size.disk_mib,

@@ -23,7 +23,20 @@ async fn errors_name_the_invalid_argument() {
         (
             "create_environment",
             json!({"language": "python", "cpu": 4}),
-            "unknown argument \"cpu\" for create_environment; allowed: language, name, network, timeout_minutes",
+            "unknown argument \"cpu\" for create_environment; allowed: cpus, disk_mb, environment, image, language, \
+             memory_mb, name, network, timeout_minutes",
+        ),
+        (
+            "create_environment",
+            json!({"language": "python", "cpus": 2}),
+            "cpus: 2 is invalid; must be an integer from 1 to 1, the maximum of this server; its operator can raise \
+             the maximum with WAGGLE_MAX_CPUS",
+        ),
+        (
+            "create_environment",
+            json!({"language": "python", "image": "oci:/srv/images/python"}),
+            "image: invalid image reference \"oci:/srv/images/python\": must be an image in a registry, for example \
+             python:3.13 or ghcr.io/owner/name:1.0; folders and archives of the server's machine cannot be used",
         ),
         ("list_environments", json!({"all": true}), "unknown argument \"all\" for list_environments; allowed: none"),
         ("execute", json!({"environment_id": UNKNOWN_ID}), "missing argument \"code\" for execute; it is required"),

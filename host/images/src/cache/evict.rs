@@ -26,11 +26,13 @@ pub struct EvictionRules {
     pub age_max: Option<Duration>,
     /// Maximum disk usage of all files together.
     pub bytes_max: Option<u64>,
+    /// Maximum disk usage of the images that only clients have named.
+    pub clients_bytes_max: Option<u64>,
 }
 
 impl EvictionRules {
     /// Evicts everything that is not in use.
-    pub const EVERYTHING: Self = Self { age_max: Some(Duration::ZERO), bytes_max: Some(0) };
+    pub const EVERYTHING: Self = Self { age_max: Some(Duration::ZERO), bytes_max: Some(0), clients_bytes_max: Some(0) };
 
     fn is_too_old(&self, file: &CachedFile, now: SystemTime) -> bool {
         self.age_max.is_some_and(|max| now.duration_since(file.used).is_ok_and(|age| age > max))
@@ -66,8 +68,7 @@ fn candidates(mut all: Vec<CachedFile>, now: SystemTime, rules: &EvictionRules) 
 
 /// Removes files until the rules are met. Files in use stay.
 pub(super) fn evict(cache: &Cache, rules: &EvictionRules) -> Removed {
-    let all = cache.files();
-    let mut bytes_left = all.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
+    let (all, mut bytes_left) = (cache.files(), cache.bytes());
     let now = SystemTime::now();
     // Blobs and records stay while any process pulls or merges.
     let lock = cache.blobs.try_lock_exclusive().ok().flatten();
@@ -175,9 +176,10 @@ mod tests {
 
     #[test]
     fn evicts_least_recently_used_files_first() {
-        check(EvictionRules::default(), &[]);
-        check(EvictionRules { age_max: Some(7 * DAY), bytes_max: None }, &["record", "old"]);
-        check(EvictionRules { age_max: Some(7 * DAY), bytes_max: Some(1) }, &["record", "old", "older", "new"]);
-        check(EvictionRules { age_max: None, bytes_max: Some(1) }, &["old", "older", "new"]);
+        let none = EvictionRules::default();
+        check(none, &[]);
+        check(EvictionRules { age_max: Some(7 * DAY), ..none }, &["record", "old"]);
+        check(EvictionRules { age_max: Some(7 * DAY), bytes_max: Some(1), ..none }, &["record", "old", "older", "new"]);
+        check(EvictionRules { bytes_max: Some(1), ..none }, &["old", "older", "new"]);
     }
 }

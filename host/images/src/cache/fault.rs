@@ -19,6 +19,9 @@ pub enum PrepareFault {
     Pull { image: String, source: Box<RegistryFault> },
     #[error("the image {image} has {what} of {bytes} bytes; at most {bytes_max} are allowed")]
     TooLarge { image: String, what: &'static str, bytes: u64, bytes_max: u64 },
+    /// An image in a folder of the host that only the operator may name.
+    #[error("the image {image} is not in a registry; a client's image must be")]
+    NotInRegistry { image: String },
     #[error("failed to use the image cache")]
     Cache {
         #[from]

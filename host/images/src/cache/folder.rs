@@ -111,6 +111,11 @@ impl Cache {
         FoundImage::in_blobs(name, &self.folder, manifest)
     }
 
+    /// Returns the disk usage of all finished files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files().iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
+
     /// Returns all finished files.
     pub(super) fn files(&self) -> Vec<CachedFile> {
         let mut all = files_in(self.merged.folder(), FileKind::Merged);

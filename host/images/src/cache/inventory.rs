@@ -48,6 +48,8 @@ pub struct CachedImage {
     pub used_unix_s: u64,
     /// Processes that use the image now.
     pub users: Vec<LeaseHolder>,
+    /// Whether only clients have named the image.
+    pub of_clients: bool,
 }
 
 impl CachedImage {
@@ -60,6 +62,7 @@ impl CachedImage {
             resolved_unix_s: None,
             used_unix_s: 0,
             users: Vec::new(),
+            of_clients: false,
         }
     }
 }
@@ -115,7 +118,7 @@ pub enum VerifyFault {
 /// Verifies the merged image with this reference or digest, and removes it if it is damaged. Machines that use it keep
 /// the file.
 pub(super) fn verify(cache: &Cache, name: &str) -> Result<Verified, VerifyFault> {
-    let found = find(cache, name)?;
+    let found = find(&list(cache), name)?;
     let is_merged = |file: &CachedFile| cache.merged.digest_of(&file.path).as_deref() == Some(&*found.digest);
     let Some(merged) = cache.files().into_iter().find(is_merged) else { return Ok(Verified::NotMerged) };
     let checked = private_folder::open(&merged.path)
@@ -133,7 +136,7 @@ pub(super) fn verify(cache: &Cache, name: &str) -> Result<Verified, VerifyFault>
 /// Removes a reference, and also the merged image if no reference is left. Given a digest, removes the merged image and
 /// all its references. Also removes blobs that no image needs.
 pub(super) fn remove(cache: &Cache, name: &str) -> Result<Removed, RemoveFault> {
-    let found = find(cache, name)?;
+    let found = find(&list(cache), name)?;
     let full = full_name(name);
     let by_reference = found.references.contains(&full);
     let mut removed = Removed::default();
@@ -170,17 +173,18 @@ fn full_name(name: &str) -> String {
     name.parse::<ImageRef>().map_or_else(|_| name.to_owned(), |image| image.to_string())
 }
 
-/// Finds an image by its reference, or by an unambiguous prefix of its digest.
-pub(super) fn find(cache: &Cache, name: &str) -> Result<CachedImage, UnknownImage> {
+/// Finds an image by its reference, or by an unambiguous prefix of its digest. Images with the same digest are the
+/// same.
+pub(super) fn find(all: &[CachedImage], name: &str) -> Result<CachedImage, UnknownImage> {
     let full = full_name(name);
-    let all = list(cache);
     let by_reference = all.iter().find(|image| image.references.contains(&full));
     // A prefix may omit the algorithm, as in the output of `waggle image ls`.
     let is_digest = |image: &&CachedImage| {
         let hex = image.digest.split_once(':').map_or(&*image.digest, |(_, hex)| hex);
         name.len() >= DIGEST_CHARS_MIN && (image.digest.starts_with(name) || hex.starts_with(name))
     };
-    let mut by_digest = all.iter().filter(is_digest);
+    let mut seen = HashSet::new();
+    let mut by_digest = all.iter().filter(is_digest).filter(|image| seen.insert(image.digest.clone()));
     let found = by_reference.or_else(|| by_digest.next().filter(|_| by_digest.next().is_none()));
     found.cloned().ok_or_else(|| UnknownImage { name: name.to_owned() })
 }

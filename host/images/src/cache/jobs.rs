@@ -20,11 +20,11 @@ use waggle_shared::mutex::lock;
 use super::{fault::PrepareFault, prepare::PreparedImage, pull::Resolve};
 use crate::{
     progress::{Progress, ProgressSender},
-    reference::ImageRef,
+    reference::{ImageRef, PullRights},
 };
 
 type Outcome = Result<PreparedImage, Arc<PrepareFault>>;
-type Key = (ImageRef, Resolve);
+type Key = (ImageRef, PullRights, Resolve);
 
 /// The running jobs.
 #[derive(Debug, Default)]

@@ -13,18 +13,19 @@ use oci_spec::image::Descriptor;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
-    evict::{self, EvictionRules, Removed},
+    evict::{EvictionRules, Removed},
     fault::{PrepareFault, file_fault},
     folder::Cache,
     lease::{self, Lease},
     pull::{Downloads, MERGE_BYTES_PER_LAYER_BYTE, Puller, Resolve},
+    shelves::Shelves,
     verifier::Verifier,
 };
 use crate::{
-    merge::{FoundImage, ImageAgent, ImageFault, MERGES_AT_ONCE, MergeControl},
+    merge::{FoundImage, ImageAgent, ImageFault, MergeControl},
     progress::{ProgressSender, Step, report_while},
-    reference::ImageRef,
-    registry::Registries,
+    reference::{ImageRef, PullRights},
+    registry::{Registries, RegistrySettings},
 };
 
 /// An image that machines can start from.
@@ -42,10 +43,12 @@ pub struct PreparedImage {
     pub lease: Arc<Lease>,
 }
 
-/// Pulls and merges images into the cache.
+/// Pulls and merges images onto one shelf of the cache, with the rights of that shelf.
 #[derive(Debug)]
 pub(super) struct Preparer {
-    pub(super) cache: Arc<Cache>,
+    rights: PullRights,
+    cache: Arc<Cache>,
+    shelves: Arc<Shelves>,
     puller: Puller,
     rules: EvictionRules,
     merges: Arc<Semaphore>,
@@ -54,9 +57,16 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    pub(super) fn new(cache: Arc<Cache>, registries: Registries, rules: EvictionRules) -> Self {
-        let puller = Puller { cache: Arc::clone(&cache), registries };
-        Self { cache, puller, rules, merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)), verifier: OnceLock::new() }
+    pub(super) fn new(
+        rights: PullRights,
+        shelves: Arc<Shelves>,
+        registries: RegistrySettings,
+        rules: EvictionRules,
+        merges: Arc<Semaphore>,
+    ) -> Self {
+        let cache = Arc::clone(shelves.of(rights));
+        let puller = Puller { cache: Arc::clone(&cache), registries: Registries::new(registries, rights) };
+        Self { rights, cache, shelves, puller, rules, merges, verifier: OnceLock::new() }
     }
 
     pub(super) async fn prepare(
@@ -68,8 +78,8 @@ impl Preparer {
         let prepared = self.prepare_once(image, resolve, progress).await;
         // A pull that failed may have added layers, too.
         if !matches!(prepared, Ok((_, false))) {
-            let rules = self.rules;
-            let Removed { .. } = self.cache.blocking(move |cache| Ok(evict::evict(cache, &rules))).await?;
+            let (shelves, rules) = (Arc::clone(&self.shelves), self.rules);
+            let Removed { .. } = self.cache.blocking(move |_| Ok(shelves.evict(&rules))).await?;
         }
         Ok(prepared?.0)
     }
@@ -112,7 +122,7 @@ impl Preparer {
     }
 
     pub(super) fn evict(&self) -> Removed {
-        evict::evict(&self.cache, &self.rules)
+        self.shelves.evict(&self.rules)
     }
 
     /// Prepares the image while the caller holds the lock of the blobs. Also returns whether a merged image was added
@@ -126,6 +136,9 @@ impl Preparer {
     ) -> Result<(PreparedImage, bool), PrepareFault> {
         let found = match image {
             ImageRef::Registry(registry) => self.puller.pull(image, registry, resolve, progress, downloads).await?,
+            ImageRef::Layout(_) | ImageRef::Archive(_) if self.rights == PullRights::Public => {
+                return Err(PrepareFault::NotInRegistry { image: image.short_name() });
+            }
             ImageRef::Layout(_) | ImageRef::Archive(_) => {
                 let image = image.clone();
                 self.cache.blocking(move |_| Ok(FoundImage::on_this_machine(&image)?)).await?

@@ -19,7 +19,7 @@ impl Registries {
     /// and the registry was unreachable over HTTPS; an untrusted certificate ends the attempt.
     pub(super) async fn challenge(&self, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let mut answer = self.probe("https", registry).await;
-        if self.settings.plain.allows(registry)
+        if self.reach.allows_plain(registry)
             && let Err(RegistryFault::Unreachable { .. }) = answer
         {
             answer = self.probe("http", registry).await;
@@ -30,6 +30,9 @@ impl Registries {
     async fn probe(&self, scheme: &str, registry: &str) -> Result<(Url, Challenge), RegistryFault> {
         let base = Url::parse(&format!("{scheme}://{registry}/v2/"))
             .map_err(|_| RegistryFault::Address { registry: registry.to_owned() })?;
+        if !self.reach.allows(&base) {
+            return Err(RegistryFault::NotPublic { registry: registry.to_owned() });
+        }
         let sent = self.http()?.get(base.clone()).timeout(DOCUMENT_TIMEOUT).send().await;
         let response = sent.map_err(|fault| RegistryFault::request_failed(registry, fault))?;
         // After a redirect to another origin, the challenge of that origin is ignored.

@@ -9,6 +9,8 @@ use secrecy::SecretString;
 #[derive(Clone, Debug)]
 pub(super) enum Credential {
     None,
+    /// The operator does not name the image, so the operator's credentials are not used for it.
+    Withheld,
     /// The user name is secret too, because some registries accept a token as the user name.
     Password {
         user: SecretString,
@@ -24,6 +26,7 @@ impl Credential {
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::None => "no credentials for the registry were found",
+            Self::Withheld => "the operator's credentials are used only for images that WAGGLE_ALLOWED_IMAGES names",
             Self::Password { .. } | Self::IdentityToken(_) => "the credentials found for the registry were rejected",
         }
     }
@@ -33,7 +36,7 @@ impl Credential {
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::None, Self::None) => true,
+            (Self::None, Self::None) | (Self::Withheld, Self::Withheld) => true,
             (Self::Password { user, password }, Self::Password { user: other, password: others }) => {
                 user.expose_secret() == other.expose_secret() && password.expose_secret() == others.expose_secret()
             }

@@ -19,6 +19,12 @@ pub enum RegistryFault {
     /// The registry's name is invalid in a URL.
     #[error("invalid registry {registry:?}; must be HOST or HOST:PORT")]
     Address { registry: String },
+    /// The registry of an image that the operator does not name has an address that is not public.
+    #[error(
+        "the registry {registry} has no public address; only images that WAGGLE_ALLOWED_IMAGES names may come from \
+         other addresses"
+    )]
+    NotPublic { registry: String },
     #[error(
         "failed to reach the registry {registry}; check its name, the network, and HTTPS_PROXY if a proxy is needed, \
          or copy the image into a folder on a machine that can reach the registry (skopeo copy docker://IMAGE \
@@ -116,6 +122,7 @@ impl RegistryFault {
             Self::Tls { .. }
             | Self::Untrusted { .. }
             | Self::Address { .. }
+            | Self::NotPublic { .. }
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
             | Self::Realm { .. }

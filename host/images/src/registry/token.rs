@@ -11,9 +11,10 @@ use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    PlainHosts, RegistryFault, Target,
+    RegistryFault, Target,
     credential::Credential,
     document::{DOCUMENT_TIMEOUT, read_bounded},
+    reach::Reach,
 };
 
 /// Maximum bytes of a token response. Tokens with many scopes have some KiB.
@@ -22,17 +23,17 @@ const TOKEN_BYTES_MAX: u64 = 256 * 1024;
 /// Requests a token from the token service at `realm`. The token allows pulls of the target's repository.
 pub(super) async fn fetch(
     http: &reqwest::Client,
-    plain: &PlainHosts,
+    reach: &Reach,
     target: &Target,
     realm: &str,
     service: Option<&str>,
 ) -> Result<SecretString, RegistryFault> {
-    let url = realm_url(plain, target, realm)?;
+    let url = realm_url(reach, target, realm)?;
     let scope = format!("repository:{}:pull", target.reference.repository());
     let mut fields = vec![("scope", scope.as_str())];
     fields.extend(service.map(|service| ("service", service)));
     let request = match &target.credential {
-        Credential::None => http.get(url).query(&fields),
+        Credential::None | Credential::Withheld => http.get(url).query(&fields),
         Credential::Password { user, password } => {
             http.get(url).query(&fields).basic_auth(user.expose_secret(), Some(password.expose_secret()))
         }
@@ -55,11 +56,11 @@ pub(super) async fn fetch(
 }
 
 /// Parses the realm's URL. Fails if the token request must not be sent to this URL.
-fn realm_url(plain: &PlainHosts, target: &Target, realm: &str) -> Result<Url, RegistryFault> {
+fn realm_url(reach: &Reach, target: &Target, realm: &str) -> Result<Url, RegistryFault> {
     let fault = || RegistryFault::Realm { registry: target.registry.clone(), realm: realm.chars().take(200).collect() };
     let url = Url::parse(realm).map_err(|_| fault())?;
-    let safe = plain.allows_redirect(&target.base, &url);
-    let own = matches!(target.credential, Credential::None) || same_site(&target.base, &url);
+    let safe = reach.allows_redirect(&target.base, &url);
+    let own = matches!(target.credential, Credential::None | Credential::Withheld) || same_site(&target.base, &url);
     if safe && own && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(fault()) }
 }
 
@@ -92,6 +93,7 @@ fn parse(content: &[u8]) -> Option<SecretString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{reference::PullRights, registry::PlainHosts};
 
     fn check(registry: &str, credential: Credential, realm: &str) -> bool {
         let scheme = if registry.starts_with("localhost") { "http" } else { "https" };
@@ -101,7 +103,9 @@ mod tests {
             base: Url::parse(&format!("{scheme}://{registry}/v2/")).unwrap(),
             credential,
         };
-        realm_url(&PlainHosts::default(), &target, realm).is_ok()
+        let rights =
+            if matches!(target.credential, Credential::Withheld) { PullRights::Public } else { PullRights::Operator };
+        realm_url(&Reach::new(rights, PlainHosts::default()), &target, realm).is_ok()
     }
 
     #[test]
@@ -130,6 +134,14 @@ mod tests {
     fn any_encrypted_realm_is_allowed_without_credentials() {
         assert!(check("ghcr.io", Credential::None, "https://tokens.example/"));
         assert!(!check("ghcr.io", Credential::None, "http://tokens.example/"));
+    }
+
+    #[test]
+    fn realm_of_a_clients_image_is_at_a_public_address() {
+        assert!(check("ghcr.io", Credential::Withheld, "https://tokens.example/"));
+        for realm in ["https://10.0.0.1/token", "https://127.0.0.1/token", "http://tokens.example/", "https://[::1]/"] {
+            assert!(!check("ghcr.io", Credential::Withheld, realm), "{realm}");
+        }
     }
 
     #[test]

@@ -17,4 +17,5 @@ mod layout;
 mod merging;
 mod pulling;
 mod registry;
+mod shelves;
 mod store;

@@ -107,7 +107,7 @@ async fn used_image_keeps_its_files() {
     let layout = Layout::new();
     let registry = Registry::start(&layout).await;
     let reference = registry.tag("v1", &image(&layout, "bees").1);
-    let rules = EvictionRules { age_max: Some(7 * DAY), bytes_max: None };
+    let rules = EvictionRules { age_max: Some(7 * DAY), ..EvictionRules::default() };
     let cache_dir = layout.cache().to_owned();
     let settings = ImageStoreSettings { cache_dir: cache_dir.clone(), rules, ..ImageStoreSettings::default() };
     let store = ImageStore::with_settings(settings).unwrap();
@@ -428,7 +428,7 @@ async fn failed_pull_keeps_layers_within_the_limits_of_the_cache_only() {
     registry.behaviour().instead.insert(second["digest"].as_str().unwrap().to_owned(), vec![7; 3 << 20]);
     let blob = layout.cache().join("blobs").join(first["digest"].as_str().unwrap().replace(':', "/"));
     for (bytes_max, kept) in [(16 << 20, true), (1 << 19, false)] {
-        let rules = EvictionRules { age_max: None, bytes_max: Some(bytes_max) };
+        let rules = EvictionRules { bytes_max: Some(bytes_max), ..EvictionRules::default() };
         let settings = ImageStoreSettings { cache_dir: layout.cache(), rules, ..ImageStoreSettings::default() };
         assert!(pull(&ImageStore::with_settings(settings).unwrap(), &reference).await.is_err());
         assert_eq!(blob.exists(), kept, "{bytes_max}");

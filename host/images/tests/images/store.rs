@@ -161,7 +161,7 @@ async fn evicts_old_and_surplus_images_but_none_in_use() {
     let evict = |age_max: Option<Duration>, bytes_max| {
         let settings = ImageStoreSettings {
             cache_dir: layout.cache(),
-            rules: EvictionRules { age_max, bytes_max },
+            rules: EvictionRules { age_max, bytes_max, clients_bytes_max: None },
             ..ImageStoreSettings::default()
         };
         let removed = ImageStore::with_settings(settings).unwrap().evict();

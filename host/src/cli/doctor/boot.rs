@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use waggle_images::reference::ImageRef;
+use waggle_images::reference::{ImageRef, PullRights};
 use waggle_shared::{causes::chain, mutex::lock};
 
 use crate::{
@@ -84,6 +84,7 @@ async fn life(
         owner: Principal::local(),
         image: image.clone(),
         source: MachineSource::Image,
+        pull_rights: PullRights::Operator,
         cpus: settings.default_cpus,
         memory_mib: settings.default_memory_mb,
         disk_mib: settings.default_disk_mb,

@@ -4,10 +4,12 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
+use waggle_images::reference::ImageRefError;
+
 use super::{CallerFault, Fault};
 use crate::domain::{
-    egress::PolicyFault, environment::NameFault, environment_id::EnvironmentIdFault, guest_path::GuestPathFault,
-    package_name::PackagesFault, variables::VariablesFault,
+    allowed_images::ImageNotAllowed, egress::PolicyFault, environment::NameFault, environment_id::EnvironmentIdFault,
+    guest_path::GuestPathFault, package_name::PackagesFault, variables::VariablesFault,
 };
 
 /// An invalid argument.
@@ -17,6 +19,10 @@ pub enum ArgumentFault {
     Id(EnvironmentIdFault),
     #[error("network: {0}")]
     Network(PolicyFault),
+    #[error("image: {0}")]
+    Image(ImageRefError),
+    #[error("image: {0}")]
+    ImageNotAllowed(ImageNotAllowed),
     #[error("name: {0}")]
     Name(NameFault),
     #[error("{name}: {source}")]

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The addresses of the host's interfaces, which no guest reaches through `public` or a name.
+//! The addresses of the host's interfaces. Neither a guest nor an image that a client has chosen reaches them through
+//! `public` or a name.
 
 use std::{
     net::IpAddr,
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use waggle_shared::{address::embedded, mutex::lock};
+use crate::{address::embedded, mutex::lock};
 
 /// Maximum age of the known addresses. Reading them takes the kernel a millisecond on a host with hundreds of
 /// interfaces, and a guest can open a hundred flows per second. A new address of the host counts within this time.
@@ -16,7 +17,7 @@ const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// The addresses of the host's interfaces. If they are unknown (`None`), each address counts as the host's.
 #[derive(Debug)]
-pub(super) struct HostAddresses(Option<Vec<IpAddr>>);
+pub struct HostAddresses(Option<Vec<IpAddr>>);
 
 impl HostAddresses {
     fn read() -> Self {
@@ -30,7 +31,8 @@ impl HostAddresses {
 
     /// Whether an address, in its canonical form, belongs to the host, or is the form of such an IPv4 address by NAT64,
     /// 6to4 or Teredo: a translator on the way may lead back to the host.
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         let Some(own) = &self.0 else { return true };
         let within = match address {
             IpAddr::V4(_) => None,
@@ -42,11 +44,12 @@ impl HostAddresses {
 
 /// The latest known addresses.
 #[derive(Debug, Default)]
-pub(super) struct HostAddressCache(Mutex<Option<(Instant, Arc<HostAddresses>)>>);
+pub struct HostAddressCache(Mutex<Option<(Instant, Arc<HostAddresses>)>>);
 
 impl HostAddressCache {
     /// Returns the host's addresses, read at most [`AGE_MAX`] ago. Addresses that could not be read are not kept.
-    pub(super) fn current(&self) -> Arc<HostAddresses> {
+    #[must_use]
+    pub fn current(&self) -> Arc<HostAddresses> {
         let mut known = lock(&self.0);
         let now = Instant::now();
         match &*known {
