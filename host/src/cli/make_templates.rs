@@ -19,7 +19,6 @@ use crate::{
         runtime::ByRuntime,
     },
     machines::Vms,
-    server,
 };
 
 /// Makes a template of each image that is on this host. Nothing is pulled.
@@ -33,7 +32,7 @@ pub(super) async fn make_templates(
     for image in [&images.python, &images.node, &images.shell] {
         let is_here = match image {
             ImageRef::Layout(_) | ImageRef::Archive(_) => true,
-            ImageRef::Registry(_) => store.inspect(&image.to_string()).is_ok(),
+            ImageRef::Registry(_) => store.inspect(&image.to_string()).is_ok_and(|found| !found.of_clients),
         };
         if !is_here {
             continue;
@@ -47,7 +46,7 @@ pub(super) async fn make_templates(
 
 /// Describes an environment without settings of its own.
 fn spec(settings: &Settings, image: &ImageRef, owner: &Principal) -> MachineSpec {
-    let size = server::machine_size(settings);
+    let size = settings.sizes().default;
     let egress = Egress::new(settings.egress.clone(), None);
     let network = (!egress.is_none()).then(|| Network { egress, on_refusal: Arc::new(|_refused| {}) });
     MachineSpec {
@@ -59,7 +58,7 @@ fn spec(settings: &Settings, image: &ImageRef, owner: &Principal) -> MachineSpec
         cpus: size.cpus,
         memory_mib: size.memory_mib,
         disk_mib: size.disk_mib,
-        boot_timeout: size.boot_timeout,
+        boot_timeout: settings.boot_timeout,
         network,
     }
 }

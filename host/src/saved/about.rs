@@ -136,7 +136,7 @@ pub(super) fn encode(entry: &SavedEntry, serial: u64) -> Result<Vec<u8>, AboutFa
         cpus: about.cpus,
         memory_mib: about.memory_mib,
         disk_mib: about.disk_mib,
-        variables: about.variables.clone().into_pairs().into_iter().collect(),
+        variables: about.variables.pairs().iter().cloned().collect(),
     };
     let json = serde_json::to_vec(&record).map_err(AboutFault::Json)?;
     let mut file = format!("{TITLE} {FORMAT} {}\n", digest(&json)).into_bytes();
