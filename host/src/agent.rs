@@ -312,8 +312,8 @@ impl AgentClient {
         }
     }
 
-    /// Makes the agent dial again when its link ends, as in a copy of the machine, until a host has welcomed it and made
-    /// a call.
+    /// Makes the agent dial again when its link ends, as in a copy of the machine, until a host has welcomed it and
+    /// made a call.
     ///
     /// # Errors
     /// [`CallFault`].

@@ -26,10 +26,12 @@ mod kernel;
 mod kernel_arguments;
 mod krun;
 mod launch;
+mod launch_plan;
 mod line_socket;
 mod link_source;
 mod live_log;
 mod machine;
+mod machine_image;
 mod made_file;
 mod memory_file;
 mod origin;
@@ -78,9 +80,8 @@ pub use self::{
     kernel_arguments::{InvalidKernelArguments, KernelArguments},
     programs::MissingProgram,
     runner::run_if_runner,
-    settings::VmSettings,
+    settings::{TemplateSettings, VmSettings},
     survey::{CheckOutcome, Needs, Survey},
-    templates::TemplateSettings,
 };
 use crate::domain::{
     machine::{Machine, MachineSpec, Machines, PortFuture, Snapshot, SnapshotFault, StartFault},
@@ -151,6 +152,20 @@ impl BackendParts {
         let root = SharedRoot::new(agent).map_err(|fault| OpenFault::Initramfs { source: fault.into() })?;
         Ok(Self::Qemu { qemu, accelerator, kernel, root: Arc::new(root) })
     }
+
+    fn origin(&self, agent: &[u8]) -> Origin {
+        match self {
+            // libkrun is a part of this program.
+            Self::Krun { firmware } => Origin::of(Path::new(""), "libkrun", &firmware.path, agent),
+            Self::Qemu { qemu, accelerator, kernel, .. } => {
+                let accelerator = match accelerator {
+                    Accelerator::Kvm => "kvm",
+                    Accelerator::Emulation { .. } => "emulation",
+                };
+                Origin::of(qemu, accelerator, &kernel.path, agent)
+            }
+        }
+    }
 }
 
 impl Vms {
@@ -192,7 +207,7 @@ impl Vms {
         let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })?;
         let run_dirs = run_dirs.map_err(|fault| OpenFault::RunDirs { source: fault.into() })?;
         let templates = Arc::new(Templates::new(settings.templates));
-        let origin = Arc::new(Origin::of(&parts, agent));
+        let origin = Arc::new(parts.origin(agent));
         Ok(Self {
             settings,
             backend,

@@ -52,7 +52,7 @@ pub trait Machines: Send + Sync {
     fn read_snapshot<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>>;
 }
 
-/// What a machine starts from.
+/// The state from which a machine starts.
 #[derive(Clone, Debug)]
 pub enum MachineSource {
     /// The image: the machine boots, with an empty scratch disk.
@@ -61,8 +61,8 @@ pub enum MachineSource {
     Snapshot(Arc<dyn Snapshot>),
 }
 
-/// The state of a machine at one moment: its memory, devices and disk, or only its disk. Several machines can start from
-/// one snapshot. Its resources are released with the last reference.
+/// The state of a machine at one moment: its memory, devices and disk, or only its disk. Several machines can start
+/// from one snapshot. Its resources are released with the last reference.
 pub trait Snapshot: Any + Debug + Send + Sync {
     /// Whether the snapshot has the memory. Without it, a machine that starts from the snapshot boots, and has only the
     /// files.
@@ -109,8 +109,8 @@ pub trait Machine: Send + Sync {
     /// Whether the machine goes on with the memory of the snapshot that it started from. False if it booted.
     fn has_resumed(&self) -> bool;
 
-    /// Takes a snapshot while the machine stands still. No call may run. With [`Afterwards::End`], the machine has ended
-    /// when the future is ready, and `gone` does not report this end. The implementation limits the time.
+    /// Takes a snapshot while the machine stands still. No call may run. With [`Afterwards::End`], the machine has
+    /// ended when the future is ready, and `gone` does not report this end. The implementation limits the time.
     ///
     /// # Errors
     /// After an error the machine goes on, unless `gone` reports its end.
@@ -173,7 +173,7 @@ pub struct MachineSpec {
     pub owner: Principal,
     /// The image of the root file system.
     pub image: ImageRef,
-    /// What the machine starts from.
+    /// The state from which the machine starts.
     pub source: MachineSource,
     /// The rights with which the image is pulled.
     pub pull_rights: PullRights,

@@ -13,9 +13,11 @@ use waggle_images::{cache::Resolve, reference::PullRights};
 
 use super::{
     BackendParts, CPUS_MAX, Vms, at,
+    launch_plan::{LaunchPlan, Start},
     machine::Vm,
-    owner::{self, LaunchPlan, Progress, Start},
-    plan::{MachineImage, StartFrom},
+    machine_image::MachineImage,
+    owner::{self, Progress},
+    plan::StartFrom,
     snapshot::VmSnapshot,
     templates::{self, TEMPLATE_PREFIX},
 };

@@ -8,8 +8,6 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BackendParts, runner_messages::Accelerator};
-
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Origin {
@@ -25,23 +23,13 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Describes this program and this host.
-    pub(super) fn of(parts: &BackendParts, agent: &[u8]) -> Self {
-        let (vmm, kernel) = match parts {
-            BackendParts::Krun { firmware } => ("libkrun".to_owned(), file(&firmware.path)),
-            BackendParts::Qemu { qemu, accelerator, kernel, .. } => {
-                let accelerator = match accelerator {
-                    Accelerator::Kvm => "kvm",
-                    Accelerator::Emulation { .. } => "emulation",
-                };
-                (format!("{} {accelerator}", file(qemu)), file(&kernel.path))
-            }
-        };
+    /// Describes this program and this host. `accelerator` is how the VMM executes the guest's instructions.
+    pub(super) fn of(vmm: &Path, accelerator: &str, kernel: &Path, agent: &[u8]) -> Self {
         Self {
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), env!("WAGGLE_COMMIT")),
             agent: format!("{:x}", Sha256::digest(agent)),
-            vmm,
-            kernel,
+            vmm: format!("{} {accelerator}", file(vmm)),
+            kernel: file(kernel),
             processor: processor(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
         }

@@ -9,9 +9,7 @@
 
 use std::{
     error::Error,
-    ffi::OsString,
     io,
-    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -23,20 +21,17 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT, boot::BootConfig};
+use waggle_protocol::{CALL_PORT, CONSOLE_PREFIX, EGRESS_PORT};
 
 use super::{
     console::ConsoleTail,
     egress_link::EgressLink,
-    initramfs::{InitramfsFault, SharedRoot},
+    initramfs::InitramfsFault,
+    launch_plan::{InitialRoot, LaunchPlan, Start},
     link_source::LinkSource,
-    memory_file::MemoryFile,
-    origin::Origin,
-    plan::MachineImage,
-    run_dirs::{self, RunDirs},
-    runner_messages::Orders,
+    run_dirs,
     runner_process::{LastOutput, RunnerProcess, SpawnFault},
-    snapshot::{Pasts, Shape, VmSnapshot},
+    snapshot::Pasts,
     snapshotting::{self, SnapshotRequest, Taken},
 };
 use crate::{
@@ -44,7 +39,6 @@ use crate::{
     domain::{machine::StartFault, principal::Principal, stage::Stage},
     log_limit::{self, Kind},
     machines::disks::{DiskFault, Disks},
-    network::Guest,
 };
 
 /// Timeout for the agent to shut its guest down. One second is enough, because the guest's disk is deleted anyway.
@@ -102,81 +96,6 @@ pub(super) enum FileFault {
     Encode { source: postcard::Error },
     #[error("failed to write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
-}
-
-/// Everything needed to start one machine.
-#[derive(Debug)]
-pub(super) struct LaunchPlan {
-    /// The owner of the environment.
-    pub(super) owner: Principal,
-    /// The path of this binary.
-    pub(super) runner: OsString,
-    /// The runner's orders. The owner creates the files of the run folder to which the orders refer, such as the
-    /// scratch disk.
-    pub(super) orders: Orders,
-    /// The guest's host name.
-    pub(super) hostname: String,
-    pub(super) boot: BootConfig,
-    /// The machine's network, if it has one.
-    pub(super) egress: Option<Guest>,
-    /// Whether the output of the VMM is logged as it arrives, not only after a failure.
-    pub(super) shows_log: bool,
-    pub(super) disk_mib: u32,
-    /// Timeout from the start of the runner to the end of the agent's handshake.
-    pub(super) boot_timeout: Duration,
-    pub(super) start: Start,
-    pub(super) disks: Arc<Disks>,
-    /// What a machine must share with a snapshot of this one.
-    pub(super) shape: Shape,
-    pub(super) origin: Arc<Origin>,
-    /// The parent of the folders of snapshots.
-    pub(super) run_dirs: Arc<RunDirs>,
-    /// The lease prevents the eviction of the image until the machine has ended.
-    pub(super) image: MachineImage,
-}
-
-/// What the machine starts from.
-#[derive(Debug)]
-pub(super) enum Start {
-    /// The guest boots.
-    Boot {
-        root: InitialRoot,
-        /// The disk of an earlier machine; `None` for an empty one.
-        disk: Option<Arc<VmSnapshot>>,
-        /// The guest's memory, for a back end that takes it from a file.
-        memory: Option<MemoryFile>,
-    },
-    /// The guest continues with the memory of a snapshot.
-    Memory(Arc<VmSnapshot>),
-}
-
-impl Start {
-    fn pasts(&self) -> Pasts {
-        match self {
-            Self::Boot { .. } => Pasts::NONE,
-            Self::Memory(snapshot) => snapshot.memory.as_ref().map_or(Pasts::NONE, |memory| memory.pasts),
-        }
-    }
-
-    /// The files that the runner needs.
-    pub(super) fn files(&self) -> Vec<BorrowedFd<'_>> {
-        match self {
-            Self::Boot { memory, .. } => memory.iter().map(AsFd::as_fd).collect(),
-            Self::Memory(snapshot) => {
-                let memory = snapshot.memory.iter();
-                memory.flat_map(|memory| [memory.guest.as_fd(), memory.devices.as_fd()]).collect()
-            }
-        }
-    }
-}
-
-/// The root file system in which the guest's first process starts.
-#[derive(Debug)]
-pub(super) enum InitialRoot {
-    /// An initramfs file. It starts with the archive that all machines share.
-    Initramfs { file: &'static str, shared: Arc<SharedRoot> },
-    /// The owner writes only the boot configuration to a file. The runner creates the rest of the root in memory.
-    FromRunner { boot: &'static str },
 }
 
 /// Runs one machine until the machine ends or `stop` is cancelled. Sets `end` after the machine's files are removed.

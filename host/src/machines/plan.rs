@@ -2,17 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes the plan from which the owner of a machine starts it.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-use waggle_images::cache::{Lease, PreparedImage};
 use waggle_protocol::boot::{self, BootConfig};
 
 use super::{
     BackendParts, Vms,
     file_names::{BOOT, INITRAMFS, SCRATCH},
+    launch_plan::{InitialRoot, LaunchPlan, Start},
+    machine_image::MachineImage,
     memory_file::MemoryFile,
-    owner::{InitialRoot, LaunchPlan, Start},
     run_dirs::RunDirFault,
     runner_messages::{KrunConfig, MachineConfig, Maker, Orders, QemuConfig, QemuStart},
     snapshot::{Shape, VmSnapshot},
@@ -27,31 +26,7 @@ const HOSTNAME_PREFIX: &str = "env-";
 /// Number of characters of the environment's id in the guest's host name. Eight distinguish machines in a shell prompt.
 const HOSTNAME_ID_CHARS: usize = 8;
 
-/// The image of a machine.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct MachineImage {
-    /// The file of the root file system.
-    pub(super) erofs: PathBuf,
-    /// The path of the same file in the cache.
-    pub(super) cached: PathBuf,
-    pub(super) env: Vec<(String, String)>,
-    pub(super) working_directory: Option<String>,
-    /// The version of the protocol and the path of the image's own agent.
-    pub(super) agent: Option<(u32, String)>,
-    /// Prevents the eviction of the file. `None` if the file belongs to a saved machine.
-    #[serde(skip)]
-    pub(super) _lease: Option<Arc<Lease>>,
-}
-
-impl From<PreparedImage> for MachineImage {
-    fn from(image: PreparedImage) -> Self {
-        let PreparedImage { erofs, env, working_directory, agent, lease } = image;
-        let agent = agent.map(|agent| (agent.protocol_version, agent.path));
-        Self { cached: erofs.clone(), erofs, env, working_directory, agent, _lease: Some(lease) }
-    }
-}
-
-/// What a machine starts from.
+/// The state from which a machine starts.
 pub(super) enum StartFrom {
     /// The machine boots, with an empty disk.
     Nothing,

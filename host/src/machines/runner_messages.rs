@@ -19,6 +19,9 @@ use super::confine::Namespaces;
 /// Maximum length of a line in bytes. A dozen paths of 4096 bytes fit.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Maximum size of the state of a machine's devices, in bytes. With 16 processors it has about 300 KB.
+pub(super) const DEVICES_BYTES_MAX: u64 = 4 << 20;
+
 /// The host's message: the machine that the runner must run.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Orders {
@@ -62,7 +65,7 @@ pub(super) struct QemuConfig {
     pub(super) log_level: u8,
 }
 
-/// How a guest of QEMU starts. The file of the guest's memory comes with the orders.
+/// The start of a guest of QEMU. The file of the guest's memory comes with the orders.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum QemuStart {
     Boot {

@@ -126,8 +126,8 @@ impl RunnerProcess {
         Ok(Self { child, pid, lifeline, received: Vec::new(), console, programs, panicked, readers })
     }
 
-    /// Sends a command with files, and waits for the answer: the time for which the guest stood still. Commands follow one another: if this future is dropped,
-    /// the runner must be stopped.
+    /// Sends a command with files, and waits for the answer: the time for which the guest stood still. Commands follow
+    /// one another: if this future is dropped, the runner must be stopped.
     ///
     /// # Errors
     /// [`CommandFault`].

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use waggle_shared::disk_reserve::DiskReserve;
 
-use super::{backend::WantedBackend, kernel_arguments::KernelArguments, templates::TemplateSettings};
+use super::{backend::WantedBackend, kernel_arguments::KernelArguments};
 use crate::{domain::defences::Relaxed, network::Gateway};
 
 /// Subfolder of the data folder for unpacked firmware, and for the kernel of QEMU's guests.
@@ -49,4 +49,22 @@ impl VmSettings {
     pub(super) fn firmware_dir(&self) -> PathBuf {
         self.data_dir.join(FIRMWARE_FOLDER)
     }
+}
+
+/// Limits of the templates.
+#[derive(Clone, Copy, Debug)]
+pub struct TemplateSettings {
+    /// Maximum number of templates; 0 means that all machines boot.
+    pub count: usize,
+    /// Maximum memory that all templates occupy, in bytes. A template also keeps pages that its machines use.
+    pub bytes: u64,
+    /// Whether machines of different callers start from the same template.
+    pub are_shared: bool,
+    /// Whether the interpreters run once before a template is taken.
+    pub are_warm: bool,
+}
+
+impl TemplateSettings {
+    /// All machines boot.
+    pub const NONE: Self = Self { count: 0, bytes: 0, are_shared: false, are_warm: false };
 }

@@ -15,17 +15,12 @@ use waggle_link::Past;
 
 use super::{
     file_names::SCRATCH,
+    machine_image::MachineImage,
     memory_file::MemoryFile,
     origin::Origin,
-    owner::LaunchPlan,
-    plan::MachineImage,
     run_dirs::{self, RunDirFault, RunDirs},
-    snapshot_files,
+    runner_messages::DEVICES_BYTES_MAX,
 };
-use crate::domain::machine::{PortFuture, Snapshot, SnapshotFault};
-
-/// Maximum size of the state of the devices, in bytes. With 16 processors it has about 300 KB.
-pub(super) const DEVICES_BYTES_MAX: u64 = 4 << 20;
 
 /// See the module's documentation. Each machine that starts from the snapshot has its own copies.
 #[derive(Debug)]
@@ -82,14 +77,14 @@ pub(super) struct SavedDisk {
 }
 
 impl SavedDisk {
-    /// Creates a folder for the disk of this machine. The folder's name begins like that of the machine's.
+    /// Creates a folder for the disk of the machine in `run_dir`. The name of the folder begins like that of `run_dir`.
     ///
     /// # Errors
     /// [`RunDirFault`].
-    pub(super) fn new(plan: &LaunchPlan) -> Result<Self, RunDirFault> {
-        let machine = plan.orders.run_dir.file_name().unwrap_or_default().to_string_lossy();
-        let folder = plan.run_dirs.make(&format!("{machine}-{}", Uuid::new_v4()))?;
-        Ok(Self { folder, run_dirs: Some(Arc::clone(&plan.run_dirs)) })
+    pub(super) fn new(run_dirs: &Arc<RunDirs>, run_dir: &Path) -> Result<Self, RunDirFault> {
+        let machine = run_dir.file_name().unwrap_or_default().to_string_lossy();
+        let folder = run_dirs.make(&format!("{machine}-{}", Uuid::new_v4()))?;
+        Ok(Self { folder, run_dirs: Some(Arc::clone(run_dirs)) })
     }
 
     /// Uses the disk in a folder of another owner.
@@ -102,12 +97,12 @@ impl SavedDisk {
         self.folder.join(SCRATCH)
     }
 
-    /// Moves the disk of the machine here.
+    /// Moves the disk of a machine here.
     ///
     /// # Errors
     /// The kernel's error.
-    pub(super) fn take(&self, plan: &LaunchPlan) -> io::Result<()> {
-        fs::rename(plan.orders.run_dir.join(&plan.orders.machine.scratch), self.path())
+    pub(super) fn take(&self, scratch: &Path) -> io::Result<()> {
+        fs::rename(scratch, self.path())
     }
 }
 
@@ -132,14 +127,4 @@ pub(super) fn read_devices(file: &File) -> io::Result<MemoryFile> {
         return Err(io::Error::other(format!("the state of the devices has {} bytes", content.len())));
     }
     MemoryFile::with_content(&content)
-}
-
-impl Snapshot for VmSnapshot {
-    fn has_memory(&self) -> bool {
-        self.memory.is_some()
-    }
-
-    fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
-        Box::pin(snapshot_files::write(self, folder.to_owned()))
-    }
 }

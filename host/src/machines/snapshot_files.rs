@@ -32,12 +32,12 @@ use tokio::task::spawn_blocking;
 use super::{
     disks,
     file_names::SCRATCH,
+    machine_image::MachineImage,
     memory_file::MemoryFile,
     origin::Origin,
-    plan::MachineImage,
     snapshot::{Pasts, SavedDisk, SavedMemory, Shape, VmSnapshot, read_devices},
 };
-use crate::domain::machine::SnapshotFault;
+use crate::domain::machine::{PortFuture, Snapshot, SnapshotFault};
 
 const DESCRIPTION: &str = "machine.json";
 const IMAGE: &str = "image";
@@ -94,11 +94,21 @@ struct WriteFault {
     source: io::Error,
 }
 
+impl Snapshot for VmSnapshot {
+    fn has_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
+        Box::pin(write(self, folder.to_owned()))
+    }
+}
+
 /// Writes the files into `folder`, and waits until they are on the disk.
 ///
 /// # Errors
 /// [`SnapshotFault::Failed`].
-pub(super) async fn write(snapshot: &VmSnapshot, folder: PathBuf) -> Result<(), SnapshotFault> {
+async fn write(snapshot: &VmSnapshot, folder: PathBuf) -> Result<(), SnapshotFault> {
     let (shape, image, origin) = (snapshot.shape.clone(), snapshot.image.clone(), Arc::clone(&snapshot.origin));
     let memory = snapshot.memory.as_ref().map(|memory| (memory.guest.clone(), memory.devices.clone()));
     let disk = snapshot.disk.path();

@@ -22,8 +22,8 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    launch_plan::{LaunchPlan, Start},
     memory_file::MemoryFile,
-    owner::{LaunchPlan, Start},
     runner_messages::{Command, SnapshotParts},
     runner_process::{CommandFault, RunnerProcess},
     snapshot::{Pasts, SavedDisk, SavedMemory, VmSnapshot, read_devices},
@@ -147,14 +147,16 @@ pub(super) async fn take_held(
         Start::Boot { memory, .. } => (memory.as_ref(), false),
         Start::Memory(snapshot) => (snapshot.memory.as_ref().map(|memory| &memory.guest), true),
     };
-    let disk = SavedDisk::new(plan).map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+    let disk = SavedDisk::new(&plan.run_dirs, &plan.orders.run_dir)
+        .map_err(|source| SnapshotFault::Failed { source: source.into() })?;
     let Some(own) = own.cloned() else {
         if continues {
             let why = "libkrun cannot copy a running machine; QEMU can".to_owned();
             return Err(SnapshotFault::Unsupported { why }.into());
         }
         // The agent has written all data to the disk.
-        disk.take(plan).map_err(|source| failed("keep the disk", source))?;
+        disk.take(&plan.orders.run_dir.join(&plan.orders.machine.scratch))
+            .map_err(|source| failed("keep the disk", source))?;
         return Ok(VmSnapshot {
             shape: plan.shape.clone(),
             memory: None,
@@ -222,7 +224,8 @@ async fn complete(
     }
     if !parts.disk {
         // The VMM has the file open, but its guest stands still.
-        disk.take(plan).map_err(|source| failed("keep the disk", source))?;
+        disk.take(&plan.orders.run_dir.join(&plan.orders.machine.scratch))
+            .map_err(|source| failed("keep the disk", source))?;
     }
     Ok((guest, devices))
 }

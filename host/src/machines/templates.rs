@@ -23,9 +23,11 @@ use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 use waggle_shared::mutex::lock;
 
 use super::{
+    launch_plan::LaunchPlan,
     link_source::LinkSource,
-    owner::{self, BootFault, LaunchPlan},
+    owner::{self, BootFault},
     runner_process::RunnerProcess,
+    settings::TemplateSettings,
     snapshot::{Pasts, Shape, VmSnapshot},
     snapshotting, warm_up,
 };
@@ -39,24 +41,6 @@ pub(super) const TEMPLATE_PREFIX: &str = "template-";
 
 /// Delay before a snapshot. A guest reports the memory that it has freed after two seconds.
 const SETTLING: Duration = Duration::from_secs(3);
-
-/// Limits of the templates.
-#[derive(Clone, Copy, Debug)]
-pub struct TemplateSettings {
-    /// Maximum number of templates; 0 means that all machines boot.
-    pub count: usize,
-    /// Maximum memory that all templates occupy, in bytes. A template also keeps pages that its machines use.
-    pub bytes: u64,
-    /// Whether machines of different callers start from the same template.
-    pub are_shared: bool,
-    /// Whether the interpreters run once before a template is taken.
-    pub are_warm: bool,
-}
-
-impl TemplateSettings {
-    /// All machines boot.
-    pub const NONE: Self = Self { count: 0, bytes: 0, are_shared: false, are_warm: false };
-}
 
 /// The templates of a server.
 #[derive(Debug)]

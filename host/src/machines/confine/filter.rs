@@ -21,9 +21,9 @@ pub(crate) enum Calls {
     Krun,
     /// All calls except those on the deny list.
     Program,
-    /// The same for a machine whose file of memory is sealed, because other machines use it. When the guest frees memory,
-    /// QEMU punches a hole into the file, and then discards its own copies of the pages. The hole would fail and keep
-    /// QEMU from the second step, so the call does nothing and succeeds.
+    /// The same for a machine whose file of memory is sealed, because other machines use it. When the guest frees
+    /// memory, QEMU punches a hole into the file, and then discards its own copies of the pages. The hole would fail
+    /// and keep QEMU from the second step, so the call does nothing and succeeds.
     ProgramWithSharedMemory,
 }
 

@@ -19,7 +19,7 @@ use rustix::net::{RecvFlags, recv};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::machines::{line_socket, roles::REASON_CHARS_MAX, snapshot::DEVICES_BYTES_MAX};
+use crate::machines::{line_socket, roles::REASON_CHARS_MAX, runner_messages::DEVICES_BYTES_MAX};
 
 /// Timeout of one command. It takes milliseconds, but more on a busy host.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
