@@ -9,6 +9,7 @@ mod doctor;
 mod exit_codes;
 mod host_memory;
 mod images;
+mod lasting;
 mod make_templates;
 mod manual;
 mod open_machines;

@@ -92,9 +92,21 @@ codes! {
     SavedSpaceReached, "saved_space_reached", Result,
         "The saved environments of all callers together have reached their maximum size.",
         "Remove saved environments that you no longer need, or tell the server's operator.";
+    SavedNotFound, "saved_not_found", Result,
+        "You have no saved environment with this name.",
+        "Call list_environments to see the names of your saved environments.";
+    CallsRunning, "calls_running", Result,
+        "The environment runs calls, and can be forked or saved only while it runs none.",
+        "Retry when the calls have ended. For a fork, you can set wait: true.";
+    SaveFailed, "save_failed", Result,
+        "The server failed to save or fork an environment, or to remove a saved one; nothing has changed.",
+        "Retry the call once; if the call fails again, tell the server's operator.";
+    ResumeFailed, "resume_failed", Result,
+        "The server failed to bring back a suspended or saved environment; its saved state is kept.",
+        "Retry the call once; if the call fails again, tell the server's operator, or destroy the environment.";
     SavingUnavailable, "saving_unavailable", Result,
-        "The server cannot save environments or bring them back: its operator has disabled it, or another server \
-         holds the saved environments.",
+        "The server cannot save environments or bring them back: its operator has disabled it, its machines cannot be \
+         saved, or another server holds the saved environments.",
         "Continue without saving, or tell the server's operator.";
     TooManyCalls, "too_many_calls", Result,
         "The server, or this caller, already runs its maximum number of calls.",
@@ -148,7 +160,8 @@ codes! {
         "Read the error message; the paths in the message are paths inside the environment.";
     ShuttingDown, "shutting_down", Result,
         "The server is shutting down.",
-        "Retry when the server runs again. All environments of the server are lost, so create a new environment.";
+        "Retry when the server runs again. If it does not suspend its environments, they are lost; list_environments \
+         shows those that you still have.";
     UnknownTool, "unknown_tool", Protocol,
         "No tool has this name.",
         "Call tools/list to see the names of the tools.";

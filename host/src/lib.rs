@@ -65,6 +65,7 @@ pub mod error_code;
 pub mod files;
 pub mod http;
 mod log_limit;
+pub mod lost;
 pub mod machines;
 pub mod mcp;
 pub mod network;

@@ -30,6 +30,7 @@ mod memory;
 mod progress;
 mod request_context;
 mod results;
+mod resumed_note;
 mod schemas;
 mod services;
 mod sessions;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Destroys idle environments, at a fixed interval.
+//! Destroys or suspends idle environments, and removes old saved ones, at a fixed interval.
 //!
-//! The reaper only triggers the check. The driver of each environment decides whether the environment has reached its
-//! idle timeout.
+//! The reaper only triggers the checks. The driver of each environment decides whether the environment has reached its
+//! idle timeout, and the store of saved machines which of them are too old.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,10 @@ pub async fn run(environments: Arc<Environments>, every: Duration, stop: Cancell
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => environments.expire_idle(),
+            _ = ticks.tick() => {
+                environments.expire_saved().await;
+                environments.expire_idle();
+            }
             () = stop.cancelled() => return,
         }
     }

@@ -17,13 +17,16 @@ use crate::{
     domain::{machine::Machines, runtime::ByRuntime},
     http::{Check, CurrentTls, CurrentTokens, Entrance, Server},
     log_limit,
+    lost::{Lost, RunningIds},
     mcp::{self, CallLimits, Defaults, EndpointRules, Tools},
     reaper,
+    saved::SavedMachines,
     service::{
         callers::Callers,
         environments::Environments,
         execution::{Execution, ExecutionRules},
         filesystem::Filesystem,
+        saving::Saving,
     },
 };
 
@@ -36,6 +39,32 @@ const DRAIN: Duration = Duration::from_secs(12);
 /// Timeout for destroying all environments in a shutdown.
 const RELEASE: Duration = Duration::from_secs(12);
 
+// The same time, if environments are suspended: most of it is for writing their memory to the disk.
+
+/// Timeout for running calls before the environments are suspended.
+const DRAIN_BEFORE_SUSPEND: Duration = Duration::from_secs(6);
+
+/// Timeout for suspending all environments.
+const SUSPEND: Duration = Duration::from_secs(15);
+
+/// Timeout for destroying the environments that could not be suspended.
+const RELEASE_UNSUSPENDED: Duration = Duration::from_secs(3);
+
+/// The state that outlives the server and its machines; by default none.
+#[derive(Debug, Default)]
+pub struct Lasting {
+    /// The saved and suspended environments.
+    pub store: Option<SavedMachines>,
+    /// The ids of the running environments, for the next server.
+    pub running: Option<RunningIds>,
+    /// The environments that an earlier server has lost.
+    pub lost: Vec<Lost>,
+    /// Whether idle environments are suspended, and not destroyed.
+    pub suspends_idle: bool,
+    /// Whether a shutdown suspends the environments, and does not destroy them.
+    pub suspends_at_stop: bool,
+}
+
 /// A running server: the tools, the environments, and the HTTP server after [`Waggle::listen`].
 #[derive(Debug)]
 pub struct Waggle {
@@ -44,19 +73,37 @@ pub struct Waggle {
     callers: Callers,
     tls: CurrentTls,
     environments: Arc<Environments>,
+    suspends_at_stop: bool,
     http: Option<Server>,
     reaper: JoinHandle<()>,
     stop: CancellationToken,
 }
 
 impl Waggle {
-    /// Starts the tools and the reaper; `machines` starts the machines of environments.
+    /// Starts the tools and the reaper; `machines` starts the machines of environments. Nothing outlives the server.
     #[must_use]
     pub fn start(settings: &Settings, images: ByRuntime<ImageRef>, machines: Arc<dyn Machines>) -> Self {
+        Self::start_lasting(settings, images, machines, Lasting::default())
+    }
+
+    /// Starts the tools and the reaper, like [`Waggle::start`], with what earlier servers have left.
+    #[must_use]
+    pub fn start_lasting(
+        settings: &Settings,
+        images: ByRuntime<ImageRef>,
+        machines: Arc<dyn Machines>,
+        lasting: Lasting,
+    ) -> Self {
         let access = &settings.access;
         let (limit, callers) = (settings.environments(), Callers::default());
         let (boot_timeout, policy) = (settings.boot_timeout, settings.egress.clone());
-        let environments = Arc::new(Environments::new(machines, boot_timeout, policy, limit, callers.clone()));
+        let environments = Environments::new(machines, boot_timeout, policy, limit, callers.clone());
+        let Lasting { store, running, lost, suspends_idle, suspends_at_stop } = lasting;
+        let saving = Saving { store, suspends_idle };
+        let environments = Arc::new(environments.with_saving(saving, running, lost));
+        if !access.stdio {
+            environments.restore_suspended();
+        }
         let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
         let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
@@ -64,13 +111,20 @@ impl Waggle {
             Arc::clone(&environments),
             Execution::new(Arc::clone(&environments), rules),
             Filesystem::new(Arc::clone(&environments)),
-            Defaults { images, allowed_images: settings.allowed_images(), sizes: settings.sizes(), idle_timeout },
+            Defaults {
+                images,
+                allowed_images: settings.allowed_images(),
+                sizes: settings.sizes(),
+                idle_timeout,
+                fork_wait: settings.max_exec_timeout.max(settings.install_timeout),
+            },
             CallLimits { limit: access.calls(), callers: callers.clone() },
             call_max,
         );
         let stop = CancellationToken::new();
         let reaper = tokio::spawn(reaper::run(Arc::clone(&environments), settings.reaper_interval, stop.child_token()));
-        Self { tools, access: access.clone(), callers, tls: None, environments, http: None, reaper, stop }
+        let (access, tls, http) = (access.clone(), None, None);
+        Self { tools, access, callers, tls, environments, suspends_at_stop, http, reaper, stop }
     }
 
     #[must_use]
@@ -146,13 +200,16 @@ impl Waggle {
         mcp::converse(self.tools.for_standard_input(), input, output, self.stop.child_token()).await
     }
 
-    /// Refuses new connections and calls, waits for running calls, then destroys every environment.
+    /// Refuses new connections and calls, waits for running calls, then destroys or suspends every environment.
     pub async fn shut_down(self) {
         if let Some(http) = &self.http {
             http.stop_accepting();
         }
         self.tools.cancel_tasks();
-        self.environments.shut_down(DRAIN, RELEASE).await;
+        match self.suspends_at_stop {
+            true => self.environments.suspend_all(DRAIN_BEFORE_SUSPEND, SUSPEND, RELEASE_UNSUSPENDED).await,
+            false => self.environments.shut_down(DRAIN, RELEASE).await,
+        }
         self.tools.end_tasks().await;
         if let Some(http) = self.http {
             http.finish().await;

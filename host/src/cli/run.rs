@@ -168,9 +168,9 @@ async fn live(
     spinner: Spinner,
 ) -> Result<Option<Executed>, Fault> {
     let owner = new.owner.clone();
-    let (made, _) = environments.create(new, |stage| spinner.show(stage.describe())).await?;
+    let created = environments.create(new, |stage| spinner.show(stage.describe())).await?;
     let files = Filesystem::new(environments);
-    files.write(&owner, made.id, &path, &code, Writing::default()).await?;
+    files.write(&owner, created.environment.id, &path, &code, Writing::default()).await?;
     // The program's output must not mix with the spinner.
     spinner.clear();
     let unread = CancellationToken::new();
@@ -180,7 +180,7 @@ async fn live(
         }
     };
     let watcher = Watcher { cancelled: &unread, on_output: &on_output };
-    let executed = execution.run_program(&owner, made.id, &path, command, watcher).await?;
+    let executed = execution.run_program(&owner, created.environment.id, &path, command, watcher).await?;
     Ok(if unread.is_cancelled() { None } else { Some(executed) })
 }
 

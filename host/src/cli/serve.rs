@@ -19,6 +19,7 @@ use waggle_images::{
 use super::{
     announce, disk_check,
     host_memory::{AllMachines, HostMemory},
+    lasting,
     make_templates::make_templates,
     open_machines::{self, Opened},
     signals::ShutdownSignals,
@@ -77,7 +78,8 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         };
         tokio::join!(templates, store.evict_regularly());
     };
-    let mut server = Waggle::start(settings, images.clone(), Arc::<Vms>::clone(&machines));
+    let lasting = lasting::open(settings, &folders).await?;
+    let mut server = Waggle::start_lasting(settings, images.clone(), Arc::<Vms>::clone(&machines), lasting);
     server.set_tls(tls.as_ref().map(TlsReader::current));
     let served = match listener {
         Some(listener) => {

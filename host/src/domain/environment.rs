@@ -92,8 +92,10 @@ pub struct Environment {
     pub variables: Variables,
     /// The time of the request to create the environment.
     pub created_at: SystemTime,
-    /// The time without a call after which the environment is destroyed.
+    /// The time without a call after which the environment is destroyed, or suspended.
     pub idle_timeout: Duration,
+    /// Whether the environment came back without its memory when it was last suspended.
+    pub memory_lost: bool,
     state: State,
     last_activity: Instant,
     calls: usize,
@@ -136,10 +138,17 @@ impl Environment {
             variables: new.variables,
             created_at,
             idle_timeout: new.idle_timeout,
+            memory_lost: false,
             state: State::Creating,
             last_activity: now,
             calls: 0,
         }
+    }
+
+    /// Restores an environment that an earlier server suspended, in [`State::Suspended`].
+    #[must_use]
+    pub fn suspended(id: EnvironmentId, new: NewEnvironment, created_at: SystemTime, now: Instant) -> Self {
+        Self { state: State::Suspended, ..Self::create(id, new, created_at, now) }
     }
 
     #[must_use]
@@ -173,6 +182,17 @@ impl Environment {
         Ok(())
     }
 
+    /// Returns the number of running calls.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls
+    }
+
+    /// Starts the idle timeout again.
+    pub fn touch(&mut self, now: Instant) {
+        self.last_activity = now;
+    }
+
     /// Removes a call that ended, successfully or not, from the count of running calls.
     pub fn end_call(&mut self, now: Instant) {
         self.calls = self.calls.saturating_sub(1);
@@ -186,6 +206,7 @@ impl Environment {
         match self.state {
             State::Running | State::Error if self.calls == 0 => self.last_activity.checked_add(self.idle_timeout),
             State::Running | State::Error | State::Creating | State::Destroying | State::Destroyed => None,
+            State::Suspending | State::Suspended | State::Resuming => None,
         }
     }
 }

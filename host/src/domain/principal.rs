@@ -26,6 +26,18 @@ impl Principal {
     }
 }
 
+impl Principal {
+    /// Returns the principal with this name, as [`fmt::Display`] wrote it, also one without a token.
+    #[must_use]
+    pub fn stored(name: &str) -> Option<Self> {
+        match name {
+            ANONYMOUS => Some(Self::anonymous()),
+            LOCAL => Some(Self::local()),
+            _ => name.parse().ok(),
+        }
+    }
+}
+
 /// Maximum number of characters of a name: enough for a person or a service, and short enough for a line of the log.
 pub const PRINCIPAL_CHARS_MAX: usize = 64;
 
@@ -70,6 +82,7 @@ mod tests {
             assert_eq!(name.parse::<Principal>(), Err(PrincipalFault::Invalid), "{name}");
         }
         for name in [Principal::anonymous(), Principal::local()] {
+            assert_eq!(Principal::stored(&name.to_string()), Some(name.clone()));
             assert_eq!(name.to_string().parse::<Principal>(), Err(PrincipalFault::Reserved));
         }
     }

@@ -36,6 +36,17 @@ struct Inner {
     destroyed: VecDeque<Destroyed>,
 }
 
+impl Inner {
+    fn remember(&mut self, destroyed: Destroyed) {
+        self.destroyed.push_back(destroyed);
+        if self.destroyed.len() > DESTROYED_REMEMBERED_MAX
+            && let Some(surplus) = surplus(self.destroyed.iter().map(|destroyed| &destroyed.owner))
+        {
+            self.destroyed.remove(surplus);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Destroyed {
     id: EnvironmentId,
@@ -56,6 +67,12 @@ pub enum DestroyReason {
     Failed,
     /// The server shut down.
     Shutdown,
+    /// The server shut down, and could not suspend the environment.
+    Unsuspended,
+    /// The server that ran the environment ended without shutting down.
+    Lost,
+    /// The environment was suspended for longer than the server keeps its state.
+    Expired,
 }
 
 /// The result of looking up an id.
@@ -97,6 +114,18 @@ impl Repository {
         Ok(Slot { slots: Arc::clone(&self.slots), owner: owner.clone() })
     }
 
+    /// Returns the limit on the slots.
+    #[must_use]
+    pub fn limit(&self) -> SharedLimit {
+        self.slots.limit
+    }
+
+    /// Takes a slot for an environment that an earlier server had, even if all slots are taken.
+    pub fn occupy(&self, owner: &Principal) -> Slot {
+        *lock(&self.slots.taken).entry(owner.clone()).or_default() += 1;
+        Slot { slots: Arc::clone(&self.slots), owner: owner.clone() }
+    }
+
     /// Adds or replaces an environment.
     pub fn save(&self, environment: Environment) {
         let mut inner = lock(&self.inner);
@@ -111,12 +140,12 @@ impl Repository {
         let mut inner = lock(&self.inner);
         let Some(position) = inner.environments.iter().position(|known| known.id == id) else { return };
         let Environment { owner, .. } = inner.environments.remove(position);
-        inner.destroyed.push_back(Destroyed { id, owner, reason });
-        if inner.destroyed.len() > DESTROYED_REMEMBERED_MAX
-            && let Some(surplus) = surplus(inner.destroyed.iter().map(|destroyed| &destroyed.owner))
-        {
-            inner.destroyed.remove(surplus);
-        }
+        inner.remember(Destroyed { id, owner, reason });
+    }
+
+    /// Remembers an environment that an earlier server had.
+    pub fn remember_destroyed(&self, id: EnvironmentId, owner: Principal, reason: DestroyReason) {
+        lock(&self.inner).remember(Destroyed { id, owner, reason });
     }
 
     /// Looks up an id among an owner's environments.
@@ -134,6 +163,12 @@ impl Repository {
     #[must_use]
     pub fn list(&self, owner: &Principal) -> Vec<Environment> {
         lock(&self.inner).environments.iter().filter(|known| known.owner == *owner).cloned().collect()
+    }
+
+    /// Returns the environments of all owners, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Environment> {
+        lock(&self.inner).environments.clone()
     }
 
     /// Returns a failed environment if there are more failed environments than slots: the oldest one of the owner that
@@ -262,6 +297,22 @@ mod tests {
         assert_eq!(repository.reserve(&eve, 3).unwrap_err(), CapacityFault::Server { all: 10 });
         drop(taken);
         assert!(repository.slots.taken.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn environments_of_an_earlier_server_count_even_beyond_the_limit() {
+        let repository = repository(2);
+        let owner = Principal::anonymous();
+        let mut earlier: Vec<_> = (0..3).map(|_| repository.occupy(&owner)).collect();
+        for _ in 0..2 {
+            assert_eq!(repository.reserve(&owner, 1).unwrap_err(), CapacityFault::Server { all: 2 });
+            earlier.pop();
+        }
+        assert!(repository.reserve(&owner, 1).is_ok());
+        let id = EnvironmentId::random();
+        repository.remember_destroyed(id, owner.clone(), DestroyReason::Lost);
+        assert_eq!(repository.find(&owner, id), Found::Destroyed(DestroyReason::Lost));
+        assert_eq!(repository.find(&"ada".parse().unwrap(), id), Found::Unknown);
     }
 
     #[test]

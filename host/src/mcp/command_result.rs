@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     failure::Outcome,
     results::{EVENT_BYTES_MAX, shrunk, written_bytes},
+    resumed_note::ResumedNote,
 };
 use crate::domain::{
     command::{EndCause, Executed},
@@ -34,6 +35,8 @@ pub(super) struct CommandResult<'a> {
     /// stopped; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hint: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) resumed: ResumedNote,
     /// True if the command exceeded its memory limit and the kernel killed one of its processes.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
@@ -78,10 +81,10 @@ struct Lost {
 
 impl<'a> CommandResult<'a> {
     /// Writes the result of a command with as much of the outputs as fits into one event.
-    pub(super) fn write(executed: &'a Executed, write: impl Fn(&Self) -> Outcome) -> Outcome {
+    pub(super) fn write(executed: &'a Executed, write: impl Fn(Self) -> Outcome) -> Outcome {
         let mut output_bytes_max = executed.stdout.kept_bytes().max(executed.stderr.kept_bytes());
         loop {
-            let result = write(&Self::of(executed, output_bytes_max))?;
+            let result = write(Self::of(executed, output_bytes_max))?;
             let bytes = written_bytes(&result);
             if bytes <= EVENT_BYTES_MAX || output_bytes_max == 0 {
                 return Ok(result);
@@ -102,6 +105,7 @@ impl<'a> CommandResult<'a> {
             duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code: executed.exit_code,
             hint: executed.hint.as_deref(),
+            resumed: ResumedNote::default(),
             out_of_memory: executed.cause == EndCause::OutOfMemory,
             signal: executed.signal,
             stderr: stderr.text,
@@ -161,7 +165,7 @@ mod tests {
         for piece in ["x", "\"\n", "\u{1}", "\u{fffd}", "é"] {
             let output = piece.repeat(OUTPUT_BYTES_MAX / piece.len());
             let executed = executed(output.as_bytes(), output.as_bytes());
-            let result = CommandResult::write(&executed, results::object).unwrap();
+            let result = CommandResult::write(&executed, |result| results::object(&result)).unwrap();
             let bytes = written_bytes(&result);
             assert!((EVENT_BYTES_MAX * 3 / 4..=EVENT_BYTES_MAX).contains(&bytes), "{piece:?}: {bytes}");
             let structured = result.structured_content.unwrap();
@@ -172,7 +176,8 @@ mod tests {
     #[test]
     fn short_output_does_not_shrink_a_long_one_and_names_no_file() {
         let executed = executed(&[b'x'; 400_000], b"short");
-        let result = CommandResult::write(&executed, results::object).unwrap().structured_content.unwrap();
+        let result =
+            CommandResult::write(&executed, |result| results::object(&result)).unwrap().structured_content.unwrap();
         assert_eq!((result["stdout"].as_str().unwrap().len(), &result["stderr"]), (400_000, &"short".into()));
         assert!(result.get("stdout_file").is_none() && result.get("stdout_lost").is_none());
     }

@@ -36,15 +36,21 @@ pub(super) fn into_reply(tool: &str, caller: &Principal, failure: Failure) -> Re
         Failure::Service(Fault::Caller(fault)) => {
             let reply = for_caller(&fault.to_string(), fault.code(), !fault.has_advice());
             let Some(executed) = fault.executed() else { return Ok(reply) };
-            CommandResult::write(executed, |result| with_result(&reply, result))
+            CommandResult::write(executed, |result| with_result(&reply, &result))
                 .or_else(|failure| into_reply(tool, caller, failure))
         }
         Failure::Service(Fault::Server(fault)) => {
             log_fault(tool, caller, &chain(&fault), &fault);
             let message = fault.for_client();
             match fault {
-                // The caller can create another environment.
-                ServerFault::Start { .. } | ServerFault::Call { .. } => Ok(for_caller(&message, fault.code(), true)),
+                // The caller can create another environment, or retry.
+                ServerFault::Start { .. }
+                | ServerFault::Call { .. }
+                | ServerFault::Snapshot { .. }
+                | ServerFault::Save { .. }
+                | ServerFault::Resume { .. }
+                | ServerFault::Restore { .. }
+                | ServerFault::Remove { .. } => Ok(for_caller(&message, fault.code(), true)),
                 ServerFault::Unowned { .. } => Err(ErrorData::internal_error(message, Some(data(fault.code())))),
             }
         }
@@ -121,7 +127,12 @@ fn with_result(error: &CallToolResult, result: &CommandResult<'_>) -> Outcome {
 fn log_fault(tool: &str, caller: &Principal, message: &str, fault: &ServerFault) {
     let left_out = match fault {
         ServerFault::Call { id, .. } => log_limit::admitted(*id),
-        ServerFault::Start { .. } => log_limit::admitted_of(caller, Kind::Start),
+        ServerFault::Start { .. } | ServerFault::Resume { .. } | ServerFault::Restore { .. } => {
+            log_limit::admitted_of(caller, Kind::Start)
+        }
+        ServerFault::Snapshot { .. } | ServerFault::Save { .. } | ServerFault::Remove { .. } => {
+            log_limit::admitted_of(caller, Kind::Machine)
+        }
         ServerFault::Unowned { .. } => log_limit::admitted_of(caller, Kind::Server),
     };
     if let Some(left_out) = left_out {

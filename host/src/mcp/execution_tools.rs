@@ -21,6 +21,7 @@ use super::{
 use crate::{
     domain::{
         command::{Command, Executed},
+        environment_id::EnvironmentId,
         variables::Variables,
     },
     service::{
@@ -130,7 +131,7 @@ impl Services {
         let on_output = |stream, bytes: &[u8]| context.progress.output(stream, bytes);
         let watcher = Watcher { cancelled: &context.cancelled, on_output: &on_output };
         let outcome = self.execution.execute(&context.owner, id, language, arguments.code, command, watcher).await;
-        self.command_result(outcome, context).await
+        self.command_result(id, outcome, context).await
     }
 
     async fn install_packages(&self, arguments: InstallArguments, context: &CallContext) -> Outcome {
@@ -141,10 +142,15 @@ impl Services {
         let watcher = InstallationWatcher { cancelled: &context.cancelled, on_output };
         let request = PackageRequest { packages: &arguments.packages, system: arguments.system == Some(true) };
         let outcome = self.execution.install_packages(&context.owner, id, request, watcher).await;
-        self.command_result(outcome, context).await
+        self.command_result(id, outcome, context).await
     }
 
-    async fn command_result(&self, outcome: Result<Executed, Fault>, context: &CallContext) -> Outcome {
+    async fn command_result(
+        &self,
+        id: EnvironmentId,
+        outcome: Result<Executed, Fault>,
+        context: &CallContext,
+    ) -> Outcome {
         // The error of a stopped command includes the command's output, so the error needs a reservation as well.
         let executed = match &outcome {
             Ok(executed) => Some(executed),
@@ -154,7 +160,13 @@ impl Services {
         let bytes = executed.map_or(0, |executed| executed.stdout.kept_bytes() + executed.stderr.kept_bytes());
         let mut reservation = self.reserve_result(&context.owner, results::bytes_max(bytes)).await?;
         let written = match outcome {
-            Ok(executed) => CommandResult::write(&executed, results::object),
+            Ok(executed) => {
+                let resumed = self.resumed_note(&context.owner, id);
+                CommandResult::write(&executed, |mut result| {
+                    result.resumed = resumed;
+                    results::object(&result)
+                })
+            }
             // The error includes the output.
             Err(fault) => Err(fault.into()),
         };

@@ -15,6 +15,7 @@ use super::{
     failure::Outcome,
     file_content::{self, READ_BYTES_MAX, Wanted},
     formats, results,
+    resumed_note::ResumedNote,
     services::Services,
     tool::ServedTool,
 };
@@ -73,6 +74,8 @@ struct WriteArguments {
 struct Written {
     bytes_written: u64,
     path: String,
+    #[serde(flatten)]
+    resumed: ResumedNote,
     status: &'static str,
 }
 
@@ -113,6 +116,8 @@ struct Listed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a str>,
     path: String,
+    #[serde(flatten)]
+    resumed: ResumedNote,
     /// The number of all entries in the folder, with those of its subfolders if recursive.
     total: u64,
     /// True if there are more entries than total, in folders that were not read; absent otherwise.
@@ -194,7 +199,8 @@ impl Services {
         let how = Writing { mode, append: arguments.append.unwrap_or(false) };
         let write = self.filesystem.write(&context.owner, id, &path, &content, how);
         let bytes_written = context.unless_cancelled(write).await?;
-        results::object(&Written { bytes_written, path: path.to_string(), status: "written" })
+        let resumed = self.resumed_note(&context.owner, id);
+        results::object(&Written { bytes_written, path: path.to_string(), resumed, status: "written" })
     }
 
     async fn read_file(&self, arguments: ReadArguments, context: &CallContext) -> Outcome {
@@ -230,11 +236,13 @@ impl Services {
             let last = if count < files.len() { files.get(..count).and_then(<[ListedFile]>::last) } else { None };
             last.map(|file| file.name.as_str()).or(listing.next.as_deref())
         };
+        let resumed = self.resumed_note(&context.owner, id);
         let result = results::list(files.len(), |count| Listed {
             count,
             files: files.get(..count).unwrap_or_default(),
             next: next(count),
             path: path.to_string(),
+            resumed,
             total: listing.total,
             total_is_minimum: listing.total_is_minimum,
             truncated: listing.too_deep || next(count).is_some(),

@@ -7,10 +7,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use waggle_images::reference::ImageRef;
 
-use super::results::RESULT_BYTES_MAX;
+use super::{results::RESULT_BYTES_MAX, resumed_note::ResumedNote};
 use crate::{
     budget::{Budget, Reservation},
-    domain::{allowed_images::AllowedImages, machine_size::SizeLimits, principal::Principal, runtime::ByRuntime},
+    domain::{
+        allowed_images::AllowedImages, environment_id::EnvironmentId, machine_size::SizeLimits, principal::Principal,
+        runtime::ByRuntime,
+    },
     service::{environments::Environments, execution::Execution, fault::CallerFault, filesystem::Filesystem},
 };
 
@@ -45,6 +48,8 @@ pub struct Defaults {
     pub sizes: SizeLimits,
     /// The time without a call after which an environment is destroyed.
     pub idle_timeout: Duration,
+    /// Maximum time that a fork waits for the calls in its source: the longest time that a call can run.
+    pub fork_wait: Duration,
 }
 
 impl Services {
@@ -55,6 +60,11 @@ impl Services {
         defaults: Defaults,
     ) -> Self {
         Self { environments, execution, filesystem, defaults, results: Budget::new(RESULTS_BYTES, OWN_RESULTS_BYTES) }
+    }
+
+    /// Returns the note for a result of an environment that was suspended, once.
+    pub(super) fn resumed_note(&self, owner: &Principal, id: EnvironmentId) -> ResumedNote {
+        self.environments.untold_resume(owner, id).into()
     }
 
     /// Reserves memory for a result and its written form, in bytes.

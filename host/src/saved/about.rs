@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use waggle_images::reference::ImageRef;
+use waggle_images::reference::{ImageRef, PullRights};
 
 use crate::domain::{
     egress::Policy,
@@ -42,6 +42,8 @@ pub struct SavedAbout {
     pub runtime: Runtime,
     /// The image of the root file system.
     pub image: ImageRef,
+    /// The rights with which the image was pulled.
+    pub pull_rights: PullRights,
     /// The time of the request to create the environment.
     pub created_at: SystemTime,
     /// The time without a call after which the environment is idle.
@@ -99,6 +101,8 @@ struct Record {
     name: String,
     runtime: String,
     image: String,
+    /// Whether the image is one that a client may choose from public registries, pulled without the operator's rights.
+    has_public_image: bool,
     created_at: SystemTime,
     idle_timeout: Duration,
     network: Option<String>,
@@ -130,6 +134,7 @@ pub(super) fn encode(entry: &SavedEntry, serial: u64) -> Result<Vec<u8>, AboutFa
         name: about.name.as_str().to_owned(),
         runtime: about.runtime.name().to_owned(),
         image: about.image.to_string(),
+        has_public_image: about.pull_rights == PullRights::Public,
         created_at: about.created_at,
         idle_timeout: about.idle_timeout,
         network: about.network.as_ref().map(ToString::to_string),
@@ -186,6 +191,7 @@ impl Record {
             name: EnvironmentName::parse(&self.name).map_err(|_| invalid("name"))?,
             runtime: runtime.ok_or(invalid("runtime"))?,
             image: self.image.parse().map_err(|_| invalid("image"))?,
+            pull_rights: if self.has_public_image { PullRights::Public } else { PullRights::Operator },
             created_at: self.created_at,
             idle_timeout: self.idle_timeout,
             network,
@@ -194,15 +200,9 @@ impl Record {
             disk_mib: self.disk_mib,
             variables: Variables::parse(self.variables).map_err(|_| invalid("variables"))?,
         };
-        let owner = owner(&self.owner).ok_or(invalid("owner"))?;
+        let owner = Principal::stored(&self.owner).ok_or(invalid("owner"))?;
         Ok(SavedEntry { key, owner, about, saved_at: self.saved_at, bytes: 0 })
     }
-}
-
-/// Returns the principal with this name, also one of those without a token.
-fn owner(name: &str) -> Option<Principal> {
-    let without_token = [Principal::anonymous(), Principal::local()];
-    without_token.into_iter().find(|principal| principal.to_string() == name).or_else(|| name.parse().ok())
 }
 
 #[cfg(test)]
@@ -217,6 +217,7 @@ mod tests {
             name: EnvironmentName::of(Runtime::Node, id),
             runtime: Runtime::Node,
             image: "registry.example/a/b:1".parse().unwrap(),
+            pull_rights: PullRights::Public,
             created_at: SystemTime::now(),
             idle_timeout: Duration::from_millis(61_234),
             network: network.map(|rules| rules.parse().unwrap()),
@@ -240,6 +241,7 @@ mod tests {
         let mut named = entry(Principal::anonymous(), None);
         named.key = SavedKey::Name(SavedName::parse("my \"data\"").unwrap());
         named.about.image = "oci:/images/python:3.13".parse().unwrap();
+        named.about.pull_rights = PullRights::Operator;
         assert_eq!(decode(&encode(&named, 0).unwrap()).unwrap(), (named, 0));
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use waggle_images::reference::PullRights;
 use waggle_shared::causes::chain;
 
 use super::*;
@@ -50,6 +51,7 @@ fn about(number: u32) -> SavedAbout {
         runtime: Runtime::Python,
         // References to registries take long to parse in each process of an unoptimized build.
         image: "oci:/images/python".parse().unwrap(),
+        pull_rights: PullRights::Operator,
         created_at: SystemTime::now(),
         idle_timeout: Duration::from_secs(60),
         network: None,

@@ -1,9 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Creates, lists and destroys environments, and destroys all environments when the server shuts down.
+//! Creates, lists and destroys environments, and destroys or suspends all environments when the server shuts down.
 //!
 //! One `driver` owns each environment. This module spawns the drivers and sends requests to them. If the caller
-//! of `create` leaves before the result, the environment is destroyed.
+//! of `create` leaves before the result, the environment is destroyed. `lasting` has the environments that outlive
+//! their machine.
+
+pub mod lasting;
 
 use std::{
     sync::Arc,
@@ -20,27 +23,33 @@ use tracing::Instrument as _;
 
 use super::{
     callers::Callers,
-    driver::Driver,
+    driver::{Driver, Running},
     fault::{CallerFault, Fault, ServerFault},
-    installation_queue::{InstallationQueue, Turn},
-    journal::{EnvironmentLog, Journal},
+    inbox::Inbox,
+    installation_queue::{InstallationQueue, KilledInstallations, Turn},
+    journal::EnvironmentLog,
     refusals::Refusals,
     registry::{Handle, Registry},
     request::{Beginning, Call, REQUESTS_MAX, Request},
+    resume_note::Resumed,
+    saving::{SavedState, Saving},
 };
 use crate::domain::{
     capabilities::AgentOrigin,
     egress::{Egress, Network, Policy, Refused},
-    environment::{CALLS_MAX, CallRefusal, Environment, NewEnvironment},
+    environment::{CALLS_MAX, Environment, NewEnvironment},
     environment_id::EnvironmentId,
     lifecycle::State,
     machine::{MachineSource, MachineSpec, Machines},
     principal::Principal,
-    repository::{DestroyReason, Found},
+    repository::{DestroyReason, Found, Slot},
     shared_limit::SharedLimit,
     stage::Stage,
 };
-use crate::telemetry::STAGES;
+use crate::{
+    lost::{Lost, RunningIds},
+    telemetry::STAGES,
+};
 
 /// The environments of this server.
 pub struct Environments {
@@ -50,6 +59,7 @@ pub struct Environments {
     boot_timeout: Duration,
     /// The server's network policy, which limits the network of every environment.
     policy: Policy,
+    saving: Saving,
     callers: Callers,
     /// Counts the drivers; a shutdown waits for them.
     drivers: TaskTracker,
@@ -73,65 +83,53 @@ impl Environments {
         limit: SharedLimit,
         callers: Callers,
     ) -> Self {
-        let registry = Arc::new(Registry::new(limit));
-        let (drivers, calls) = (TaskTracker::new(), TaskTracker::new());
-        Self { registry, machines, boot_timeout, policy, callers, drivers, calls }
+        let registry = Arc::new(Registry::new(limit, None, Vec::new()));
+        let (saving, drivers, calls) = (Saving::default(), TaskTracker::new(), TaskTracker::new());
+        Self { registry, machines, boot_timeout, policy, saving, callers, drivers, calls }
     }
 
-    /// Creates an environment and waits until it accepts calls. Returns the environment and the origin of its agent.
-    /// `on_stage` is called with the stages of the start, except for stages that end before they can be reported.
+    /// Lets environments outlive their machines, and the server: `running` has the ids of the running environments for
+    /// the next server, and `lost` has those that an earlier server has lost.
+    #[must_use]
+    pub fn with_saving(self, saving: Saving, running: Option<RunningIds>, lost: Vec<Lost>) -> Self {
+        let registry = Arc::new(Registry::new(self.registry.repository.limit(), running, lost));
+        Self { registry, saving, ..self }
+    }
+
+    /// Creates an environment and waits until it accepts calls. `on_stage` is called with the stages of the start,
+    /// except for stages that end before they can be reported.
     ///
     /// Dropping the future undoes the create.
     ///
     /// # Errors
     /// [`CallerFault::Capacity`] if all slots that the owner may take are taken, [`ServerFault::Start`] if the machine
     /// does not start.
-    pub async fn create(
+    pub async fn create(&self, new: NewEnvironment, on_stage: impl Fn(Stage) + Send) -> Result<Created, Fault> {
+        let _counted = self.calls.token();
+        let slot = self.reserve(&new.owner)?;
+        self.start(new, slot, Inherited::default(), on_stage).await
+    }
+
+    fn reserve(&self, owner: &Principal) -> Result<Slot, CallerFault> {
+        Ok(self.registry.repository.reserve(owner, self.callers.count())?)
+    }
+
+    /// Starts the driver of a new environment, and waits until the environment accepts calls.
+    async fn start(
         &self,
         new: NewEnvironment,
+        slot: Slot,
+        inherited: Inherited,
         on_stage: impl Fn(Stage) + Send,
-    ) -> Result<(Environment, AgentOrigin), Fault> {
-        let _counted = self.calls.token();
-        let slot = self.registry.repository.reserve(&new.owner, self.callers.count()).map_err(CallerFault::from)?;
-        let id = EnvironmentId::random();
-        let refusals = Arc::new(Refusals::new(id));
-        let journal = Arc::new(Journal::default());
-        let places = Arc::new(Semaphore::new(CALLS_MAX));
-        let installations = Arc::<InstallationQueue>::default();
-        let mut stages = journal.stages();
-        let spec = self.spec(id, &new, Arc::clone(&refusals));
-        let owner = new.owner.clone();
-        let environment = Environment::create(id, new, SystemTime::now(), Instant::now().into_std());
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+    ) -> Result<Created, Fault> {
+        let (id, owner) = (EnvironmentId::random(), new.owner.clone());
+        let environment = Environment::create(id, new.clone(), SystemTime::now(), Instant::now().into_std());
         let (ready, mut outcome) = oneshot::channel();
         let abandoned = CancellationToken::new();
         let undo = abandoned.clone().drop_guard();
-        {
-            let mut drivers = self.registry.drivers();
-            if drivers.closing {
-                return Err(CallerFault::ShuttingDown.into());
-            }
-            self.registry.repository.save(environment.clone());
-            let driver = Driver {
-                environment,
-                spec,
-                slot: Some(slot),
-                registry: Arc::clone(&self.registry),
-                requests: receiver,
-                refusals: Arc::clone(&refusals),
-                journal: Arc::clone(&journal),
-                places: Arc::clone(&places),
-                memory_kills_told: Arc::default(),
-                installations: Arc::clone(&installations),
-                abandoned,
-                reason: DestroyReason::NeverReady,
-                waiters: Vec::new(),
-            };
-            let span = tracing::info_span!("environment", %id);
-            let run = driver.run(Arc::clone(&self.machines), ready).instrument(span);
-            let task = self.drivers.spawn(run).abort_handle();
-            drivers.handles.insert(id, Handle { requests, task, refusals, journal, places, installations });
-        }
+        let (driver, requests) = self.driver(environment, &new, slot, inherited, abandoned);
+        let mut stages = driver.journal.stages();
+        self.spawn_driver(driver, requests, |driver, machines| driver.run(machines, ready))?;
         let outcome = loop {
             tokio::select! {
                 outcome = &mut outcome => break outcome,
@@ -142,9 +140,9 @@ impl Environments {
             }
         };
         match outcome {
-            Ok(Ok(running)) => {
+            Ok(Ok(Running { environment, agent_origin, has_resumed })) => {
                 undo.disarm();
-                Ok(running)
+                Ok(Created { environment, agent_origin, memory: has_resumed })
             }
             Ok(Err(source)) => Err(ServerFault::Start { id, source: Box::new(source) }.into()),
             Err(_) => match self.find(&owner, id) {
@@ -156,6 +154,74 @@ impl Environments {
                 Ok(_) | Err(_) => Err(ServerFault::Unowned { id }.into()),
             },
         }
+    }
+
+    /// Creates the driver of an environment, and the sender of its requests.
+    fn driver(
+        &self,
+        environment: Environment,
+        new: &NewEnvironment,
+        slot: Slot,
+        inherited: Inherited,
+        abandoned: CancellationToken,
+    ) -> (Driver, mpsc::Sender<Request>) {
+        let id = environment.id;
+        let Inherited { state, killed_installations, memory_kills_told } = inherited;
+        let (snapshot, files) = state.map_or((None, None), |SavedState { snapshot, files }| (Some(snapshot), files));
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let refusals = Arc::new(Refusals::new(id));
+        let driver = Driver {
+            spec: self.spec(id, new, Arc::clone(&refusals)),
+            environment,
+            network: new.network.clone(),
+            snapshot,
+            files,
+            slot: Some(slot),
+            registry: Arc::clone(&self.registry),
+            saving: self.saving.clone(),
+            inbox: Inbox::new(receiver),
+            refusals,
+            journal: Arc::default(),
+            places: Arc::new(Semaphore::new(CALLS_MAX)),
+            memory_kills_told: Arc::new(memory_kills_told.into()),
+            installations: Arc::new(InstallationQueue::after(killed_installations)),
+            resume_note: Arc::default(),
+            abandoned,
+            reason: DestroyReason::NeverReady,
+            is_doomed: false,
+            waiters: Vec::new(),
+            forks: Vec::new(),
+            stopping: None,
+            cut_off: CancellationToken::new(),
+        };
+        (driver, requests)
+    }
+
+    /// Registers an environment and spawns its driver.
+    fn spawn_driver<F>(
+        &self,
+        driver: Driver,
+        requests: mpsc::Sender<Request>,
+        run: impl FnOnce(Driver, Arc<dyn Machines>) -> F,
+    ) -> Result<(), CallerFault>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut drivers = self.registry.drivers();
+        if drivers.closing {
+            return Err(CallerFault::ShuttingDown);
+        }
+        let (id, is_suspended) = (driver.environment.id, driver.environment.state() == State::Suspended);
+        self.registry.repository.save(driver.environment.clone());
+        self.registry.set_running(&driver.environment, !is_suspended);
+        let (refusals, journal) = (Arc::clone(&driver.refusals), Arc::clone(&driver.journal));
+        let (places, installations) = (Arc::clone(&driver.places), Arc::clone(&driver.installations));
+        let resume_note = Arc::clone(&driver.resume_note);
+        let span = tracing::info_span!("environment", %id);
+        let task = self.drivers.spawn(run(driver, Arc::clone(&self.machines)).instrument(span)).abort_handle();
+        let handle = Handle { requests, task, refusals, journal, places, installations, resume_note };
+        drivers.handles.insert(id, handle);
+        Ok(())
     }
 
     fn spec(&self, id: EnvironmentId, new: &NewEnvironment, refusals: Arc<Refusals>) -> MachineSpec {
@@ -246,14 +312,18 @@ impl Environments {
         let busy = |_elapsed| CallerFault::Busy { id, waited: within };
         let place = place.map_err(busy)?.map_err(|_closed| self.not_callable(owner, id))?;
         let (reply, answer) = oneshot::channel();
+        let beginning = Beginning { counted, place, requested: Instant::now() };
         // If the driver has ended, `reply` is dropped, and `answer` fails below.
-        let _ = handle.requests.send(Request::Begin(Beginning { counted, place }, reply)).await;
-        match answer.await {
-            Ok(Ok(call)) => Ok(call),
-            Ok(Err(CallRefusal::Busy)) => Err(CallerFault::Busy { id, waited: Duration::ZERO }.into()),
-            Ok(Err(CallRefusal::NotRunning { state })) => Err(CallerFault::NotRunning { id, state }.into()),
-            Err(_) => Err(self.not_callable(owner, id).into()),
-        }
+        let _ = handle.requests.send(Request::Begin(beginning, reply)).await;
+        // A suspended environment comes back, within the time that its machines have to start.
+        answer.await.unwrap_or_else(|_| Err(self.not_callable(owner, id).into()))
+    }
+
+    /// Returns the last return of a suspended environment that no result has told yet.
+    #[must_use]
+    pub fn untold_resume(&self, owner: &Principal, id: EnvironmentId) -> Option<Resumed> {
+        self.find(owner, id).ok()?;
+        self.registry.handle(id)?.resume_note.take()
     }
 
     /// Waits, in order and at most `within`, until no other installation runs in an environment.
@@ -326,18 +396,26 @@ impl Environments {
 
     /// Refuses new calls, waits up to `drain` for running calls, then destroys all environments within `release`.
     pub async fn shut_down(&self, drain: Duration, release: Duration) {
+        self.drain(drain).await;
+        self.destroy_all(release, DestroyReason::Shutdown).await;
+    }
+
+    async fn drain(&self, drain: Duration) {
         self.registry.drivers().closing = true;
         self.calls.close();
         if timeout(drain, self.calls.wait()).await.is_err() {
             tracing::warn!(calls = self.calls.len(), "the shutdown cuts off calls");
         }
+    }
+
+    async fn destroy_all(&self, release: Duration, reason: DestroyReason) {
         let handles: Vec<_> = self.registry.drivers().handles.values().cloned().collect();
         self.drivers.close();
         let everything = async {
             for handle in &handles {
                 // The answer is not needed: the tracker waits for all drivers.
                 let (waiter, _) = oneshot::channel();
-                let _ = handle.requests.send(Request::Destroy(DestroyReason::Shutdown, waiter)).await;
+                let _ = handle.requests.send(Request::Destroy(reason, waiter)).await;
             }
             self.drivers.wait().await;
         };
@@ -347,4 +425,21 @@ impl Environments {
             self.drivers.wait().await;
         }
     }
+}
+
+/// A new environment that accepts calls.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub environment: Environment,
+    pub agent_origin: AgentOrigin,
+    /// Whether the machine goes on with the memory of a saved or forked one.
+    pub memory: bool,
+}
+
+/// The state that a new environment has from another one; by default none.
+#[derive(Debug, Default)]
+struct Inherited {
+    state: Option<SavedState>,
+    killed_installations: KilledInstallations,
+    memory_kills_told: u64,
 }

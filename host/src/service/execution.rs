@@ -24,7 +24,7 @@ use super::{
     request::Call,
 };
 use crate::domain::{
-    command::{Command, CommandLimits, Executed, OutputStream, Script, User},
+    command::{Command, CommandLimits, EndCause, Executed, OutputStream, Script, User},
     environment_id::EnvironmentId,
     guest_path::GuestPath,
     output::OUTPUT_BYTES_MAX,
@@ -126,8 +126,8 @@ impl Execution {
         let argv = self.interpreter(runtime, &call)?;
         let loader = Runtime::loader(&argv);
         let script = Some(Script { extension: runtime.extension(), code: code.into_bytes(), loader });
-        // The time in which the call waited for others counts.
-        let timeout_left = timeout.saturating_sub(started.elapsed());
+        // The time in which the call waited for others counts, but not that in which the machine came back.
+        let timeout_left = timeout.saturating_sub(started.elapsed().saturating_sub(call.waited_for_machine));
         let command = Command { argv, script, user: User::Sandbox, timeout: timeout_left, ..command };
         let mut outputs = Outputs::new(&call.refusals, command.output_bytes_max);
         let executed = self.run(owner, &call, command, watcher, &mut outputs, "run the code").await?;
@@ -179,9 +179,19 @@ impl Execution {
             outputs.push(stream, bytes);
             (watcher.on_output)(stream, bytes);
         };
-        let running = call.machine.agent().exec(command, Box::pin(watcher.cancelled.cancelled()), &mut on_output);
+        let cancelled = async {
+            tokio::select! {
+                () = watcher.cancelled.cancelled() => {}
+                () = call.cut_off.cancelled() => {}
+            }
+        };
+        let running = call.machine.agent().exec(command, Box::pin(cancelled), &mut on_output);
         let guest = tracing::debug_span!(target: STAGES, "guest", operation);
-        await_guest(&self.environments, owner, call, operation, running).instrument(guest).await
+        let executed = await_guest(&self.environments, owner, call, operation, running).instrument(guest).await?;
+        if executed.cause == EndCause::Cancelled && call.cut_off.is_cancelled() {
+            return Err(CallerFault::ShuttingDown.into());
+        }
+        Ok(executed)
     }
 
     /// Begins a call, unless the caller cancels it while it waits for others to end.

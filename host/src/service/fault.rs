@@ -3,22 +3,27 @@
 //! Failures of requests: faults that the caller can fix, and failures of the server.
 
 mod argument;
+mod resume;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-pub use self::argument::ArgumentFault;
+pub use self::{argument::ArgumentFault, resume::ResumeFault};
 use crate::domain::{
     call_fault::{CallFault, RefusalKind},
     command::Executed,
     environment::CALLS_MAX,
     environment_id::EnvironmentId,
     lifecycle::State,
-    machine::StartFault,
+    machine::{SnapshotFault, StartFault},
     repository::{CapacityFault, DestroyReason},
     runtime::RuntimeFault,
+    saved::SavedName,
     start_reason::StartReason,
 };
-use crate::error_code::ErrorCode;
+use crate::{
+    error_code::ErrorCode,
+    saved::{SaveFault, StoreFault},
+};
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,35 @@ pub enum Fault {
     /// Only the operator can fix the fault.
     #[error(transparent)]
     Server(#[from] ServerFault),
+}
+
+impl Fault {
+    /// Returns the fault of an environment that could not be saved. Faults of the host's files are for the operator.
+    pub(super) fn of_saving(id: EnvironmentId, source: SaveFault) -> Self {
+        let (code, source) = (source.code(), Box::new(source));
+        match code == ErrorCode::Internal {
+            true => ServerFault::Save { id, source }.into(),
+            false => CallerFault::Save { id, source }.into(),
+        }
+    }
+
+    /// Returns the code for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Caller(fault) => fault.code(),
+            Self::Server(fault) => fault.code(),
+        }
+    }
+
+    /// Returns the text for the client.
+    #[must_use]
+    pub fn for_client(&self) -> String {
+        match self {
+            Self::Caller(fault) => fault.to_string(),
+            Self::Server(fault) => fault.for_client(),
+        }
+    }
 }
 
 /// A fault that the caller can fix. Each text says what is wrong and what would be right.
@@ -48,7 +82,7 @@ pub enum CallerFault {
         is_local: bool,
     },
     /// The environment was destroyed before the call.
-    #[error("environment {id} has been destroyed{}; create a new one with create_environment", because(*reason))]
+    #[error("environment {id} {}; create a new one with create_environment", end(*reason))]
     DestroyedEnvironment { id: EnvironmentId, reason: DestroyReason },
     /// The environment was destroyed during the call.
     #[error(
@@ -59,6 +93,40 @@ pub enum CallerFault {
     /// The environment accepts no calls.
     #[error("environment {id} is not running: {}", hint(*state))]
     NotRunning { id: EnvironmentId, state: State },
+    /// The environment cannot be forked while calls run in it.
+    #[error(
+        "environment {id} runs {calls} calls, and can be forked only while it runs none; retry when they have ended, \
+         or set wait: true to wait for them"
+    )]
+    ForkDuringCalls { id: EnvironmentId, calls: usize },
+    /// The calls in the source of a fork did not end in time.
+    #[error(
+        "environment {id} could not be forked, because calls ran in it for all of the {} s that this call waited; \
+         retry when they have ended",
+        waited.as_secs_f64()
+    )]
+    ForkWaited { id: EnvironmentId, waited: Duration },
+    /// The environment cannot be saved while calls run in it.
+    #[error(
+        "environment {id} runs {calls} calls, and can be saved only while it runs none; it was not destroyed; retry \
+         when they have ended"
+    )]
+    SaveDuringCalls { id: EnvironmentId, calls: usize },
+    /// The caller has no saved environment with this name.
+    #[error(
+        "saved environment {:?} not found; list_environments returns the names of your saved environments",
+        name.as_str()
+    )]
+    UnknownSaved { name: SavedName },
+    /// The server, or the back end of its machines, saves nothing.
+    #[error("environments of this server cannot be forked, saved or suspended: {why}")]
+    CannotSave { why: String },
+    /// A limit of the saved environments, or the disk.
+    #[error("failed to save environment {id}, which was not destroyed: {source}")]
+    Save { id: EnvironmentId, source: Box<SaveFault> },
+    /// The store of saved environments is not available.
+    #[error("{0}")]
+    Store(StoreFault),
     /// All slots for environments are taken.
     #[error(transparent)]
     Capacity(#[from] CapacityFault),
@@ -152,6 +220,13 @@ impl CallerFault {
             Self::UnknownEnvironment { .. } => ErrorCode::EnvironmentNotFound,
             Self::DestroyedEnvironment { .. } | Self::DestroyedUnderCall { .. } => ErrorCode::EnvironmentDestroyed,
             Self::NotRunning { .. } => ErrorCode::EnvironmentNotRunning,
+            Self::ForkDuringCalls { .. } | Self::ForkWaited { .. } | Self::SaveDuringCalls { .. } => {
+                ErrorCode::CallsRunning
+            }
+            Self::UnknownSaved { .. } => ErrorCode::SavedNotFound,
+            Self::CannotSave { .. } => ErrorCode::SavingUnavailable,
+            Self::Save { source, .. } => source.code(),
+            Self::Store(source) => source.code(),
             Self::Capacity(CapacityFault::Server { .. }) => ErrorCode::CapacityReached,
             Self::Capacity(CapacityFault::Share { .. }) => ErrorCode::CallerCapacityReached,
             Self::Busy { .. } => ErrorCode::EnvironmentBusy,
@@ -170,11 +245,16 @@ impl CallerFault {
     pub fn has_advice(&self) -> bool {
         match self {
             Self::Runtime(_) | Self::TimedOut { .. } | Self::Guest { .. } => false,
+            Self::CannotSave { .. } | Self::Save { .. } | Self::Store(_) => false,
             Self::Argument(_)
             | Self::UnknownEnvironment { .. }
             | Self::DestroyedEnvironment { .. }
             | Self::DestroyedUnderCall { .. }
             | Self::NotRunning { .. }
+            | Self::ForkDuringCalls { .. }
+            | Self::ForkWaited { .. }
+            | Self::SaveDuringCalls { .. }
+            | Self::UnknownSaved { .. }
             | Self::Capacity(_)
             | Self::Busy { .. }
             | Self::TooManyCalls { .. }
@@ -212,13 +292,16 @@ fn refusal_code(kind: RefusalKind) -> ErrorCode {
     }
 }
 
-fn because(reason: DestroyReason) -> &'static str {
+fn end(reason: DestroyReason) -> &'static str {
     match reason {
-        DestroyReason::Requested => "",
-        DestroyReason::Idle => " because it reached its idle timeout",
-        DestroyReason::NeverReady => " before it was ready",
-        DestroyReason::Failed => " because its machine failed",
-        DestroyReason::Shutdown => " because the server is shutting down",
+        DestroyReason::Requested => "has been destroyed",
+        DestroyReason::Idle => "has been destroyed because it reached its idle timeout",
+        DestroyReason::NeverReady => "has been destroyed before it was ready",
+        DestroyReason::Failed => "has been destroyed because its machine failed",
+        DestroyReason::Shutdown => "has been destroyed because the server is shutting down",
+        DestroyReason::Unsuspended => "was lost when the server stopped, because it could not be suspended",
+        DestroyReason::Lost => "was lost when the server ended unexpectedly",
+        DestroyReason::Expired => "has been destroyed because it was suspended for too long",
     }
 }
 
@@ -237,6 +320,7 @@ fn hint(state: State) -> &'static str {
         State::Running => "it has just started; retry",
         State::Destroying | State::Destroyed => "it is being destroyed; create a new one with create_environment",
         State::Error => "its machine failed; destroy it and create a new one",
+        State::Suspending | State::Suspended | State::Resuming => "it is suspended, and comes back at a call; retry",
     }
 }
 
@@ -258,6 +342,26 @@ pub enum ServerFault {
         id: EnvironmentId,
         source: CallFault,
     },
+    /// The machine could not be saved. The environment still exists.
+    #[error("failed to {operation} environment {id}")]
+    Snapshot {
+        /// The operation, for example "fork".
+        operation: &'static str,
+        id: EnvironmentId,
+        source: Arc<SnapshotFault>,
+    },
+    /// The store of saved machines failed. The environment still exists.
+    #[error("failed to save environment {id}")]
+    Save { id: EnvironmentId, source: Box<SaveFault> },
+    /// A suspended environment did not come back, and stays suspended.
+    #[error("failed to bring back environment {id}")]
+    Resume { id: EnvironmentId, source: Arc<ResumeFault> },
+    /// A saved environment could not be read.
+    #[error("failed to bring back the saved environment {:?}", name.as_str())]
+    Restore { name: SavedName, source: Box<ResumeFault> },
+    /// A saved environment could not be removed.
+    #[error("failed to remove the saved environment {:?}", name.as_str())]
+    Remove { name: SavedName, source: Box<StoreFault> },
     /// The task that owns the environment ended without an answer, which is a defect.
     #[error("failed to reach the task that owns environment {id}")]
     Unowned { id: EnvironmentId },
@@ -275,6 +379,16 @@ impl ServerFault {
             Self::Call { .. } => {
                 format!("{self}: the guest agent broke the protocol; the server's log has the details")
             }
+            Self::Snapshot { .. } | Self::Save { .. } => {
+                format!("{self}, which goes on unchanged; the server's log has the details")
+            }
+            Self::Resume { source, .. } => {
+                format!("{self}: {}; its saved state is kept; the server's log has the details", source.for_client())
+            }
+            Self::Restore { source, .. } => {
+                format!("{self}: {}; the server's log has the details", source.for_client())
+            }
+            Self::Remove { .. } => format!("{self}; the server's log has the details"),
             Self::Unowned { .. } => self.to_string(),
         }
     }
@@ -286,6 +400,9 @@ impl ServerFault {
             Self::Start { source, .. } if matches!(source.reason, StartReason::LowDisk(_)) => ErrorCode::HostDiskLow,
             Self::Start { .. } => ErrorCode::StartFailed,
             Self::Call { .. } => ErrorCode::MachineFailed,
+            Self::Snapshot { .. } | Self::Save { .. } | Self::Remove { .. } => ErrorCode::SaveFailed,
+            Self::Resume { source, .. } => source.code(),
+            Self::Restore { source, .. } => source.code(),
             Self::Unowned { .. } => ErrorCode::Internal,
         }
     }

@@ -17,19 +17,32 @@ use crate::domain::runtime::{ByRuntime, KilledInstallation, PackageKind};
 /// Number of installations that run at the same time.
 const TURNS: usize = 1;
 
+/// The killed installations of an environment that have not been repaired.
+pub(super) type KilledInstallations = ByRuntime<Option<KilledInstallation>>;
+
 #[derive(Debug)]
 pub(super) struct InstallationQueue {
     turns: Arc<Semaphore>,
-    killed: Mutex<ByRuntime<Option<KilledInstallation>>>,
+    killed: Mutex<KilledInstallations>,
 }
 
 impl Default for InstallationQueue {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(TURNS)), killed: Mutex::default() }
+        Self::after(KilledInstallations::default())
     }
 }
 
 impl InstallationQueue {
+    /// Creates the queue of an environment in which these installations were killed.
+    pub(super) fn after(killed: KilledInstallations) -> Self {
+        Self { turns: Arc::new(Semaphore::new(TURNS)), killed: Mutex::new(killed) }
+    }
+
+    /// Returns the killed installations, for a fork of the environment.
+    pub(super) fn all_killed(&self) -> KilledInstallations {
+        lock(&self.killed).clone()
+    }
+
     /// Waits for a turn. Returns `None` if the environment takes no more calls.
     pub(super) async fn turn(self: Arc<Self>) -> Option<Turn> {
         let permit = Arc::clone(&self.turns).acquire_owned().await.ok()?;

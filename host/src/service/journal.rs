@@ -12,8 +12,11 @@ use waggle_shared::{mutex::lock, printable};
 
 use crate::domain::{egress::Refused, environment::Environment, machine::Machine, stage::Stage};
 
-/// Maximum number of events of one environment. An environment normally has fewer than ten.
+/// Maximum number of events of one environment. An environment normally has fewer than ten, unless it is suspended
+/// again and again.
 const EVENTS_MAX: usize = 32;
+/// Number of the first events that are never dropped: those of the start.
+const FIRST_EVENTS: usize = 12;
 /// Maximum number of bytes of an event: enough for a sentence with its cause.
 const EVENT_BYTES_MAX: usize = 500;
 
@@ -61,13 +64,14 @@ impl Journal {
         self.stages.subscribe()
     }
 
-    /// Records an event. Truncates a long event, and drops the event if the journal is full.
+    /// Records an event. Truncates a long event. If the journal is full, drops the oldest event after the start.
     pub(super) fn note(&self, what: &str) {
         let what = printable::text(what, EVENT_BYTES_MAX);
         let mut events = lock(&self.events);
-        if events.len() < EVENTS_MAX {
-            events.push(Event { at: SystemTime::now(), what });
+        if events.len() >= EVENTS_MAX {
+            events.remove(FIRST_EVENTS);
         }
+        events.push(Event { at: SystemTime::now(), what });
     }
 
     /// Publishes a stage of the start. Records each stage once, even if its progress is reported repeatedly.
@@ -128,6 +132,8 @@ mod tests {
         }
         let events = journal.events();
         assert_eq!(events.len(), EVENTS_MAX);
+        journal.note("last");
+        assert_eq!((journal.events().len(), journal.events().pop().unwrap().what), (EVENTS_MAX, "last".to_owned()));
         assert!(events[0].what.starts_with("a\\u{a}b\\u{1b}a") && events[0].what.len() <= EVENT_BYTES_MAX);
         assert_eq!(journal.console(), Vec::<String>::new());
     }

@@ -18,15 +18,18 @@ use super::{
     journal::{EnvironmentLog, Journal},
     refusals::Refusals,
     request::Request,
+    resume_note::ResumeNote,
 };
 use crate::{
     domain::{
+        environment::Environment,
         environment_id::EnvironmentId,
         principal::Principal,
         repository::{DestroyReason, Repository, surplus},
         shared_limit::SharedLimit,
     },
     log_limit,
+    lost::{Lost, RunningIds},
 };
 
 /// Maximum number of logs of failed starts; each log is a screenful of lines. Above the limit, the principal with the
@@ -39,6 +42,8 @@ pub(super) struct Registry {
     pub(super) repository: Repository,
     drivers: Mutex<Drivers>,
     failed_starts: Mutex<VecDeque<EnvironmentLog>>,
+    /// The ids of the environments with machines, for the next server.
+    running: Option<RunningIds>,
 }
 
 /// The handles of all drivers.
@@ -60,12 +65,17 @@ pub(super) struct Handle {
     /// calls.
     pub(super) places: Arc<Semaphore>,
     pub(super) installations: Arc<InstallationQueue>,
+    pub(super) resume_note: Arc<ResumeNote>,
 }
 
 impl Registry {
-    pub(super) fn new(limit: SharedLimit) -> Self {
+    /// Creates a registry without environments, which knows those that an earlier server has lost.
+    pub(super) fn new(limit: SharedLimit, running: Option<RunningIds>, lost: Vec<Lost>) -> Self {
         let repository = Repository::new(limit);
-        Self { repository, drivers: Mutex::default(), failed_starts: Mutex::default() }
+        for Lost { id, owner, reason } in lost {
+            repository.remember_destroyed(id, owner, reason);
+        }
+        Self { repository, drivers: Mutex::default(), failed_starts: Mutex::default(), running }
     }
 
     pub(super) fn drivers(&self) -> MutexGuard<'_, Drivers> {
@@ -78,9 +88,24 @@ impl Registry {
 
     /// Removes an environment and its driver's handle, when the driver ends.
     pub(super) fn forget(&self, id: EnvironmentId, reason: DestroyReason) {
+        if let Some(running) = &self.running {
+            match reason == DestroyReason::Unsuspended {
+                true => running.keep_unsuspended(id),
+                false => running.remove(id),
+            }
+        }
         self.repository.remove(id, reason);
         self.drivers().handles.remove(&id);
         log_limit::end(id);
+    }
+
+    /// Records whether an environment has a machine, and would be lost if the server were killed.
+    pub(super) fn set_running(&self, environment: &Environment, is_running: bool) {
+        match (&self.running, is_running) {
+            (Some(running), true) => running.add(environment.id, &environment.owner),
+            (Some(running), false) => running.remove(environment.id),
+            (None, _) => {}
+        }
     }
 
     /// Stores the log of an environment that failed to start. Only this log remains of the environment.

@@ -8,16 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
-use super::refusals::Refusals;
-use crate::domain::{
-    environment::{CallRefusal, Environment},
-    machine::Machine,
-    repository::DestroyReason,
+use super::{fault::Fault, installation_queue::KilledInstallations, refusals::Refusals, saving::SavedState};
+use crate::{
+    domain::{egress::Policy, environment::Environment, machine::Machine, repository::DestroyReason, saved::SavedName},
+    saved::SavedEntry,
 };
 
 /// Maximum number of requests in a driver's queue; senders wait while the queue is full.
@@ -28,17 +28,44 @@ pub(super) const REQUESTS_MAX: usize = 16;
 pub(super) struct Beginning {
     pub(super) counted: TaskTrackerToken,
     pub(super) place: OwnedSemaphorePermit,
+    /// The time of the request.
+    pub(super) requested: tokio::time::Instant,
 }
 
 /// A request to the driver of an environment.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Begins a call. A shutdown waits until the token is dropped.
-    Begin(Beginning, oneshot::Sender<Result<Call, CallRefusal>>),
+    /// Begins a call, for which a suspended environment comes back. A shutdown waits until the token is dropped.
+    Begin(Beginning, oneshot::Sender<Result<Call, Fault>>),
+    /// Takes a snapshot for a fork.
+    Fork(ForkRequest),
+    /// Saves the environment under a name, and then destroys it. If the answer is a fault, the environment still
+    /// exists.
+    Save(SavedName, oneshot::Sender<Result<SavedEntry, Fault>>),
+    /// Suspends the environment because the server stops, or destroys it if it cannot be suspended. Running calls are
+    /// cut off. The answer comes when no machine is left.
+    Suspend(oneshot::Sender<()>),
     /// Destroys the environment. The answer is sent when all resources of the environment are released.
     Destroy(DestroyReason, oneshot::Sender<()>),
-    /// Destroys the environment if it has reached its idle timeout.
+    /// Suspends or destroys the environment if it has reached its idle timeout.
     Expire,
+}
+
+/// A request for the source of a fork.
+#[derive(Debug)]
+pub(super) struct ForkRequest {
+    /// Whether the request waits until no call runs.
+    pub(super) waits: bool,
+    pub(super) reply: oneshot::Sender<Result<ForkSource, Fault>>,
+}
+
+/// The state and the parameters that a fork has from its source.
+#[derive(Debug)]
+pub(super) struct ForkSource {
+    pub(super) network: Option<Policy>,
+    pub(super) state: SavedState,
+    pub(super) killed_installations: KilledInstallations,
+    pub(super) memory_kills_told: u64,
 }
 
 /// A call that runs in an environment. While the call exists, the environment is not idle and a shutdown waits.
@@ -50,6 +77,10 @@ pub(super) struct Call {
     pub(super) refusals: Arc<Refusals>,
     /// The number of killed background processes that callers have been told of.
     pub(super) memory_kills_told: Arc<AtomicU64>,
+    /// The time for which the call waited for a machine that stood still or came back.
+    pub(super) waited_for_machine: Duration,
+    /// Cancelled when the server stops and does not wait for the call any longer.
+    pub(super) cut_off: CancellationToken,
     /// Permit to tell the driver that the call has ended. The permit is reserved when the call begins, so the message
     /// is never lost.
     pub(super) ended: Option<mpsc::OwnedPermit<()>>,

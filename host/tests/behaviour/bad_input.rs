@@ -23,8 +23,8 @@ async fn errors_name_the_invalid_argument() {
         (
             "create_environment",
             json!({"language": "python", "cpu": 4}),
-            "unknown argument \"cpu\" for create_environment; allowed: cpus, disk_mb, environment, image, language, \
-             memory_mb, name, network, timeout_minutes",
+            "unknown argument \"cpu\" for create_environment; allowed: cpus, disk_mb, environment, fork_of, image, \
+             language, memory_mb, name, network, saved, timeout_minutes, wait",
         ),
         (
             "create_environment",
@@ -40,7 +40,7 @@ async fn errors_name_the_invalid_argument() {
         ),
         ("list_environments", json!({"all": true}), "unknown argument \"all\" for list_environments; allowed: none"),
         ("execute", json!({"environment_id": UNKNOWN_ID}), "missing argument \"code\" for execute; it is required"),
-        ("create_environment", json!({}), "missing argument \"language\" for create_environment; it is required"),
+        ("create_environment", json!({}), "missing argument language, fork_of or saved; one of them is required"),
         (
             "create_environment",
             json!({"language": "python", "runtime": "node"}),

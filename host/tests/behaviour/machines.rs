@@ -4,10 +4,10 @@
 
 use std::{
     error::Error,
-    fs::{self, DirEntry},
-    io,
+    fs, io,
     os::unix::fs::symlink,
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -47,6 +47,8 @@ const PIPE_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct InProcess {
     pub(crate) alive: Arc<AtomicUsize>,
+    /// The number of machines that were started.
+    pub(crate) starts: Arc<AtomicUsize>,
     /// While a test holds this lock, a machine whose start was cancelled does not end.
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
     /// While a test holds this lock, a machine whose snapshot is taken stands still.
@@ -104,6 +106,7 @@ impl Machines for InProcess {
     ) -> PortFuture<'a, Result<Arc<dyn Machine>, StartFault>> {
         Box::pin(async move {
             let alive = Alive::new(&self.alive);
+            self.starts.fetch_add(1, Ordering::SeqCst);
             stages(Stage::Image);
             if spec.image.to_string() == BROKEN {
                 let source = io::Error::other("blob sha256:00 is missing");
@@ -120,7 +123,9 @@ impl Machines for InProcess {
             let root = tempfile::tempdir().unwrap();
             if let MachineSource::Snapshot(snapshot) = &spec.source {
                 Faults::occurs(&self.faults.no_restore).map_err(|fault| start_fault(fault.into()))?;
-                snapshot.write(root.path()).await.unwrap();
+                let archive = tempfile::tempdir().unwrap();
+                snapshot.write(archive.path()).await.unwrap();
+                tar(&["--extract"], archive.path(), root.path()).unwrap();
             }
             for folder in ["home/sandbox", "tmp", "usr"] {
                 fs::create_dir_all(root.path().join(folder)).unwrap();
@@ -158,28 +163,40 @@ impl Machines for InProcess {
 
     fn read_snapshot<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<Arc<dyn Snapshot>, SnapshotFault>> {
         Box::pin(async move {
-            let copy = FolderCopy::of(folder, Arc::clone(&self.faults));
-            Ok(Arc::new(copy.map_err(|source| SnapshotFault::Damaged { source: source.into() })?) as Arc<dyn Snapshot>)
+            let archive = Archive::read(folder, Arc::clone(&self.faults));
+            let archive = archive.map_err(|source| SnapshotFault::Damaged { source: source.into() })?;
+            Ok(Arc::new(archive) as Arc<dyn Snapshot>)
         })
     }
 }
 
-/// The snapshot of a machine: a copy of its guest's root folder. The guest's processes are not in it.
+/// The snapshot of a machine: an archive of its guest's root folder. The guest's processes are not in it.
 #[derive(Debug)]
-struct FolderCopy {
+struct Archive {
     folder: TempDir,
     faults: Arc<Faults>,
 }
 
-impl FolderCopy {
+/// The name of the archive in a folder.
+const ARCHIVE: &str = "disk.tar";
+
+impl Archive {
+    /// Archives a root folder.
     fn of(root: &Path, faults: Arc<Faults>) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        copy_folder(root, folder.path())?;
+        tar(&["--create", "--warning=none"], folder.path(), root)?;
+        Ok(Self { folder, faults })
+    }
+
+    /// Reads a folder that `write` wrote.
+    fn read(from: &Path, faults: Arc<Faults>) -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::copy(from.join(ARCHIVE), folder.path().join(ARCHIVE))?;
         Ok(Self { folder, faults })
     }
 }
 
-impl Snapshot for FolderCopy {
+impl Snapshot for Archive {
     fn has_memory(&self) -> bool {
         false
     }
@@ -187,29 +204,21 @@ impl Snapshot for FolderCopy {
     fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
         Box::pin(async move {
             Faults::occurs(&self.faults.disk_full)?;
-            copy_folder(self.folder.path(), folder).map_err(|source| SnapshotFault::Failed { source: source.into() })
+            let copied = fs::copy(self.folder.path().join(ARCHIVE), folder.join(ARCHIVE));
+            copied.map(drop).map_err(|source| SnapshotFault::Failed { source: source.into() })
         })
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        copy_entry(&entry?, to)?;
-    }
-    Ok(())
-}
-
-fn copy_entry(entry: &DirEntry, to: &Path) -> io::Result<()> {
-    let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
-    if kind.is_dir() {
-        fs::create_dir_all(&to)?;
-        fs::set_permissions(&to, entry.metadata()?.permissions())?;
-        copy_folder(&entry.path(), &to)
-    } else if kind.is_symlink() {
-        symlink(fs::read_link(entry.path())?, to)
-    } else {
-        // Sockets and pipes belong to processes.
-        if kind.is_file() { fs::copy(entry.path(), to).map(drop) } else { Ok(()) }
+/// Runs tar with an archive in one folder and the files of another.
+fn tar(arguments: &[&str], archive: &Path, root: &Path) -> io::Result<()> {
+    let mut command = Command::new("tar");
+    command.args(arguments).arg("--file").arg(archive.join(ARCHIVE)).arg("--directory").arg(root);
+    let command = if arguments.contains(&"--create") { command.arg(".") } else { &mut command };
+    // 1: a file changed meanwhile, because a background process goes on.
+    match command.status()?.code() {
+        Some(0 | 1) => Ok(()),
+        code => Err(io::Error::other(format!("tar ended with {code:?}"))),
     }
 }
 
@@ -253,12 +262,12 @@ impl Machine for InProcessMachine {
         Box::pin(async move {
             let _standing_still = self.may_go_on.lock().await;
             Faults::occurs(&self.faults.no_snapshot)?;
-            let copy = FolderCopy::of(self.root.path(), Arc::clone(&self.faults));
-            let copy = copy.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+            let archive = Archive::of(self.root.path(), Arc::clone(&self.faults));
+            let archive = archive.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
             if afterwards == Afterwards::End {
                 self.stop().await;
             }
-            Ok(Arc::new(copy) as Arc<dyn Snapshot>)
+            Ok(Arc::new(archive) as Arc<dyn Snapshot>)
         })
     }
 

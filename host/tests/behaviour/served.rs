@@ -29,7 +29,7 @@ use waggle::{
     config::Settings,
     domain::{runtime::ByRuntime, tokens::Tokens},
     http,
-    server::Waggle,
+    server::{Lasting, Waggle},
 };
 use waggle_images::reference::ImageRef;
 
@@ -50,7 +50,10 @@ pub(crate) struct Served {
     pub(crate) tokens: watch::Sender<Arc<Tokens>>,
     pub(crate) url: String,
     pub(crate) alive: Arc<AtomicUsize>,
+    /// The number of machines that were started.
+    pub(crate) starts: Arc<AtomicUsize>,
     pub(crate) may_end: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) may_go_on: Arc<tokio::sync::Mutex<()>>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) client: RunningService<RoleClient, Listener>,
     pub(crate) reports: Reports,
@@ -76,8 +79,17 @@ pub(crate) fn settings(flags: &[&str]) -> Settings {
 }
 
 pub(crate) async fn serve(flags: &[&str]) -> Served {
+    serve_lasting(flags, Lasting::default()).await
+}
+
+/// Starts a server with what earlier servers have left.
+pub(crate) async fn serve_lasting(flags: &[&str], lasting: Lasting) -> Served {
+    serve_with(flags, good_images(), false, lasting).await
+}
+
+fn good_images() -> ByRuntime<ImageRef> {
     let good = || "oci:/good".parse::<ImageRef>().unwrap();
-    serve_images(flags, ByRuntime { python: good(), node: good(), shell: good() }).await
+    ByRuntime { python: good(), node: good(), shell: good() }
 }
 
 /// Starts a server whose `node` environments fail to start and whose `shell` environments never finish booting.
@@ -87,7 +99,7 @@ pub(crate) async fn serve_trouble(flags: &[&str]) -> Served {
         node: BROKEN.parse().unwrap(),
         shell: ENDLESS.parse().unwrap(),
     };
-    serve_images(flags, images).await
+    serve_with(flags, images, false, Lasting::default()).await
 }
 
 /// The tokens of the principals ada and bob, which `serve_guarded` accepts.
@@ -100,30 +112,32 @@ pub(crate) fn tokens(text: &str) -> Arc<Tokens> {
 
 /// Starts a server with tokens for ada and bob. The client has ada's token.
 pub(crate) async fn serve_guarded(flags: &[&str]) -> Served {
-    let good = || "oci:/good".parse::<ImageRef>().unwrap();
-    serve_with(flags, ByRuntime { python: good(), node: good(), shell: good() }, true).await
+    serve_guarded_lasting(flags, Lasting::default()).await
 }
 
-async fn serve_images(flags: &[&str], images: ByRuntime<ImageRef>) -> Served {
-    serve_with(flags, images, false).await
+/// Starts a server with tokens, and with what earlier servers have left.
+pub(crate) async fn serve_guarded_lasting(flags: &[&str], lasting: Lasting) -> Served {
+    serve_with(flags, good_images(), true, lasting).await
 }
 
-async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool) -> Served {
+async fn serve_with(flags: &[&str], images: ByRuntime<ImageRef>, guarded: bool, lasting: Lasting) -> Served {
     // HTTP clients are built with TLS support, which needs a crypto provider even if no test uses TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = settings(flags);
     let machines = InProcess::default();
     let alive = Arc::clone(&machines.alive);
+    let starts = Arc::clone(&machines.starts);
     let may_end = Arc::clone(&machines.may_end);
+    let may_go_on = Arc::clone(&machines.may_go_on);
     let faults = Arc::clone(&machines.faults);
     let listener = http::bind(settings.listen_addr).await.unwrap();
     let check = http::Check { name: "machines", is_required: true, run: Box::new(|| Ok(())) };
-    let mut waggle = Waggle::start(&settings, images, Arc::new(machines));
+    let mut waggle = Waggle::start_lasting(&settings, images, Arc::new(machines), lasting);
     let (tokens, receiver) = watch::channel(tokens(&format!("ada {ADA}\nbob {BOB}")));
     let address = waggle.listen(listener, guarded.then_some(receiver), vec![check]).unwrap();
     let url = format!("http://{address}/mcp");
     let (client, reports) = connect_as(&url, guarded.then_some(ADA)).await;
-    Served { waggle: Some(waggle), tokens, url, alive, may_end, faults, client, reports }
+    Served { waggle: Some(waggle), tokens, url, alive, starts, may_end, may_go_on, faults, client, reports }
 }
 
 pub(crate) async fn connect(url: &str) -> (RunningService<RoleClient, Listener>, Reports) {

@@ -122,14 +122,14 @@ impl Execution {
         };
         let operator = self.rules.commands.of(kind.runtime()).install.as_ref();
         let installer = kind.installer(operator, call.machine.agent().capabilities()).map_err(CallerFault::Runtime)?;
-        let left = CancellationToken::new();
+        let (left, waited_for_machine) = (CancellationToken::new(), call.waited_for_machine);
         let installation = Installation {
             execution: self.clone(),
             owner: owner.clone(),
             call,
             kind,
             turn,
-            begun,
+            begun: begun + waited_for_machine,
             queued,
             left: left.clone(),
             on_output: watcher.on_output,

@@ -9,7 +9,7 @@ use waggle_images::reference::ImageRefError;
 use super::{CallerFault, Fault};
 use crate::domain::{
     allowed_images::ImageNotAllowed, egress::PolicyFault, environment::NameFault, environment_id::EnvironmentIdFault,
-    guest_path::GuestPathFault, package_name::PackagesFault, variables::VariablesFault,
+    guest_path::GuestPathFault, package_name::PackagesFault, saved::SavedNameFault, variables::VariablesFault,
 };
 
 /// An invalid argument.
@@ -17,6 +17,11 @@ use crate::domain::{
 pub enum ArgumentFault {
     #[error("environment_id: {0}")]
     Id(EnvironmentIdFault),
+    #[error("fork_of: {0}")]
+    ForkOf(EnvironmentIdFault),
+    /// An argument that has a meaning only with another one.
+    #[error("{name}: only allowed with {other}")]
+    OnlyWith { name: &'static str, other: &'static str },
     #[error("network: {0}")]
     Network(PolicyFault),
     #[error("image: {0}")]
@@ -25,6 +30,22 @@ pub enum ArgumentFault {
     ImageNotAllowed(ImageNotAllowed),
     #[error("name: {0}")]
     Name(NameFault),
+    #[error("{name}: {source}")]
+    SavedName { name: &'static str, source: SavedNameFault },
+    /// A value that differs from that of the environment's source.
+    #[error("{name}: contradicts the environment that this one is made from, which has {own}; omit the argument")]
+    Contradiction { name: &'static str, own: String },
+    /// The size of a saved environment that the operator no longer allows.
+    #[error(
+        "{name}: the environment that this one is made from has {own}, above the maximum of {max} of this server; its \
+         operator can raise the maximum with {setting}"
+    )]
+    SourceSize { name: &'static str, own: u32, max: u32, setting: &'static str },
+    /// Arguments of which only one may be given.
+    #[error("arguments {names} exclude each other; give one of them")]
+    Exclusive { names: &'static str },
+    #[error("missing argument {names}; one of them is required")]
+    OneRequired { names: &'static str },
     #[error("{name}: {source}")]
     Path { name: &'static str, source: GuestPathFault },
     #[error("environment: {0}")]
