@@ -20,7 +20,7 @@ os.environ.setdefault("WAGGLE_BINARY", str(ROOT / "target/release/waggle"))
 sys.path.insert(0, str(ROOT / "host/tests/e2e"))
 
 from hardware import processors  # noqa: E402
-from server import Server  # noqa: E402
+from server import ON_DEMAND, TEMPLATE_READY, Server  # noqa: E402
 
 QUICK = "--quick" in sys.argv[1:]
 ROUNDS = int(os.environ.get("ROUNDS", "5" if QUICK else "50"))
@@ -29,7 +29,6 @@ TOUCHED_MIB = [64] if QUICK else [64, 400]
 # Enough for thirty machines with 400 MiB in use in one of them.
 MEMORY_MB = 512
 PROGRAM = "import json, re, random, uuid; print(random.random(), uuid.uuid4())"
-READY = "a template is ready"
 STOOD_STILL = re.compile(r"stood_still_us=(\d+)")
 SETTLED_S = 4
 
@@ -48,13 +47,13 @@ class Bench(Server):
             DEFAULT_MEMORY_MB=str(MEMORY_MB),
             TEMPLATES_MAX_MB="4096",
             EGRESS="none",
-            **settings,
+            **ON_DEMAND | settings,
         )
 
     def wait_for_template(self):
         if self.settings.get("TEMPLATES") == "0":
             return
-        while READY not in self.output():
+        while TEMPLATE_READY not in self.output():
             time.sleep(0.1)
         time.sleep(1)
 

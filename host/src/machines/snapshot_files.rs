@@ -285,3 +285,101 @@ fn measure(file: &File, copy: Option<&File>) -> io::Result<Measure> {
     }
     Ok(Measure { bytes, sha256: format!("{:x}", digest.finalize()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn saved(folder: &Path) {
+        for name in ["base", "base/run", "saved"] {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
+        let (image, disk) = (folder.join("image.erofs"), folder.join("base/run").join(SCRATCH));
+        fs::write(&image, "image").unwrap();
+        fs::write(&disk, [7; 3 * BLOCK_BYTES + 1]).unwrap();
+        let guest = MemoryFile::of_guest(1).unwrap();
+        guest.file().write_all_at(&[9; BLOCK_BYTES], 5 * BLOCK_BYTES as u64).unwrap();
+        let image = MachineImage {
+            erofs: image.clone(),
+            cached: image,
+            env: Vec::new(),
+            working_directory: None,
+            agent: None,
+            _lease: None,
+        };
+        let snapshot = VmSnapshot {
+            shape: Shape { image: "/cache/image".into(), cpus: 1, memory_mib: 1, disk_mib: 64, boot: vec![1, 2] },
+            memory: Some(SavedMemory {
+                guest,
+                devices: MemoryFile::with_content(b"devices").unwrap(),
+                pasts: Pasts::UNKNOWN,
+            }),
+            disk: SavedDisk::in_folder(folder.join("base/run")),
+            image,
+            origin: Arc::default(),
+        };
+        tokio::runtime::Runtime::new().unwrap().block_on(write(&snapshot, folder.join("saved"))).unwrap();
+    }
+
+    #[test]
+    fn saved_files_are_read_back_and_share_the_image_and_the_disk() {
+        let folder = TempDir::new().unwrap();
+        saved(folder.path());
+        let saved = folder.path().join("saved");
+        let read = read_folder(&saved, Arc::default()).unwrap();
+        let memory = read.memory.unwrap();
+        let mut content = vec![0; BLOCK_BYTES];
+        memory.guest.file().read_exact_at(&mut content, 5 * BLOCK_BYTES as u64).unwrap();
+        assert!(content.iter().all(|byte| *byte == 9));
+        memory.guest.file().write_all_at(b"x", 0).unwrap_err();
+        assert_eq!(measure(memory.devices.file(), None).unwrap().bytes, 7);
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!(saved.join(SCRATCH).metadata().unwrap().nlink(), 2);
+        assert_eq!(saved.join(IMAGE).metadata().unwrap().nlink(), 2);
+        // Memory is sparse.
+        assert!(saved.join(MEMORY).metadata().unwrap().blocks() * 512 < 2 * BLOCK_BYTES as u64);
+    }
+
+    #[test]
+    fn memory_of_another_host_is_left_out() {
+        let folder = TempDir::new().unwrap();
+        saved(folder.path());
+        let other = Origin::of(Path::new("/qemu"), "kvm", Path::new("/kernel"), b"agent");
+        let read = read_folder(&folder.path().join("saved"), Arc::new(other)).unwrap();
+        assert!(read.memory.is_none());
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_found() {
+        let folder = TempDir::new().unwrap();
+        saved(folder.path());
+        let saved = folder.path().join("saved");
+        let reads = || read_folder(&saved, Arc::default());
+        reads().unwrap();
+        let mut tried = 0;
+        for name in [DESCRIPTION, MEMORY, DEVICES, SCRATCH] {
+            let path = saved.join(name);
+            // Not through a hard link.
+            let content = fs::read(&path).unwrap();
+            let put = |content: &[u8]| {
+                fs::remove_file(&path).unwrap();
+                fs::write(&path, content).unwrap();
+            };
+            let step = content.len() / 40 + 1;
+            for at in (0..content.len()).step_by(step) {
+                let mut changed = content.clone();
+                changed[at] ^= 0x20;
+                put(&changed);
+                assert!(matches!(reads(), Err(SnapshotFault::Damaged { .. })), "{name}, byte {at}");
+                put(&content[..at]);
+                assert!(matches!(reads(), Err(SnapshotFault::Damaged { .. })), "{name}, cut at {at}");
+                tried += 2;
+            }
+            put(&content);
+            reads().unwrap();
+        }
+        assert!(tried > 150, "{tried}");
+    }
+}

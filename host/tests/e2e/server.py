@@ -41,6 +41,15 @@ def image(name):
     return f"oci:{ROOT / 'target/images' / name}"
 
 
+# Most tests have a server of their own with a single machine, which would never use the template that it causes. With this
+# variable, all machines start from templates if they can.
+ALL_FROM_TEMPLATES = os.environ.get("E2E_TEMPLATES") == "1"
+FROM_TEMPLATES = {"TEMPLATES_AT_START": "true", "WARM_TEMPLATES": "false"}
+ON_DEMAND = {"TEMPLATES": "6", "TEMPLATES_AT_START": "false"}
+TEMPLATE_READY = "a template is ready"
+# Time to wait for the templates of the three runtimes; not all servers make them.
+TEMPLATES_S = 20
+
 # The beginning of the names of the folders of templates.
 TEMPLATE = "/template-"
 
@@ -82,8 +91,7 @@ class Server:
             "IMAGE_SHELL": image("shell"),
             # Less than the default, for machines with a small disk.
             "DISK_RESERVE_MB": "16",
-            # Hundreds of servers would spend their start on templates. Those that machines need are made on demand.
-            "TEMPLATES_AT_START": "false",
+            **(FROM_TEMPLATES if ALL_FROM_TEMPLATES else {"TEMPLATES": "0"}),
             **settings,
         }
         self.process = None
@@ -136,6 +144,10 @@ class Server:
             assert self.process.poll() is None, f"the server ended at its start:\n{self.output()}"
             assert time.monotonic() < deadline, f"the server was not ready after {READY_S} s:\n{self.output()}"
             time.sleep(0.05)
+        if ALL_FROM_TEMPLATES and self.settings.get("TEMPLATES_AT_START") == "true":
+            deadline = time.monotonic() + TEMPLATES_S
+            while self.output().count(TEMPLATE_READY) < 3 and time.monotonic() < deadline:
+                time.sleep(0.1)
         return self
 
     def status(self, path):

@@ -10,12 +10,11 @@ import pathlib
 import stat
 import time
 
-from server import CALL_S
+from server import CALL_S, ON_DEMAND, TEMPLATE_READY
 from test_identity import SHOWN
 from test_memory import BURST_MIB, GIVEN_BACK_MIN, GIVEN_BACK_S
 
 CLONES = 10
-READY = "a template is ready"
 
 # A QEMU that starts no machine from a snapshot.
 BROKEN_QEMU = """#!/bin/sh
@@ -39,11 +38,11 @@ def copies(server):
 
 
 async def test_copies_of_a_template_have_nothing_of_their_own_in_common(serve):
-    server = serve(MAX_ENVIRONMENTS=str(CLONES + 1)).start()
+    server = serve(**ON_DEMAND, MAX_ENVIRONMENTS=str(CLONES + 1)).start()
     async with server.client() as tools, contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(tools.environment("python"))
         assert copies(server) == []
-        wait_for(server, READY)
+        wait_for(server, TEMPLATE_READY)
         made = [await stack.enter_async_context(tools.environment("python")) for _ in range(CLONES)]
         assert len(copies(server)) == CLONES
         # No file or process of one is that of another.
@@ -63,10 +62,10 @@ async def test_copies_of_a_template_have_nothing_of_their_own_in_common(serve):
 
 
 async def test_memory_that_a_copy_has_freed_goes_back_to_the_host(serve):
-    server = serve().start()
+    server = serve(**ON_DEMAND).start()
     async with server.client() as tools:
         async with tools.environment("shell"):
-            wait_for(server, READY)
+            wait_for(server, TEMPLATE_READY)
         async with tools.environment("shell") as made:
             [pid] = copies(server)
 
@@ -101,12 +100,12 @@ async def test_a_machine_that_cannot_start_from_its_template_boots(serve, tmp_pa
     program.write_text(BROKEN_QEMU)
     program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     tmp_path.chmod(0o755)
-    server = serve()
+    server = serve(**ON_DEMAND)
     server.through = ["env", f"PATH={tmp_path}:{os.environ['PATH']}"]
     server.start()
     async with server.client() as tools:
         async with tools.environment("shell"):
-            wait_for(server, READY)
+            wait_for(server, TEMPLATE_READY)
         for _ in range(2):
             async with tools.environment("shell") as made:
                 ran = await tools.call("execute", environment_id=made["environment_id"], code="echo up")
@@ -120,11 +119,11 @@ async def test_templates_are_bounded_and_callers_have_their_own(serve, tmp_path)
     tokens = tmp_path / "tokens"
     tokens.write_text("ada " + "a" * 32 + "\nbob " + "b" * 32 + "\n")
     tokens.chmod(0o600)
-    server = serve(AUTH_TOKENS_FILE=str(tokens), TEMPLATES="1", WARM_TEMPLATES="false").start()
+    server = serve(**ON_DEMAND | {"AUTH_TOKENS_FILE": str(tokens), "TEMPLATES": "1", "WARM_TEMPLATES": "false"}).start()
     for times, token in enumerate(["a" * 32, "b" * 32], 1):
         async with server.client(token) as tools, tools.environment("shell"):
             assert copies(server) == []
-            wait_for(server, READY, times)
+            wait_for(server, TEMPLATE_READY, times)
     run = pathlib.Path(server.data) / "machines"
     assert len([folder for folder in run.glob("*/template-*") if folder.is_dir()]) == 1
     # Bob's template has replaced Ada's.
@@ -135,7 +134,7 @@ async def test_templates_are_bounded_and_callers_have_their_own(serve, tmp_path)
 
 
 async def test_a_server_that_ends_while_it_makes_a_template_leaves_nothing(serve):
-    server = serve().start()
+    server = serve(**ON_DEMAND).start()
     async with server.client() as tools, tools.environment("shell"):
         pass
     await asyncio.sleep(0.5)
