@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes the plan from which the owner of a machine starts it.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use waggle_protocol::boot::{self, BootConfig};
 
@@ -21,6 +21,9 @@ use crate::{
     network::Guest,
 };
 
+/// Timeout of a machine that continues with the memory of a snapshot, which takes a tenth of a second. After it, the
+/// machine boots.
+const RESUME_MAX: Duration = Duration::from_secs(30);
 /// The beginning of the guest's host name. Programs take a name of digits for an address.
 const HOSTNAME_PREFIX: &str = "env-";
 /// Number of characters of the environment's id in the guest's host name. Eight distinguish machines in a shell prompt.
@@ -63,6 +66,7 @@ impl Vms {
             scratch: SCRATCH.into(),
         };
         let shape = self.shape(spec, image)?;
+        let resumes = matches!(from, StartFrom::Memory(_));
         let (maker, start) = self.maker(spec, from)?;
         let run_dir = self.run_dirs.make(name).map_err(|source| PlanFault::Folder { source })?;
         Ok(LaunchPlan {
@@ -74,7 +78,7 @@ impl Vms {
             egress: spec.network.clone().map(|network| Guest::new(network, Arc::clone(&self.settings.gateway))),
             shows_log: self.settings.log_level > 0,
             disk_mib: spec.disk_mib,
-            boot_timeout: spec.boot_timeout,
+            boot_timeout: if resumes { spec.boot_timeout.min(RESUME_MAX) } else { spec.boot_timeout },
             start,
             disks: Arc::clone(&self.disks),
             shape,

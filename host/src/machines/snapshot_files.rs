@@ -351,6 +351,21 @@ mod tests {
         assert!(read.memory.is_none());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_description_is_damage(mut bytes: Vec<u8>, has_digest: bool) {
+            let folder = TempDir::new().unwrap();
+            if has_digest {
+                bytes.retain(|byte| *byte != b'\n' && *byte != b'\r');
+                let digest = format!("\n{:x}\n", Sha256::digest(&bytes));
+                bytes.extend_from_slice(digest.as_bytes());
+            }
+            let path = folder.path().join(DESCRIPTION);
+            fs::write(&path, bytes).unwrap();
+            proptest::prop_assert!(read_description(&path).is_err());
+        }
+    }
+
     #[test]
     fn every_changed_byte_and_every_cut_is_found() {
         let folder = TempDir::new().unwrap();

@@ -223,6 +223,26 @@ mod tests {
         assert!(content(&from) == content(&to));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_lines_of_maps_never_panic(line: String, from: u64, to: u64, offset: String) {
+            let _ = mapping(&line, "00:01", "77");
+            let found = mapping(&format!("{from:x}-{to:x} rw-p {offset} 00:01 77"), "00:01", "77");
+            proptest::prop_assert!(found.is_none_or(|found| found.bytes == to - from));
+        }
+
+        #[test]
+        fn runs_cover_each_private_page_once(entries in proptest::collection::vec(0..16_u64, 0..600)) {
+            let entries: Vec<_> = entries.into_iter().map(|flags| flags << 60).collect();
+            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
+            let pages = private_runs(&bytes).into_iter().flat_map(|(first, count)| first..first + count);
+            let expected = (0..).zip(&entries).filter(|(_, entry)| {
+                **entry & SWAPPED != 0 || (**entry & PRESENT != 0 && **entry & OF_FILE == 0)
+            });
+            proptest::prop_assert!(pages.eq(expected.map(|(page, _)| page)));
+        }
+    }
+
     #[test]
     fn mappings_of_other_files_are_ignored() {
         let maps = "7f00-8f00 rw-p 00001000 00:01 77 /memfd:waggle-memory (deleted)\n\
