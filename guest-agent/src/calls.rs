@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{mpsc, watch};
 use waggle_link::{SendFault, Stream};
 use waggle_protocol::{FRAME_BYTES_MAX, FaultKind, Reply, Request, TEXT_BYTES_MAX};
 
@@ -35,8 +35,8 @@ pub(crate) struct Services {
     workers: Workers,
     /// Whether the agent dials again after the end of the link.
     pub(crate) holds: AtomicBool,
-    /// Locked while the agent prepares the image's programs.
-    preparing: Arc<Mutex<()>>,
+    /// True when the agent must not run programs of its own any more.
+    holding: watch::Sender<bool>,
 }
 
 impl Services {
@@ -49,15 +49,22 @@ impl Services {
         let user = platform.sandbox_user();
         let settings = Arc::new(CommandSettings::new(root, env, working_directory, user));
         let executor = Executor::new(Arc::clone(&platform), Arc::clone(&settings), temporary, code);
-        Ok(Self { platform, settings, executor, workers, holds: AtomicBool::new(false), preparing: Arc::default() })
+        Ok(Self {
+            platform,
+            settings,
+            executor,
+            workers,
+            holds: AtomicBool::new(false),
+            holding: watch::Sender::default(),
+        })
     }
 
-    /// Returns a task that prepares the image's programs for the first calls. Until it ends, the agent does not hold.
-    pub(crate) async fn warm_up(self: Arc<Self>) -> impl Future<Output = ()> {
-        let preparing = Arc::clone(&self.preparing).lock_owned().await;
-        async move {
-            warm_up::fill_python_cache(&self.platform, &self.settings, self.executor.groups()).await;
-            drop(preparing);
+    /// Prepares the image's programs for the first calls, until the agent holds.
+    pub(crate) async fn warm_up(self: Arc<Self>) {
+        let mut holding = self.holding.subscribe();
+        tokio::select! {
+            () = warm_up::fill_python_cache(&self.platform, &self.settings, self.executor.groups()) => {}
+            _ = holding.wait_for(|holds| *holds) => {}
         }
     }
 }
@@ -96,7 +103,7 @@ pub(crate) async fn serve_call(stream: Stream, services: Arc<Services>, busy: bo
             end(&mut writer, reply).await;
         }
         Request::Hold => {
-            drop(services.preparing.lock().await);
+            services.holding.send_replace(true);
             services.platform.sync().await;
             services.holds.store(true, Relaxed);
             end(&mut writer, Reply::Done).await;

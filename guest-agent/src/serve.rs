@@ -116,7 +116,7 @@ async fn greet<C: Connector>(
 async fn accept_calls(mut link: Acceptor, services: &Arc<Services>, is_first: bool) -> Result<(), ServeFault> {
     let mut running = JoinSet::new();
     if is_first {
-        running.spawn(Arc::clone(services).warm_up().await);
+        running.spawn(Arc::clone(services).warm_up());
     }
     let (power_off, mut asked) = mpsc::channel(1);
     let mut is_first_call = true;

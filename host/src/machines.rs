@@ -21,6 +21,7 @@ pub mod disks;
 mod egress_link;
 mod file_names;
 pub mod firmware_binary;
+mod image_pool;
 mod initramfs;
 mod kernel;
 mod kernel_arguments;
@@ -206,7 +207,8 @@ impl Vms {
         let run_dirs = spawn_blocking(move || RunDirs::open(&data_dir));
         let run_dirs = run_dirs.await.map_err(|source| OpenFault::Task { source })?;
         let run_dirs = run_dirs.map_err(|fault| OpenFault::RunDirs { source: fault.into() })?;
-        let templates = Arc::new(Templates::new(settings.templates));
+        let stop = CancellationToken::new();
+        let templates = Arc::new(Templates::new(settings.templates, stop.child_token()));
         let origin = Arc::new(parts.origin(agent));
         Ok(Self {
             settings,
@@ -218,7 +220,7 @@ impl Vms {
             run_dirs: Arc::new(run_dirs),
             templates,
             origin,
-            stop: CancellationToken::new(),
+            stop,
             owners: TaskTracker::new(),
         })
     }

@@ -51,7 +51,7 @@ pub enum Request {
     },
     /// Syncs the disks and powers the machine off.
     PowerOff,
-    /// Prepares for a copy of the machine: the agent completes what it does in the background, and writes all data to
+    /// Prepares for a copy of the machine: the agent ends the programs that it runs by itself, and writes all data to
     /// the disks. From then on, the end of the link does not end the machine: the agent dials again, until a host has
     /// welcomed it and made a call. Ends with [`Reply::Done`](crate::Reply::Done).
     Hold,

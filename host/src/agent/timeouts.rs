@@ -14,8 +14,7 @@ pub struct Timeouts {
     pub clock_interval: Duration,
     /// Maximum time from a `PowerOff` or `SetClock` request to the agent's reply.
     pub control: Duration,
-    /// Maximum time from a `Hold` request to the agent's reply. The agent first completes what it prepares, within a
-    /// minute, and writes all data to the disk.
+    /// Maximum time from a `Hold` request to the agent's reply. The agent first writes all data to the disk.
     pub hold: Duration,
     /// Maximum number of consecutive `SetClock` requests without a valid reply. At this number the link ends. A guest
     /// that swaps or is paused may leave one or two requests unanswered.
@@ -37,7 +36,7 @@ impl Default for Timeouts {
             hello: Duration::from_secs(30),
             clock_interval: Duration::from_secs(30),
             control: Duration::from_secs(5),
-            hold: Duration::from_secs(90),
+            hold: Duration::from_secs(10),
             unanswered_max: 4,
             deadline_grace: Duration::from_secs(15),
             cancel: Duration::from_secs(10),

@@ -33,6 +33,7 @@ pub(super) struct AllMachines {
     environments: u32,
     memory_mib: u32,
     overhead_mib: u64,
+    templates_mib: u64,
 }
 
 /// Memory of a machine's VMM and runner in MiB; see docs/sizing.md.
@@ -41,20 +42,22 @@ const OVERHEAD_MIB: u64 = 80;
 impl AllMachines {
     pub(super) fn of(settings: &Settings) -> Self {
         let memory_mib = settings.sizes().max.memory_mib;
-        Self { environments: settings.max_environments, memory_mib, overhead_mib: OVERHEAD_MIB }
+        let templates = &settings.templates;
+        let templates_mib = if templates.count == 0 { 0 } else { templates.max_mb.into() };
+        Self { environments: settings.max_environments, memory_mib, overhead_mib: OVERHEAD_MIB, templates_mib }
     }
 
     fn mib(self) -> u64 {
-        u64::from(self.environments) * (u64::from(self.memory_mib) + self.overhead_mib)
+        u64::from(self.environments) * (u64::from(self.memory_mib) + self.overhead_mib) + self.templates_mib
     }
 
     /// Returns whether the host has the memory for them, and a text with the sum.
     pub(super) fn fit(self, host: HostMemory) -> (bool, String) {
-        let Self { environments, memory_mib, overhead_mib } = self;
+        let Self { environments, memory_mib, overhead_mib, templates_mib } = self;
         let (sum, total) = (self.mib(), host.total_mib);
         let text = format!(
-            "{environments} environments of up to {memory_mib} MiB, and {overhead_mib} MiB for the VMM of each, may \
-             take {sum} MiB of this host's {total} MiB"
+            "{environments} environments of up to {memory_mib} MiB, {overhead_mib} MiB for the VMM of each, and \
+             {templates_mib} MiB of templates may take {sum} MiB of this host's {total} MiB"
         );
         (sum <= total, text)
     }
@@ -79,10 +82,10 @@ mod tests {
     fn machines_of_the_largest_size_that_clients_can_choose_must_fit() {
         let host = HostMemory::parse("MemTotal:  8388608 kB\nMemFree: 1 kB\nMemAvailable:     614400 kB\n").unwrap();
         assert_eq!(host, HostMemory { total_mib: 8192, available_mib: 600 });
-        let machines = |memory_mib| AllMachines { environments: 10, memory_mib, overhead_mib: 80 };
+        let machines = |memory_mib| AllMachines { environments: 10, memory_mib, overhead_mib: 80, templates_mib: 0 };
         assert_eq!(machines(700).warning(host), None);
         let text = machines(2048).warning(host).unwrap();
-        assert!(text.starts_with("10 environments of up to 2048 MiB, and 80 MiB for the VMM"), "{text}");
+        assert!(text.starts_with("10 environments of up to 2048 MiB, 80 MiB for the VMM of each, and 0 MiB of templates"), "{text}");
         assert!(text.contains("may take 21280 MiB of this host's 8192 MiB"), "{text}");
         assert_eq!(HostMemory::parse("MemTotal: many kB\n"), None);
     }

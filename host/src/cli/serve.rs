@@ -107,6 +107,7 @@ pub(super) async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         }
     };
     tracing::info!("shutting down");
+    machines.stop_templates();
     notify_systemd(&[NotifyState::Stopping]);
     server.shut_down().await;
     if timeout(MACHINES_CLOSE, machines.close()).await.is_err() {

@@ -64,6 +64,9 @@ const DISK_PER_JOURNAL: u32 = 64;
 /// The folder of templates. The version in its name must change whenever the options above change.
 const TEMPLATE_FOLDER: &str = "scratch-v2";
 
+/// Maximum number of templates that are kept. One is made again within a fraction of a second.
+const TEMPLATES_MAX: usize = 16;
+
 const COPY_BUFFER_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +150,24 @@ impl Disks {
             move || draft.publish(&path)
         });
         published.await.map_err(lost)??;
+        let (templates, own) = (self.templates.path().to_owned(), path.clone());
+        spawn_blocking(move || remove_surplus(&templates, &own)).await.map_err(lost)?;
         Ok(path)
+    }
+}
+
+/// Removes the oldest templates beyond [`TEMPLATES_MAX`], except `own`. Clients choose the size of their disks.
+fn remove_surplus(folder: &Path, own: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let templates = paths.filter(|path| path != own && path.extension().is_some_and(|extension| extension == "ext4"));
+    let mut templates: Vec<_> =
+        templates.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).collect();
+    templates.sort();
+    let surplus = (templates.len() + 1).saturating_sub(TEMPLATES_MAX);
+    for (_, path) in templates.into_iter().take(surplus) {
+        // A template that another server is copying stays open there.
+        let _ = fs::remove_file(path);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{any::Any, error::Error, io, sync::Arc};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     task::spawn_blocking,
 };
 use tracing::Instrument as _;
@@ -65,7 +65,8 @@ impl Vms {
         self.start_from_image(spec, &image.into(), stages, &mut cancelled).await
     }
 
-    /// Continues with the memory of the snapshot. If that is impossible, boots with its disk.
+    /// Continues with the memory of the snapshot. If the snapshot does not fit, or the VMM cannot use it, boots with its
+    /// disk.
     async fn start_from_snapshot(
         &self,
         spec: &MachineSpec,
@@ -76,9 +77,10 @@ impl Vms {
         let image = snapshot.image.clone();
         let (name, plan_fault) = (spec.id.to_string(), |fault| at(Stage::Disks, fault));
         let plan = |from| self.plan(spec, &name, &image, from).map_err(plan_fault);
-        if snapshot.memory.is_some() && self.shape(spec, &image).map_err(plan_fault)? == snapshot.shape {
-            match self.launch(plan(StartFrom::Memory(Arc::clone(&snapshot)))?, stages, cancelled).await {
-                Err(fault) if fault.reason != StartReason::Cancelled => {
+        let fits = self.shape(spec, &image).map_err(plan_fault)? == snapshot.shape;
+        if let Some(memory) = fits.then(|| snapshot.take_memory()).flatten() {
+            match self.launch(plan(StartFrom::Memory(memory, Arc::clone(&snapshot)))?, stages, cancelled).await {
+                Err(fault) if fault.reason == StartReason::Ended => {
                     let error = &fault as &dyn Error;
                     tracing::warn!(error, "failed to continue with a machine's memory; it boots with its disk");
                 }
@@ -99,10 +101,14 @@ impl Vms {
         let (name, plan_fault) = (spec.id.to_string(), |fault| at(Stage::Disks, fault));
         let plan = |from| self.plan(spec, &name, image, from).map_err(plan_fault);
         let key = self.templates.key(self.shape(spec, image).map_err(plan_fault)?, &spec.owner);
-        if let Some(template) = self.templates.get(&key) {
-            match self.launch(plan(StartFrom::Memory(template))?, stages, cancelled).await {
-                Err(fault) if fault.reason != StartReason::Cancelled => {
-                    self.templates.disable(&key);
+        let template = self.templates.get(&key);
+        if let Some((memory, template)) = template.and_then(|template| Some((template.take_memory()?, template))) {
+            match self.launch(plan(StartFrom::Memory(memory, template))?, stages, cancelled).await {
+                Err(fault) if matches!(fault.reason, StartReason::Ended | StartReason::TimedOut) => {
+                    // A busy host may be the cause of a timeout.
+                    if fault.reason == StartReason::Ended {
+                        self.templates.disable(&key);
+                    }
                     let error = &fault as &dyn Error;
                     tracing::warn!(error, "failed to start a machine from its template; it boots instead");
                 }
@@ -114,24 +120,43 @@ impl Vms {
         Ok(machine)
     }
 
-    /// Makes a template for machines like this one, if there is none.
+    /// Makes a template for machines like this one, if there is none. Returns once its making has begun.
     ///
     /// # Errors
     /// The image cannot be prepared.
     pub async fn prepare_template(&self, spec: &MachineSpec) -> Result<(), StartFault> {
-        let image = self.images.prepare_as(spec.pull_rights, &spec.image, Resolve::IfUnknown, &|_| {}).await;
+        if !self.has_memory_snapshots() || self.templates.are_off() {
+            return Ok(());
+        }
+        let image = self.images.prepare_with(&spec.image, Resolve::IfUnknown, &|_| {}).await;
         let image = MachineImage::from(image.map_err(|fault| at(Stage::Image, fault))?);
         let key = self.templates.key(self.shape(spec, &image).map_err(|fault| at(Stage::Disks, fault))?, &spec.owner);
-        self.make_template(spec, &image, key);
+        // The templates of the runtimes are made one after the other.
+        let permit = self.templates.wait_for_permit().await;
+        self.make_template_with(permit, spec, &image, key);
         Ok(())
     }
 
-    /// Makes a template in the background, if there is none.
+    /// Makes a template in the background, if there is none and none is being made.
     fn make_template(&self, spec: &MachineSpec, image: &MachineImage, key: templates::Key) {
-        if !self.has_memory_snapshots() || !self.templates.reserve(&key) {
+        if self.has_memory_snapshots() {
+            self.make_template_with(self.templates.permit(), spec, image, key);
+        }
+    }
+
+    fn make_template_with(
+        &self,
+        permit: Option<OwnedSemaphorePermit>,
+        spec: &MachineSpec,
+        image: &MachineImage,
+        key: templates::Key,
+    ) {
+        let Some(permit) = permit else { return };
+        let stop = self.templates.making_stop();
+        if stop.is_cancelled() || !self.templates.reserve(&key) {
             return;
         }
-        let (templates, stop) = (Arc::clone(&self.templates), self.stop.clone());
+        let templates = Arc::clone(&self.templates);
         let name = format!("{TEMPLATE_PREFIX}{}", EnvironmentId::random());
         let plan = match self.plan(spec, &name, image, StartFrom::Nothing) {
             Ok(plan) => plan,
@@ -141,19 +166,24 @@ impl Vms {
             }
         };
         let make = async move {
-            let Ok(_permit) = templates.making.acquire().await else { return };
+            let _permit = permit;
             match templates::make(plan, templates.settings.are_warm, &stop).await {
-                Ok(template) => {
-                    templates.add(&key, template);
-                    tracing::info!("a template is ready");
-                }
-                Err(_cancelled) if stop.is_cancelled() => {}
+                Ok(template) => match templates.add(&key, template) {
+                    true => tracing::info!("a template is ready"),
+                    false => tracing::warn!("a template exceeds WAGGLE_TEMPLATES_MAX_MB; its machines boot instead"),
+                },
+                Err(_cancelled) if stop.is_cancelled() => templates.forget(&key),
                 Err(fault) => {
                     tracing::warn!(error = &*fault as &dyn Error, "failed to make a template; machines boot instead");
                 }
             }
         };
         self.owners.spawn(make.in_current_span());
+    }
+
+    /// Stops making templates, so that a shutdown has the host for itself.
+    pub fn stop_templates(&self) {
+        self.templates.stop_making();
     }
 
     /// Whether the back end can save the memory of a machine.
@@ -168,7 +198,7 @@ impl Vms {
         stages: Stages<'_>,
         cancelled: &mut PortFuture<'_, ()>,
     ) -> Result<Arc<dyn Machine>, StartFault> {
-        let has_resumed = matches!(plan.start, Start::Memory(_));
+        let has_resumed = matches!(plan.start, Start::Memory { .. });
         let stop = self.stop.child_token();
         let stop_on_drop = stop.clone().drop_guard();
         let (progress, mut messages) = mpsc::channel(PROGRESS_MAX);

@@ -5,11 +5,13 @@
 use std::{
     ffi::OsString,
     os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use waggle_protocol::boot::BootConfig;
+use waggle_shared::disk_reserve::DiskReserve;
 
 use super::{
     disks::Disks,
@@ -19,7 +21,7 @@ use super::{
     origin::Origin,
     run_dirs::RunDirs,
     runner_messages::Orders,
-    snapshot::{Pasts, Shape, VmSnapshot},
+    snapshot::{Pasts, ResumedMemory, Shape, VmSnapshot},
 };
 use crate::{domain::principal::Principal, network::Guest};
 
@@ -41,6 +43,8 @@ pub(super) struct LaunchPlan {
     /// Whether the output of the VMM is logged as it arrives, not only after a failure.
     pub(super) shows_log: bool,
     pub(super) disk_mib: u32,
+    /// The space that must remain free on the disk of the run folder.
+    pub(super) reserve: DiskReserve,
     /// Timeout from the start of the runner to the end of the agent's handshake.
     pub(super) boot_timeout: Duration,
     pub(super) start: Start,
@@ -48,6 +52,8 @@ pub(super) struct LaunchPlan {
     /// The properties that a machine must share with a snapshot of this one.
     pub(super) shape: Shape,
     pub(super) origin: Arc<Origin>,
+    /// The folder for images of saved machines.
+    pub(super) image_pool: PathBuf,
     /// The parent of the folders of snapshots.
     pub(super) run_dirs: Arc<RunDirs>,
     /// The lease prevents the eviction of the image until the machine has ended.
@@ -66,14 +72,40 @@ pub(super) enum Start {
         memory: Option<MemoryFile>,
     },
     /// The guest continues with the memory of a snapshot.
-    Memory(Arc<VmSnapshot>),
+    Memory {
+        memory: ResumedMemory,
+        /// `None` once the machine has its own disk.
+        disk: Option<Arc<VmSnapshot>>,
+    },
 }
 
 impl Start {
     pub(super) fn pasts(&self) -> Pasts {
         match self {
             Self::Boot { .. } => Pasts::NONE,
-            Self::Memory(snapshot) => snapshot.memory.as_ref().map_or(Pasts::NONE, |memory| memory.pasts),
+            Self::Memory { memory, .. } => memory.pasts,
+        }
+    }
+
+    /// The snapshot from which the machine copies its disk.
+    pub(super) fn disk(&self) -> Option<&Arc<VmSnapshot>> {
+        match self {
+            Self::Boot { disk, .. } | Self::Memory { disk, .. } => disk.as_ref(),
+        }
+    }
+
+    /// Releases the snapshot, once the machine has its own disk.
+    pub(super) fn release_disk(&mut self) {
+        match self {
+            Self::Boot { disk, .. } | Self::Memory { disk, .. } => *disk = None,
+        }
+    }
+
+    /// The file of the guest's memory, and whether other machines use it; `None` for a back end without such a file.
+    pub(super) fn memory(&self) -> Option<(&MemoryFile, bool)> {
+        match self {
+            Self::Boot { memory, .. } => memory.as_ref().map(|memory| (memory, false)),
+            Self::Memory { memory, .. } => Some((&memory.guest, memory.is_shared)),
         }
     }
 
@@ -81,10 +113,7 @@ impl Start {
     pub(super) fn files(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Self::Boot { memory, .. } => memory.iter().map(AsFd::as_fd).collect(),
-            Self::Memory(snapshot) => {
-                let memory = snapshot.memory.iter();
-                memory.flat_map(|memory| [memory.guest.as_fd(), memory.devices.as_fd()]).collect()
-            }
+            Self::Memory { memory, .. } => vec![memory.guest.as_fd(), memory.devices.as_fd()],
         }
     }
 }

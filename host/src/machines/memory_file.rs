@@ -11,10 +11,15 @@ use std::{
     io::{self, Write as _},
     os::{fd::AsFd, unix::fs::MetadataExt as _},
     sync::Arc,
+    time::Duration,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use tokio::time::sleep;
 
+/// Delay between two attempts to seal a file, and their number.
+const SEAL_RETRY: Duration = Duration::from_millis(50);
+const SEAL_TRIES: u32 = 100;
 /// Number of bytes in a block of `stat`.
 const BLOCK_BYTES: u64 = 512;
 const MIB: u64 = 1 << 20;
@@ -43,18 +48,28 @@ impl MemoryFile {
         let mut file = create(c"waggle-devices")?;
         file.write_all(content)?;
         let file = Self(Arc::new(file));
-        file.seal()?;
+        file.try_to_seal()?;
         Ok(file)
     }
 
-    /// Makes the file immutable, if it is not.
+    /// Makes the file immutable. Waits for the end of a program that still has the file mapped.
     ///
     /// # Errors
-    /// A program still has a shared, writable mapping of the file.
-    pub(super) fn seal(&self) -> io::Result<()> {
-        if fcntl_get_seals(&*self.0)?.contains(SealFlags::WRITE) {
-            return Ok(());
+    /// The program does not end within seconds.
+    pub(super) async fn seal(&self) -> io::Result<()> {
+        let mut tries = SEAL_TRIES;
+        loop {
+            match self.try_to_seal() {
+                Err(fault) if tries > 0 && fault.kind() == io::ErrorKind::ResourceBusy => {
+                    tries -= 1;
+                    sleep(SEAL_RETRY).await;
+                }
+                sealed => return sealed,
+            }
         }
+    }
+
+    fn try_to_seal(&self) -> io::Result<()> {
         Ok(fcntl_add_seals(&*self.0, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
     }
 
@@ -107,7 +122,7 @@ mod tests {
     fn sealed_file_can_be_opened_for_writing_but_not_changed() {
         let memory = MemoryFile::of_guest(1).unwrap();
         memory.file().write_all_at(b"guest", 0).unwrap();
-        memory.seal().unwrap();
+        memory.try_to_seal().unwrap();
         for file in [memory, MemoryFile::with_content(b"guest").unwrap()] {
             let opened = OpenOptions::new().read(true).write(true).open(path(&file)).unwrap();
             opened.write_all_at(b"other", 0).unwrap_err();

@@ -74,6 +74,13 @@ mod tests {
         for (other, reason) in [
             (Origin { boot: "other".into(), program: "other".into(), ..Origin::default() }, "the host was restarted"),
             (Origin { agent: "other".into(), ..Origin::default() }, "waggle is another version"),
+            (Origin { program: "other".into(), ..Origin::default() }, "waggle is another version"),
+            (
+                Origin { vmm: "other".into(), ..Origin::default() },
+                "the virtual machine monitor is another one, or another version",
+            ),
+            (Origin { kernel: "other".into(), ..Origin::default() }, "the guests' kernel is another one"),
+            (Origin { processor: "other".into(), ..Origin::default() }, "the host has another processor"),
         ] {
             assert_eq!(own.difference(&other), Some(reason));
         }

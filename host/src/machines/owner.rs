@@ -145,6 +145,7 @@ async fn run(
     if let Err(fault) = make_files(&plan).await {
         return (Err((Stage::Disks, fault.into())), None);
     }
+    plan.start.release_disk();
     let boot_fault = |fault: BootFault| Err((Stage::Boot, fault.into()));
     // Cancellation is not checked before the files are complete: the blocking task that creates them cannot be
     // cancelled, and would continue to write into a removed folder.
@@ -193,16 +194,12 @@ pub(super) async fn make_files(plan: &LaunchPlan) -> Result<(), FileFault> {
     let machine = &plan.orders.machine;
     let run_dir = &plan.orders.run_dir;
     let scratch = run_dir.join(&machine.scratch);
-    let (root, disk) = match &plan.start {
-        Start::Boot { root, disk, .. } => (Some(root), disk.as_ref()),
-        Start::Memory(snapshot) => (None, Some(snapshot)),
-    };
-    let made = match disk {
+    let made = match plan.start.disk() {
         Some(snapshot) => Disks::copy_of(&snapshot.disk.path(), &scratch).await,
         None => plan.disks.scratch(&scratch, plan.disk_mib).await,
     };
     made.map_err(|source| FileFault::Scratch { source })?;
-    let Some(root) = root else { return Ok(()) };
+    let Start::Boot { root, .. } = &plan.start else { return Ok(()) };
     let (name, content) = match root {
         InitialRoot::Initramfs { file, shared } => {
             let initramfs = shared.for_machine(&plan.boot);

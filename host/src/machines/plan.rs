@@ -9,12 +9,13 @@ use waggle_protocol::boot::{self, BootConfig};
 use super::{
     BackendParts, Vms,
     file_names::{BOOT, INITRAMFS, SCRATCH},
+    image_pool,
     launch_plan::{InitialRoot, LaunchPlan, Start},
     machine_image::MachineImage,
     memory_file::MemoryFile,
     run_dirs::RunDirFault,
     runner_messages::{KrunConfig, MachineConfig, Maker, Orders, QemuConfig, QemuStart},
-    snapshot::{Shape, VmSnapshot},
+    snapshot::{ResumedMemory, Shape, VmSnapshot},
 };
 use crate::{
     domain::{defences::Defence, machine::MachineSpec},
@@ -35,8 +36,8 @@ pub(super) enum StartFrom {
     Nothing,
     /// The machine boots, with the disk of a snapshot.
     Disk(Arc<VmSnapshot>),
-    /// The machine continues with the memory and the disk of a snapshot.
-    Memory(Arc<VmSnapshot>),
+    /// The machine continues with this memory, and with the disk of the snapshot.
+    Memory(ResumedMemory, Arc<VmSnapshot>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Vms {
             scratch: SCRATCH.into(),
         };
         let shape = self.shape(spec, image)?;
-        let resumes = matches!(from, StartFrom::Memory(_));
+        let resumes = matches!(from, StartFrom::Memory(..));
         let (maker, start) = self.maker(spec, from)?;
         let run_dir = self.run_dirs.make(name).map_err(|source| PlanFault::Folder { source })?;
         Ok(LaunchPlan {
@@ -78,11 +79,13 @@ impl Vms {
             egress: spec.network.clone().map(|network| Guest::new(network, Arc::clone(&self.settings.gateway))),
             shows_log: self.settings.log_level > 0,
             disk_mib: spec.disk_mib,
+            reserve: self.settings.reserve,
             boot_timeout: if resumes { spec.boot_timeout.min(RESUME_MAX) } else { spec.boot_timeout },
             start,
             disks: Arc::clone(&self.disks),
             shape,
             origin: Arc::clone(&self.origin),
+            image_pool: self.settings.data_dir.join(image_pool::FOLDER),
             run_dirs: Arc::clone(&self.run_dirs),
             image: image.clone(),
         })
@@ -132,7 +135,10 @@ impl Vms {
             BackendParts::Qemu { qemu, accelerator, kernel, root } => (qemu, accelerator, kernel, root),
         };
         let (qemu_start, start) = match from {
-            StartFrom::Memory(snapshot) => (QemuStart::Snapshot { is_shared: true }, Start::Memory(snapshot)),
+            StartFrom::Memory(memory, disk) => {
+                let start = QemuStart::Snapshot { is_shared: memory.is_shared };
+                (start, Start::Memory { memory, disk: Some(disk) })
+            }
             from @ (StartFrom::Nothing | StartFrom::Disk(_)) => {
                 let memory = MemoryFile::of_guest(spec.memory_mib).map_err(|source| PlanFault::Memory { source })?;
                 let root = InitialRoot::Initramfs { file: INITRAMFS, shared: Arc::clone(root) };
@@ -159,7 +165,7 @@ impl StartFrom {
     fn into_snapshot(self) -> Option<Arc<VmSnapshot>> {
         match self {
             Self::Nothing => None,
-            Self::Disk(snapshot) | Self::Memory(snapshot) => Some(snapshot),
+            Self::Disk(snapshot) | Self::Memory(_, snapshot) => Some(snapshot),
         }
     }
 }

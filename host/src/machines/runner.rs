@@ -11,6 +11,7 @@
 //!
 //! The runner's stdout carries the guest's console, and its stderr the output of the VMM. The host reads both.
 
+mod devices_folder;
 mod guest_memory;
 mod monitor;
 mod oom_kills;
@@ -19,7 +20,7 @@ mod program;
 use std::{
     env,
     fs::File,
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, Write},
     mem,
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -38,6 +39,7 @@ use rustix::{
 use waggle_protocol::{CALL_PORT, EGRESS_PORT};
 
 use self::{
+    devices_folder::DevicesFolder,
     guest_memory::GuestMemory,
     monitor::Monitor,
     program::{Event, Program, Watch, not_started},
@@ -50,8 +52,8 @@ use super::{
     qemu::{self, Inherited},
     roles, run_dirs,
     runner_messages::{
-        Accelerator, Answer, Command, KrunConfig, MachineConfig, Maker, Orders, QemuConfig, QemuStart, Report,
-        SnapshotParts,
+        Accelerator, Answer, Command, DEVICES_BYTES_MAX, KrunConfig, MachineConfig, Maker, Orders, QemuConfig,
+        QemuStart, Report, SnapshotParts,
     },
     sys,
 };
@@ -122,7 +124,12 @@ fn run_machine(orders: &Orders, files: Vec<OwnedFd>, host: &UnixStream) -> Resul
     }
     // Only now, because the kernel lets only dumpable processes write their maps of users.
     confine::hide_memory().map_err(|fault| not_started("hide the runner's memory".into(), &fault))?;
-    let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)? };
+    let devices = match orders.namespaces {
+        Namespaces::Own => DevicesFolder::mount(),
+        Namespaces::Shared => DevicesFolder::open(Path::new(".")),
+    };
+    let devices = devices.map_err(|fault| not_started("create a folder in memory".into(), &fault))?;
+    let runner = Runner { run_dir: &orders.run_dir, namespaces: orders.namespaces, watch: Watch::new(host)?, devices };
     match &orders.maker {
         Maker::Qemu(config) => runner.run_qemu(&orders.machine, config, files),
         Maker::Krun(config) => runner.run_krun(&orders.machine, config),
@@ -133,6 +140,7 @@ struct Runner<'a> {
     run_dir: &'a Path,
     namespaces: Namespaces,
     watch: Watch<'a>,
+    devices: DevicesFolder,
 }
 
 impl Runner<'_> {
@@ -164,18 +172,24 @@ impl Runner<'_> {
                 Event::HostClosed => return Ok(()),
                 Event::Command(command, files) => {
                     let answer = match command {
-                        Command::Continue => monitor.resume().map(|()| Duration::ZERO),
+                        Command::Continue => monitor.resume().map(|()| Duration::ZERO).map_err(Failure::StandsStill),
                         Command::Snapshot(parts) => {
-                            snapshot(parts, files, &mut monitor, &memory, &qemu, &machine.scratch)
+                            snapshot(parts, files, &self.devices, &mut monitor, &memory, &qemu, &machine.scratch)
                         }
                     };
                     let done = |stood_still: Duration| Answer::Done {
                         stood_still_us: u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
                     };
-                    let answer = answer.map_or_else(|fault| Answer::Failed(fault.to_string()), done);
+                    let answer = match answer {
+                        Ok(stood_still) => done(stood_still),
+                        Err(Failure::Continues(fault)) => Answer::Failed(fault.to_string()),
+                        Err(Failure::StandsStill(fault)) => Answer::StandsStill(fault.to_string()),
+                    };
                     self.watch.answer(&answer);
                 }
-                Event::Monitor => monitor.discard_events(),
+                Event::Monitor => {
+                    monitor.discard_events().map_err(|fault| not_started("reach QEMU's monitor".into(), &fault))?
+                }
             }
         }
     }
@@ -233,24 +247,38 @@ fn enter(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A command failed.
+enum Failure {
+    Continues(io::Error),
+    /// The guest should continue, but cannot.
+    StandsStill(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(fault: io::Error) -> Self {
+        Self::Continues(fault)
+    }
+}
+
 /// Takes a snapshot, and returns for how long the guest stood still. The guest continues if that fails.
 fn snapshot(
     parts: SnapshotParts,
     files: Vec<OwnedFd>,
+    folder: &DevicesFolder,
     monitor: &mut Monitor,
     memory: &GuestMemory,
     qemu: &Program,
     scratch: &Path,
-) -> io::Result<Duration> {
+) -> Result<Duration, Failure> {
     let mut files = files.into_iter().map(File::from);
     let mut next = || files.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let devices = next()?;
+    let mut devices = next()?;
     let memory_copy = parts.memory.then(&mut next).transpose()?;
     let disk_copy = parts.disk.then(&mut next).transpose()?;
     if let Some(copy) = &memory_copy {
         memory.copy_file(copy).map_err(step("copy the memory"))?;
     }
-    let copy_rest = |monitor: &mut Monitor| {
+    let mut copy_rest = |monitor: &mut Monitor| -> io::Result<()> {
         monitor.stop()?;
         if let Some(copy) = &memory_copy {
             memory.copy_changes(copy, qemu.pid()).map_err(step("copy changes of the memory"))?;
@@ -258,14 +286,18 @@ fn snapshot(
         if let Some(copy) = &disk_copy {
             disks::copy_data(&File::open(scratch)?, copy).map_err(step("copy the disk"))?;
         }
-        monitor.save_devices(&devices)
+        let mut written = folder.file().map_err(step("create a file for the devices"))?;
+        monitor.save_devices(&written)?;
+        written.rewind()?;
+        io::copy(&mut written.take(DEVICES_BYTES_MAX), &mut devices).map(|_bytes| ())
     };
     let begun = Instant::now();
     let copied = copy_rest(monitor);
     if copied.is_err() || parts.continues {
-        monitor.resume()?;
+        monitor.resume().map_err(Failure::StandsStill)?;
     }
-    copied.map(|()| begun.elapsed())
+    copied?;
+    Ok(begun.elapsed())
 }
 
 fn step(step: &'static str) -> impl Fn(io::Error) -> io::Error {

@@ -132,8 +132,10 @@ pub(super) enum Answer {
         /// The time for which the guest stood still, in microseconds, if it continues.
         stood_still_us: u64,
     },
-    /// The step that failed, and why.
+    /// The step that failed, and why. The guest continues, or stands still as before.
     Failed(String),
+    /// The guest could not be continued.
+    StandsStill(String),
 }
 
 /// The reason why a machine ended or never ran.

@@ -37,8 +37,10 @@ use super::{
 const END_MAX: Duration = Duration::from_secs(3);
 /// Timeout for the end of the runner's pipes after its exit. Its programs may keep the pipes open a moment longer.
 const PIPES_END_MAX: Duration = Duration::from_secs(1);
-/// Timeout of a command. QEMU takes milliseconds, but more on a busy host.
-const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Timeout of a command, without the time for copies. It exceeds the sum of the runner's own timeouts.
+const COMMAND_MAX: Duration = Duration::from_secs(150);
+/// The lowest rate at which a host copies memory and disks, in bytes per second.
+const COPIED_BYTES_PER_SECOND: u64 = 10 << 20;
 /// Size of the buffer for reads from a pipe, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -55,11 +57,13 @@ pub(crate) enum SpawnFault {
 pub(crate) enum CommandFault {
     #[error("failed to reach the runner")]
     Runner { source: io::Error },
-    #[error("the runner did not answer within {} s", COMMAND_MAX.as_secs())]
-    Silent,
-    /// The runner or the VMM could not do it.
+    #[error("the runner did not answer within {} s", within.as_secs())]
+    Silent { within: Duration },
+    /// The runner or the VMM could not do it. The guest continues.
     #[error("{reason}")]
     Failed { reason: String },
+    #[error("the guest could not be continued: {reason}")]
+    StandsStill { reason: String },
 }
 
 /// A handle to one runner. Dropping the handle closes the lifeline; the runner then ends its machine and exits.
@@ -127,7 +131,7 @@ impl RunnerProcess {
     }
 
     /// Sends a command with files, and waits for the answer: the time for which the guest stood still. Commands follow
-    /// one another: if this future is dropped, the runner must be stopped.
+    /// one another: if this future is dropped, the runner must be stopped. `copied_bytes` may be copied meanwhile.
     ///
     /// # Errors
     /// [`CommandFault`].
@@ -135,7 +139,9 @@ impl RunnerProcess {
         &mut self,
         command: &Command,
         files: &[BorrowedFd<'_>],
+        copied_bytes: u64,
     ) -> Result<Duration, CommandFault> {
+        let within = COMMAND_MAX + Duration::from_secs(copied_bytes / COPIED_BYTES_PER_SECOND);
         let answered = async {
             send_line(&self.lifeline, command, files).await?;
             loop {
@@ -151,10 +157,11 @@ impl RunnerProcess {
                 self.received.extend_from_slice(bytes.get(..count).unwrap_or_default());
             }
         };
-        match timeout(COMMAND_MAX, answered).await {
-            Err(_elapsed) => Err(CommandFault::Silent),
+        match timeout(within, answered).await {
+            Err(_elapsed) => Err(CommandFault::Silent { within }),
             Ok(Err(source)) => Err(CommandFault::Runner { source }),
             Ok(Ok(Answer::Failed(reason))) => Err(CommandFault::Failed { reason }),
+            Ok(Ok(Answer::StandsStill(reason))) => Err(CommandFault::StandsStill { reason }),
             Ok(Ok(Answer::Done { stood_still_us })) => Ok(Duration::from_micros(stood_still_us)),
         }
     }

@@ -6,12 +6,13 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use waggle_link::Past;
+use waggle_shared::mutex::lock;
 
 use super::{
     file_names::SCRATCH,
@@ -22,7 +23,7 @@ use super::{
     runner_messages::DEVICES_BYTES_MAX,
 };
 
-/// See the module's documentation. Each machine that starts from the snapshot has its own copies.
+/// See the module's documentation. Each machine that starts from the snapshot has a disk of its own.
 #[derive(Debug)]
 pub(super) struct VmSnapshot {
     pub(super) shape: Shape,
@@ -30,6 +31,8 @@ pub(super) struct VmSnapshot {
     pub(super) memory: Option<SavedMemory>,
     pub(super) disk: SavedDisk,
     pub(super) image: MachineImage,
+    /// The folder for images of saved machines.
+    pub(super) image_pool: PathBuf,
     pub(super) origin: Arc<Origin>,
 }
 
@@ -47,11 +50,56 @@ pub(super) struct Shape {
 
 #[derive(Debug)]
 pub(super) struct SavedMemory {
-    /// The guest's memory, sealed.
-    pub(super) guest: MemoryFile,
+    pub(super) guest: GuestFile,
     /// The state of the VMM's devices, sealed.
     pub(super) devices: MemoryFile,
     pub(super) pasts: Pasts,
+}
+
+/// The file with the memory of a guest.
+#[derive(Debug)]
+pub(super) enum GuestFile {
+    /// For any number of machines. The file is sealed, and a machine has copies of the pages that it changes.
+    Shared(MemoryFile),
+    /// For one machine, which changes the file: with copies of its own, it would need twice the memory. `None` once a
+    /// machine has the file.
+    Single(Mutex<Option<MemoryFile>>),
+}
+
+impl GuestFile {
+    pub(super) fn single(file: MemoryFile) -> Self {
+        Self::Single(Mutex::new(Some(file)))
+    }
+
+    /// The file; `None` if a machine has it.
+    pub(super) fn file(&self) -> Option<MemoryFile> {
+        match self {
+            Self::Shared(file) => Some(file.clone()),
+            Self::Single(file) => lock(file).clone(),
+        }
+    }
+}
+
+/// The memory with which a machine continues.
+#[derive(Debug)]
+pub(super) struct ResumedMemory {
+    pub(super) guest: MemoryFile,
+    /// Whether other machines use the same file.
+    pub(super) is_shared: bool,
+    pub(super) devices: MemoryFile,
+    pub(super) pasts: Pasts,
+}
+
+impl VmSnapshot {
+    /// Takes the memory for one machine; `None` if there is none, or if another machine has it.
+    pub(super) fn take_memory(&self) -> Option<ResumedMemory> {
+        let SavedMemory { guest, devices, pasts } = self.memory.as_ref()?;
+        let (guest, is_shared) = match guest {
+            GuestFile::Shared(file) => (file.clone(), true),
+            GuestFile::Single(file) => (lock(file).take()?, false),
+        };
+        Some(ResumedMemory { guest, is_shared, devices: devices.clone(), pasts: *pasts })
+    }
 }
 
 /// The progress of the guest on its links.
@@ -124,7 +172,8 @@ pub(super) fn read_devices(file: &File) -> io::Result<MemoryFile> {
     let mut file = file.take(DEVICES_BYTES_MAX + 1);
     file.read_to_end(&mut content)?;
     if content.is_empty() || content.len() as u64 > DEVICES_BYTES_MAX {
-        return Err(io::Error::other(format!("the state of the devices has {} bytes", content.len())));
+        let text = format!("the state of the devices has {} bytes", content.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     MemoryFile::with_content(&content)
 }

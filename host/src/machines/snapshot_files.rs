@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  machine.json   the description, with the digests of the other files, and its own digest in a second line
-//!  image          the image's file: a hard link, unless it is on another file system
+//!  image          the image's file, a hard link. Its size is checked, but not its content
 //!  scratch        the disk
 //!  memory         the guest's memory, sparse
 //!  devices        the state of the VMM's devices; only the confined VMM decodes it
@@ -32,10 +32,11 @@ use tokio::task::spawn_blocking;
 use super::{
     disks,
     file_names::SCRATCH,
+    image_pool,
     machine_image::MachineImage,
     memory_file::MemoryFile,
     origin::Origin,
-    snapshot::{Pasts, SavedDisk, SavedMemory, Shape, VmSnapshot, read_devices},
+    snapshot::{GuestFile, Pasts, SavedDisk, SavedMemory, Shape, VmSnapshot, read_devices},
 };
 use crate::domain::machine::{PortFuture, Snapshot, SnapshotFault};
 
@@ -110,14 +111,20 @@ impl Snapshot for VmSnapshot {
 /// [`SnapshotFault::Failed`].
 async fn write(snapshot: &VmSnapshot, folder: PathBuf) -> Result<(), SnapshotFault> {
     let (shape, image, origin) = (snapshot.shape.clone(), snapshot.image.clone(), Arc::clone(&snapshot.origin));
-    let memory = snapshot.memory.as_ref().map(|memory| (memory.guest.clone(), memory.devices.clone()));
-    let disk = snapshot.disk.path();
+    let memory = match &snapshot.memory {
+        Some(memory) => {
+            let taken = || SnapshotFault::Failed { source: "a machine continues with the memory".into() };
+            Some((memory.guest.file().ok_or_else(taken)?, memory.devices.clone()))
+        }
+        None => None,
+    };
+    let (disk, pool) = (snapshot.disk.path(), snapshot.image_pool.clone());
     let write = move || {
         let at = |name: &str| {
             let path = folder.join(name);
             move |source| WriteFault { path, source }
         };
-        link_or_copy(&image.erofs, &folder.join(IMAGE)).map_err(at(IMAGE))?;
+        image_pool::put(&image, &pool, &folder.join(IMAGE)).map_err(at(IMAGE))?;
         let image_bytes = image.erofs.metadata().map_err(at(IMAGE))?.len();
         link_or_copy(&disk, &folder.join(SCRATCH)).map_err(at(SCRATCH))?;
         let disk = File::open(folder.join(SCRATCH)).and_then(|file| {
@@ -196,14 +203,14 @@ fn read_folder(folder: &Path, origin: Arc<Origin>) -> Result<VmSnapshot, Snapsho
         }
         (Some(saved), None) => Some(read_memory(folder, &shape, &saved)?),
     };
-    Ok(VmSnapshot { shape, memory, disk: SavedDisk::in_folder(folder.to_owned()), image, origin })
+    let image_pool = folder.to_owned();
+    Ok(VmSnapshot { shape, memory, disk: SavedDisk::in_folder(folder.to_owned()), image, image_pool, origin })
 }
 
 fn read_memory(folder: &Path, shape: &Shape, saved: &MemoryMeasures) -> Result<SavedMemory, SnapshotFault> {
     let failed = |source: io::Error| SnapshotFault::Failed { source: source.into() };
     let guest = MemoryFile::of_guest(shape.memory_mib).map_err(failed)?;
     check(&folder.join(MEMORY), &saved.guest, Some(guest.file())).map_err(damaged)?;
-    guest.seal().map_err(failed)?;
     let path = folder.join(DEVICES);
     let devices = File::open(&path).and_then(|file| read_devices(&file));
     let devices = devices.map_err(|source| damaged(Damage::Read { path: path.clone(), source }))?;
@@ -211,11 +218,23 @@ fn read_memory(folder: &Path, shape: &Shape, saved: &MemoryMeasures) -> Result<S
     if measure(devices.file(), None).map_err(failed)? != saved.devices {
         return Err(damaged(Damage::Changed { path }));
     }
-    Ok(SavedMemory { guest, devices, pasts: Pasts::UNKNOWN })
+    Ok(SavedMemory { guest: GuestFile::single(guest), devices, pasts: Pasts::UNKNOWN })
 }
 
+/// A file that the host cannot read at the moment is not damaged, nor is one of another version.
 fn damaged(damage: Damage) -> SnapshotFault {
-    SnapshotFault::Damaged { source: damage.into() }
+    let is_damage = match &damage {
+        Damage::Read { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        }
+        Damage::Changed { .. } | Damage::Invalid { .. } => true,
+        Damage::Version { .. } => false,
+    };
+    if is_damage {
+        SnapshotFault::Damaged { source: damage.into() }
+    } else {
+        SnapshotFault::Failed { source: damage.into() }
+    }
 }
 
 fn read_description(path: &Path) -> Result<Description, Damage> {
@@ -312,12 +331,13 @@ mod tests {
         let snapshot = VmSnapshot {
             shape: Shape { image: "/cache/image".into(), cpus: 1, memory_mib: 1, disk_mib: 64, boot: vec![1, 2] },
             memory: Some(SavedMemory {
-                guest,
+                guest: GuestFile::single(guest),
                 devices: MemoryFile::with_content(b"devices").unwrap(),
                 pasts: Pasts::UNKNOWN,
             }),
             disk: SavedDisk::in_folder(folder.join("base/run")),
             image,
+            image_pool: folder.join("pool"),
             origin: Arc::default(),
         };
         tokio::runtime::Runtime::new().unwrap().block_on(write(&snapshot, folder.join("saved"))).unwrap();
@@ -331,9 +351,8 @@ mod tests {
         let read = read_folder(&saved, Arc::default()).unwrap();
         let memory = read.memory.unwrap();
         let mut content = vec![0; BLOCK_BYTES];
-        memory.guest.file().read_exact_at(&mut content, 5 * BLOCK_BYTES as u64).unwrap();
+        memory.guest.file().unwrap().file().read_exact_at(&mut content, 5 * BLOCK_BYTES as u64).unwrap();
         assert!(content.iter().all(|byte| *byte == 9));
-        memory.guest.file().write_all_at(b"x", 0).unwrap_err();
         assert_eq!(measure(memory.devices.file(), None).unwrap().bytes, 7);
         use std::os::unix::fs::MetadataExt as _;
         assert_eq!(saved.join(SCRATCH).metadata().unwrap().nlink(), 2);

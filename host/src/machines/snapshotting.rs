@@ -13,7 +13,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, BorrowedFd},
-        unix::fs::OpenOptionsExt as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     sync::Arc,
 };
@@ -22,11 +22,11 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    launch_plan::{LaunchPlan, Start},
+    launch_plan::LaunchPlan,
     memory_file::MemoryFile,
     runner_messages::{Command, SnapshotParts},
     runner_process::{CommandFault, RunnerProcess},
-    snapshot::{Pasts, SavedDisk, SavedMemory, VmSnapshot, read_devices},
+    snapshot::{GuestFile, Pasts, SavedDisk, SavedMemory, VmSnapshot, read_devices},
 };
 use crate::{
     agent::AgentClient,
@@ -56,9 +56,8 @@ impl Taken {
     /// Completes the snapshot. The VMM must have ended.
     pub(super) fn deliver(self) {
         let Self { snapshot, reply } = self;
-        let sealed = snapshot.memory.as_ref().map_or(Ok(()), |memory| memory.guest.seal());
         // If the caller has left, the snapshot is dropped.
-        let _ = reply.send(sealed.map(|()| Arc::new(snapshot)).map_err(|source| failed("seal the memory", source)));
+        let _ = reply.send(Ok(Arc::new(snapshot)));
     }
 }
 
@@ -143,13 +142,9 @@ pub(super) async fn take_held(
     pasts: Pasts,
 ) -> Result<VmSnapshot, Fault> {
     let continues = afterwards == Afterwards::GoOn;
-    let (own, is_shared) = match &plan.start {
-        Start::Boot { memory, .. } => (memory.as_ref(), false),
-        Start::Memory(snapshot) => (snapshot.memory.as_ref().map(|memory| &memory.guest), true),
-    };
     let disk = SavedDisk::new(&plan.run_dirs, &plan.orders.run_dir)
         .map_err(|source| SnapshotFault::Failed { source: source.into() })?;
-    let Some(own) = own.cloned() else {
+    let Some((own, is_shared)) = plan.start.memory() else {
         if continues {
             let why = "libkrun cannot copy a running machine; QEMU can".to_owned();
             return Err(SnapshotFault::Unsupported { why }.into());
@@ -157,21 +152,17 @@ pub(super) async fn take_held(
         // The agent has written all data to the disk.
         disk.take(&plan.orders.run_dir.join(&plan.orders.machine.scratch))
             .map_err(|source| failed("keep the disk", source))?;
-        return Ok(VmSnapshot {
-            shape: plan.shape.clone(),
-            memory: None,
-            disk,
-            image: plan.image.clone(),
-            origin: Arc::clone(&plan.origin),
-        });
+        return Ok(assemble(plan, None, disk));
     };
     let parts = SnapshotParts { memory: continues || is_shared, disk: continues, continues };
     let guest = if parts.memory {
         MemoryFile::of_guest(plan.orders.machine.memory_mib)
             .map_err(|source| failed("create a file for the memory", source))?
     } else {
-        own
+        own.clone()
     };
+    let copied_bytes = copied_bytes(plan, own, parts).map_err(|source| failed("look at the files", source))?;
+    check_reserve(plan, copied_bytes.disk).await?;
     let devices = temporary(plan).map_err(|source| failed("create a file for the devices", source))?;
     let disk_copy = parts.disk.then(|| new_file(&disk.path())).transpose();
     let disk_copy = disk_copy.map_err(|source| failed("create a file for the disk", source))?;
@@ -180,7 +171,7 @@ pub(super) async fn take_held(
             .into_iter()
             .flatten()
             .collect();
-    match runner.command(&Command::Snapshot(parts), &files).await {
+    match runner.command(&Command::Snapshot(parts), &files, copied_bytes.memory + copied_bytes.disk).await {
         Ok(stood_still) if continues => {
             let stood_still_us = u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX);
             tracing::info!(stood_still_us, "copied a running machine");
@@ -193,18 +184,12 @@ pub(super) async fn take_held(
     }
     match complete(plan, parts, guest, devices, &disk).await {
         Ok((guest, devices)) => {
-            let memory = Some(SavedMemory { guest, devices, pasts });
-            Ok(VmSnapshot {
-                shape: plan.shape.clone(),
-                memory,
-                disk,
-                image: plan.image.clone(),
-                origin: Arc::clone(&plan.origin),
-            })
+            let memory = Some(SavedMemory { guest: GuestFile::single(guest), devices, pasts });
+            Ok(assemble(plan, memory, disk))
         }
         Err(fault) if continues => Err(fault.into()),
         Err(fault) => {
-            runner.command(&Command::Continue, &[]).await.map_err(Fault::StandsStill)?;
+            runner.command(&Command::Continue, &[], 0).await.map_err(Fault::StandsStill)?;
             Err(fault.into())
         }
     }
@@ -219,9 +204,6 @@ async fn complete(
 ) -> Result<(MemoryFile, MemoryFile), SnapshotFault> {
     let devices = spawn_blocking(move || read_devices(&devices)).await.map_err(io::Error::other);
     let devices = devices.flatten().map_err(|source| failed("read the state of the devices", source))?;
-    if parts.memory {
-        guest.seal().map_err(|source| failed("seal the memory", source))?;
-    }
     if !parts.disk {
         // The VMM has the file open, but its guest stands still.
         disk.take(&plan.orders.run_dir.join(&plan.orders.machine.scratch))
@@ -230,8 +212,43 @@ async fn complete(
     Ok((guest, devices))
 }
 
-/// Creates a file without a name, to which the VMM writes. It is on the disk, because the VMM could otherwise fill the
-/// host's memory.
+fn assemble(plan: &LaunchPlan, memory: Option<SavedMemory>, disk: SavedDisk) -> VmSnapshot {
+    VmSnapshot {
+        shape: plan.shape.clone(),
+        memory,
+        disk,
+        image: plan.image.clone(),
+        image_pool: plan.image_pool.clone(),
+        origin: Arc::clone(&plan.origin),
+    }
+}
+
+/// Checks whether the copies leave the space on the disk that other machines need.
+async fn check_reserve(plan: &LaunchPlan, bytes: u64) -> Result<(), SnapshotFault> {
+    let (reserve, folder) = (plan.reserve, plan.orders.run_dir.clone());
+    let checked = spawn_blocking(move || reserve.check(&folder, bytes)).await;
+    let checked = checked.map_err(|source| SnapshotFault::Failed { source: source.into() })?;
+    checked.map_err(|source| SnapshotFault::Failed { source: source.into() })
+}
+
+/// The bytes that a snapshot copies.
+#[derive(Clone, Copy)]
+struct CopiedBytes {
+    memory: u64,
+    disk: u64,
+}
+
+fn copied_bytes(plan: &LaunchPlan, memory: &MemoryFile, parts: SnapshotParts) -> io::Result<CopiedBytes> {
+    let size = u64::from(plan.orders.machine.memory_mib) << 20;
+    let scratch = plan.orders.run_dir.join(&plan.orders.machine.scratch).metadata()?;
+    Ok(CopiedBytes {
+        // Of a shared file, QEMU may have copied all pages.
+        memory: if parts.memory { size.max(memory.occupied_bytes()?) } else { 0 },
+        disk: if parts.disk { scratch.blocks() * 512 } else { 0 },
+    })
+}
+
+/// Creates a file without a name, for the runner.
 fn temporary(plan: &LaunchPlan) -> io::Result<File> {
     let path = plan.orders.run_dir.join(DEVICES);
     let file = new_file(&path)?;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ use super::{
     owner::{self, BootFault},
     runner_process::RunnerProcess,
     settings::TemplateSettings,
-    snapshot::{Pasts, Shape, VmSnapshot},
+    snapshot::{GuestFile, Pasts, Shape, VmSnapshot},
     snapshotting, warm_up,
 };
 use crate::{
@@ -49,7 +49,9 @@ pub(super) struct Templates {
     /// The least recently used first.
     entries: Mutex<Vec<(Key, Entry)>>,
     /// One permit: only one template is made at a time.
-    pub(super) making: Semaphore,
+    making: Arc<Semaphore>,
+    /// Cancelled when no more templates are made.
+    stop: CancellationToken,
 }
 
 /// The machines that can start from one template.
@@ -68,8 +70,9 @@ enum Entry {
 }
 
 impl Templates {
-    pub(super) fn new(settings: TemplateSettings) -> Self {
-        Self { settings, entries: Mutex::default(), making: Semaphore::new(1) }
+    /// `stop` is cancelled when all machines end.
+    pub(super) fn new(settings: TemplateSettings, stop: CancellationToken) -> Self {
+        Self { settings, entries: Mutex::default(), making: Arc::new(Semaphore::new(1)), stop }
     }
 
     pub(super) fn key(&self, shape: Shape, caller: &Principal) -> Key {
@@ -88,6 +91,32 @@ impl Templates {
         found
     }
 
+    /// Whether no templates are made at all.
+    pub(super) fn are_off(&self) -> bool {
+        self.settings.count == 0
+    }
+
+    /// The permit to make a template; `None` if another one is being made. Otherwise a client could cause any number of
+    /// machines that wait to become templates.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.making).try_acquire_owned().ok()
+    }
+
+    pub(super) async fn wait_for_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.making).acquire_owned().await.ok()
+    }
+
+    /// Cancels the making of a template, and makes no more.
+    pub(super) fn stop_making(&self) {
+        self.stop.cancel();
+        self.making.close();
+    }
+
+    /// A token that is cancelled when no more templates are made.
+    pub(super) fn making_stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Reserves the entry of a template. Returns false if the template exists, or was reserved before.
     pub(super) fn reserve(&self, key: &Key) -> bool {
         let mut entries = lock(&self.entries);
@@ -99,13 +128,18 @@ impl Templates {
         true
     }
 
-    /// Adds a template whose entry was reserved.
-    pub(super) fn add(&self, key: &Key, template: VmSnapshot) {
+    /// Adds a template whose entry was reserved. Returns false if it alone exceeds the limits.
+    pub(super) fn add(&self, key: &Key, template: VmSnapshot) -> bool {
         let mut entries = lock(&self.entries);
+        let template = Entry::Ready(Arc::new(template));
+        if template.bytes() > self.settings.bytes {
+            return false;
+        }
         if let Some((_, entry)) = entries.iter_mut().find(|(known, _)| known == key) {
-            *entry = Entry::Ready(Arc::new(template));
+            *entry = template;
         }
         self.evict(&mut entries);
+        true
     }
 
     /// Removes a template that does not work. It is not made again.
@@ -115,20 +149,28 @@ impl Templates {
         }
     }
 
+    /// Releases a reservation.
+    pub(super) fn forget(&self, key: &Key) {
+        lock(&self.entries).retain(|(known, _)| known != key);
+    }
+
     fn evict(&self, entries: &mut Vec<(Key, Entry)>) {
-        let bytes = |entry: &Entry| match entry {
-            Entry::Pending => 0,
-            Entry::Ready(template) => {
-                template.memory.as_ref().and_then(|memory| memory.guest.occupied_bytes().ok()).unwrap_or(0)
-            }
-        };
         let within = |entries: &[(Key, Entry)]| {
-            let sum: u64 = entries.iter().map(|(_, entry)| bytes(entry)).sum();
+            let sum: u64 = entries.iter().map(|(_, entry)| entry.bytes()).sum();
             entries.len() <= self.settings.count && sum <= self.settings.bytes
         };
         while !entries.is_empty() && !within(entries) {
             entries.remove(0);
         }
+    }
+}
+
+impl Entry {
+    /// The memory that the entry occupies.
+    fn bytes(&self) -> u64 {
+        let Self::Ready(template) = self else { return 0 };
+        let file = template.memory.as_ref().and_then(|memory| memory.guest.file());
+        file.and_then(|file| file.occupied_bytes().ok()).unwrap_or(0)
     }
 }
 
@@ -147,6 +189,9 @@ pub(super) async fn make(plan: LaunchPlan, is_warm: bool, stop: &CancellationTok
 
 async fn boot_and_take(plan: &LaunchPlan, is_warm: bool, stop: &CancellationToken) -> Result<VmSnapshot, Fault> {
     owner::make_files(plan).await?;
+    if stop.is_cancelled() {
+        return Err(BootFault::Cancelled.into());
+    }
     let listen = |port| LinkSource::listen(&plan.orders.run_dir, port, plan.boot.transport, Past::None);
     let calls = listen(CALL_PORT)?;
     let egress = plan.boot.network.is_some().then(|| listen(EGRESS_PORT)).transpose()?;
@@ -157,9 +202,12 @@ async fn boot_and_take(plan: &LaunchPlan, is_warm: bool, stop: &CancellationToke
         () = stop.cancelled() => Err(BootFault::Cancelled.into()),
     };
     runner.stop().await;
-    let template = taken?;
-    if let Some(memory) = &template.memory {
-        memory.guest.seal()?;
+    let mut template = taken?;
+    if let Some(memory) = &mut template.memory
+        && let Some(file) = memory.guest.file()
+    {
+        file.seal().await?;
+        memory.guest = GuestFile::Shared(file);
     }
     Ok(template)
 }

@@ -26,9 +26,18 @@ const PIDS_MAX: u32 = 64;
 /// A file that is written and read. The shell removes it.
 const FILE: &str = "/tmp/waggle-template";
 
-/// The interpreters and the code that each runs. The agent has imported Python's usual modules before.
+/// Imports the modules that programs use most, so that their bytecode is there, too.
+const PYTHON: &str = "
+for name in '''json re os subprocess pathlib collections typing dataclasses datetime random math argparse logging
+asyncio urllib.request http.client http.server csv tempfile shutil threading concurrent.futures sqlite3 unittest
+hashlib base64 inspect traceback ssl socket statistics decimal uuid itertools heapq time platform'''.split():
+    try: __import__(name)
+    except Exception: pass
+";
+
+/// The interpreters and the code that each runs.
 const PROGRAMS: [(&str, &str, Option<Loader>, &str); 4] = [
-    ("python3", "py", Some(Loader::Python), "import json, re, os, subprocess, random, uuid, math, pathlib, datetime"),
+    ("python3", "py", Some(Loader::Python), PYTHON),
     ("node", "js", Some(Loader::Node), "require('fs'); require('path'); require('child_process')"),
     ("bash", "sh", None, "rm -f /tmp/waggle-template; ls / >/dev/null; cat /dev/null"),
     ("sh", "sh", None, "rm -f /tmp/waggle-template; ls / >/dev/null; cat /dev/null"),

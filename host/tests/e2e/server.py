@@ -47,6 +47,9 @@ ALL_FROM_TEMPLATES = os.environ.get("E2E_TEMPLATES") == "1"
 FROM_TEMPLATES = {"TEMPLATES_AT_START": "true", "WARM_TEMPLATES": "false"}
 ON_DEMAND = {"TEMPLATES": "6", "TEMPLATES_AT_START": "false"}
 TEMPLATE_READY = "a template is ready"
+# Settings of servers that make all templates.
+USUAL = {"LISTEN_ADDR", "DATA_DIR", "IMAGE_CACHE_DIR", "FIRMWARE", "BACKEND", "IMAGE_PYTHON", "IMAGE_NODE", "IMAGE_SHELL"}
+USUAL |= {"DISK_RESERVE_MB", *FROM_TEMPLATES}
 # Time to wait for the templates of the three runtimes; not all servers make them.
 TEMPLATES_S = 20
 
@@ -148,6 +151,8 @@ class Server:
             deadline = time.monotonic() + TEMPLATES_S
             while self.output().count(TEMPLATE_READY) < 3 and time.monotonic() < deadline:
                 time.sleep(0.1)
+            # Servers with other images or limits have fewer.
+            assert set(self.settings) - USUAL or self.output().count(TEMPLATE_READY) == 3, self.output()
         return self
 
     def status(self, path):

@@ -93,6 +93,7 @@ async def test_a_hostile_state_of_devices_harms_only_its_machine(serve):
     outcomes = {}
     async with server.client() as tools:
         await save(tools)
+        neighbour = (await tools.create("shell"))["environment_id"]
         folder = machine_folder(server)
         whole = (folder / "devices").read_bytes()
         for number in range(ROUNDS):
@@ -113,7 +114,11 @@ async def test_a_hostile_state_of_devices_harms_only_its_machine(serve):
                 await tools.raw("destroy_environment", environment_id=made["environment_id"])
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
             assert server.is_running
+            ran = await tools.call("execute", environment_id=neighbour, code="echo here")
+            assert ran["stdout"] == "here\n", ran
+        await tools.call("destroy_environment", environment_id=neighbour)
         server.assert_nothing_left(within_s=10)
+        assert {"continued", "booted"} <= set(outcomes), outcomes
         (folder / "devices").write_bytes(whole)
         describe(folder, lambda description: description["memory"].update(devices=measure(whole)))
         assert (await tools.call("create_environment", saved="work"))["memory"] is True

@@ -75,6 +75,10 @@ async fn life(
 ) -> Result<(), Box<dyn Error>> {
     let mut signals = ShutdownSignals::new()?;
     stages.begin("open", "opening images and machines");
+    let mut settings = settings.clone();
+    // The only machine would not use a template.
+    settings.templates.count = 0;
+    let settings = &settings;
     let Opened { machines, data_folder: _data_folder, .. } = open_machines::open(settings, folders).await?;
     // Most of the server's machines have a network. Booting with a network detects a kernel without network support.
     let egress = Egress::new(settings.egress.clone(), None);

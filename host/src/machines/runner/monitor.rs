@@ -36,6 +36,8 @@ pub(super) struct Monitor {
     received: Vec<u8>,
     /// Whether QEMU accepts commands. Until then it sends no events.
     is_open: bool,
+    /// Number of sent commands. The answer to a command has its number.
+    sent: u64,
 }
 
 /// A line of QEMU. An event has neither an answer nor an error.
@@ -44,6 +46,7 @@ struct Line {
     #[serde(rename = "return")]
     answer: Option<Value>,
     error: Option<Problem>,
+    id: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +61,7 @@ impl Monitor {
     /// The kernel's error.
     pub(super) fn connect() -> io::Result<(Self, UnixStream)> {
         let (socket, qemu) = UnixStream::pair()?;
-        Ok((Self { socket, received: Vec::new(), is_open: false }, qemu))
+        Ok((Self { socket, received: Vec::new(), is_open: false, sent: 0 }, qemu))
     }
 
     /// Stops the guest.
@@ -103,21 +106,28 @@ impl Monitor {
     }
 
     /// Reads and ignores what QEMU has sent: it would store unread events without a limit.
-    pub(super) fn discard_events(&mut self) {
+    ///
+    /// # Errors
+    /// QEMU has closed its end.
+    pub(super) fn discard_events(&mut self) -> io::Result<()> {
         let mut bytes = [0; 4096];
-        // After an error, or at the end of the socket, QEMU has exited, which the runner notices by itself.
-        let Ok((count, _)) = recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) else { return };
+        let (count, _) = recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.received.extend_from_slice(bytes.get(..count).unwrap_or_default());
         let whole = self.received.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         self.received.drain(..whole);
         if self.received.len() > LINE_BYTES_MAX {
             self.received.clear();
         }
+        Ok(())
     }
 
     fn execute(&mut self, command: &str, arguments: &Value, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let deadline = Instant::now() + COMMAND_MAX;
-        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        self.sent += 1;
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": self.sent }));
         self.socket.set_write_timeout(Some(COMMAND_MAX))?;
         let mut unsent = line.as_bytes();
         let mut attached = file.as_slice();
@@ -131,6 +141,10 @@ impl Monitor {
             let Ok(line) = serde_json::from_slice::<Line>(&line) else {
                 return Err(io::Error::other(format!("QEMU answered the command {command} with invalid JSON")));
             };
+            // The late answer to an earlier command, or an event.
+            if line.id != Some(self.sent) {
+                continue;
+            }
             if let Some(problem) = line.error {
                 let reason: String = problem.desc.chars().take(REASON_CHARS_MAX).collect();
                 return Err(io::Error::other(format!("QEMU refused the command {command}: {reason}")));
