@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -169,6 +169,9 @@ impl Drop for SavedDisk {
 /// The file cannot be read or is too large.
 pub(super) fn read_devices(file: &File) -> io::Result<MemoryFile> {
     let mut content = Vec::new();
+    let mut file = file;
+    // The process that wrote the file shares its position.
+    file.rewind()?;
     let mut file = file.take(DEVICES_BYTES_MAX + 1);
     file.read_to_end(&mut content)?;
     if content.is_empty() || content.len() as u64 > DEVICES_BYTES_MAX {
