@@ -131,7 +131,12 @@ impl SavedMachines {
     #[expect(clippy::unused_async, reason = "the callers need not know that only the index is read")]
     pub async fn open_saved(&self, owner: &Principal, key: &SavedKey) -> Result<Option<OpenSaved>, StoreFault> {
         let found = self.store()?.find(owner, key);
-        Ok(found.map(|found| OpenSaved { machine: found.folder.machine(), entry: found.entry, _folder: found.folder }))
+        Ok(found.map(|found| OpenSaved {
+            machine: found.folder.machine(),
+            entry: found.entry,
+            serial: found.serial,
+            _folder: found.folder,
+        }))
     }
 
     /// Removes an entry. Returns whether the owner had it.
@@ -143,14 +148,15 @@ impl SavedMachines {
         blocking(move || store.remove(&owner, &key, None).map(|removed| removed.is_some())).await
     }
 
-    /// Removes an entry whose machine's files are damaged. The files are kept for the operator. Returns whether the
-    /// owner had the entry.
+    /// Removes an entry whose machine's files are damaged. The files are kept for the operator. Returns false if the
+    /// entry was removed or replaced since it was opened; another one with its key is not affected.
     ///
     /// # Errors
     /// [`StoreFault`]; the entry then remains.
-    pub async fn set_aside(&self, owner: &Principal, key: &SavedKey) -> Result<bool, StoreFault> {
-        let (store, owner, key) = (Arc::clone(self.store()?), owner.clone(), key.clone());
-        blocking(move || store.set_aside(&owner, &key).map(|removed| removed.is_some())).await
+    pub async fn set_aside(&self, damaged: &OpenSaved) -> Result<bool, StoreFault> {
+        let SavedEntry { owner, key, .. } = damaged.entry.clone();
+        let (store, serial) = (Arc::clone(self.store()?), damaged.serial);
+        blocking(move || store.set_aside(&owner, &key, serial).map(|removed| removed.is_some())).await
     }
 
     /// Removes the entries, named and suspended ones, that are older than the limit. Returns the removed entries.
@@ -223,6 +229,7 @@ impl SavedDraft {
 #[derive(Debug)]
 pub struct OpenSaved {
     entry: SavedEntry,
+    serial: u64,
     machine: PathBuf,
     _folder: Arc<EntryFolder>,
 }

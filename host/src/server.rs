@@ -14,7 +14,7 @@ use waggle_images::reference::ImageRef;
 
 use crate::{
     config::{Access, Settings},
-    domain::{machine::Machines, runtime::ByRuntime},
+    domain::{machine::Machines, principal::Principal, runtime::ByRuntime},
     http::{Check, CurrentTls, CurrentTokens, Entrance, Server},
     log_limit,
     lost::{Lost, RunningIds},
@@ -101,9 +101,7 @@ impl Waggle {
         let Lasting { store, running, lost, suspends_idle, suspends_at_stop } = lasting;
         let saving = Saving { store, suspends_idle };
         let environments = Arc::new(environments.with_saving(saving, running, lost));
-        if !access.stdio {
-            environments.restore_suspended();
-        }
+        environments.remove_suspended_local();
         let rules = execution_rules(settings);
         let idle_timeout = Duration::from_secs(u64::from(settings.default_timeout_min) * 60);
         let call_max = settings.max_exec_timeout.max(settings.install_timeout).max(settings.boot_timeout);
@@ -137,7 +135,7 @@ impl Waggle {
         self.tls = tls;
     }
 
-    /// Serves the tools over HTTP; returns the address.
+    /// Serves the tools over HTTP, with the environments that an earlier server suspended; returns the address.
     ///
     /// # Errors
     /// The system's error.
@@ -168,6 +166,10 @@ impl Waggle {
         if let Some(tokens) = &tokens {
             self.callers.count_in(tokens.clone());
         }
+        self.environments.restore_suspended(|owner| match &tokens {
+            Some(tokens) => tokens.borrow().contains(owner),
+            None => *owner == Principal::anonymous(),
+        });
         let hosts = hosts(address, &self.access.allowed_hosts);
         let rules = EndpointRules {
             hosts: hosts.clone(),

@@ -200,13 +200,15 @@ impl Environment {
     }
 
     /// Returns the time at which the environment reaches its idle timeout. `None` while a call runs, and in all states
-    /// other than running and error.
+    /// other than running, error and suspended.
     #[must_use]
     pub fn idle_deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Running | State::Error if self.calls == 0 => self.last_activity.checked_add(self.idle_timeout),
-            State::Running | State::Error | State::Creating | State::Destroying | State::Destroyed => None,
-            State::Suspending | State::Suspended | State::Resuming => None,
+            State::Running | State::Error | State::Suspended if self.calls == 0 => {
+                self.last_activity.checked_add(self.idle_timeout)
+            }
+            State::Running | State::Error | State::Suspended => None,
+            State::Creating | State::Suspending | State::Resuming | State::Destroying | State::Destroyed => None,
         }
     }
 }

@@ -67,6 +67,8 @@ pub enum DestroyReason {
     Failed,
     /// The server shut down.
     Shutdown,
+    /// The server shut down, and has left the suspended environment to the next server.
+    Suspended,
     /// The server shut down, and could not suspend the environment.
     Unsuspended,
     /// The server that ran the environment ended without shutting down.
@@ -225,14 +227,14 @@ impl Drop for Slot {
 pub enum CapacityFault {
     /// All slots of the server are taken.
     #[error(
-        "this server has reached its maximum of {all} environments; destroy one with destroy_environment, or wait \
-         until one reaches its idle timeout"
+        "this server has reached its maximum of {all} environments, suspended ones included; destroy one with \
+         destroy_environment, or retry when another one has ended"
     )]
     Server { all: usize },
     /// All slots of one caller are taken.
     #[error(
-        "you have reached your own maximum of {share} environments, of {all} for all callers of this server; destroy \
-         one with destroy_environment, or wait until one reaches its idle timeout"
+        "you have reached your own maximum of {share} environments, suspended ones included, of {all} for all callers \
+         of this server; destroy one with destroy_environment, or retry when another one has ended"
     )]
     Share { share: usize, all: usize },
 }

@@ -77,6 +77,12 @@ impl Tokens {
         names.len()
     }
 
+    /// Whether a principal has a token.
+    #[must_use]
+    pub fn contains(&self, principal: &Principal) -> bool {
+        self.0.iter().any(|(_, known)| known == principal)
+    }
+
     /// Returns the principal of a token. The duration of the lookup does not depend on the content of the tokens.
     #[must_use]
     pub fn principal(&self, token: &str) -> Option<&Principal> {

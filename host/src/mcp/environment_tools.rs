@@ -78,7 +78,7 @@ struct CreateArguments {
     /// matches decides. Destinations that the server's operator denies stay denied. By default everything that the
     /// operator allows.
     network: Option<String>,
-    /// The idle timeout: the environment is destroyed after this many minutes without a call. At most 60; by default
+    /// The idle timeout: the environment is destroyed or suspended after this many minutes without a call. At most 60; by default
     /// 30, unless the server's operator set another default.
     timeout_minutes: Option<f64>,
     /// An image in a registry instead of the language's own, such as `node:22` or `ghcr.io/owner/name:1.0`, if the

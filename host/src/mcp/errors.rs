@@ -50,7 +50,8 @@ pub(super) fn into_reply(tool: &str, caller: &Principal, failure: Failure) -> Re
                 | ServerFault::Save { .. }
                 | ServerFault::Resume { .. }
                 | ServerFault::Restore { .. }
-                | ServerFault::Remove { .. } => Ok(for_caller(&message, fault.code(), true)),
+                | ServerFault::Remove { .. }
+                | ServerFault::Destroy { .. } => Ok(for_caller(&message, fault.code(), true)),
                 ServerFault::Unowned { .. } => Err(ErrorData::internal_error(message, Some(data(fault.code())))),
             }
         }
@@ -130,9 +131,10 @@ fn log_fault(tool: &str, caller: &Principal, message: &str, fault: &ServerFault)
         ServerFault::Start { .. } | ServerFault::Resume { .. } | ServerFault::Restore { .. } => {
             log_limit::admitted_of(caller, Kind::Start)
         }
-        ServerFault::Snapshot { .. } | ServerFault::Save { .. } | ServerFault::Remove { .. } => {
-            log_limit::admitted_of(caller, Kind::Machine)
-        }
+        ServerFault::Snapshot { .. }
+        | ServerFault::Save { .. }
+        | ServerFault::Remove { .. }
+        | ServerFault::Destroy { .. } => log_limit::admitted_of(caller, Kind::Machine),
         ServerFault::Unowned { .. } => log_limit::admitted_of(caller, Kind::Server),
     };
     if let Some(left_out) = left_out {

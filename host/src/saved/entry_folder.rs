@@ -104,8 +104,12 @@ impl EntryFolder {
     }
 
     fn rename_about(&self, name: &str) -> Result<(), StoreFault> {
-        changes::rename(&self.path.join(ABOUT), &self.path.join(name))?;
-        changes::sync_folder(&self.path)
+        let (about, renamed) = (self.path.join(ABOUT), self.path.join(name));
+        changes::rename(&about, &renamed)?;
+        changes::sync_folder(&self.path).inspect_err(|_| {
+            // The entry remains, and must also be there at the next start.
+            let _ = changes::rename(&renamed, &about);
+        })
     }
 
     pub(super) fn write_about(&self, entry: &SavedEntry, serial: u64) -> Result<(), SaveFault> {

@@ -52,7 +52,7 @@ struct Index {
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) entry: SavedEntry,
-    serial: u64,
+    pub(super) serial: u64,
     pub(super) folder: Arc<EntryFolder>,
 }
 
@@ -144,9 +144,14 @@ impl Store {
         self.take(owner, key, serial, EntryFolder::mark_removed)
     }
 
-    /// Removes an entry, but keeps its files.
-    pub(super) fn set_aside(&self, owner: &Principal, key: &SavedKey) -> Result<Option<SavedEntry>, StoreFault> {
-        self.take(owner, key, None, |folder| {
+    /// Removes the entry with this `serial`, but keeps its files.
+    pub(super) fn set_aside(
+        &self,
+        owner: &Principal,
+        key: &SavedKey,
+        serial: u64,
+    ) -> Result<Option<SavedEntry>, StoreFault> {
+        self.take(owner, key, Some(serial), |folder| {
             tracing::warn!(folder = %folder.path().display(), "a saved environment is damaged; its files are kept");
             folder.mark_damaged()
         })

@@ -314,8 +314,15 @@ async fn damaged_entries_are_kept_and_not_served() {
     change("changed", &|content| *content.last_mut().unwrap() ^= 1);
     change("newer", &|content| content["waggle-saved ".len()] = b'9');
     fs::rename(path("machine").join("machine"), path("machine").join("elsewhere")).unwrap();
-    assert!(store.set_aside(&ada(), &named("aside")).await.unwrap());
-    assert!(!store.set_aside(&ada(), &named("aside")).await.unwrap());
+    let replaced = store.open_saved(&ada(), &named("aside")).await.unwrap().unwrap();
+    save(&store, &ada(), named("aside"), 2).await.unwrap();
+    assert!(!store.set_aside(&replaced).await.unwrap());
+    drop(replaced);
+    let damaged = store.open_saved(&ada(), &named("aside")).await.unwrap().unwrap();
+    assert!(store.set_aside(&damaged).await.unwrap());
+    assert!(!store.set_aside(&damaged).await.unwrap());
+    drop(damaged);
+    has_folders(&data, 6).await;
     assert_eq!(store.list(&ada()).len(), 5);
     drop(store);
     for _ in 0..2 {

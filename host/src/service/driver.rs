@@ -125,7 +125,7 @@ pub(super) struct Driver {
     /// Whether the environment must be destroyed as soon as it no longer stands still.
     pub(super) is_doomed: bool,
     /// Callers that wait for the destruction.
-    pub(super) waiters: Vec<oneshot::Sender<()>>,
+    pub(super) waiters: Vec<oneshot::Sender<Result<(), Fault>>>,
     /// Forks that wait until no call runs. Each holds a slot of the server.
     pub(super) forks: Vec<ForkRequest>,
     /// Dropped when the environment is suspended, for which the shutdown waits.
@@ -164,7 +164,7 @@ impl Drop for Driver {
         }
         for waiter in self.waiters.drain(..) {
             // The waiter may have left.
-            let _ = waiter.send(());
+            let _ = waiter.send(Ok(()));
         }
     }
 }
@@ -271,9 +271,9 @@ impl Driver {
                         self.stopping = Some(done);
                         self.cut_off.cancel();
                     }
-                    Some(Request::Destroy(reason, waiter)) => self.doom(reason, waiter),
+                    Some(Request::Destroy(reason, waiter)) => self.destroy(reason, waiter),
                     Some(Request::Expire) => {
-                        if self.environment.idle_deadline().is_some_and(|deadline| deadline <= now())
+                        if self.is_idle()
                             && let Some(next) = self.end_idle(machine).await
                         {
                             return next;
@@ -334,11 +334,17 @@ impl Driver {
     }
 
     /// Records that the environment must be destroyed.
-    fn doom(&mut self, reason: DestroyReason, waiter: oneshot::Sender<()>) {
+    fn doom(&mut self, reason: DestroyReason) {
         if !self.is_doomed {
             self.reason = reason;
         }
         self.is_doomed = true;
+    }
+
+    /// Records that the environment must be destroyed, and who waits for that.
+    fn destroy(&mut self, reason: DestroyReason, waiter: oneshot::Sender<Result<(), Fault>>) {
+        self.doom(reason);
+        self.waiters.retain(|waiter| !waiter.is_closed());
         self.waiters.push(waiter);
     }
 
@@ -379,6 +385,11 @@ impl Driver {
             Request::Save(_, reply) => drop(reply.send(Err(fault()))),
             Request::Suspend(_) | Request::Destroy(..) | Request::Expire => {}
         }
+    }
+
+    /// Whether the environment has reached its idle timeout.
+    fn is_idle(&self) -> bool {
+        self.environment.idle_deadline().is_some_and(|deadline| deadline <= now())
     }
 
     fn log(&self, console: Vec<String>) -> EnvironmentLog {

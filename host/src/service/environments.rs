@@ -277,19 +277,23 @@ impl Environments {
     /// Destroys an environment in any state, and waits until all its resources are released. Idempotent.
     ///
     /// # Errors
-    /// [`CallerFault::UnknownEnvironment`], unless the environment was destroyed recently.
+    /// [`CallerFault::UnknownEnvironment`], unless the environment was destroyed recently; [`CallerFault::ShuttingDown`]
+    /// if the server stops and leaves it to the next one; [`ServerFault::Destroy`] if it stays suspended.
     pub async fn destroy(&self, owner: &Principal, id: EnvironmentId) -> Result<(), Fault> {
         match self.find(owner, id) {
             Err(CallerFault::DestroyedEnvironment { .. }) => return Ok(()),
             found => found?,
         };
-        let Some(handle) = self.registry.handle(id) else { return Ok(()) };
-        let (waiter, done) = oneshot::channel();
-        if handle.requests.send(Request::Destroy(DestroyReason::Requested, waiter)).await.is_ok() {
+        if let Some(handle) = self.registry.handle(id) {
+            let (waiter, done) = oneshot::channel();
+            let _ = handle.requests.send(Request::Destroy(DestroyReason::Requested, waiter)).await;
             // A driver that ends without an answer has released all resources as well.
-            let _ = done.await;
+            done.await.unwrap_or(Ok(()))?;
         }
-        Ok(())
+        match self.find(owner, id) {
+            Err(fault @ CallerFault::ShuttingDown) => Err(fault.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Returns an owner's environments, oldest first.
@@ -380,6 +384,8 @@ impl Environments {
     fn find(&self, owner: &Principal, id: EnvironmentId) -> Result<Environment, CallerFault> {
         match self.registry.repository.find(owner, id) {
             Found::Known(environment) => Ok(*environment),
+            // It still exists, but not in this server.
+            Found::Destroyed(DestroyReason::Suspended) => Err(CallerFault::ShuttingDown),
             Found::Destroyed(reason) => Err(CallerFault::DestroyedEnvironment { id, reason }),
             Found::Unknown => Err(CallerFault::UnknownEnvironment { id, is_local: *owner == Principal::local() }),
         }

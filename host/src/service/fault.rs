@@ -299,6 +299,7 @@ fn end(reason: DestroyReason) -> &'static str {
         DestroyReason::NeverReady => "has been destroyed before it was ready",
         DestroyReason::Failed => "has been destroyed because its machine failed",
         DestroyReason::Shutdown => "has been destroyed because the server is shutting down",
+        DestroyReason::Suspended => "is suspended until the server is back",
         DestroyReason::Unsuspended => "was lost when the server stopped, because it could not be suspended",
         DestroyReason::Lost => "was lost when the server ended unexpectedly",
         DestroyReason::Expired => "has been destroyed because it was suspended for too long",
@@ -356,6 +357,9 @@ pub enum ServerFault {
     /// A suspended environment did not come back, and stays suspended.
     #[error("failed to bring back environment {id}")]
     Resume { id: EnvironmentId, source: Arc<ResumeFault> },
+    /// The saved state of a suspended environment could not be removed.
+    #[error("failed to destroy environment {id}, which stays suspended")]
+    Destroy { id: EnvironmentId, source: Arc<StoreFault> },
     /// A saved environment could not be read.
     #[error("failed to bring back the saved environment {:?}", name.as_str())]
     Restore { name: SavedName, source: Box<ResumeFault> },
@@ -382,13 +386,19 @@ impl ServerFault {
             Self::Snapshot { .. } | Self::Save { .. } => {
                 format!("{self}, which goes on unchanged; the server's log has the details")
             }
+            Self::Resume { source, .. } if source.code() == ErrorCode::SavedDamaged => {
+                format!("{self}: {}; it stays suspended, but can only be destroyed", source.for_client())
+            }
+            Self::Restore { source, .. } if source.code() == ErrorCode::SavedDamaged => {
+                format!("{self}: {}; it can no longer be used or listed", source.for_client())
+            }
             Self::Resume { source, .. } => {
                 format!("{self}: {}; its saved state is kept; the server's log has the details", source.for_client())
             }
             Self::Restore { source, .. } => {
                 format!("{self}: {}; the server's log has the details", source.for_client())
             }
-            Self::Remove { .. } => format!("{self}; the server's log has the details"),
+            Self::Remove { .. } | Self::Destroy { .. } => format!("{self}; the server's log has the details"),
             Self::Unowned { .. } => self.to_string(),
         }
     }
@@ -400,7 +410,8 @@ impl ServerFault {
             Self::Start { source, .. } if matches!(source.reason, StartReason::LowDisk(_)) => ErrorCode::HostDiskLow,
             Self::Start { .. } => ErrorCode::StartFailed,
             Self::Call { .. } => ErrorCode::MachineFailed,
-            Self::Snapshot { .. } | Self::Save { .. } | Self::Remove { .. } => ErrorCode::SaveFailed,
+            Self::Snapshot { .. } | Self::Save { .. } => ErrorCode::SaveFailed,
+            Self::Remove { .. } | Self::Destroy { .. } => ErrorCode::SaveFailed,
             Self::Resume { source, .. } => source.code(),
             Self::Restore { source, .. } => source.code(),
             Self::Unowned { .. } => ErrorCode::Internal,

@@ -45,8 +45,9 @@ pub(super) enum Request {
     /// Suspends the environment because the server stops, or destroys it if it cannot be suspended. Running calls are
     /// cut off. The answer comes when no machine is left.
     Suspend(oneshot::Sender<()>),
-    /// Destroys the environment. The answer is sent when all resources of the environment are released.
-    Destroy(DestroyReason, oneshot::Sender<()>),
+    /// Destroys the environment. The answer is sent when all resources of the environment are released, or when the
+    /// saved state of a suspended environment could not be removed.
+    Destroy(DestroyReason, oneshot::Sender<Result<(), Fault>>),
     /// Suspends or destroys the environment if it has reached its idle timeout.
     Expire,
 }

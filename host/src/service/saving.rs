@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fault::{CallerFault, ResumeFault};
 use crate::{
     domain::{
-        machine::{Machines, Snapshot},
+        machine::{Machines, Snapshot, SnapshotFault},
         principal::Principal,
         saved::SavedKey,
     },
@@ -47,7 +47,14 @@ impl Saving {
     ) -> Result<SavedState, ResumeFault> {
         let store = self.store.as_ref().ok_or(ResumeFault::Missing)?;
         let files = store.open_saved(owner, key).await.map_err(ResumeFault::Store)?.ok_or(ResumeFault::Missing)?;
-        let snapshot = machines.read_snapshot(files.machine_folder()).await.map_err(ResumeFault::Snapshot)?;
+        let snapshot = SavedState::read(machines, &files).await.map_err(ResumeFault::Snapshot)?;
         Ok(SavedState { snapshot, files: Some(Arc::new(files)) })
+    }
+}
+
+impl SavedState {
+    /// Reads the snapshot of a saved machine.
+    pub(super) async fn read(machines: &dyn Machines, files: &OpenSaved) -> Result<Arc<dyn Snapshot>, SnapshotFault> {
+        machines.read_snapshot(files.machine_folder()).await
     }
 }

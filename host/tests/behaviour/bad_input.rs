@@ -205,8 +205,8 @@ async fn rejects_the_eleventh_environment_until_one_is_destroyed() {
     for _ in 0..10 {
         ids.push(served.create("shell").await);
     }
-    let full = "this server has reached its maximum of 10 environments; destroy one with destroy_environment, or \
-                wait until one reaches its idle timeout";
+    let full = "this server has reached its maximum of 10 environments, suspended ones included; destroy one \
+                with destroy_environment, or retry when another one has ended";
     check(&served, "create_environment", json!({"language": "shell"}), "capacity_reached", full).await;
     served.call("destroy_environment", json!({"environment_id": ids[3]})).await;
     served.create("shell").await;

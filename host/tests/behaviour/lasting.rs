@@ -16,24 +16,24 @@ use waggle_shared::disk_reserve::DiskReserve;
 use crate::served::{ADA, BOB, Served, call, connect_as, serve_lasting, until};
 
 /// An idle timeout of 300 ms, in minutes.
-const SHORT: f64 = 0.005;
+pub(crate) const SHORT: f64 = 0.005;
 
-const LIMITS: SavedLimits =
+pub(crate) const LIMITS: SavedLimits =
     SavedLimits { per_owner: 2, bytes: 1 << 30, age: Duration::from_secs(3600), reserve: DiskReserve::from_mib(0) };
 
 /// The policy of a server for environments that are idle, and for its stop.
 #[derive(Clone, Copy)]
-struct Suspends {
-    idle: bool,
-    at_stop: bool,
+pub(crate) struct Suspends {
+    pub(crate) idle: bool,
+    pub(crate) at_stop: bool,
 }
 
-const NOTHING: Suspends = Suspends { idle: false, at_stop: false };
-const IDLE: Suspends = Suspends { idle: true, at_stop: false };
-const AT_STOP: Suspends = Suspends { idle: false, at_stop: true };
+pub(crate) const NOTHING: Suspends = Suspends { idle: false, at_stop: false };
+pub(crate) const IDLE: Suspends = Suspends { idle: true, at_stop: false };
+pub(crate) const AT_STOP: Suspends = Suspends { idle: false, at_stop: true };
 
 /// Opens a data folder, as soon as an earlier server of the test has closed it.
-async fn open(data: &Path, limits: SavedLimits, suspends: Suspends) -> Lasting {
+pub(crate) async fn open(data: &Path, limits: SavedLimits, suspends: Suspends) -> Lasting {
     until("the store is free", async || SavedMachines::open(data, limits).await.unwrap().check().is_ok()).await;
     let store = SavedMachines::open(data, limits).await.unwrap();
     let (running, lost) = RunningIds::open(data).unwrap();
@@ -41,12 +41,12 @@ async fn open(data: &Path, limits: SavedLimits, suspends: Suspends) -> Lasting {
     Lasting { store: Some(store), running: Some(running), lost, suspends_idle, suspends_at_stop }
 }
 
-async fn start(data: &Path, flags: &[&str], suspends: Suspends) -> Served {
+pub(crate) async fn start(data: &Path, flags: &[&str], suspends: Suspends) -> Served {
     serve_lasting(flags, open(data, LIMITS, suspends).await).await
 }
 
 /// Stops a server, and drops everything that holds its store.
-async fn stop(mut served: Served) {
+pub(crate) async fn stop(mut served: Served) {
     served.shut_down().await;
     assert_eq!(served.machines_alive(), 0);
 }
@@ -56,22 +56,22 @@ pub(crate) async fn statuses(served: &Served) -> Vec<String> {
     listed["environments"].as_array().unwrap().iter().map(|one| one["status"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn saved_names(served: &Served) -> Vec<Value> {
+pub(crate) async fn saved_names(served: &Served) -> Vec<Value> {
     let listed = served.call("list_environments", json!({})).await;
     let saved = listed.get("saved").and_then(Value::as_array).cloned().unwrap_or_default();
     saved.iter().map(|one| one["name"].clone()).collect()
 }
 
-async fn run(served: &Served, id: &str, code: &str) -> Value {
+pub(crate) async fn run(served: &Served, id: &str, code: &str) -> Value {
     served.call("execute", json!({"environment_id": id, "code": code})).await
 }
 
-async fn save(served: &Served, id: &str, name: &str) -> Value {
+pub(crate) async fn save(served: &Served, id: &str, name: &str) -> Value {
     served.call("destroy_environment", json!({"environment_id": id, "save_as": name})).await
 }
 
 /// Creates an environment that becomes idle at once, and waits until it is suspended.
-async fn create_suspended(served: &Served, content: &str) -> String {
+pub(crate) async fn create_suspended(served: &Served, content: &str) -> String {
     let arguments = json!({"language": "shell", "timeout_minutes": SHORT});
     let id = served.call("create_environment", arguments).await["environment_id"].as_str().unwrap().to_owned();
     run(served, &id, &format!("echo {content} >kept")).await;

@@ -15,6 +15,7 @@ mod files;
 mod forks;
 mod installing;
 mod lasting;
+mod lasting_ends;
 mod life;
 mod limits;
 mod listings;

@@ -49,7 +49,7 @@ impl Driver {
                 () = abandoned.cancelled(), if wanted => self.cancel(&cancelled),
                 request = self.inbox.arrival() => match request {
                     Some(Request::Destroy(reason, waiter)) => {
-                        self.doom(reason, waiter);
+                        self.destroy(reason, waiter);
                         self.cancel(&cancelled);
                     }
                     Some(Request::Suspend(done)) if self.environment.state() == State::Resuming => {
@@ -58,7 +58,8 @@ impl Driver {
                     }
                     // A new environment has nothing to save.
                     Some(Request::Suspend(done)) => {
-                        self.doom(DestroyReason::Shutdown, done);
+                        self.stopping = Some(done);
+                        self.doom(DestroyReason::Shutdown);
                         self.cancel(&cancelled);
                     }
                     Some(Request::Expire) => {}
@@ -71,7 +72,10 @@ impl Driver {
     }
 
     fn cancel(&mut self, start: &CancellationToken) {
-        self.apply(Event::DestroyRequested);
+        // One that comes back has a saved state until that has been removed.
+        if self.environment.state() != State::Resuming {
+            self.apply(Event::DestroyRequested);
+        }
         start.cancel();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::sync::oneshot;
 
-use super::{Driver, Phase, boot::Boot};
+use super::{Driver, Phase, boot::Boot, now};
 use crate::{
     domain::{
         lifecycle::Event,
@@ -14,9 +14,10 @@ use crate::{
         repository::DestroyReason,
         saved::{SavedKey, SavedName},
     },
-    saved::SavedEntry,
+    log_limit::{self, Kind},
+    saved::{SavedEntry, StoreFault},
     service::{
-        fault::{Fault, ResumeFault, ServerFault},
+        fault::{CallerFault, Fault, ResumeFault, ServerFault},
         request::Request,
         resume_note::Resumed,
         saving::SavedState,
@@ -40,8 +41,11 @@ impl Driver {
                 return self.stop(&place);
             }
             if self.is_doomed {
-                self.remove_saved().await;
-                return Phase::Release(None);
+                match self.remove_saved().await {
+                    Ok(()) => return Phase::Release(None),
+                    Err(_) if self.reason == DestroyReason::Shutdown => return self.stop(&place),
+                    Err(fault) => self.not_removed(fault),
+                }
             }
             if std::mem::take(&mut wakes) {
                 match self.resume(machines, &place).await {
@@ -55,18 +59,25 @@ impl Driver {
                     wakes = true;
                 }
                 Some(Request::Fork(fork)) => {
+                    self.environment.touch(now());
+                    self.save();
                     let state = self.open(machines, &place).await;
-                    let source = state.map(|state| self.source(state)).map_err(|fault| self.resume_fault(fault));
+                    let source = match state {
+                        Ok(state) => Ok(self.source(state)),
+                        Err(fault) => Err(self.resume_fault(&Arc::new(fault))),
+                    };
                     let _ = fork.reply.send(source);
                 }
                 Some(Request::Save(name, reply)) => self.save_rested(machines, &place, name, reply).await,
                 Some(Request::Suspend(done)) => self.stopping = Some(done),
-                Some(Request::Destroy(reason, waiter)) => self.doom(reason, waiter),
+                Some(Request::Destroy(reason, waiter)) => self.destroy(reason, waiter),
                 Some(Request::Expire) => match &place {
                     Place::Store if self.has_expired() => {
                         self.reason = DestroyReason::Expired;
                         return Phase::Release(None);
                     }
+                    // It was suspended because its server stopped, and not because it was idle.
+                    Place::Store if !self.saving.suspends_idle && self.is_idle() => self.doom(DestroyReason::Idle),
                     Place::Store => {}
                     Place::Hand(_) => wakes = true,
                 },
@@ -79,7 +90,7 @@ impl Driver {
     fn stop(&mut self, place: &Place) -> Phase {
         match place {
             Place::Store => {
-                self.reason = DestroyReason::Shutdown;
+                self.reason = DestroyReason::Suspended;
                 Phase::Leave
             }
             Place::Hand(_) => {
@@ -106,8 +117,12 @@ impl Driver {
         }
         match self.boot(machines).await {
             Boot::Started(machine) => {
-                if matches!(place, Place::Store) {
-                    self.remove_saved().await;
+                // Otherwise the next server would bring the environment back a second time.
+                if let Err(fault) = self.remove_saved().await {
+                    self.hold(machine.stop()).await;
+                    drop(machine);
+                    self.not_resumed(ResumeFault::Remove(fault));
+                    return None;
                 }
                 self.resumed(&machine);
                 Some(machine)
@@ -120,9 +135,7 @@ impl Driver {
                 if let Some(machine) = machine {
                     self.hold(machine.stop()).await;
                 }
-                if !self.is_doomed {
-                    self.apply(Event::Failed);
-                }
+                self.apply(Event::Failed);
                 None
             }
         }
@@ -151,16 +164,21 @@ impl Driver {
         let fault = Arc::new(fault);
         for request in self.inbox.take_held() {
             if let Request::Begin(_, reply) = request {
-                let fault = ServerFault::Resume { id: self.environment.id, source: Arc::clone(&fault) };
-                let _ = reply.send(Err(fault.into()));
+                let _ = reply.send(Err(self.resume_fault(&fault)));
             } else {
                 self.inbox.hold(request);
             }
         }
     }
 
-    fn resume_fault(&self, fault: ResumeFault) -> Fault {
-        ServerFault::Resume { id: self.environment.id, source: Arc::new(fault) }.into()
+    /// Returns the fault of a caller. An environment whose saved state is no longer in the store has ended.
+    fn resume_fault(&mut self, fault: &Arc<ResumeFault>) -> Fault {
+        let id = self.environment.id;
+        if matches!(**fault, ResumeFault::Missing) {
+            self.doom(DestroyReason::Expired);
+            return CallerFault::DestroyedEnvironment { id, reason: DestroyReason::Expired }.into();
+        }
+        ServerFault::Resume { id, source: Arc::clone(fault) }.into()
     }
 
     /// Saves the environment under a name, and then destroys it.
@@ -173,15 +191,17 @@ impl Driver {
     ) {
         let entry = self.copy_to(machines, place, SavedKey::Name(name)).await;
         if entry.is_ok() {
-            self.is_doomed = true;
-            self.reason = DestroyReason::Requested;
+            self.doom(DestroyReason::Requested);
         }
         let _ = reply.send(entry);
     }
 
     async fn copy_to(&mut self, machines: &dyn Machines, place: &Place, key: SavedKey) -> Result<SavedEntry, Fault> {
         let draft = self.draft(key).await?;
-        let state = self.open(machines, place).await.map_err(|fault| self.resume_fault(fault))?;
+        let state = match self.open(machines, place).await {
+            Ok(state) => state,
+            Err(fault) => return Err(self.resume_fault(&Arc::new(fault))),
+        };
         self.store(state.snapshot, draft).await
     }
 
@@ -202,12 +222,28 @@ impl Driver {
         store.is_some_and(|store| store.find(&self.environment.owner, &self.key()).is_none())
     }
 
-    async fn remove_saved(&mut self) {
-        let Some(store) = self.saving.store.clone() else { return };
+    /// Removes the saved state from the store, if it is there.
+    async fn remove_saved(&mut self) -> Result<(), StoreFault> {
+        let Some(store) = self.saving.store.clone() else { return Ok(()) };
         let (owner, key) = (self.environment.owner.clone(), self.key());
-        if let Err(fault) = self.hold(async move { store.remove(&owner, &key).await }).await {
-            let error = &fault as &dyn std::error::Error;
-            tracing::error!(error, "failed to remove the saved state of an environment");
+        let removed = self.hold(async move { store.remove(&owner, &key).await }).await;
+        removed.map(drop).inspect_err(|fault| {
+            if let Some(left_out) = log_limit::admitted_of(&self.environment.owner, Kind::Machine) {
+                let error = fault as &dyn std::error::Error;
+                tracing::error!(error, left_out, "failed to remove the saved state of an environment");
+            }
+        })
+    }
+
+    /// Stays suspended, because the environment could not be destroyed.
+    fn not_removed(&mut self, fault: StoreFault) {
+        self.journal.note("could not be destroyed, because its saved state could not be removed");
+        (self.is_doomed, self.reason) = (false, DestroyReason::NeverReady);
+        self.environment.touch(now());
+        self.save();
+        let (id, source) = (self.environment.id, Arc::new(fault));
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.send(Err(ServerFault::Destroy { id, source: Arc::clone(&source) }.into()));
         }
     }
 

@@ -213,6 +213,8 @@ impl Driver {
         match stored {
             Ok(entry) => {
                 self.registry.set_running(&self.environment, false);
+                // The files that the machine started from; they may be those of an entry that was removed since.
+                self.files = None;
                 Parked::Stored(Box::new(entry))
             }
             Err(fault) => Parked::InHand(snapshot, fault),
@@ -260,7 +262,7 @@ impl Driver {
             tokio::select! {
                 outcome = &mut operation => return outcome,
                 request = self.inbox.arrival() => match request {
-                    Some(Request::Destroy(reason, waiter)) => self.doom(reason, waiter),
+                    Some(Request::Destroy(reason, waiter)) => self.destroy(reason, waiter),
                     Some(Request::Suspend(done)) => self.stopping = Some(done),
                     Some(Request::Expire) | None => {}
                     Some(other) => self.inbox.hold(other),

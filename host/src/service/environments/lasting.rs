@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Environments that outlive their machine: forks, saved and suspended ones.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::{
@@ -32,6 +32,7 @@ use crate::{
     service::{
         fault::{ArgumentFault, CallerFault, Fault, ResumeFault, ServerFault},
         request::{ForkRequest, Request},
+        saving::SavedState,
     },
 };
 
@@ -176,22 +177,23 @@ impl Environments {
         let (owner, key) = (variation.owner.clone(), SavedKey::Name(name.clone()));
         let store = self.saving.store()?;
         store.check().map_err(CallerFault::Store)?;
-        let entry = store.find(&owner, &key).ok_or_else(|| CallerFault::UnknownSaved { name: name.clone() })?;
-        let has_default_name = entry.about.name == EnvironmentName::of(entry.about.runtime, entry.about.id);
-        let mut source = parameters(owner.clone(), entry.about);
+        let files = store.open_saved(&owner, &key).await.map_err(CallerFault::Store)?;
+        let files = files.ok_or_else(|| CallerFault::UnknownSaved { name: name.clone() })?;
+        let about = files.entry().about.clone();
+        let has_default_name = about.name == EnvironmentName::of(about.runtime, about.id);
+        let mut source = parameters(owner.clone(), about);
         source.name = source.name.filter(|_| !has_default_name);
         let new = variation.of(source)?;
         let slot = self.reserve(&owner)?;
-        let state = match self.saving.open(&*self.machines, &owner, &key).await {
-            Ok(state) => state,
-            // Removed since.
-            Err(ResumeFault::Missing) => return Err(CallerFault::UnknownSaved { name }.into()),
+        let state = match SavedState::read(&*self.machines, &files).await {
+            Ok(snapshot) => SavedState { snapshot, files: Some(Arc::new(files)) },
             Err(source) => {
-                if matches!(source, ResumeFault::Snapshot(SnapshotFault::Damaged { .. })) {
-                    // The files are kept for the operator, but no list contains them.
-                    let _ = store.set_aside(&owner, &key).await;
+                if matches!(source, SnapshotFault::Damaged { .. }) {
+                    // The files are kept for the operator, but no list contains them. One that was saved under this
+                    // name meanwhile is not affected.
+                    let _ = store.set_aside(&files).await;
                 }
-                return Err(ServerFault::Restore { name, source: Box::new(source) }.into());
+                return Err(ServerFault::Restore { name, source: Box::new(ResumeFault::Snapshot(source)) }.into());
             }
         };
         self.start(new, slot, Inherited { state: Some(state), ..Inherited::default() }, on_stage).await
@@ -243,18 +245,18 @@ impl Environments {
     }
 
     /// Registers the environments that an earlier server suspended, under their ids and owners. They take slots, even
-    /// if there are more than the server's maximum.
-    pub fn restore_suspended(&self) {
-        let mut suspended = self.saving.store.as_ref().map(|store| store.suspended()).unwrap_or_default();
-        // The order of the creation is that of lists.
-        suspended.sort_by_key(|entry| entry.about.created_at);
-        for SavedEntry { key, owner, about, .. } in suspended {
+    /// if there are more than the server's maximum. Those of owners that have no access to this server stay in the
+    /// store: they could not be destroyed, and would keep their slots.
+    pub fn restore_suspended(&self, has_access: impl Fn(&Principal) -> bool) {
+        for SavedEntry { owner, about, .. } in self.suspended() {
+            let (id, created_at) = (about.id, about.created_at);
             if owner == Principal::local() {
-                // It was of a client whose server was killed. No other client can reach it.
-                self.remove_unreachable(owner, key);
                 continue;
             }
-            let (id, created_at) = (about.id, about.created_at);
+            if !has_access(&owner) {
+                tracing::warn!(environment = %id, %owner, "an environment stays suspended: its owner has no access");
+                continue;
+            }
             let slot = self.registry.repository.occupy(&owner);
             let new = parameters(owner, about);
             let environment = Environment::suspended(id, new.clone(), created_at, Instant::now().into_std());
@@ -269,13 +271,28 @@ impl Environments {
         }
     }
 
-    fn remove_unreachable(&self, owner: Principal, key: SavedKey) {
+    /// Removes the suspended environments of clients that started their server, which was then killed. No other client
+    /// can reach them.
+    pub fn remove_suspended_local(&self) {
         let Some(store) = self.saving.store.clone() else { return };
+        let local: Vec<_> = self.suspended().into_iter().filter(|entry| entry.owner == Principal::local()).collect();
         self.drivers.spawn(async move {
-            if let Err(fault) = store.remove(&owner, &key).await {
-                tracing::warn!(error = &fault as &dyn std::error::Error, "failed to remove a suspended environment");
+            for SavedEntry { owner, key, .. } in local {
+                if let Err(fault) = store.remove(&owner, &key).await {
+                    tracing::warn!(
+                        error = &fault as &dyn std::error::Error,
+                        "failed to remove a suspended environment"
+                    );
+                }
             }
         });
+    }
+
+    /// Returns the suspended environments in the store, in the order of their creation, which is that of lists.
+    fn suspended(&self) -> Vec<SavedEntry> {
+        let mut suspended = self.saving.store.as_ref().map(|store| store.suspended()).unwrap_or_default();
+        suspended.sort_by_key(|entry| entry.about.created_at);
+        suspended
     }
 
     /// Refuses new calls, waits up to `drain` for running calls, then suspends all environments within `suspend`, the

@@ -20,6 +20,9 @@ pub enum ResumeFault {
     Snapshot(SnapshotFault),
     #[error(transparent)]
     Store(StoreFault),
+    /// The machine has started, but the saved state could not be removed, so the machine was stopped.
+    #[error("failed to remove the saved state after the start")]
+    Remove(#[source] StoreFault),
     /// The store has no entry with this key.
     #[error("the saved state no longer exists")]
     Missing,
@@ -32,7 +35,7 @@ impl ResumeFault {
         match self {
             Self::Start(fault) => fault.for_client(),
             Self::Store(StoreFault::Io { .. } | StoreFault::Lost { .. }) => "its files could not be read".to_owned(),
-            Self::Snapshot(_) | Self::Store(StoreFault::Held) | Self::Missing => self.to_string(),
+            Self::Snapshot(_) | Self::Store(StoreFault::Held) | Self::Remove(_) | Self::Missing => self.to_string(),
         }
     }
 
@@ -40,7 +43,10 @@ impl ResumeFault {
         match self {
             Self::Start(fault) if matches!(fault.reason, StartReason::LowDisk(_)) => ErrorCode::HostDiskLow,
             Self::Store(StoreFault::Held) => ErrorCode::SavingUnavailable,
-            Self::Start(_) | Self::Snapshot(_) | Self::Store(_) | Self::Missing => ErrorCode::ResumeFailed,
+            Self::Snapshot(SnapshotFault::Damaged { .. }) => ErrorCode::SavedDamaged,
+            Self::Start(_) | Self::Snapshot(_) | Self::Store(_) | Self::Remove(_) | Self::Missing => {
+                ErrorCode::ResumeFailed
+            }
         }
     }
 }
