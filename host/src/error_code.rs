@@ -86,7 +86,7 @@ codes! {
         "Destroy environments that you no longer need, and retry later; if the error persists, tell the server's \
          operator.";
     SavedLimitReached, "saved_limit_reached", Result,
-        "You have reached your maximum number of saved environments; those of other callers do not count.",
+        "You have reached your maximum number or size of saved environments; those of other callers do not count.",
         "Remove a saved environment that you no longer need, or save under the name of one, which replaces it; \
          list_environments shows them.";
     SavedSpaceReached, "saved_space_reached", Result,
@@ -99,7 +99,7 @@ codes! {
         "The environment runs calls, and can be forked or saved only while it runs none.",
         "Retry when the calls have ended. For a fork, you can set wait: true.";
     SaveFailed, "save_failed", Result,
-        "The server failed to save or fork an environment, or to remove a saved one; nothing has changed.",
+        "The server failed to save or fork an environment, or to remove one; the environment still exists.",
         "Retry the call once; if the call fails again, tell the server's operator.";
     ResumeFailed, "resume_failed", Result,
         "The server failed to bring back a suspended or saved environment; its saved state is kept.",

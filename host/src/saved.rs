@@ -34,9 +34,13 @@ use waggle_shared::disk_reserve::DiskReserve;
 
 pub use self::{
     about::{SavedAbout, SavedEntry},
-    fault::{OpenFault, SaveFault, StoreFault},
+    fault::{OpenFault, SaveFault, StoreFault, is_disk_full},
 };
-use self::{entry_folder::EntryFolder, fault::io_fault, store::Store};
+use self::{
+    entry_folder::EntryFolder,
+    fault::io_fault,
+    store::{Pending, Store},
+};
 use crate::domain::{principal::Principal, saved::SavedKey};
 
 /// The folder of the store in the data folder.
@@ -47,12 +51,21 @@ const FOLDER: &str = "saved";
 pub struct SavedLimits {
     /// Maximum number of named entries of one owner; 0 disables saving under names.
     pub per_owner: usize,
-    /// Maximum space that all named entries occupy together.
+    /// Maximum space that all named entries occupy together. If there are several callers, each may use half of it.
     pub bytes: u64,
     /// Time after which an entry is removed.
     pub age: Duration,
     /// The space that must remain free on the disk.
     pub reserve: DiskReserve,
+}
+
+/// What is known of an entry before it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// Maximum bytes that the machine's files add to the disk, for the disk's reserve.
+    pub bytes: u64,
+    /// Number of callers of the server: if there are several, each may use half of the space of named entries.
+    pub callers: usize,
 }
 
 /// The store of saved machines. Copies share one store.
@@ -114,11 +127,13 @@ impl SavedMachines {
     ///
     /// # Errors
     /// [`SaveFault`] if a limit is reached, the disk is low, or the draft cannot be written.
-    pub async fn draft(&self, owner: &Principal, key: SavedKey) -> Result<SavedDraft, SaveFault> {
+    pub async fn draft(&self, owner: &Principal, key: SavedKey, expected: Expected) -> Result<SavedDraft, SaveFault> {
         let (store, owner) = (Arc::clone(self.store()?), owner.clone());
         blocking(move || {
-            let folder = store.draft(&owner, &key)?;
-            Ok(SavedDraft { machine: folder.machine(), folder, store, owner, key })
+            let pending = store.expect(&owner, &key, expected)?;
+            let folder = store.draft()?;
+            let callers = expected.callers;
+            Ok(SavedDraft { machine: folder.machine(), folder, store, owner, key, callers, _pending: pending })
         })
         .await
     }
@@ -205,6 +220,8 @@ pub struct SavedDraft {
     store: Arc<Store>,
     owner: Principal,
     key: SavedKey,
+    callers: usize,
+    _pending: Pending,
 }
 
 impl SavedDraft {
@@ -221,7 +238,7 @@ impl SavedDraft {
     /// # Errors
     /// [`SaveFault`]; the earlier entry with the same key then remains.
     pub async fn publish(self, about: SavedAbout) -> Result<SavedEntry, SaveFault> {
-        blocking(move || self.store.publish(&self.folder, self.owner, self.key, about)).await
+        blocking(move || self.store.publish(&self.folder, (self.owner, self.key), about, self.callers)).await
     }
 }
 

@@ -99,7 +99,7 @@ impl Waggle {
         let (boot_timeout, policy) = (settings.boot_timeout, settings.egress.clone());
         let environments = Environments::new(machines, boot_timeout, policy, limit, callers.clone());
         let Lasting { store, running, lost, suspends_idle, suspends_at_stop } = lasting;
-        let saving = Saving { store, suspends_idle };
+        let saving = Saving { store, suspends_idle, callers: callers.clone() };
         let environments = Arc::new(environments.with_saving(saving, running, lost));
         environments.remove_suspended_local();
         let rules = execution_rules(settings);

@@ -18,7 +18,7 @@ use crate::domain::{
     environment::EnvironmentName,
     environment_id::EnvironmentId,
     principal::Principal,
-    runtime::Runtime,
+    runtime::{ByRuntime, KilledInstallation, Runtime},
     saved::{SavedKey, SavedName},
     variables::Variables,
 };
@@ -58,6 +58,8 @@ pub struct SavedAbout {
     pub disk_mib: u32,
     /// The variables of all calls of the environment.
     pub variables: Variables,
+    /// The killed installations that have not been repaired.
+    pub killed_installations: ByRuntime<Option<KilledInstallation>>,
 }
 
 /// A saved machine.
@@ -110,6 +112,9 @@ struct Record {
     memory_mib: u32,
     disk_mib: u32,
     variables: BTreeMap<String, String>,
+    /// The beginning and the end of a killed installation, by the runtime whose packages it installed.
+    #[serde(default)]
+    killed_installations: BTreeMap<String, (SystemTime, SystemTime)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -142,11 +147,17 @@ pub(super) fn encode(entry: &SavedEntry, serial: u64) -> Result<Vec<u8>, AboutFa
         memory_mib: about.memory_mib,
         disk_mib: about.disk_mib,
         variables: about.variables.pairs().iter().cloned().collect(),
+        killed_installations: Runtime::ALL.into_iter().filter_map(|runtime| killed(about, runtime)).collect(),
     };
     let json = serde_json::to_vec(&record).map_err(AboutFault::Json)?;
     let mut file = format!("{TITLE} {FORMAT} {}\n", digest(&json)).into_bytes();
     file.extend(json);
     if file.len() > ABOUT_BYTES_MAX { Err(AboutFault::TooLong) } else { Ok(file) }
+}
+
+fn killed(about: &SavedAbout, runtime: Runtime) -> Option<(String, (SystemTime, SystemTime))> {
+    let killed = about.killed_installations.of(runtime).as_ref()?;
+    Some((runtime.name().to_owned(), (killed.began, killed.ended)))
 }
 
 /// Returns the entry of an about-file and its serial number. The caller adds the bytes that the files occupy.
@@ -184,7 +195,13 @@ impl Record {
             KeyRecord::Name(name) => SavedKey::Name(SavedName::parse(name).map_err(|_| invalid("key"))?),
             KeyRecord::Suspended(text) => SavedKey::Suspended(id(text, "key")?),
         };
-        let runtime = Runtime::ALL.into_iter().find(|runtime| runtime.name() == self.runtime);
+        let runtime_of = |name: &str| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name);
+        let runtime = runtime_of(&self.runtime);
+        let mut killed_installations = ByRuntime::default();
+        for (name, (began, ended)) in self.killed_installations {
+            let runtime = runtime_of(&name).ok_or(invalid("killed_installations"))?;
+            *killed_installations.of_mut(runtime) = Some(KilledInstallation { began, ended });
+        }
         let network = self.network.map(|rules| rules.parse().map_err(|_| invalid("network"))).transpose()?;
         let about = SavedAbout {
             id: id(&self.id, "id")?,
@@ -199,6 +216,7 @@ impl Record {
             memory_mib: self.memory_mib,
             disk_mib: self.disk_mib,
             variables: Variables::parse(self.variables).map_err(|_| invalid("variables"))?,
+            killed_installations,
         };
         let owner = Principal::stored(&self.owner).ok_or(invalid("owner"))?;
         Ok(SavedEntry { key, owner, about, saved_at: self.saved_at, bytes: 0 })
@@ -225,6 +243,7 @@ mod tests {
             memory_mib: 700,
             disk_mib: 5000,
             variables: Variables::parse(variables).unwrap(),
+            killed_installations: ByRuntime::default(),
         };
         SavedEntry { key: SavedKey::Suspended(id), owner, about, saved_at: SystemTime::now(), bytes: 0 }
     }
@@ -242,6 +261,8 @@ mod tests {
         named.key = SavedKey::Name(SavedName::parse("my \"data\"").unwrap());
         named.about.image = "oci:/images/python:3.13".parse().unwrap();
         named.about.pull_rights = PullRights::Operator;
+        let (began, ended) = (SystemTime::now(), SystemTime::now());
+        named.about.killed_installations.shell = Some(KilledInstallation { began, ended });
         assert_eq!(decode(&encode(&named, 0).unwrap()).unwrap(), (named, 0));
     }
 

@@ -3,6 +3,7 @@
 //! Failures of the store of saved machines.
 
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
 };
@@ -55,18 +56,34 @@ pub enum SaveFault {
     Disabled,
     /// The saved environments of all owners would occupy too much space.
     #[error(
-        "all saved environments of the server together may occupy at most {} GiB (WAGGLE_SAVED_MAX_GB), and this one \
-         of {} MiB does not fit; remove saved environments that you no longer need, or ask the server's operator",
+        "all saved environments of the server together may occupy at most {} GiB (WAGGLE_SAVED_MAX_GB), and {}; remove \
+         saved environments that you no longer need, or ask the server's operator",
         max_bytes / GIB,
-        bytes.div_ceil(MIB)
+        excess(*bytes)
     )]
-    TooLarge { bytes: u64, max_bytes: u64 },
+    TooLarge {
+        /// `None` if the others already occupy it.
+        bytes: Option<u64>,
+        max_bytes: u64,
+    },
+    /// The saved environments of the owner would occupy too much space.
+    #[error(
+        "your saved environments together may occupy at most {} MiB, half of the space for all callers \
+         (WAGGLE_SAVED_MAX_GB), and {}; remove saved environments that you no longer need",
+        share_bytes / MIB,
+        excess(*bytes)
+    )]
+    ShareTooLarge {
+        /// `None` if the others already occupy it.
+        bytes: Option<u64>,
+        share_bytes: u64,
+    },
     /// The disk has less free space than its reserve.
     #[error("{0}; see WAGGLE_DISK_RESERVE_MB")]
     LowDisk(LowDisk),
     /// The disk is full.
     #[error("the server's disk is full")]
-    DiskFull(#[source] StoreFault),
+    DiskFull(#[source] Box<dyn Error + Send + Sync>),
     /// The files of the machine are not such as a machine has.
     #[error("the machine's files are invalid: {reason}: {}", path.display())]
     Files { reason: &'static str, path: PathBuf },
@@ -87,10 +104,26 @@ impl StoreFault {
             Self::Io { .. } | Self::Lost { .. } => ErrorCode::Internal,
         }
     }
+}
 
-    fn is_disk_full(&self) -> bool {
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+/// Whether a failure, or one of its causes, is that the disk is full.
+#[must_use]
+pub fn is_disk_full(fault: &(dyn Error + 'static)) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    let mut next = Some(fault);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|cause| full.contains(&cause.kind())) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn excess(bytes: Option<u64>) -> String {
+    match bytes {
+        Some(bytes) => format!("this one of {} MiB does not fit", bytes.div_ceil(MIB)),
+        None => "they already occupy that much".to_owned(),
     }
 }
 
@@ -99,7 +132,7 @@ impl SaveFault {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::TooMany { .. } => ErrorCode::SavedLimitReached,
+            Self::TooMany { .. } | Self::ShareTooLarge { .. } => ErrorCode::SavedLimitReached,
             Self::Disabled => ErrorCode::SavingUnavailable,
             Self::TooLarge { .. } => ErrorCode::SavedSpaceReached,
             Self::LowDisk(_) | Self::DiskFull(_) => ErrorCode::HostDiskLow,
@@ -111,7 +144,7 @@ impl SaveFault {
 
 impl From<StoreFault> for SaveFault {
     fn from(fault: StoreFault) -> Self {
-        if fault.is_disk_full() { Self::DiskFull(fault) } else { Self::Store(fault) }
+        if is_disk_full(&fault) { Self::DiskFull(fault.into()) } else { Self::Store(fault) }
     }
 }
 

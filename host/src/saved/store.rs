@@ -16,7 +16,7 @@ use uuid::Uuid;
 use waggle_shared::{mutex::lock, private_folder};
 
 use super::{
-    SavedLimits,
+    Expected, SavedLimits,
     about::{SavedAbout, SavedEntry},
     changes,
     entry_folder::{self, EntryFolder, Found, UNFINISHED_PREFIX},
@@ -39,6 +39,22 @@ pub(super) struct Store {
     /// Locked during a change of the entries, so that the changes on the disk have the order of those of the index.
     changing: Mutex<()>,
     index: Mutex<Index>,
+    /// The bytes that the drafts may still add to the disk.
+    pending: Mutex<u64>,
+}
+
+/// The bytes that a draft may still add to the disk, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Pending {
+    store: Arc<Store>,
+    bytes: u64,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let mut pending = lock(&self.store.pending);
+        *pending = pending.saturating_sub(self.bytes);
+    }
 }
 
 /// The entries. Their number is at most [`SavedLimits::per_owner`] for each owner, and one for each suspended
@@ -75,7 +91,7 @@ impl Store {
                 tracing::warn!(path = %path.display(), "a file in the folder of saved environments is none of them");
             }
         }
-        Ok(Self { folder, limits, lock, changing: Mutex::new(()), index: Mutex::new(index) })
+        Ok(Self { folder, limits, lock, changing: Mutex::new(()), index: Mutex::new(index), pending: Mutex::default() })
     }
 
     /// Returns the entries that are `wanted`, oldest first.
@@ -90,10 +106,24 @@ impl Store {
         lock(&self.index).entries.get(&(owner.clone(), key.clone())).cloned()
     }
 
-    /// Creates a draft if the limits allow another entry.
-    pub(super) fn draft(&self, owner: &Principal, key: &SavedKey) -> Result<EntryFolder, SaveFault> {
+    /// Checks whether the limits and the disk have space for another entry, while nothing has changed yet.
+    pub(super) fn expect(
+        self: &Arc<Self>,
+        owner: &Principal,
+        key: &SavedKey,
+        expected: Expected,
+    ) -> Result<Pending, SaveFault> {
         self.check_count(owner, key)?;
-        self.limits.reserve.check(&self.folder, 0).map_err(SaveFault::LowDisk)?;
+        self.check_bytes(owner, key, None, expected.callers)?;
+        let mut pending = lock(&self.pending);
+        let bytes = pending.saturating_add(expected.bytes);
+        self.limits.reserve.check(&self.folder, bytes).map_err(SaveFault::LowDisk)?;
+        *pending = bytes;
+        Ok(Pending { store: Arc::clone(self), bytes: expected.bytes })
+    }
+
+    /// Creates a draft.
+    pub(super) fn draft(&self) -> Result<EntryFolder, SaveFault> {
         Ok(EntryFolder::create_draft(&self.folder, Arc::clone(&self.lock))?)
     }
 
@@ -101,9 +131,9 @@ impl Store {
     pub(super) fn publish(
         &self,
         draft: &EntryFolder,
-        owner: Principal,
-        key: SavedKey,
+        (owner, key): (Principal, SavedKey),
         about: SavedAbout,
+        callers: usize,
     ) -> Result<SavedEntry, SaveFault> {
         draft.seal_machine()?;
         let changing = lock(&self.changing);
@@ -113,7 +143,9 @@ impl Store {
         changes::seal_folder(draft.path())?;
         entry.bytes = entry_folder::usage(draft.path())?;
         self.check_count(&entry.owner, &entry.key)?;
-        self.check_bytes(&entry)?;
+        self.check_bytes(&entry.owner, &entry.key, Some(entry.bytes), callers)?;
+        // The files are written already; without them, the disk would have less than its reserve.
+        self.limits.reserve.check(&self.folder, 0).map_err(SaveFault::LowDisk)?;
         let folder = EntryFolder::new(self.folder.join(Uuid::new_v4().to_string()), Arc::clone(&self.lock));
         changes::rename(draft.path(), folder.path())?;
         if let Err(fault) = changes::sync_folder(&self.folder) {
@@ -204,22 +236,35 @@ impl Store {
         if others.count() >= max { Err(SaveFault::TooMany { max }) } else { Ok(()) }
     }
 
-    /// Checks the space of all named entries. Suspended environments occupy the place of running ones, whose number and
-    /// size have their own limits.
-    fn check_bytes(&self, new: &SavedEntry) -> Result<(), SaveFault> {
-        if !matches!(new.key, SavedKey::Name(_)) {
+    /// Checks the space of named entries, of one owner and of all. `bytes` is `None` before the new entry is written.
+    /// Suspended environments occupy the place of running ones, whose number and size have their own limits.
+    fn check_bytes(
+        &self,
+        owner: &Principal,
+        key: &SavedKey,
+        bytes: Option<u64>,
+        callers: usize,
+    ) -> Result<(), SaveFault> {
+        if !matches!(key, SavedKey::Name(_)) {
             return Ok(());
         }
-        let is_replaced = |entry: &SavedEntry| (&entry.owner, &entry.key) == (&new.owner, &new.key);
-        let is_other = |entry: &SavedEntry| matches!(entry.key, SavedKey::Name(_)) && !is_replaced(entry);
-        let index = lock(&self.index);
-        let others = index.entries.values().filter(|stored| is_other(&stored.entry)).map(|stored| stored.entry.bytes);
-        let (bytes, max_bytes) = (new.bytes, self.limits.bytes);
-        if others.fold(bytes, u64::saturating_add) > max_bytes {
-            return Err(SaveFault::TooLarge { bytes, max_bytes });
+        let max_bytes = self.limits.bytes;
+        let share_bytes = if callers > 1 { max_bytes.div_ceil(2) } else { max_bytes };
+        let (mut own, mut all) = (0_u64, 0_u64);
+        for Stored { entry, .. } in lock(&self.index).entries.values() {
+            if !matches!(entry.key, SavedKey::Name(_)) || (&entry.owner, &entry.key) == (owner, key) {
+                continue;
+            }
+            all = all.saturating_add(entry.bytes);
+            own = own.saturating_add(if entry.owner == *owner { entry.bytes } else { 0 });
         }
-        // The files are written already; without them, the disk would have less than its reserve.
-        self.limits.reserve.check(&self.folder, 0).map_err(SaveFault::LowDisk)
+        // Each entry occupies some space.
+        let fits = |used: u64, max| used.saturating_add(bytes.unwrap_or(1)) <= max;
+        // The smaller limit comes first: a caller cannot remove the entries of others.
+        if !fits(own, share_bytes) {
+            return Err(SaveFault::ShareTooLarge { bytes, share_bytes });
+        }
+        if fits(all, max_bytes) { Ok(()) } else { Err(SaveFault::TooLarge { bytes, max_bytes }) }
     }
 }
 

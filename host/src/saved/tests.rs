@@ -18,7 +18,10 @@ use waggle_shared::causes::chain;
 use super::*;
 use crate::{
     domain::{
-        environment::EnvironmentName, environment_id::EnvironmentId, runtime::Runtime, saved::SavedName,
+        environment::EnvironmentName,
+        environment_id::EnvironmentId,
+        runtime::{ByRuntime, Runtime},
+        saved::SavedName,
         variables::Variables,
     },
     error_code::ErrorCode,
@@ -26,6 +29,8 @@ use crate::{
 
 const LIMITS: SavedLimits =
     SavedLimits { per_owner: 10, bytes: 1 << 30, age: Duration::from_secs(3600), reserve: DiskReserve::from_mib(0) };
+
+const EXPECTED: Expected = Expected { bytes: 0, callers: 1 };
 
 /// Bytes of each of the two files of a test's machine.
 const FILE_BYTES: usize = 20_000;
@@ -59,6 +64,7 @@ fn about(number: u32) -> SavedAbout {
         memory_mib: 512,
         disk_mib: number,
         variables: Variables::default(),
+        killed_installations: ByRuntime::default(),
     }
 }
 
@@ -86,7 +92,7 @@ async fn open(data: &TempDir) -> SavedMachines {
 }
 
 async fn save(store: &SavedMachines, owner: &Principal, key: SavedKey, number: u32) -> Result<SavedEntry, SaveFault> {
-    let draft = store.draft(owner, key).await?;
+    let draft = store.draft(owner, key, EXPECTED).await?;
     fill(draft.machine_folder(), number);
     draft.publish(about(number)).await
 }
@@ -171,8 +177,11 @@ async fn replaced_and_removed_entries_exist_while_they_are_in_use() {
 async fn drafts_of_one_name_do_not_mix_and_dropped_drafts_are_removed() {
     let data = tempfile::tempdir().unwrap();
     let store = open(&data).await;
-    let (one, two) = (store.draft(&ada(), named("a")).await.unwrap(), store.draft(&ada(), named("a")).await.unwrap());
-    let dropped = store.draft(&ada(), named("b")).await.unwrap();
+    let (one, two) = (
+        store.draft(&ada(), named("a"), EXPECTED).await.unwrap(),
+        store.draft(&ada(), named("a"), EXPECTED).await.unwrap(),
+    );
+    let dropped = store.draft(&ada(), named("b"), EXPECTED).await.unwrap();
     fill(one.machine_folder(), 1);
     fill(two.machine_folder(), 2);
     fill(dropped.machine_folder(), 3);
@@ -191,11 +200,11 @@ async fn number_of_an_owners_entries_is_limited() {
     let data = tempfile::tempdir().unwrap();
     let limits = SavedLimits { per_owner: 2, ..LIMITS };
     let store = SavedMachines::open(data.path(), limits).await.unwrap();
-    let early = store.draft(&ada(), named("c")).await.unwrap();
+    let early = store.draft(&ada(), named("c"), EXPECTED).await.unwrap();
     for name in ["a", "b"] {
         save(&store, &ada(), named(name), 1).await.unwrap();
     }
-    let fault = store.draft(&ada(), named("c")).await.unwrap_err();
+    let fault = store.draft(&ada(), named("c"), EXPECTED).await.unwrap_err();
     assert_eq!(
         fault.to_string(),
         "you have the maximum number of saved environments, 2 (WAGGLE_SAVED_PER_OWNER); remove one with \
@@ -214,7 +223,7 @@ async fn number_of_an_owners_entries_is_limited() {
     drop(store);
 
     let disabled = SavedMachines::open(data.path(), SavedLimits { per_owner: 0, ..LIMITS }).await.unwrap();
-    let fault = disabled.draft(&ada(), named("b")).await.unwrap_err();
+    let fault = disabled.draft(&ada(), named("b"), EXPECTED).await.unwrap_err();
     assert_eq!((fault.code(), disabled.list(&ada()).len()), (ErrorCode::SavingUnavailable, 2));
     save(&disabled, &ada(), SavedKey::Suspended(EnvironmentId::random()), 2).await.unwrap();
 }
@@ -226,7 +235,7 @@ async fn space_of_all_entries_is_limited_to_what_they_occupy() {
     let bytes = save(&probe, &ada(), named("a"), 1).await.unwrap().bytes;
     drop(probe);
     let store = SavedMachines::open(data.path(), SavedLimits { bytes: 2 * bytes, ..LIMITS }).await.unwrap();
-    let sparse = store.draft(&bob(), named("b")).await.unwrap();
+    let sparse = store.draft(&bob(), named("b"), EXPECTED).await.unwrap();
     fill(sparse.machine_folder(), 2);
     // A hole occupies no space.
     let disk = fs::OpenOptions::new().write(true).open(sparse.machine_folder().join("disk")).unwrap();
@@ -239,11 +248,69 @@ async fn space_of_all_entries_is_limited_to_what_they_occupy() {
     save(&store, &ada(), named("a"), 4).await.unwrap();
     save(&store, &ada(), SavedKey::Suspended(EnvironmentId::random()), 5).await.unwrap();
     has_folders(&data, 3).await;
-    let text = SaveFault::TooLarge { bytes: 5 << 29, max_bytes: 20 << 30 }.to_string();
+    let text = SaveFault::TooLarge { bytes: Some(5 << 29), max_bytes: 20 << 30 }.to_string();
     assert!(text.starts_with(
         "all saved environments of the server together may occupy at most 20 GiB (WAGGLE_SAVED_MAX_GB), and this one \
          of 2560 MiB does not fit"
     ));
+}
+
+#[tokio::test]
+async fn full_space_is_reported_before_anything_is_written() {
+    let data = tempfile::tempdir().unwrap();
+    let probe = open(&data).await;
+    let bytes = save(&probe, &ada(), named("a"), 1).await.unwrap().bytes;
+    drop(probe);
+    let store = SavedMachines::open(data.path(), SavedLimits { bytes, ..LIMITS }).await.unwrap();
+    let fault = store.draft(&bob(), named("b"), EXPECTED).await.unwrap_err();
+    assert!(matches!(fault, SaveFault::TooLarge { bytes: None, .. }), "{fault}");
+    assert!(fault.to_string().contains("and they already occupy that much; remove"), "{fault}");
+    assert_eq!(folders(&data).len(), 1);
+    save(&store, &ada(), named("a"), 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_of_several_owners_may_use_half_of_the_space() {
+    let data = tempfile::tempdir().unwrap();
+    let probe = open(&data).await;
+    let bytes = save(&probe, &ada(), named("a"), 1).await.unwrap().bytes;
+    drop(probe);
+    let store = SavedMachines::open(data.path(), SavedLimits { bytes: 3 * bytes, ..LIMITS }).await.unwrap();
+    let of_two = Expected { callers: 2, ..EXPECTED };
+    let draft = store.draft(&ada(), named("b"), of_two).await.unwrap();
+    fill(draft.machine_folder(), 2);
+    let fault = draft.publish(about(2)).await.unwrap_err();
+    assert!(matches!(fault, SaveFault::ShareTooLarge { bytes: Some(_), .. }), "{fault}");
+    assert!(fault.to_string().starts_with("your saved environments together may occupy at most"), "{fault}");
+    assert_eq!(fault.code(), ErrorCode::SavedLimitReached);
+    let draft = store.draft(&bob(), named("b"), of_two).await.unwrap();
+    fill(draft.machine_folder(), 2);
+    draft.publish(about(2)).await.unwrap();
+    // A lone caller may use everything.
+    save(&store, &ada(), named("b"), 3).await.unwrap();
+}
+
+#[tokio::test]
+async fn drafts_count_against_the_reserve_with_the_bytes_that_they_expect() {
+    let data = tempfile::tempdir().unwrap();
+    let limits = SavedLimits { reserve: DiskReserve::from_mib(1), ..LIMITS };
+    let store = SavedMachines::open(data.path(), limits).await.unwrap();
+    let found = rustix::fs::statvfs(data.path()).unwrap();
+    let most = Expected { bytes: found.f_bavail * found.f_frsize / 3 * 2, callers: 1 };
+    let suspended = || SavedKey::Suspended(EnvironmentId::random());
+    let first = store.draft(&ada(), suspended(), most).await.unwrap();
+    let fault = store.draft(&ada(), suspended(), most).await.unwrap_err();
+    assert_eq!(fault.code(), ErrorCode::HostDiskLow);
+    assert!(fault.to_string().contains("MiB more are needed; see WAGGLE_DISK_RESERVE_MB"), "{fault}");
+    drop(first);
+    store.draft(&ada(), suspended(), most).await.unwrap();
+}
+
+#[test]
+fn full_disk_is_found_among_the_causes() {
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    assert!(is_disk_full(&full()) && is_disk_full(&io_fault("write", Path::new("/a"))(full())));
+    assert!(!is_disk_full(&std::io::Error::other("another")));
 }
 
 #[tokio::test]
@@ -252,7 +319,7 @@ async fn nothing_is_saved_below_the_reserve_of_the_disk() {
     let limits = SavedLimits { reserve: DiskReserve::from_mib(u32::MAX), ..LIMITS };
     let store = SavedMachines::open(data.path(), limits).await.unwrap();
     for key in [named("a"), SavedKey::Suspended(EnvironmentId::random())] {
-        let fault = store.draft(&ada(), key).await.unwrap_err();
+        let fault = store.draft(&ada(), key, EXPECTED).await.unwrap_err();
         assert!(fault.to_string().contains("MiB must remain free; see WAGGLE_DISK_RESERVE_MB"), "{fault}");
         assert_eq!(fault.code(), ErrorCode::HostDiskLow);
     }
@@ -264,12 +331,12 @@ async fn second_server_refuses_to_save_until_the_first_has_ended() {
     let data = tempfile::tempdir().unwrap();
     let first = open(&data).await;
     save(&first, &ada(), named("a"), 1).await.unwrap();
-    let unfinished = first.draft(&ada(), named("b")).await.unwrap();
+    let unfinished = first.draft(&ada(), named("b"), EXPECTED).await.unwrap();
     let second = open(&data).await;
     let refusal = second.check().unwrap_err();
     assert!(refusal.to_string().contains("another server holds those of the same data folder"), "{refusal}");
     assert_eq!(refusal.code(), ErrorCode::SavingUnavailable);
-    assert_eq!(second.draft(&ada(), named("a")).await.unwrap_err().code(), ErrorCode::SavingUnavailable);
+    assert_eq!(second.draft(&ada(), named("a"), EXPECTED).await.unwrap_err().code(), ErrorCode::SavingUnavailable);
     assert!(matches!(second.open_saved(&ada(), &named("a")).await, Err(StoreFault::Held)));
     assert!(matches!(second.remove(&ada(), &named("a")).await, Err(StoreFault::Held)));
     assert_eq!((second.list(&ada()), second.expire().await), (Vec::new(), Vec::new()));
@@ -337,7 +404,7 @@ async fn damaged_entries_are_kept_and_not_served() {
 async fn folders_and_files_are_private_and_only_of_these_kinds() {
     let data = tempfile::tempdir().unwrap();
     let store = open(&data).await;
-    let draft = store.draft(&ada(), named("a")).await.unwrap();
+    let draft = store.draft(&ada(), named("a"), EXPECTED).await.unwrap();
     fill(draft.machine_folder(), 1);
     fs::create_dir(draft.machine_folder().join("more")).unwrap();
     fs::write(draft.machine_folder().join("more/file"), "x").unwrap();
@@ -355,11 +422,11 @@ async fn folders_and_files_are_private_and_only_of_these_kinds() {
         assert_eq!(mode(machine.join(file)), 0o600, "{file}");
     }
 
-    let link = store.draft(&ada(), named("link")).await.unwrap();
+    let link = store.draft(&ada(), named("link"), EXPECTED).await.unwrap();
     symlink("/etc/passwd", link.machine_folder().join("disk")).unwrap();
     let fault = link.publish(about(2)).await.unwrap_err();
     assert!(fault.to_string().contains("one is neither a file nor a folder"), "{}", chain(&fault));
-    let many = store.draft(&ada(), named("many")).await.unwrap();
+    let many = store.draft(&ada(), named("many"), EXPECTED).await.unwrap();
     for file in 0..300 {
         fs::write(many.machine_folder().join(file.to_string()), "").unwrap();
     }

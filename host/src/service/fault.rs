@@ -41,9 +41,19 @@ impl Fault {
     pub(super) fn of_saving(id: EnvironmentId, source: SaveFault) -> Self {
         let (code, source) = (source.code(), Box::new(source));
         match code == ErrorCode::Internal {
-            true => ServerFault::Save { id, source }.into(),
-            false => CallerFault::Save { id, source }.into(),
+            true => ServerFault::Save { id, source, restarts: false }.into(),
+            false => CallerFault::Save { id, source, restarts: false }.into(),
         }
+    }
+
+    /// Returns the fault of an environment whose machine has ended and starts again from the snapshot.
+    pub(super) fn after_the_machine(mut self) -> Self {
+        if let Self::Caller(CallerFault::Save { restarts, .. })
+        | Self::Server(ServerFault::Save { restarts, .. } | ServerFault::Snapshot { restarts, .. }) = &mut self
+        {
+            *restarts = true;
+        }
+        self
     }
 
     /// Returns the code for programs.
@@ -122,8 +132,13 @@ pub enum CallerFault {
     #[error("environments of this server cannot be forked, saved or suspended: {why}")]
     CannotSave { why: String },
     /// A limit of the saved environments, or the disk.
-    #[error("failed to save environment {id}, which was not destroyed: {source}")]
-    Save { id: EnvironmentId, source: Box<SaveFault> },
+    #[error("failed to save environment {id}, which was not destroyed{}: {source}", restart(*restarts))]
+    Save {
+        id: EnvironmentId,
+        source: Box<SaveFault>,
+        /// Whether the machine has ended, and starts again from its snapshot.
+        restarts: bool,
+    },
     /// The store of saved environments is not available.
     #[error("{0}")]
     Store(StoreFault),
@@ -306,6 +321,17 @@ fn end(reason: DestroyReason) -> &'static str {
     }
 }
 
+/// Returns what happens to an environment that could not be saved after its machine had ended.
+fn restart(restarts: bool) -> &'static str {
+    match restarts {
+        true => {
+            ", but starts again from the moment of the save (if its programs have ended, the next result says memory: \
+             false)"
+        }
+        false => "",
+    }
+}
+
 /// Returns the likely reason why the caller of a server that it started itself has no such environment.
 fn when_local(is_local: bool) -> &'static str {
     if is_local {
@@ -350,10 +376,17 @@ pub enum ServerFault {
         operation: &'static str,
         id: EnvironmentId,
         source: Arc<SnapshotFault>,
+        /// Whether the machine has ended, and starts again from its snapshot.
+        restarts: bool,
     },
     /// The store of saved machines failed. The environment still exists.
     #[error("failed to save environment {id}")]
-    Save { id: EnvironmentId, source: Box<SaveFault> },
+    Save {
+        id: EnvironmentId,
+        source: Box<SaveFault>,
+        /// Whether the machine has ended, and starts again from its snapshot.
+        restarts: bool,
+    },
     /// A suspended environment did not come back, and stays suspended.
     #[error("failed to bring back environment {id}")]
     Resume { id: EnvironmentId, source: Arc<ResumeFault> },
@@ -382,6 +415,9 @@ impl ServerFault {
             }
             Self::Call { .. } => {
                 format!("{self}: the guest agent broke the protocol; the server's log has the details")
+            }
+            Self::Snapshot { restarts: true, .. } | Self::Save { restarts: true, .. } => {
+                format!("{self}, which was not destroyed{}; the server's log has the details", restart(true))
             }
             Self::Snapshot { .. } | Self::Save { .. } => {
                 format!("{self}, which goes on unchanged; the server's log has the details")

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use super::fault::{CallerFault, ResumeFault};
+use super::{
+    callers::Callers,
+    fault::{CallerFault, ResumeFault},
+};
 use crate::{
     domain::{
         machine::{Machines, Snapshot, SnapshotFault},
@@ -21,6 +24,8 @@ pub struct Saving {
     pub store: Option<SavedMachines>,
     /// Whether idle environments are suspended, and not destroyed.
     pub suspends_idle: bool,
+    /// The callers of the server, who share the space of saved environments.
+    pub callers: Callers,
 }
 
 /// The state that a machine starts from.

@@ -141,7 +141,8 @@ async fn environment_that_cannot_be_saved_is_not_destroyed() {
     // The machine has ended when its snapshot cannot be written, so it starts again from the snapshot.
     served.faults.disk_full.store(true, SeqCst);
     let (text, code) = served.refused("destroy_environment", save_as("a")).await;
-    assert_eq!(code, "save_failed", "{text}");
+    assert_eq!(code, "host_disk_low", "{text}");
+    assert!(text.contains("which was not destroyed, but starts again from the moment of the save"), "{text}");
     let back = run(&served, &id, "cat kept").await;
     assert_eq!((&back["stdout"], &back["memory"]), (&json!("kept\n"), &json!(false)), "{back}");
 

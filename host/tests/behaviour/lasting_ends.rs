@@ -12,11 +12,17 @@ use std::{
 use serde_json::json;
 use waggle::{
     domain::{
-        environment::EnvironmentName, environment_id::EnvironmentId, principal::Principal, runtime::Runtime,
-        saved::SavedKey, variables::Variables,
+        environment::{EnvironmentName, NewEnvironment},
+        environment_id::EnvironmentId,
+        machine_size::MachineSize,
+        principal::Principal,
+        runtime::{ByRuntime, Runtime},
+        saved::SavedKey,
+        shared_limit::SharedLimit,
+        variables::Variables,
     },
     error_code::ErrorCode,
-    saved::SavedAbout,
+    saved::{Expected, SavedAbout},
     service::{callers::Callers, environments::Environments, saving::Saving},
 };
 use waggle_images::reference::PullRights;
@@ -53,6 +59,7 @@ fn about(id: EnvironmentId) -> SavedAbout {
         memory_mib: 512,
         disk_mib: 4096,
         variables: Variables::default(),
+        killed_installations: ByRuntime::default(),
     }
 }
 
@@ -98,7 +105,8 @@ async fn server_on_standard_input_removes_what_an_earlier_client_left_suspended(
     let id = EnvironmentId::random();
     let lasting = open(data.path(), LIMITS, NOTHING).await;
     let store = lasting.store.clone().unwrap();
-    let draft = store.draft(&Principal::local(), SavedKey::Suspended(id)).await.unwrap();
+    let draft =
+        store.draft(&Principal::local(), SavedKey::Suspended(id), Expected { bytes: 0, callers: 1 }).await.unwrap();
     draft.publish(about(id)).await.unwrap();
     let _served = serve_lasting(&["--stdio"], lasting).await;
     until("the entry is removed", async || store.suspended().is_empty()).await;

@@ -203,7 +203,10 @@ impl Snapshot for Archive {
 
     fn write<'a>(&'a self, folder: &'a Path) -> PortFuture<'a, Result<(), SnapshotFault>> {
         Box::pin(async move {
-            Faults::occurs(&self.faults.disk_full)?;
+            Faults::occurs(&self.faults.disk_full).map_err(|_| {
+                let source = io::Error::from(io::ErrorKind::StorageFull).into();
+                SnapshotFault::Failed { source }
+            })?;
             let copied = fs::copy(self.folder.path().join(ARCHIVE), folder.join(ARCHIVE));
             copied.map(drop).map_err(|source| SnapshotFault::Failed { source: source.into() })
         })

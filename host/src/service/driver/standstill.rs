@@ -19,13 +19,19 @@ use crate::{
     },
     error_code::ErrorCode,
     log_limit::{self, Kind},
-    saved::{SavedAbout, SavedDraft, SavedEntry},
+    saved::{self, Expected, SaveFault, SavedAbout, SavedDraft, SavedEntry},
     service::{
         fault::{CallerFault, Fault, ServerFault},
         request::{ForkRequest, ForkSource, Request},
         saving::SavedState,
     },
 };
+
+const MIB: u64 = 1024 * 1024;
+
+/// Maximum bytes of a saved machine besides its memory: its devices and parameters, and the metadata of its disk, whose
+/// blocks the machine has occupied before.
+const OTHER_BYTES: u64 = 64 * MIB;
 
 /// The outcome of saving a running environment.
 enum Parked {
@@ -217,21 +223,26 @@ impl Driver {
                 self.files = None;
                 Parked::Stored(Box::new(entry))
             }
-            Err(fault) => Parked::InHand(snapshot, fault),
+            Err(fault) => Parked::InHand(snapshot, fault.after_the_machine()),
         }
     }
 
     /// Creates a draft of a saved machine.
     pub(super) async fn draft(&mut self, key: SavedKey) -> Result<SavedDraft, Fault> {
         let (store, owner) = (self.saving.store()?.clone(), self.environment.owner.clone());
-        let draft = self.hold(async move { store.draft(&owner, key).await }).await;
+        let bytes = u64::from(self.environment.size.memory_mib) * MIB + OTHER_BYTES;
+        let expected = Expected { bytes, callers: self.saving.callers.count() };
+        let draft = self.hold(async move { store.draft(&owner, key, expected).await }).await;
         draft.map_err(|source| Fault::of_saving(self.environment.id, source))
     }
 
     /// Stores a snapshot.
     pub(super) async fn store(&mut self, snapshot: Arc<dyn Snapshot>, draft: SavedDraft) -> Result<SavedEntry, Fault> {
         let written = self.hold(async { snapshot.write(draft.machine_folder()).await }).await;
-        written.map_err(|fault| self.snapshot_fault("save", Arc::new(fault)))?;
+        written.map_err(|fault| match saved::is_disk_full(&fault) {
+            true => Fault::of_saving(self.environment.id, SaveFault::DiskFull(fault.into())),
+            false => self.snapshot_fault("save", Arc::new(fault)),
+        })?;
         let published = self.hold(draft.publish(self.about())).await;
         published.map_err(|source| Fault::of_saving(self.environment.id, source))
     }
@@ -251,6 +262,7 @@ impl Driver {
             memory_mib: environment.size.memory_mib,
             disk_mib: environment.size.disk_mib,
             variables: environment.variables.clone(),
+            killed_installations: self.installations.all_killed(),
         }
     }
 
@@ -275,7 +287,7 @@ impl Driver {
         match &*source {
             SnapshotFault::Unsupported { why } => CallerFault::CannotSave { why: why.clone() }.into(),
             SnapshotFault::Damaged { .. } | SnapshotFault::Failed { .. } => {
-                ServerFault::Snapshot { operation, id: self.environment.id, source }.into()
+                ServerFault::Snapshot { operation, id: self.environment.id, source, restarts: false }.into()
             }
         }
     }

@@ -181,6 +181,7 @@ impl Environments {
         let files = files.ok_or_else(|| CallerFault::UnknownSaved { name: name.clone() })?;
         let about = files.entry().about.clone();
         let has_default_name = about.name == EnvironmentName::of(about.runtime, about.id);
+        let killed_installations = about.killed_installations.clone();
         let mut source = parameters(owner.clone(), about);
         source.name = source.name.filter(|_| !has_default_name);
         let new = variation.of(source)?;
@@ -196,7 +197,8 @@ impl Environments {
                 return Err(ServerFault::Restore { name, source: Box::new(ResumeFault::Snapshot(source)) }.into());
             }
         };
-        self.start(new, slot, Inherited { state: Some(state), ..Inherited::default() }, on_stage).await
+        let inherited = Inherited { state: Some(state), killed_installations, ..Inherited::default() };
+        self.start(new, slot, inherited, on_stage).await
     }
 
     /// Saves an environment under a name, which replaces an earlier one with this name, and then destroys the
@@ -258,10 +260,12 @@ impl Environments {
                 continue;
             }
             let slot = self.registry.repository.occupy(&owner);
+            let killed_installations = about.killed_installations.clone();
+            let inherited = Inherited { killed_installations, ..Inherited::default() };
             let new = parameters(owner, about);
             let environment = Environment::suspended(id, new.clone(), created_at, Instant::now().into_std());
             let never = CancellationToken::new();
-            let (driver, requests) = self.driver(environment, &new, slot, Inherited::default(), never);
+            let (driver, requests) = self.driver(environment, &new, slot, inherited, never);
             driver.journal.note("suspended by an earlier server");
             match self.spawn_driver(driver, requests, |driver, machines| driver.run_suspended(machines)) {
                 Ok(()) => tracing::info!(environment = %id, owner = %new.owner, "an environment is suspended"),
