@@ -216,8 +216,8 @@ pub struct Settings {
     #[arg(long, value_name = "COMMAND")]
     pub runtime_shell_install_command: Option<CommandLine>,
     /// Hypervisor of the machines: krun is libkrun and needs KVM, qemu also works without KVM, and auto chooses the
-    /// fastest of them that works
-    #[arg(long, default_value = "auto", value_name = "auto|krun|qemu", hide_possible_values = true)]
+    /// fastest of them that works; msb is msb_krun, a fork of libkrun, which needs KVM and a build with the feature msb
+    #[arg(long, default_value = "auto", value_name = "auto|krun|msb|qemu", hide_possible_values = true)]
     pub backend: WantedBackend,
     /// Path of libkrunfw.so.5, which contains the guests' kernel, or path of the folder with this library
     /// [default: the copy in the program; if the program has no copy, the library next to the program or in the

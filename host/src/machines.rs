@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Starts machines with libkrun or QEMU. Implements the domain's [`Machines`] port.
+//! Starts machines with libkrun, its fork msb_krun, or QEMU. Implements the domain's [`Machines`] port.
 //!
 //! ```text
 //!  Vms ─▶ owner (one task per machine) ─▶ runner (one process per machine) ─▶ its fork, which becomes a libkrun VM
@@ -72,8 +72,16 @@ use waggle_images::cache::ImageStore;
 
 pub(crate) use self::krun::FIRMWARE_ABI;
 use self::{
-    backend::Chosen, confine::Namespaces, disks::Disks, initramfs::SharedRoot, kernel::Kernel, krun::Firmware,
-    origin::Origin, run_dirs::RunDirs, runner_messages::Accelerator, templates::Templates,
+    backend::Chosen,
+    confine::Namespaces,
+    disks::Disks,
+    initramfs::SharedRoot,
+    kernel::Kernel,
+    krun::Firmware,
+    origin::Origin,
+    run_dirs::RunDirs,
+    runner_messages::{Accelerator, Library},
+    templates::Templates,
 };
 pub use self::{
     backend::{Backend, WantedBackend},
@@ -137,14 +145,14 @@ pub struct Vms {
 /// The files and programs that all machines of a back end use.
 #[derive(Debug)]
 enum BackendParts {
-    Krun { firmware: Firmware },
+    Krun { library: Library, firmware: Firmware },
     Qemu { qemu: PathBuf, accelerator: Accelerator, kernel: Kernel, root: Arc<SharedRoot> },
 }
 
 impl BackendParts {
     async fn find(settings: &VmSettings, backend: &Backend, agent: &'static [u8]) -> Result<Self, OpenFault> {
         let accelerator = match backend.chosen() {
-            Chosen::Krun(firmware) => return Ok(Self::Krun { firmware: firmware.clone() }),
+            Chosen::Krun(library, firmware) => return Ok(Self::Krun { library: *library, firmware: firmware.clone() }),
             Chosen::Qemu(accelerator) => accelerator.clone(),
         };
         let qemu = programs::qemu(&settings.qemu)
@@ -156,8 +164,8 @@ impl BackendParts {
 
     fn origin(&self, agent: &[u8]) -> Origin {
         match self {
-            // libkrun is a part of this program.
-            Self::Krun { firmware } => Origin::of(Path::new(""), "libkrun", &firmware.path, agent),
+            // The library is a part of this program.
+            Self::Krun { library, firmware } => Origin::of(Path::new(""), library.name(), &firmware.path, agent),
             Self::Qemu { qemu, accelerator, kernel, .. } => {
                 let accelerator = match accelerator {
                     Accelerator::Kvm => "kvm",
@@ -229,7 +237,7 @@ impl Vms {
     #[must_use]
     pub fn kernel(&self) -> &Path {
         match &self.parts {
-            BackendParts::Krun { firmware } => &firmware.path,
+            BackendParts::Krun { firmware, .. } => &firmware.path,
             BackendParts::Qemu { kernel, .. } => &kernel.path,
         }
     }
@@ -273,7 +281,7 @@ fn missing_without_namespaces(backend: &Chosen) -> Vec<&'static str> {
     let files = "machines can see the server's files, because this kernel has no Landlock";
     let sockets = "machines can connect to Unix sockets of the server's user, because this kernel's Landlock does not \
                    restrict that";
-    let connects = matches!(backend, Chosen::Krun(_));
+    let connects = matches!(backend, Chosen::Krun(..));
     [(!has_files).then_some(files), (connects && !has_connections).then_some(sockets)].into_iter().flatten().collect()
 }
 

@@ -121,9 +121,9 @@ fn error_for_an_invalid_proxy_names_flag_and_reason() {
 
 #[test]
 fn each_back_end_has_a_name() {
-    use WantedBackend::{Auto, Krun, Qemu};
+    use WantedBackend::{Auto, Krun, Msb, Qemu};
 
-    for (name, backend) in [("auto", Auto), ("krun", Krun), ("qemu", Qemu)] {
+    for (name, backend) in [("auto", Auto), ("krun", Krun), ("msb", Msb), ("qemu", Qemu)] {
         assert_eq!(read(&[], &[("WAGGLE_BACKEND", name)]).unwrap().backend, backend);
     }
 }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Chooses the back end that runs guests, once when the server starts.
 //!
-//! The order of preference is libkrun (requires KVM and the firmware), QEMU with KVM, QEMU with software emulation.
+//! The order of preference is libkrun (requires KVM and the firmware), QEMU with KVM, QEMU with software emulation. The
+//! fork `msb_krun` is used only if the operator chooses it.
 
 use std::{ffi::OsStr, fmt, path::Path};
 
@@ -14,7 +15,7 @@ use waggle_shared::causes::chain;
 use super::{
     krun::{Firmware, FirmwareFault},
     probe::{self, Kvm},
-    runner_messages::Accelerator,
+    runner_messages::{Accelerator, Library},
     tsc,
 };
 
@@ -27,15 +28,23 @@ pub enum WantedBackend {
     Qemu,
     /// libkrun, or an error if libkrun does not work
     Krun,
+    /// `msb_krun`, a fork of libkrun, or an error if it does not work
+    Msb,
 }
 
 /// The reason why the configured back end is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendFault {
-    /// libkrun was configured, but KVM does not work.
-    #[error("libkrun requires KVM; {kvm}. Set WAGGLE_BACKEND=auto to use a back end that works here")]
-    NoKvm { kvm: String },
-    /// libkrun was configured, but its firmware was not found or does not work.
+    /// This build does not contain `msb_krun`.
+    #[error(
+        "this program was built without msb_krun; build it with `cargo build --release -p waggle --features msb`, or \
+         set WAGGLE_BACKEND=krun"
+    )]
+    NotBuilt,
+    /// libkrun or its fork was configured, but KVM does not work.
+    #[error("{library} requires KVM; {kvm}. Set WAGGLE_BACKEND=auto to use a back end that works here")]
+    NoKvm { library: &'static str, kvm: String },
+    /// libkrun or its fork was configured, but its firmware was not found or does not work.
     #[error("failed to find libkrunfw, which contains the guests' kernel")]
     NoFirmware { source: FirmwareFault },
     /// The measuring task panicked.
@@ -52,7 +61,7 @@ pub struct Backend {
 
 #[derive(Clone, Debug)]
 pub(super) enum Chosen {
-    Krun(Firmware),
+    Krun(Library, Firmware),
     Qemu(Accelerator),
 }
 
@@ -81,14 +90,25 @@ impl Backend {
     ) -> Result<Self, BackendFault> {
         let emulation = || Self { chosen: Chosen::Qemu(Accelerator::Emulation { tsc_khz }), why: kvm.to_string() };
         let with_kvm = |why: String| Self { chosen: Chosen::Qemu(Accelerator::Kvm), why };
-        let krun = |firmware: Firmware| {
+        let krun = |library, firmware: Firmware| {
             let why = format!("{kvm}; the guests' kernel is in {}", firmware.path.display());
-            Self { chosen: Chosen::Krun(firmware), why }
+            Self { chosen: Chosen::Krun(library, firmware), why }
+        };
+        let library = match wanted {
+            WantedBackend::Msb if !cfg!(feature = "msb") => return Err(BackendFault::NotBuilt),
+            WantedBackend::Msb => Library::Msb,
+            WantedBackend::Auto | WantedBackend::Krun | WantedBackend::Qemu => Library::Libkrun,
         };
         Ok(match (wanted, kvm, firmware) {
-            (WantedBackend::Krun, Kvm::Unusable(_), _) => return Err(BackendFault::NoKvm { kvm: kvm.to_string() }),
-            (WantedBackend::Krun, Kvm::Usable, Err(source)) => return Err(BackendFault::NoFirmware { source }),
-            (WantedBackend::Krun | WantedBackend::Auto, Kvm::Usable, Ok(firmware)) => krun(firmware),
+            (WantedBackend::Krun | WantedBackend::Msb, Kvm::Unusable(_), _) => {
+                return Err(BackendFault::NoKvm { library: library.name(), kvm: kvm.to_string() });
+            }
+            (WantedBackend::Krun | WantedBackend::Msb, Kvm::Usable, Err(source)) => {
+                return Err(BackendFault::NoFirmware { source });
+            }
+            (WantedBackend::Krun | WantedBackend::Msb | WantedBackend::Auto, Kvm::Usable, Ok(firmware)) => {
+                krun(library, firmware)
+            }
             (WantedBackend::Auto, Kvm::Usable, Err(fault)) => with_kvm(format!("no libkrun: {}", chain(&fault))),
             (WantedBackend::Qemu, Kvm::Usable, _) => with_kvm("chosen by WAGGLE_BACKEND".to_owned()),
             (WantedBackend::Auto | WantedBackend::Qemu, Kvm::Unusable(_), _) => emulation(),
@@ -98,7 +118,7 @@ impl Backend {
     /// The device that carries the links between guest and host.
     pub(super) fn transport(&self) -> Transport {
         match self.chosen {
-            Chosen::Krun(_) => Transport::Vsock,
+            Chosen::Krun(..) => Transport::Vsock,
             Chosen::Qemu(_) => Transport::Serial,
         }
     }
@@ -111,12 +131,12 @@ impl Backend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.chosen {
-            Chosen::Krun(_) => "libkrun",
+            Chosen::Krun(library, _) => library.name(),
             Chosen::Qemu(Accelerator::Kvm) => "qemu with KVM",
             Chosen::Qemu(Accelerator::Emulation { .. }) => "qemu, software emulation",
         };
         let links = match self.transport() {
-            Transport::Vsock => "virtio-vsock, a device of libkrun itself",
+            Transport::Vsock => "virtio-vsock, a device of the library itself",
             Transport::Serial => "virtio-serial, as QEMU's vsock device cannot be saved and needs a second program",
         };
         write!(f, "{name} ({}); links over {links}", self.why)
@@ -160,5 +180,9 @@ mod tests {
         assert!(refused.starts_with("libkrun requires KVM; KVM unusable: sse2"), "{refused}");
         let refused = chosen(WantedBackend::Krun, &Kvm::Usable, false);
         assert!(refused.contains("./taskw firmware") && refused.contains("WAGGLE_FIRMWARE"), "{refused}");
+        let msb = chosen(WantedBackend::Msb, &Kvm::Usable, true);
+        let expected =
+            if cfg!(feature = "msb") { "msb_krun (KVM works; " } else { "this program was built without msb_krun" };
+        assert!(msb.starts_with(expected), "{msb}");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! The process that becomes a libkrun machine.
+//! The process that becomes a machine of libkrun, or of its fork `msb_krun`.
 //!
 //! ```text
 //!  runner ── fork ──▶ firmware ─▶ KVM ─▶ devices ─▶ the machine; when it ends, the process exits
@@ -8,12 +8,15 @@
 //!
 //! The guest's initial root is in this process's memory. It contains the agent, the boot configuration and empty
 //! folders, but no folder of the host. The guest has two disks and one virtual socket device. This device forwards the
-//! two links to Unix sockets of the host. The guest has no network card. TSI, libkrun's mechanism that lets guests use
-//! the host's network, is off.
+//! two links to Unix sockets of the host. The guest has no network card. TSI, the mechanism of both libraries that lets
+//! guests use the host's network, is off.
 
 mod firmware;
+mod guest_files;
 mod libkrun;
 mod log;
+#[cfg(feature = "msb")]
+mod msb;
 
 use std::{
     ffi::CString,
@@ -31,33 +34,29 @@ use waggle_protocol::{CALL_PORT, EGRESS_PORT, boot::BOOT_CONFIG_PATH};
 
 #[cfg(test)]
 pub(super) use self::firmware::unpack;
-use self::libkrun::Context;
 pub(crate) use self::libkrun::FIRMWARE_ABI;
 pub(super) use self::{
     firmware::{DIED, Firmware, FirmwareFault},
     libkrun::load_firmware,
 };
+use self::{
+    guest_files::{AGENT_MODE, BOOT_MODE, FOLDER_MODE, FOLDERS, GuestFiles, INIT},
+    libkrun::Context,
+};
 use super::{
     confine::Confinement,
     file_names::{KVM, LINK_SOCKETS},
-    runner_messages::{KrunConfig, LINE_BYTES_MAX, MachineConfig, Report},
+    runner_messages::{KrunConfig, LINE_BYTES_MAX, Library, MachineConfig, Report},
     sys,
 };
 use crate::machines::agent_binary;
 
 /// Exit code of a process that failed to become a machine and has reported the reason.
 const REPORTED: i32 = 120;
-/// Exit code if libkrun failed to start the machine. libkrun's log has the reason.
+/// Exit code if the library failed to start the machine. Its log has the reason.
 const START_FAILED: i32 = 121;
-/// libkrun's own exit code after an error of KVM.
+/// The libraries' own exit code after an error of KVM.
 const KVM_FAILED: i32 = 1;
-/// Path of the guest's first process. libkrun passes this path on the kernel's command line.
-const INIT: &str = "/init.krun";
-/// Folders of the initial root: mount points, and the folder of the boot configuration. The guest cannot create others.
-const FOLDERS: [&str; 9] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/image", "/scratch", "/waggle"];
-const FOLDER_MODE: u32 = 0o755;
-const AGENT_MODE: u32 = 0o755;
-const BOOT_MODE: u32 = 0o600;
 
 /// A step that failed before the machine ran.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +78,9 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
+/// Turns this process into a configured machine. Returns only if the library failed to start the machine.
+type Enter = Box<dyn FnOnce()>;
+
 /// Turns this process into the machine whose run folder is the working folder. Returns an exit code if that fails.
 ///
 /// An error before the guest runs is written to `report_writer` as a [`Report`]. `report_writer` is closed before the
@@ -90,9 +92,9 @@ pub(super) fn run(
     mut report_writer: UnixStream,
 ) -> i32 {
     match prepare(machine, config, confinement, &report_writer) {
-        Ok(context) => {
+        Ok(enter) => {
             drop(report_writer);
-            context.enter();
+            enter();
             START_FAILED
         }
         Err(Fault { step, source }) => {
@@ -109,39 +111,55 @@ fn prepare(
     config: &KrunConfig,
     confinement: &Confinement,
     report_writer: &UnixStream,
-) -> Result<Context, Fault> {
+) -> Result<Enter, Fault> {
     let null = File::open("/dev/null").step("open /dev/null")?;
     rustix::stdio::dup2_stdin(null).step("close stdin")?;
     sys::close_all_but(report_writer.as_fd()).step("close the runner's descriptors")?;
-    log::start(config.log_level).step("start libkrun's log")?;
-    // Without access to KVM, libkrun would exit without an error message.
+    log::start(config.log_level).step("start the log")?;
+    // Without access to KVM, the library would exit without an error message.
     OpenOptions::new().read(true).write(true).open(KVM).step("open /dev/kvm")?;
     let agent = agent_binary::embedded().ok_or_else(|| io::Error::other("this build contains none"));
     let agent = agent.step("find the guest agent")?;
-    let boot = fs::read(&config.boot).step("read the boot configuration")?.leak();
+    let files = GuestFiles { agent, boot: fs::read(&config.boot).step("read the boot configuration")?.leak() };
     load_firmware(&config.firmware).step(&format!("load {}", config.firmware.display()))?;
     // The guest's kernel is in memory now, so the confined process need not open the firmware.
-    confinement.apply().step("confine the machine")?;
-    let devices = || -> io::Result<Context> {
-        let context = Context::new()?;
-        context.set_size(u8::try_from(machine.cpus).map_err(io::Error::other)?, machine.memory_mib)?;
-        context.send_console_to_log()?;
-        context.make_root()?;
-        for folder in FOLDERS {
-            context.add_folder(&c_path(folder)?, FOLDER_MODE)?;
+    match config.library {
+        Library::Libkrun => {
+            confinement.apply().step("confine the machine")?;
+            let context = describe(machine, files).step("describe the machine to libkrun")?;
+            Ok(Box::new(|| context.enter()))
         }
-        context.add_file(&c_path(INIT)?, agent, AGENT_MODE)?;
-        context.add_file(&c_path(BOOT_CONFIG_PATH)?, boot, BOOT_MODE)?;
-        context.add_disk(c"image", &c_path(&machine.image)?, true)?;
-        context.add_disk(c"scratch", &c_path(&machine.scratch)?, false)?;
-        context.add_vsock()?;
-        // A machine without a network has no listener for the egress port, so the guest's connection fails.
-        for port in [CALL_PORT, EGRESS_PORT] {
-            context.add_dialled_port(port, &c_path(format!("{LINK_SOCKETS}_{port}"))?)?;
+        #[cfg(feature = "msb")]
+        Library::Msb => {
+            let root = msb::Root::new(files).step("create the initial root")?;
+            msb::separate_output().step("separate the output of the guest from that of the VMM")?;
+            confinement.apply().step("confine the machine")?;
+            let vm = msb::describe(machine, root).step("describe the machine to msb_krun")?;
+            Ok(Box::new(|| msb::enter(vm)))
         }
-        Ok(context)
-    };
-    devices().step("describe the machine to libkrun")
+        #[cfg(not(feature = "msb"))]
+        Library::Msb => Err(io::Error::other("this program was built without it")).step("start msb_krun"),
+    }
+}
+
+fn describe(machine: &MachineConfig, files: GuestFiles) -> io::Result<Context> {
+    let context = Context::new()?;
+    context.set_size(u8::try_from(machine.cpus).map_err(io::Error::other)?, machine.memory_mib)?;
+    context.send_console_to_log()?;
+    context.make_root()?;
+    for folder in FOLDERS {
+        context.add_folder(&c_path(folder)?, FOLDER_MODE)?;
+    }
+    context.add_file(&c_path(INIT)?, files.agent, AGENT_MODE)?;
+    context.add_file(&c_path(BOOT_CONFIG_PATH)?, files.boot, BOOT_MODE)?;
+    context.add_disk(c"image", &c_path(&machine.image)?, true)?;
+    context.add_disk(c"scratch", &c_path(&machine.scratch)?, false)?;
+    context.add_vsock()?;
+    // A machine without a network has no listener for the egress port, so the guest's connection fails.
+    for port in [CALL_PORT, EGRESS_PORT] {
+        context.add_dialled_port(port, &c_path(format!("{LINK_SOCKETS}_{port}"))?)?;
+    }
+    Ok(context)
 }
 
 fn c_path(path: impl AsRef<Path>) -> io::Result<CString> {
@@ -163,7 +181,7 @@ pub(super) fn exit_report(status: Option<ExitStatus>, program: &str) -> Report {
     let how = match status {
         Some(status) if status.success() => "the guest ended its machine".to_owned(),
         Some(status) if status.code() == Some(START_FAILED) => {
-            "libkrun failed to start the machine; see the log".to_owned()
+            format!("{program} failed to start the machine; see the log")
         }
         Some(status) if status.code() == Some(KVM_FAILED) => "KVM could not continue the guest; see the log".to_owned(),
         Some(status) if status.core_dumped() || status.signal().is_some() => status.to_string(),

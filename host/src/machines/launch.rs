@@ -45,7 +45,7 @@ impl Vms {
         }
         self.check_reserve().await?;
         match &self.parts {
-            BackendParts::Krun { firmware } => firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
+            BackendParts::Krun { firmware, .. } => firmware.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
             BackendParts::Qemu { kernel, .. } => kernel.ensure().await.map_err(|fault| at(Stage::Boot, fault))?,
         }
         if let MachineSource::Snapshot(snapshot) = &spec.source {

@@ -126,8 +126,9 @@ impl Vms {
     fn maker(&self, spec: &MachineSpec, from: StartFrom) -> Result<(Maker, Start), PlanFault> {
         let log_level = self.settings.log_level;
         let (qemu, accelerator, kernel, root) = match &self.parts {
-            BackendParts::Krun { firmware } => {
-                let config = KrunConfig { firmware: firmware.path.clone(), boot: BOOT.into(), log_level };
+            BackendParts::Krun { library, firmware } => {
+                let (library, firmware) = (*library, firmware.path.clone());
+                let config = KrunConfig { library, firmware, boot: BOOT.into(), log_level };
                 let root = InitialRoot::FromRunner { boot: BOOT };
                 let disk = from.into_snapshot();
                 return Ok((Maker::Krun(config), Start::Boot { root, disk, memory: None }));

@@ -200,8 +200,9 @@ impl Runner<'_> {
         let mut files = self.files(machine, vec![machine.image.clone()]);
         files.devices.push(KVM);
         let confinement = self.confinement(machine, Calls::Krun, files)?;
-        let mut vm =
-            Program::fork("libkrun", &confinement, || krun::run(machine, config, &confinement, report_writer))?;
+        let mut vm = Program::fork(config.library.name(), &confinement, || {
+            krun::run(machine, config, &confinement, report_writer)
+        })?;
         match self.watch.wait(&vm, None)? {
             Event::Exited if vm.ran_out_of_memory() => Err(vm.report()),
             Event::Exited => {

@@ -35,7 +35,7 @@ pub(super) struct Orders {
     pub(super) maker: Maker,
 }
 
-/// The part of a machine's configuration that is the same for both back ends.
+/// The part of a machine's configuration that is the same for all back ends.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct MachineConfig {
     pub(super) cpus: u32,
@@ -50,7 +50,7 @@ pub(super) struct MachineConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum Maker {
     Qemu(QemuConfig),
-    /// libkrun, linked into this binary.
+    /// A library that this binary contains.
     Krun(KrunConfig),
 }
 
@@ -85,12 +85,30 @@ pub(super) enum QemuStart {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct KrunConfig {
+    pub(super) library: Library,
     /// libkrunfw, which contains the kernel.
     pub(super) firmware: PathBuf,
     /// The file with the guest's boot configuration.
     pub(super) boot: PathBuf,
-    /// Log level of libkrun, 0 to 5. Errors are always logged.
+    /// Log level of the library, 0 to 5. Errors are always logged.
     pub(super) log_level: u8,
+}
+
+/// A library that turns its process into a machine.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum Library {
+    Libkrun,
+    /// `msb_krun`, a fork of libkrun. Only builds with the feature `msb` contain it.
+    Msb,
+}
+
+impl Library {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Libkrun => "libkrun",
+            Self::Msb => "msb_krun",
+        }
+    }
 }
 
 /// QEMU's method to execute the guest's instructions.

@@ -146,7 +146,7 @@ pub(super) async fn take_held(
         .map_err(|source| SnapshotFault::Failed { source: source.into() })?;
     let Some((own, is_shared)) = plan.start.memory() else {
         if continues {
-            let why = "libkrun cannot copy a running machine; QEMU can".to_owned();
+            let why = "this back end cannot copy a running machine; QEMU can".to_owned();
             return Err(SnapshotFault::Unsupported { why }.into());
         }
         // The agent has written all data to the disk.

@@ -98,7 +98,7 @@ impl Survey {
     #[must_use]
     pub fn needs(&self) -> Needs {
         match self.backend.as_ref().map(Backend::chosen) {
-            Ok(Chosen::Krun(_)) | Err(_) => Needs { kvm: true, firmware: true, qemu: false },
+            Ok(Chosen::Krun(..)) | Err(_) => Needs { kvm: true, firmware: true, qemu: false },
             Ok(Chosen::Qemu(accelerator)) => {
                 Needs { kvm: *accelerator == Accelerator::Kvm, firmware: !self.has_own_kernel, qemu: true }
             }

@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
 //! Safe wrappers of the unsafe calls that the machine code needs.
-#![expect(unsafe_code, reason = "fork, inherited descriptors, KVM memory and rdtsc have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "fork, inherited descriptors, KVM memory, rdtsc and structs of C have no safe interface"
+)]
 
 use std::{
     ffi::CString,
@@ -201,4 +204,11 @@ pub(super) fn give_memory(vm: &VmFd, pages: &'static mut [Page]) -> Result<(), k
     // SAFETY: the region is exactly the slice, and the slice is page-aligned. It is mutably borrowed for `'static`, so
     // it is never freed and no Rust code accesses memory that the guest writes.
     unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Returns the attributes of a file with all numbers 0.
+#[cfg(feature = "msb")]
+pub(super) fn zeroed_attributes() -> nix::libc::stat64 {
+    // SAFETY: the struct contains only numbers.
+    unsafe { std::mem::zeroed() }
 }

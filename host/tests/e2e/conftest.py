@@ -14,32 +14,29 @@ from nested_server import NestedServer
 from peers import Peers
 from server import BINARY, ROOT, Server, kvm_fault, run_script
 
-# Requirements of each back end's tests, and the command that makes each.
-NEEDED = {
-    "qemu": [
-        (BINARY, "./taskw e2e"),
-        (ROOT / "target/firmware/NOTICE", "./taskw firmware"),
-        (ROOT / "target/images/python/index.json", "./taskw images"),
-        (ROOT / "target/images/node/index.json", "./taskw images"),
-        (ROOT / "target/images/shell/index.json", "./taskw images"),
-        (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
-        (ROOT / "target/images/musl/index.json", "./taskw image-foreign"),
-        (ROOT / "target/images/rpm/index.json", "./taskw image-rpm"),
-        (ROOT / "target/images/suite/index.json", "./taskw image-suite"),
-        (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
-        (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
-        (ROOT / "target/clients/openai-agents/installed", "host/tests/e2e/prepare"),
-    ],
-    "krun": [],
-}
+# Requirements of the tests, and the command that makes each.
+NEEDED = [
+    (BINARY, "./taskw e2e"),
+    (ROOT / "target/firmware/NOTICE", "./taskw firmware"),
+    (ROOT / "target/images/python/index.json", "./taskw images"),
+    (ROOT / "target/images/node/index.json", "./taskw images"),
+    (ROOT / "target/images/shell/index.json", "./taskw images"),
+    (ROOT / "target/images/foreign/index.json", "./taskw image-foreign"),
+    (ROOT / "target/images/musl/index.json", "./taskw image-foreign"),
+    (ROOT / "target/images/rpm/index.json", "./taskw image-rpm"),
+    (ROOT / "target/images/suite/index.json", "./taskw image-suite"),
+    (ROOT / "target/e2e-node/installed.json", "host/tests/e2e/prepare"),
+    (ROOT / "target/e2e-venv-previous/requirements.txt", "host/tests/e2e/prepare"),
+    (ROOT / "target/clients/openai-agents/installed", "host/tests/e2e/prepare"),
+]
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--back-end",
-        choices=["qemu", "krun"],
+        choices=["qemu", "krun", "msb"],
         default="qemu",
-        help="the back end to test; krun runs in a nested host with emulated KVM unless --kvm is given",
+        help="the back end to test; krun and msb run in a nested host with emulated KVM unless --kvm is given",
     )
     parser.addoption("--long", action="store_true", help="also run the tests that take too long for each change")
     parser.addoption("--python", action="store_true", help="also run those of CPython's tests that take minutes")
@@ -48,7 +45,7 @@ def pytest_addoption(parser):
 
 def is_nested(config):
     """Whether the servers under test run in the nested host."""
-    return config.option.back_end == "krun" and not config.option.kvm
+    return config.option.back_end != "qemu" and not config.option.kvm
 
 
 def pytest_configure(config):
@@ -58,7 +55,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes long, and a shorter test shows most of it; only ./taskw e2e-long runs it")
     config.addinivalue_line("markers", "python: takes minutes, so only ./taskw e2e-python runs it")
     config.addinivalue_line("markers", "nested: changes settings of the host, so it runs only in a nested host")
-    config.addinivalue_line("markers", "outside(reason): is skipped with libkrun, for this reason")
+    config.addinivalue_line("markers", "outside(reason): is skipped with libkrun and msb_krun, for this reason")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -69,7 +66,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="takes minutes: ./taskw e2e-python runs this test"))
         if item.get_closest_marker("nested") and not is_nested(config):
             item.add_marker(pytest.mark.skip(reason="changes settings of the host, so it runs only in a nested host"))
-        if config.option.back_end == "krun":
+        if config.option.back_end != "qemu":
             for mark in item.iter_markers("outside"):
                 item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
@@ -77,8 +74,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_sessionstart(session):
     if session.config.option.collectonly:
         return
-    needed = NEEDED["qemu"] + (NEEDED["krun"] if session.config.option.back_end == "krun" else [])
-    missing = [f"{path} is missing: run {command}" for path, command in needed if not path.exists()]
+    missing = [f"{path} is missing: run {command}" for path, command in NEEDED if not path.exists()]
     if not shutil.which("qemu-system-x86_64"):
         missing.append("qemu-system-x86_64 is missing: run ./setup machines")
     if not missing and session.config.option.kvm and (fault := kvm_fault()):
@@ -103,9 +99,10 @@ def nested_host(request):
 @pytest.fixture(scope="session")
 def make_server(request, nested_host):
     """Makes a server, on this machine or in the nested host."""
+    back_end = request.config.option.back_end
     if nested_host:
-        return lambda **settings: NestedServer(nested_host, **settings)
-    return KrunServer if request.config.option.back_end == "krun" else Server
+        return lambda **settings: NestedServer(nested_host, **{"BACKEND": back_end} | settings)
+    return Server if back_end == "qemu" else lambda **settings: KrunServer(**{"BACKEND": back_end} | settings)
 
 
 @pytest.fixture

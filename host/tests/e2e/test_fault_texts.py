@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 
+import pytest
+
 from server import BINARY, CALL_S
 
 FORGED = "2026-01-01T00:00:00Z ERROR waggle: forged"
@@ -39,6 +41,7 @@ def layout(folder, index=None, operating_system="linux"):
     return f"oci:{folder}"
 
 
+@pytest.mark.outside("the image is a file of this machine")
 async def test_text_of_an_image_and_paths_of_the_host_reach_no_client_and_forge_no_log_line(serve, tmp_path):
     images = {
         "shell": layout(tmp_path / "forged", operating_system=f"linux\n{FORGED}\x1b[2J\u202e\U000e0041"),
@@ -76,6 +79,7 @@ async def test_text_of_an_image_and_paths_of_the_host_reach_no_client_and_forge_
         assert len(ran.stderr) < 3 * ERROR_CHARS_MAX, ran.stderr
 
 
+@pytest.mark.outside("renames a folder of this machine")
 async def test_fault_of_the_data_folder_shows_clients_no_path(serve):
     server = serve().start()
     machines, away = server.data / "machines", server.data / "away"

@@ -22,6 +22,10 @@ BYTES = 16 * MIB
 # Number of bytes of a file that fit into one result as base64.
 PART_BYTES = 700_000
 
+# The port of the host's vsock address that the call link leads to, and the number of connections to it.
+CALL_PORT = 1024
+CONNECTIONS = 40
+
 # All defences inside the guest are off, so that root sees the agent's processes and can make device nodes.
 NO_DEFENCES = "namespaces,capabilities,no-new-privileges,filter"
 
@@ -128,6 +132,29 @@ print(json.dumps([
 """
         expected, in_one_write, in_many = await run(tools, made, code)
         assert (in_one_write, in_many) == (expected, expected)
+
+
+async def test_a_guest_that_opens_many_connections_to_the_host_keeps_its_links(serve, request):
+    if request.config.option.back_end == "qemu":
+        pytest.skip("QEMU's links are ports, not vsock connections")
+    code = f"""
+import socket
+held = []
+for _ in range({CONNECTIONS}):
+    one = socket.socket(socket.AF_VSOCK)
+    one.settimeout(0.5)
+    try:
+        one.connect((socket.VMADDR_CID_HOST, {CALL_PORT}))
+        held.append(one)
+    except OSError:
+        one.close()
+print(len(held))
+"""
+    async with guest(serve, relax=NO_DEFENCES) as one:
+        held = int(await one.run("root", code))
+        # libkrun accepts a connection before the host does; msb_krun does not.
+        assert held == CONNECTIONS if request.config.option.back_end == "krun" else held < 8, held
+        assert await one.run("sandbox", "print('usable')") == "usable"
 
 
 @pytest.mark.smoke

@@ -23,7 +23,7 @@ use crate::machines::{
 };
 
 /// The file name that libkrun looks up. Files from `./taskw firmware` and from distributions append the full version.
-const NAME: &str = "libkrunfw.so.5";
+pub(super) const NAME: &str = "libkrunfw.so.5";
 /// The reason if a child process died while it read the library.
 pub(crate) const DIED: &str = "the process that loaded the library died, so the file may be truncated; fetch it again, \
                                for example with `./taskw firmware`";
