@@ -52,6 +52,17 @@ pub(super) enum Request {
     Expire,
 }
 
+impl Request {
+    /// Whether the caller has left, so that the request must have no effect. A save and a destruction happen even so.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Begin(_, reply) => reply.is_closed(),
+            Self::Fork(fork) => fork.reply.is_closed(),
+            Self::Save(..) | Self::Suspend(_) | Self::Destroy(..) | Self::Expire => false,
+        }
+    }
+}
+
 /// A request for the source of a fork.
 #[derive(Debug)]
 pub(super) struct ForkRequest {

@@ -63,7 +63,7 @@ impl Driver {
                         self.cancel(&cancelled);
                     }
                     Some(Request::Expire) => {}
-                    Some(other) if self.environment.state() == State::Resuming => self.inbox.hold(other),
+                    Some(other) if self.environment.state() == State::Resuming => self.hold_request(other),
                     Some(other) => self.refuse(other),
                     None => self.cancel(&cancelled),
                 },

@@ -166,7 +166,7 @@ impl Driver {
             if let Request::Begin(_, reply) = request {
                 let _ = reply.send(Err(self.resume_fault(&fault)));
             } else {
-                self.inbox.hold(request);
+                self.hold_request(request);
             }
         }
     }

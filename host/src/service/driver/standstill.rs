@@ -75,6 +75,8 @@ impl Driver {
         } else if calls > 0 && !fork.waits {
             let _ = fork.reply.send(Err(CallerFault::ForkDuringCalls { id, calls }.into()));
         } else {
+            // Each of the others holds a slot of the server, so their number is limited.
+            self.forks.retain(|fork| !fork.reply.is_closed());
             self.forks.push(fork);
         }
     }
@@ -277,9 +279,16 @@ impl Driver {
                     Some(Request::Destroy(reason, waiter)) => self.destroy(reason, waiter),
                     Some(Request::Suspend(done)) => self.stopping = Some(done),
                     Some(Request::Expire) | None => {}
-                    Some(other) => self.inbox.hold(other),
+                    Some(other) => self.hold_request(other),
                 },
             }
+        }
+    }
+
+    /// Holds a request until the environment no longer stands still, or refuses it if too many are held.
+    pub(super) fn hold_request(&mut self, request: Request) {
+        if let Some(surplus) = self.inbox.hold(request) {
+            self.refuse(surplus);
         }
     }
 
