@@ -106,8 +106,8 @@ codes! {
         "Retry the call once; if the call fails again, tell the server's operator, or destroy the environment.";
     SavedDamaged, "saved_damaged", Result,
         "The files of the suspended or saved environment are damaged, so it cannot come back.",
-        "Do not retry: create a new environment, and destroy a suspended one that is damaged. The server's operator still \
-         has the damaged files of a saved one.";
+        "Do not retry: create a new environment, and destroy a suspended one that is damaged. The server's operator \
+         still has the damaged files of a saved one.";
     SavingUnavailable, "saving_unavailable", Result,
         "The server cannot save environments or bring them back: its operator has disabled it, its machines cannot be \
          saved, or another server holds the saved environments.",

@@ -97,7 +97,7 @@ environment_id; then, as often as you need, call write_file, execute, install_pa
 this id; and call destroy_environment when you are done. Files and installed packages stay until then. Code runs as \
 the user `sandbox`, whose home is /home/sandbox. Each call is a separate process: files persist between calls, \
 variables do not. A non-zero exit_code is a result, not an error. An environment that receives no call during its \
-idle timeout (30 minutes by default) is destroyed.";
+idle timeout (30 minutes by default) is destroyed, or suspended until the next call.";
 
 /// The handler of all requests from MCP clients.
 #[derive(Clone, Debug)]

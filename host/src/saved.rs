@@ -59,7 +59,7 @@ pub struct SavedLimits {
     pub reserve: DiskReserve,
 }
 
-/// What is known of an entry before it is written.
+/// The estimates of an entry before it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     /// Maximum bytes that the machine's files add to the disk, for the disk's reserve.

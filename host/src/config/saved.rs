@@ -20,11 +20,12 @@ pub struct SavedSettings {
     /// back; with --stdio they are always destroyed
     #[arg(long, default_value = "destroy", value_name = "destroy|suspend", hide_possible_values = true)]
     pub on_stop: AtEnd,
-    /// Maximum number of saved environments per name in the token file, 0 to 10000; 0 disables saving; suspended
+    /// Maximum number of saved environments per name in the token file, 0 to 1000; 0 disables saving; suspended
     /// environments count against --max-environments instead
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=10_000), value_name = "COUNT")]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000), value_name = "COUNT")]
     pub saved_per_owner: u32,
-    /// Maximum disk space of all saved environments together, in GiB, 1 to 1048576, without suspended ones
+    /// Maximum disk space of all saved environments together, in GiB, 1 to 1048576, without suspended ones; one of
+    /// several callers may use half of it
     #[arg(long, default_value_t = 20, value_name = "GIB")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub saved_max_gb: u32,

@@ -233,8 +233,8 @@ pub enum CapacityFault {
     Server { all: usize },
     /// All slots of one caller are taken.
     #[error(
-        "you have reached your own maximum of {share} environments, suspended ones included, of {all} for all callers \
-         of this server; destroy one with destroy_environment, or retry when another one has ended"
+        "you have reached your own maximum of {share} environments, of {all} for all callers of this server, suspended \
+         ones included; destroy one with destroy_environment, or retry when another one has ended"
     )]
     Share { share: usize, all: usize },
 }

@@ -50,7 +50,7 @@ const AGENT_META: &str = "waggle/agent_origin";
 /// Maximum idle timeout that a client can set, in minutes.
 const IDLE_MINUTES_MAX: f64 = 60.0;
 
-/// Maximum number of saved environments in a list; the limits of the default settings allow ten.
+/// Maximum number of saved environments in a list, and maximum of WAGGLE_SAVED_PER_OWNER.
 const SAVED_LISTED_MAX: usize = 1000;
 
 /// Number of stages in the progress of create_environment: the image, the disks, the boot.
@@ -78,8 +78,8 @@ struct CreateArguments {
     /// matches decides. Destinations that the server's operator denies stay denied. By default everything that the
     /// operator allows.
     network: Option<String>,
-    /// The idle timeout: the environment is destroyed or suspended after this many minutes without a call. At most 60; by default
-    /// 30, unless the server's operator set another default.
+    /// The idle timeout: the environment is destroyed or suspended after this many minutes without a call. At most 60;
+    /// by default 30, unless the server's operator set another default.
     timeout_minutes: Option<f64>,
     /// An image in a registry instead of the language's own, such as `node:22` or `ghcr.io/owner/name:1.0`, if the
     /// server's operator allows it.
@@ -163,7 +163,11 @@ struct Listed<'a> {
     #[serde(skip_serializing_if = "<[ListedSaved]>::is_empty")]
     #[schemars(default)]
     saved: &'a [ListedSaved],
-    /// True if you have more environments than one call can list; absent otherwise.
+    /// Why your saved environments cannot be listed or used now; absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(default)]
+    saved_unavailable: Option<String>,
+    /// True if you have more environments, or saved ones, than one call can list; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     truncated: bool,
@@ -373,12 +377,15 @@ impl Services {
         let environments = self.environments.list(&context.owner);
         let environments: Vec<_> = environments.iter().map(|environment| self.listed(environment)).collect();
         let saved = self.environments.saved(&context.owner);
+        let saves_left_out = saved.len() > SAVED_LISTED_MAX;
         let saved: Vec<_> = saved.iter().take(SAVED_LISTED_MAX).map(listed_saved).collect();
+        let saved_fault = self.environments.saved_fault();
         results::list(environments.len(), |count| Listed {
             count,
             environments: environments.get(..count).unwrap_or_default(),
             saved: &saved,
-            truncated: count < environments.len(),
+            saved_unavailable: saved_fault.as_ref().map(ToString::to_string),
+            truncated: count < environments.len() || saves_left_out,
         })
     }
 

@@ -22,7 +22,8 @@ use waggle::{
         variables::Variables,
     },
     error_code::ErrorCode,
-    saved::{Expected, SavedAbout},
+    saved::{Expected, SavedAbout, SavedMachines},
+    server::Lasting,
     service::{callers::Callers, environments::Environments, saving::Saving},
 };
 use waggle_images::reference::PullRights;
@@ -214,4 +215,19 @@ async fn environment_that_a_stop_leaves_suspended_is_not_reported_as_destroyed()
     assert_eq!(environments.log(&owner, id).unwrap_err().code(), ErrorCode::ShuttingDown);
     drop(environments);
     assert_eq!(statuses(&start(data.path(), &[], NOTHING).await).await, ["suspended"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_says_that_another_server_holds_the_saved_environments() {
+    let data = tempfile::tempdir().unwrap();
+    let first = start(data.path(), &[], NOTHING).await;
+    let id = first.create("shell").await;
+    save(&first, &id, "base").await;
+    let store = Some(SavedMachines::open(data.path(), LIMITS).await.unwrap());
+    let second = serve_lasting(&[], Lasting { store, ..Lasting::default() }).await;
+    let listed = second.call("list_environments", json!({})).await;
+    let why = listed["saved_unavailable"].as_str().unwrap();
+    assert!(why.contains("another server holds those of the same data folder"), "{why}");
+    let listed = first.call("list_environments", json!({})).await;
+    assert_eq!((listed.get("saved_unavailable"), &listed["saved"][0]["name"]), (None, &json!("base")));
 }

@@ -28,7 +28,7 @@ use crate::{
         variables::Variables,
     },
     error_code::ErrorCode,
-    saved::{SavedAbout, SavedEntry},
+    saved::{SavedAbout, SavedEntry, StoreFault},
     service::{
         fault::{ArgumentFault, CallerFault, Fault, ResumeFault, ServerFault},
         request::{ForkRequest, Request},
@@ -221,6 +221,12 @@ impl Environments {
     #[must_use]
     pub fn saved(&self, owner: &Principal) -> Vec<SavedEntry> {
         self.saving.store.as_ref().map(|store| store.list(owner)).unwrap_or_default()
+    }
+
+    /// Returns why the saved environments are not available, if another server holds them.
+    #[must_use]
+    pub fn saved_fault(&self) -> Option<StoreFault> {
+        self.saving.store.as_ref()?.check().err()
     }
 
     /// Removes a saved environment. Environments that were made from it are not affected.
