@@ -85,7 +85,10 @@ mod tests {
         let machines = |memory_mib| AllMachines { environments: 10, memory_mib, overhead_mib: 80, templates_mib: 0 };
         assert_eq!(machines(700).warning(host), None);
         let text = machines(2048).warning(host).unwrap();
-        assert!(text.starts_with("10 environments of up to 2048 MiB, 80 MiB for the VMM of each, and 0 MiB of templates"), "{text}");
+        assert!(
+            text.starts_with("10 environments of up to 2048 MiB, 80 MiB for the VMM of each, and 0 MiB of templates"),
+            "{text}"
+        );
         assert!(text.contains("may take 21280 MiB of this host's 8192 MiB"), "{text}");
         assert_eq!(HostMemory::parse("MemTotal: many kB\n"), None);
     }
