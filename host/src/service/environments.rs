@@ -278,7 +278,8 @@ impl Environments {
     ///
     /// # Errors
     /// [`CallerFault::UnknownEnvironment`], unless the environment was destroyed recently;
-    /// [`CallerFault::ShuttingDown`] if the server stops and leaves it to the next one; [`ServerFault::Destroy`] if it stays suspended.
+    /// [`CallerFault::ShuttingDown`] if the server stops and leaves it to the next one; [`ServerFault::Destroy`] if it
+    /// stays suspended.
     pub async fn destroy(&self, owner: &Principal, id: EnvironmentId) -> Result<(), Fault> {
         match self.find(owner, id) {
             Err(CallerFault::DestroyedEnvironment { .. }) => return Ok(()),
