@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The images of saved machines. A machine keeps its image, because its disk is of use only with exactly that image.
 //!
-//! The file in a machine's folder is a hard link to the image in the cache. Where the cache is on another file system or
-//! mount, it is a link to a copy in the pool, which all machines of the image share. A copy without other links is
+//! The file in a machine's folder is a hard link to the image in the cache. Where the cache is on another file system
+//! or mount, it is a link to a copy in the pool, which all machines of the image share. A copy without other links is
 //! removed.
 
 use std::{

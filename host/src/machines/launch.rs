@@ -65,8 +65,8 @@ impl Vms {
         self.start_from_image(spec, &image.into(), stages, &mut cancelled).await
     }
 
-    /// Continues with the memory of the snapshot. If the snapshot does not fit, or the VMM cannot use it, boots with its
-    /// disk.
+    /// Continues with the memory of the snapshot. If the snapshot does not fit, or the VMM cannot use it, boots with
+    /// its disk.
     async fn start_from_snapshot(
         &self,
         spec: &MachineSpec,
