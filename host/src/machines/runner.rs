@@ -61,6 +61,9 @@ use super::{
 /// Timeout for the removal of the run folder. The host kills a runner that has not exited after 3 s.
 const REMOVAL_MAX: Duration = Duration::from_secs(2);
 
+/// Maximum time between the moment at which a program that ends closes its files, and its exit.
+const EXIT_MAX: Duration = Duration::from_secs(2);
+
 /// Runs the runner if this process was started as a runner. `main` must call this function before it starts any thread.
 pub fn run_if_runner() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
@@ -188,7 +191,12 @@ impl Runner<'_> {
                     self.watch.answer(&answer);
                 }
                 Event::Monitor => {
-                    monitor.discard_events().map_err(|fault| not_started("reach QEMU's monitor".into(), &fault))?
+                    if let Err(fault) = monitor.discard_events() {
+                        // A program closes its files before it has exited.
+                        let has_exited = qemu.exits_within(EXIT_MAX);
+                        let lost = || not_started("reach QEMU's monitor".into(), &fault);
+                        return Err(if has_exited { qemu.report() } else { lost() });
+                    }
                 }
             }
         }

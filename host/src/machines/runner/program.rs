@@ -14,6 +14,7 @@ use std::{
     },
     path::Path,
     process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use nix::{
@@ -24,7 +25,7 @@ use nix::{
     },
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
@@ -150,6 +151,12 @@ impl Program {
         }
         let how = self.wait().map_or_else(|| "unknown exit status".to_owned(), |status| status.to_string());
         Report::Ended { program: self.name.clone(), how }
+    }
+
+    pub(super) fn exits_within(&self, within: Duration) -> bool {
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let within = Timespec::try_from(within).ok();
+        matches!(poll(&mut ended, within.as_ref()), Ok(1..))
     }
 
     fn is_stopped(&self) -> bool {
