@@ -47,7 +47,7 @@ impl HostAddresses {
 pub struct HostAddressCache(Mutex<Option<(Instant, Arc<HostAddresses>)>>);
 
 impl HostAddressCache {
-    /// Returns the host's addresses, read at most [`AGE_MAX`] ago. Addresses that could not be read are not kept.
+    /// Returns the host's addresses, read at most `AGE_MAX` ago. Addresses that could not be read are not kept.
     #[must_use]
     pub fn current(&self) -> Arc<HostAddresses> {
         let mut known = lock(&self.0);
