@@ -170,7 +170,10 @@ impl Vms {
             match templates::make(plan, templates.settings.are_warm, &stop).await {
                 Ok(template) => match templates.add(&key, template) {
                     true => tracing::info!("a template is ready"),
-                    false => tracing::warn!("a template exceeds WAGGLE_TEMPLATES_MAX_MB; its machines boot instead"),
+                    false => tracing::warn!(
+                        "a template was dropped: it exceeds WAGGLE_TEMPLATES_MAX_MB, or newer ones have taken its \
+                         place (WAGGLE_TEMPLATES)"
+                    ),
                 },
                 Err(_cancelled) if stop.is_cancelled() => templates.forget(&key),
                 Err(fault) => {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Copyright 2026 The waggle authors
 // SPDX-License-Identifier: Apache-2.0
-//! Templates: snapshots of machines that nobody has used, from which new machines start.
+//! Templates: snapshots of unused machines, from which new machines start.
 //!
 //! A template is a machine that has booted. It is made in the background when an environment of a new shape is created,
 //! which boots meanwhile. It has been warmed up, or it dials the host for the first time. No code of a user has run in
@@ -128,16 +128,16 @@ impl Templates {
         true
     }
 
-    /// Adds a template whose entry was reserved. Returns false if it alone exceeds the limits.
+    /// Adds a template. Returns false if it alone exceeds the limit, or if other entries have taken the place of its
+    /// reservation.
     pub(super) fn add(&self, key: &Key, template: VmSnapshot) -> bool {
         let mut entries = lock(&self.entries);
         let template = Entry::Ready(Arc::new(template));
         if template.bytes() > self.settings.bytes {
             return false;
         }
-        if let Some((_, entry)) = entries.iter_mut().find(|(known, _)| known == key) {
-            *entry = template;
-        }
+        let Some((_, entry)) = entries.iter_mut().find(|(known, _)| known == key) else { return false };
+        *entry = template;
         self.evict(&mut entries);
         true
     }
@@ -258,4 +258,96 @@ async fn prepare(
 async fn dial(link: &mut LinkSource) -> Result<Past, Fault> {
     let (stream, past) = link.next().await?;
     Ok(Past::Dialled(await_dial(stream, past).await?.nonce()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::machines::{
+        machine_image::MachineImage,
+        memory_file::MemoryFile,
+        snapshot::{SavedDisk, SavedMemory},
+    };
+
+    fn shape(cpus: u32) -> Shape {
+        Shape { image: "image".into(), cpus, memory_mib: 8, disk_mib: 64, boot: Vec::new() }
+    }
+
+    /// Creates a template that occupies so much memory.
+    fn template(cpus: u32, mib: usize) -> VmSnapshot {
+        let guest = MemoryFile::of_guest(8).unwrap();
+        guest.file().write_all_at(&vec![1; mib << 20], 0).unwrap();
+        let devices = MemoryFile::with_content(b"devices").unwrap();
+        let image = MachineImage {
+            erofs: "image".into(),
+            cached: "image".into(),
+            env: Vec::new(),
+            working_directory: None,
+            agent: None,
+            _lease: None,
+        };
+        VmSnapshot {
+            shape: shape(cpus),
+            memory: Some(SavedMemory { guest: GuestFile::Shared(guest), devices, pasts: Pasts::NONE }),
+            disk: SavedDisk::in_folder("disk".into()),
+            image,
+            image_pool: "pool".into(),
+            origin: Arc::default(),
+        }
+    }
+
+    fn templates(count: usize, mib: u64, are_shared: bool) -> Templates {
+        let settings = TemplateSettings { count, bytes: mib << 20, are_shared, are_warm: false };
+        Templates::new(settings, CancellationToken::new())
+    }
+
+    fn made(templates: &Templates, cpus: u32, mib: usize) -> bool {
+        let key = templates.key(shape(cpus), &Principal::anonymous());
+        templates.reserve(&key) && templates.add(&key, template(cpus, mib))
+    }
+
+    fn present(templates: &Templates) -> Vec<u32> {
+        let key = |cpus| templates.key(shape(cpus), &Principal::anonymous());
+        (1..8)
+            .filter(|cpus| {
+                lock(&templates.entries).iter().any(|(known, entry)| *known == key(*cpus) && entry.bytes() > 0)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn least_recently_used_template_gives_way_to_number_and_memory() {
+        let templates = templates(3, 6, false);
+        assert!(made(&templates, 1, 1) && made(&templates, 2, 1) && made(&templates, 3, 1));
+        assert!(templates.get(&templates.key(shape(1), &Principal::anonymous())).is_some());
+        assert!(made(&templates, 4, 1));
+        assert_eq!(present(&templates), [1, 3, 4]);
+        assert!(made(&templates, 5, 5));
+        assert_eq!(present(&templates), [4, 5]);
+        assert!(!made(&templates, 6, 7));
+        assert_eq!(present(&templates), [4, 5]);
+    }
+
+    #[test]
+    fn callers_share_templates_only_if_the_operator_says_so() {
+        for are_shared in [false, true] {
+            let templates = templates(3, 6, are_shared);
+            assert!(made(&templates, 1, 1));
+            let other = templates.key(shape(1), &"ada".parse().unwrap());
+            assert_eq!(templates.get(&other).is_some(), are_shared);
+        }
+    }
+
+    #[test]
+    fn template_that_failed_is_not_made_again_but_one_that_was_cancelled_is() {
+        let templates = templates(3, 6, false);
+        assert!(made(&templates, 1, 1));
+        let key = templates.key(shape(1), &Principal::anonymous());
+        templates.disable(&key);
+        assert!(templates.get(&key).is_none() && !templates.reserve(&key));
+        templates.forget(&key);
+        assert!(templates.reserve(&key));
+    }
 }
