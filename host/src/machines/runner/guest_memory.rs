@@ -145,7 +145,13 @@ impl GuestMemory {
         let device = format!("{:02x}:{:02x}", rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
         let inode = file.ino().to_string();
         let mappings: Vec<_> = maps.lines().filter_map(|line| mapping(line, &device, &inode)).collect();
-        if mappings.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(mappings) }
+        // A QEMU that a guest has taken over could map the file thousands of times.
+        let mapped = mappings.iter().fold(0, |sum: u64, mapping| sum.saturating_add(mapping.bytes));
+        match mapped {
+            0 => Err(io::ErrorKind::NotFound.into()),
+            _ if mapped > file.len() => Err(io::ErrorKind::InvalidData.into()),
+            _ => Ok(mappings),
+        }
     }
 }
 
@@ -240,6 +246,20 @@ mod tests {
                 **entry & SWAPPED != 0 || (**entry & PRESENT != 0 && **entry & OF_FILE == 0)
             });
             proptest::prop_assert!(pages.eq(expected.map(|(page, _)| page)));
+        }
+    }
+
+    #[test]
+    fn memory_that_is_mapped_more_than_once_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x1000).unwrap();
+        let about = file.metadata().unwrap();
+        let (major, minor) = (rustix::fs::major(about.dev()), rustix::fs::minor(about.dev()));
+        let line = format!("7000-8000 rw-p 00000000 {major:02x}:{minor:02x} {} /memfd\n", about.ino());
+        let memory = GuestMemory::new(file.into(), true);
+        assert_eq!(memory.mappings(&line).unwrap().len(), 1);
+        for (maps, kind) in [(String::new(), io::ErrorKind::NotFound), (line.repeat(2), io::ErrorKind::InvalidData)] {
+            assert_eq!(memory.mappings(&maps).err().unwrap().kind(), kind);
         }
     }
 
