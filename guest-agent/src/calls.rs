@@ -35,7 +35,7 @@ pub(crate) struct Services {
     workers: Workers,
     /// Whether the agent dials again after the end of the link.
     pub(crate) holds: AtomicBool,
-    /// True when the agent must not run programs of its own any more.
+    /// True once the agent must not run programs of its own.
     holding: watch::Sender<bool>,
 }
 

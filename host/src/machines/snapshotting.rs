@@ -53,7 +53,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Completes the snapshot. The VMM must have ended.
+    /// Answers the request. The VMM must have ended.
     pub(super) fn deliver(self) {
         let Self { snapshot, reply } = self;
         // If the caller has left, the snapshot is dropped.

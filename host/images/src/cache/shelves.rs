@@ -4,7 +4,7 @@
 //!
 //! A client's image may come from a registry that the client controls, and its manifest may then name the digest of any
 //! blob. On the operator's shelf it would get that blob, of an image to which the client has no access, without a
-//! download. A reference that the operator has pulled with credentials would be there for everyone as well. On a shelf
+//! download. All callers could use a reference that the operator has pulled with credentials. On a shelf
 //! of their own, clients find only what anyone can pull.
 
 use std::{path::Path, sync::Arc};
